@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""The one entry for everybody without a WebUI: demo, test, ui, lint, bench, train-assets.
+
+Needs nothing but Python: makes an environment of its own beside this file (`.venv-dev`), installs
+the pinned requirements into it once, and runs the wanted program there.
+
+Environment variables:
+    DEV_PYTHON       the Python to build the environment with (3.10 or 3.11; 3.12 with --newest).
+    DEV_TORCH_INDEX  where to install torch from, for example a CUDA index; default: its CPU build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+NO_TESTS = 5  # pytest's exit status when nothing was selected
+SUITES = ("unit", "host", "http")
+SCRIPTS = {
+    "demo": "minihost/demo.py",
+    "ui": "minihost/launch.py",
+    "bench": "minihost/bench.py",
+    "train-assets": "minihost/train_assets.py",
+}
+
+
+class DevError(Exception):
+    """Something the reader of the message can put right."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment of this repository: its folder, requirements and fitting Pythons."""
+
+    folder: str
+    requirements: tuple[str, ...]
+    pythons: tuple[tuple[int, int], ...]
+
+    @property
+    def path(self) -> Path:
+        return ROOT / self.folder
+
+    @property
+    def python(self) -> Path:
+        return self.path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def fingerprint(self) -> str:
+        """Hash of every requirement file that decides what is installed."""
+        digest = hashlib.sha256()
+        for file in sorted((ROOT / "requirements").glob("*.txt")):
+            digest.update(file.name.encode() + file.read_bytes().replace(b"\r\n", b"\n"))
+        digest.update(os.environ.get("DEV_TORCH_INDEX", "").encode())
+        return digest.hexdigest()
+
+
+HOST = Environment(".venv-dev", ("torch.txt", "host.txt"), ((3, 11), (3, 10)))
+NEWEST = Environment(".venv-newest", ("torch.txt", "newest.txt"), ((3, 11), (3, 12), (3, 10)))
+LINT = Environment(".venv-lint", ("lint.txt",), ((3, 11), (3, 10), (3, 12), (3, 13), (3, 14)))
+
+
+def say(text: str) -> None:
+    print(f"dev: {text}", flush=True)
+
+
+def version_of(python: str) -> tuple[int, int] | None:
+    """(major, minor) of a Python command, None where it does not run."""
+    code = "import sys; print(*sys.version_info[:2])"
+    try:
+        out = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        major, minor = out.stdout.split()
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None
+    return int(major), int(minor)
+
+
+def find_python(env: Environment) -> str:
+    """A Python that the environment's pins have wheels for: DEV_PYTHON, this one, or from PATH."""
+    chosen = os.environ.get("DEV_PYTHON")
+    candidates = [chosen] if chosen else [sys.executable]
+    if not chosen:
+        for major, minor in env.pythons:
+            candidates += [shutil.which(f"python{major}.{minor}") or ""]
+            home = os.environ.get("LOCALAPPDATA", "")
+            candidates += [f"{home}/Programs/Python/Python{major}{minor}/python.exe"]
+    for python in filter(None, candidates):
+        if version_of(python) in env.pythons:
+            return python
+    wanted = " or ".join(f"{major}.{minor}" for major, minor in sorted(env.pythons))
+    found = f"DEV_PYTHON={chosen}" if chosen else f"{sys.executable} ({sys.version.split()[0]})"
+    msg = (
+        f"needs Python {wanted}, found {found}. Install one of them (from python.org, or with "
+        "pyenv, uv or conda) and name it, for example DEV_PYTHON=/path/to/python3.11"
+    )
+    raise DevError(msg)
+
+
+def pip(env: Environment, *arguments: str, quiet_failure: bool = False) -> bool:
+    """Run pip in the environment.
+
+    Returns:
+        Whether it succeeded.
+    """
+    base = [str(env.python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    stderr = subprocess.DEVNULL if quiet_failure else None
+    return subprocess.run([*base, *arguments], cwd=ROOT, stderr=stderr, check=False).returncode == 0
+
+
+def install_torch(env: Environment) -> bool:
+    """Install the pinned torch, on Linux its CPU build: the plain one brings gigabytes of CUDA."""
+    pin = (ROOT / "requirements/torch.txt").read_text(encoding="utf-8").split()[-1]
+    index = os.environ.get("DEV_TORCH_INDEX")
+    if index:
+        return pip(env, pin, "--index-url", index)
+    if sys.platform != "linux":
+        return pip(env, pin)
+    # A package mirror may well have the CPU build; ask it before going elsewhere.
+    return pip(env, f"{pin}+cpu", quiet_failure=True) or pip(
+        env, f"{pin}+cpu", "--index-url", CPU_INDEX
+    )
+
+
+def create(env: Environment) -> None:
+    """Make the virtual environment afresh."""
+    python = find_python(env)
+    say(f"making {env.folder} with {python}")
+    if env.path.exists():
+        shutil.rmtree(env.path)
+    if Path(python) == Path(sys.executable):
+        venv.EnvBuilder(with_pip=True).create(env.path)
+    else:
+        subprocess.run([python, "-m", "venv", str(env.path)], check=True)
+
+
+def ensure(env: Environment) -> Path:
+    """Bring the environment up to date with its requirement files.
+
+    Returns:
+        Its Python.
+    """
+    stamp = env.path / ".requirements"
+    wanted = env.fingerprint()
+    if stamp.is_file() and env.python.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        return env.python
+    try:
+        if not env.python.exists() or version_of(str(env.python)) not in env.pythons:
+            create(env)
+    except (OSError, subprocess.CalledProcessError) as error:
+        msg = (
+            f"could not make {env.folder} ({error}); on Debian and Ubuntu the package python3-venv "
+            "has to be installed first"
+        )
+        raise DevError(msg) from error
+    started = time.monotonic()
+    stamp.unlink(missing_ok=True)
+    say(f"installing {', '.join(env.requirements)} (once; a few minutes the first time)")
+    if "torch.txt" in env.requirements and not install_torch(env):
+        msg = (
+            "pip could not install torch, see its message above. Without a way to "
+            f"{CPU_INDEX} set DEV_TORCH_INDEX to an index that has it, then run this again"
+        )
+        raise DevError(msg)
+    files = [f"requirements/{name}" for name in env.requirements if name != "torch.txt"]
+    if not pip(env, *(part for file in files for part in ("-r", file))):
+        msg = (
+            f"pip could not install {', '.join(files)}, see its message above. Check the network, "
+            f"or delete {env.folder} and run this again"
+        )
+        raise DevError(msg)
+    stamp.write_text(wanted, encoding="utf-8")
+    say(f"installed in {time.monotonic() - started:.0f} s")
+    return env.python
+
+
+def run(python: Path, *arguments: str) -> int:
+    """Run a program of the repository in its environment and give back its exit status."""
+    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
+    try:
+        command = [str(python), *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **settings}, check=False
+        ).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def lint(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
+    """Check code and layout; with --fix put right what can be put right."""
+    check = ["check", "--fix"] if options.fix else ["check"]
+    layout = ["format"] if options.fix else ["format", "--check"]
+    paths = rest or ["."]
+    results = [run(python, "-m", "ruff", *command, *paths) for command in (check, layout)]
+    return max(results)
+
+
+def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
+    """Run the suites one after another, each in a fresh process."""
+    common = list(rest)
+    if options.no_browser:
+        common += ["-m", "not browser"]
+    if options.webui_url:
+        common += [f"--webui-url={options.webui_url}"]
+    if options.k:
+        common += ["-k", options.k]
+    if any(not word.startswith("-") and (ROOT / word.split("::")[0]).exists() for word in rest):
+        return run(python, "-m", "pytest", *common)
+    suites = ("unit",) if options.fast else ("http",) if options.webui_url else SUITES
+    report, failed = [], 0
+    for suite in suites:
+        started = time.monotonic()
+        status = run(python, "-m", "pytest", f"tests/{suite}", *common)
+        word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")
+        report.append(f"{suite} {word} ({time.monotonic() - started:.0f} s)")
+        failed += status not in (0, NO_TESTS)
+    say(", ".join(report))
+    ran_something = any("nothing selected" not in line for line in report)
+    return 1 if failed else 0 if ran_something else NO_TESTS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. What a subcommand does not know goes to the program it starts."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--newest", action="store_true", help="use the newest web stack")
+    shared.add_argument(
+        "--here", action="store_true", help="use the Python that runs this, install nothing"
+    )
+    top = argparse.ArgumentParser(prog="dev.py", description=__doc__.split("\n", maxsplit=1)[0])
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, parents=[shared], allow_abbrev=False)
+
+    command("demo", "generate from a photograph and write a contact sheet to demo-output/")
+    tests = command("test", "run the test suite; further options go to pytest")
+    tests.add_argument("--fast", action="store_true", help="unit tests only")
+    tests.add_argument("--webui-url", metavar="URL", help="run tests/http against this WebUI")
+    tests.add_argument("--no-browser", action="store_true", help="leave the browser tests out")
+    tests.add_argument("-k", metavar="EXPRESSION", help="only tests with matching names")
+    command("ui", "open the embedded WebUI in the browser; further options go to it")
+    command("lint", "check style and layout").add_argument("--fix", action="store_true")
+    command("bench", "measure speed and memory, as ratios within one run")
+    command("train-assets", "train the small demo models again")
+    return top
+
+
+def main(arguments: list[str]) -> int:
+    """Prepare the environment and run the subcommand in it."""
+    options, rest = parser().parse_known_args(arguments)
+    env = LINT if options.command == "lint" else NEWEST if options.newest else HOST
+    python = Path(sys.executable) if options.here else ensure(env)
+    if options.command == "lint":
+        return lint(python, options, rest)
+    if options.command == "test":
+        return test(python, options, rest)
+    if options.command == "ui":
+        rest = ["--autolaunch", *rest]
+    return run(python, SCRIPTS[options.command], *rest)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except DevError as problem:
+        sys.exit(f"dev: {problem}")
