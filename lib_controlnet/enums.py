@@ -1,0 +1,162 @@
+"""Choices a user makes; the UI string is the value. Parsed once, at the edge, with `parse`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, TypeVar
+
+E = TypeVar("E", bound="Choice")
+
+
+class Choice(str, Enum):
+    """A string enum that understands the spellings of older clients.
+
+    Members compare equal to their UI string. `parse` accepts the member, its value, its name,
+    `ClassName.NAME`, its index in definition order and the class's legacy aliases; letter case
+    does not matter.
+    """
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        """Legacy spelling (lower case) -> member name."""
+        return {}
+
+    @classmethod
+    def parse(cls: type[E], value: object) -> E:
+        """Turn any accepted spelling into a member.
+
+        Raises:
+            ValueError: the value is none of the choices; the message lists them.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Enum):
+            value = value.value
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(cls._complaint(value))
+        members = list(cls)
+        text = str(value).strip()
+        if isinstance(value, float) or text.isdigit():
+            return cls._by_index(float(text), value, members)
+        key = text.rsplit(".", 1)[-1].lower() if text.startswith(cls.__name__ + ".") else text.lower()
+        for member in members:
+            if key in (str(member.value).lower(), member.name.lower()):
+                return member
+        name = cls.aliases().get(key)
+        if name is not None:
+            return cls[name]
+        raise ValueError(cls._complaint(value))
+
+    @classmethod
+    def _by_index(cls: type[E], number: float, value: object, members: list[E]) -> E:
+        name = cls.aliases().get(str(int(number)))
+        if name is not None:
+            return cls[name]
+        if number != int(number) or not 0 <= number < len(members):
+            raise ValueError(cls._complaint(value))
+        return members[int(number)]
+
+    @classmethod
+    def _complaint(cls, value: object) -> str:
+        choices = ", ".join(f'"{member.value}"' for member in cls)
+        return f"is {value!r}, must be one of {choices}"
+
+
+class ResizeMode(Choice):
+    """How a control image is brought to the size of the picture."""
+
+    RESIZE = "Just Resize"
+    INNER_FIT = "Crop and Resize"
+    OUTER_FIT = "Resize and Fill"
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        return {
+            "inner fit (scale to fit)": "INNER_FIT",
+            "scale to fit (inner fit)": "INNER_FIT",
+            "outer fit (shrink to fit)": "OUTER_FIT",
+            "envelope (outer fit)": "OUTER_FIT",
+            "3": "RESIZE",  # the host's "just resize (latent upscale)"
+        }
+
+
+class ControlMode(Choice):
+    """Which side wins: the prompt, the control, or neither (the paper's "guess mode")."""
+
+    BALANCED = "Balanced"
+    PROMPT = "My prompt is more important"
+    CONTROL = "ControlNet is more important"
+
+
+class HiResOption(Choice):
+    """In which pass of a hires fix a unit is active."""
+
+    BOTH = "Both"
+    LOW_RES_ONLY = "Low res only"
+    HIGH_RES_ONLY = "High res only"
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        return {f"hiresfixoption.{member.name.lower()}": member.name for member in cls}
+
+
+HiResFixOption = HiResOption
+
+
+class InputMode(Choice):
+    """Where a unit's pictures come from."""
+
+    SIMPLE = "simple"
+    BATCH = "batch"
+    MERGE = "merge"
+
+
+class PuLIDMode(Choice):
+    """Strength preset of PuLID units."""
+
+    FIDELITY = "Fidelity"
+    STYLE = "Extremely style"
+
+
+class ControlNetUnionControlType(Choice):
+    """The control a union model is asked to follow."""
+
+    OPENPOSE = "OpenPose"
+    DEPTH = "Depth"
+    SOFT_EDGE = "Soft Edge"
+    HARD_EDGE = "Hard Edge"
+    NORMAL_MAP = "Normal Map"
+    SEGMENTATION = "Segmentation"
+    TILE = "Tile"
+    INPAINT = "Inpaint"
+    UNKNOWN = "Unknown"
+
+
+class BatchOption(Choice):
+    """Which pictures of a batch a unit controls."""
+
+    DEFAULT = "All ControlNet units for all images in a batch"
+    SEPARATE = "Each ControlNet unit for each image in a batch"
+
+
+class BaseModel(Choice):
+    """Family of the base checkpoint, read from tensor shapes, never from a file name."""
+
+    SD1 = "SD1"
+    SD2 = "SD2"
+    SDXL = "SDXL"
+    UNKNOWN = "unknown"
+
+
+class OnError(Choice):
+    """What a failing unit does to the generation (setting `control_net_on_error`)."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+LATENT_SCALE: Final = 8
+"""Pixels per latent cell along each axis, for every supported base model."""

@@ -1,0 +1,51 @@
+"""What the core asks of a host; `host/a1111.py` answers for A1111 v1.10."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Host(Protocol):
+    """The narrow view of a WebUI that the engine needs."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net computes."""
+        ...
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """dtype in which control networks keep their weights."""
+        ...
+
+    def option(self, key: str, default: object) -> object:
+        """A setting's present value, or `default` where the host does not know it."""
+        ...
+
+    def vae_encode(self, image: Tensor) -> Tensor:
+        """Encode (b, 3, H, W) pixels in [0, 1] to scaled latents (b, 4, H/8, W/8).
+
+        Uses the mode of the posterior: the user's random numbers are left untouched.
+        """
+        ...
+
+    def model_folders(self) -> list[Path]:
+        """Folders to scan for control models, first wins."""
+        ...
+
+    def interrupted(self) -> bool:
+        """Whether the user asked to stop."""
+        ...
+
+    def report(self, text: str | None) -> None:
+        """Show one line beside the progress bar; None takes it away."""
+        ...
+
+    def free_memory(self) -> None:
+        """Return cached device memory to the driver."""
+        ...

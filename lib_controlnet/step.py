@@ -1,0 +1,126 @@
+"""What one U-Net call is about: which rows it holds, how far the pass has come.
+
+The host builds its batch as [image 0's sub-prompts, image 1's, ..., then one uncond row per
+image] and its U-Net calls consume these rows strictly in that order, in one call or in several.
+A cursor that is reset once per evaluation therefore tells cond from uncond rows, and the picture
+each belongs to, without touching the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a U-Net batch.
+
+    Attributes:
+        image: index of the picture within the batch.
+        is_cond: whether the row carries the prompt (else the negative prompt).
+    """
+
+    image: int
+    is_cond: bool
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """All rows of one evaluation, in the order in which U-Net calls consume them."""
+
+    rows: tuple[Row, ...]
+
+    @staticmethod
+    def build(prompts_per_image: Sequence[int] | None, images: int, total: int) -> RowLayout:
+        """Layout of `total` rows for `images` pictures.
+
+        Args:
+            prompts_per_image: number of sub-prompts (AND) of each picture, or None if unknown.
+            images: pictures in the batch, which is also the number of uncond rows.
+            total: rows of the whole evaluation, 3 * images for InstructPix2Pix models.
+
+        A neighbour that rebuilt the batch makes the counts disagree. Then the last `images` rows
+        count as uncond and the rows before them are shared out evenly.
+        """
+        if total == 3 * images and prompts_per_image in (None, [1] * images):
+            # InstructPix2Pix: cond, then the negative prompt with and without the picture.
+            third = tuple(Row(i, is_cond=False) for i in range(images))
+            cond = tuple(Row(i, is_cond=True) for i in range(images))
+            return RowLayout(cond + third + third)
+        cond_rows = max(total - images, 0)
+        if prompts_per_image is None or sum(prompts_per_image) != cond_rows:
+            per_image = max(cond_rows / images, 1) if images else 1
+            owners = [min(int(r / per_image), images - 1) for r in range(cond_rows)]
+        else:
+            owners = [i for i, n in enumerate(prompts_per_image) for _ in range(n)]
+        cond = tuple(Row(i, is_cond=True) for i in owners)
+        return RowLayout(cond + tuple(Row(i, is_cond=False) for i in range(min(images, total))))
+
+    def take(self, start: int, count: int) -> tuple[Row, ...]:
+        """The `count` rows from `start`; beyond the end all rows count as cond rows of image 0."""
+        found = self.rows[start : start + count]
+        return found + (Row(0, is_cond=True),) * (count - len(found))
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """One U-Net call.
+
+    Attributes:
+        x: model input, (n, channels, h, w), scaled by c_in; the first 4 channels are the latent.
+        timesteps: (n,), 0 (clean) to 999 (noise), possibly fractional.
+        context: text embedding, (n, tokens, width).
+        y: vector conditioning of SDXL, (n, 2816), or None.
+        progress: fraction of this pass's steps that are done, 0 to 1.
+        rows: what each of the n rows is.
+    """
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor | None
+    y: Tensor | None
+    progress: float
+    rows: tuple[Row, ...]
+
+    def select(self, cond_only: bool, images: frozenset[int] | None = None) -> tuple[int, ...]:
+        """Indices of the rows a unit acts on."""
+        return tuple(
+            i
+            for i, row in enumerate(self.rows)
+            if (row.is_cond or not cond_only) and (images is None or row.image in images)
+        )
+
+
+@dataclass
+class StepCursor:
+    """Follows the host through the U-Net calls of one evaluation."""
+
+    layout: RowLayout | None = None
+    progress: float = 0.0
+    position: int = field(default=0)
+
+    def begin(self, layout: RowLayout, progress: float) -> None:
+        """A new evaluation starts: `layout` holds its rows, `progress` is 0 to 1."""
+        self.layout = layout
+        self.progress = min(max(progress, 0.0), 1.0)
+        self.position = 0
+
+    def next_rows(self, count: int) -> tuple[Row, ...] | None:
+        """The next `count` rows, or None if no evaluation was announced.
+
+        A neighbour that calls the U-Net several times per evaluation with pieces of a picture
+        runs past the end; the table then starts over.
+        """
+        if self.layout is None:
+            return None
+        total = len(self.layout.rows)
+        if self.position >= total:
+            self.position = 0
+        rows = self.layout.take(self.position, count)
+        self.position += count
+        return rows

@@ -1,0 +1,81 @@
+"""When a unit acts, and how strongly at each layer. Nothing else compares progress.
+
+The fall-off over the layers is the "guess mode" of Zhang et al. (2023), arXiv:2302.05543.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from lib_controlnet.enums import ControlMode
+from lib_controlnet.errors import UnitError
+
+FALL_OFF: Final = 0.825
+"""Factor per layer from the middle block towards the shallow skips."""
+
+SD1_LAYERS: Final = 13
+SDXL_LAYERS: Final = 10
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a pass in which a unit is active, as fractions of its sampling steps.
+
+    `start` is inclusive, `end` exclusive except at 1, so that adjoining windows neither overlap
+    nor leave a gap.
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+
+    def is_open(self, progress: float) -> bool:
+        """Whether the unit acts at `progress` (0 at the first evaluation, below 1 at the last)."""
+        return self.start <= progress and (progress < self.end or self.end >= 1.0 > self.start)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no progress in [0, 1) lies inside."""
+        return self.start >= self.end or self.start >= 1.0
+
+
+def strength_curve(strength: float, layers: int, mode: ControlMode) -> tuple[float, ...]:
+    """Strength per layer, shallowest skip first, middle block last.
+
+    BALANCED is flat. PROMPT and CONTROL fall off towards the shallow skips by 0.825 per layer.
+
+    Parity: an SDXL network (10 layers) takes the first ten of SD1's 13 factors, so its middle
+    block gets 0.825 ** 3, as every WebUI that runs such networks does.
+
+    Args:
+        strength: slider value, 0 to 2; 0 means that the unit contributes nothing.
+        layers: number of residuals of the network: 13 for SD1/SD2, 10 for SDXL.
+        mode: the unit's control mode.
+    """
+    if mode is ControlMode.BALANCED:
+        return (strength,) * layers
+    deepest = (SD1_LAYERS if layers == SDXL_LAYERS else layers) - 1
+    return tuple(strength * FALL_OFF ** (deepest - i) for i in range(layers))
+
+
+def layer_strengths(
+    strength: float,
+    layers: int,
+    mode: ControlMode,
+    own: tuple[float, ...] | None,
+    unit_name: str,
+) -> tuple[float, ...]:
+    """The list of the user if there is one, else the curve of the mode.
+
+    Raises:
+        UnitError: the user's list has another length than the network has layers.
+    """
+    if own is None:
+        return strength_curve(strength, layers, mode)
+    if len(own) != layers:
+        msg = (
+            f"{unit_name}: advanced_weighting has {len(own)} numbers, this control model needs "
+            f"{layers} (one per skip connection, shallowest first, then the middle block)"
+        )
+        raise UnitError(msg)
+    return own
