@@ -1,0 +1,38 @@
+"""Options and fixtures that every suite can use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import photographs
+import pytest
+
+# Before any library starts its threads: small tensors are slower on many.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--webui-url",
+        metavar="URL",
+        default=None,
+        help="run tests/http against this WebUI instead of starting the embedded one",
+    )
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository, which is the extension's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """A colour photograph of a person, uint8 (512, 512, 3), RGB."""
+    return photographs.load("astronaut")

@@ -1,0 +1,228 @@
+"""A running WebUI and a real browser, started once for the whole suite."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+START_SECONDS = 240
+READY_ROUTE = "/sdapi/v1/options"
+BROWSERS = (
+    "/usr/bin/chromium",
+    "/usr/bin/chromium-browser",
+    "/usr/bin/google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "C:/Program Files/Google/Chrome/Application/chrome.exe",
+    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
+)
+BROWSER_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+)
+
+
+@dataclass
+class WebUI:
+    """A WebUI over HTTP, whether we started it or were given its address."""
+
+    url: str
+    log_file: Path | None = None
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=self.url, timeout=600, trust_env=False)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.client.get(path, **options)
+
+    def post(self, path: str, payload: dict | None = None, **options: Any) -> httpx.Response:
+        return self.client.post(path, json=payload or {}, **options)
+
+    def generate(self, route: str, **payload: Any) -> dict:
+        """POST to /sdapi/v1/<route> and give back the answer, failing with the server's words."""
+        answer = self.post(f"/sdapi/v1/{route}", payload)
+        assert answer.status_code == 200, f"{answer.status_code}: {answer.text[:2000]}"
+        return answer.json()
+
+    def log(self) -> str:
+        """Everything the server wrote so far; empty for a server that we did not start."""
+        if self.log_file is None:
+            return ""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the embedded host, started by these tests."""
+        return self.log_file is not None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_ready(webui: WebUI, process: subprocess.Popen) -> None:
+    """Poll the server until it answers.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time; the message ends with its log.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            msg = f"the embedded host ended with {process.returncode}:\n{webui.log()[-6000:]}"
+            raise RuntimeError(msg)
+        try:
+            if webui.get(READY_ROUTE).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.25)
+    msg = f"the embedded host did not answer within {START_SECONDS} s:\n{webui.log()[-6000:]}"
+    raise RuntimeError(msg)
+
+
+def stop(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def webui(request: pytest.FixtureRequest, root: Path, tmp_path_factory) -> Iterator[WebUI]:
+    """The WebUI under test: the embedded host in a process of its own, or --webui-url."""
+    address = request.config.getoption("--webui-url")
+    if address:
+        yield WebUI(address.rstrip("/"))
+        return
+    data = tmp_path_factory.mktemp("webui")
+    port = free_port()
+    log = data / "server.log"
+    flags = ["--api", "--port", str(port), "--data-dir", str(data), "--skip-install"]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, str(root / "minihost" / "launch.py"), *flags],
+            cwd=root,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    webui = WebUI(f"http://127.0.0.1:{port}", log)
+    request.config.stash[SERVER] = webui
+    try:
+        wait_until_ready(webui, process)
+        yield webui
+    finally:
+        webui.client.close()
+        stop(process)
+
+
+SERVER: pytest.StashKey[WebUI] = pytest.StashKey()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Show the end of the server's log under a failed test."""
+    outcome = yield
+    report = outcome.get_result()
+    server = item.config.stash.get(SERVER, None)
+    if report.failed and server is not None:
+        report.sections.append(("log of the embedded host", server.log()[-4000:]))
+
+
+def find_browser() -> str | None:
+    """An installed Chromium: from $CHROMIUM, from PATH, from the usual places."""
+    named = [os.environ.get("CHROMIUM")]
+    named += [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    return next((path for path in [*named, *BROWSERS] if path and Path(path).is_file()), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium driven by playwright."""
+    from playwright.sync_api import Error, sync_playwright
+
+    executable = find_browser()
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(
+                executable_path=executable, headless=True, args=list(BROWSER_ARGUMENTS)
+            )
+        except Error as error:
+            pytest.fail(
+                "no browser to test the page with: install Chromium (Debian and Ubuntu: "
+                "`apt-get install chromium`), or name one with CHROMIUM=/path, or leave these "
+                f"tests out with --no-browser ({str(error).splitlines()[0]})",
+                pytrace=False,
+            )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, webui: WebUI) -> Iterator[Any]:
+    """A fresh browser page on the WebUI, nothing else reachable; console errors fail the test."""
+    context = browser.new_context(viewport={"width": 1500, "height": 1400})
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    host = httpx.URL(webui.url).host
+    context.route(
+        lambda url: httpx.URL(url).host not in (host, "") and not url.startswith("data:"),
+        lambda route: route.abort(),
+    )
+    page.goto(webui.url, wait_until="domcontentloaded")
+    page.wait_for_selector("#txt2img_generate", timeout=120_000)
+    yield page
+    context.close()
+    assert not errors, f"the page raised: {errors}"
+
+
+def encode(picture: np.ndarray) -> str:
+    """uint8 (H, W[, C]) -> base64 PNG, as the API takes it."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decode(text: str) -> np.ndarray:
+    """base64 picture, with or without a data URL head -> uint8 (H, W, 3), RGB."""
+    data = base64.b64decode(text.rsplit(",", maxsplit=1)[-1])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Pictures to and from the API's base64."""
+
+    encode: Any = staticmethod(encode)
+    decode: Any = staticmethod(decode)
+
+
+@pytest.fixture(scope="session")
+def codec() -> Codec:
+    return Codec()

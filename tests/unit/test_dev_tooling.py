@@ -1,0 +1,129 @@
+"""Start-up files of the extension and the development command line."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dev
+import install
+import preload
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = {
+    "--controlnet-dir": ("controlnet_dir", None),
+    "--controlnet-annotator-models-path": ("controlnet_annotator_models_path", None),
+    "--no-half-controlnet": ("no_half_controlnet", None),
+    "--controlnet-preprocessor-cache-size": ("controlnet_preprocessor_cache_size", 16),
+    "--controlnet-loglevel": ("controlnet_loglevel", "INFO"),
+    "--controlnet-tracemalloc": ("controlnet_tracemalloc", None),
+}
+
+
+def test_preload_adds_every_flag_with_its_default() -> None:
+    parser = argparse.ArgumentParser()
+    preload.preload(parser)
+    assert vars(parser.parse_args([])) == dict(FLAGS.values())
+
+
+@pytest.mark.parametrize("taken", FLAGS)
+def test_preload_flag_taken_by_the_host_keeps_all_others(taken: str) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(taken, default="the host's")
+    preload.preload(parser)
+    values = vars(parser.parse_args([]))
+    assert set(values) == {name for name, _ in FLAGS.values()}
+    assert values[FLAGS[taken][0]] == "the host's"
+
+
+def test_preload_twice_changes_nothing() -> None:
+    parser = argparse.ArgumentParser()
+    preload.preload(parser)
+    preload.preload(parser)
+    given = parser.parse_args(
+        ["--controlnet-dir", "x", "--no-half-controlnet", "--controlnet-loglevel", "DEBUG"]
+    )
+    assert (given.controlnet_dir, given.no_half_controlnet) == ("x", True)
+    assert given.controlnet_loglevel == "DEBUG"
+
+
+def test_metadata_names_the_extension() -> None:
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "metadata.ini", encoding="utf-8")
+    assert metadata["Extension"]["Name"] == "sd-webui-controlnet"
+
+
+def test_installer_knows_what_is_there_and_what_is_not() -> None:
+    assert install.installed("pytest")
+    assert not install.installed("no-such-distribution")
+
+
+def test_installer_prints_at_most_one_line() -> None:
+    out = subprocess.run(
+        [sys.executable, str(ROOT / "install.py")], capture_output=True, text=True, check=True
+    )
+    assert len(out.stdout.splitlines()) <= 1
+    assert not out.stderr
+
+
+def test_dev_passes_unknown_options_on() -> None:
+    options, rest = dev.parser().parse_known_args(["test", "--fast", "-k", "unit", "-x", "--lf"])
+    assert (options.fast, options.k, rest) == (True, "unit", ["-x", "--lf"])
+
+
+@pytest.mark.parametrize("command", ["demo", "ui", "bench", "train-assets"])
+def test_dev_subcommand_has_its_program(command: str) -> None:
+    assert dev.parser().parse_args([command]).command == command
+    assert (ROOT / dev.SCRIPTS[command]).is_file()
+
+
+@pytest.mark.parametrize("env", [dev.HOST, dev.NEWEST, dev.LINT], ids=lambda env: env.folder)
+def test_dev_environment_requirements_exist_and_are_pinned(env: dev.Environment) -> None:
+    for name in env.requirements:
+        lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+        entries = [line for line in lines if line and not line.startswith("#")]
+        assert entries
+        for entry in entries:
+            if entry.startswith("-r "):
+                assert (ROOT / "requirements" / entry[3:]).is_file(), entry
+            else:
+                assert "==" in entry, f"{name}: {entry} is not pinned"
+
+
+def test_dev_unfit_python_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEV_PYTHON", "no-such-python")
+    with pytest.raises(dev.DevError, match=r"needs Python 3\.10 or 3\.11.*DEV_PYTHON"):
+        dev.find_python(dev.HOST)
+
+
+def test_dev_failed_installation_leaves_no_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = dev.Environment(str(tmp_path / "env"), ("torch.txt", "host.txt"), dev.HOST.pythons)
+    env.python.parent.mkdir(parents=True)
+    env.python.write_bytes(b"")
+    monkeypatch.setattr(dev, "version_of", lambda _python: (3, 11))
+    monkeypatch.setattr(dev, "pip", lambda *_arguments, **_options: False)
+    with pytest.raises(dev.DevError, match="DEV_TORCH_INDEX"):
+        dev.ensure(env)
+    assert not (env.path / ".requirements").exists()
+
+
+def test_dev_prepared_environment_is_used_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = dev.Environment(str(tmp_path / "env"), ("host.txt",), dev.HOST.pythons)
+    env.python.parent.mkdir(parents=True)
+    env.python.write_bytes(b"")
+    (env.path / ".requirements").write_text(env.fingerprint(), encoding="utf-8")
+
+    def no_pip(*_arguments: object, **_options: object) -> bool:
+        pytest.fail("pip ran although the requirements are those of the stamp")
+
+    monkeypatch.setattr(dev, "pip", no_pip)
+    assert dev.ensure(env) == env.python

@@ -1,0 +1,196 @@
+"""Imports point down the layers, the extension is light to import, and files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_FILE_LINES = 600
+MAX_FUNCTION_LINES = 60
+MAX_CONSTRUCTOR_LINES = 100
+
+# Low layers first; a file may import its own layer and anything below. Names are modules or
+# packages of lib_controlnet.
+LAYERS = (
+    ("errors", "enums", "ports", "image"),
+    ("unit", "nets", "checkpoint"),
+    ("injection", "step", "window", "hint"),
+    ("patcher",),
+    ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext"),
+    ("session",),
+    ("host",),
+    ("ui", "api", "external_code"),
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+HOST_MODULES = {"modules", "launch", "modules_forge", "backend"}
+WEB = {"gradio", "fastapi", "pydantic", "starlette"}
+OPTIONAL = (
+    *("diffusers", "transformers", "onnxruntime", "mediapipe", "insightface", "kornia", "timm"),
+    *("torchvision", "skimage", "scipy", "matplotlib", "huggingface_hub", "einops"),
+)
+
+
+def sources(*folders: str) -> list[Path]:
+    """Every Python file below some folders of the repository."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+EXTENSION = [
+    *sources("lib_controlnet", "annotator", "scripts"),
+    *(ROOT / name for name in ("install.py", "preload.py")),
+]
+EVERYTHING = [*EXTENSION, *sources("minihost", "tests"), ROOT / "dev.py"]
+EVERYTHING = [path for path in EVERYTHING if "data" not in path.relative_to(ROOT).parts[:2]]
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Absolute dotted names that a file imports at run time, with the line."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and is_type_checking(branch.test)
+        for statement in branch.body
+        for node in ast.walk(statement)
+    }
+    package = path.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level]) if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((f"{stem}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def layer(dotted: str) -> str | None:
+    """The layer's name in LAYERS of a dotted name inside lib_controlnet."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "lib_controlnet" else None
+
+
+def wrong_arrows(path: Path) -> list[str]:
+    """Imports of a file that point up, or out of the extension where that is not allowed."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    top, own = parts[0], parts[1] if len(parts) > 1 else ""
+    wrong = []
+    for name, line in imported(path):
+        head, target = name.split(".")[0], layer(name)
+        may_see_host = top == "scripts" or (top == "lib_controlnet" and own == "host")
+        may_see_web = top == "scripts" or own in ("ui", "api", "host")
+        bad = (
+            (head in HOST_MODULES and not may_see_host)
+            or (head in WEB and top in ("lib_controlnet", "annotator") and not may_see_web)
+            or (head == "gradio" and own == "api")
+            or (head == "lib_controlnet" and top == "annotator")
+            or (head == "annotator" and top == "lib_controlnet" and own != "preprocess")
+            or (head in ("minihost", "minildm", "tests"))
+            or (target in RANK and own in RANK and RANK[target] > RANK[own])
+        )
+        if bad:
+            wrong.append(f"{label(path)}:{line} imports {name}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", EXTENSION, ids=label)
+def test_imports_of_the_extension_point_down(path: Path) -> None:
+    assert not wrong_arrows(path)
+
+
+def test_layers_name_every_module_of_the_core() -> None:
+    """A new module has to say where it belongs, otherwise no arrow of it is checked."""
+    found = {path.stem for path in (ROOT / "lib_controlnet").glob("*.py")} - {"__init__"}
+    found |= {path.parent.name for path in (ROOT / "lib_controlnet").glob("*/__init__.py")}
+    assert found <= set(RANK), f"add to LAYERS: {sorted(found - set(RANK))}"
+
+
+def modules_after(code: str, *paths: str) -> set[str]:
+    """Top-level modules in sys.modules after some code has run in a fresh process."""
+    script = "\n".join(
+        [
+            "import sys",
+            f"sys.path[:0] = {[str(ROOT / path) for path in paths]!r}",
+            code,
+            "print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))",
+        ]
+    )
+    out = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert out.returncode == 0, out.stderr
+    return set(out.stdout.split())
+
+
+IMPORT_CORE = """
+import importlib, pathlib, pkgutil
+import lib_controlnet, annotator
+for package in (lib_controlnet, annotator):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if module.name.split(".")[1] not in {excluded}:
+            importlib.import_module(module.name)
+"""
+
+
+def test_core_imports_nothing_optional_and_no_web_framework() -> None:
+    excluded = {"host", "ui", "api", "external_code"}
+    loaded = modules_after(IMPORT_CORE.format(excluded=excluded), ".")
+    assert "torch" in loaded, "the probe imported nothing"
+    unwanted = loaded & {*OPTIONAL, *WEB, *HOST_MODULES}
+    assert not unwanted, f"importing the core pulls in {sorted(unwanted)}"
+
+
+def test_installer_imports_nothing_heavy_and_installs_nothing() -> None:
+    code = f"import runpy; runpy.run_path({str(ROOT / 'install.py')!r}, run_name='__main__')"
+    loaded = modules_after(code)
+    heavy = {"torch", "numpy", "cv2", "gradio", "PIL", "pip", "subprocess", "launch", *OPTIONAL}
+    assert not loaded & heavy
+    names = {name.split(".")[0] for name, _ in imported(ROOT / "install.py")}
+    assert names == {"__future__", "importlib"}
+
+
+def functions(path: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, line, length in lines) of every function in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node.lineno, (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=label)
+def test_file_and_functions_fit_their_limits(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_FILE_LINES, f"{label(path)} has {lines} lines; split it"
+    long = [
+        f"{label(path)}:{line} {name} has {length} lines"
+        for name, line, length in functions(path)
+        if length > (MAX_CONSTRUCTOR_LINES if name == "__init__" else MAX_FUNCTION_LINES)
+    ]
+    assert not long
+
+
+HOME = r"/(?:home|Users)/(?!runner\b)\w+/|/root/|[A-Z]:\\\\Users\\\\\w+"
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=label)
+def test_file_names_no_path_of_one_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path == Path(__file__):
+        text = text.replace(HOME, "")
+    assert not re.findall(HOME, text)
+    assert not re.findall(r"[\"' ]/(?:work|opt/env)\b", text.replace(HOME, ""))
