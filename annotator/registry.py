@@ -1,0 +1,243 @@
+"""What a preprocessor declares, and the list of those that exist.
+
+Adding one means adding one file to this folder: a subclass of `Detector` under `@register`.
+Whatever the rest of the extension does with a preprocessor (its sliders, how the picture is
+resized before it runs, whether it needs a mask, what follows during sampling) is read from these
+declarations, never from its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slider:
+    """One number a user may set; values outside the range stand for the default."""
+
+    label: str
+    minimum: float
+    maximum: float
+    default: float
+    step: float = 1
+    visible: bool = True
+
+    def settle(self, value: float | None, where: str = "") -> float:
+        """The value itself if it is in range, else the default.
+
+        Args:
+            value: what the caller sent; None, NaN and numbers out of range give the default.
+            where: "preprocessor.field" for the log line, which is left out for -1, the number
+                clients send when they mean "default".
+        """
+        if value is not None and math.isfinite(value) and self.minimum <= value <= self.maximum:
+            return value
+        if value is not None and value != -1:
+            name = where or self.label
+            log.info("[%s] Invalid value(%s), using default value %s.", name, value, self.default)
+        return self.default
+
+
+RESOLUTION = Slider("Resolution", 64, 2048, 512, 8)
+# What a slider that is not there reads as; clients store these numbers in infotext.
+HIDDEN = Slider("", 0, 1, 0.5, 0.01, visible=False)
+
+
+class Frame(str, Enum):
+    """How the picture is brought to the detector."""
+
+    AS_GIVEN = "as given"  # untouched; the resolution is not used
+    RESIZED = "resized"  # short side brought to the resolution
+    PADDED = "padded"  # the same, then padded to multiples of 64; the result is cropped back
+    AREA = "area"  # short side brought to the resolution by area averaging, no padding
+
+
+class Output(str, Enum):
+    """What the detector returns."""
+
+    MAP = "map"  # uint8 RGB
+    MASKED = "masked"  # uint8 RGB and the mask as a fourth channel
+    EMBEDDING = "embedding"  # no picture
+
+
+class MaskUse(str, Enum):
+    """What the detector does with a mask."""
+
+    IGNORED = "ignored"
+    ACCEPTED = "accepted"
+    REQUIRED = "required"
+
+
+class Detector:
+    """One preprocessor. Subclasses set the fields that differ and define `detect`.
+
+    Fields:
+        name: id used by the API and infotext. label: text in the panel. aliases: further
+            spellings that find it.
+        tags: control types that list it; the first is the one it was made for.
+        priority: the highest of a control type comes first.
+        sliders: at most three, in the order of `detect`'s arguments.
+        resolution: the slider for the short side, None if the user cannot set it.
+        fixed_resolution: the short side when there is no slider but the picture is resized.
+        frame, output, mask: see the enums.
+        needs_model: False where the control works without a model file ("model_free").
+        control_mode: whether the panel offers the control mode.
+        identity: returns the picture as it came.
+        seeded: `detect` takes the keyword `rng`, an explicit generator.
+        soft_in_hires: the control fades in the hires pass (thin binary lines would be burnt in).
+        effect: name of what follows during sampling or after decoding, "" for nothing.
+        unavailable: why it cannot run here, as a sentence, None if it can.
+    """
+
+    name: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    tags: ClassVar[tuple[str, ...]] = ()
+    priority: ClassVar[int] = 0
+    sliders: ClassVar[tuple[Slider, ...]] = ()
+    resolution: ClassVar[Slider | None] = RESOLUTION
+    fixed_resolution: ClassVar[int] = 512
+    frame: ClassVar[Frame] = Frame.PADDED
+    output: ClassVar[Output] = Output.MAP
+    mask: ClassVar[MaskUse] = MaskUse.IGNORED
+    needs_model: ClassVar[bool] = True
+    control_mode: ClassVar[bool] = True
+    identity: ClassVar[bool] = False
+    seeded: ClassVar[bool] = False
+    soft_in_hires: ClassVar[bool] = False
+    effect: ClassVar[str] = ""
+    unavailable: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+    @property
+    def uses_mask(self) -> bool:
+        return self.mask is not MaskUse.IGNORED
+
+    @property
+    def sort_key(self) -> str:
+        """Lists are in descending order of this text, "none" before all of them."""
+        return f"{self.priority:08d}{self.title}"
+
+    def detect(self, image: np.ndarray, *values: float) -> np.ndarray:
+        """Turn a picture into a control map.
+
+        Args:
+            image: uint8 (H, W, 3), or (H, W, 4) with the mask last if `mask` says so; not to be
+                modified.
+            values: one number per slider, in range.
+
+        Returns:
+            uint8 (H, W), (H, W, 3) or (H, W, 4).
+        """
+        raise NotImplementedError
+
+    def display(self, detection: np.ndarray) -> np.ndarray:
+        """The picture shown to the user for a detection."""
+        return detection
+
+
+class Registry:
+    """Detectors by name, and the files that could not be imported."""
+
+    def __init__(self) -> None:
+        self._detectors: dict[str, Detector] = {}
+        self.broken: dict[str, str] = {}
+
+    def add(self, detector: Detector) -> None:
+        """List a detector. One of the same class path is replaced, so reloading is harmless.
+
+        Raises:
+            ValueError: no name, too many sliders, or the name or label belongs to another one.
+        """
+        if not detector.name or len(detector.sliders) > 3:
+            msg = f"{type(detector).__name__} needs a name and at most three sliders"
+            raise ValueError(msg)
+        spellings = {detector.name, detector.title, *detector.aliases}
+        for other in self._detectors.values():
+            shared = spellings & {other.name, other.title, *other.aliases}
+            if shared and _class_path(other) != _class_path(detector):
+                msg = f"two preprocessors are called {shared.pop()!r}: {other!r} and {detector!r}"
+                raise ValueError(msg)
+        self._detectors[detector.name] = detector
+
+    def remove(self, name: str) -> None:
+        self._detectors.pop(name, None)
+
+    def all(self) -> list[Detector]:
+        """Every detector, "none" first, then by falling priority and label."""
+        ordered = sorted(self._detectors.values(), key=lambda d: d.sort_key, reverse=True)
+        return sorted(ordered, key=lambda d: d.name != "none")
+
+    def get(self, text: str | None) -> Detector | None:
+        """The detector of that label, name or alias; any letter case if nothing fits exactly.
+
+        None and "" stand for "none".
+        """
+        wanted = (text or "none").strip() or "none"
+        for fold in (str, str.casefold):
+            for spelling in (
+                lambda d: (d.title,),
+                lambda d: (d.name,),
+                lambda d: d.aliases,
+            ):
+                for detector in self._detectors.values():
+                    if fold(wanted) in map(fold, spelling(detector)):
+                        return detector
+        return None
+
+    def discover(self, package: str, folders: Iterable[str]) -> None:
+        """Import every file of a package; one that fails is noted in `broken`, the others load.
+
+        Args:
+            package: dotted name of the package.
+            folders: its `__path__`.
+        """
+        for info in pkgutil.iter_modules(list(folders)):
+            if info.name == Path(__file__).stem or info.name.startswith("_"):
+                continue
+            try:
+                importlib.import_module(f"{package}.{info.name}")
+            except Exception as error:  # any file, any fault: the others must still load
+                reason = f"{type(error).__name__}: {error}"
+                self.broken[info.name] = reason
+                log.warning("preprocessor file %s.py cannot be loaded: %s", info.name, reason)
+            else:
+                self.broken.pop(info.name, None)
+
+
+def _class_path(detector: Detector) -> tuple[str, str]:
+    cls = type(detector)
+    return cls.__module__, cls.__qualname__
+
+
+REGISTRY = Registry()
+
+DetectorClass = TypeVar("DetectorClass", bound=type[Detector])
+
+
+def register(cls: DetectorClass) -> DetectorClass:
+    """Class decorator: list one instance of a detector."""
+    REGISTRY.add(cls())
+    return cls
+
+
+def discover() -> Registry:
+    """Import every preprocessor of this folder and return the registry."""
+    package = __name__.rpartition(".")[0]
+    REGISTRY.discover(package, [str(Path(__file__).parent)])
+    return REGISTRY
