@@ -1,0 +1,1 @@
+"""Small latent diffusion modules that load Stable Diffusion checkpoints in their own layout."""

@@ -1,0 +1,1 @@
+"""How the demo models were made: data, training and measurement, from nothing to files."""
