@@ -1,0 +1,305 @@
+"""From whatever a client sends as a picture to uint8 RGB.
+
+Accepted: base64, data URL, http(s) URL through the host's fetcher, PIL image, numpy array and,
+only where the user opened a folder for it, a file path.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import struct
+import urllib.parse
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from lib_controlnet.errors import ImageError
+
+MAX_SIDE: Final = 16_384
+MAX_PIXELS: Final = 128_000_000
+
+_FORMATS: Final = (
+    *("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "ICO"),
+    *("JPEG2000", "AVIF"),
+)
+"""File formats read; those that start external programs (EPS) are left out on purpose."""
+
+_DECODE_FAULTS: Final = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AttributeError),
+    *(OverflowError, RuntimeError, MemoryError, struct.error, zlib.error),
+    *(Image.DecompressionBombError,),
+)
+"""What Pillow raises on damaged files."""
+
+_PATH_LIKE: Final = re.compile(r"\.[A-Za-z0-9]{1,5}$|^~|^[A-Za-z]:[\\/]|\\")
+_URL: Final = re.compile(r"^https?://", re.IGNORECASE)
+
+Fetch = Callable[[str], bytes | Image.Image]
+Folders = bool | Sequence[str | Path]
+
+
+def to_rgb(array: np.ndarray) -> np.ndarray:
+    """Bring a picture to three channels.
+
+    Args:
+        array: uint8 (H, W), (H, W, 1), (H, W, 2) grey and alpha, (H, W, 3) or (H, W, 4).
+
+    Returns:
+        uint8 (H, W, 3), contiguous. Grey is repeated; alpha is composited on white, rounding
+        down. Three channels come back as they are, without a copy.
+    """
+    if array.ndim == 2:
+        array = array[:, :, None]
+    channels = array.shape[2]
+    if channels == 1:
+        return cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB)
+    if channels == 3:
+        return np.ascontiguousarray(array)
+    colour, alpha = array[:, :, :-1], array[:, :, -1:]
+    if alpha.min(initial=255) == 255:
+        return to_rgb(np.ascontiguousarray(colour))
+    wide = alpha.astype(np.uint16)  # 255 * 255 fits
+    flat = (colour * wide + 255 * (255 - wide)) // 255
+    return to_rgb(flat.astype(np.uint8))
+
+
+def decode_image(
+    value: object,
+    where: str = "image",
+    allow_paths: Folders = False,
+    fetch: Fetch | None = None,
+    keep_alpha: bool = False,
+) -> np.ndarray:
+    """Decode one picture.
+
+    EXIF rotation is applied; palettes, grey, one-bit and 16-bit pictures become 8-bit RGB;
+    transparent parts become white.
+
+    Args:
+        value: base64 text, data URL, http(s) URL, path, bytes, PIL image, or array: uint8, bool
+            or uint16, (H, W) or (H, W, 1 to 4).
+        where: how messages call it, such as "unit 0: image".
+        allow_paths: folders whose files may be read by path; True allows any, False none.
+        fetch: loads an http(s) URL; None refuses them.
+        keep_alpha: return the alpha channel instead of compositing it on white.
+
+    Returns:
+        uint8 (H, W, 3), or with `keep_alpha` (H, W, 4) where there is transparency.
+
+    Raises:
+        ImageError: with the reason, and what to send instead.
+    """
+    if isinstance(value, np.ndarray):
+        array = _from_array(value, where)
+    elif isinstance(value, Image.Image):
+        array = _from_pil(value, where)
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        array = _from_bytes(bytes(value), where)
+    elif isinstance(value, str):
+        array = _from_text(value.strip(), where, allow_paths, fetch)
+    elif isinstance(value, Path):
+        array = _from_bytes(_read_file(str(value), where, allow_paths), where)
+    else:
+        msg = (
+            f"{where} cannot be decoded: it is {type(value).__name__}; send base64 text, "
+            "a data URL, a PIL image or a uint8 array"
+        )
+        raise ImageError(msg)
+    if keep_alpha and array.shape[2] == 4 and array[:, :, 3].min() < 255:
+        return array
+    return to_rgb(array)
+
+
+def decode_mask(
+    value: object,
+    where: str = "mask",
+    allow_paths: Folders = False,
+    fetch: Fetch | None = None,
+) -> np.ndarray:
+    """Decode a mask: uint8 (H, W), the first channel of what `decode_image` gives."""
+    return np.ascontiguousarray(decode_image(value, where, allow_paths, fetch)[:, :, 0])
+
+
+def check_size(width: int, height: int, where: str) -> None:
+    """Refuse empty and absurdly large pictures.
+
+    Raises:
+        ImageError: a side is 0 or above 16384 pixels, or the area above 128 million.
+    """
+    if width < 1 or height < 1:
+        msg = f"{where} cannot be used: it is empty ({width} x {height} pixels)"
+        raise ImageError(msg)
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        msg = (
+            f"{where} is {width} x {height} pixels; at most {MAX_SIDE} a side and "
+            f"{MAX_PIXELS // 1_000_000} million in all can be used, make it smaller"
+        )
+        raise ImageError(msg)
+
+
+def _from_text(text: str, where: str, allow_paths: Folders, fetch: Fetch | None) -> np.ndarray:
+    if not text:
+        msg = f"{where} cannot be decoded: the text is empty; send base64 text or a data URL"
+        raise ImageError(msg)
+    if _URL.match(text):
+        return _from_url(text, where, fetch)
+    if text[:5].lower() == "data:":
+        return _from_bytes(_data_url(text, where), where)
+    if allow_paths and _is_file(text):
+        return _from_bytes(_read_file(text, where, allow_paths), where)
+    data = _base64(text)
+    if data is None and len(text) < 4096 and _PATH_LIKE.search(text):
+        return _from_bytes(_read_file(text, where, allow_paths), where)
+    if data is None:
+        msg = f"{where} cannot be decoded: the text is neither base64 nor a data URL"
+        raise ImageError(msg)
+    return _from_bytes(data, where)
+
+
+def _from_url(url: str, where: str, fetch: Fetch | None) -> np.ndarray:
+    if fetch is None:
+        msg = f"{where} is a URL, which this WebUI does not load; send the picture as base64"
+        raise ImageError(msg)
+    try:
+        fetched = fetch(url)
+    except (OSError, ValueError) as error:
+        msg = f"{where} cannot be loaded from {url}: {error}"
+        raise ImageError(msg) from error
+    if isinstance(fetched, Image.Image):
+        return _from_pil(fetched, where)
+    return _from_bytes(fetched, where)
+
+
+def _data_url(text: str, where: str) -> bytes:
+    head, comma, body = text.partition(",")
+    if comma and head.lower().endswith(";base64"):
+        data = _base64(urllib.parse.unquote(body) if "%" in body else body)
+        if data:
+            return data
+    msg = f'{where} cannot be decoded: the data URL must read "data:image/...;base64," and base64'
+    raise ImageError(msg)
+
+
+def _base64(text: str) -> bytes | None:
+    """Bytes of base64 text, tolerant of line breaks, missing padding and the URL alphabet."""
+    packed = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return len(text) < 4096 and Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
+    """Read a file below an opened folder. Without one, whether it exists stays unsaid."""
+    if not allow_paths:
+        msg = (
+            f"{where} is a file path, and reading local files is not allowed here; "
+            "send the picture as base64"
+        )
+        raise ImageError(msg)
+    try:
+        path = Path(text).expanduser().resolve()
+        folders = (
+            [] if allow_paths is True else [Path(f).expanduser().resolve() for f in allow_paths]
+        )
+        if folders and not any(path.is_relative_to(folder) for folder in folders):
+            opened = ", ".join(map(str, folders))
+            msg = f"{where} lies outside the folders opened for pictures: {opened}"
+            raise ImageError(msg)
+        return path.read_bytes()
+    except (OSError, ValueError, RuntimeError) as error:
+        msg = f"{where} cannot be read from {text!r}: {getattr(error, 'strerror', None) or error}"
+        raise ImageError(msg) from error
+
+
+def _from_bytes(data: bytes, where: str) -> np.ndarray:
+    try:
+        Image.init()
+        image = Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
+    except Image.DecompressionBombError as error:
+        msg = (
+            f"{where} has too many pixels; at most {MAX_SIDE} a side and "
+            f"{MAX_PIXELS // 1_000_000} million in all can be used, make it smaller"
+        )
+        raise ImageError(msg) from error
+    except _DECODE_FAULTS as error:
+        msg = (
+            f"{where} cannot be decoded: its {len(data)} bytes are no picture in a known format "
+            "(PNG, JPEG, WebP, BMP, GIF, TIFF)"
+        )
+        raise ImageError(msg) from error
+    return _from_pil(image, where)
+
+
+def _from_pil(image: Image.Image, where: str) -> np.ndarray:
+    """uint8 (H, W, 3 or 4) of any Pillow image, upright."""
+    check_size(image.width, image.height, where)
+    try:
+        image.load()
+        upright = _upright(image)
+        if upright.mode == "F":
+            msg = f"{where} cannot be used: it has floating point pixels; send 8 or 16 bits"
+            raise ImageError(msg)
+        if upright.mode.startswith("I"):
+            return to_rgb(_eight_bits(np.asarray(upright), image.format is not None))
+        has_alpha = "transparency" in upright.info or upright.mode in ("LA", "La", "PA", "RGBa")
+        if has_alpha or upright.mode in ("P", "RGBA"):
+            return np.asarray(upright.convert("RGBA"))
+        return np.asarray(upright.convert("RGB"))
+    except _DECODE_FAULTS as error:
+        msg = f"{where} cannot be decoded: the file is damaged or cut short ({error})"
+        raise ImageError(msg) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the camera's rotation; a damaged EXIF block counts as none."""
+    try:
+        return ImageOps.exif_transpose(image) or image
+    except _DECODE_FAULTS:
+        return image
+
+
+def _eight_bits(levels: np.ndarray, sixteen: bool) -> np.ndarray:
+    """uint8 of integer grey levels: 16 bits if they come from a file or exceed 8 bits."""
+    wide = levels.astype(np.int64).clip(0, 65535)
+    if not sixteen and wide.max(initial=0) <= 255:
+        return wide.astype(np.uint8)
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray, where: str) -> np.ndarray:
+    shape = " x ".join(map(str, array.shape))
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or not 1 <= array.shape[2] <= 4:
+        msg = f"{where} cannot be used: the array is {shape}; expected height x width x 1 to 4"
+        raise ImageError(msg)
+    check_size(array.shape[1], array.shape[0], where)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = _eight_bits(array, sixteen=True)
+    if array.dtype != np.uint8:
+        msg = (
+            f"{where} cannot be used: the array holds {array.dtype} numbers; "
+            "expected uint8 from 0 to 255"
+        )
+        raise ImageError(msg)
+    if array.shape[2] == 2:
+        array = array[:, :, [0, 0, 0, 1]]
+    return array if array.shape[2] == 4 else to_rgb(array)

@@ -1,0 +1,243 @@
+"""Sizes and the geometry of control pictures.
+
+A picture is uint8 (H, W, 3) RGB; with a mask it is (H, W, 4), the mask in the fourth channel,
+white where the picture is to be repainted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+
+from lib_controlnet.decode import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    check_size,
+    decode_image,
+    decode_mask,
+    to_rgb,
+)
+from lib_controlnet.enums import ResizeMode
+from lib_controlnet.thinning import ridge_pixels, thin
+
+__all__ = [
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "Size",
+    "check_size",
+    "decode_image",
+    "decode_mask",
+    "fit_map",
+    "join_mask",
+    "pixel_perfect_resolution",
+    "resize_short_side",
+    "resize_with_pad",
+    "to_rgb",
+]
+
+_PAD_STEP: Final = 64
+"""Detectors run on multiples of this."""
+_FEW_COLOURS: Final = 200
+"""A map with fewer colours is a palette (segmentation), whose colours must stay exact."""
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """Width and height in pixels (or latent cells, where said)."""
+
+    width: int
+    height: int
+
+    @staticmethod
+    def from_array(array: np.ndarray) -> Size:
+        """Size of a picture (H, W, ...)."""
+        return Size(array.shape[1], array.shape[0])
+
+    @property
+    def short(self) -> int:
+        return min(self.width, self.height)
+
+    @property
+    def area(self) -> int:
+        return self.width * self.height
+
+    def multiple_of_down(self, step: int) -> Size:
+        """Both sides rounded down to a multiple of `step`, but never below one step."""
+        return Size(
+            max(self.width // step, 1) * step,
+            max(self.height // step, 1) * step,
+        )
+
+    def scaled(self, factor: float) -> Size:
+        """Both sides times `factor`, rounded half to even, at least 1."""
+        return Size(max(round(self.width * factor), 1), max(round(self.height * factor), 1))
+
+
+def join_mask(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Put a mask into the fourth channel.
+
+    Args:
+        image: uint8 (H, W, 3).
+        mask: uint8 (h, w) or (h, w, c), whose first channel counts; brought to the picture's
+            size without interpolation. None is an empty mask.
+    """
+    height, width = image.shape[:2]
+    if mask is None:
+        plane = np.zeros((height, width), np.uint8)
+    else:
+        plane = np.ascontiguousarray(mask if mask.ndim == 2 else mask[:, :, 0])
+        if plane.shape != (height, width):
+            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.dstack([image, plane])
+
+
+def resize_short_side(image: np.ndarray, resolution: int, enlarge: int | None = None) -> np.ndarray:
+    """Bring the short side to `resolution`, keeping the proportions.
+
+    Pictures so narrow that the long side would pass 16384 pixels are brought to that instead.
+
+    Args:
+        image: uint8 (H, W, C).
+        resolution: length of the short side in pixels.
+        enlarge: OpenCV interpolation for enlarging, cubic unless given; reducing averages areas.
+    """
+    size = Size.from_array(image)
+    factor = min(resolution / size.short, MAX_SIDE / max(size.width, size.height))
+    wanted = size.scaled(factor)
+    if wanted == size:
+        return image
+    if enlarge is None:
+        enlarge = cv2.INTER_CUBIC
+    method = enlarge if factor > 1 else cv2.INTER_AREA
+    resized = cv2.resize(image, (wanted.width, wanted.height), interpolation=method)
+    return resized.reshape(*resized.shape[:2], -1)
+
+
+def resize_with_pad(
+    image: np.ndarray, resolution: int
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Resize for a detector and pad right and bottom to multiples of 64 by repeating the edge.
+
+    Args:
+        image: uint8 (H, W, C).
+        resolution: length of the short side in pixels.
+
+    Returns:
+        The padded picture, and the function that cuts the padding off an equally large result.
+    """
+    resized = resize_short_side(image, resolution)
+    size = Size.from_array(resized)
+    right, bottom = -size.width % _PAD_STEP, -size.height % _PAD_STEP
+    padded = resized
+    if right or bottom:
+        padded = cv2.copyMakeBorder(resized, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+
+    def remove_pad(result: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(result[: size.height, : size.width])
+
+    return padded, remove_pad
+
+
+def pixel_perfect_resolution(image_size: Size, target: Size, mode: ResizeMode) -> int:
+    """The detector resolution at which one map pixel becomes one pixel of the result.
+
+    Args:
+        image_size: size of the control picture, after any crop.
+        target: size of the generation (of the first pass under hires fix).
+        mode: how the map will be fitted.
+    """
+    factor = _fit_factor(image_size, target.multiple_of_down(8), mode)
+    return max(round(factor * image_size.short), 1)
+
+
+def fit_map(control_map: np.ndarray, target: Size, mode: ResizeMode) -> np.ndarray:
+    """Bring a control map to the size of the picture without spoiling what it encodes.
+
+    One-pixel lines stay one pixel wide and binary, palettes keep their exact colours, a mask
+    (fourth channel) stays binary and marks the border that "Resize and Fill" adds.
+
+    Args:
+        control_map: uint8 (H, W, 3) or (H, W, 4).
+        target: size wanted.
+        mode: stretch, cover and crop, or fit inside a border of the map's median edge colour.
+
+    Returns:
+        uint8 (target.height, target.width, 3 or 4), contiguous.
+    """
+    size = Size.from_array(control_map)
+    if mode is ResizeMode.RESIZE:
+        return _resize_map(control_map, target)
+    wanted = size.scaled(_fit_factor(size, target, mode))
+    if mode is ResizeMode.INNER_FIT:
+        resized = _resize_map(control_map, wanted)
+        x = max(wanted.width - target.width, 0) // 2
+        y = max(wanted.height - target.height, 0) // 2
+        return np.ascontiguousarray(resized[y : y + target.height, x : x + target.width])
+    edges = (control_map[0], control_map[-1], control_map[:, 0], control_map[:, -1])
+    border = np.median(np.concatenate(edges), axis=0).astype(np.uint8)
+    border[3:] = 255
+    canvas = np.empty((target.height, target.width, control_map.shape[2]), np.uint8)
+    canvas[:] = border
+    x, y = (target.width - wanted.width) // 2, (target.height - wanted.height) // 2
+    canvas[y : y + wanted.height, x : x + wanted.width] = _resize_map(control_map, wanted)
+    return canvas
+
+
+def _fit_factor(size: Size, target: Size, mode: ResizeMode) -> float:
+    factors = target.height / size.height, target.width / size.width
+    return min(factors) if mode is ResizeMode.OUTER_FIT else max(factors)
+
+
+def _resize_map(control_map: np.ndarray, wanted: Size) -> np.ndarray:
+    """Resize colours and mask by the method the colours call for."""
+    colours = np.ascontiguousarray(control_map[:, :, :3])
+    mask = control_map[:, :, 3:]
+    size = Size.from_array(control_map)
+    if wanted != size:
+        count = _count_colours(colours)
+        binary = count == 2 and colours.min() < 16 and colours.max() > 240
+        one_pixel = binary and _is_one_pixel_wide(colours)
+        if 2 < count < _FEW_COLOURS:
+            method = cv2.INTER_NEAREST
+        else:
+            # Enlarging must be cubic: lines are found again as its ridges.
+            method = cv2.INTER_AREA if wanted.area < size.area else cv2.INTER_CUBIC
+        shape = wanted.width, wanted.height
+        colours = cv2.resize(colours, shape, interpolation=method)
+        if binary:
+            colours = _binary_again(colours, one_pixel, enlarged=wanted.area > size.area)
+        if mask.size:
+            mask = cv2.resize(np.ascontiguousarray(mask), shape, interpolation=method)
+    if not mask.size:
+        return colours
+    return np.dstack([colours, np.where(mask > 127, np.uint8(255), np.uint8(0))])
+
+
+def _count_colours(colours: np.ndarray) -> int:
+    """How many different colours a uint8 (H, W, 3) picture has."""
+    wide = colours.reshape(-1, 3).astype(np.int32)
+    seen = np.zeros(1 << 24, bool)
+    seen[(wide[:, 0] << 16) | (wide[:, 1] << 8) | wide[:, 2]] = True
+    return int(np.count_nonzero(seen))
+
+
+def _is_one_pixel_wide(binary: np.ndarray) -> bool:
+    """Whether opening by 3 x 3 removes more than half of the white."""
+    kernel = np.ones((3, 3), np.uint8)
+    opened = cv2.dilate(cv2.erode(binary, kernel), kernel)
+    lost, white = np.count_nonzero(opened < binary), np.count_nonzero(binary > 127)
+    return 2 * lost > white
+
+
+def _binary_again(colours: np.ndarray, one_pixel: bool, enlarged: bool) -> np.ndarray:
+    grey = colours.mean(axis=2).astype(np.uint8)
+    if one_pixel:
+        grey = ridge_pixels(grey)
+    _, binary = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    if one_pixel:
+        binary = thin(binary, prune=enlarged)
+    return cv2.cvtColor(binary, cv2.COLOR_GRAY2RGB)
