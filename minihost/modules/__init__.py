@@ -1,0 +1,1 @@
+"""Modules of the embedded host, named as extensions written for the WebUI expect to import them."""
