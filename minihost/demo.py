@@ -1,0 +1,264 @@
+"""`python dev.py demo`: pictures that obey their controls, on one contact sheet.
+
+Everything goes through the embedded host and the extension exactly as a user's request would: the
+same routes, the same script, the same models. The models are the small ones of `minihost/assets`;
+they know coloured shapes, textures and mosaics drawn in ink, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import photographs
+from adherence import edge_f1
+from contact_sheet import Row, Tile, sheet
+from PIL import Image
+from training.scenes import Scene, make_scene
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST_UNSEEN = 9_000_000  # training never comes near this seed
+SCENE_SIZE = 128
+COMMON = {"steps": 20, "cfg_scale": 4.0, "sampler_name": "DPM++ 2M", "save_images": False}
+PROMPTS = (
+    "an ink drawing in orange and blue",
+    "a mosaic of green and yellow",
+    "a mosaic of red, white and purple",
+    "an ink drawing in pink and white",
+    "a mosaic of blue",
+)
+INPAINT_PROMPT = "a yellow star on a blue background"
+
+
+def encode(picture: np.ndarray) -> str:
+    """uint8 (H, W[, 3]) -> base64 PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decode(text: str) -> np.ndarray:
+    """base64 picture -> uint8 (H, W, 3)."""
+    data = base64.b64decode(text.rsplit(",", maxsplit=1)[-1])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@dataclass
+class Studio:
+    """The embedded host in this process, asked through its HTTP routes."""
+
+    size: int
+    output: Path
+    models: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        import embedded
+        from starlette.testclient import TestClient
+
+        self.client = TestClient(embedded.application(["--api", "--skip-install"]))
+        names = self.client.get("/controlnet/model_list").json()["model_list"]
+        for name in names:
+            stem = name.split(" [")[0]
+            if stem.startswith("control_demo_"):
+                self.models[stem.removeprefix("control_demo_")] = name
+
+    def unit(self, kind: str, picture: np.ndarray, module: str = "none", **more: object) -> dict:
+        """A ControlNet unit for the demo model of one kind."""
+        base = {"enabled": True, "image": encode(picture), "module": module}
+        return {**base, "model": self.models[kind], "pixel_perfect": True, **more}
+
+    def generate(self, label: str, units: Sequence[dict] = (), **payload: object) -> list:
+        """Ask for one picture, save it, say so.
+
+        Args:
+            label: name of the file and of the line in the log.
+            units: ControlNet units.
+            payload: fields of the txt2img or, with `init_images`, img2img request.
+
+        Returns:
+            The picture, then the detected maps, each uint8 (H, W, 3).
+
+        Raises:
+            RuntimeError: the host refused; the message is its sentence.
+        """
+        started = time.perf_counter()
+        route = "img2img" if "init_images" in payload else "txt2img"
+        size = {"width": self.size, "height": self.size}
+        body = {**COMMON, **size, **payload}
+        if units:
+            body["alwayson_scripts"] = {"controlnet": {"args": list(units)}}
+        answer = self.client.post(f"/sdapi/v1/{route}", json=body)
+        if answer.status_code != 200:
+            msg = f"{label}: {answer.status_code} {answer.text}"
+            raise RuntimeError(msg)
+        pictures = [decode(text) for text in answer.json()["images"]]
+        self.save(label, pictures[0])
+        print(f"  {label:<42} {time.perf_counter() - started:5.1f} s", flush=True)
+        return pictures
+
+    def save(self, label: str, picture: np.ndarray) -> None:
+        """Write a numbered single file."""
+        self.count += 1
+        name = f"{self.count:02d}-{label.replace(' ', '-').replace(',', '')}.png"
+        Image.fromarray(picture).save(self.output / name)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    """float (H, W) in 0..1 -> uint8 (H, W, 3)."""
+    return np.repeat((np.clip(values, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def photograph_row(studio: Studio, name: str, prompt: str, seed: int) -> Row:
+    """Photograph, its edges, without control, one unit, two units."""
+    photo = photographs.square(photographs.load(name), studio.size)
+    ask = {"prompt": prompt, "seed": seed}
+    free = studio.generate(f"{name} without control", **ask)[0]
+    canny = studio.unit("canny", photo, "canny")
+    one, edge_map, *_ = studio.generate(f"{name} canny", [canny], **ask)
+    studio.save(f"{name} edges", edge_map)
+    tiles = [
+        Tile(photo, "photograph", "the only input"),
+        Tile(edge_map, "canny map", "detected from the photograph"),
+        Tile(free, "without control", note(prompt, free, edge_map)),
+        Tile(one, "one unit: canny", note(prompt, one, edge_map)),
+    ]
+    second = next((kind for kind in ("scribble", "depth", "seg") if kind in studio.models), None)
+    if second == "scribble":
+        scribble = studio.unit("scribble", photo, "scribble_xdog", weight=0.6)
+        two = studio.generate(f"{name} canny and scribble", [canny, scribble], **ask)[0]
+        tiles.append(Tile(two, "two units: canny, scribble", note(prompt, two, edge_map)))
+    return Row(f"{name}: the picture follows the edges", tuple(tiles))
+
+
+def note(prompt: str, picture: np.ndarray, edge_map: np.ndarray) -> str:
+    """Caption of a generated picture: the prompt and how well it follows the edges."""
+    return f"\u201c{prompt}\u201d, edge F1 {edge_f1(picture, edge_map):.2f}"
+
+
+def prompts_row(studio: Studio, name: str, seed: int) -> Row:
+    """One control, several prompts."""
+    photo = photographs.square(photographs.load(name), studio.size)
+    tiles = []
+    for number, prompt in enumerate(PROMPTS):
+        unit = studio.unit("canny", photo, "canny")
+        label = f"{name} prompt {number + 1}"
+        picture, edge_map, *_ = studio.generate(label, [unit], prompt=prompt, seed=seed + number)
+        tiles.append(Tile(picture, f"prompt {number + 1}", note(prompt, picture, edge_map)))
+    return Row("Same edges, other prompts", tuple(tiles))
+
+
+def scene_row(studio: Studio, seed: int) -> Row:
+    """A scene that training never saw: exact edges and depth, with one unit and with two."""
+    scene = shapes_scene(seed, studio.size)
+    ask = {"prompt": scene.caption, "seed": seed}
+    free = studio.generate("scene without control", **ask)[0]
+    canny = studio.unit("canny", scene.picture, "canny")
+    one, edge_map, *_ = studio.generate("scene canny", [canny], **ask)
+    tiles = [
+        Tile(scene.picture, "unseen scene", f"\u201c{scene.caption}\u201d"),
+        Tile(edge_map, "canny map"),
+        Tile(free, "without control", f"edge F1 {edge_f1(free, edge_map):.2f}"),
+        Tile(one, "one unit: canny", f"edge F1 {edge_f1(one, edge_map):.2f}"),
+    ]
+    if "depth" in studio.models:
+        depth = studio.unit("depth", grey(scene.depth))
+        two = studio.generate("scene canny and depth", [canny, depth], **ask)[0]
+        words = f"edge F1 {edge_f1(two, edge_map):.2f}"
+        tiles.append(Tile(two, "two units: canny, depth", words))
+    return Row("A scene that training never saw", tuple(tiles))
+
+
+def shapes_scene(seed: int, size: int) -> Scene:
+    """A scene of named shapes with its exact edges, depth and caption."""
+    return make_scene(seed, size, mosaic_share=0.0)
+
+
+def inpaint_row(studio: Studio, seed: int) -> Row:
+    """Replace a part of a scene, without and with the inpaint model."""
+    scene = shapes_scene(seed, studio.size)
+    size = studio.size
+    mask = np.zeros((size, size), np.uint8)
+    cv2.circle(mask, (size // 2, size // 2), size // 3, 255, -1)
+    hole = scene.picture.copy()
+    hole[mask > 0] = 128
+    ask = {
+        "prompt": INPAINT_PROMPT,
+        "seed": seed,
+        "init_images": [encode(scene.picture)],
+        "mask": encode(mask),
+        "denoising_strength": 1.0,
+        "inpainting_fill": 2,
+        "mask_blur": 2,
+    }
+    tiles = [
+        Tile(scene.picture, "picture", f"\u201c{scene.caption}\u201d"),
+        Tile(hole, "mask", "grey is drawn anew"),
+        Tile(studio.generate("inpaint without control", **ask)[0], "without control"),
+    ]
+    if "inpaint" in studio.models:
+        fill = studio.unit("inpaint", scene.picture, "inpaint_only")
+        fill.pop("image")  # the unit takes the picture and the mask of img2img
+        picture = studio.generate("inpaint one unit", [fill], **ask)[0]
+        tiles.append(Tile(picture, "one unit: inpaint", f"\u201c{INPAINT_PROMPT}\u201d"))
+    canny = studio.unit("canny", scene.picture, "canny")
+    units = [fill, canny] if "inpaint" in studio.models else [canny]
+    picture = studio.generate("inpaint with canny", units, **ask)[0]
+    tiles.append(Tile(picture, "and canny of the picture", "new colours inside the old lines"))
+    return Row("Inpaint", tuple(tiles))
+
+
+def measure(studio: Studio, count: int) -> str:
+    """Edge F1 with and without control over unseen scenes, as a small table."""
+    free, held = [], []
+    for number in range(count):
+        scene = shapes_scene(FIRST_UNSEEN + 100 + number, SCENE_SIZE)
+        ask = {"prompt": scene.caption, "seed": number, "width": SCENE_SIZE, "height": SCENE_SIZE}
+        canny = studio.unit("canny", scene.picture, "canny")
+        picture, edge_map, *_ = studio.generate(f"measure {number} canny", [canny], **ask)
+        held.append(edge_f1(picture, edge_map))
+        free.append(edge_f1(studio.generate(f"measure {number} free", **ask)[0], edge_map))
+    gain = statistics.mean(held) - statistics.mean(free)
+    return (
+        f"Edge F1 within 2 px over {count} unseen scenes: "
+        f"{statistics.mean(held):.2f} with canny control, {statistics.mean(free):.2f} without, "
+        f"gain {gain:.2f}"
+    )
+
+
+def main() -> None:
+    """Command line entry."""
+    reader = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.split("\n")[0])
+    reader.add_argument("--output", type=Path, default=ROOT / "demo-output", help="folder")
+    reader.add_argument("--size", type=int, default=256, help="edge of the pictures, pixels")
+    reader.add_argument("--seed", type=int, default=1, help="first seed")
+    reader.add_argument("--scenes", type=int, default=8, help="unseen scenes to measure on")
+    options = reader.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    studio = Studio(options.size, options.output)
+    print(f"embedded host ready in {time.perf_counter() - started:.0f} s", flush=True)
+    rows = [
+        photograph_row(studio, "coffee", PROMPTS[0], options.seed),
+        photograph_row(studio, "astronaut", PROMPTS[2], options.seed),
+        prompts_row(studio, "coffee", options.seed + 10),
+        scene_row(studio, FIRST_UNSEEN + options.seed),
+        inpaint_row(studio, FIRST_UNSEEN + options.seed + 1),
+    ]
+    verdict = measure(studio, options.scenes) if options.scenes else ""
+    page = sheet("ControlNet, embedded host, demo models", verdict, rows)
+    place = options.output / "contact-sheet.png"
+    page.save(place)
+    print(f"{verdict}\nContact sheet: {place}\n{time.perf_counter() - started:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
