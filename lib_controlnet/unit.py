@@ -31,6 +31,13 @@ MAX_WEIGHT: Final = 2.0
 
 
 @dataclass(frozen=True)
+class AlphaLayer:
+    """A drawn layer whose alpha channel is the mask (Forge's `image_fg`)."""
+
+    picture: Any
+
+
+@dataclass(frozen=True)
 class ControlUnit:
     """One unit, as asked. Pictures stay undecoded here (see `inputs.py`).
 
@@ -106,8 +113,6 @@ _ALIASES: Final[dict[str, str]] = {
     "input_image": "image",
     "mask_image": "mask",
     "batch_image_dir": "batch_images",
-    "image_fg": "image_fg",
-    "mask_image_fg": "mask_image_fg",
 }
 _GUESS_MODE: Final = ("guessmode", "guess_mode")
 _IGNORED_FORGE_KEYS: Final = (
@@ -158,7 +163,7 @@ def parse_unit(value: Mapping[str, Any] | object, index: int = 0) -> ControlUnit
 def _resolve_aliases(given: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """Rename legacy keys; the current name wins unless it is empty."""
     for old, new in _ALIASES.items():
-        if old not in given or old == new:
+        if old not in given:
             continue
         value = given.pop(old)
         if _is_empty(given.get(new)):
@@ -170,7 +175,7 @@ def _resolve_aliases(given: dict[str, Any], notes: list[str]) -> dict[str, Any]:
             given.setdefault("control_mode", mode)
     scribble = given.pop("image_fg", None)
     if not _is_empty(scribble) and _is_empty(given.get("mask")):
-        given["mask"] = scribble
+        given["mask"] = AlphaLayer(scribble)
     given.pop("mask_image_fg", None)
     for key in _IGNORED_FORGE_KEYS:
         given.pop(key, None)

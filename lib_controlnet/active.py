@@ -1,0 +1,115 @@
+"""One unit in one pass: its network, its hint, and what of them stays constant over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from lib_controlnet.injection import RegionMask, Residuals, Rows
+from lib_controlnet.step import StepContext
+
+if TYPE_CHECKING:
+    from lib_controlnet.families.base import ControlNetwork
+    from lib_controlnet.window import Window
+
+LATENT_CHANNELS: Final = 4
+"""Channels of the noisy latent; inpainting and edit U-Nets append their own conditioning."""
+
+
+@dataclass
+class ActiveControl:
+    """A control network bound to one unit and one pass.
+
+    Attributes:
+        network: loaded weights, shared with other units.
+        hint: float32 (1, 3, H, W).
+        strengths: per layer, shallowest skip first, middle block last.
+        window: when the unit acts.
+        cond_only: whether it acts on cond rows only.
+        region: where it acts; None means everywhere.
+        images: pictures of the batch it acts on; None means all.
+    """
+
+    network: ControlNetwork
+    hint: Tensor
+    strengths: tuple[float, ...]
+    window: Window
+    cond_only: bool = False
+    region: RegionMask | None = None
+    images: frozenset[int] | None = None
+    _guided_hint: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def wanted(self) -> tuple[bool, ...]:
+        """Layers whose residual is used at all."""
+        return tuple(strength != 0.0 for strength in self.strengths)
+
+    def guided_hint(self) -> Tensor:
+        """Output of the network's hint encoder, (1, c, h, w), computed once per pass."""
+        if self._guided_hint is None:
+            self._guided_hint = self.network.encode_hint(self.hint)
+        return self._guided_hint
+
+    def finish(self, layers: tuple[Tensor | None, ...], rows: Rows) -> Residuals:
+        """Apply strength, region and pooling to the network's raw output."""
+        residuals = Residuals(rows, layers).scaled(self.strengths)
+        if self.region is not None:
+            residuals = residuals.masked(self.region)
+        if self.network.global_average_pooling:
+            residuals = residuals.pooled()
+        return residuals
+
+    def release(self) -> None:
+        """Forget what was cached for the pass."""
+        self._guided_hint = None
+
+
+def evaluate_group(
+    controls: Sequence[ActiveControl], step: StepContext, rows: Rows
+) -> list[Residuals]:
+    """Run units that share a network and rows as one batch.
+
+    Args:
+        controls: units with one and the same network.
+        step: the U-Net call.
+        rows: rows of the call to evaluate; the others cost nothing.
+
+    Returns:
+        One `Residuals` per unit, in the order of `controls`.
+    """
+    network = controls[0].network
+    everything = len(rows) == step.x.shape[0]
+    index = None if everything else torch.tensor(rows, device=step.x.device)
+
+    def pick(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        chosen = tensor if index is None else tensor[index]
+        return chosen if len(controls) == 1 else torch.cat([chosen] * len(controls))
+
+    hints = [control.guided_hint() for control in controls]
+    if len(controls) == 1:
+        hint = hints[0]
+    else:
+        hint = torch.cat([h.expand(len(rows), -1, -1, -1) for h in hints])
+    wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))
+    layers = network.evaluate(
+        pick(step.x[:, :LATENT_CHANNELS]),
+        pick(step.timesteps),
+        pick(step.context),
+        pick(step.y),
+        hint,
+        wanted,
+    )
+    chunks = [
+        (None,) * len(controls) if layer is None else layer.chunk(len(controls))
+        for layer in layers
+    ]
+    return [
+        control.finish(tuple(chunk[i] for chunk in chunks), rows)
+        for i, control in enumerate(controls)
+    ]

@@ -1,0 +1,224 @@
+"""The host's own preparation of an img2img picture and its mask, repeated to the pixel.
+
+A control picture lines up with what is being painted only if it goes through the same resize,
+blur and crop as the host's picture, so these are computed in the host's order with Pillow and
+OpenCV. Regions are boxes (left, top, right, bottom) in pixels of the picture as given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from lib_controlnet.decode import check_size
+from lib_controlnet.image import Size
+
+if TYPE_CHECKING:
+    from lib_controlnet.request import InpaintRules
+
+Region = tuple[int, int, int, int]
+
+STRETCH: Final = 0
+COVER: Final = 1
+FIT: Final = 2
+LATENT_UPSCALE: Final = 3
+
+
+@dataclass(frozen=True)
+class HostPicture:
+    """What the host paints on.
+
+    Attributes:
+        image: uint8 (H, W, 3), requested size.
+        mask: uint8 (H, W), white where the host repaints; None if it repaints everything.
+        region: the part of the given picture that `image` shows; None for the whole.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    region: Region | None
+
+
+def host_picture(
+    init: Image.Image,
+    rules: InpaintRules | None,
+    size: Size,
+    resize_mode: int,
+    background: str = "#ffffff",
+) -> HostPicture:
+    """Picture and mask as the host hands them to the sampler.
+
+    Args:
+        init: the img2img picture, any mode.
+        rules: mask and its settings; None without a mask. A mask that is blank after inversion
+            and blur counts as none when only the masked area is wanted, as in the host.
+        size: requested size.
+        resize_mode: the host's, 0 to 3; 3 is resized as latent by the host, which is a stretch.
+        background: colour under transparent parts.
+    """
+    check_size(size.width, size.height, "the requested picture")
+    picture = _flatten(init, background)
+    mask = None if rules is None else prepare_mask(rules)
+    region = None
+    if mask is not None and rules is not None and rules.only_masked:
+        region = crop_region(mask, rules.padding, size)
+        mask = None if region is None else _resize(FIT, mask.crop(region), size)
+    elif mask is not None:
+        mask = _resize(resize_mode, mask, size)
+    if region is not None:
+        picture = _resize(FIT, picture.crop(region), size)
+    else:
+        picture = _resize(STRETCH if resize_mode == LATENT_UPSCALE else resize_mode, picture, size)
+    plane = None if mask is None else np.array(mask.convert("RGB"))[:, :, 0].copy()
+    return HostPicture(np.array(picture.convert("RGB")), plane, region)
+
+
+def prepare_mask(rules: InpaintRules) -> Image.Image:
+    """The mask in the size given: grey, inverted if asked, blurred along x, then along y."""
+    mask = _single_channel(rules.mask, rules.binary)
+    if rules.invert:
+        mask = ImageOps.invert(mask)
+    plane = np.array(mask)
+    for sigma, along_x in ((rules.blur_x, True), (rules.blur_y, False)):
+        if sigma > 0:
+            length = 2 * int(2.5 * sigma + 0.5) + 1
+            plane = cv2.GaussianBlur(plane, (length, 1) if along_x else (1, length), sigma)
+    return Image.fromarray(plane)
+
+
+def crop_region(mask: Image.Image, padding: int, size: Size) -> Region | None:
+    """Box around everything that is not black, grown to the proportions of `size`.
+
+    Args:
+        mask: grey mask.
+        padding: pixels added on each side first.
+        size: requested picture size.
+
+    Returns:
+        The box; None if the mask is black. Near the border the proportions may be missed.
+    """
+    box = mask.getbbox()
+    if box is None:
+        return None
+    left, top = max(box[0] - padding, 0), max(box[1] - padding, 0)
+    right, bottom = min(box[2] + padding, mask.width), min(box[3] + padding, mask.height)
+    wanted = size.width / size.height
+    if (right - left) / (bottom - top) > wanted:
+        top, bottom = _widen(top, bottom, (right - left) / wanted, mask.height)
+    else:
+        left, right = _widen(left, right, (bottom - top) * wanted, mask.width)
+    return left, top, right, bottom
+
+
+def crop_control(
+    image: np.ndarray, init_size: Size, region: Region, size: Size, resize_mode: int
+) -> np.ndarray:
+    """Cut the part of a unit's own picture that lies over the host's crop.
+
+    Args:
+        image: uint8 (H, W, 3), or (H, W, 4) with a mask.
+        init_size: size of the img2img picture.
+        region: the host's crop in that picture.
+        size: requested picture size.
+        resize_mode: 0 to 2, how the unit's picture is laid over the img2img picture.
+
+    Returns:
+        uint8 (size.height, size.width, 3 or 4).
+    """
+    laid = host_resize(resize_mode, image, init_size)
+    planes = [laid] if laid.shape[2] == 3 else [laid[:, :, :3], laid[:, :, 3]]
+    cut = [_resize(FIT, Image.fromarray(plane).crop(region), size) for plane in planes]
+    return _stack(cut)
+
+
+def host_resize(mode: int, image: np.ndarray, size: Size) -> np.ndarray:
+    """Resize as the host does (Lanczos).
+
+    Args:
+        mode: 0 stretches; 1 covers and crops the centre; any other fits the picture in and
+            stretches its outermost rows or columns over the border.
+        image: uint8 (H, W), (H, W, 3) or (H, W, 4) with a mask, which is resized on its own.
+        size: size wanted.
+
+    Returns:
+        uint8 of that size, with as many channels.
+    """
+    if image.ndim == 2:
+        return np.array(_resize(mode, Image.fromarray(image), size).convert("RGB"))[:, :, 0].copy()
+    planes = [image] if image.shape[2] == 3 else [image[:, :, :3], image[:, :, 3]]
+    return _stack([_resize(mode, Image.fromarray(plane), size) for plane in planes])
+
+
+def _stack(pictures: list[Image.Image]) -> np.ndarray:
+    arrays = [np.array(picture.convert("RGB")) for picture in pictures]
+    return arrays[0] if len(arrays) == 1 else np.dstack([arrays[0], arrays[1][:, :, 0]])
+
+
+def _resize(mode: int, picture: Image.Image, size: Size) -> Image.Image:
+    if mode == STRETCH:
+        return _lanczos(picture, size)
+    wide = size.width / size.height
+    source = picture.width / picture.height
+    keep_width = wide > source if mode == COVER else wide < source
+    keep_height = wide <= source if mode == COVER else wide >= source
+    width = size.width if keep_width else picture.width * size.height // picture.height
+    height = size.height if keep_height else picture.height * size.width // picture.width
+    resized = _lanczos(picture, Size(max(width, 1), max(height, 1)))
+    left, top = size.width // 2 - resized.width // 2, size.height // 2 - resized.height // 2
+    canvas = Image.new("RGB", (size.width, size.height))
+    canvas.paste(resized, (left, top))
+    if mode != COVER:
+        _stretch_edges(canvas, resized, left, top)
+    return canvas
+
+
+def _lanczos(picture: Image.Image, size: Size) -> Image.Image:
+    if picture.size == (size.width, size.height):
+        return picture
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
+
+
+def _stretch_edges(canvas: Image.Image, picture: Image.Image, left: int, top: int) -> None:
+    """Fill the free border. The source boxes are empty: Pillow then samples at the very edge."""
+    width, height = picture.size
+    if top > 0:
+        strips = ((0, 0, width, 0), (0, 0)), ((0, height, width, height), (0, top + height))
+        shape = canvas.width, top
+    elif left > 0:
+        strips = ((0, 0, 0, height), (0, 0)), ((width, 0, width, height), (left + width, 0))
+        shape = left, canvas.height
+    else:
+        return
+    for box, place in strips:
+        canvas.paste(picture.resize(shape, box=box), place)
+
+
+def _widen(low: int, high: int, wanted: float, limit: int) -> tuple[int, int]:
+    """Grow an interval around its middle, shifted and then clamped into [0, limit]."""
+    extra = int(wanted - (high - low))
+    low, high = low - extra // 2, high + extra - extra // 2
+    beyond = max(high - limit, 0)
+    low, high = low - beyond, high - beyond
+    if low < 0:
+        low, high = 0, high - low
+    return low, min(high, limit)
+
+
+def _single_channel(mask: Image.Image, binary: bool) -> Image.Image:
+    """Alpha where it is used, else grey."""
+    if mask.mode == "RGBA" and mask.getextrema()[3] != (255, 255):
+        alpha = mask.getchannel("A")
+        return alpha.point(lambda level: 255 if level > 128 else 0) if binary else alpha
+    return mask.convert("L")
+
+
+def _flatten(picture: Image.Image, background: str) -> Image.Image:
+    if picture.mode == "RGBA":
+        under = Image.new("RGBA", picture.size, background)
+        under.paste(picture, mask=picture)
+        picture = under
+    return picture.convert("RGB")

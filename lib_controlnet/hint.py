@@ -1,0 +1,117 @@
+"""From a detected map to the tensor a control network is given, for one pass size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from lib_controlnet.enums import LATENT_SCALE, ResizeMode
+from lib_controlnet.image import Size, fit_map
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+MASKED: Final = -1.0
+"""Value of masked pixels in the hint of an inpaint ControlNet (control_v11p_sd15_inpaint)."""
+
+
+@dataclass(frozen=True)
+class PassGeometry:
+    """Where the latent of a pass lies on the picture it stands for, in pixels.
+
+    The host upscales the first pass's picture to `canvas` and crops its latent; without hires
+    fix the canvas is the requested size and the crop only drops what the encoder floors away.
+
+    Attributes:
+        canvas: size of the whole picture before the crop.
+        left, top: first pixel of the crop.
+        size: size of the crop, 8 times the latent's.
+    """
+
+    canvas: Size
+    left: int
+    top: int
+    size: Size
+
+    @staticmethod
+    def of_latent(latent: Size, canvas: Size | None = None) -> PassGeometry:
+        """Geometry of a pass whose latent has size `latent` (cells).
+
+        Args:
+            latent: width and height of the latent tensor.
+            canvas: size of the picture before the host cropped the latent; None if the latent
+                was not cropped. A latent of t cells less lost t // 2 of them at the start.
+        """
+        size = Size(latent.width * LATENT_SCALE, latent.height * LATENT_SCALE)
+        if canvas is None:
+            return PassGeometry(size, 0, 0, size)
+        lost_x = max(canvas.width // LATENT_SCALE - latent.width, 0)
+        lost_y = max(canvas.height // LATENT_SCALE - latent.height, 0)
+        whole = Size(max(canvas.width, size.width), max(canvas.height, size.height))
+        return PassGeometry(
+            whole, lost_x // 2 * LATENT_SCALE, lost_y // 2 * LATENT_SCALE, size
+        )
+
+
+def place_map(detected: np.ndarray, geometry: PassGeometry, mode: ResizeMode) -> np.ndarray:
+    """Bring a map to a pass: fit it to the canvas, then crop as the host crops the latent.
+
+    Args:
+        detected: uint8 (H, W, 3), or (H, W, 4) with a mask in the fourth channel.
+        geometry: the pass.
+        mode: the unit's resize mode.
+
+    Returns:
+        uint8 (geometry.size.height, geometry.size.width, 3 or 4).
+    """
+    fitted = fit_map(detected, geometry.canvas, mode)
+    bottom = geometry.top + geometry.size.height
+    right = geometry.left + geometry.size.width
+    return fitted[geometry.top : bottom, geometry.left : right]
+
+
+def to_hint(placed: np.ndarray) -> Tensor:
+    """Hint of a placed map: float32 (1, 3, H, W) in [0, 1], masked pixels -1 in all channels.
+
+    Args:
+        placed: uint8 (H, W, 3), or (H, W, 4) whose fourth channel marks masked pixels (> 127).
+    """
+    import numpy as np
+    import torch
+
+    pixels = torch.from_numpy(np.ascontiguousarray(placed)).permute(2, 0, 1).float() / 255.0
+    hint = pixels[:3].clone()
+    if pixels.shape[0] == 4:  # noqa: PLR2004 - RGB plus mask
+        hint[:, pixels[3] > 0.5] = MASKED  # noqa: PLR2004 - half of full scale
+    return hint[None]
+
+
+def region_tensor(mask: np.ndarray, geometry: PassGeometry, mode: ResizeMode) -> Tensor:
+    """A region mask for one pass: float32 (1, 1, H, W) in [0, 1].
+
+    Args:
+        mask: uint8 (H, W), white where the unit acts. Soft edges stay soft.
+        geometry: the pass.
+        mode: the unit's resize mode; outside the picture ("Resize and Fill") the unit is off.
+    """
+    import cv2
+    import numpy as np
+    import torch
+
+    width, height = geometry.canvas.width, geometry.canvas.height
+    scale_x, scale_y = width / mask.shape[1], height / mask.shape[0]
+    if mode is ResizeMode.INNER_FIT:
+        scale_x = scale_y = max(scale_x, scale_y)
+    elif mode is ResizeMode.OUTER_FIT:
+        scale_x = scale_y = min(scale_x, scale_y)
+    new = (max(round(mask.shape[1] * scale_x), 1), max(round(mask.shape[0] * scale_y), 1))
+    method = cv2.INTER_AREA if scale_x < 1.0 else cv2.INTER_LINEAR
+    resized = cv2.resize(mask.astype(np.float32) / 255.0, new, interpolation=method)
+    canvas = np.zeros((height, width), np.float32)
+    x, y = (width - new[0]) // 2, (height - new[1]) // 2
+    target = canvas[max(y, 0) : y + new[1], max(x, 0) : x + new[0]]
+    target[...] = resized[max(-y, 0) :, max(-x, 0) :][: target.shape[0], : target.shape[1]]
+    bottom, right = geometry.top + geometry.size.height, geometry.left + geometry.size.width
+    cut = canvas[geometry.top : bottom, geometry.left : right]
+    return torch.from_numpy(np.ascontiguousarray(cut).clip(0.0, 1.0))[None, None]

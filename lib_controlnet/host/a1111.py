@@ -1,0 +1,201 @@
+"""The adapter to A1111 v1.10: answers what the core asks, and arms a session for one pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from modules import devices, scripts, sd_models, shared
+
+from lib_controlnet.errors import HostError
+from lib_controlnet.families.base import BaseUNet, describe_unet
+from lib_controlnet.step import RowLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lib_controlnet.host.runtime import Runtime
+    from lib_controlnet.session import ControlSession
+
+log = logging.getLogger(__name__)
+
+SESSION_ATTRIBUTE: Final = "controlnet_session"
+RUNTIME_ATTRIBUTE: Final = "controlnet_runtime"
+EXTENSION_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+class A1111Host:
+    """Answers `ports.Host` for A1111."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where control networks compute; `--use-cpu controlnet` keeps them on the CPU."""
+        return torch.device(devices.get_device_for("controlnet"))
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """The U-Net's precision; float32 with `--no-half-controlnet`, never an 8-bit type."""
+        if getattr(shared.cmd_opts, "no_half_controlnet", False):
+            return torch.float32
+        model = loaded_model()
+        dtype = devices.dtype if model is None else _parameter_dtype(model)
+        return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float16
+
+    def option(self, key: str, default: object) -> object:
+        """A setting's present value."""
+        return getattr(shared.opts, key, default)
+
+    def flag(self, name: str, default: object = None) -> object:
+        """A command line flag's value; None and "" count as not given."""
+        return getattr(shared.cmd_opts, name, default) or default
+
+    def vae_encode(self, image: Tensor) -> Tensor:
+        """Encode (b, 3, H, W) pixels in [0, 1] to scaled latents, without random numbers."""
+        model = shared.sd_model
+        pixels = image.to(devices.device, devices.dtype_vae) * 2.0 - 1.0
+        with torch.no_grad(), torch.random.fork_rng(), devices.autocast():
+            posterior = model.encode_first_stage(pixels)
+            if hasattr(posterior, "mode"):
+                return posterior.mode() * model.scale_factor
+            return model.get_first_stage_encoding(posterior)
+
+    def model_folders(self) -> list[Path]:
+        """Folders scanned for control models; those that do not exist are left out."""
+        models = Path(shared.models_path)
+        (models / "ControlNet").mkdir(parents=True, exist_ok=True)
+        candidates = [models / "ControlNet", EXTENSION_ROOT / "models"]
+        for extra in (self.option("control_net_models_path", ""), self.flag("controlnet_dir")):
+            if extra:
+                candidates.append(Path(str(extra)))
+        lower = [f for f in models.iterdir() if f.name.lower() == "controlnet"]
+        found: list[Path] = []
+        for folder in [candidates[0], *lower, *candidates[1:]]:
+            if folder.is_dir() and not any(folder.samefile(other) for other in found):
+                found.append(folder)
+        return found
+
+    def interrupted(self) -> bool:
+        """Whether the user pressed Interrupt or Skip."""
+        return bool(shared.state.interrupted or shared.state.skipped)
+
+    def report(self, text: str | None) -> None:
+        """Show one line beside the progress bar; None takes it away."""
+        shared.state.textinfo = text
+
+    def free_memory(self) -> None:
+        """Return cached device memory to the driver."""
+        devices.torch_gc()
+
+
+def loaded_model() -> Any | None:
+    """The checkpoint that is in memory, without loading one."""
+    return getattr(sd_models.model_data, "sd_model", None)
+
+
+def _parameter_dtype(model: Any) -> torch.dtype:
+    return next(model.model.diffusion_model.parameters()).dtype
+
+
+def base_unet() -> BaseUNet | None:
+    """The loaded checkpoint's U-Net, or None while no checkpoint is loaded.
+
+    Raises:
+        HostError: the checkpoint's network cannot take controls (SD3), or a compiled U-Net
+            (TensorRT) that never calls the blocks has been selected in the settings.
+    """
+    model = loaded_model()
+    if model is None:
+        return None
+    from modules import sd_unet
+
+    if getattr(sd_unet, "current_unet", None) is not None:
+        msg = (
+            f"the U-Net option {sd_unet.current_unet.__class__.__name__!r} bypasses the blocks "
+            'that controls act on: choose "None" under Settings > Stable Diffusion > SD Unet'
+        )
+        raise HostError(msg)
+    unet = model.model.diffusion_model
+    info = getattr(model, "sd_checkpoint_info", None)
+    title = getattr(info, "title", None) or "the loaded checkpoint"
+    identity = f"{getattr(info, 'filename', title)}|{id(unet)}"
+    return BaseUNet(unet, describe_unet(unet), str(title), identity)
+
+
+def runtime() -> Runtime:
+    """The extension's shared objects, held by its script class.
+
+    Raises:
+        HostError: the extension's script has not been loaded (yet).
+    """
+    for data in scripts.scripts_data:
+        found = getattr(data.script_class, RUNTIME_ATTRIBUTE, None)
+        if found is not None:
+            return found
+    msg = "ControlNet is not loaded yet; ask again after the WebUI has started"
+    raise HostError(msg)
+
+
+def session_of(p: Any) -> ControlSession | None:
+    """The session of a processing object, if it has one of its own."""
+    return getattr(p, SESSION_ATTRIBUTE, None)
+
+
+def arm(session: ControlSession, p: Any) -> None:
+    """Wrap this pass's sampler run: controls act inside it and are gone after it.
+
+    The wrapper sits on the sampler object, which belongs to one pass, and takes itself off. An
+    error of the session is raised there, before the first step, because the host swallows what
+    a script method raises but passes on what comes out of sampling.
+    """
+    sampler = p.sampler
+    present = sampler.launch_sampling
+    original = getattr(present, "controlnet_original", present)
+    own_before = vars(sampler).get("launch_sampling") is not None and original is present
+
+    def launch_sampling(steps: int, func: Callable[[], Any]) -> Any:
+        _restore(sampler, original, own_before)
+        model = loaded_model()
+        if model is None:
+            msg = "no checkpoint is loaded, controls cannot act"
+            raise HostError(msg)
+        with session.sampling(model.model.diffusion_model):
+            result = original(steps, func)
+        if not shared.state.interrupted and not shared.state.skipped:
+            session.check_effect()
+        for comment in session.comments:
+            p.comment(comment)
+        return result
+
+    launch_sampling.controlnet_original = original  # type: ignore[attr-defined]
+    sampler.launch_sampling = launch_sampling
+
+
+def _restore(sampler: Any, original: Callable[..., Any], own_before: bool) -> None:
+    if own_before:
+        sampler.launch_sampling = original
+    elif "launch_sampling" in vars(sampler):
+        del sampler.launch_sampling
+
+
+def on_cfg_denoiser(params: Any) -> None:
+    """Host callback, once per evaluation, before the host splits the batch into U-Net calls."""
+    denoiser = getattr(params, "denoiser", None)
+    session = session_of(getattr(denoiser, "p", None))
+    if session is None:
+        return
+    images = params.text_uncond.shape[0]
+    layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])
+    progress = denoiser.step / max(denoiser.total_steps, 1)
+    model = loaded_model()
+    unet = None if model is None else model.model.diffusion_model
+    session.begin_evaluation(layout, progress, unet)
+
+
+def _prompts_per_image(denoiser: Any) -> list[int] | None:
+    """How many AND sub-prompts each picture has, None if the sampler does not tell."""
+    extra = getattr(denoiser.sampler, "sampler_extra_args", None) or {}
+    batch = getattr(extra.get("cond"), "batch", None)
+    return None if batch is None else [len(prompts) for prompts in batch]

@@ -1,0 +1,63 @@
+"""Copies what the engine needs from the host's processing object `p`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lib_controlnet.image import Size
+from lib_controlnet.request import GenerationRequest, InpaintRules
+
+UPSCALE_KEYS = ("sd upscale",)
+
+
+def read_request(p: Any) -> GenerationRequest:
+    """The request of a txt2img or img2img processing object, as it is inside `process`.
+
+    Sizes may be any JSON number over the API; they are truncated as the host does.
+    """
+    init_images = getattr(p, "init_images", None) or []
+    return GenerationRequest(
+        size=Size(int(p.width), int(p.height)),
+        batch_size=int(p.batch_size),
+        iterations=int(p.n_iter),
+        seed=_seed(p),
+        init_image=init_images[0] if init_images else None,
+        resize_mode=int(getattr(p, "resize_mode", 0) or 0),
+        inpaint=_inpaint(p) if init_images else None,
+        has_hires=bool(getattr(p, "enable_hr", False)),
+        is_upscale_script=is_upscale_script(p),
+    )
+
+
+def is_upscale_script(p: Any) -> bool:
+    """Whether an upscaling script runs this generation tile by tile."""
+    keys = [str(key).lower() for key in p.extra_generation_params]
+    return any(mark in key for key in keys for mark in UPSCALE_KEYS)
+
+
+def hires_canvas(p: Any) -> Size | None:
+    """Size of the upscaled picture whose latent the host crops; only valid in a hires pass."""
+    width, height = getattr(p, "hr_upscale_to_x", 0), getattr(p, "hr_upscale_to_y", 0)
+    return Size(int(width), int(height)) if width and height else None
+
+
+def _seed(p: Any) -> int:
+    seeds = getattr(p, "all_seeds", None) or [p.seed]
+    subseeds = getattr(p, "all_subseeds", None) or [p.subseed]
+    first, second = (max(int(values[0] or 0), 0) for values in (seeds, subseeds))
+    return (first + second) & 0xFFFFFFFF
+
+
+def _inpaint(p: Any) -> InpaintRules | None:
+    mask = getattr(p, "image_mask", None)
+    if mask is None:
+        return None
+    return InpaintRules(
+        mask=mask,
+        blur_x=float(getattr(p, "mask_blur_x", 4) or 0),
+        blur_y=float(getattr(p, "mask_blur_y", 4) or 0),
+        invert=bool(getattr(p, "inpainting_mask_invert", 0)),
+        binary=bool(getattr(p, "mask_round", True)),
+        only_masked=bool(getattr(p, "inpaint_full_res", False)),
+        padding=int(getattr(p, "inpaint_full_res_padding", 0) or 0),
+    )

@@ -1,0 +1,116 @@
+"""What all generations of a running WebUI share: catalog, caches, and the preview path."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lib_controlnet.catalog import Catalog
+from lib_controlnet.checkpoint import open_checkpoint
+from lib_controlnet.families import identify
+from lib_controlnet.host.a1111 import A1111Host, base_unet
+from lib_controlnet.model_cache import ModelCache
+from lib_controlnet.preprocess import DetectionCache, run_preprocessor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lib_controlnet.families.base import BaseUNet, ControlNetwork
+    from lib_controlnet.preprocess import Detection
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES: Final = 16 * 2**30
+"""Upper bound of the weights kept in memory, whatever the number of models."""
+
+
+class Runtime:
+    """Created by the script when it is loaded, closed when it is unloaded."""
+
+    def __init__(self) -> None:
+        self.host = A1111Host()
+        self.catalog = Catalog(self.host.model_folders())
+        self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
+        self.detections = DetectionCache(
+            max_count=int(str(self.host.flag("controlnet_preprocessor_cache_size", 16)))
+        )
+
+    def option(self, key: str, default: object) -> object:
+        """A setting's present value."""
+        return self.host.option(key, default)
+
+    def unit_count(self) -> int:
+        """Slots in the panel and in the API."""
+        return max(int(str(self.option("control_net_unit_count", 3))), 1)
+
+    def cache_size(self) -> int:
+        """Control models kept loaded."""
+        return max(int(str(self.option("control_net_model_cache_size", 2))), 1)
+
+    def base(self) -> BaseUNet | None:
+        """The loaded checkpoint's U-Net; never loads one."""
+        return base_unet()
+
+    def refresh_models(self) -> list[str]:
+        """Scan the model folders again and return the names."""
+        self.catalog = Catalog(self.host.model_folders())
+        return self.catalog.names()
+
+    def find_model(self, name: str) -> Path:
+        """File of a control model by its name in the panel, its stem, or a part of it.
+
+        Scans the folders again before giving up: the file may be new.
+
+        Raises:
+            ModelNotFoundError: no such file; the message lists similar names and the folders.
+        """
+        from lib_controlnet.errors import ModelNotFoundError
+
+        try:
+            return self.catalog.find(name)
+        except ModelNotFoundError:
+            self.refresh_models()
+            return self.catalog.find(name)
+
+    def network(self, path: Path, base: BaseUNet) -> ControlNetwork:
+        """The loaded control model, from the cache if it is there.
+
+        Raises:
+            CheckpointError: the file is damaged, of an unknown family, or for another base.
+        """
+        host = self.host
+        self.model_cache.max_count = max(self.cache_size(), self.unit_count())
+        return self.model_cache.get(
+            path, base, host.network_dtype, host.device, _load_network
+        )
+
+    def detect(
+        self,
+        module: str,
+        image: np.ndarray,
+        resolution: float = -1,
+        a: float = -1,
+        b: float = -1,
+        c: float = -1,
+        mask: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> Detection:
+        """Run a preprocessor, through the cache. See `preprocess.run_preprocessor`."""
+        return run_preprocessor(
+            module, image, resolution, (a, b, c), mask=mask, seed=seed, cache=self.detections
+        )
+
+    def close(self) -> None:
+        """Give back all memory."""
+        self.model_cache.clear()
+        self.detections.clear()
+        self.host.free_memory()
+
+
+def _load_network(
+    path: Path, base: BaseUNet, dtype: object, device: object
+) -> ControlNetwork:
+    checkpoint = open_checkpoint(path)
+    family = identify(checkpoint)
+    return family.load(checkpoint, base, dtype, device)  # type: ignore[arg-type]

@@ -1,0 +1,195 @@
+"""Which picture feeds a unit: its own, or the img2img picture, cropped as the host crops it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lib_controlnet.crop import crop_and_fill, host_mask, masked_region
+from lib_controlnet.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
+from lib_controlnet.enums import ResizeMode
+from lib_controlnet.errors import UnitError
+from lib_controlnet.image import Size, fit_map, join_mask
+
+if TYPE_CHECKING:
+    from lib_controlnet.request import GenerationRequest
+    from lib_controlnet.unit import ControlUnit
+
+NEARLY_BLACK: Final = 5
+NEARLY_WHITE: Final = 250
+PAIR: Final = 2
+
+
+@dataclass(frozen=True)
+class ControlPicture:
+    """The picture a preprocessor gets.
+
+    Attributes:
+        image: uint8 (H, W, 3), or (H, W, 4) with the mask in the fourth channel.
+        resize_mode: how the detected map is brought to the picture's size.
+        is_own: the unit's own picture, not the img2img one.
+    """
+
+    image: np.ndarray
+    resize_mode: ResizeMode
+    is_own: bool
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """How pictures may be read.
+
+    Attributes:
+        allow_paths: folders whose files a request may name; False refuses all.
+        fetch: loads http(s) URLs, None refuses them.
+        ignore_masks: a drawn mask never becomes the control image.
+    """
+
+    allow_paths: Folders = False
+    fetch: Fetch | None = None
+    ignore_masks: bool = False
+
+
+def control_picture(
+    unit: ControlUnit, request: GenerationRequest, wants_mask: bool, source: PictureSource
+) -> ControlPicture:
+    """Find and decode the picture of a unit.
+
+    Args:
+        unit: the unit.
+        request: the generation.
+        wants_mask: the preprocessor works on a mask (inpainting).
+        source: what may be read.
+
+    Raises:
+        UnitError: there is no picture, or several where one is wanted.
+        ImageError: the picture cannot be decoded.
+    """
+    image, mask = split_picture(unit)
+    if image is not None:
+        picture = _own_picture(unit, image, mask, wants_mask, source)
+        return _crop_own(picture, unit, request)
+    if mask is not None:
+        msg = f"{unit.name}: a mask is given without an image; send both, or neither"
+        raise UnitError(msg)
+    if request.init_image is None:
+        msg = (
+            f"{unit.name}: controlnet is enabled but no input image is given; add an image to "
+            "the unit or disable it"
+        )
+        raise UnitError(msg)
+    return _init_picture(unit, request, wants_mask)
+
+
+def split_picture(unit: ControlUnit) -> tuple[Any, Any]:
+    """Image and mask of a unit, undecoded, from every form the interface allows.
+
+    Raises:
+        UnitError: several pictures, or an empty or overlong list.
+    """
+    image, mask = unit.image, unit.mask
+    if isinstance(image, (list, tuple)):
+        if len(image) == 1 and isinstance(image[0], Mapping):
+            image = image[0]
+        elif image and all(isinstance(item, Mapping) for item in image):
+            msg = f"{unit.name}: {len(image)} images are given, this preprocessor takes one"
+            raise UnitError(msg)
+        elif len(image) == PAIR:
+            image, mask = image
+        else:
+            msg = f"{unit.name}: image is a list of {len(image)}; send [image, mask] or one image"
+            raise UnitError(msg)
+    if isinstance(image, Mapping):
+        mask = image.get("mask") if _is_given(image.get("mask")) else mask
+        image = image.get("image")
+    return (image if _is_given(image) else None), (mask if _is_given(mask) else None)
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def read_mask(value: Any, where: str, source: PictureSource) -> np.ndarray:
+    """Decode a mask, uint8 (H, W); of a drawn layer (`AlphaLayer`) the alpha channel counts."""
+    layer = getattr(value, "picture", None)
+    if layer is None:
+        return decode_mask(value, where, source.allow_paths, source.fetch)
+    drawn = decode_image(layer, where, source.allow_paths, source.fetch, keep_alpha=True)
+    full = np.full(drawn.shape[:2], 255, np.uint8)
+    return drawn[:, :, 3] if drawn.shape[2] == 4 else full  # noqa: PLR2004 - RGBA
+
+
+def _own_picture(
+    unit: ControlUnit, image: Any, mask: Any, wants_mask: bool, source: PictureSource
+) -> ControlPicture:
+    where = f"{unit.name}: image"
+    pixels = decode_image(image, where, source.allow_paths, source.fetch)
+    drawn = None if mask is None else read_mask(mask, f"{unit.name}: mask", source)
+    if wants_mask:
+        pixels = join_mask(pixels, drawn)
+    elif drawn is not None and not source.ignore_masks and _is_scribble(drawn):
+        pixels = to_rgb(drawn)
+    return ControlPicture(pixels, unit.resize_mode, is_own=True)
+
+
+def _is_scribble(mask: np.ndarray) -> bool:
+    """A mask that is neither blank nor full was drawn to be the control image itself."""
+    return not (mask.max() <= NEARLY_BLACK or mask.min() >= NEARLY_WHITE)
+
+
+def _crop_own(
+    picture: ControlPicture, unit: ControlUnit, request: GenerationRequest
+) -> ControlPicture:
+    """Follow the host's "Only masked" area with a picture that lies over the whole picture."""
+    region = _crop_region(unit, request)
+    if region is None or request.init_image is None:
+        return picture
+    whole = Size(request.init_image.width, request.init_image.height)
+    placed = fit_map(picture.image, whole, picture.resize_mode)
+    image = crop_and_fill(placed, region, request.size)
+    return ControlPicture(image, ResizeMode.OUTER_FIT, is_own=True)
+
+
+def _init_picture(
+    unit: ControlUnit, request: GenerationRequest, wants_mask: bool
+) -> ControlPicture:
+    pixels = decode_image(request.init_image, "the img2img image")
+    if wants_mask:
+        rules = request.inpaint
+        pixels = join_mask(pixels, None if rules is None else host_mask(rules))
+    region = _crop_region(unit, request)
+    if region is None:
+        return ControlPicture(pixels, request.picture_resize_mode, is_own=False)
+    cropped = crop_and_fill(pixels, region, request.size)
+    return ControlPicture(cropped, ResizeMode.OUTER_FIT, is_own=False)
+
+
+def _crop_region(
+    unit: ControlUnit, request: GenerationRequest
+) -> tuple[int, int, int, int] | None:
+    """The host's crop (left, top, right, bottom) in pixels of its mask, None without one."""
+    rules = request.inpaint
+    if rules is None or not rules.only_masked:
+        return None
+    if not (unit.inpaint_crop_input_image or request.is_upscale_script):
+        return None
+    return masked_region(rules, request.size)
+
+
+def region_mask(unit: ControlUnit, source: PictureSource) -> np.ndarray | None:
+    """The unit's own region, uint8 (H, W), white where it acts; None for the whole picture.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    value = unit.effective_region_mask
+    if value is None:
+        return None
+    if isinstance(value, Mapping):  # a drawing widget's {"image", "mask"}
+        value = value.get("mask") if _is_given(value.get("mask")) else value.get("image")
+    return None if value is None else read_mask(value, f"{unit.name}: region mask", source)
+
+

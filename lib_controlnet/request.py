@@ -1,0 +1,70 @@
+"""What the engine needs to know of one generation, copied from the host once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lib_controlnet.enums import ResizeMode
+from lib_controlnet.image import Size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LATENT_UPSCALE_MODE = 3
+"""The host's resize mode "just resize (latent upscale)"."""
+
+
+@dataclass(frozen=True)
+class InpaintRules:
+    """How the host prepares an inpainting mask.
+
+    Attributes:
+        mask: picture as given, any mode.
+        blur_x, blur_y: standard deviation of the blur, pixels.
+        invert: repaint what is not masked.
+        binary: round the mask to 0 and 255.
+        only_masked: work on the masked area, enlarged to the requested size.
+        padding: pixels around the masked area.
+    """
+
+    mask: Image
+    blur_x: float
+    blur_y: float
+    invert: bool
+    binary: bool
+    only_masked: bool
+    padding: int
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One call of the host's `process_images`.
+
+    Attributes:
+        size: requested picture size, pixels (first pass).
+        batch_size, iterations: pictures per batch, batches.
+        seed: first seed plus first variation seed, as the host resolved them.
+        init_image: img2img picture, None for txt2img.
+        resize_mode: the host's img2img resize mode, 0 to 3.
+        inpaint: mask and its rules, None without a mask.
+        has_hires: a hires pass follows.
+        is_upscale_script: a script upscales tile by tile; maps are not shown then.
+    """
+
+    size: Size
+    batch_size: int = 1
+    iterations: int = 1
+    seed: int = 0
+    init_image: Image | None = None
+    resize_mode: int = 0
+    inpaint: InpaintRules | None = None
+    has_hires: bool = False
+    is_upscale_script: bool = False
+
+    @property
+    def picture_resize_mode(self) -> ResizeMode:
+        """The host's resize mode as a unit's: latent upscale stretches, like "Just Resize"."""
+        if self.resize_mode == LATENT_UPSCALE_MODE:
+            return ResizeMode.RESIZE
+        return ResizeMode.parse(self.resize_mode)

@@ -1,0 +1,262 @@
+"""One generation, from the units a user asked for to the teardown of its hooks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from lib_controlnet.active import ActiveControl, evaluate_group
+from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
+from lib_controlnet.errors import ControlNetError, HostError
+from lib_controlnet.families.base import describe_unet
+from lib_controlnet.hint import PassGeometry, place_map, region_tensor, to_hint
+from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
+from lib_controlnet.patcher import UNetPatcher
+from lib_controlnet.step import RowLayout, StepContext, StepCursor
+from lib_controlnet.window import Window, layer_strengths
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from lib_controlnet.families.base import BaseUNet, ControlNetwork, UNetShape
+    from lib_controlnet.ports import Host
+    from lib_controlnet.unit import ControlUnit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """One run of the sampler.
+
+    Attributes:
+        geometry: where the pass's latent lies on the picture.
+        is_hires: second pass of a hires fix.
+        has_hires: the generation has a hires pass at all.
+    """
+
+    geometry: PassGeometry
+    is_hires: bool = False
+    has_hires: bool = False
+
+
+@dataclass
+class PreparedUnit:
+    """A unit that is ready to be bound to passes.
+
+    Attributes:
+        unit: what was asked.
+        resize_mode: the mode that applies (an img2img picture brings its own).
+        detected: uint8 (H, W, 3 or 4), the preprocessor's map.
+        region: uint8 (H, W), white where the unit acts; None for the whole picture.
+        load: gives the control network for the base model that is loaded now.
+        soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
+        effect: name of a sampling effect the preprocessor declares, or None.
+        maps: maps to show, filled as passes begin, newest first; uint8 (H, W, 3 or 4).
+    """
+
+    unit: ControlUnit
+    resize_mode: ResizeMode
+    detected: np.ndarray
+    region: np.ndarray | None
+    load: Callable[[BaseUNet], ControlNetwork] | None
+    soft_in_hires: bool = False
+    effect: str | None = None
+    maps: list[np.ndarray] = field(default_factory=list)
+
+
+class ControlSession:
+    """The controls of one generation.
+
+    Args:
+        host: the WebUI.
+        prepared: units in the user's order.
+        on_error: what a unit that fails does to the generation.
+    """
+
+    def __init__(
+        self, host: Host, prepared: Sequence[PreparedUnit], on_error: OnError = OnError.STOP
+    ) -> None:
+        self.host = host
+        self.prepared = list(prepared)
+        self.on_error = on_error
+        self.error: BaseException | None = None
+        self.comments: list[str] = []
+        self.active: list[ActiveControl] = []
+        self.cursor = StepCursor()
+        self.evaluations = 0
+        self._one_by_one = False
+        self._shape: UNetShape | None = None
+        self._patched: UNetPatcher | None = None
+
+    def begin_pass(self, info: PassInfo, base: BaseUNet) -> None:
+        """Bind every unit to this pass and this model.
+
+        Raises:
+            ControlNetError: a unit cannot act on this model (only with `OnError.STOP`).
+        """
+        self.active = []
+        self._one_by_one = False
+        self._shape = base.shape
+        for prepared in list(self.prepared):
+            try:
+                control = self._bind(prepared, info, base)
+            except ControlNetError as error:
+                if self.on_error is OnError.STOP:
+                    raise
+                self.prepared.remove(prepared)
+                self.comments.append(f"{error} (unit skipped)")
+                continue
+            if control is not None:
+                self.active.append(control)
+
+    def _bind(
+        self, prepared: PreparedUnit, info: PassInfo, base: BaseUNet
+    ) -> ActiveControl | None:
+        unit = prepared.unit
+        placed = place_map(prepared.detected, info.geometry, prepared.resize_mode)
+        prepared.maps.insert(0, placed)
+        if prepared.load is None or not _acts_in(unit.hr_option, info):
+            return None
+        network = prepared.load(base)
+        mode = unit.control_mode
+        if prepared.soft_in_hires and info.is_hires and mode is ControlMode.BALANCED:
+            # Parity: one-pixel line maps are softened in a hires pass.
+            mode = ControlMode.PROMPT
+        strengths = layer_strengths(
+            unit.weight, network.layers, mode, unit.advanced_weighting, unit.name
+        )
+        window = Window(unit.guidance_start, unit.guidance_end)
+        region = self._region(prepared, info)
+        if not any(strengths) or window.is_empty or (region is not None and region.is_empty):
+            log.info("%s has no effect in this pass (strength, window or region)", unit.name)
+            return None
+        log.info(
+            "%s: %s, %s, %s, window %g to %g, %dx%d%s",
+            *(unit.name, unit.module, network.name, unit.control_mode, window.start, window.end),
+            *(info.geometry.size.width, info.geometry.size.height),
+            ", hires" if info.is_hires else "",
+        )
+        return ActiveControl(
+            network=network,
+            hint=to_hint(placed),
+            strengths=strengths,
+            window=window,
+            cond_only=unit.control_mode is ControlMode.CONTROL or network.global_average_pooling,
+            region=None if region is None or region.is_full else region,
+        )
+
+    @staticmethod
+    def _region(prepared: PreparedUnit, info: PassInfo) -> RegionMask | None:
+        if prepared.region is None:
+            return None
+        return RegionMask(region_tensor(prepared.region, info.geometry, prepared.resize_mode))
+
+    @contextmanager
+    def sampling(self, unet: nn.Module) -> Iterator[None]:
+        """Controls act on `unet` inside this context; afterwards it is as it was.
+
+        Raises:
+            ControlNetError: on entry, if preparing the units failed.
+        """
+        if self.error is not None:
+            raise self.error
+        if not self.active:
+            yield
+            return
+        self.cursor = StepCursor()
+        patcher = UNetPatcher(unet, self.cursor, self)
+        self._move_networks()
+        try:
+            with patcher.attached():
+                self._patched = patcher
+                yield
+        finally:
+            self._patched = None
+            self.cursor.layout = None
+            for control in self.active:
+                control.release()
+
+    def _move_networks(self) -> None:
+        for control in self.active:
+            control.network.to(self.host.device, self.host.network_dtype)
+
+    def begin_evaluation(
+        self, layout: RowLayout, progress: float, unet: nn.Module | None = None
+    ) -> None:
+        """The host announces the next evaluation of the denoiser.
+
+        Args:
+            layout: its rows.
+            progress: fraction of this pass's steps done, 0 to 1.
+            unet: the module that will be called. A refiner may have replaced the one that was
+                patched; then the controls stay silent for the rest of the pass.
+        """
+        if self._patched is None:
+            return
+        if unet is not None and unet is not self._patched.unet:
+            self._refuse_foreign(unet)
+        self.evaluations += 1
+        self.cursor.begin(layout, progress)
+
+    def _refuse_foreign(self, unet: nn.Module) -> None:
+        comment = (
+            "ControlNet: the model was switched during sampling to one that the controls were "
+            f"not bound to ({describe_unet(unet).kind}); from there on they do not act"
+        )
+        if comment not in self.comments:
+            self.comments.append(comment)
+            log.warning(comment)
+
+    def residuals(self, step: StepContext) -> list[Residuals]:
+        """Everything to add in one U-Net call (called by the patcher)."""
+        groups: dict[tuple[int, tuple[int, ...]], list[ActiveControl]] = {}
+        for control in self.active:
+            if not control.window.is_open(step.progress):
+                continue
+            rows = step.select(control.cond_only, control.images)
+            if rows:
+                groups.setdefault((id(control.network), rows), []).append(control)
+        parts: list[Residuals] = []
+        for (_, rows), controls in groups.items():
+            parts += self._evaluate(controls, step, rows)
+        return sum_residuals(parts)
+
+    def _evaluate(
+        self, controls: list[ActiveControl], step: StepContext, rows: tuple[int, ...]
+    ) -> list[Residuals]:
+        """Units of one network as one batch; one by one if memory does not allow it."""
+        if len(controls) > 1 and not self._one_by_one:
+            try:
+                return evaluate_group(controls, step, rows)
+            except torch.cuda.OutOfMemoryError:
+                self._one_by_one = True
+                self.host.free_memory()
+                log.warning("not enough memory to evaluate %d units at once", len(controls))
+        return [part for control in controls for part in evaluate_group([control], step, rows)]
+
+    def check_effect(self) -> None:
+        """After a pass: say so if the U-Net was never called through the host's callback.
+
+        Raises:
+            HostError: controls were bound and none of them could act.
+        """
+        if self.active and not self.evaluations:
+            msg = (
+                "ControlNet: the sampler never announced a step, so no control could act; "
+                "another extension may have replaced the denoiser"
+            )
+            raise HostError(msg)
+
+
+def _acts_in(option: HiResOption, info: PassInfo) -> bool:
+    """Whether a unit with this option acts in the pass; without hires it always does."""
+    if not info.has_hires or option is HiResOption.BOTH:
+        return True
+    return info.is_hires == (option is HiResOption.HIGH_RES_ONLY)
