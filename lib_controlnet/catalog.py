@@ -1,0 +1,224 @@
+"""Control model files in the user's folders, and the names under which users ask for them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lib_controlnet.errors import ModelNotFoundError
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+
+HASH_OFFSET: Final = 0x100000
+HASH_BYTES: Final = 0x10000
+
+GENERIC_STEMS: Final = ("diffusion_pytorch_model", "pytorch_model", "model")
+"""File stems of model repositories, where only the folder says which model it is."""
+
+TYPE_WORDS: Final = {
+    "instructp2p": ("ip2p",),
+    "segmentation": ("seg",),
+    "normalmap": ("normal",),
+    "t2i-adapter": ("t2i_adapter", "t2iadapter", "t2ia"),
+    "ip-adapter": ("ip_adapter", "ipadapter"),
+    "openpose": ("densepose",),
+    "instant-id": ("instant_id", "instantid"),
+    "scribble": ("sketch",),
+    "tile": ("blur",),
+}
+"""Words by which model names are listed under a control type, beside the type itself."""
+
+UNION_TYPES: Final = frozenset(
+    {
+        *("openpose", "depth", "softedge", "scribble", "canny", "lineart", "mlsd", "normalmap"),
+        *("segmentation", "inpaint", "tile"),
+    }
+)
+"""Control types for which union models are offered."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A control model file.
+
+    Attributes:
+        path: where it is.
+        hash: 8 hexadecimal digits, the host's short model hash.
+    """
+
+    path: Path
+    hash: str
+
+    @property
+    def stem(self) -> str:
+        """File name without its extension."""
+        return self.path.stem
+
+    @property
+    def name(self) -> str:
+        """What the user sees: `stem [hash]`."""
+        return f"{self.stem} [{self.hash}]"
+
+    @property
+    def search_text(self) -> str:
+        """Lower-case text for partial matches; a repository's folder stands for a generic stem."""
+        stem = self.stem.lower()
+        return f"{self.path.parent.name.lower()}/{stem}" if _is_generic(stem) else stem
+
+
+def _is_generic(stem: str) -> bool:
+    return stem.split(".", maxsplit=1)[0] in GENERIC_STEMS
+
+
+def short_hash(path: Path) -> str:
+    """The host's short hash: SHA-256 of 64 KiB found 1 MiB into the file, 8 digits.
+
+    Smaller files hash nothing, so all of them share `e3b0c442`.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(HASH_OFFSET)
+            return hashlib.sha256(stream.read(HASH_BYTES)).hexdigest()[:8]
+    except OSError:
+        return "NOFILE"
+
+
+class Catalog:
+    """All control models below some folders.
+
+    Args:
+        folders: scanned recursively, links followed; of two files with the same name and hash the
+            one in the earlier folder counts. Missing folders are skipped.
+        sort_by: `name`, `date` (newest first) or `path name`.
+        name_filter: only stems that contain this text, in any letter case.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], sort_by: str = "name", name_filter: str = ""
+    ) -> None:
+        self.folders = [Path(folder) for folder in folders]
+        self.sort_by = sort_by
+        self.name_filter = name_filter.strip().lower()
+        self._hashes: dict[tuple[str, int, int], str] = {}
+        self._files: dict[str, ModelFile] | None = None
+
+    def refresh(self) -> None:
+        """Scan the folders again; files that did not change are not read again."""
+        files: dict[str, ModelFile] = {}
+        hashes: dict[tuple[str, int, int], str] = {}
+        for folder in self.folders:
+            for path in self._sorted(_model_paths(folder)):
+                if self.name_filter and self.name_filter not in path.stem.lower():
+                    continue
+                try:
+                    state = path.stat()
+                except OSError as error:  # a link to nowhere
+                    log.debug("%s is skipped: %s", path, error)
+                    continue
+                key = (str(path), state.st_mtime_ns, state.st_size)
+                hashes[key] = self._hashes.get(key) or short_hash(path)
+                entry = ModelFile(path, hashes[key])
+                files.setdefault(entry.name, entry)
+        self._files, self._hashes = files, hashes
+        log.debug("%d control models in %d folders", len(files), len(self.folders))
+
+    def _sorted(self, paths: Iterable[Path]) -> list[Path]:
+        if self.sort_by == "date":
+            return sorted(paths, key=lambda path: -path.stat().st_mtime if path.exists() else 0.0)
+        if self.sort_by == "path name":
+            return sorted(paths, key=lambda path: str(path).lower())
+        return sorted(paths, key=lambda path: (path.name.lower(), str(path)))
+
+    @property
+    def files(self) -> dict[str, ModelFile]:
+        """Files by displayed name, in display order; scanned at first use."""
+        if self._files is None:
+            self.refresh()
+        return self._files or {}
+
+    def names(self) -> list[str]:
+        """Displayed names, `stem [hash]`, in display order."""
+        return list(self.files)
+
+    def for_type(self, control_type: str) -> list[str]:
+        """Displayed names of models whose names speak of a control type; all for `All`."""
+        kind = control_type.strip().lower()
+        if kind in ("", "all"):
+            return self.names()
+        words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
+        return [
+            name
+            for name, entry in self.files.items()
+            if any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
+        ]
+
+    def find(self, text: str) -> Path:
+        """The file a user means.
+
+        Tried in this order: the displayed name; the stem in any letter case, with or without a
+        matching hash; the stem alone when the hash is of another copy of the model; the shortest
+        stem that contains the text.
+
+        Raises:
+            ModelNotFoundError: nothing fits; names what comes close and where was searched.
+        """
+        wanted = text.strip()
+        if wanted in self.files:
+            return self.files[wanted].path
+        stem, digest = _split_name(wanted)
+        if not stem:
+            raise ModelNotFoundError(self._not_found(text))
+        same = [entry for entry in self.files.values() if entry.stem.lower() == stem]
+        for entry in same:
+            if entry.hash == digest:
+                return entry.path
+        if same:
+            if digest:
+                log.info("%r: taking %s, a copy with another hash", text, same[0].name)
+            return same[0].path
+        containing = [entry for entry in self.files.values() if stem in entry.search_text]
+        if containing:
+            return min(containing, key=lambda entry: len(entry.stem)).path
+        raise ModelNotFoundError(self._not_found(text))
+
+    def _not_found(self, text: str) -> str:
+        folders = ", ".join(str(folder) for folder in self.folders) or "none"
+        if not self.files:
+            return f"control model {text!r} is not found: no model files in the folders {folders}"
+        by_stem = {entry.stem.lower(): name for name, entry in self.files.items()}
+        close = difflib.get_close_matches(_split_name(text)[0], by_stem, n=3, cutoff=0.3)
+        nearest = ", ".join(by_stem[stem] for stem in close) or next(iter(self.files))
+        return (
+            f"control model {text!r} is not found; the closest names are {nearest}; "
+            f"searched {len(self.files)} models in the folders {folders}"
+        )
+
+
+def _split_name(text: str) -> tuple[str, str]:
+    """Lower-case stem and hash of `stem [hash]`; the hash is empty without brackets."""
+    found = re.fullmatch(r"(.*?)\s*\[([0-9a-z]+)\]", text.strip().lower())
+    return (found[1], found[2]) if found else (text.strip().lower(), "")
+
+
+def _model_paths(folder: Path) -> Iterator[Path]:
+    """Model files below a folder; each real directory once, whatever links lead in circles."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            path = Path(root, name)
+            if path.suffix.lower() in EXTENSIONS and path.stem != "None":
+                yield path

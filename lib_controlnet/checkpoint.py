@@ -1,0 +1,377 @@
+"""Control model files: names, shapes and tensors, read one by one, without running anything.
+
+A `.safetensors` file is read by its published format (8 bytes of header length, a JSON header,
+raw tensors) instead of through a memory map: a mapped file counts twice while it is converted,
+and on Windows cannot be replaced while a network uses it. Everything else goes through
+`torch.load`, tensors only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from lib_controlnet.errors import BrokenCheckpointError, ModelNotFoundError
+from lib_controlnet.layouts import is_diffusers, normalise
+
+log = logging.getLogger(__name__)
+
+Device = torch.device | str
+
+GLOBAL_POOLING_STEMS: Final = frozenset(
+    {
+        "control_v11e_sd15_shuffle",
+        "control_v11e_sd15_shuffle_fp16",
+        "control_v11e_sd15_shuffle.fp16",
+    }
+)
+"""Published files whose residuals are averaged over the picture, when nothing else says so."""
+
+HEADER_LIMIT: Final = 100_000_000
+"""Longest header the safetensors format allows, in bytes."""
+
+TORCH_ERRORS: Final = (
+    OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+"""What `torch.load` raises for files that are damaged, foreign or not tensors only."""
+
+
+def _torch_dtypes() -> dict[str, torch.dtype]:
+    names = {
+        "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+        "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+        "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    }  # fmt: skip
+    return {code: getattr(torch, name) for code, name in names.items() if hasattr(torch, name)}
+
+
+SAFETENSORS_DTYPES: Final = _torch_dtypes()
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What is known of a tensor without reading it; `begin` orders a file's tensors."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    begin: int = 0
+
+
+class TensorFile(Protocol):
+    """A container of named tensors."""
+
+    infos: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield fresh CPU tensors in the order of the file."""
+        ...
+
+
+class SafetensorsFile:
+    """Reads `.safetensors`: one tensor at a time, straight into its own memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as stream:
+            header, self._start = _read_header(path, stream)
+        size = path.stat().st_size - self._start
+        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+        self.infos: dict[str, TensorInfo] = {}
+        for name, entry in header.items():
+            self.infos[name] = _read_entry(path, name, entry)
+            end = entry["data_offsets"][1]
+            if end > size:
+                msg = (
+                    f"{path.name} is damaged or incomplete: its header announces "
+                    f"{_megabytes(max(e['data_offsets'][1] for e in header.values()))} of "
+                    f"tensors, the file holds {_megabytes(size)}; download it again"
+                )
+                raise BrokenCheckpointError(msg)
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield fresh CPU tensors in the order of the file."""
+        with self.path.open("rb", buffering=0) as stream:
+            for name in sorted(names, key=lambda name: self.infos[name].begin):
+                info = self.infos[name]
+                tensor = torch.empty(info.shape, dtype=info.dtype)
+                stream.seek(self._start + info.begin)
+                _fill(self.path, stream, tensor)
+                yield name, tensor
+
+
+def _read_header(path: Path, stream: BinaryIO) -> tuple[dict, int]:
+    """The JSON header of a safetensors file, and where the tensors begin."""
+    start = stream.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(HEADER_LIMIT, path.stat().st_size):
+        raise BrokenCheckpointError(_not_a_checkpoint(path, start + stream.read(64)))
+    raw = stream.read(length)
+    try:
+        header = json.loads(raw)
+    except ValueError:
+        header = None
+    if len(raw) < length or not isinstance(header, dict):
+        raise BrokenCheckpointError(_not_a_checkpoint(path, start + raw[:64]))
+    return header, 8 + length
+
+
+def _read_entry(path: Path, name: str, entry: object) -> TensorInfo:
+    try:
+        dtype = SAFETENSORS_DTYPES[entry["dtype"]]
+        shape = tuple(int(n) for n in entry["shape"])
+        begin, end = entry["data_offsets"]
+        fits = end - begin == math.prod(shape) * dtype.itemsize and begin >= 0
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        msg = f"{path.name} is damaged: its header describes {name} as {entry!r}; download it again"
+        raise BrokenCheckpointError(msg)
+    return TensorInfo(shape, dtype, begin)
+
+
+def _fill(path: Path, stream: BinaryIO, tensor: Tensor) -> None:
+    """Read the tensor's bytes into its memory."""
+    if not tensor.nelement():
+        return
+    view = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    while view:
+        count = stream.readinto(view)
+        if not count:
+            msg = f"{path.name} ended while it was read; download it again"
+            raise BrokenCheckpointError(msg)
+        view = view[count:]
+
+
+class TorchFile:
+    """Reads `.pth`, `.pt`, `.bin` and `.ckpt`, with tensors only: no code of the file runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        self._tensors, self._mapped = _load_torch(path)
+        self.infos = {
+            name: TensorInfo(tuple(tensor.shape), tensor.dtype, position)
+            for position, (name, tensor) in enumerate(self._tensors.items())
+        }
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield fresh CPU tensors in the order of the file; each is let go of once it is read."""
+        for name in sorted(names, key=lambda name: self.infos[name].begin):
+            if name not in self._tensors:
+                self._tensors, self._mapped = _load_torch(self.path)
+            tensor = self._tensors.pop(name)
+            shared = tensor.untyped_storage().nbytes() != tensor.nelement() * tensor.element_size()
+            yield name, tensor.clone() if self._mapped or shared else tensor
+
+
+def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """All tensors by dotted name, and whether they are mapped from the file."""
+    with path.open("rb") as stream:
+        mapped = stream.read(2) == b"PK"
+    options = {"map_location": "cpu", "weights_only": True}
+    try:
+        content = torch.load(str(path), **options, **({"mmap": True} if mapped else {}))
+    except TORCH_ERRORS as error:
+        log.debug("torch.load of %s failed", path, exc_info=True)
+        if isinstance(error, pickle.UnpicklingError) and "persistent" not in str(error):
+            raise BrokenCheckpointError(_refused(path)) from None
+        raise BrokenCheckpointError(_not_a_checkpoint(path, path.open("rb").read(64))) from None
+    if content is None:  # the host's own loader answers a refusal so
+        raise BrokenCheckpointError(_refused(path))
+    for outer in ("state_dict", "controlnet"):
+        if isinstance(content, dict) and isinstance(content.get(outer), dict):
+            content = content[outer]
+    return dict(_flatten(content)), mapped
+
+
+def _flatten(content: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested dictionaries with dotted names; other values are dropped."""
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value.detach()
+        else:
+            yield from _flatten(value, f"{prefix}{key}.")
+
+
+def _refused(path: Path) -> str:
+    return (
+        f"{path.name} was refused: it holds more than tensors, and could run code when loaded; "
+        "get the .safetensors version of this model"
+    )
+
+
+def _not_a_checkpoint(path: Path, start: bytes) -> str:
+    if start.startswith(b"version https://git-lfs"):
+        what = "a Git LFS pointer, not the model itself"
+    elif start.lstrip()[:1] == b"<":
+        what = "a web page that was saved under a model's name"
+    elif not start:
+        what = "empty"
+    else:
+        what = "damaged, incomplete, or no model file"
+    return f"{path.name} is {what} ({_megabytes(path.stat().st_size)}); download it again"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count} bytes"
+
+
+class Checkpoint:
+    """A model file with one set of names, whatever its container, prefixes and layout.
+
+    Attributes:
+        path: the file.
+        diffusers: it was saved by diffusers; the names here are the original (LDM) ones.
+    """
+
+    def __init__(self, path: Path, file: TensorFile) -> None:
+        self.path = path
+        self._file = file
+        self._names = normalise(file.infos)
+        self.diffusers = self._names.keys() != file.infos.keys() and _came_from_diffusers(
+            self._names.values()
+        )
+
+    @property
+    def name(self) -> str:
+        """File stem, as the user knows the model."""
+        return self.path.stem
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Normalised names of all tensors that belong to the control model."""
+        return tuple(self._names)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Free text that trainers put in safetensors headers."""
+        return self._file.metadata
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._names
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        return self._file.infos[self._names[key]].shape
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors by normalised name."""
+        return {key: self.shape(key) for key in self._names}
+
+    def dtype(self, key: str) -> torch.dtype:
+        """Precision in which the file keeps a tensor."""
+        return self._file.infos[self._names[key]].dtype
+
+    def tensor(self, key: str, dtype: torch.dtype | None = None, device: Device = "cpu") -> Tensor:
+        """Read one tensor."""
+        return next(self.tensors([key], dtype, device))[1]
+
+    def tensors(
+        self,
+        keys: Iterable[str] | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = "cpu",
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Read tensors in the order of the file; only one exists twice at any moment.
+
+        Args:
+            keys: normalised names; None for all.
+            dtype: precision of floating point tensors; None keeps the file's.
+        """
+        wanted = {self._names[key]: key for key in (self._names if keys is None else keys)}
+        for old, tensor in self._file.read(wanted):
+            floating = tensor.is_floating_point()
+            yield wanted[old], tensor.to(device=device, dtype=dtype if floating else None)
+
+    @cached_property
+    def config(self) -> Mapping[str, object]:
+        """The diffusers `config.json` that belongs to this file; empty without one."""
+        places = [self.path.with_suffix(".json")]
+        if self.path.stem.startswith("diffusion_pytorch_model"):
+            places.append(self.path.with_name("config.json"))
+        for place in places:
+            if place.is_file():
+                try:
+                    content = json.loads(place.read_text(encoding="utf-8"))
+                except (OSError, ValueError) as error:
+                    log.warning("%s cannot be read and is ignored: %s", place, error)
+                    continue
+                return content if isinstance(content, dict) else {}
+        return {}
+
+    @cached_property
+    def global_average_pooling(self) -> bool:
+        """Whether residuals are averaged over the picture (shuffle); no tensor tells.
+
+        Asked in this order: the file's metadata, the YAML beside it, diffusers' configuration
+        beside it, the table of published file names.
+        """
+        for key in ("global_average_pooling", "global_pool_conditions"):
+            if key in self.metadata:
+                return str(self.metadata[key]).strip().lower() in ("true", "1", "yes")
+        from_yaml = _yaml_flag(self.path.with_suffix(".yaml"), "global_average_pooling")
+        if from_yaml is not None:
+            return from_yaml
+        if "global_pool_conditions" in self.config:
+            return self.config["global_pool_conditions"] is True
+        if self.path.stem.lower() in GLOBAL_POOLING_STEMS:
+            log.warning(
+                "%s: taken for the published shuffle model by its name: residuals are averaged "
+                "over the picture; put a YAML with global_average_pooling beside it to decide",
+                self.path.name,
+            )
+            return True
+        return False
+
+
+def _came_from_diffusers(names: Iterable[str]) -> bool:
+    return is_diffusers(re.sub(r"^(module\.|model\.|control_model\.)*", "", name) for name in names)
+
+
+def _yaml_flag(path: Path, key: str) -> bool | None:
+    """A true-or-false entry anywhere in a YAML file; None where it is not given.
+
+    Read by pattern: these files name classes to construct, which nobody wants, and the core needs
+    no YAML package this way.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError as error:
+        log.warning("%s cannot be read and is ignored: %s", path, error)
+        return None
+    found = re.search(rf"(?mi)^\s*{key}\s*:\s*(true|yes|on|false|no|off)\s*(#.*)?$", text)
+    return None if found is None else found[1].lower() in ("true", "yes", "on")
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a control model file; the content, not the extension, tells the container.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        BrokenCheckpointError: it is damaged, empty, not a model file, or unsafe to load.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError as error:
+        msg = f"control model {path} cannot be opened: {error.strerror or error}"
+        raise ModelNotFoundError(msg) from error
+    is_torch = start[:2] == b"PK" or start[:1] == b"\x80"
+    return Checkpoint(path, TorchFile(path) if is_torch else SafetensorsFile(path))

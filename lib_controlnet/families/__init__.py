@@ -1,0 +1,82 @@
+"""Every way of steering a U-Net: one file per family, found by its place in this package."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING
+
+from lib_controlnet.checkpoint import open_checkpoint
+from lib_controlnet.errors import AmbiguousCheckpointError, CheckpointError
+from lib_controlnet.families.base import BaseUNet, ControlFamily, ControlNetwork
+from lib_controlnet.families.signatures import classify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from lib_controlnet.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def discover() -> tuple[ControlFamily, ...]:
+    """Import every module of this package and make one object of each family in it."""
+    families = []
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for _name, value in inspect.getmembers(module, inspect.isclass):
+            own = value.__module__ == module.__name__
+            if own and issubclass(value, ControlFamily) and not inspect.isabstract(value):
+                families.append(value())
+    return tuple(families)
+
+
+def identify(ckpt: Checkpoint) -> ControlFamily:
+    """The one family that a file belongs to.
+
+    Raises:
+        CheckpointError: no family loads it; the sentence says what the file seems to be.
+        AmbiguousCheckpointError: two families claim it.
+    """
+    families = [family for family in discover() if family.matches(ckpt)]
+    if len(families) == 1:
+        return families[0]
+    if families:
+        names = " and ".join(family.name for family in families)
+        msg = f"{ckpt.path.name} is claimed by {names}; please report this file"
+        raise AmbiguousCheckpointError(msg)
+    kind = classify(ckpt)
+    if kind is not None:
+        msg = f"{ckpt.path.name} is {kind.title}, not a ControlNet: {kind.advice}"
+        raise CheckpointError(msg)
+    some = ", ".join(sorted(ckpt.keys)[:3]) or "none"
+    msg = (
+        f"{ckpt.path.name} is no control model of a known kind: it holds {len(ckpt.keys)} tensors "
+        f"(first names: {some})"
+    )
+    raise CheckpointError(msg)
+
+
+def load_network(
+    path: Path, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
+) -> ControlNetwork:
+    """Open, identify and load a control model file.
+
+    Raises:
+        CheckpointError: the file or its base model does not fit; see `identify` and `load`.
+    """
+    ckpt = open_checkpoint(path)
+    family = identify(ckpt)
+    network = family.load(ckpt, base, dtype, device)
+    log.info(
+        "%s: %s for %s, %.0f MB%s",
+        *(network.name, network.family, network.base, network.nbytes / 1e6),
+        ", averaged over the picture" if network.global_average_pooling else "",
+    )
+    return network

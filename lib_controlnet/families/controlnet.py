@@ -1,0 +1,246 @@
+"""ControlNet for SD1, SD2 and SDXL (Zhang, Rao, Agrawala, arXiv:2302.05543).
+
+Covers original and diffusers files, SDXL's reduced variants, and difference files: those hold
+"control minus base" and are added to the loaded checkpoint's encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import torch
+import torch.nn.functional as F
+
+from lib_controlnet.enums import BaseModel
+from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
+from lib_controlnet.families.base import ControlFamily, ControlNetwork, UNetShape, read_shape
+from lib_controlnet.families.base_weights import BaseWeights
+from lib_controlnet.families.signatures import classify
+from lib_controlnet.nets.cldm import ControlNet, read_params
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lib_controlnet.checkpoint import Checkpoint
+    from lib_controlnet.families.base import BaseUNet
+
+SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
+"""Parts of a ControlNet that begin as a copy of the base U-Net."""
+
+SD1_HEADS: Final = 8
+HEAD_WIDTH: Final = 64
+
+
+class ControlNetNetwork(ControlNetwork):
+    """A loaded ControlNet."""
+
+    family = "ControlNet"
+
+    def __init__(self, name: str, module: ControlNet, shape: UNetShape) -> None:
+        self.name = name
+        self.module: ControlNet = module
+        self.base = shape.kind
+        self.layers = shape.layers
+        self.flip_channels = False
+
+    @torch.no_grad()
+    def encode_hint(self, hint: Tensor) -> Tensor:
+        """Run the hint block, see `ControlNetwork.encode_hint`."""
+        if hint.dim() != 4 or hint.shape[1] != self.module.params.hint_widths[0]:
+            msg = (
+                f"control model {self.name} reads hints with "
+                f"{self.module.params.hint_widths[0]} channels, got shape {tuple(hint.shape)}"
+            )
+            raise HostError(msg)
+        hint = hint.flip(1) if self.flip_channels else hint
+        with torch.autocast(self.device.type, enabled=False):
+            return self.module.encode_hint(hint.to(self.device))
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        guided_hint: Tensor,
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Compute the wanted residuals, see `ControlNetwork.evaluate`.
+
+        A guided hint of another size than the latent (hint not 8 times the latent, odd sizes) is
+        brought to it bilinearly. Autocast is off: the network computes in its own precision,
+        sinusoids in float32, whatever the host chose for the U-Net.
+        """
+        params, dtype, device = self.module.params, self.dtype, self.device
+        if params.adm_channels is not None and y is None:
+            msg = (
+                f"control model {self.name} is made for {self.base} and needs the vector "
+                "condition y, which the U-Net was called without"
+            )
+            raise HostError(msg)
+        if guided_hint.shape[-2:] != x.shape[-2:]:
+            guided_hint = F.interpolate(guided_hint.float(), x.shape[-2:], mode="bilinear")
+        with torch.autocast(device.type, enabled=False):
+            outs = self.module(
+                x[:, : params.in_channels].to(device, dtype),
+                timesteps.to(device),
+                context.to(device, dtype),
+                None if params.adm_channels is None else y.to(device, dtype),
+                guided_hint.to(device, dtype),
+                wanted,
+            )
+        return [None if out is None else out.to(x.device, x.dtype) for out in outs]
+
+
+class ControlNetFamily(ControlFamily):
+    """Loads ControlNets, from whatever layout."""
+
+    name = "ControlNet"
+
+    def matches(self, ckpt: Checkpoint) -> bool:
+        """Whether the file holds a plain ControlNet or a difference one."""
+        kind = classify(ckpt)
+        return kind is not None and kind.key == "controlnet"
+
+    def load(
+        self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
+    ) -> ControlNetwork:
+        """Build the network and fill it, see `ControlFamily.load`."""
+        is_difference = "difference" in ckpt
+        shapes = {key: shape for key, shape in ckpt.shapes.items() if key != "difference"}
+        if is_difference:
+            shapes |= _shapes_from_base(base, shapes)
+        shape = _read(ckpt, lambda: read_shape(shapes))
+        check_base(ckpt, shape, base)
+        params = _read(ckpt, lambda: read_params(shapes, _head_rule(shape, base)))
+        with torch.device("meta"):
+            module = ControlNet(params)
+        expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        _check_keys(ckpt, expected, shapes)
+        tensors = {
+            key: tensor.reshape(expected[key])
+            for key, tensor in (
+                _add_base(ckpt, base, expected, dtype, device)
+                if is_difference
+                else ckpt.tensors(expected, dtype, device)
+            )
+        }
+        module.load_state_dict(tensors, strict=True, assign=True)
+        network = ControlNetNetwork(ckpt.name, module.eval().requires_grad_(False), shape)
+        network.depends_on_base = is_difference
+        network.global_average_pooling = (
+            shape.kind is not BaseModel.SDXL and ckpt.global_average_pooling
+        )
+        network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
+        return network
+
+
+def check_base(ckpt: Checkpoint, shape: UNetShape, base: BaseUNet) -> None:
+    """Compare what a file was made for with the loaded checkpoint.
+
+    Raises:
+        WrongBaseModelError: text width, vector condition or block widths differ.
+    """
+    fits_text = shape.context_dim in (0, base.shape.context_dim)
+    fits_vector = shape.adm_channels in (None, base.shape.adm_channels)
+    if not (fits_text and fits_vector):
+        msg = (
+            f"control model {ckpt.name} is made for {shape}, the loaded checkpoint {base.name} is "
+            f"{base.shape}; choose a control model for {base.shape.kind}"
+        )
+        raise WrongBaseModelError(msg)
+    if (shape.skips, shape.middle) != (base.shape.skips, base.shape.middle):
+        msg = (
+            f"control model {ckpt.name} is made for a U-Net with {_widths(shape)}, the loaded "
+            f"checkpoint {base.name} ({base.shape}) has {_widths(base.shape)}; choose a control "
+            "model made for it"
+        )
+        raise WrongBaseModelError(msg)
+
+
+def _widths(shape: UNetShape) -> str:
+    widths = ", ".join(str(width) for width in sorted({*shape.skips, shape.middle}))
+    return f"{len(shape.skips)} input blocks of {widths} channels"
+
+
+def _head_rule(shape: UNetShape, base: BaseUNet) -> Callable[[str, int], int]:
+    """Attention heads: those of the base's block; where it has none, the published models' rule."""
+
+    def heads(block: str, width: int) -> int:
+        rule = SD1_HEADS if shape.kind is BaseModel.SD1 else max(1, width // HEAD_WIDTH)
+        return base.shape.heads.get(block, rule)
+
+    return heads
+
+
+def _read(ckpt: Checkpoint, reader: Callable[[], object]) -> object:
+    """Run a reader of shapes; a missing tensor becomes a sentence."""
+    try:
+        return reader()
+    except (KeyError, IndexError) as error:
+        msg = f"{ckpt.path.name} is a ControlNet, but incomplete: {error.args[0]} is missing"
+        raise BrokenCheckpointError(msg) from None
+
+
+def _check_keys(
+    ckpt: Checkpoint, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]]
+) -> None:
+    """Require exactly the expected names, and shapes that differ only in 1x1 axes."""
+    missing = expected.keys() - found.keys()
+    unexpected = found.keys() - expected.keys()
+    wrong = {
+        f"{key} {tuple(found[key])} instead of {shape}"
+        for key, shape in expected.items()
+        if key in found and _without_1x1(found[key]) != _without_1x1(shape)
+    }
+    groups = (("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong))
+    complaints = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in groups if keys]
+    if complaints:
+        msg = (
+            f"{ckpt.path.name} is a ControlNet, but damaged or of an unknown variant: of "
+            f"{len(expected)} tensors, {', '.join(complaints)}"
+        )
+        raise BrokenCheckpointError(msg)
+
+
+def _without_1x1(shape: Sequence[int]) -> tuple[int, ...]:
+    """A 1x1 convolution's shape as that of the equal linear layer."""
+    return tuple(shape[:2]) if len(shape) == 4 and tuple(shape[2:]) == (1, 1) else tuple(shape)
+
+
+def _first(keys: Iterable[str], count: int = 3) -> str:
+    keys = sorted(keys)
+    return ", ".join(keys[:count]) + (", ..." if len(keys) > count else "")
+
+
+def _shapes_from_base(base: BaseUNet, found: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    """Shapes of base parameters that a difference file left out because they did not change."""
+    return {
+        name: tuple(parameter.shape)
+        for name, parameter in base.module.named_parameters()
+        if name.startswith(SHARED_WITH_BASE) and name not in found
+    }
+
+
+def _add_base(
+    ckpt: Checkpoint,
+    base: BaseUNet,
+    names: Iterable[str],
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Iterable[tuple[str, Tensor]]:
+    """Yield the sums of a difference file and the base's encoder, added in float32."""
+    weights = BaseWeights(base)
+    stored = [name for name in names if name in ckpt]
+    for name, tensor in ckpt.tensors(stored, None, device):
+        original = weights.get(name, device) if name.startswith(SHARED_WITH_BASE) else None
+        if original is None:
+            yield name, tensor.to(dtype)
+            continue
+        if name == "input_blocks.0.0.weight":  # inpainting checkpoints read more channels
+            original = original[:, : tensor.shape[1]]
+        yield name, (original.reshape(tensor.shape) + tensor.float()).to(dtype)
+    for name in set(names).difference(stored):
+        yield name, weights.get(name, device).to(dtype)

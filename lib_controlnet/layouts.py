@@ -1,0 +1,128 @@
+"""Names of tensors: prefixes that files wear, and diffusers' names turned into the original ones.
+
+Nothing is known here but names, so a change of layout never reads or copies a tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Final
+
+DISCARDED: Final = re.compile(r"(^|\.)(model_ema\.|position_ids$|animatediff_config)")
+"""Bookkeeping that trainers leave in files; no network reads it."""
+
+DIFFUSERS_MARKS: Final = (
+    "controlnet_cond_embedding.conv_in.weight",
+    "controlnet_down_blocks.0.weight",
+)
+
+FULL_CHECKPOINT: Final = "model.diffusion_model."
+
+RESNET_NAMES: Final = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+STEM_NAMES: Final = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "controlnet_mid_block": "middle_block_out.0",
+    "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+}
+
+MIDDLE_PARTS: Final = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
+
+
+def normalise(names: Iterable[str]) -> dict[str, str]:
+    """Map the names a network uses to the names in the file.
+
+    Prefixes are stripped, other models in the same file and bookkeeping are left out, and a
+    ControlNet in diffusers' layout gets the original (LDM) names.
+    """
+    mapping = {name: name for name in names if not DISCARDED.search(name)}
+    mapping = _strip_if_all(mapping, "module.")
+    for prefix in ("model.control_model.", "control_model."):
+        inside = {
+            name[len(prefix) :]: old for name, old in mapping.items() if name.startswith(prefix)
+        }
+        mapping = inside or mapping
+    mapping = _strip_if_all(mapping, "model.")
+    adapter = _strip_if_all(mapping, "adapter.")
+    if any(name.startswith(("body.", "conv_in.")) for name in adapter):
+        mapping = adapter
+    if is_diffusers(mapping):
+        rename = diffusers_renamer(mapping)
+        mapping = {rename(name): old for name, old in mapping.items()}
+    return mapping
+
+
+def _strip_if_all(mapping: dict[str, str], prefix: str) -> dict[str, str]:
+    if not mapping or not all(name.startswith(prefix) for name in mapping):
+        return mapping
+    if any(name.startswith(FULL_CHECKPOINT) for name in mapping):
+        return mapping
+    return {name[len(prefix) :]: old for name, old in mapping.items()}
+
+
+def is_diffusers(names: Iterable[str]) -> bool:
+    """Whether the names are those of a ControlNet saved by diffusers."""
+    return not set(DIFFUSERS_MARKS).isdisjoint(names)
+
+
+def diffusers_renamer(names: Iterable[str]) -> Callable[[str], str]:
+    """A function from diffusers' names to LDM names; unknown names stay as they are.
+
+    Diffusers numbers by level, LDM counts blocks through: the number of res blocks in a level and
+    of hint convolutions is taken from the names themselves.
+    """
+    names = list(names)
+    per_level = 1 + _highest(names, r"down_blocks\.0\.resnets\.(\d+)\.") + 1
+    hint_end = 2 * (_highest(names, r"controlnet_cond_embedding\.blocks\.(\d+)\.") + 2)
+
+    def rename(name: str) -> str:
+        module, _, leaf = name.rpartition(".")
+        if module in STEM_NAMES:
+            return f"{STEM_NAMES[module]}.{leaf}"
+        if module == "controlnet_cond_embedding.conv_out":
+            return f"input_hint_block.{hint_end}.{leaf}"
+        if found := re.fullmatch(r"controlnet_cond_embedding\.blocks\.(\d+)", module):
+            return f"input_hint_block.{2 * int(found[1]) + 2}.{leaf}"
+        if found := re.fullmatch(r"controlnet_down_blocks\.(\d+)", module):
+            return f"zero_convs.{found[1]}.0.{leaf}"
+        if found := re.fullmatch(r"mid_block\.((?:resnets|attentions)\.\d+)\.(.+)", name):
+            part = MIDDLE_PARTS.get(found[1])
+            return name if part is None else f"middle_block.{part}.{_inner(found[1], found[2])}"
+        found = re.fullmatch(
+            r"down_blocks\.(\d+)\.(resnets|attentions|downsamplers)\.(\d+)\.(.+)", name
+        )
+        if not found:
+            return name
+        level, kind, number, rest = int(found[1]), found[2], int(found[3]), found[4]
+        if kind == "downsamplers":
+            return f"input_blocks.{per_level * (level + 1)}.0.{rest.replace('conv.', 'op.', 1)}"
+        part = 0 if kind == "resnets" else 1
+        return f"input_blocks.{per_level * level + number + 1}.{part}.{_inner(kind, rest)}"
+
+    return rename
+
+
+def _inner(kind: str, rest: str) -> str:
+    """Name inside a block; transformers have the same names in both layouts."""
+    if not kind.startswith("resnets"):
+        return rest
+    head, _, leaf = rest.rpartition(".")
+    return f"{RESNET_NAMES.get(head, head)}.{leaf}"
+
+
+def _highest(names: Iterable[str], pattern: str) -> int:
+    """The largest number that the pattern's group takes at the start of a name, or -1."""
+    found = (re.match(pattern, name) for name in names)
+    return max((int(match[1]) for match in found if match), default=-1)

@@ -1,0 +1,1 @@
+"""Plain networks for inference; they know neither files nor hosts."""

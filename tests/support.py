@@ -1,0 +1,150 @@
+"""Tiny real networks for tests: a U-Net of each kind, ControlNets for it, files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from minildm.unet import UNetModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lib_controlnet.families.base import BaseUNet, describe_unet
+from lib_controlnet.families.controlnet import ControlNetNetwork
+from lib_controlnet.nets.cldm import ControlNet, read_params
+
+WIDTH = 32
+
+UNETS: Mapping[str, dict] = {
+    "SD1": {
+        "channel_mult": (1, 2, 4, 4),
+        "attention_resolutions": (4, 2, 1),
+        "num_heads": 8,
+        "context_dim": 48,
+    },
+    "SD2": {
+        "channel_mult": (1, 2, 4, 4),
+        "attention_resolutions": (4, 2, 1),
+        "num_head_channels": 32,
+        "context_dim": 64,
+        "use_linear_in_transformer": True,
+    },
+    "SDXL": {
+        "channel_mult": (1, 2, 4),
+        "attention_resolutions": (4, 2),
+        "num_head_channels": 32,
+        "context_dim": 80,
+        "use_linear_in_transformer": True,
+        "transformer_depth": (0, 2, 3),
+        "num_classes": "sequential",
+        "adm_in_channels": 96,
+    },
+    "demo": {
+        "model_channels": 64,
+        "num_res_blocks": 1,
+        "channel_mult": (1, 2, 2),
+        "attention_resolutions": (2, 4),
+        "num_heads": 4,
+        "context_dim": 128,
+    },
+}
+"""Constructor arguments of the U-Nets: published structures at reduced width, and the demo's."""
+
+
+def randomise(module: nn.Module, seed: int, scale: float = 0.2) -> nn.Module:
+    """Give every parameter non-trivial values, zero convolutions and norms included."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+        with torch.no_grad():
+            if parameter.dim() > 1:
+                parameter.copy_(noise / fan_in**0.5)
+            else:
+                is_norm_gain = name.endswith("weight")
+                parameter.copy_(noise * scale + (1.0 if is_norm_gain else 0.0))
+    return module.eval().requires_grad_(False)
+
+
+def tiny_unet(kind: str, seed: int = 0, **changes: object) -> UNetModel:
+    """A random U-Net in LDM layout; kind is SD1, SD2, SDXL or demo."""
+    arguments = {"in_channels": 4, "out_channels": 4, "model_channels": WIDTH, "num_res_blocks": 2}
+    return randomise(UNetModel(**{**arguments, **UNETS[kind], **changes}), seed)
+
+
+def tiny_base(kind: str, seed: int = 0, name: str = "tiny") -> BaseUNet:
+    """The U-Net as the engine sees it."""
+    unet = tiny_unet(kind, seed)
+    return BaseUNet(unet, describe_unet(unet), f"{name}-{kind}", f"{name}-{kind}-{seed}")
+
+
+def controlnet_shapes(unet: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a ControlNet for a U-Net, in LDM layout."""
+    kept = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
+    shapes = {k: tuple(v.shape) for k, v in unet.state_dict().items() if k.startswith(kept)}
+    first = shapes["input_blocks.0.0.weight"]
+    shapes["input_blocks.0.0.weight"] = (first[0], 4, *first[2:])
+    shape = describe_unet(unet)
+    for i, width in enumerate(shape.skips):
+        shapes |= _conv(f"zero_convs.{i}.0", width, width, 1)
+    shapes |= _conv("middle_block_out.0", shape.middle, shape.middle, 1)
+    widths = (3, 4, 4, 8, 8, 12, 12, 16, shape.model_channels)
+    for i in range(8):
+        shapes |= _conv(f"input_hint_block.{2 * i}", widths[i], widths[i + 1], 3)
+    return shapes
+
+
+def _conv(name: str, width_in: int, width_out: int, size: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width_out, width_in, size, size), f"{name}.bias": (width_out,)}
+
+
+def tiny_controlnet(kind: str, seed: int = 0, unet: nn.Module | None = None) -> ControlNetNetwork:
+    """A random ControlNet for `tiny_unet(kind)`, or for a given U-Net."""
+    unet = tiny_unet(kind) if unet is None else unet
+    shape = describe_unet(unet)
+    params = read_params(controlnet_shapes(unet), lambda block, _width: shape.heads[block])
+    module = randomise(ControlNet(params), seed + 1000)
+    return ControlNetNetwork(f"tiny-{kind}-{seed}", module, shape)
+
+
+def save_controlnet(
+    path: Path,
+    network: ControlNetNetwork,
+    dtype: torch.dtype = torch.float32,
+    prefix: str = "",
+    metadata: Mapping[str, str] | None = None,
+    **extra: Tensor,
+) -> Path:
+    """Write a network to a file; the extension decides the container (safetensors or torch)."""
+    tensors = {
+        prefix + name: value.to(dtype) for name, value in network.module.state_dict().items()
+    }
+    tensors |= extra
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata=dict(metadata or {}))
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+def inputs(kind: str, rows: int = 2, size: tuple[int, int] = (8, 16), seed: int = 5) -> dict:
+    """Random arguments of one U-Net call: x, timesteps, context, and y where the kind has it.
+
+    Args:
+        size: height and width of the latent.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    arguments = UNETS[kind]
+    adm = arguments.get("adm_in_channels")
+    return {
+        "x": torch.randn(rows, 4, *size, generator=generator),
+        "timesteps": torch.linspace(981.25, 3.5, rows),
+        "context": torch.randn(rows, 7, arguments["context_dim"], generator=generator),
+        "y": None if adm is None else torch.randn(rows, adm, generator=generator),
+    }
+
+
+def random_hint(size: tuple[int, int] = (64, 128), rows: int = 1, seed: int = 9) -> Tensor:
+    """A random hint (rows, 3, H, W) in [0, 1]."""
+    return torch.rand(rows, 3, *size, generator=torch.Generator().manual_seed(seed))
