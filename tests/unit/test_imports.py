@@ -20,7 +20,7 @@ MAX_CONSTRUCTOR_LINES = 100
 # packages of lib_controlnet.
 LAYERS = (
     ("errors", "enums", "ports", "image"),
-    ("unit", "nets", "checkpoint"),
+    ("unit", "nets", "checkpoint", "layouts"),
     ("injection", "step", "window", "hint"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext"),
