@@ -40,11 +40,11 @@ class Slider:
         Args:
             value: what the caller sent; None, NaN and numbers out of range give the default.
             where: "preprocessor.field" for the log line, which is left out for -1, the number
-                clients send when they mean "default".
+                clients send when they mean "default", and for sliders nobody sees.
         """
         if value is not None and math.isfinite(value) and self.minimum <= value <= self.maximum:
             return value
-        if value is not None and value != -1:
+        if self.visible and value is not None and value != -1:
             name = where or self.label
             log.info("[%s] Invalid value(%s), using default value %s.", name, value, self.default)
         return self.default

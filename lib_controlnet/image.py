@@ -95,7 +95,7 @@ def join_mask(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return np.dstack([image, plane])
 
 
-def resize_short_side(image: np.ndarray, resolution: int, enlarge: int | None = None) -> np.ndarray:
+def resize_short_side(image: np.ndarray, resolution: int, by_area: bool = False) -> np.ndarray:
     """Bring the short side to `resolution`, keeping the proportions.
 
     Pictures so narrow that the long side would pass 16384 pixels are brought to that instead.
@@ -103,16 +103,14 @@ def resize_short_side(image: np.ndarray, resolution: int, enlarge: int | None = 
     Args:
         image: uint8 (H, W, C).
         resolution: length of the short side in pixels.
-        enlarge: OpenCV interpolation for enlarging, cubic unless given; reducing averages areas.
+        by_area: average areas also when enlarging, which is cubic otherwise.
     """
     size = Size.from_array(image)
     factor = min(resolution / size.short, MAX_SIDE / max(size.width, size.height))
     wanted = size.scaled(factor)
     if wanted == size:
         return image
-    if enlarge is None:
-        enlarge = cv2.INTER_CUBIC
-    method = enlarge if factor > 1 else cv2.INTER_AREA
+    method = cv2.INTER_CUBIC if factor > 1 and not by_area else cv2.INTER_AREA
     resized = cv2.resize(image, (wanted.width, wanted.height), interpolation=method)
     return resized.reshape(*resized.shape[:2], -1)
 

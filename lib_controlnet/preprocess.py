@@ -1,0 +1,400 @@
+"""Finds a preprocessor, runs it, keeps its results, and lists what there is.
+
+The only file that imports `annotator`. Geometry happens here, so that a detector sees a picture
+of the right size and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import logging
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lib_controlnet.errors import ImageError, PreprocessorUnavailableError
+from lib_controlnet.image import (
+    Size,
+    check_size,
+    join_mask,
+    resize_short_side,
+    resize_with_pad,
+    to_rgb,
+)
+
+if TYPE_CHECKING:
+    from annotator.registry import Detector
+
+log = logging.getLogger(__name__)
+
+NONE: Final = "none"
+ALL: Final = "All"
+CONTROL_TYPES: Final = (
+    *(ALL, "Canny", "Depth", "IP-Adapter", "Inpaint", "Instant-ID", "InstructP2P", "Lineart"),
+    *("MLSD", "NormalMap", "OpenPose", "Recolor", "Reference", "Revision", "Scribble"),
+    *("Segmentation", "Shuffle", "SoftEdge", "SparseCtrl", "T2I-Adapter", "Tile"),
+)
+"""Control types in the order of the panel and the API."""
+
+_SLIDER_FIELDS: Final = ("threshold_a", "threshold_b", "threshold_c")
+_ANNOTATOR: Final = Path(__file__).resolve().parents[1] / "annotator"
+_OTHER_NAME: Final = "controlnet_annotator"
+
+
+def _declarations() -> Any:
+    """Our `annotator.registry`, even if another extension owns the name `annotator`.
+
+    Several extensions ship a top-level package of that name and the first import wins for the
+    whole process. Ours then loads under another name, which its relative imports allow.
+    """
+    package = importlib.import_module("annotator")
+    if _ANNOTATOR in (Path(folder).resolve() for folder in package.__path__):
+        return importlib.import_module("annotator.registry")
+    log.warning(
+        'the package name "annotator" is taken by %s, so ours is loaded as "%s"; other extensions '
+        "that expect ControlNet's annotator may fail",
+        next(iter(package.__path__), "an unknown folder"),
+        _OTHER_NAME,
+    )
+    spec = importlib.util.spec_from_file_location(
+        _OTHER_NAME, _ANNOTATOR / "__init__.py", submodule_search_locations=[str(_ANNOTATOR)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_OTHER_NAME] = module
+    spec.loader.exec_module(module)
+    return importlib.import_module(f"{_OTHER_NAME}.registry")
+
+
+# Here and not at first use: the extension's folder is on sys.path only while scripts load.
+declarations: Final = _declarations()
+registry: Final = declarations.discover()
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a preprocessor made of a picture.
+
+    Attributes:
+        name: id of the preprocessor.
+        image: uint8 (H, W, 3) map, or (H, W, 4) with the mask last; read-only.
+        display: the picture to show for it, uint8 (H, W, 3) or (H, W, 4) with alpha; read-only.
+        resolution: short side it worked at, 0 where it does not resize.
+        values: its sliders' values.
+    """
+
+    name: str
+    image: np.ndarray
+    display: np.ndarray
+    resolution: int
+    values: tuple[float, ...]
+
+    @property
+    def nbytes(self) -> int:
+        shown = 0 if self.display is self.image else self.display.nbytes
+        return self.image.nbytes + shown
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Slider values after range correction, hidden ones included, as infotext prints them."""
+
+    resolution: float
+    values: tuple[float, float, float]
+
+
+class DetectionCache:
+    """Recent detections by content: at most `max_count` of them and `max_bytes` in all.
+
+    Keys hold a digest of the pixels, never the pixels. Safe to use from several threads.
+    """
+
+    def __init__(self, max_count: int = 16, max_bytes: int = 256 << 20) -> None:
+        self.max_count = max_count
+        self.max_bytes = max_bytes
+        self._entries: OrderedDict[tuple, Detection] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple) -> Detection | None:
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+            return found
+
+    def put(self, key: tuple, detection: Detection) -> None:
+        """Keep a detection, dropping the least recently used; one above the limit is not kept."""
+        if detection.nbytes > self.max_bytes:
+            return
+        with self._lock:
+            self._entries[key] = detection
+            self._entries.move_to_end(key)
+            while len(self._entries) > self.max_count or self._nbytes() > self.max_bytes:
+                self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        with self._lock:
+            return self._nbytes()
+
+    def _nbytes(self) -> int:
+        return sum(detection.nbytes for detection in self._entries.values())
+
+
+def find(name: str | None) -> Detector | None:
+    """The preprocessor of that name, label or alias in any letter case; None if there is none."""
+    return registry.get(name)
+
+
+def get(name: str | None) -> Detector:
+    """Like `find`, for callers that need one.
+
+    Raises:
+        PreprocessorUnavailableError: unknown, or its file could not be loaded.
+    """
+    detector = find(name)
+    if detector is not None:
+        return detector
+    spellings = {text for d in registry.all() for text in (d.name, d.title, *d.aliases)}
+    close = difflib.get_close_matches(str(name), spellings, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(module_list())}"
+    msg = f"Module not available: {name!r} is no preprocessor here; {hint}"
+    if registry.broken:
+        faults = "; ".join(f"{file}.py: {reason}" for file, reason in registry.broken.items())
+        msg += f" (files of annotator/ that could not be loaded: {faults})"
+    raise PreprocessorUnavailableError(msg)
+
+
+def settle(
+    name: str | None, resolution: float | None, values: Sequence[float | None] = ()
+) -> Settled:
+    """Replace slider values that are missing or out of range by the defaults, with a log line.
+
+    Raises:
+        PreprocessorUnavailableError: unknown preprocessor.
+    """
+    detector = get(name)
+    hidden = declarations.HIDDEN
+    sliders = (*detector.sliders, hidden, hidden, hidden)[:3]
+    given = (*values, None, None, None)[:3]
+    first, second, third = (
+        slider.settle(value, f"{detector.name}.{field}")
+        for slider, value, field in zip(sliders, given, _SLIDER_FIELDS, strict=True)
+    )
+    if detector.resolution is not None:
+        side = detector.resolution.settle(resolution, f"{detector.name}.processor_res")
+    elif detector.frame is declarations.Frame.AS_GIVEN:
+        side = hidden.settle(resolution)
+    else:
+        side = detector.fixed_resolution
+    return Settled(side, (first, second, third))
+
+
+def module_list(labels: bool = False) -> list[str]:
+    """Names (or labels) of all preprocessors in list order."""
+    return [detector.title if labels else detector.name for detector in registry.all()]
+
+
+def module_detail(labels: bool = False) -> dict[str, dict[str, Any]]:
+    """Per preprocessor "model_free" and the visible "sliders", resolution first."""
+    return {
+        (detector.title if labels else detector.name): {
+            "model_free": not detector.needs_model,
+            "sliders": [
+                {
+                    "name": slider.label,
+                    "value": slider.default,
+                    "min": slider.minimum,
+                    "max": slider.maximum,
+                    "step": slider.step,
+                }
+                for slider in (detector.resolution, *detector.sliders)
+                if slider is not None and slider.visible
+            ],
+        }
+        for detector in registry.all()
+    }
+
+
+def control_type_names() -> list[str]:
+    """`CONTROL_TYPES`, then tags that only plugged-in preprocessors carry."""
+    tags = {tag for detector in registry.all() for tag in detector.tags}
+    return [*CONTROL_TYPES, *sorted(tags - set(CONTROL_TYPES))]
+
+
+def detectors_of(control_type: str) -> list[Detector]:
+    """Preprocessors of a control type in list order, "none" first; all of them for "All"."""
+    kind = control_type.strip().casefold()
+    return [
+        detector
+        for detector in registry.all()
+        if kind in ("", ALL.casefold())
+        or detector.name == NONE
+        or kind in (tag.casefold() for tag in detector.tags)
+    ]
+
+
+def default_of(control_type: str) -> Detector:
+    """The preprocessor a control type starts with.
+
+    The first that was made for it, else the first that lists it, else "none".
+    """
+    none, *others = detectors_of(control_type)
+    if control_type.strip().casefold() in ("", ALL.casefold()):
+        return none
+    kind = control_type.strip().casefold()
+    made_for = [detector for detector in others if detector.tags[0].casefold() == kind]
+    return next(iter((*made_for, *others)), none)
+
+
+def control_types(models_of: Callable[[str], Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """What `/controlnet/control_types` answers.
+
+    Args:
+        models_of: names of the models of a control type ("None" left out); "All" gives all.
+    """
+    answer = {}
+    for kind in control_type_names():
+        models = list(models_of(kind))
+        answer[kind] = {
+            "module_list": [detector.title for detector in detectors_of(kind)],
+            "model_list": ["None", *models],
+            "default_option": default_of(kind).title,
+            "default_model": "None" if kind == ALL else default_model(models),
+        }
+    return answer
+
+
+def default_model(models: Sequence[str]) -> str:
+    """The first model of ControlNet 1.1 ("11" before the hash), else the first, else "None"."""
+    newest = [name for name in models if "11" in name.split("[")[0]]
+    return next(iter((*newest, *models)), "None")
+
+
+def run_preprocessor(
+    name: str | None,
+    image: np.ndarray,
+    resolution: float | None = None,
+    values: Sequence[float | None] = (),
+    cache: DetectionCache | None = None,
+    *,
+    mask: np.ndarray | None = None,
+    pixel_perfect: bool = False,
+    seed: int = 0,
+) -> Detection:
+    """Run a preprocessor on a picture.
+
+    Args:
+        name: name, label or alias; None and "" are "none".
+        image: uint8 (H, W, 3), or (H, W, 4): the fourth channel is the mask for preprocessors
+            that use one (an empty mask is added where it is missing), else alpha over white.
+        resolution: short side to work at; out of range or None means the default.
+        values: its sliders, same rule.
+        cache: where results are looked up and kept; None computes anew.
+        mask: uint8 (h, w), for preprocessors that use one; replaces a fourth channel.
+        pixel_perfect: take `resolution` as it is, even where the user cannot set it.
+        seed: for preprocessors that draw random numbers.
+
+    Raises:
+        PreprocessorUnavailableError: unknown, or it cannot run here.
+        ImageError: the picture is empty or absurdly large.
+    """
+    detector = get(name)
+    if detector.unavailable:
+        msg = f"preprocessor {detector.name} cannot run: {detector.unavailable}"
+        raise PreprocessorUnavailableError(msg)
+    picture = _input_channels(detector, image, mask)
+    settled = settle(detector.name, None if pixel_perfect else resolution, values)
+    side = 0
+    if detector.frame is not declarations.Frame.AS_GIVEN:
+        side = max(int(resolution if pixel_perfect and resolution else settled.resolution), 1)
+    used = settled.values[: len(detector.sliders)]
+    if cache is None or detector.identity:
+        return _detect(detector, picture, side, used, seed)
+    key = (detector.name, side, used, seed if detector.seeded else 0, *_fingerprint(picture))
+    found = cache.get(key)
+    if found is None:
+        found = _detect(detector, picture, side, used, seed)
+        cache.put(key, found)
+    return found
+
+
+def _input_channels(detector: Detector, image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    where = f"the picture for {detector.name}"
+    if image.ndim not in (2, 3) or image.dtype != np.uint8:
+        msg = f"{where} must be uint8 (H, W, C); got {image.dtype} {image.shape}"
+        raise ImageError(msg)
+    check_size(image.shape[1], image.shape[0], where)
+    if not detector.uses_mask:
+        return to_rgb(image)
+    has_mask = image.ndim == 3 and image.shape[2] == 4
+    if has_mask and mask is None:
+        return np.ascontiguousarray(image)
+    rgb = image[:, :, :3] if has_mask else to_rgb(image)
+    wants_mask = mask is not None or detector.mask is declarations.MaskUse.REQUIRED
+    return join_mask(rgb, mask) if wants_mask else rgb
+
+
+def _fingerprint(picture: np.ndarray) -> tuple[object, ...]:
+    digest = hashlib.sha1(np.ascontiguousarray(picture).data, usedforsecurity=False).digest()
+    return picture.shape, digest
+
+
+def _detect(
+    detector: Detector, picture: np.ndarray, side: int, values: tuple[float, ...], seed: int
+) -> Detection:
+    started = time.perf_counter()
+    framed, restore = _frame(detector, picture, side)
+    if detector.seeded:
+        # The legacy generator draws the numbers that existing seeds stand for.
+        found = detector.detect(framed, *values, rng=np.random.RandomState(seed & 0xFFFFFFFF))
+    else:
+        found = detector.detect(framed, *values)
+    image = restore(found)
+    if image.ndim == 2 or image.shape[2] not in (3, 4):
+        image = to_rgb(image)
+    image = _read_only(image)
+    shown = detector.display(image)
+    shown = image if shown is image else _read_only(shown)
+    size = Size.from_array(image)
+    spent = (time.perf_counter() - started) * 1000
+    log.debug("%s: %d x %d in %.0f ms", detector.name, size.width, size.height, spent)
+    return Detection(detector.name, image, shown, side, values)
+
+
+def _frame(
+    detector: Detector, picture: np.ndarray, side: int
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """The picture as the detector wants it, and what undoes the padding."""
+    if detector.frame is declarations.Frame.PADDED:
+        return resize_with_pad(picture, side)
+    if detector.frame is declarations.Frame.RESIZED:
+        return resize_short_side(picture, side), np.ascontiguousarray
+    if detector.frame is declarations.Frame.AREA:
+        return resize_short_side(picture, side, by_area=True), np.ascontiguousarray
+    return picture, np.ascontiguousarray
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written: results are shared between units and generations."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
