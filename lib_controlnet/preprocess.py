@@ -1,4 +1,4 @@
-"""Finds a preprocessor, runs it, keeps its results, and lists what there is.
+"""Finds a preprocessor, runs it on a picture, and keeps its results.
 
 The only file that imports `annotator`. Geometry happens here, so that a detector sees a picture
 of the right size and nothing else.
@@ -38,14 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NONE: Final = "none"
-ALL: Final = "All"
-CONTROL_TYPES: Final = (
-    *(ALL, "Canny", "Depth", "IP-Adapter", "Inpaint", "Instant-ID", "InstructP2P", "Lineart"),
-    *("MLSD", "NormalMap", "OpenPose", "Recolor", "Reference", "Revision", "Scribble"),
-    *("Segmentation", "Shuffle", "SoftEdge", "SparseCtrl", "T2I-Adapter", "Tile"),
-)
-"""Control types in the order of the panel and the API."""
-
 _SLIDER_FIELDS: Final = ("threshold_a", "threshold_b", "threshold_c")
 _ANNOTATOR: Final = Path(__file__).resolve().parents[1] / "annotator"
 _OTHER_NAME: Final = "controlnet_annotator"
@@ -159,6 +151,11 @@ class DetectionCache:
         return sum(detection.nbytes for detection in self._entries.values())
 
 
+def all_detectors() -> list[Detector]:
+    """Every preprocessor in list order: "none", then by falling priority and label."""
+    return registry.all()
+
+
 def find(name: str | None) -> Detector | None:
     """The preprocessor of that name, label or alias in any letter case; None if there is none."""
     return registry.get(name)
@@ -175,7 +172,8 @@ def get(name: str | None) -> Detector:
         return detector
     spellings = {text for d in registry.all() for text in (d.name, d.title, *d.aliases)}
     close = difflib.get_close_matches(str(name), spellings, n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(module_list())}"
+    known = ", ".join(detector.name for detector in all_detectors())
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {known}"
     msg = f"Module not available: {name!r} is no preprocessor here; {hint}"
     if registry.broken:
         faults = "; ".join(f"{file}.py: {reason}" for file, reason in registry.broken.items())
@@ -208,85 +206,14 @@ def settle(
     return Settled(side, (first, second, third))
 
 
-def module_list(labels: bool = False) -> list[str]:
-    """Names (or labels) of all preprocessors in list order."""
-    return [detector.title if labels else detector.name for detector in registry.all()]
-
-
-def module_detail(labels: bool = False) -> dict[str, dict[str, Any]]:
-    """Per preprocessor "model_free" and the visible "sliders", resolution first."""
-    return {
-        (detector.title if labels else detector.name): {
-            "model_free": not detector.needs_model,
-            "sliders": [
-                {
-                    "name": slider.label,
-                    "value": slider.default,
-                    "min": slider.minimum,
-                    "max": slider.maximum,
-                    "step": slider.step,
-                }
-                for slider in (detector.resolution, *detector.sliders)
-                if slider is not None and slider.visible
-            ],
-        }
-        for detector in registry.all()
-    }
-
-
-def control_type_names() -> list[str]:
-    """`CONTROL_TYPES`, then tags that only plugged-in preprocessors carry."""
-    tags = {tag for detector in registry.all() for tag in detector.tags}
-    return [*CONTROL_TYPES, *sorted(tags - set(CONTROL_TYPES))]
-
-
-def detectors_of(control_type: str) -> list[Detector]:
-    """Preprocessors of a control type in list order, "none" first; all of them for "All"."""
-    kind = control_type.strip().casefold()
-    return [
-        detector
-        for detector in registry.all()
-        if kind in ("", ALL.casefold())
-        or detector.name == NONE
-        or kind in (tag.casefold() for tag in detector.tags)
-    ]
-
-
 def default_of(control_type: str) -> Detector:
     """The preprocessor a control type starts with.
 
-    The first that was made for it, else the first that lists it, else "none".
+    The first that was made for it (its first tag), else the first that lists it, else "none".
     """
-    none, *others = detectors_of(control_type)
-    if control_type.strip().casefold() in ("", ALL.casefold()):
-        return none
-    kind = control_type.strip().casefold()
-    made_for = [detector for detector in others if detector.tags[0].casefold() == kind]
-    return next(iter((*made_for, *others)), none)
-
-
-def control_types(models_of: Callable[[str], Sequence[str]]) -> dict[str, dict[str, Any]]:
-    """What `/controlnet/control_types` answers.
-
-    Args:
-        models_of: names of the models of a control type ("None" left out); "All" gives all.
-    """
-    answer = {}
-    for kind in control_type_names():
-        models = list(models_of(kind))
-        answer[kind] = {
-            "module_list": [detector.title for detector in detectors_of(kind)],
-            "model_list": ["None", *models],
-            "default_option": default_of(kind).title,
-            "default_model": "None" if kind == ALL else default_model(models),
-        }
-    return answer
-
-
-def default_model(models: Sequence[str]) -> str:
-    """The first model of ControlNet 1.1 ("11" before the hash), else the first, else "None"."""
-    newest = [name for name in models if "11" in name.split("[")[0]]
-    return next(iter((*newest, *models)), "None")
+    listed = [d for d in all_detectors() if control_type in d.tags and not d.unavailable]
+    made_for = [detector for detector in listed if detector.tags[0] == control_type]
+    return next(iter((*made_for, *listed)), get(NONE))
 
 
 def run_preprocessor(
