@@ -1,0 +1,152 @@
+"""The extension's page in the host's Settings tab.
+
+Keys, labels and defaults are data in users' `config.json`: they never change. How they are read:
+`Runtime.option(key, default)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from lib_controlnet.enums import OnError
+
+SECTION: Final = ("control_net", "ControlNet")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option: its key in `config.json`, default, label, and widget.
+
+    Attributes:
+        widget: "text", "box" (check box), "slider" or "radio".
+        limits: widget arguments, for example the slider's range.
+        reload: whether a change takes effect only after the page is built again.
+        note: a remark shown in small print behind the label.
+    """
+
+    key: str
+    default: str | int | bool
+    label: str
+    widget: Literal["text", "box", "slider", "radio"] = "box"
+    limits: dict[str, Any] = field(default_factory=dict)
+    reload: bool = False
+    note: str = ""
+
+
+def _slider(minimum: int, maximum: int) -> dict[str, int]:
+    return {"minimum": minimum, "maximum": maximum, "step": 1}
+
+
+SETTINGS: Final = (
+    Setting(
+        "control_net_detectedmap_dir",
+        "detected_maps",
+        "Directory for detected maps auto saving",
+        "text",
+    ),
+    Setting(
+        "control_net_models_path",
+        "",
+        "Extra path to scan for ControlNet models (e.g. training output directory)",
+        "text",
+    ),
+    Setting(
+        "control_net_modules_path",
+        "",
+        "Path to directory containing annotator model directories "
+        "(overrides corresponding command line flag)",
+        "text",
+        reload=True,
+    ),
+    Setting(
+        "control_net_unit_count",
+        3,
+        "Multi-ControlNet: ControlNet unit number",
+        "slider",
+        _slider(1, 10),
+        reload=True,
+    ),
+    Setting(
+        "control_net_model_cache_size",
+        2,
+        "Model cache size",
+        "slider",
+        _slider(1, 10),
+        reload=True,
+    ),
+    Setting(
+        "control_net_inpaint_blur_sigma",
+        7,
+        "ControlNet inpainting Gaussian blur sigma",
+        "slider",
+        _slider(0, 64),
+    ),
+    Setting(
+        "control_net_on_error",
+        OnError.STOP.value,
+        "When a ControlNet unit cannot do what it was asked",
+        "radio",
+        {"choices": [choice.value for choice in OnError]},
+        note="stop the generation with a message, or skip the unit and say so under the picture",
+    ),
+    Setting("control_net_no_detectmap", False, "Do not append detectmap to output"),
+    Setting("control_net_detectmap_autosaving", False, "Allow detectmap auto saving"),
+    Setting(
+        "control_net_allow_script_control",
+        False,
+        "Allow other script to control this extension",
+    ),
+    Setting("control_net_sync_field_args", True, "Paste ControlNet parameters in infotext"),
+    Setting(
+        "controlnet_show_batch_images_in_ui", False, "Show batch images in gradio gallery output"
+    ),
+    Setting(
+        "controlnet_increment_seed_during_batch",
+        False,
+        "Increment seed after each controlnet batch iteration",
+    ),
+    Setting("controlnet_disable_openpose_edit", False, "Disable openpose edit"),
+    Setting("controlnet_disable_photopea_edit", False, "Disable photopea edit"),
+    Setting("controlnet_photopea_warning", True, "Photopea popup warning"),
+    Setting(
+        "controlnet_ignore_noninpaint_mask",
+        False,
+        "Ignore mask on ControlNet input image if control type is not inpaint",
+    ),
+    Setting("controlnet_clip_detector_on_cpu", False, "Load CLIP preprocessor model on CPU"),
+    Setting(
+        "controlnet_control_type_dropdown",
+        False,
+        "Display control type as dropdown",
+        reload=True,
+    ),
+)
+DEFAULTS: Final[dict[str, str | int | bool]] = {item.key: item.default for item in SETTINGS}
+UNIT_COUNT_MAX: Final = 10
+
+
+def register() -> None:
+    """Add every option to the host's settings; call it from the host's `on_ui_settings`."""
+    import gradio as gr
+    from modules import shared
+
+    widgets = {
+        "text": gr.Textbox,
+        "box": gr.Checkbox,
+        "slider": gr.Slider,
+        "radio": gr.Radio,
+    }
+    for item in SETTINGS:
+        option = shared.OptionInfo(
+            item.default,
+            item.label,
+            widgets[item.widget],
+            dict(item.limits, interactive=True),
+            section=SECTION,
+        )
+        if item.note:
+            option.info(item.note)
+        if item.reload:
+            option.needs_reload_ui()
+        shared.opts.add_option(item.key, option)

@@ -1,0 +1,190 @@
+"""Generation parameters: write a unit as one `ControlNet {i}` value, and read such values back.
+
+The order of the fields and their text are data in users' pictures: they never change. A value
+that holds a comma or a colon is written as a JSON string, so that it survives the round trip.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from lib_controlnet.enums import Choice, ControlMode, HiResOption, ResizeMode
+
+log = logging.getLogger(__name__)
+
+KEY: Final = "ControlNet"
+FIELDS: Final = (
+    "module",
+    "model",
+    "weight",
+    "resize_mode",
+    "processor_res",
+    "threshold_a",
+    "threshold_b",
+    "guidance_start",
+    "guidance_end",
+    "pixel_perfect",
+    "control_mode",
+)
+_FLOATS: Final = ("weight", "guidance_start", "guidance_end")
+_NUMBERS: Final = (*_FLOATS, "processor_res", "threshold_a", "threshold_b")
+_CHOICES: Final[dict[str, type[Choice]]] = {
+    "resize_mode": ResizeMode,
+    "control_mode": ControlMode,
+    "hr_option": HiResOption,
+}
+_READABLE: Final = (*FIELDS, "low_vram", "hr_option", "save_detected_map")
+_PART: Final = re.compile(r'\s*([^:,"]+?)\s*:\s*("(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)')
+_LEGACY_KEY: Final = re.compile(r"ControlNet-(\d+) (.+)")
+_LEGACY_RANGE: Final = re.compile(r"\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)")
+_LEGACY_NAMES: Final[dict[str, str]] = {
+    "preprocessor": "module",
+    "guidance_strength": "guidance_end",
+    "preprocessor_resolution": "processor_res",
+    "resize_mode": "resize_mode",
+}
+
+
+def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
+    """One unit as text, for example `Module: canny, Model: control_canny [d14c016b], ...`.
+
+    Args:
+        unit: anything with the attributes named in `FIELDS`.
+        defaults: what the preprocessor uses for a slider that the unit leaves at -1
+            (`processor_res`, `threshold_a`, `threshold_b`); they print in their own type, a
+            value the user chose prints as a float.
+    """
+    defaults = defaults or {}
+    parts = []
+    for name in FIELDS:
+        value = getattr(unit, name)
+        if value == -1 and name in defaults:
+            text = str(defaults[name])
+        else:
+            text = _text(name, value)
+        parts.append(f"{title(name)}: {_quote(text)}")
+    return ", ".join(parts)
+
+
+def is_own_key(key: str) -> bool:
+    """Whether a generation parameter is a unit's, such as `ControlNet 0`."""
+    return re.fullmatch(rf"{KEY} \d+", key) is not None
+
+
+def title(name: str) -> str:
+    """`guidance_start` as it is written: `Guidance Start`."""
+    return " ".join(word.capitalize() for word in name.split("_"))
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, Choice):
+        return str(value.value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(int(value) if name == "processor_res" else float(value))
+    return str(value)
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]', text) else text
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Fields of one written unit, by field name; unknown keys are left out.
+
+    Values of Forge and of earlier versions are understood. Numbers that cannot be read are
+    left out with a log line; nothing else makes a unit fail.
+
+    Raises:
+        ValueError: no field can be read from the text.
+    """
+    found: dict[str, Any] = {}
+    for key, raw in _PART.findall(text):
+        name = _field_name(key)
+        value = json.loads(raw) if raw.startswith('"') else raw
+        if name == "starting/ending":
+            found.update(_window(value))
+        elif name in _READABLE:
+            parsed = _value(name, value)
+            if parsed is not None:
+                found[name] = parsed
+    if not found:
+        msg = f"{text[:60]!r} holds none of the fields {', '.join(map(title, FIELDS))}"
+        raise ValueError(msg)
+    return found
+
+
+def _field_name(key: str) -> str:
+    name = key.strip().lower().replace(" ", "_")
+    return _LEGACY_NAMES.get(name, name)
+
+
+def _window(value: str) -> dict[str, float]:
+    """`starting/ending: (0, 1)` as the versions of early 2023 wrote it."""
+    match = _LEGACY_RANGE.search(value)
+    if match is None:
+        return {}
+    return {"guidance_start": float(match[1]), "guidance_end": float(match[2])}
+
+
+def _value(name: str, value: str) -> Any:
+    """One value in its field's type; None if it cannot be read."""
+    try:
+        if name in _CHOICES:
+            return _CHOICES[name].parse(value)
+        if name in _NUMBERS:
+            number = float(value)
+            return int(number) if number.is_integer() and name not in _FLOATS else number
+    except ValueError as error:
+        log.warning("Pasting ControlNet parameters: %s %s; left as it is.", title(name), error)
+        return None
+    if name in ("module", "model"):
+        absent = "none" if name == "module" else "None"
+        return absent if value.strip().lower() in ("none", "") else value
+    return value.strip().lower() == "true"
+
+
+def parse_all(params: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Units in a picture's parameters by number, in today's and in the old flat notation.
+
+    Args:
+        params: the host's parsed generation parameters.
+    """
+    units: dict[int, dict[str, Any]] = {}
+    legacy: dict[int, list[str]] = {}
+    for key, value in params.items():
+        if not isinstance(value, str):
+            continue
+        if (flat := _LEGACY_KEY.fullmatch(key)) is not None:
+            legacy.setdefault(int(flat[1]), []).append(f"{flat[2]}: {_quote(value)}")
+            continue
+        number = re.fullmatch(rf"{KEY}[ -]?(\d*)", key)
+        if number is None:
+            continue
+        try:
+            units[int(number[1] or 0)] = parse(value)
+        except ValueError as error:
+            log.warning("Failed to parse infotext %s: %s", key, error)
+    for index, parts in legacy.items():
+        try:
+            units.setdefault(index, parse(", ".join(parts)))
+        except ValueError as error:
+            log.warning("Failed to parse infotext of unit %d: %s", index, error)
+    return units
+
+
+def paste_values(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters for the panel's paste fields: `ControlNet {i} {field}` -> value."""
+    return {
+        paste_key(index, name): value
+        for index, fields in parse_all(params).items()
+        for name, value in fields.items()
+    }
+
+
+def paste_key(index: int, name: str) -> str:
+    """Name under which a pasted value of one unit's field is found."""
+    return f"{KEY} {index} {title(name)}"

@@ -1,0 +1,186 @@
+"""What there is to choose from: preprocessors and models by control type, and their sliders.
+
+The HTTP routes, the Python API and the panel show the same lists; they are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from lib_controlnet import preprocess
+from lib_controlnet.errors import ModelNotFoundError
+from lib_controlnet.unit import NO_MODEL, NO_MODULE
+
+if TYPE_CHECKING:
+    from lib_controlnet.catalog import Catalog
+
+ALL: Final = "All"
+CONTROL_TYPES: Final = (
+    "Canny",
+    "Depth",
+    "IP-Adapter",
+    "Inpaint",
+    "Instant-ID",
+    "InstructP2P",
+    "Lineart",
+    "MLSD",
+    "NormalMap",
+    "OpenPose",
+    "Recolor",
+    "Reference",
+    "Revision",
+    "Scribble",
+    "Segmentation",
+    "Shuffle",
+    "SoftEdge",
+    "SparseCtrl",
+    "T2I-Adapter",
+    "Tile",
+)
+"""Control types that are offered even while none of their preprocessors is installed."""
+
+_PREFERRED: Final = "11"
+"""Models of version 1.1 carry this in their file names and are chosen before others."""
+
+
+def detectors() -> list[Any]:
+    """All preprocessors that can run, in display order, "none" first."""
+    return [detector for detector in preprocess.all_detectors() if not detector.unavailable]
+
+
+def find(module: str) -> Any:
+    """The preprocessor for a name or label in any letter case; "none" for nothing.
+
+    Raises:
+        PreprocessorUnavailableError: there is none of that name.
+    """
+    return preprocess.find(module)
+
+
+def label(module: str) -> str | None:
+    """What the panel calls a preprocessor; None if it does not exist."""
+    found = preprocess.find(module)
+    return None if found is None else found.title
+
+
+def module_names(labels: bool = False) -> list[str]:
+    """Names (or labels) of all preprocessors in display order."""
+    return [detector.title if labels else detector.name for detector in detectors()]
+
+
+def module_detail(labels: bool = False) -> dict[str, Any]:
+    """For every preprocessor: `model_free`, and its visible sliders, resolution first."""
+    return {
+        detector.title if labels else detector.name: {
+            "model_free": not detector.needs_model,
+            "sliders": [_describe(slider) for slider in _sliders(detector) if slider is not None],
+        }
+        for detector in detectors()
+    }
+
+
+def _describe(slider: Any) -> dict[str, Any]:
+    return {
+        "name": slider.label,
+        "value": slider.default,
+        "min": slider.minimum,
+        "max": slider.maximum,
+        "step": slider.step,
+    }
+
+
+def _sliders(detector: Any) -> list[Any]:
+    """Resolution and the up to three further sliders; None where one is absent or hidden."""
+    own = [*detector.sliders, None, None, None][:3]
+    return [
+        slider if slider is not None and slider.visible else None
+        for slider in (detector.resolution, *own)
+    ]
+
+
+def sliders(module: str) -> list[Any]:
+    """Resolution, first and second slider of a preprocessor; None where there is none."""
+    found = preprocess.find(module)
+    return [None] * 3 if found is None else _sliders(found)[:3]
+
+
+def needs_model(module: str) -> bool:
+    """Whether a unit with this preprocessor needs a control model."""
+    found = preprocess.find(module)
+    return found is None or found.needs_model
+
+
+def has_control_mode(module: str) -> bool:
+    """Whether the control mode has a meaning for this preprocessor."""
+    found = preprocess.find(module)
+    return found is None or found.control_mode
+
+
+def uses_mask(module: str) -> bool:
+    """Whether the preprocessor works on a mask beside the picture."""
+    found = preprocess.find(module)
+    return found is not None and found.uses_mask
+
+
+def control_types() -> list[str]:
+    """"All", then every control type in alphabetical order."""
+    tags = {tag for detector in detectors() for tag in detector.tags}
+    return [ALL, *sorted(tags.union(CONTROL_TYPES))]
+
+
+def labels_for(kind: str) -> list[str]:
+    """Labels of the preprocessors of a control type, "none" first."""
+    return [
+        detector.title
+        for detector in detectors()
+        if kind == ALL or detector.name == NO_MODULE or kind in detector.tags
+    ]
+
+
+def default_module(kind: str) -> str:
+    """Label of the preprocessor that a control type starts with."""
+    return preprocess.default_of(kind).title
+
+
+def models_for(catalog: Catalog, kind: str) -> list[str]:
+    """Models whose names speak of a control type, after "None"."""
+    return [NO_MODEL, *catalog.for_type(kind)]
+
+
+def default_model(kind: str, models: Sequence[str]) -> str:
+    """The model that a control type starts with.
+
+    Args:
+        kind: the control type.
+        models: what `models_for` gave for it.
+    """
+    offered = [name for name in models if name != NO_MODEL]
+    if kind == ALL or not offered:
+        return NO_MODEL
+    return next((name for name in offered if _PREFERRED in name.split("[")[0]), offered[0])
+
+
+def offered_model(catalog: Catalog, text: str) -> str | None:
+    """The listed name of the model that a text means; None if there is no such model."""
+    if text == NO_MODEL:
+        return NO_MODEL
+    try:
+        path = catalog.find(text)
+    except ModelNotFoundError:
+        return None
+    return next((name for name, entry in catalog.files.items() if entry.path == path), None)
+
+
+def describe_control_types(catalog: Catalog) -> dict[str, dict[str, Any]]:
+    """For every control type its preprocessors, models and defaults, as the HTTP route shows."""
+    described = {}
+    for kind in control_types():
+        models = models_for(catalog, kind)
+        described[kind] = {
+            "module_list": labels_for(kind),
+            "model_list": models,
+            "default_option": default_module(kind),
+            "default_model": default_model(kind, models),
+        }
+    return described

@@ -1,0 +1,1 @@
+"""The panel "ControlNet" in the txt2img and img2img tabs (gradio only here)."""

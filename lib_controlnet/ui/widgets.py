@@ -1,0 +1,350 @@
+"""The widgets of one unit, in the order users know, with the element ids others rely on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import gradio as gr
+from gradio.components import Component
+
+from lib_controlnet import listing
+from lib_controlnet.enums import (
+    ControlMode,
+    ControlNetUnionControlType,
+    HiResOption,
+    ResizeMode,
+)
+from lib_controlnet.ui.unit_value import INDEPENDENT, USE_REGION
+
+BRUSH_COLOUR: Final = "img2img_inpaint_mask_brush_color"
+"""The host's setting for the colour of drawn masks."""
+_PICTURE_HEIGHT: Final = 300
+
+
+@dataclass(frozen=True)
+class UnitWidgets:
+    """Widgets by the unit field they set, and those that only serve the panel."""
+
+    name: str
+    image: Component
+    mask: Component
+    mask_group: Component
+    upload_group: Component
+    preview: Component
+    preview_group: Component
+    canvas_group: Component
+    canvas_width: Component
+    canvas_height: Component
+    canvas_create: Component
+    canvas_cancel: Component
+    canvas_open: Component
+    send_size: Component
+    close_preview: Component
+    enabled: Component
+    low_vram: Component
+    pixel_perfect: Component
+    allow_preview: Component
+    use_region: Component
+    independent: Component
+    crop: Component
+    union_type: Component
+    control_type: Component
+    module: Component
+    run: Component
+    model: Component
+    refresh: Component
+    weight: Component
+    guidance_start: Component
+    guidance_end: Component
+    processor_res: Component
+    threshold_a: Component
+    threshold_b: Component
+    control_mode: Component
+    resize_mode: Component
+    hr_option: Component
+    status: Component
+    restore: Component
+    target_width: Component
+    target_height: Component
+
+    def fields(self) -> dict[str, Component]:
+        """Field of the unit value -> widget."""
+        plain = (
+            "enabled low_vram pixel_perfect module model weight guidance_start guidance_end "
+            "processor_res threshold_a threshold_b control_mode resize_mode hr_option image"
+        )
+        fields = {name: getattr(self, name) for name in plain.split()}
+        fields["effective_region_mask"] = self.mask
+        fields["inpaint_crop_input_image"] = self.crop
+        fields["union_control_type"] = self.union_type
+        fields[INDEPENDENT] = self.independent
+        fields[USE_REGION] = self.use_region
+        return fields
+
+
+def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
+    """Build one unit's widgets in the open Blocks.
+
+    Args:
+        name: the unit's element id, for example `txt2img_controlnet_ControlNet-0`.
+        is_img2img: whether the tab has a picture of its own.
+        runtime: the extension's services.
+    """
+    made: dict[str, Component] = {}
+    with gr.Group(elem_classes=["cnet-unit"]):
+        made |= _pictures(name, is_img2img, runtime)
+        made |= _picture_buttons(name)
+        made |= _switches(name, is_img2img)
+        made |= _choices(name, is_img2img, runtime)
+        made |= _sliders(name)
+        made |= _modes(name, is_img2img)
+        made["status"] = gr.HTML(
+            visible=False, elem_id=f"{name}_controlnet_status", elem_classes=["cnet-status"]
+        )
+        made |= _hidden()
+    return UnitWidgets(name=name, **made)
+
+
+def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
+    made: dict[str, Component] = {}
+    with gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group:
+        with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
+            with gr.Group(elem_classes=["cnet-input-image-group"]):
+                made["image"] = gr.Image(
+                    label="Image",
+                    source="upload",
+                    tool="sketch",
+                    type="numpy",
+                    height=_PICTURE_HEIGHT,
+                    brush_radius=20,
+                    brush_color=runtime.option(BRUSH_COLOUR, "#ffffff"),
+                    elem_id=f"{name}_input_image",
+                    elem_classes=["cnet-image"],
+                )
+            with gr.Group(
+                visible=False, elem_classes=["cnet-generated-image-group"]
+            ) as preview_group:
+                made["preview"] = gr.Image(
+                    label="Preprocessor Preview",
+                    type="numpy",
+                    height=_PICTURE_HEIGHT,
+                    interactive=False,
+                    elem_id=f"{name}_generated_image",
+                    elem_classes=["cnet-image"],
+                )
+                with gr.Group(elem_classes=["cnet-generated-image-control-group"]):
+                    made["close_preview"] = gr.Button("Close", elem_classes=["cnet-close-preview"])
+    with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as mask_group:
+        made["mask"] = gr.Image(
+            label="Effective Region Mask",
+            source="upload",
+            type="numpy",
+            height=_PICTURE_HEIGHT,
+            elem_id=f"{name}_mask_image",
+            elem_classes=["cnet-effective-region-mask-image"],
+        )
+    return made | {
+        "upload_group": upload_group,
+        "preview_group": preview_group,
+        "mask_group": mask_group,
+    }
+
+
+def _picture_buttons(name: str) -> dict[str, Component]:
+    made: dict[str, Component] = {}
+    with gr.Accordion("Open New Canvas", visible=False) as canvas_group:
+        with gr.Row():
+            size = {"minimum": 256, "maximum": 1024, "step": 64, "value": 512}
+            made["canvas_width"] = gr.Slider(
+                label="New Canvas Width", elem_id=f"{name}_controlnet_canvas_width", **size
+            )
+            made["canvas_height"] = gr.Slider(
+                label="New Canvas Height", elem_id=f"{name}_controlnet_canvas_height", **size
+            )
+        with gr.Row():
+            made["canvas_create"] = gr.Button(
+                "Create New Canvas",
+                elem_id=f"{name}_controlnet_canvas_create_button",
+                size="sm",
+            )
+            made["canvas_cancel"] = gr.Button(
+                "Cancel", elem_id=f"{name}_controlnet_canvas_cancel_button", size="sm"
+            )
+    with gr.Row(elem_classes=["controlnet_image_controls"]):
+        gr.HTML(
+            "Set the preprocessor to [invert] If your image has white background and black lines.",
+            elem_classes=["controlnet_invert_warning"],
+        )
+        made["canvas_open"] = _tool("\N{MEMO}", f"{name}_controlnet_open_new_canvas_button")
+        made["send_size"] = _tool(
+            "\N{ARROW POINTING RIGHTWARDS THEN CURVING UPWARDS}",
+            f"{name}_controlnet_send_dimen_button",
+        )
+    return made | {"canvas_group": canvas_group}
+
+
+def _tool(text: str, elem_id: str, *classes: str, visible: bool = True) -> Component:
+    """A small square button; the page's script adds its tooltip."""
+    return gr.Button(
+        text,
+        elem_id=elem_id,
+        elem_classes=["tool", "cnet-tool", *classes],
+        visible=visible,
+        min_width=0,
+    )
+
+
+def _switches(name: str, is_img2img: bool) -> dict[str, Component]:
+    def box(label: str, suffix: str, *classes: str, visible: bool = True) -> Component:
+        return gr.Checkbox(
+            label=label,
+            value=False,
+            visible=visible,
+            container=False,
+            elem_id=f"{name}_controlnet_{suffix}_checkbox",
+            elem_classes=list(classes),
+        )
+
+    made: dict[str, Component] = {}
+    with gr.Row(elem_classes=["controlnet_main_options"]):
+        made["enabled"] = box("Enable", "enable", "cnet-unit-enabled")
+        made["low_vram"] = box("Low VRAM", "low_vram")
+        made["pixel_perfect"] = box("Pixel Perfect", "pixel_perfect")
+        made["allow_preview"] = box(
+            "Allow Preview", "preprocessor_preview", "cnet-allow-preview", visible=not is_img2img
+        )
+        made["use_region"] = box("Effective Region Mask", "mask_upload", "cnet-mask-upload")
+    with gr.Row(
+        visible=is_img2img,
+        elem_classes=["controlnet_img2img_options"],
+    ):
+        made["independent"] = box(
+            "Upload independent control image", "same_img2img", "cnet-unit-same_img2img"
+        )
+        made["crop"] = gr.Checkbox(
+            label="Crop input image based on A1111 mask",
+            value=True,
+            container=False,
+            elem_classes=["cnet-crop-input-image"],
+        )
+    # Files of saved widget defaults written by other versions hold False here, where the page
+    # switched it on when it mattered.
+    made["crop"].do_not_save_to_config = True
+    if not is_img2img:
+        made["independent"].value = True
+        made["independent"].do_not_save_to_config = True
+    return made
+
+
+def _choices(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
+    made: dict[str, Component] = {}
+    as_dropdown = bool(runtime.option("controlnet_control_type_dropdown", False))
+    picker = gr.Dropdown if as_dropdown else gr.Radio
+    with gr.Row(elem_classes=["controlnet_control_type", "controlnet_row"]):
+        made["control_type"] = picker(
+            listing.control_types(),
+            label="Control Type",
+            value=listing.ALL,
+            elem_id=f"{name}_controlnet_type_filter_radio",
+            elem_classes=["controlnet_control_type_filter_group"],
+        )
+    with gr.Row(elem_classes=["controlnet_preprocessor_model", "controlnet_row"]):
+        made["module"] = gr.Dropdown(
+            listing.labels_for(listing.ALL),
+            label="Preprocessor",
+            value="none",
+            elem_id=f"{name}_controlnet_preprocessor_dropdown",
+        )
+        made["run"] = _tool(
+            "\N{COLLISION SYMBOL}",
+            f"{name}_controlnet_trigger_preprocessor",
+            "cnet-run-preprocessor",
+            visible=not is_img2img,
+        )
+        made["model"] = gr.Dropdown(
+            listing.models_for(runtime.catalog, listing.ALL),
+            label="Model",
+            value="None",
+            elem_id=f"{name}_controlnet_model_dropdown",
+        )
+        made["refresh"] = _tool(
+            "\N{ANTICLOCKWISE DOWNWARDS AND UPWARDS OPEN CIRCLE ARROWS}",
+            f"{name}_controlnet_refresh_models",
+        )
+    return made
+
+
+def _sliders(name: str) -> dict[str, Component]:
+    def slider(label: str, suffix: str, *numbers: float, visible: bool = True) -> Component:
+        minimum, maximum, value, step = numbers
+        return gr.Slider(
+            minimum,
+            maximum,
+            value,
+            step=step,
+            label=label,
+            visible=visible,
+            elem_id=f"{name}_controlnet_{suffix}_slider",
+        )
+
+    made: dict[str, Component] = {}
+    with gr.Row(elem_classes=["controlnet_weight_steps", "controlnet_row"]):
+        made["weight"] = slider("Control Weight", "control_weight", 0, 2, 1, 0.05)
+        made["guidance_start"] = slider(
+            "Starting Control Step", "start_control_step", 0, 1, 0, 0.01
+        )
+        made["guidance_end"] = slider("Ending Control Step", "ending_control_step", 0, 1, 1, 0.01)
+    with gr.Row(elem_classes=["controlnet_sliders", "controlnet_row"]):
+        made["processor_res"] = slider(
+            "Preprocessor resolution", "preprocessor_resolution", 64, 2048, -1, 8, visible=False
+        )
+        made["threshold_a"] = slider("Threshold A", "threshold_A", 64, 1024, -1, 1, visible=False)
+        made["threshold_b"] = slider("Threshold B", "threshold_B", 64, 1024, -1, 1, visible=False)
+    return made
+
+
+def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
+    def radio(kind: type, label: str, value: str, suffix: str, visible: bool = True) -> Component:
+        return gr.Radio(
+            [member.value for member in kind],
+            label=label,
+            value=value,
+            visible=visible,
+            elem_id=f"{name}_controlnet_{suffix}_radio",
+        )
+
+    with gr.Row(elem_classes=["controlnet_modes"]):
+        control_mode = radio(ControlMode, "Control Mode", ControlMode.BALANCED.value, "control_mode")
+        resize_mode = radio(
+            ResizeMode,
+            "Resize Mode",
+            ResizeMode.INNER_FIT.value,
+            "resize_mode",
+            visible=not is_img2img,
+        )
+    # Shown by the page's script while the hires fix of the tab is on.
+    hr_option = radio(
+        HiResOption,
+        "Hires-Fix Option",
+        HiResOption.BOTH.value,
+        "hr_option",
+        visible=not is_img2img,
+    )
+    return {"control_mode": control_mode, "resize_mode": resize_mode, "hr_option": hr_option}
+
+
+def _hidden() -> dict[str, Component]:
+    made = {
+        "union_type": gr.Textbox(
+            label="Union Control Type",
+            value=ControlNetUnionControlType.UNKNOWN.value,
+            visible=False,
+        ),
+        "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),
+        "target_width": gr.Number(512, visible=False),
+        "target_height": gr.Number(512, visible=False),
+    }
+    for widget in made.values():
+        widget.do_not_save_to_config = True
+    return made
