@@ -41,7 +41,7 @@ class Choice(str, Enum):
         text = str(value).strip()
         if isinstance(value, float) or text.isdigit():
             return cls._by_index(float(text), value, members)
-        key = text.rsplit(".", 1)[-1].lower() if text.startswith(cls.__name__ + ".") else text.lower()
+        key = text.removeprefix(f"{cls.__name__}.").lower()
         for member in members:
             if key in (str(member.value).lower(), member.name.lower()):
                 return member

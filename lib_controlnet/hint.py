@@ -71,20 +71,25 @@ def place_map(detected: np.ndarray, geometry: PassGeometry, mode: ResizeMode) ->
     return fitted[geometry.top : bottom, geometry.left : right]
 
 
+def to_pixels(placed: np.ndarray) -> Tensor:
+    """float32 (1, 3 or 4, H, W) in [0, 1] of a placed map, uint8 (H, W, 3 or 4)."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(placed)).permute(2, 0, 1)[None].float() / 255.0
+
+
 def to_hint(placed: np.ndarray) -> Tensor:
     """Hint of a placed map: float32 (1, 3, H, W) in [0, 1], masked pixels -1 in all channels.
 
     Args:
         placed: uint8 (H, W, 3), or (H, W, 4) whose fourth channel marks masked pixels (> 127).
     """
-    import numpy as np
-    import torch
-
-    pixels = torch.from_numpy(np.ascontiguousarray(placed)).permute(2, 0, 1).float() / 255.0
-    hint = pixels[:3].clone()
-    if pixels.shape[0] == 4:  # noqa: PLR2004 - RGB plus mask
-        hint[:, pixels[3] > 0.5] = MASKED  # noqa: PLR2004 - half of full scale
-    return hint[None]
+    pixels = to_pixels(placed)
+    hint = pixels[:, :3].clone()
+    if pixels.shape[1] == 4:  # noqa: PLR2004 - RGB plus mask
+        hint.masked_fill_(pixels[:, 3:] > 0.5, MASKED)  # noqa: PLR2004 - half of full scale
+    return hint
 
 
 def region_tensor(mask: np.ndarray, geometry: PassGeometry, mode: ResizeMode) -> Tensor:

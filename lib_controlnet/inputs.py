@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lib_controlnet.crop import crop_and_fill, host_mask, masked_region
+from lib_controlnet.crop import Region, crop_control, crop_region, host_picture, prepare_mask
 from lib_controlnet.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.image import Size, fit_map, join_mask
+from lib_controlnet.image import Size, join_mask
 
 if TYPE_CHECKING:
     from lib_controlnet.request import GenerationRequest
@@ -148,35 +148,33 @@ def _crop_own(
     if region is None or request.init_image is None:
         return picture
     whole = Size(request.init_image.width, request.init_image.height)
-    placed = fit_map(picture.image, whole, picture.resize_mode)
-    image = crop_and_fill(placed, region, request.size)
+    mode = list(ResizeMode).index(picture.resize_mode)
+    image = crop_control(picture.image, whole, region, request.size, mode)
     return ControlPicture(image, ResizeMode.OUTER_FIT, is_own=True)
 
 
 def _init_picture(
     unit: ControlUnit, request: GenerationRequest, wants_mask: bool
 ) -> ControlPicture:
+    rules = request.inpaint
+    if request.init_image is not None and _crop_region(unit, request) is not None:
+        host = host_picture(request.init_image, rules, request.size, request.resize_mode)
+        pixels = join_mask(host.image, host.mask) if wants_mask else host.image
+        return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_own=False)
     pixels = decode_image(request.init_image, "the img2img image")
     if wants_mask:
-        rules = request.inpaint
-        pixels = join_mask(pixels, None if rules is None else host_mask(rules))
-    region = _crop_region(unit, request)
-    if region is None:
-        return ControlPicture(pixels, request.picture_resize_mode, is_own=False)
-    cropped = crop_and_fill(pixels, region, request.size)
-    return ControlPicture(cropped, ResizeMode.OUTER_FIT, is_own=False)
+        pixels = join_mask(pixels, None if rules is None else np.array(prepare_mask(rules)))
+    return ControlPicture(pixels, request.picture_resize_mode, is_own=False)
 
 
-def _crop_region(
-    unit: ControlUnit, request: GenerationRequest
-) -> tuple[int, int, int, int] | None:
-    """The host's crop (left, top, right, bottom) in pixels of its mask, None without one."""
+def _crop_region(unit: ControlUnit, request: GenerationRequest) -> Region | None:
+    """The host's crop in pixels of its mask, None where it takes the whole picture."""
     rules = request.inpaint
     if rules is None or not rules.only_masked:
         return None
     if not (unit.inpaint_crop_input_image or request.is_upscale_script):
         return None
-    return masked_region(rules, request.size)
+    return crop_region(prepare_mask(rules), rules.padding, request.size)
 
 
 def region_mask(unit: ControlUnit, source: PictureSource) -> np.ndarray | None:

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from lib_controlnet.active import ActiveControl, evaluate_group
+from lib_controlnet.effects import INPAINT_ONLY, KeepUnmasked, keep_unmasked
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.families.base import describe_unet
-from lib_controlnet.hint import PassGeometry, place_map, region_tensor, to_hint
+from lib_controlnet.hint import PassGeometry, place_map, region_tensor, to_hint, to_pixels
 from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
 from lib_controlnet.patcher import UNetPatcher
-from lib_controlnet.step import RowLayout, StepContext, StepCursor
+from lib_controlnet.step import NoisyLatent, RowLayout, StepContext, StepCursor
 from lib_controlnet.window import Window, layer_strengths
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
-    from lib_controlnet.families.base import BaseUNet, ControlNetwork, UNetShape
+    from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.ports import Host
     from lib_controlnet.unit import ControlUnit
 
@@ -58,7 +59,7 @@ class PreparedUnit:
         load: gives the control network for the base model that is loaded now.
         soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
         effect: name of a sampling effect the preprocessor declares, or None.
-        maps: maps to show, filled as passes begin, newest first; uint8 (H, W, 3 or 4).
+        maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
     """
 
     unit: ControlUnit
@@ -89,10 +90,11 @@ class ControlSession:
         self.error: BaseException | None = None
         self.comments: list[str] = []
         self.active: list[ActiveControl] = []
+        self.effects: list[KeepUnmasked] = []
         self.cursor = StepCursor()
         self.evaluations = 0
+        self.noisy: NoisyLatent | None = None
         self._one_by_one = False
-        self._shape: UNetShape | None = None
         self._patched: UNetPatcher | None = None
 
     def begin_pass(self, info: PassInfo, base: BaseUNet) -> None:
@@ -102,8 +104,9 @@ class ControlSession:
             ControlNetError: a unit cannot act on this model (only with `OnError.STOP`).
         """
         self.active = []
+        self.effects = []
+        self.evaluations = 0
         self._one_by_one = False
-        self._shape = base.shape
         for prepared in list(self.prepared):
             try:
                 control = self._bind(prepared, info, base)
@@ -121,7 +124,8 @@ class ControlSession:
     ) -> ActiveControl | None:
         unit = prepared.unit
         placed = place_map(prepared.detected, info.geometry, prepared.resize_mode)
-        prepared.maps.insert(0, placed)
+        others = [shown for shown in prepared.maps if shown.shape != placed.shape]
+        prepared.maps = [placed, *others]
         if prepared.load is None or not _acts_in(unit.hr_option, info):
             return None
         network = prepared.load(base)
@@ -134,6 +138,9 @@ class ControlSession:
         )
         window = Window(unit.guidance_start, unit.guidance_end)
         region = self._region(prepared, info)
+        if prepared.effect == INPAINT_ONLY and unit.weight and not window.is_empty:
+            kept = keep_unmasked(to_pixels(placed), self.host.vae_encode, window)
+            self.effects += [] if kept is None else [kept]
         if not any(strengths) or window.is_empty or (region is not None and region.is_empty):
             log.info("%s has no effect in this pass (strength, window or region)", unit.name)
             return None
@@ -167,7 +174,7 @@ class ControlSession:
         """
         if self.error is not None:
             raise self.error
-        if not self.active:
+        if not self.active and not self.effects:
             yield
             return
         self.cursor = StepCursor()
@@ -180,6 +187,7 @@ class ControlSession:
         finally:
             self._patched = None
             self.cursor.layout = None
+            self.noisy = None
             for control in self.active:
                 control.release()
 
@@ -188,7 +196,11 @@ class ControlSession:
             control.network.to(self.host.device, self.host.network_dtype)
 
     def begin_evaluation(
-        self, layout: RowLayout, progress: float, unet: nn.Module | None = None
+        self,
+        layout: RowLayout,
+        progress: float,
+        unet: nn.Module | None = None,
+        noisy: NoisyLatent | None = None,
     ) -> None:
         """The host announces the next evaluation of the denoiser.
 
@@ -197,12 +209,14 @@ class ControlSession:
             progress: fraction of this pass's steps done, 0 to 1.
             unet: the module that will be called. A refiner may have replaced the one that was
                 patched; then the controls stay silent for the rest of the pass.
+            noisy: the present latent, from samplers whose model predicts noise.
         """
         if self._patched is None:
             return
         if unet is not None and unet is not self._patched.unet:
             self._refuse_foreign(unet)
         self.evaluations += 1
+        self.noisy = noisy
         self.cursor.begin(layout, progress)
 
     def _refuse_foreign(self, unet: nn.Module) -> None:
@@ -240,6 +254,13 @@ class ControlSession:
                 self.host.free_memory()
                 log.warning("not enough memory to evaluate %d units at once", len(controls))
         return [part for control in controls for part in evaluate_group([control], step, rows)]
+
+    def adjust_x0(self, x0: Tensor) -> Tensor:
+        """Apply the open latent effects to predicted clean latents (b, 4, h, w)."""
+        for effect in self.effects:
+            if effect.window.is_open(self.cursor.progress):
+                x0 = effect.apply(x0)
+        return x0
 
     def check_effect(self) -> None:
         """After a pass: say so if the U-Net was never called through the host's callback.

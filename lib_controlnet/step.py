@@ -96,6 +96,19 @@ class StepContext:
         )
 
 
+@dataclass(frozen=True)
+class NoisyLatent:
+    """What a sampler that predicts noise started the evaluation from.
+
+    Attributes:
+        x: (b, 4, h, w), variance preserving.
+        timesteps: (b,), 0 to 999.
+    """
+
+    x: Tensor
+    timesteps: Tensor
+
+
 @dataclass
 class StepCursor:
     """Follows the host through the U-Net calls of one evaluation."""

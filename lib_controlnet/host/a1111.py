@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from modules import devices, scripts, sd_models, shared
 
+from lib_controlnet.effects import epsilon_to_x0, x0_to_epsilon
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
-from lib_controlnet.step import RowLayout
+from lib_controlnet.step import NoisyLatent, RowLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,6 +125,19 @@ def base_unet() -> BaseUNet | None:
     return BaseUNet(unet, describe_unet(unet), str(title), identity)
 
 
+def require_base() -> BaseUNet:
+    """The loaded checkpoint's U-Net.
+
+    Raises:
+        HostError: no checkpoint is loaded, or its network cannot take controls.
+    """
+    base = base_unet()
+    if base is None:
+        msg = "no checkpoint is loaded, controls cannot act"
+        raise HostError(msg)
+    return base
+
+
 def runtime() -> Runtime:
     """The extension's shared objects, held by its script class.
 
@@ -143,7 +157,7 @@ def session_of(p: Any) -> ControlSession | None:
     return getattr(p, SESSION_ATTRIBUTE, None)
 
 
-def arm(session: ControlSession, p: Any) -> None:
+def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
     """Wrap this pass's sampler run: controls act inside it and are gone after it.
 
     The wrapper sits on the sampler object, which belongs to one pass, and takes itself off. An
@@ -153,16 +167,16 @@ def arm(session: ControlSession, p: Any) -> None:
     sampler = p.sampler
     present = sampler.launch_sampling
     original = getattr(present, "controlnet_original", present)
-    own_before = vars(sampler).get("launch_sampling") is not None and original is present
+    own_before = "launch_sampling" in vars(sampler) and original is present
 
     def launch_sampling(steps: int, func: Callable[[], Any]) -> Any:
         _restore(sampler, original, own_before)
-        model = loaded_model()
-        if model is None:
-            msg = "no checkpoint is loaded, controls cannot act"
-            raise HostError(msg)
-        with session.sampling(model.model.diffusion_model):
-            result = original(steps, func)
+        shared_objects.sampling = session
+        try:
+            with session.sampling(require_base().module):
+                result = original(steps, func)
+        finally:
+            shared_objects.sampling = None
         if not shared.state.interrupted and not shared.state.skipped:
             session.check_effect()
         for comment in session.comments:
@@ -180,18 +194,35 @@ def _restore(sampler: Any, original: Callable[..., Any], own_before: bool) -> No
         del sampler.launch_sampling
 
 
-def on_cfg_denoiser(params: Any) -> None:
-    """Host callback, once per evaluation, before the host splits the batch into U-Net calls."""
+def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
+    """Once per evaluation, before the host splits the batch into U-Net calls."""
     denoiser = getattr(params, "denoiser", None)
-    session = session_of(getattr(denoiser, "p", None))
-    if session is None:
+    if session_of(getattr(denoiser, "p", None)) is not session:
         return
     images = params.text_uncond.shape[0]
     layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])
     progress = denoiser.step / max(denoiser.total_steps, 1)
     model = loaded_model()
     unet = None if model is None else model.model.diffusion_model
-    session.begin_evaluation(layout, progress, unet)
+    noisy = None
+    if getattr(denoiser, "mask_before_denoising", False):  # samplers that predict epsilon
+        noisy = NoisyLatent(params.x[-images:], params.sigma[-images:])
+    session.begin_evaluation(layout, progress, unet, noisy)
+
+
+def on_cfg_after_cfg(session: ControlSession, params: Any) -> None:
+    """Once per evaluation, after guidance: hold the prediction where a unit asks for it."""
+    if not session.effects:
+        return
+    noisy = session.noisy
+    if noisy is None:
+        params.x = session.adjust_x0(params.x)
+        return
+    model = loaded_model()
+    steps = noisy.timesteps.long().cpu()
+    alpha_bar = model.alphas_cumprod.cpu()[steps].to(params.x)[:, None, None, None]
+    x0 = session.adjust_x0(epsilon_to_x0(noisy.x, params.x, alpha_bar))
+    params.x = x0_to_epsilon(noisy.x, x0, alpha_bar)
 
 
 def _prompts_per_image(denoiser: Any) -> list[int] | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.preprocess import Detection
+    from lib_controlnet.session import ControlSession
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,17 @@ CACHE_BYTES: Final = 16 * 2**30
 
 
 class Runtime:
-    """Created by the script when it is loaded, closed when it is unloaded."""
+    """Created by the script when it is loaded, closed when it is unloaded.
+
+    Attributes:
+        sampling: the session whose pass is being sampled; the host samples one at a time.
+    """
 
     def __init__(self) -> None:
         self.host = A1111Host()
         self.catalog = Catalog(self.host.model_folders())
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
+        self.sampling: ControlSession | None = None
         self.detections = DetectionCache(
             max_count=int(str(self.host.flag("controlnet_preprocessor_cache_size", 16)))
         )

@@ -1,0 +1,217 @@
+"""One generation seen from the host's callbacks. Errors are kept here and raised in sampling.
+
+The host prints and forgets what a script method raises, then generates without control. So a
+failure is stored in the session, and the wrapper round the sampler run raises it before the
+first step; the host passes that on to the user.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from PIL import Image
+
+from lib_controlnet import infotext, preprocess
+from lib_controlnet.effects import INPAINT_ONLY
+from lib_controlnet.enums import LATENT_SCALE, OnError
+from lib_controlnet.errors import ControlNetError, UnitError
+from lib_controlnet.finish import paste_back
+from lib_controlnet.hint import PassGeometry
+from lib_controlnet.host import a1111, pictures, request
+from lib_controlnet.host.a1111 import SESSION_ATTRIBUTE, session_of
+from lib_controlnet.image import Size
+from lib_controlnet.prepare import Preparation, prepare_units
+from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit
+from lib_controlnet.unit import ControlUnit, parse_unit
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lib_controlnet.host.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+BLUR_SIGMA: Final = 7
+
+
+def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
+    """Prepare the units of one `process_images` call. Never raises a `ControlNetError`.
+
+    Args:
+        p: the host's processing object; whatever an earlier call left on it is replaced.
+        args: the script's arguments, one unit per slot.
+        runtime: what all generations share.
+    """
+    setattr(p, SESSION_ATTRIBUTE, None)
+    for key in [key for key in p.extra_generation_params if infotext.is_own_key(key)]:
+        del p.extra_generation_params[key]
+    session = ControlSession(runtime.host, [], _on_error(runtime))
+    try:
+        units = [unit for unit in read_units(args) if unit.enabled]
+        if not units:
+            return
+        setattr(p, SESSION_ATTRIBUTE, session)
+        _prepare(p, units, session, runtime)
+    except Exception as error:
+        # The boundary: kept, and raised again before the first step.
+        setattr(p, SESSION_ATTRIBUTE, session)
+        session.error = error
+        if not isinstance(error, ControlNetError):
+            log.exception("preparing the units failed")
+
+
+def _on_error(runtime: Runtime) -> OnError:
+    try:
+        return OnError.parse(runtime.option("control_net_on_error", OnError.STOP.value))
+    except ValueError:
+        return OnError.STOP
+
+
+def _prepare(
+    p: Any, units: Sequence[ControlUnit], session: ControlSession, runtime: Runtime
+) -> None:
+    runtime.host.report("ControlNet: preparing")
+    try:
+        with torch.no_grad():
+            preparation = Preparation(
+                request=request.read_request(p),
+                models=runtime,
+                base=runtime.base(),
+                source=pictures.source(runtime),
+                cache=runtime.detections,
+                interrupted=runtime.host.interrupted,
+                on_error=session.on_error,
+            )
+            session.prepared = prepare_units(units, preparation, session.comments)
+    finally:
+        runtime.host.report(None)
+    for position, prepared in enumerate(session.prepared):
+        p.extra_generation_params[f"{infotext.KEY} {position}"] = describe(prepared.unit)
+    _pass_on_comments(p, session)
+
+
+def read_units(args: Iterable[Any]) -> list[ControlUnit]:
+    """Parse the script's arguments: units, dicts, or look-alikes; None is an unused slot.
+
+    Raises:
+        UnitError: a unit holds an impossible value, or an argument is not a unit at all.
+    """
+    units = []
+    for index, value in enumerate(args):
+        if value is None:
+            continue
+        if isinstance(value, (str, int, float, bool, list, tuple)):
+            msg = (
+                f"unit {index}: the argument is {type(value).__name__}, not a unit; send one "
+                'object per unit, such as {"module": "canny", "model": "...", "image": "..."}'
+            )
+            raise UnitError(msg)
+        units.append(parse_unit(value, index))
+    return units
+
+
+def describe(unit: ControlUnit) -> str:
+    """The unit as one infotext value."""
+    settled = preprocess.settle(
+        unit.module, unit.processor_res, (unit.threshold_a, unit.threshold_b)
+    )
+    defaults = {
+        "processor_res": settled.resolution,
+        "threshold_a": settled.values[0],
+        "threshold_b": settled.values[1],
+    }
+    return infotext.serialize(unit, defaults)
+
+
+def begin_pass(p: Any, x: Any, runtime: Runtime) -> None:
+    """Bind the units to the pass that is about to be sampled, and arm them on its sampler.
+
+    Args:
+        p: the host's processing object.
+        x: latent or noise of the pass, (b, c, h, w); only its size is read.
+        runtime: what all generations share.
+    """
+    session = session_of(p)
+    if session is None:
+        return
+    if session.error is None:
+        try:
+            session.begin_pass(pass_info(p, x), a1111.require_base())
+        except Exception as error:  # the boundary: raised again before the first step
+            session.error = error
+            if not isinstance(error, ControlNetError):
+                log.exception("binding the units to the pass failed")
+    _pass_on_comments(p, session)
+    a1111.arm(session, p, runtime)
+
+
+def pass_info(p: Any, x: Any) -> PassInfo:
+    """Geometry of the pass that samples the latent `x`."""
+    is_hires = bool(getattr(p, "is_hr_pass", False))
+    latent = Size(int(x.shape[-1]), int(x.shape[-2]))
+    if is_hires:
+        canvas = request.hires_canvas(p)
+    else:
+        canvas = Size(int(p.width), int(p.height))
+        if canvas.multiple_of_down(LATENT_SCALE) != Size(
+            latent.width * LATENT_SCALE, latent.height * LATENT_SCALE
+        ):
+            canvas = None  # another extension samples at a size of its own
+    geometry = PassGeometry.of_latent(latent, canvas)
+    return PassInfo(geometry, is_hires, bool(getattr(p, "enable_hr", False)))
+
+
+def _pass_on_comments(p: Any, session: ControlSession) -> None:
+    for comment in session.comments:
+        p.comment(comment)
+
+
+def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
+    """Pixel effects after decoding; `images` is (b, 3, H, W) in [0, 1] and changed in place."""
+    session = session_of(p)
+    if session is None or session.error is not None:
+        return
+    sigma = int(str(runtime.option("control_net_inpaint_blur_sigma", BLUR_SIGMA)))
+    for prepared in session.prepared:
+        if prepared.effect != INPAINT_ONLY or not prepared.maps or not prepared.unit.weight:
+            continue
+        for index in range(len(images)):
+            images[index] = paste_back(images[index], prepared.maps[0], sigma)
+
+
+def end(p: Any, processed: Any, runtime: Runtime) -> None:
+    """Hand over the detected maps and drop the session."""
+    session = session_of(p)
+    if session is None:
+        return
+    setattr(p, SESSION_ATTRIBUTE, None)
+    if session.error is not None:
+        return
+    maps = [
+        Image.fromarray(picture)
+        for prepared in session.prepared
+        for picture in maps_to_show(prepared)
+        if prepared.unit.save_detected_map
+    ]
+    for prepared in session.prepared:
+        pictures.autosave(p, prepared, runtime)
+    if runtime.option("control_net_no_detectmap", False) or request.is_upscale_script(p):
+        return
+    processed.images.extend(maps)
+    if not getattr(p, "is_api", False) and processed.infotexts:
+        # The gallery's Save button looks a text up for every picture.
+        processed.infotexts.extend([processed.infotexts[0]] * len(maps))
+
+
+def maps_to_show(prepared: PreparedUnit) -> list[np.ndarray]:
+    """Maps of one unit, the hires pass's first; a mask is shown as transparency."""
+    shown: list[np.ndarray] = []
+    for placed in prepared.maps:
+        picture = placed.copy()
+        if picture.shape[2] == 4:  # noqa: PLR2004 - RGB plus mask
+            picture[:, :, 3] = 255 - picture[:, :, 3] // 2
+        shown.append(picture)
+    return shown

@@ -1,0 +1,179 @@
+"""From what was asked to what will run: picture, detected map and model of every unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from lib_controlnet import preprocess
+from lib_controlnet.effects import INPAINT_ONLY
+from lib_controlnet.enums import LATENT_SCALE, OnError
+from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
+from lib_controlnet.image import Size, pixel_perfect_resolution
+from lib_controlnet.inputs import ControlPicture, PictureSource, control_picture, region_mask
+from lib_controlnet.session import PreparedUnit
+
+if TYPE_CHECKING:
+    from lib_controlnet.families.base import BaseUNet, ControlNetwork
+    from lib_controlnet.request import GenerationRequest
+    from lib_controlnet.unit import ControlUnit
+
+log = logging.getLogger(__name__)
+
+GLOBAL_INPAINT: Final = "inpaint"
+"""Preprocessor that `inpaint_only` becomes where the host keeps the unmasked part itself."""
+
+
+class Models(Protocol):
+    """Finds and loads control models."""
+
+    def find_model(self, name: str) -> Path:
+        """File of a model; raises ModelNotFoundError."""
+        ...
+
+    def network(self, path: Path, base: BaseUNet) -> ControlNetwork:
+        """Loaded model for a base; raises CheckpointError."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """What preparing units needs beside the units.
+
+    Attributes:
+        request: the generation.
+        models: finds and loads control models.
+        base: the checkpoint that is loaded now; models are checked against it at once.
+        source: how pictures may be read.
+        cache: detections to reuse.
+        interrupted: whether the user has asked to stop.
+        on_error: what a failing unit does to the generation.
+    """
+
+    request: GenerationRequest
+    models: Models
+    base: BaseUNet | None
+    source: PictureSource = PictureSource()
+    cache: preprocess.DetectionCache | None = None
+    interrupted: Callable[[], bool] = bool
+    on_error: OnError = OnError.STOP
+
+
+def prepare_units(
+    units: Sequence[ControlUnit], preparation: Preparation, comments: list[str]
+) -> list[PreparedUnit]:
+    """Prepare all enabled units, in their order.
+
+    Args:
+        units: every unit; disabled ones are passed over.
+        preparation: see there.
+        comments: gets one sentence for whatever the user should know.
+
+    Raises:
+        ControlNetError: a unit cannot do what it was asked (only with `OnError.STOP`).
+    """
+    prepared: list[PreparedUnit] = []
+    for unit in units:
+        if not unit.enabled:
+            continue
+        comments += [f"ControlNet {unit.name}: {note}" for note in unit.notes]
+        if preparation.interrupted():
+            break
+        try:
+            with naming(unit):
+                prepared.append(_prepare(unit, preparation, comments))
+        except ControlNetError as error:
+            if preparation.on_error is OnError.STOP:
+                raise
+            comments.append(f"ControlNet: {error} (unit skipped)")
+            log.warning("%s (unit skipped)", error)
+    return prepared
+
+
+@contextmanager
+def naming(unit: ControlUnit) -> Iterator[None]:
+    """Errors that pass say which unit they are about."""
+    try:
+        yield
+    except ControlNetError as error:
+        text = str(error)
+        if text.startswith(unit.name):
+            raise
+        named = f"{unit.name}: {text}"
+        raise type(error)(named, error.status_code) from error
+
+
+def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -> PreparedUnit:
+    request = preparation.request
+    detector = preprocess.get(unit.module)
+    if detector.effect == INPAINT_ONLY and request.inpaint is not None and _uses_init(unit):
+        comments.append(
+            f"ControlNet {unit.name}: A1111 inpaint and ControlNet inpaint duplicated. "
+            "Falls back to inpaint_global_harmonious."
+        )
+        detector = preprocess.get(GLOBAL_INPAINT)
+    if detector.unavailable:
+        raise PreprocessorUnavailableError(detector.unavailable)
+    load = None
+    if detector.needs_model:
+        load = _model_loader(unit, preparation)
+    picture = control_picture(unit, request, detector.uses_mask, preparation.source)
+    detection = preprocess.run_preprocessor(
+        detector.name,
+        picture.image,
+        _resolution(unit, picture, request),
+        (unit.threshold_a, unit.threshold_b),
+        preparation.cache,
+        pixel_perfect=unit.pixel_perfect,
+        seed=request.seed,
+    )
+    if detector.output.value == "embedding":
+        msg = f"the preprocessor {detector.title} gives no picture and cannot be used here yet"
+        raise PreprocessorUnavailableError(msg)
+    return PreparedUnit(
+        unit=unit,
+        resize_mode=picture.resize_mode,
+        detected=detection.image,
+        region=region_mask(unit, preparation.source),
+        load=load,
+        soft_in_hires=detector.soft_in_hires,
+        effect=detector.effect or None,
+    )
+
+
+def _uses_init(unit: ControlUnit) -> bool:
+    return unit.image is None
+
+
+def _resolution(
+    unit: ControlUnit, picture: ControlPicture, request: GenerationRequest
+) -> float:
+    if not unit.pixel_perfect:
+        return unit.processor_res
+    target = request.size.multiple_of_down(LATENT_SCALE)
+    return pixel_perfect_resolution(Size.from_array(picture.image), target, picture.resize_mode)
+
+
+def _model_loader(
+    unit: ControlUnit, preparation: Preparation
+) -> Callable[[BaseUNet], ControlNetwork]:
+    if not unit.has_model:
+        msg = (
+            f"{unit.name}: You have not selected any ControlNet Model. Choose one that fits the "
+            f"preprocessor {unit.module!r}, or disable the unit"
+        )
+        raise UnitError(msg)
+    models = preparation.models
+    path = models.find_model(unit.model)
+
+    def load(base: BaseUNet) -> ControlNetwork:
+        with naming(unit):
+            return models.network(path, base)
+
+    if preparation.base is not None:
+        load(preparation.base)
+    return load

@@ -1,0 +1,74 @@
+"""The extension's one always-on script: host callbacks to the session, and the error boundary."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from modules import script_callbacks, scripts
+
+import annotator
+from lib_controlnet import api, conflicts
+from lib_controlnet.host import a1111, generation, settings
+from lib_controlnet.host.runtime import Runtime
+from lib_controlnet.ui.panel import build_panel, paste_fields
+
+log = logging.getLogger("ControlNet")
+
+script_callbacks.remove_current_script_callbacks()
+conflicts.check_package(annotator)
+
+RUNTIME = Runtime()
+
+
+class Script(scripts.Script):
+    """Panel, units and pictures of one tab; everything of a generation lives on `p`."""
+
+    controlnet_runtime = RUNTIME
+
+    def title(self) -> str:
+        return "ControlNet"
+
+    def show(self, is_img2img: bool) -> object:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        tab = "img2img" if is_img2img else "txt2img"
+        units = build_panel(is_img2img, tab, RUNTIME)
+        if not hasattr(self, "infotext_fields") or self.infotext_fields is None:
+            # The host calls this again for its API defaults; only the first panel is on the page.
+            self.infotext_fields = paste_fields(units, RUNTIME)
+        return units
+
+    def process(self, p: Any, *args: Any) -> None:
+        generation.begin(p, args, RUNTIME)
+
+    def process_before_every_sampling(self, p: Any, *_args: Any, **kwargs: Any) -> None:
+        generation.begin_pass(p, kwargs.get("x"), RUNTIME)
+
+    def postprocess_batch(self, p: Any, *_args: Any, **kwargs: Any) -> None:
+        generation.finish_batch(p, kwargs["images"], RUNTIME)
+
+    def postprocess(self, p: Any, processed: Any, *_args: Any) -> None:
+        generation.end(p, processed, RUNTIME)
+
+
+def on_cfg_denoiser(params: Any) -> None:
+    if RUNTIME.sampling is not None:
+        a1111.on_cfg_denoiser(RUNTIME.sampling, params)
+
+
+def on_cfg_after_cfg(params: Any) -> None:
+    if RUNTIME.sampling is not None:
+        a1111.on_cfg_after_cfg(RUNTIME.sampling, params)
+
+
+def on_app_started(_demo: Any, app: Any) -> None:
+    api.mount(app, RUNTIME)
+
+
+script_callbacks.on_ui_settings(settings.register)
+script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
+script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
+script_callbacks.on_app_started(on_app_started)
+script_callbacks.on_script_unloaded(RUNTIME.close)
