@@ -44,7 +44,14 @@ DECLARATIONS = [
         True,
         (("XDoG Threshold", 1, 64, 0.01, 32),),
     ),
-    ("tile_resample", "tile_resample", ("Tile",), 100, True, (("Down Sampling Rate", 1, 8, 0.01, 1),)),
+    (
+        "tile_resample",
+        "tile_resample",
+        ("Tile",),
+        100,
+        True,
+        (("Down Sampling Rate", 1, 8, 0.01, 1),),
+    ),
     ("blur_gaussian", "blur_gaussian", ("Tile",), 0, True, (("Sigma", 0.01, 64, 0.01, 9),)),
     ("inpaint_only", "inpaint_only", ("Inpaint",), 100, False, ()),
     ("inpaint", "inpaint_global_harmonious", ("Inpaint",), 0, False, ()),
@@ -271,9 +278,7 @@ def test_slider_logs_wrong_values_but_not_minus_one(caplog: pytest.LogCaptureFix
     slider.settle(-1, "canny.processor_res")
     assert not caplog.messages
     slider.settle(63, "canny.processor_res")
-    assert caplog.messages == [
-        "[canny.processor_res] Invalid value(63), using default value 512."
-    ]
+    assert caplog.messages == ["[canny.processor_res] Invalid value(63), using default value 512."]
 
 
 def test_discover_lists_broken_files_and_loads_the_others(

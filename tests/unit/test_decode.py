@@ -1,0 +1,329 @@
+"""Every form in which clients send pictures, and every sentence for what cannot be one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from lib_controlnet.decode import MAX_SIDE, decode_image, decode_mask, to_rgb
+from lib_controlnet.errors import ImageError
+
+GRADIENT = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def text_of(image: Image.Image, kind: str = "PNG", **options: object) -> str:
+    return base64.b64encode(file_of(image, kind, **options)).decode()
+
+
+PNG = file_of(Image.fromarray(GRADIENT))
+TEXT = base64.b64encode(PNG).decode()
+BREAKS = "\n".join(TEXT[i : i + 20] for i in range(0, len(TEXT), 20))
+
+FORMS = {
+    "base64": TEXT,
+    "base64 with line breaks": f"\n{BREAKS}\n",
+    "base64 without padding": TEXT.rstrip("="),
+    "base64 in the URL alphabet": TEXT.replace("+", "-").replace("/", "_"),
+    "data URL": f"data:image/png;base64,{TEXT}",
+    "data URL in capitals": f"DATA:image/PNG;BASE64,{TEXT}",
+    "data URL with escapes": "data:image/png;base64,"
+    + TEXT.replace("=", "%3D").replace("+", "%2B"),
+    "bytes": PNG,
+    "PIL": Image.fromarray(GRADIENT),
+    "uint8 array": GRADIENT,
+    "array from a view": np.flip(np.flip(GRADIENT, 1).copy(), 1),
+    "uint16 array": GRADIENT.astype(np.uint16) * 257,
+    "opaque RGBA array": np.dstack([GRADIENT, np.full((4, 6), 255, np.uint8)]),
+    "BMP": text_of(Image.fromarray(GRADIENT), "BMP"),
+    "lossless WebP": text_of(Image.fromarray(GRADIENT), "WEBP", lossless=True),
+    "TIFF": text_of(Image.fromarray(GRADIENT), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS, ids=list(FORMS))
+def test_decode_image_reads_every_form(form: str) -> None:
+    found = decode_image(FORMS[form])
+    assert found.dtype == np.uint8
+    assert found.flags.c_contiguous
+    assert np.array_equal(found, GRADIENT)
+
+
+def palette(transparent: bool) -> Image.Image:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([0, 1])
+    if transparent:
+        image.info["transparency"] = 1
+    return image
+
+
+def sixteen_bit() -> Image.Image:
+    return Image.fromarray(np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16))
+
+
+MODES = {
+    # name: (picture, RGB values of its first row)
+    "grey": (Image.fromarray(np.array([[0, 77]], np.uint8)), [(0,) * 3, (77,) * 3]),
+    "one bit": (
+        Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"),
+        [(0,) * 3, (255,) * 3],
+    ),
+    "palette": (palette(False), [(10, 20, 30), (200, 100, 50)]),
+    "palette with transparency": (palette(True), [(10, 20, 30), (255, 255, 255)]),
+    "grey and alpha": (
+        Image.fromarray(np.array([[[100, 255], [100, 0], [100, 51]]], np.uint8), "LA"),
+        [(100,) * 3, (255,) * 3, (224,) * 3],
+    ),
+    "RGBA": (
+        Image.fromarray(np.array([[[9, 8, 7, 255], [9, 8, 7, 0], [0, 100, 255, 128]]], np.uint8)),
+        [(9, 8, 7), (255, 255, 255), (127, 177, 255)],
+    ),
+    "16 bit": (sixteen_bit(), [(v,) * 3 for v in (0, 0, 1, 1, 128, 255)]),
+    "CMYK": (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [(255, 0, 0)]),
+    "HSV": (Image.new("HSV", (1, 1), (0, 255, 255)), [(255, 0, 0)]),
+}
+
+
+@pytest.mark.parametrize("mode", MODES, ids=list(MODES))
+def test_decode_image_converts_every_mode(mode: str) -> None:
+    image, expected = MODES[mode]
+    assert decode_image(image)[0].tolist() == [list(colour) for colour in expected]
+
+
+@pytest.mark.parametrize("mode", ["grey", "one bit", "palette with transparency", "RGBA", "16 bit"])
+def test_decode_image_reads_modes_from_png_files(mode: str) -> None:
+    image, expected = MODES[mode]
+    assert decode_image(text_of(image))[0].tolist() == [list(colour) for colour in expected]
+
+
+def test_integer_picture_from_python_with_byte_levels_stays_as_it_is() -> None:
+    image = Image.fromarray(np.array([[0, 200]], np.int32))
+    assert decode_image(image)[0].tolist() == [[0] * 3, [200] * 3]
+
+
+ARRAYS = {
+    "grey": (GRADIENT[:, :, 0], np.repeat(GRADIENT[:, :, :1], 3, axis=2)),
+    "one channel": (GRADIENT[:, :, :1], np.repeat(GRADIENT[:, :, :1], 3, axis=2)),
+    "bool": (GRADIENT[:, :, 0] > 50, np.where(GRADIENT[:, :, :1] > 50, 255, 0).repeat(3, axis=2)),
+    "transparent": (np.dstack([GRADIENT, np.zeros((4, 6), np.uint8)]), np.full((4, 6, 3), 255)),
+    "grey and alpha": (
+        np.dstack([GRADIENT[:, :, 0], np.zeros((4, 6), np.uint8)]),
+        np.full((4, 6, 3), 255),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS, ids=list(ARRAYS))
+def test_decode_image_converts_arrays(name: str) -> None:
+    array, expected = ARRAYS[name]
+    assert np.array_equal(decode_image(array), expected)
+
+
+def test_keep_alpha_returns_the_channel_only_where_it_says_something() -> None:
+    clear = np.dstack([GRADIENT, np.arange(24, dtype=np.uint8).reshape(4, 6)])
+    assert np.array_equal(decode_image(clear, keep_alpha=True), clear)
+    opaque = np.dstack([GRADIENT, np.full((4, 6), 255, np.uint8)])
+    assert decode_image(opaque, keep_alpha=True).shape == (4, 6, 3)
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated clockwise
+    data = file_of(Image.fromarray(GRADIENT), "PNG", exif=exif)
+    assert np.array_equal(decode_image(data), np.rot90(GRADIENT, -1))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+def test_damaged_exif_counts_as_none() -> None:
+    data = file_of(Image.fromarray(GRADIENT), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert np.array_equal(decode_image(data), GRADIENT)
+
+
+def test_decode_mask_is_the_first_channel() -> None:
+    assert np.array_equal(decode_mask(TEXT), GRADIENT[:, :, 0])
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 37, 128, 254, 255])
+def test_to_rgb_composites_on_white_rounding_down(alpha: int) -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    rgba = np.dstack([levels[None], levels[None], levels[None], np.full((1, 256), alpha, np.uint8)])
+    exact = [(int(v) * alpha + 255 * (255 - alpha)) // 255 for v in levels]
+    assert to_rgb(rgba)[0, :, 0].tolist() == exact
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds nothing."""
+    data = bytearray(file_of(Image.new("L", (1, 1))))
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+FAULTS = {
+    "empty text": ("", "the text is empty"),
+    "no base64": ("not a picture!", "neither base64 nor a data URL"),
+    "base64 of something else": (base64.b64encode(b"hello world").decode(), "its 11 bytes are no"),
+    "cut short": (PNG[:-30], "damaged or cut short"),
+    "data URL without base64": ("data:image/png,abc", "the data URL must read"),
+    "data URL without body": ("data:image/png;base64,", "the data URL must read"),
+    "URL": ("https://example.com/a.png", "is a URL, which this WebUI does not load"),
+    "path": ("C:\\pictures\\a.png", "reading local files is not allowed"),
+    "unix path": ("/etc/pictures/a b.png", "reading local files is not allowed"),
+    "number": (5, "it is int; send base64 text"),
+    "None": (None, "it is NoneType; send base64 text"),
+    "float array": (np.zeros((4, 4, 3), np.float32), "the array holds float32 numbers"),
+    "int array": (np.zeros((4, 4, 3), np.int64), "the array holds int64 numbers"),
+    "five channels": (np.zeros((4, 4, 5), np.uint8), "the array is 4 x 4 x 5"),
+    "one dimension": (np.zeros(9, np.uint8), "the array is 9; expected"),
+    "four dimensions": (np.zeros((1, 4, 4, 3), np.uint8), "the array is 1 x 4 x 4 x 3"),
+    "empty array": (np.zeros((0, 4, 3), np.uint8), "it is empty (4 x 0 pixels)"),
+    "float picture": (Image.new("F", (2, 2)), "floating point pixels"),
+    "too wide": (np.zeros((1, MAX_SIDE + 1, 3), np.uint8), "is 16385 x 1 pixels; at most 16384"),
+    "too wide by its header": (header(20_000, 30), "is 20000 x 30 pixels"),
+    "too many pixels": (header(12_000, 12_000), "128 million in all"),
+    "bomb": (header(2**31 - 1, 2**31 - 1), "at most 16384 a side"),
+    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture in a known format"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("fault", FAULTS, ids=list(FAULTS))
+def test_decode_image_says_what_is_wrong(fault: str) -> None:
+    value, sentence = FAULTS[fault]
+    with pytest.raises(ImageError) as caught:
+        decode_image(value, "unit 2: image")
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith("unit 2: image ")
+    assert caught.value.status_code == 422
+
+
+def test_url_is_loaded_by_the_given_fetcher() -> None:
+    asked = []
+
+    def fetch(url: str) -> bytes:
+        asked.append(url)
+        return PNG
+
+    assert np.array_equal(decode_image("https://example.com/a.png", fetch=fetch), GRADIENT)
+    assert asked == ["https://example.com/a.png"]
+    shown = decode_image("http://example.com/b", fetch=lambda _: Image.fromarray(GRADIENT))
+    assert np.array_equal(shown, GRADIENT)
+
+
+def test_url_that_cannot_be_loaded_names_it() -> None:
+    def fetch(_: str) -> bytes:
+        msg = "Request to local resource not allowed"
+        raise ValueError(msg)
+
+    with pytest.raises(ImageError, match=r"from http://127\.0\.0\.1/a: Request to local resource"):
+        decode_image("http://127.0.0.1/a", fetch=fetch)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Path:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    (folder / "inside.png").write_bytes(PNG)
+    (tmp_path / "outside.png").write_bytes(PNG)
+    return folder
+
+
+def test_path_is_read_from_an_opened_folder_only(opened: Path) -> None:
+    inside, outside = opened / "inside.png", opened.parent / "outside.png"
+    for value in (str(inside), inside):
+        assert np.array_equal(decode_image(value, allow_paths=[opened]), GRADIENT)
+    for value in (str(outside), str(opened / ".." / "outside.png")):
+        with pytest.raises(ImageError, match="outside the folders opened for pictures"):
+            decode_image(value, allow_paths=[opened])
+    assert np.array_equal(decode_image(str(outside), allow_paths=True), GRADIENT)
+    with pytest.raises(ImageError, match="reading local files is not allowed"):
+        decode_image(inside)
+
+
+def test_refused_path_does_not_tell_whether_the_file_exists(opened: Path) -> None:
+    answers = set()
+    for name in ("inside.png", "missing.png"):
+        with pytest.raises(ImageError) as caught:
+            decode_image(str(opened / name))
+        answers.add(str(caught.value))
+    assert len(answers) == 1
+
+
+def test_link_out_of_an_opened_folder_is_refused(opened: Path) -> None:
+    link = opened / "link.png"
+    link.symlink_to(opened.parent / "outside.png")
+    with pytest.raises(ImageError, match="outside the folders"):
+        decode_image(str(link), allow_paths=[opened])
+
+
+def test_missing_file_in_an_opened_folder_is_named(opened: Path) -> None:
+    with pytest.raises(ImageError, match=r"cannot be read from .*gone\.png"):
+        decode_image(str(opened / "gone.png"), allow_paths=[opened])
+
+
+BYTES = st.binary(max_size=200)
+DAMAGED = st.tuples(
+    st.sampled_from(
+        [PNG, file_of(Image.fromarray(GRADIENT), "JPEG"), file_of(palette(True), "GIF")]
+    ),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),
+    st.integers(8, 400),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(
+        BYTES,
+        BYTES.map(lambda data: base64.b64encode(data).decode()),
+        st.text(st.characters(max_codepoint=300)),
+    )
+)
+def test_any_bytes_and_text_decode_or_say_why(value: str | bytes) -> None:
+    decoded_or_image_error(value)
+
+
+@settings(max_examples=120, deadline=None)
+@given(DAMAGED)
+def test_damaged_files_decode_or_say_why(case: tuple) -> None:
+    data, changes, end = case
+    damaged = bytearray(data)
+    for place, byte in changes:
+        damaged[place % len(damaged)] = byte
+    decoded_or_image_error(bytes(damaged[:end]))
+
+
+DTYPES = st.sampled_from([np.uint8, np.uint16, np.bool_, np.float32, np.int32])
+
+
+@settings(max_examples=80, deadline=None)
+@given(arrays.arrays(DTYPES, st.lists(st.integers(0, 7), max_size=4).map(tuple)))
+def test_any_array_decodes_or_says_why(array: np.ndarray) -> None:
+    decoded_or_image_error(array)
+
+
+def decoded_or_image_error(value: object) -> None:
+    try:
+        found = decode_image(value)
+    except ImageError as error:
+        assert len(str(error)) > 20
+    else:
+        assert found.dtype == np.uint8
+        assert found.ndim == 3
+        assert found.shape[2] == 3
+        assert min(found.shape) > 0
