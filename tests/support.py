@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from minildm.unet import UNetModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lib_controlnet.checkpoint import Checkpoint, TensorInfo
 from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.families.controlnet import ControlNetNetwork
 from lib_controlnet.nets.cldm import ControlNet, read_params
@@ -126,6 +127,32 @@ def save_controlnet(
     else:
         torch.save(tensors, path)
     return path
+
+
+class MemoryFile:
+    """A file that was never written: tensors, or their shapes alone, under the file's names."""
+
+    def __init__(self, tensors: Mapping[str, Tensor | tuple[int, ...]]) -> None:
+        self.tensors = tensors
+        self.metadata: dict[str, str] = {}
+        self.infos = {
+            name: TensorInfo(tuple(value.shape), value.dtype, i)
+            if isinstance(value, Tensor)
+            else TensorInfo(tuple(value), torch.float16, i)
+            for i, (name, value) in enumerate(tensors.items())
+        }
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors themselves."""
+        for name in names:
+            yield name, self.tensors[name]
+
+
+def memory_checkpoint(
+    tensors: Mapping[str, Tensor | tuple[int, ...]], name: str = "model.safetensors"
+) -> Checkpoint:
+    """A checkpoint of tensors, or of shapes alone, without a file."""
+    return Checkpoint(Path(name), MemoryFile(tensors))
 
 
 def inputs(kind: str, rows: int = 2, size: tuple[int, int] = (8, 16), seed: int = 5) -> dict:

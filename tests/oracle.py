@@ -1,0 +1,136 @@
+"""The diffusers networks that ours are compared with, and the names of their tensors in ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
+
+from lib_controlnet.layouts import RESNET_NAMES, diffusers_renamer
+
+CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
+CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
+
+FOUR_LEVELS: Mapping[str, object] = {
+    "down_block_types": (CROSS, CROSS, CROSS, PLAIN),
+    "block_out_channels": (320, 640, 1280, 1280),
+}
+THREE_LEVELS: Mapping[str, object] = {
+    "down_block_types": (PLAIN, CROSS, CROSS),
+    "block_out_channels": (320, 640, 1280),
+    "use_linear_projection": True,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+PUBLISHED: Mapping[str, Mapping[str, object]] = {
+    "sd15": {**FOUR_LEVELS, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd21": {
+        **FOUR_LEVELS,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl_full": {**THREE_LEVELS, "transformer_layers_per_block": (1, 2, 10)},
+    "sdxl_mid": {
+        **THREE_LEVELS,
+        "down_block_types": (PLAIN, PLAIN, CROSS),
+        "transformer_layers_per_block": (1, 1, 1),
+    },
+    "sdxl_small": {
+        **THREE_LEVELS,
+        "down_block_types": (PLAIN, PLAIN, PLAIN),
+        "transformer_layers_per_block": (1, 1, 1),
+        "mid_block_type": "UNetMidBlock2D",
+    },
+}
+"""Configurations of the published ControlNets."""
+
+TINY: Mapping[str, Mapping[str, object]] = {
+    "SD1": {
+        **FOUR_LEVELS,
+        "block_out_channels": (32, 64, 128, 128),
+        "cross_attention_dim": 48,
+        "attention_head_dim": 8,
+    },
+    "SD2": {
+        **FOUR_LEVELS,
+        "block_out_channels": (32, 64, 128, 128),
+        "cross_attention_dim": 64,
+        "attention_head_dim": (1, 2, 4, 4),
+        "use_linear_projection": True,
+    },
+    "SDXL": {
+        **THREE_LEVELS,
+        "block_out_channels": (32, 64, 128),
+        "cross_attention_dim": 80,
+        "attention_head_dim": (1, 2, 4),
+        "transformer_layers_per_block": (1, 2, 3),
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 96,
+    },
+}
+"""The same structures at the widths of `support.UNETS`."""
+
+
+def control_net(config: Mapping[str, object]) -> ControlNetModel:
+    """A ControlNet of diffusers in float32, with its own initial weights."""
+    hint = (16, 32, 96, 256) if config["block_out_channels"][0] == 320 else (4, 8, 12, 16)
+    return ControlNetModel(in_channels=4, conditioning_embedding_out_channels=hint, **config).eval()
+
+
+def u_net(config: Mapping[str, object]) -> UNet2DConditionModel:
+    """A U-Net of diffusers for which `control_net(config)` is made."""
+    kinds = config["down_block_types"]
+    up = tuple(CROSS_UP if kind == CROSS else PLAIN_UP for kind in reversed(kinds))
+    return UNet2DConditionModel(in_channels=4, out_channels=4, up_block_types=up, **config).eval()
+
+
+def u_net_weights(ours: nn.Module, config: Mapping[str, object]) -> UNet2DConditionModel:
+    """The U-Net of diffusers, holding the very tensors of one in LDM layout."""
+    with torch.device("meta"):
+        theirs = u_net(config)
+    source = ours.state_dict()
+    names = list(theirs.state_dict())
+    rename = diffusers_renamer(names)
+    weights = {}
+    for name in names:
+        candidates = _decoder_names(name) or [rename(name)]
+        weights[name] = next(source[ldm] for ldm in candidates if ldm in source)
+    theirs.load_state_dict(weights, assign=True)
+    return theirs
+
+
+def _decoder_names(name: str) -> list[str]:
+    """Possible LDM names of a decoder tensor, none for the encoder and the middle."""
+    for head, ldm in (("conv_norm_out.", "out.0."), ("conv_out.", "out.2.")):
+        if name.startswith(head):
+            return [ldm + name[len(head) :]]
+    found = re.fullmatch(r"up_blocks\.(\d+)\.(resnets|attentions|upsamplers)\.(\d+)\.(.+)", name)
+    if not found:
+        return []
+    level, kind, number, rest = int(found[1]), found[2], int(found[3]), found[4]
+    if kind == "upsamplers":  # the last part of the level's last block
+        return [f"output_blocks.{3 * level + 2}.{part}.{rest}" for part in (2, 1)]
+    if kind == "attentions":
+        return [f"output_blocks.{3 * level + number}.1.{rest}"]
+    module, _, leaf = rest.rpartition(".")
+    return [f"output_blocks.{3 * level + number}.0.{RESNET_NAMES[module]}.{leaf}"]
+
+
+def vector_condition(model: nn.Module, rows: int, seed: int = 3) -> tuple[dict, Tensor | None]:
+    """SDXL's extra inputs as diffusers takes them, and the vector `y` they stand for."""
+    if not hasattr(model, "add_embedding"):
+        return {}, None
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 1024, (rows, 6), generator=generator).float()
+    sinusoids = model.add_time_proj(sizes.flatten()).reshape(rows, -1)
+    width = model.config.projection_class_embeddings_input_dim - sinusoids.shape[1]
+    pooled = torch.randn(rows, width, generator=generator)
+    extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+    return extra, torch.cat([pooled, sinusoids], dim=1)
