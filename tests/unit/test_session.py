@@ -1,0 +1,344 @@
+"""Laws of one generation on tiny real networks: what adds up, what costs nothing, what is undone."""
+
+import copy
+
+import numpy as np
+import pytest
+import support
+import torch
+
+from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
+from lib_controlnet.errors import UnitError
+from lib_controlnet.hint import PassGeometry
+from lib_controlnet.image import Size
+from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit
+from lib_controlnet.step import RowLayout
+from lib_controlnet.unit import ControlUnit
+
+LATENT = Size(16, 8)
+ROWS = RowLayout.build([1], 1, 2)
+KINDS = ("SD1", "SD2", "SDXL", "demo")
+
+
+class FakeHost:
+    """A host without a WebUI; honours `ports.Host`."""
+
+    device = torch.device("cpu")
+    network_dtype = torch.float32
+
+    def option(self, _key, default):
+        return default
+
+    def vae_encode(self, image):
+        return torch.nn.functional.avg_pool2d(image, 8)[:, [0, 1, 2, 0]]
+
+    def model_folders(self):
+        return []
+
+    def interrupted(self):
+        return False
+
+    def report(self, text):
+        pass
+
+    def free_memory(self):
+        pass
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def base(request):
+    return support.tiny_base(request.param)
+
+
+@pytest.fixture(scope="module")
+def network(base):
+    return support.tiny_controlnet(kind_of(base), unet=base.module)
+
+
+def kind_of(base):
+    return base.name.split("-")[1]
+
+
+def picture(seed=3, size=Size(128, 64)):
+    return np.random.default_rng(seed).integers(0, 256, (size.height, size.width, 3), np.uint8)
+
+
+def prepared(network, seed=3, region=None, effect=None, **fields):
+    unit = ControlUnit(enabled=True, module="none", model="tiny", **fields)
+    return PreparedUnit(
+        unit, ResizeMode.INNER_FIT, picture(seed), region, lambda _base: network, effect=effect
+    )
+
+
+def info(**changes):
+    return PassInfo(PassGeometry.of_latent(LATENT), **changes)
+
+
+def run(base, units, layout=ROWS, progress=0.0, pass_info=None, calls=None):
+    """Output of the U-Net with the units bound and armed, all rows or in `calls` pieces."""
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(pass_info or info(), base)
+    total = len(layout.rows)
+    arguments = support.inputs(kind_of(base), rows=total, size=(LATENT.height, LATENT.width))
+    outputs = []
+    with torch.no_grad(), session.sampling(base.module):
+        session.begin_evaluation(layout, progress)
+        for start, stop in calls or [(0, total)]:
+            part = {k: None if v is None else v[start:stop] for k, v in arguments.items()}
+            outputs.append(base.module(**part))
+    return torch.cat(outputs)
+
+
+@pytest.fixture(scope="module")
+def plain(base):
+    return run(base, [])
+
+
+def hooks_of(module):
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    return sum(len(getattr(m, name)) for m in module.modules() for name in names)
+
+
+def test_active_unit_changes_the_output(base, network, plain):
+    assert not torch.allclose(run(base, [prepared(network)]), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weight": 0.0},
+        {"guidance_start": 0.5},
+        {"guidance_start": 0.7, "guidance_end": 0.2},
+        {"guidance_end": 0.0},
+    ],
+    ids=["strength-0", "window-not-open-yet", "reversed-window", "empty-window"],
+)
+def test_unit_without_effect_is_bit_identical_to_none(base, network, plain, fields):
+    assert torch.equal(run(base, [prepared(network, **fields)]), plain)
+
+
+def test_all_zero_layer_weights_are_bit_identical_to_none(base, network, plain):
+    weights = (0.0,) * network.layers
+    assert torch.equal(run(base, [prepared(network, advanced_weighting=weights)]), plain)
+
+
+def test_zero_region_equals_off_and_full_region_equals_none(base, network, plain):
+    height, width = 64, 128
+    full = np.full((height, width), 255, np.uint8)
+    assert torch.equal(run(base, [prepared(network, region=full * 0)]), plain)
+    assert torch.equal(run(base, [prepared(network, region=full)]), run(base, [prepared(network)]))
+
+
+def test_half_region_differs_from_both(base, network, plain):
+    half = np.zeros((64, 128), np.uint8)
+    half[:, :64] = 255
+    out = run(base, [prepared(network, region=half)])
+    assert not torch.equal(out, plain)
+    assert not torch.equal(out, run(base, [prepared(network)]))
+
+
+def test_same_run_twice_is_bit_identical(base, network):
+    assert torch.equal(run(base, [prepared(network)]), run(base, [prepared(network)]))
+
+
+def test_hooks_are_gone_after_the_pass(base, network, plain):
+    before = hooks_of(base.module)
+    run(base, [prepared(network)])
+    assert hooks_of(base.module) == before
+    assert torch.equal(run(base, []), plain)
+
+
+def test_no_active_unit_places_no_hook(base, network):
+    session = ControlSession(FakeHost(), [prepared(network, weight=0.0)])
+    session.begin_pass(info(), base)
+    before = hooks_of(base.module)
+    with session.sampling(base.module):
+        assert hooks_of(base.module) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_exception_during_sampling_leaves_the_unet_untouched(base, network, plain, error):
+    session = ControlSession(FakeHost(), [prepared(network)])
+    session.begin_pass(info(), base)
+    before = hooks_of(base.module)
+    with pytest.raises(error), session.sampling(base.module):
+        raise error
+    assert hooks_of(base.module) == before
+    assert torch.equal(run(base, []), plain)
+
+
+def test_exception_inside_the_network_leaves_the_unet_untouched(base, network, plain, monkeypatch):
+    def fail(*_args):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "evaluate", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(base, [prepared(network)])
+    assert torch.equal(run(base, []), plain)
+
+
+def residual_difference(base, units):
+    """Sum of what the units add, read where it is added."""
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(info(), base)
+    arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
+    seen = []
+    original = session.residuals
+    session.residuals = lambda step: seen.append(original(step)) or seen[-1]
+    with torch.no_grad(), session.sampling(base.module):
+        session.begin_evaluation(ROWS, 0.0)
+        base.module(**arguments)
+    return seen[0]
+
+
+def test_two_units_add_the_sum_of_each(base, network):
+    one, two = prepared(network, seed=1), prepared(network, seed=2, weight=0.5)
+    both = residual_difference(base, [one, two])
+    alone = residual_difference(base, [one])[0] + residual_difference(base, [two])[0]
+    assert len(both) == 1
+    for together, summed in zip(both[0].layers, alone.layers, strict=True):
+        torch.testing.assert_close(together, summed, atol=1e-5, rtol=1e-4)
+
+
+def test_two_half_weight_copies_equal_one(base, network):
+    halves = [prepared(network, weight=0.5), prepared(network, weight=0.5)]
+    torch.testing.assert_close(
+        run(base, halves), run(base, [prepared(network)]), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_control_mode_evaluates_cond_rows_only(base, network, plain):
+    seen = []
+    original = type(network).evaluate
+
+    def spy(self, x, *rest):
+        seen.append(x.shape[0])
+        return original(self, x, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(network), "evaluate", spy)
+        out = run(base, [prepared(network, control_mode=ControlMode.CONTROL)])
+    assert seen == [1]
+    assert torch.equal(out[1], plain[1])
+    assert not torch.allclose(out[0], plain[0], atol=1e-5)
+
+
+def test_split_calls_equal_one_call(base, network):
+    layout = RowLayout.build([1, 1], 2, 4)
+    units = [prepared(network, control_mode=ControlMode.CONTROL), prepared(network, seed=8)]
+    whole = run(base, units, layout)
+    pieces = run(base, units, layout, calls=[(0, 1), (1, 3), (3, 4)])
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_call_that_was_not_announced_is_not_controlled(base, network, plain):
+    session = ControlSession(FakeHost(), [prepared(network)])
+    session.begin_pass(info(), base)
+    arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
+    with torch.no_grad(), session.sampling(base.module):
+        assert torch.equal(base.module(**arguments), plain)
+
+
+def test_global_average_pooling_acts_on_cond_rows(base, network, plain):
+    pooled = copy.copy(network)
+    pooled.global_average_pooling = True
+    residuals = residual_difference(base, [prepared(pooled)])
+    assert residuals[0].rows == (0,)
+    assert {tuple(layer.shape[-2:]) for layer in residuals[0].layers} == {(1, 1)}
+    assert torch.equal(run(base, [prepared(pooled)])[1], plain[1])
+
+
+@pytest.mark.parametrize(
+    ("option", "hires", "acts"),
+    [
+        (HiResOption.BOTH, False, True),
+        (HiResOption.BOTH, True, True),
+        (HiResOption.LOW_RES_ONLY, False, True),
+        (HiResOption.LOW_RES_ONLY, True, False),
+        (HiResOption.HIGH_RES_ONLY, False, False),
+        (HiResOption.HIGH_RES_ONLY, True, True),
+    ],
+)
+def test_hires_option_chooses_the_pass(base, network, plain, option, hires, acts):
+    out = run(
+        base,
+        [prepared(network, hr_option=option)],
+        pass_info=info(is_hires=hires, has_hires=True),
+    )
+    assert torch.equal(out, plain) is not acts
+
+
+def test_wrong_length_weights_stop_or_are_skipped(base, network):
+    bad = prepared(network, advanced_weighting=(1.0, 2.0))
+    with pytest.raises(UnitError, match=f"has 2 numbers.*needs {network.layers}"):
+        ControlSession(FakeHost(), [bad]).begin_pass(info(), base)
+    session = ControlSession(FakeHost(), [bad, prepared(network)], OnError.SKIP)
+    session.begin_pass(info(), base)
+    assert len(session.active) == 1
+    assert "unit skipped" in session.comments[0]
+
+
+def test_stored_error_is_raised_before_the_first_step(base):
+    session = ControlSession(FakeHost(), [])
+    session.error = UnitError("unit 0: no")
+    with pytest.raises(UnitError, match="unit 0: no"), session.sampling(base.module):
+        pytest.fail("sampling began")
+
+
+def test_hint_encoder_runs_once_per_pass(base, network, monkeypatch):
+    count = []
+    original = network.encode_hint
+    monkeypatch.setattr(network, "encode_hint", lambda hint: count.append(1) or original(hint))
+    session = ControlSession(FakeHost(), [prepared(network)])
+    session.begin_pass(info(), base)
+    arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
+    with torch.no_grad(), session.sampling(base.module):
+        for step in range(3):
+            session.begin_evaluation(ROWS, step / 3)
+            base.module(**arguments)
+    assert len(count) == 1
+
+
+def test_units_of_one_network_run_as_one_batch(base, network, monkeypatch):
+    rows = []
+    original = network.evaluate
+
+    def spy(x, *rest):
+        rows.append(x.shape[0])
+        return original(x, *rest)
+
+    monkeypatch.setattr(network, "evaluate", spy)
+    run(base, [prepared(network, seed=s) for s in range(3)])
+    assert rows == [6]
+
+
+def test_out_of_memory_falls_back_to_one_by_one(base, network, monkeypatch):
+    rows = []
+    original = network.evaluate
+
+    def scarce(x, *rest):
+        if x.shape[0] > 2:
+            raise torch.cuda.OutOfMemoryError("too many rows")
+        rows.append(x.shape[0])
+        return original(x, *rest)
+
+    expected = run(base, [prepared(network, seed=s) for s in range(2)])
+    monkeypatch.setattr(network, "evaluate", scarce)
+    out = run(base, [prepared(network, seed=s) for s in range(2)])
+    assert rows == [2, 2]
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_inpaint_only_holds_x0_outside_the_mask(base, network):
+    masked = np.dstack([picture(), np.zeros((64, 128), np.uint8)])
+    masked[:, 64:, 3] = 255
+    unit = prepared(network, effect="inpaint_only")
+    unit.detected = masked
+    session = ControlSession(FakeHost(), [unit])
+    session.begin_pass(info(), base)
+    x0 = torch.full((2, 4, 8, 16), 5.0)
+    held = session.adjust_x0(x0)
+    assert torch.equal(held[..., 9:], x0[..., 9:])
+    assert held[..., :7].max() <= 1.0
+    assert torch.equal(x0, torch.full((2, 4, 8, 16), 5.0))

@@ -1,0 +1,58 @@
+"""Row layouts: which row of a U-Net call is what."""
+
+import pytest
+import torch
+
+from lib_controlnet.step import Row, RowLayout, StepContext, StepCursor
+
+
+def flags(layout):
+    return [(row.image, row.is_cond) for row in layout.rows]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "images", "total", "expected"),
+    [
+        ([1], 1, 2, [(0, True), (0, False)]),
+        ([1, 1], 2, 4, [(0, True), (1, True), (0, False), (1, False)]),
+        ([2, 1], 2, 5, [(0, True), (0, True), (1, True), (0, False), (1, False)]),
+        ([1], 1, 3, [(0, True), (0, False), (0, False)]),
+        (None, 2, 6, [(0, True), (1, True), (0, False), (1, False), (0, False), (1, False)]),
+        (None, 2, 8, [(0, True)] * 3 + [(1, True)] * 3 + [(0, False), (1, False)]),
+        ([3], 1, 2, [(0, True), (0, False)]),
+    ],
+    ids=["plain", "batch", "and", "edit", "edit-batch", "unknown-and", "rebuilt-by-neighbour"],
+)
+def test_layout_rows_follow_the_host(prompts, images, total, expected):
+    assert flags(RowLayout.build(prompts, images, total)) == expected
+
+
+def test_cursor_split_calls_take_rows_in_order():
+    cursor = StepCursor()
+    cursor.begin(RowLayout.build([2, 1], 2, 5), 0.25)
+    assert [row.is_cond for row in cursor.next_rows(2)] == [True, True]
+    assert cursor.next_rows(3) == (Row(1, True), Row(0, False), Row(1, False))
+
+
+def test_cursor_without_announcement_knows_nothing():
+    assert StepCursor().next_rows(2) is None
+
+
+def test_cursor_tiled_calls_start_over():
+    cursor = StepCursor()
+    cursor.begin(RowLayout.build([1], 1, 2), 0.0)
+    assert cursor.next_rows(2) == cursor.next_rows(2)
+
+
+def test_cursor_progress_is_clamped():
+    cursor = StepCursor()
+    cursor.begin(RowLayout(()), 1.3)
+    assert cursor.progress == 1.0
+
+
+def test_select_cond_only_and_one_image():
+    rows = RowLayout.build([1, 1], 2, 4).rows
+    x = torch.zeros(4, 4, 2, 2)
+    step = StepContext(x, torch.zeros(4), None, None, 0.0, rows)
+    assert step.select(cond_only=True) == (0, 1)
+    assert step.select(cond_only=False, images=frozenset({1})) == (1, 3)

@@ -1,0 +1,59 @@
+"""Windows and strength curves."""
+
+import pytest
+
+from lib_controlnet.enums import ControlMode
+from lib_controlnet.errors import UnitError
+from lib_controlnet.window import Window, layer_strengths, strength_curve
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 33])
+@pytest.mark.parametrize("cut", [0.0, 0.25, 0.5, 0.77, 1.0])
+def test_adjoining_windows_share_the_steps_without_gap_or_overlap(steps, cut):
+    before, after = Window(0.0, cut), Window(cut, 1.0)
+    for k in range(steps):
+        assert before.is_open(k / steps) + after.is_open(k / steps) == 1
+
+
+def test_full_window_is_open_at_both_ends():
+    assert Window().is_open(0.0)
+    assert Window().is_open(1.0)
+
+
+@pytest.mark.parametrize("bounds", [(0.5, 0.5), (0.8, 0.2), (1.0, 1.0), (0.0, 0.0)])
+def test_empty_window_is_never_open(bounds):
+    window = Window(*bounds)
+    assert window.is_empty
+    assert not any(window.is_open(k / 20) for k in range(20))
+
+
+def test_curve_prompt_sd1_is_the_published_table():
+    published = (
+        *(0.0994, 0.1205, 0.1461, 0.1770, 0.2146, 0.2601, 0.3153),
+        *(0.3822, 0.4633, 0.5615, 0.6806, 0.825, 1.0),
+    )
+    curve = strength_curve(1.0, 13, ControlMode.PROMPT)
+    assert curve == pytest.approx(published, abs=6e-5)
+    assert strength_curve(1.0, 13, ControlMode.CONTROL) == curve
+
+
+def test_curve_sdxl_middle_matches_other_webuis():
+    assert strength_curve(2.0, 10, ControlMode.PROMPT)[-1] == pytest.approx(2 * 0.825**3)
+
+
+def test_curve_small_network_ends_at_full_strength():
+    assert strength_curve(0.5, 7, ControlMode.PROMPT)[-1] == 0.5
+
+
+def test_curve_balanced_is_flat():
+    assert strength_curve(0.7, 13, ControlMode.BALANCED) == (0.7,) * 13
+
+
+def test_own_weights_replace_weight_and_curve():
+    own = tuple(i / 10 for i in range(13))
+    assert layer_strengths(0.3, 13, ControlMode.CONTROL, own, "unit 0") == own
+
+
+def test_own_weights_of_wrong_length_say_both_lengths():
+    with pytest.raises(UnitError, match=r"unit 1: advanced_weighting has 3 numbers.*needs 13"):
+        layer_strengths(1.0, 13, ControlMode.BALANCED, (1.0, 1.0, 1.0), "unit 1")
