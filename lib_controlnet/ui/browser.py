@@ -6,6 +6,21 @@ writes what they return to the outputs (an object with `__type__: "update"` chan
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Final
+
+PREVIEW_DEPENDS_ON: Final = (
+    "image",
+    "module",
+    "pixel_perfect",
+    "processor_res",
+    "threshold_a",
+    "threshold_b",
+    "independent",
+)
+"""Fields of a unit whose change makes a shown preview out of date."""
+
 TICK = "() => true"
 CLEAR = "() => null"
 OPEN = '() => ({ __type__: "update", visible: true })'
@@ -28,9 +43,6 @@ CLOSE_PREVIEW = """() => [
 ]"""
 """Nothing -> preview, its group, Allow Preview and the status line, all put away."""
 
-FORGET_PREVIEW = '() => [null, { __type__: "update", visible: false }]'
-"""Nothing -> an empty preview and no status line: what they showed is out of date."""
-
 NEW_CANVAS = """(width, height) => {
   const canvas = document.createElement("canvas");
   canvas.width = width;
@@ -41,6 +53,33 @@ NEW_CANVAS = """(width, height) => {
   return [canvas.toDataURL("image/png"), { __type__: "update", visible: false }];
 }"""
 """Two sizes -> a white picture, and the canvas group closed."""
+
+
+def collect(names: Sequence[str]) -> str:
+    """Widget values -> one object of them, an outdated preview cleared, the status line closed.
+
+    A picture with a drawing layer is an object, and the page reports a change of every object
+    whenever anything is written anywhere. So a call that finds nothing new must write nothing:
+    it never settles, which gradio takes as no answer.
+
+    Args:
+        names: names of the values, in the order of the inputs; the outputs follow (the object,
+            the preview, the status line).
+    """
+    return f"""(...values) => {{
+  const names = {json.dumps(list(names))};
+  const [old, preview] = values.slice(names.length);
+  const same = (a, b) =>
+    a === b || (a && b && typeof a === "object" && a.image === b.image && a.mask === b.mask);
+  const changed = names.filter((name, index) => !old || !same(old[name], values[index]));
+  if (!changed.length) return new Promise(() => {{}});
+  const stale = {json.dumps(list(PREVIEW_DEPENDS_ON))}.some((name) => changed.includes(name));
+  return [
+    Object.fromEntries(names.map((name, index) => [name, values[index]])),
+    stale ? null : preview,
+    {{ __type__: "update", visible: false }},
+  ];
+}}"""
 
 
 def shown_together(count: int) -> str:

@@ -128,15 +128,6 @@ def _connect_preview(widgets: UnitWidgets, value: UnitValue, tab: str, runtime: 
         [widgets.preview_group, widgets.preview],
     )
     _in_page(widgets.close_preview.click, browser.CLOSE_PREVIEW, [], _preview_parts(widgets))
-    for trigger in (
-        widgets.image.change,
-        widgets.module.change,
-        widgets.pixel_perfect.change,
-        widgets.processor_res.release,
-        widgets.threshold_a.release,
-        widgets.threshold_b.release,
-    ):
-        _in_page(trigger, browser.FORGET_PREVIEW, [], [widgets.preview, widgets.status])
 
 
 def _preview_parts(widgets: UnitWidgets) -> list:

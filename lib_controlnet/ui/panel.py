@@ -52,7 +52,7 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
 def _unit(name: str, tab: str, is_img2img: bool, runtime: Any) -> UnitValue:
     widgets = build_unit(name, is_img2img, runtime)
     value = UnitValue()
-    value.follow(widgets.fields())
+    value.follow(widgets.fields(), widgets.preview, widgets.status)
     value.unit_widgets = widgets
     connect(widgets, value, tab, runtime)
     return value

@@ -8,7 +8,6 @@ sends. `preprocess` then turns those values into a `ControlNetUnit`.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from gradio.components import State
 from lib_controlnet.errors import ImageError
 from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.image import decode_image
+from lib_controlnet.ui import browser
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +44,28 @@ class UnitValue(State):
         """The browser draws nothing for a "state"."""
         return "state"
 
-    def follow(self, widgets: Mapping[str, gr.components.Component]) -> None:
+    def follow(
+        self,
+        widgets: Mapping[str, gr.components.Component],
+        preview: gr.components.Component,
+        status: gr.components.Component,
+    ) -> None:
         """Copy the widgets' values on every change of one of them.
 
         Args:
-            widgets: field name -> widget; besides the unit's fields `INDEPENDENT` (in img2img)
-                and `USE_REGION`.
+            widgets: field name -> widget; besides the unit's fields `INDEPENDENT` and
+                `USE_REGION`.
+            preview: cleared when a value changes that it depends on.
+            status: the line of messages, closed on every change.
         """
         self.widgets = dict(widgets)
-        names = json.dumps(list(widgets))
-        collect = (
-            "(...values) => "
-            f"Object.fromEntries({names}.map((name, index) => [name, values[index]]))"
-        )
+        script = browser.collect(list(widgets))
         for widget in widgets.values():
             widget.change(
                 fn=None,
-                _js=collect,
+                _js=script,
                 inputs=list(widgets.values()),
-                outputs=[self],
+                outputs=[self, preview, status],
                 show_progress=False,
             )
 

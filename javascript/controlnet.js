@@ -1,0 +1,156 @@
+// Page behaviour of the ControlNet panel: badges, tab marks, tooltips, the run button, and
+// options that only show while a part of the host's page is in use.
+//
+// A classic script without globals. Elements are found by id or class, never by text, because
+// the host translates texts. Everything shown is derived from the widgets' present state each
+// time the page changes, so it is right after pasting, loading defaults or redrawing.
+(() => {
+  "use strict";
+
+  const TABS = ["txt2img", "img2img"];
+  const TOOLTIPS = {
+    open_new_canvas_button: "Open new canvas",
+    send_dimen_button: "Send dimensions to stable diffusion",
+    refresh_models: "Refresh",
+  };
+  const INPAINT_TABS = ["img2img_inpaint_tab", "img2img_inpaint_sketch_tab", "img2img_inpaint_upload_tab"];
+  const NO_PICTURE = "No ControlNet input image available";
+  const RUN = "Run preprocessor";
+
+  const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
+  const find = (selector, root) => (root || app()).querySelector(selector);
+  const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
+
+  /** Set a property only when it differs: writing the page calls these functions again. */
+  function set(target, name, value) {
+    if (target && target[name] !== value) target[name] = value;
+  }
+
+  function toggle(element, name, on) {
+    if (element && element.classList.contains(name) !== on) element.classList.toggle(name, on);
+  }
+
+  /** The units of one tab's panel, in order. */
+  function unitsOf(panel) {
+    return findAll(".cnet-unit", panel);
+  }
+
+  function isEnabled(unit) {
+    return Boolean(find(".cnet-unit-enabled input", unit)?.checked);
+  }
+
+  /** The chosen control type; "All" reads as none. */
+  function controlType(unit) {
+    const group = find(".controlnet_control_type_filter_group", unit);
+    const box = group && (find("input[type=radio]:checked", group) || find("input:not([type=radio])", group));
+    return box && box.value !== "All" ? box.value : "";
+  }
+
+  function updateBadge(panel, count) {
+    const header = find(".label-wrap > span", panel);
+    if (!header) return;
+    let badge = find(".cnet-badge", header);
+    if (!count) {
+      if (badge) badge.remove();
+      return;
+    }
+    if (!badge) {
+      badge = document.createElement("div");
+      badge.classList.add("cnet-badge", "primary");
+      header.append(badge);
+    }
+    set(badge, "textContent", count === 1 ? "1 unit" : `${count} units`);
+  }
+
+  function updateTabButton(button, unit) {
+    if (!button) return;
+    toggle(button, "cnet-unit-active", isEnabled(unit));
+    const type = controlType(unit);
+    let suffix = find(".control-type-suffix", button);
+    if (!type) {
+      if (suffix) suffix.remove();
+      return;
+    }
+    if (!suffix) {
+      suffix = document.createElement("span");
+      suffix.classList.add("control-type-suffix");
+      button.append(suffix);
+    }
+    set(suffix, "textContent", `[${type}]`);
+  }
+
+  function updateRunButton(unit) {
+    const button = find(".cnet-run-preprocessor", unit);
+    const hasPicture = Boolean(find(".cnet-input-image-group img", unit));
+    set(button, "disabled", !hasPicture);
+    set(button, "title", hasPicture ? RUN : NO_PICTURE);
+  }
+
+  function updateTooltips(unit) {
+    for (const [suffix, text] of Object.entries(TOOLTIPS)) {
+      set(find(`[id$="_controlnet_${suffix}"]`, unit), "title", text);
+    }
+  }
+
+  /** Options of the panel that follow the host's page: hires fix, and inpainting "Only masked". */
+  function updateFollowers(tab, panel) {
+    const hires = find("#txt2img_hr-checkbox input, #txt2img_enable_hr input, input#txt2img_hr-checkbox");
+    toggle(panel, "cnet-hires", tab === "txt2img" && Boolean(hires?.checked));
+    const inpaints = INPAINT_TABS.some((id) => find(`#${id}`)?.offsetParent != null);
+    const area = findAll("#img2img_inpaint_full_res input[type=radio]");
+    const onlyMasked = area.length > 1 && area[1].checked;
+    toggle(panel, "cnet-only-masked", tab === "img2img" && inpaints && onlyMasked);
+  }
+
+  function update() {
+    for (const tab of TABS) {
+      const panel = find(`#${tab}_controlnet`);
+      if (!panel) continue;
+      const units = unitsOf(panel);
+      const buttons = findAll(`#${tab}_controlnet_tabs > div.tab-nav > button`, panel);
+      units.forEach((unit, index) => {
+        updateTabButton(buttons[index], unit);
+        updateRunButton(unit);
+        updateTooltips(unit);
+      });
+      updateBadge(panel, units.filter(isEnabled).length);
+      updateFollowers(tab, panel);
+    }
+  }
+
+  // Changed properties such as `checked` are no page mutations, hence the second source; the
+  // frame lets gradio finish writing first.
+  let scheduled = false;
+  function schedule() {
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => {
+      scheduled = false;
+      update();
+    });
+  }
+
+  /** A saved default preprocessor arrives without its sliders: ask for them once. */
+  function restoreSliders() {
+    for (const unit of findAll(".cnet-unit")) {
+      const chosen = find('[id$="_controlnet_preprocessor_dropdown"] input', unit);
+      if (chosen && chosen.value && chosen.value !== "none") find(".cnet-restore-sliders", unit)?.click();
+    }
+  }
+
+  function start() {
+    document.addEventListener("change", schedule, true);
+    document.addEventListener("click", schedule, true);
+    schedule();
+  }
+
+  if (typeof onUiLoaded === "function") {
+    onUiLoaded(() => {
+      start();
+      restoreSliders();
+    });
+    onUiUpdate(schedule);
+  } else {
+    document.addEventListener("DOMContentLoaded", start);
+  }
+})();
