@@ -1,0 +1,75 @@
+"""`inpaint_only`: what it holds during sampling and pastes back after decoding."""
+
+import numpy as np
+import torch
+
+from lib_controlnet.effects import epsilon_to_x0, keep_unmasked, x0_to_epsilon
+from lib_controlnet.finish import paste_back
+from lib_controlnet.window import Window
+
+
+def encode(pixels):
+    return torch.nn.functional.avg_pool2d(pixels, 8)[:, [0, 1, 2, 0]]
+
+
+def placed(width=64):
+    pixels = torch.rand(1, 4, 64, width, generator=torch.Generator().manual_seed(0))
+    pixels[:, 3] = 0.0
+    pixels[:, 3, :, width // 2 :] = 1.0
+    return pixels
+
+
+def test_keep_unmasked_returns_the_encoded_picture_outside():
+    pixels = placed()
+    effect = keep_unmasked(pixels, encode, Window())
+    out = effect.apply(torch.full((2, 4, 8, 8), 9.0))
+    assert torch.equal(out[..., :3], encode(pixels[:, :3])[..., :3].expand(2, -1, -1, -1))
+    assert torch.equal(out[..., 4:], torch.full((2, 4, 8, 4), 9.0))
+
+
+def test_keep_unmasked_grows_the_mask_by_the_pool():
+    pixels = placed()
+    pixels[:, 3] = 0.0
+    pixels[:, 3, 31, 32] = 1.0  # one pixel, one row above cell 4
+    cells = keep_unmasked(pixels, encode, Window()).mask[0, 0]
+    assert cells[3, 4] == 1.0
+    assert cells.sum() <= 4.0
+
+
+def test_keep_unmasked_full_mask_is_nothing():
+    pixels = placed()
+    pixels[:, 3] = 1.0
+    assert keep_unmasked(pixels, encode, Window()) is None
+
+
+def test_epsilon_and_x0_are_inverse():
+    x, epsilon = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    alpha = torch.tensor([0.9, 0.05])[:, None, None, None]
+    back = x0_to_epsilon(x, epsilon_to_x0(x, epsilon, alpha), alpha)
+    torch.testing.assert_close(back, epsilon, atol=1e-4, rtol=1e-4)
+
+
+def picture_and_mask():
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (40, 40, 4), np.uint8)
+    raw[:, :, 3] = 0
+    raw[10:30, 10:30, 3] = 255
+    return raw
+
+
+def test_paste_back_far_from_the_mask_holds_the_very_pixels():
+    raw = picture_and_mask()
+    out = paste_back(torch.zeros(3, 40, 40), raw, 7)
+    expected = torch.from_numpy(raw[:, :, :3]).permute(2, 0, 1).float() / 255.0
+    assert torch.equal(out[:, :4], expected[:, :4])
+    assert torch.equal(out[:, :, 36:], expected[:, :, 36:])
+    assert torch.equal(out[:, 14:26, 14:26], torch.zeros(3, 12, 12))
+
+
+def test_paste_back_without_blur_is_hard():
+    raw = picture_and_mask()
+    out = paste_back(torch.ones(3, 40, 40), raw, 0)
+    inside = torch.from_numpy(raw[:, :, 3] > 127)
+    assert torch.equal(out[:, inside], torch.ones(3, int(inside.sum())))
+    expected = torch.from_numpy(raw[:, :, :3]).permute(2, 0, 1).float() / 255.0
+    assert torch.equal(out[:, ~inside], expected[:, ~inside])

@@ -1,0 +1,73 @@
+"""Where a control map lies on a pass, and what the network is given."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib_controlnet.enums import ResizeMode
+from lib_controlnet.hint import PassGeometry, place_map, region_tensor, to_hint
+from lib_controlnet.image import Size
+
+
+@pytest.mark.parametrize(
+    ("latent", "canvas", "expected"),
+    [
+        (Size(64, 64), None, (Size(512, 512), 0, 0, Size(512, 512))),
+        (Size(64, 96), Size(512, 768), (Size(512, 768), 0, 0, Size(512, 768))),
+        # 770 px: the encoder floors to 96 cells and sees the first 768 pixels.
+        (Size(96, 64), Size(770, 512), (Size(770, 512), 0, 0, Size(768, 512))),
+        # Hires cover: 5 of 101 columns cropped, 2 of them at the left.
+        (Size(96, 64), Size(808, 512), (Size(808, 512), 16, 0, Size(768, 512))),
+        (Size(64, 90), Size(512, 768), (Size(512, 768), 0, 24, Size(512, 720))),
+    ],
+    ids=["plain", "tall", "floored", "crop-x", "crop-y"],
+)
+def test_geometry_of_a_latent(latent, canvas, expected):
+    geometry = PassGeometry.of_latent(latent, canvas)
+    assert (geometry.canvas, geometry.left, geometry.top, geometry.size) == expected
+
+
+def test_place_map_cropped_hires_shows_the_same_pixels():
+    rows = np.arange(64, dtype=np.uint8)[:, None, None]
+    columns = np.arange(96, dtype=np.uint8)[None, :, None]
+    picture = np.broadcast_to(rows + 2 * columns, (64, 96, 3)).astype(np.uint8)
+    geometry = PassGeometry(Size(96, 64), 16, 8, Size(64, 40))
+    placed = place_map(picture, geometry, ResizeMode.RESIZE)
+    assert np.array_equal(placed, picture[8:48, 16:80])
+
+
+def test_hint_is_rgb_between_0_and_1():
+    picture = np.zeros((8, 16, 3), np.uint8)
+    picture[:, :8] = (255, 51, 0)
+    hint = to_hint(picture)
+    assert hint.shape == (1, 3, 8, 16)
+    assert hint.dtype == torch.float32
+    assert hint[0, :, 0, 0].tolist() == pytest.approx([1.0, 0.2, 0.0])
+
+
+def test_hint_masked_pixels_are_minus_one_in_all_channels():
+    picture = np.full((8, 8, 4), 128, np.uint8)
+    picture[:, :4, 3] = 0
+    picture[:, 4:, 3] = 255
+    hint = to_hint(picture)
+    assert torch.equal(hint[..., 4:], torch.full((1, 3, 8, 4), -1.0))
+    assert hint[..., :4].min() == pytest.approx(128 / 255)
+
+
+@pytest.mark.parametrize("mode", list(ResizeMode))
+def test_region_all_white_stays_full_where_it_covers(mode):
+    white = np.full((32, 32), 255, np.uint8)
+    region = region_tensor(white, PassGeometry.of_latent(Size(8, 4)), mode)
+    assert region.shape == (1, 1, 32, 64)
+    if mode is ResizeMode.OUTER_FIT:
+        assert region[0, 0, :, 16:48].min() == 1.0
+        assert not region[0, 0, :, :16].any()
+    else:
+        assert region.min() == 1.0
+
+
+def test_region_crop_takes_the_centre():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:16] = 255  # cut away by the crop to 2:1
+    region = region_tensor(mask, PassGeometry.of_latent(Size(8, 4)), ResizeMode.INNER_FIT)
+    assert not region.any()
