@@ -13,6 +13,7 @@ class _Inpaint(Detector):
     frame = Frame.AS_GIVEN
     output = Output.MASKED
     mask = MaskUse.REQUIRED
+    identity = True
 
     def detect(self, image: np.ndarray) -> np.ndarray:
         return image
