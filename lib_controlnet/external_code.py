@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from lib_controlnet import image as pictures
 from lib_controlnet import infotext, listing
 from lib_controlnet.enums import (
     BatchOption,
@@ -24,6 +23,7 @@ from lib_controlnet.enums import (
     PuLIDMode,
     ResizeMode,
 )
+from lib_controlnet.image import decode_image
 from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, parse_unit
 
 __all__ = [
@@ -371,11 +371,10 @@ def pixel_perfect_resolution(
         target_W: width of the picture to generate, in pixels.
         resize_mode: how the map will be fitted to the picture.
     """
-    return pictures.pixel_perfect_resolution(
-        pictures.Size.from_array(image),
-        pictures.Size(target_W, target_H),
-        resize_mode_from_value(resize_mode),
-    )
+    height, width = image.shape[:2]
+    factors = target_H / height, target_W / width
+    fits_inside = resize_mode_from_value(resize_mode) is ResizeMode.OUTER_FIT
+    return round((min(factors) if fits_inside else max(factors)) * min(height, width))
 
 
 def to_base64_nparray(encoding: str) -> np.ndarray:
@@ -384,7 +383,7 @@ def to_base64_nparray(encoding: str) -> np.ndarray:
     Raises:
         ImageError: the text is no picture.
     """
-    return pictures.decode_image(encoding, "image", keep_alpha=True)
+    return decode_image(encoding, "image", keep_alpha=True)
 
 
 def visualize_inpaint_mask(image: np.ndarray) -> np.ndarray:

@@ -38,7 +38,8 @@ _CHOICES: Final[dict[str, type[Choice]]] = {
     "hr_option": HiResOption,
 }
 _READABLE: Final = (*FIELDS, "low_vram", "hr_option", "save_detected_map")
-_PART: Final = re.compile(r'\s*([^:,"]+?)\s*:\s*("(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)')
+_OWN_KEY: Final = re.compile(rf"{KEY}[ -]?(\d*)")
+_PART: Final = re.compile(r'\s*([^:,"]+?)\s*:\s*("(?:\\.|[^"\\])*"|\([^)]*\)|[^,]*?)\s*(?:,|$)')
 _LEGACY_KEY: Final = re.compile(r"ControlNet-(\d+) (.+)")
 _LEGACY_RANGE: Final = re.compile(r"\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)")
 _LEGACY_NAMES: Final[dict[str, str]] = {
@@ -54,15 +55,15 @@ def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
 
     Args:
         unit: anything with the attributes named in `FIELDS`.
-        defaults: what the preprocessor uses for a slider that the unit leaves at -1
-            (`processor_res`, `threshold_a`, `threshold_b`); they print in their own type, a
-            value the user chose prints as a float.
+        defaults: what the preprocessor really uses for `processor_res`, `threshold_a` and
+            `threshold_b`. Where that is not the unit's number (-1, or out of range) it is
+            written in its own type; a number the user chose is written as a float.
     """
     defaults = defaults or {}
     parts = []
     for name in FIELDS:
         value = getattr(unit, name)
-        if value == -1 and name in defaults:
+        if name in defaults and defaults[name] != value:
             text = str(defaults[name])
         else:
             text = _text(name, value)
@@ -73,6 +74,11 @@ def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
 def is_own_key(key: str) -> bool:
     """Whether a generation parameter is a unit's, such as `ControlNet 0`."""
     return re.fullmatch(rf"{KEY} \d+", key) is not None
+
+
+def is_own_key(key: str) -> bool:
+    """Whether a generation parameter describes a unit."""
+    return _OWN_KEY.fullmatch(key) is not None
 
 
 def title(name: str) -> str:
@@ -161,7 +167,7 @@ def parse_all(params: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         if (flat := _LEGACY_KEY.fullmatch(key)) is not None:
             legacy.setdefault(int(flat[1]), []).append(f"{flat[2]}: {_quote(value)}")
             continue
-        number = re.fullmatch(rf"{KEY}[ -]?(\d*)", key)
+        number = _OWN_KEY.fullmatch(key)
         if number is None:
             continue
         try:
@@ -174,17 +180,3 @@ def parse_all(params: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         except ValueError as error:
             log.warning("Failed to parse infotext of unit %d: %s", index, error)
     return units
-
-
-def paste_values(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters for the panel's paste fields: `ControlNet {i} {field}` -> value."""
-    return {
-        paste_key(index, name): value
-        for index, fields in parse_all(params).items()
-        for name, value in fields.items()
-    }
-
-
-def paste_key(index: int, name: str) -> str:
-    """Name under which a pasted value of one unit's field is found."""
-    return f"{KEY} {index} {title(name)}"

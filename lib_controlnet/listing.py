@@ -124,7 +124,7 @@ def uses_mask(module: str) -> bool:
 
 
 def control_types() -> list[str]:
-    """"All", then every control type in alphabetical order."""
+    """ "All", then every control type in alphabetical order."""
     tags = {tag for detector in detectors() for tag in detector.tags}
     return [ALL, *sorted(tags.union(CONTROL_TYPES))]
 

@@ -315,7 +315,9 @@ def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
         )
 
     with gr.Row(elem_classes=["controlnet_modes"]):
-        control_mode = radio(ControlMode, "Control Mode", ControlMode.BALANCED.value, "control_mode")
+        control_mode = radio(
+            ControlMode, "Control Mode", ControlMode.BALANCED.value, "control_mode"
+        )
         resize_mode = radio(
             ResizeMode,
             "Resize Mode",

@@ -1,0 +1,283 @@
+"""The Python API of other extensions: units, listings, and writing units into script arguments."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.encoders import jsonable_encoder
+
+from lib_controlnet import external_code
+from lib_controlnet.enums import ControlMode, InputMode, ResizeMode
+from lib_controlnet.errors import ImageError, UnitError
+from lib_controlnet.external_code import ControlNetUnit
+from lib_controlnet.unit import PUBLIC_FIELDS, parse_unit
+
+FIELDS_IN_ORDER = ["is_ui", "input_mode", "batch_images", "output_dir", "loopback", "enabled", "module", "model", "weight", "image", "resize_mode", "low_vram", "processor_res", "threshold_a", "threshold_b", "guidance_start", "guidance_end", "pixel_perfect", "control_mode", "inpaint_crop_input_image", "hr_option", "save_detected_map", "advanced_weighting", "effective_region_mask", "pulid_mode", "union_control_type", "ipadapter_input", "mask", "batch_mask_dir", "animatediff_batch", "batch_modifiers", "batch_image_files", "batch_keyframe_idx"]
+
+
+@dataclass
+class FakeScript:
+    """A host script: a title and its slice of the arguments."""
+
+    name: str
+    args_from: int
+    args_to: int
+
+    def title(self) -> str:
+        return self.name
+
+
+@dataclass
+class FakeRunner:
+    """A host script runner with a selectable script in front of and behind ours."""
+
+    alwayson_scripts: list[FakeScript] = field(
+        default_factory=lambda: [
+            FakeScript("before", 1, 3),
+            FakeScript("ControlNet", 3, 6),
+            FakeScript("after", 6, 8),
+        ]
+    )
+
+    @property
+    def scripts(self) -> list[FakeScript]:
+        return [*self.alwayson_scripts, self.selectable]
+
+    selectable: FakeScript = field(default_factory=lambda: FakeScript("x/y/z plot", 8, 9))
+
+
+ARGS = (0, "b0", "b1", "u0", "u1", "u2", "a0", "a1", "s0")
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The extension's services, as far as this module asks for them."""
+    scans: list[int] = []
+    fake = SimpleNamespace(
+        unit_count=lambda: 3,
+        refresh_models=lambda: scans.append(1),
+        catalog=SimpleNamespace(names=lambda: ["control_canny [01234567]"]),
+        scans=scans,
+    )
+    monkeypatch.setattr(external_code, "_runtime", lambda: fake)
+    return fake
+
+
+def test_unit_vars_are_the_published_fields_in_order() -> None:
+    assert list(vars(ControlNetUnit())) == FIELDS_IN_ORDER
+    assert tuple(FIELDS_IN_ORDER) == PUBLIC_FIELDS
+
+
+def test_unit_default_is_disabled_and_serialisable() -> None:
+    encoded = jsonable_encoder(ControlNetUnit())
+    assert list(encoded) == FIELDS_IN_ORDER
+    assert encoded["enabled"] is False
+    assert (encoded["module"], encoded["model"]) == ("none", "None")
+    assert encoded["resize_mode"] == "Crop and Resize"
+    assert encoded["control_mode"] == "Balanced"
+
+
+def test_unit_construction_takes_every_spelling_and_ignores_unknown_keys() -> None:
+    unit = ControlNetUnit(
+        resize_mode="Inner Fit (Scale to Fit)",
+        control_mode=2,
+        input_mode="simple",
+        lowvram=True,
+        guidance=0.6,
+        some_future_key=1,
+    )
+    assert unit.resize_mode is ResizeMode.INNER_FIT
+    assert unit.control_mode is ControlMode.CONTROL
+    assert unit.input_mode is InputMode.SIMPLE
+    assert (unit.low_vram, unit.guidance_end) == (True, 0.6)
+    assert not hasattr(unit, "some_future_key")
+
+
+def test_unit_construction_current_name_wins_over_alias() -> None:
+    assert ControlNetUnit(guidance=0.1, guidance_end=0.9).guidance_end == 0.9
+
+
+def test_unit_impossible_choice_is_kept_and_reported_when_used() -> None:
+    unit = ControlNetUnit(enabled=True, resize_mode="Sideways")
+    with pytest.raises(UnitError, match="unit 1: resize_mode is 'Sideways'"):
+        parse_unit(unit, 1)
+
+
+def test_unit_copy_and_assignment_leave_the_original() -> None:
+    unit = ControlNetUnit(enabled=True, batch_modifiers=[])
+    for duplicate in (copy.copy(unit), copy.deepcopy(unit)):
+        duplicate.enabled = False
+        assert duplicate != unit
+    assert unit.enabled
+
+
+def test_unit_lists_are_not_shared() -> None:
+    ControlNetUnit().batch_modifiers.append(print)
+    assert ControlNetUnit().batch_modifiers == []
+
+
+def test_unit_equality_compares_pictures_by_content() -> None:
+    first, second = (ControlNetUnit(image={"image": np.zeros((4, 4, 3), np.uint8)}) for _ in "ab")
+    assert first == second
+    second.image["image"][0, 0, 0] = 1
+    assert first != second
+
+
+def test_unit_repr_names_pictures_by_size_only() -> None:
+    text = repr(ControlNetUnit(image=np.zeros((4, 6, 3), np.uint8), mask="A" * 5000))
+    assert "<array (4, 6, 3)>" in text
+    assert len(text) < 200
+
+
+def test_unit_from_dict_without_enabled_is_enabled() -> None:
+    unit = ControlNetUnit.from_dict({"module": "canny", "mask_image": "abc", "weight": 3})
+    assert (unit.enabled, unit.mask, unit.weight) == (True, "abc", 2.0)
+    assert ControlNetUnit.from_dict({"enabled": False}).enabled is False
+
+
+def test_unit_infotext_round_trip() -> None:
+    unit = ControlNetUnit(enabled=True, module="canny", model="a, b [1]", weight=0.5)
+    assert ControlNetUnit.parse(unit.serialize()) == unit
+    assert len(ControlNetUnit.infotext_fields()) == 11
+
+
+def test_get_all_units_from_takes_units_dicts_and_look_alikes() -> None:
+    like = SimpleNamespace(enabled=True, module="canny", model="m", weight=0.5)
+    own = ControlNetUnit(enabled=True)
+    units = external_code.get_all_units_from([own, {"module": "depth"}, like, None, "text"])
+    assert [unit.module for unit in units] == ["none", "depth", "canny"]
+    assert units[0] is own
+    assert all(isinstance(unit, ControlNetUnit) for unit in units)
+
+
+def test_get_all_units_from_nothing_recognised_warns_and_names_types(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert external_code.get_all_units_from([1, "text"]) == []
+    assert "No ControlNetUnit detected in args" in caplog.text
+    assert "int, str" in caplog.text
+
+
+def test_get_all_units_in_processing_reads_our_slice_only() -> None:
+    args = [0, {"module": "not ours"}, None, *(ControlNetUnit(module=m) for m in "abc")]
+    p = SimpleNamespace(scripts=FakeRunner(), script_args=tuple(args))
+    units = external_code.get_all_units_in_processing(p)
+    assert [unit.module for unit in units] == ["a", "b", "c"]
+
+
+def test_get_single_unit_from_counts_units() -> None:
+    args = [None, ControlNetUnit(module="a"), "x", {"module": "b"}]
+    assert external_code.get_single_unit_from(args, 1).module == "b"
+    assert external_code.get_single_unit_from(args, 5) is None
+
+
+def test_find_cn_script_ignores_letter_case_and_no_runner() -> None:
+    runner = FakeRunner()
+    assert external_code.find_cn_script(runner) is runner.alwayson_scripts[1]
+    assert external_code.find_cn_script(None) is None
+    assert external_code.is_cn_script(FakeScript("controlnet", 0, 1))
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_update_in_processing_keeps_container_and_fills_up(kind: type) -> None:
+    runner = FakeRunner()
+    p = SimpleNamespace(scripts=runner, script_args=None, script_args_value=kind(ARGS))
+    external_code.update_cn_script_in_processing(
+        p, [ControlNetUnit(module="canny")], is_img2img=False, is_ui=False
+    )
+    assert type(p.script_args) is kind
+    units = p.script_args[3:6]
+    assert [unit.module for unit in units] == ["canny", "none", "none"]
+    assert (*p.script_args[:3], *p.script_args[6:]) == (*ARGS[:3], *ARGS[6:])
+    assert p.script_args_value == kind(ARGS)
+
+
+def test_update_more_units_than_slots_moves_the_scripts_behind() -> None:
+    runner = FakeRunner()
+    updated = external_code.update_cn_script(runner, ARGS, [{"module": m} for m in "abcde"])
+    ours = runner.alwayson_scripts[1]
+    behind = [runner.alwayson_scripts[2], runner.selectable]
+    assert (ours.args_from, ours.args_to) == (3, 8)
+    assert [updated[s.args_from : s.args_to] for s in behind] == [("a0", "a1"), ("s0",)]
+    back = external_code.update_cn_script(runner, updated, [])
+    assert (ours.args_from, ours.args_to) == (3, 6)
+    assert [back[s.args_from : s.args_to] for s in behind] == [("a0", "a1"), ("s0",)]
+
+
+@pytest.mark.parametrize(
+    ("runner", "args"),
+    [
+        pytest.param(FakeRunner(alwayson_scripts=[]), ARGS, id="script-absent"),
+        pytest.param(FakeRunner(), (0,), id="too-few-arguments"),
+    ],
+)
+def test_update_without_our_slice_changes_nothing(runner: Any, args: tuple) -> None:
+    assert external_code.update_cn_script(runner, args, [ControlNetUnit()]) is args
+
+
+def test_update_in_place_needs_a_list() -> None:
+    args = list(ARGS)
+    external_code.update_cn_script_in_place(FakeRunner(), args, [{"module": "a"}], is_ui=True)
+    assert args[3].module == "a"
+    with pytest.raises(TypeError, match="must be a list"):
+        external_code.update_cn_script_in_place(FakeRunner(), ARGS, [])
+
+
+def test_listings_follow_the_runtime(runtime: SimpleNamespace) -> None:
+    assert external_code.get_api_version() == 3
+    assert external_code.get_max_models_num() == 3
+    assert external_code.get_models() == ["control_canny [01234567]"]
+    assert runtime.scans == []
+    external_code.get_models(update=True)
+    assert runtime.scans == [1]
+
+
+def test_modules_names_and_labels_share_one_order() -> None:
+    names, labels = external_code.get_modules(), external_code.get_modules(alias_names=True)
+    assert names[0] == labels[0] == "none"
+    assert len(names) == len(labels)
+    assert labels[names.index("invert")] == "invert (from white bg & black line)"
+    detail = external_code.get_modules_detail()
+    assert detail["canny"] == {
+        "model_free": False,
+        "sliders": [
+            {"name": "Resolution", "value": 512, "min": 64, "max": 2048, "step": 8},
+            {"name": "Low Threshold", "value": 100, "min": 1, "max": 255, "step": 1},
+            {"name": "High Threshold", "value": 200, "min": 1, "max": 255, "step": 1},
+        ],
+    }
+    assert detail["invert"]["sliders"] == []
+    assert list(external_code.get_modules_detail(alias_names=True)) == labels
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(ResizeMode.OUTER_FIT, 50), (ResizeMode.INNER_FIT, 100)]
+)
+def test_pixel_perfect_resolution_published_example(mode: ResizeMode, expected: int) -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    assert external_code.pixel_perfect_resolution(image, 50, 100, mode) == expected
+
+
+def test_choices_from_values() -> None:
+    assert external_code.resize_mode_from_value(3) is ResizeMode.RESIZE
+    assert external_code.control_mode_from_value("ControlNet is more important") is (
+        ControlMode.CONTROL
+    )
+    with pytest.raises(ValueError, match="must be one of"):
+        external_code.resize_mode_from_value("Sideways")
+
+
+def test_to_base64_nparray_and_visualize_inpaint_mask() -> None:
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        external_code.to_base64_nparray("no picture")
+    image = np.dstack([np.full((2, 2, 3), 9, np.uint8), np.array([[0, 255], [128, 1]], np.uint8)])
+    shown = external_code.visualize_inpaint_mask(image)
+    assert shown[..., 3].tolist() == [[255, 128], [191, 255]]
+    assert image[0, 1, 3] == 255
