@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from fastapi import Body, Depends, FastAPI, HTTPException
@@ -23,7 +23,10 @@ from lib_controlnet.external_code import API_VERSION
 from lib_controlnet.image import decode_image, decode_mask, join_mask
 from lib_controlnet.unit import NO_MODULE
 
-PREFIX = "/controlnet"
+PREFIX: Final = "/controlnet"
+# Clients compare these texts.
+NO_SUCH_MODULE: Final = "Module not available"
+NO_IMAGE: Final = "No image selected"
 
 
 class WebServices(Protocol):
@@ -159,9 +162,9 @@ def _detect(
     """
     detector = preprocess.find(module)
     if detector is None:
-        raise ControlNetError("Module not available")
+        raise ControlNetError(NO_SUCH_MODULE)
     if not images:
-        raise ControlNetError("No image selected")
+        raise ControlNetError(NO_IMAGE)
     if detector.mask is preprocess.declarations.MaskUse.REQUIRED and len(masks) != len(images):
         msg = f"Preprocessor {module} requires `controlnet_masks` param."
         raise ControlNetError(msg)

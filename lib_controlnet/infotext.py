@@ -76,11 +76,6 @@ def is_own_key(key: str) -> bool:
     return re.fullmatch(rf"{KEY} \d+", key) is not None
 
 
-def is_own_key(key: str) -> bool:
-    """Whether a generation parameter describes a unit."""
-    return _OWN_KEY.fullmatch(key) is not None
-
-
 def title(name: str) -> str:
     """`guidance_start` as it is written: `Guidance Start`."""
     return " ".join(word.capitalize() for word in name.split("_"))

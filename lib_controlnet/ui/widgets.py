@@ -108,33 +108,33 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
 
 def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
     made: dict[str, Component] = {}
-    with gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group:
-        with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
-            with gr.Group(elem_classes=["cnet-input-image-group"]):
-                made["image"] = gr.Image(
-                    label="Image",
-                    source="upload",
-                    tool="sketch",
-                    type="numpy",
-                    height=_PICTURE_HEIGHT,
-                    brush_radius=20,
-                    brush_color=runtime.option(BRUSH_COLOUR, "#ffffff"),
-                    elem_id=f"{name}_input_image",
-                    elem_classes=["cnet-image"],
-                )
-            with gr.Group(
-                visible=False, elem_classes=["cnet-generated-image-group"]
-            ) as preview_group:
-                made["preview"] = gr.Image(
-                    label="Preprocessor Preview",
-                    type="numpy",
-                    height=_PICTURE_HEIGHT,
-                    interactive=False,
-                    elem_id=f"{name}_generated_image",
-                    elem_classes=["cnet-image"],
-                )
-                with gr.Group(elem_classes=["cnet-generated-image-control-group"]):
-                    made["close_preview"] = gr.Button("Close", elem_classes=["cnet-close-preview"])
+    with (
+        gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group,
+        gr.Row(elem_classes=["cnet-image-row"], equal_height=True),
+    ):
+        with gr.Group(elem_classes=["cnet-input-image-group"]):
+            made["image"] = gr.Image(
+                label="Image",
+                source="upload",
+                tool="sketch",
+                type="numpy",
+                height=_PICTURE_HEIGHT,
+                brush_radius=20,
+                brush_color=runtime.option(BRUSH_COLOUR, "#ffffff"),
+                elem_id=f"{name}_input_image",
+                elem_classes=["cnet-image"],
+            )
+        with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as preview_group:
+            made["preview"] = gr.Image(
+                label="Preprocessor Preview",
+                type="numpy",
+                height=_PICTURE_HEIGHT,
+                interactive=False,
+                elem_id=f"{name}_generated_image",
+                elem_classes=["cnet-image"],
+            )
+            with gr.Group(elem_classes=["cnet-generated-image-control-group"]):
+                made["close_preview"] = gr.Button("Close", elem_classes=["cnet-close-preview"])
     with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as mask_group:
         made["mask"] = gr.Image(
             label="Effective Region Mask",

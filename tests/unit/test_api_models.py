@@ -21,7 +21,29 @@ from lib_controlnet.catalog import Catalog
 from lib_controlnet.preprocess import Detection
 
 MODELS = ("control_canny", "control_v11p_sd15_canny", "control_depth", "union_pro", "t2iadapter_x")
-TYPES = ["All", "Canny", "Depth", "IP-Adapter", "Inpaint", "Instant-ID", "InstructP2P", "Lineart", "MLSD", "NormalMap", "OpenPose", "Recolor", "Reference", "Revision", "Scribble", "Segmentation", "Shuffle", "SoftEdge", "SparseCtrl", "T2I-Adapter", "Tile"]
+TYPES = [
+    "All",
+    "Canny",
+    "Depth",
+    "IP-Adapter",
+    "Inpaint",
+    "Instant-ID",
+    "InstructP2P",
+    "Lineart",
+    "MLSD",
+    "NormalMap",
+    "OpenPose",
+    "Recolor",
+    "Reference",
+    "Revision",
+    "Scribble",
+    "Segmentation",
+    "Shuffle",
+    "SoftEdge",
+    "SparseCtrl",
+    "T2I-Adapter",
+    "Tile",
+]
 
 
 @dataclass

@@ -18,7 +18,41 @@ from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.unit import PUBLIC_FIELDS, parse_unit
 
-FIELDS_IN_ORDER = ["is_ui", "input_mode", "batch_images", "output_dir", "loopback", "enabled", "module", "model", "weight", "image", "resize_mode", "low_vram", "processor_res", "threshold_a", "threshold_b", "guidance_start", "guidance_end", "pixel_perfect", "control_mode", "inpaint_crop_input_image", "hr_option", "save_detected_map", "advanced_weighting", "effective_region_mask", "pulid_mode", "union_control_type", "ipadapter_input", "mask", "batch_mask_dir", "animatediff_batch", "batch_modifiers", "batch_image_files", "batch_keyframe_idx"]
+FIELDS_IN_ORDER = [
+    "is_ui",
+    "input_mode",
+    "batch_images",
+    "output_dir",
+    "loopback",
+    "enabled",
+    "module",
+    "model",
+    "weight",
+    "image",
+    "resize_mode",
+    "low_vram",
+    "processor_res",
+    "threshold_a",
+    "threshold_b",
+    "guidance_start",
+    "guidance_end",
+    "pixel_perfect",
+    "control_mode",
+    "inpaint_crop_input_image",
+    "hr_option",
+    "save_detected_map",
+    "advanced_weighting",
+    "effective_region_mask",
+    "pulid_mode",
+    "union_control_type",
+    "ipadapter_input",
+    "mask",
+    "batch_mask_dir",
+    "animatediff_batch",
+    "batch_modifiers",
+    "batch_image_files",
+    "batch_keyframe_idx",
+]
 
 
 @dataclass
