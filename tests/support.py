@@ -80,7 +80,15 @@ def tiny_base(kind: str, seed: int = 0, name: str = "tiny") -> BaseUNet:
     return BaseUNet(unet, describe_unet(unet), f"{name}-{kind}", f"{name}-{kind}-{seed}")
 
 
-def controlnet_shapes(unet: nn.Module) -> dict[str, tuple[int, ...]]:
+HINT_WIDTHS = (3, 16, 16, 32, 32, 96, 96, 256)
+"""Channels of the published hint blocks; the last convolution goes to the model's width."""
+
+TINY_HINT_WIDTHS = (3, 4, 4, 8, 8, 12, 12, 16)
+
+
+def controlnet_shapes(
+    unet: nn.Module, hint: tuple[int, ...] = TINY_HINT_WIDTHS
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a ControlNet for a U-Net, in LDM layout."""
     kept = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
     shapes = {k: tuple(v.shape) for k, v in unet.state_dict().items() if k.startswith(kept)}
@@ -90,7 +98,7 @@ def controlnet_shapes(unet: nn.Module) -> dict[str, tuple[int, ...]]:
     for i, width in enumerate(shape.skips):
         shapes |= _conv(f"zero_convs.{i}.0", width, width, 1)
     shapes |= _conv("middle_block_out.0", shape.middle, shape.middle, 1)
-    widths = (3, 4, 4, 8, 8, 12, 12, 16, shape.model_channels)
+    widths = (*hint, shape.model_channels)
     for i in range(8):
         shapes |= _conv(f"input_hint_block.{2 * i}", widths[i], widths[i + 1], 3)
     return shapes

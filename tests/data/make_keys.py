@@ -1,0 +1,72 @@
+"""Write the golden key tables: names and shapes of published ControlNets, without weights.
+
+    python tests/data/make_keys.py
+
+Names in diffusers' layout come from its own class; names in the original layout from the U-Net
+with the original names, whose encoder a ControlNet copies. Both at the published sizes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "minihost"), str(HERE.parent)]
+
+import oracle  # noqa: E402 - the paths above come first
+from minildm.unet import UNetModel  # noqa: E402
+from support import HINT_WIDTHS, controlnet_shapes  # noqa: E402
+
+COMMON = {"in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": 2}
+SD2 = {"num_head_channels": 64, "use_linear_in_transformer": True}
+FOUR = {"channel_mult": (1, 2, 4, 4), "attention_resolutions": (4, 2, 1)}
+XL = {
+    "channel_mult": (1, 2, 4),
+    "attention_resolutions": (4, 2),
+    "context_dim": 2048,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+}
+UNETS = {
+    "sd15": {**COMMON, **FOUR, "num_heads": 8, "context_dim": 768},
+    "sd21": {**COMMON, **FOUR, **SD2, "context_dim": 1024},
+    "sdxl_full": {**COMMON, **XL, **SD2, "transformer_depth": (0, 2, 10)},
+    "sdxl_mid": {**COMMON, **XL, **SD2, "transformer_depth": (0, 0, 1)},
+    "sdxl_small": {**COMMON, **XL, **SD2, "transformer_depth": (0, 0, 0)},
+}
+
+
+def original_layout(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a published ControlNet in the original (LDM) layout."""
+    with torch.device("meta"):
+        shapes = controlnet_shapes(UNetModel(**UNETS[name]), HINT_WIDTHS)
+    if name == "sdxl_small":  # its middle is a single res block
+        shapes = {k: v for k, v in shapes.items() if not k.startswith("middle_block.1")}
+    return shapes
+
+
+def diffusers_layout(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a published ControlNet as diffusers saves it."""
+    with torch.device("meta"):
+        model = oracle.control_net(oracle.PUBLISHED[name])
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def write(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write one table; the bytes depend on the content alone."""
+    text = json.dumps({key: list(shape) for key, shape in shapes.items()}, indent=0)
+    path = HERE / "keys" / f"{name}.json.gz"
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    print(f"{path.name}: {len(shapes)} tensors")
+
+
+if __name__ == "__main__":
+    for title in UNETS:
+        write(f"{title}_original", original_layout(title))
+        write(f"{title}_diffusers", diffusers_layout(title))
