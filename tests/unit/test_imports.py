@@ -19,12 +19,13 @@ MAX_CONSTRUCTOR_LINES = 100
 # Low layers first; a file may import its own layer and anything below. Names are modules or
 # packages of lib_controlnet.
 LAYERS = (
-    ("errors", "enums", "ports", "image"),
-    ("unit", "nets", "checkpoint", "layouts"),
-    ("injection", "step", "window", "hint"),
+    ("errors", "enums", "ports", "image", "decode", "thinning"),
+    ("unit", "nets", "checkpoint", "layouts", "request", "crop", "conflicts"),
+    ("injection", "step", "window", "hint", "active", "effects"),
     ("patcher",),
-    ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext"),
+    ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
     ("session",),
+    ("prepare",),
     ("host",),
     ("ui", "api", "external_code"),
 )

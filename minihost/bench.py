@@ -1,0 +1,366 @@
+"""`python dev.py bench`: what a control costs, as ratios within one run.
+
+The U-Net has the structure of SD1.5 at reduced width and random weights; the control networks are
+files on disk that go through the extension's own loader, session and hooks. Variants take turns,
+one thread computes, and its CPU time is taken, so that a busy machine does not blur the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from minildm.unet import UNetModel, timestep_embedding
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from training.control import ControlNet
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
+from lib_controlnet.families import load_network  # noqa: E402
+from lib_controlnet.families.base import BaseUNet, ControlNetwork, describe_unet  # noqa: E402
+from lib_controlnet.hint import PassGeometry  # noqa: E402
+from lib_controlnet.image import Size  # noqa: E402
+from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit  # noqa: E402
+from lib_controlnet.step import RowLayout  # noqa: E402
+from lib_controlnet.unit import ControlUnit  # noqa: E402
+
+SD15 = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "attention_resolutions": [4, 2, 1],
+    "num_res_blocks": 2,
+    "channel_mult": [1, 2, 4, 4],
+    "num_heads": 8,
+    "transformer_depth": 1,
+    "context_dim": 768,
+}
+ROWS = 2  # one picture: cond and uncond
+TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the printed table."""
+
+    what: str
+    measured: str
+    target: str
+    holds: bool
+
+    def __str__(self) -> str:
+        return (
+            f"| {self.what} | {self.measured} | {self.target} | {'yes' if self.holds else 'NO'} |"
+        )
+
+
+class BenchHost:
+    """The few answers that a session wants from a host."""
+
+    device = torch.device("cpu")
+    network_dtype = torch.float32
+
+    def option(self, _key: str, default: object) -> object:
+        return default
+
+    def interrupted(self) -> bool:
+        return False
+
+    def report(self, _text: str | None) -> None:
+        return None
+
+    def free_memory(self) -> None:
+        return None
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Give every tensor small random values, zero convolutions included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = 1.0 / max(parameter[0].numel(), 1) ** 0.5 if parameter.dim() > 1 else 0.02
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        for layer in module.modules():
+            if isinstance(layer, nn.GroupNorm | nn.LayerNorm):
+                layer.weight.fill_(1.0)
+
+
+class Rig:
+    """A U-Net, a control network for it, and one denoiser call to repeat."""
+
+    def __init__(self, width: int, latent: int, folder: Path) -> None:
+        self.unet = UNetModel(model_channels=width, **SD15).eval().requires_grad_(False)
+        randomise(self.unet, 1)
+        control = ControlNet(self.unet)
+        randomise(control, 2)
+        self.file = folder / "control_bench.safetensors"
+        tensors = {f"control_model.{k}": v.contiguous() for k, v in control.state_dict().items()}
+        save_file(tensors, self.file)
+        self.base = BaseUNet(self.unet, describe_unet(self.unet), "bench", "bench")
+        self.network = load_network(self.file, self.base, torch.float32, "cpu")
+        generator = torch.Generator().manual_seed(3)
+        self.x = torch.randn(ROWS, 4, latent, latent, generator=generator)
+        self.timesteps = torch.full((ROWS,), 500.0)
+        self.context = torch.randn(ROWS, TOKENS, 768, generator=generator)
+        pixels = np.random.default_rng(4).integers(0, 256, (8 * latent, 8 * latent, 3))
+        self.picture = pixels.astype(np.uint8)
+        self.geometry = PassGeometry.of_latent(Size(latent, latent))
+        self.layout = RowLayout.build([1], 1, ROWS)
+
+    def call(self) -> Tensor:
+        """One plain U-Net call."""
+        return self.unet(self.x, self.timesteps, context=self.context)
+
+    def encoder(self) -> Tensor:
+        """The U-Net's encoder and middle alone: the part that a ControlNet copies."""
+        embedding = timestep_embedding(self.timesteps, self.unet.model_channels)
+        emb, h = self.unet.time_embed(embedding), self.x
+        for block in self.unet.input_blocks:
+            h = block(h, emb, self.context)
+        return self.unet.middle_block(h, emb, self.context)
+
+    def hooks(self) -> int:
+        """Forward hooks on any part of the U-Net."""
+        return sum(
+            len(part._forward_hooks) + len(part._forward_pre_hooks) for part in self.unet.modules()
+        )
+
+    @contextmanager
+    def session(self, units: Sequence[ControlUnit]) -> Iterator[Callable[[], Tensor]]:
+        """A running session with these units; gives one controlled U-Net call."""
+
+        def load(_base: BaseUNet) -> ControlNetwork:
+            return self.network
+
+        prepared = [
+            PreparedUnit(unit, ResizeMode.RESIZE, self.picture, None, load) for unit in units
+        ]
+        session = ControlSession(BenchHost(), prepared)
+        session.begin_pass(PassInfo(self.geometry), self.base)
+
+        def call() -> Tensor:
+            session.begin_evaluation(self.layout, 0.5)
+            return self.call()
+
+        with session.sampling(self.unet):
+            yield call
+
+
+def flops(call: Callable[[], object]) -> int:
+    """Floating point operations of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def measure(rig: Rig, variants: dict[str, Sequence[ControlUnit]], rounds: int) -> dict[str, float]:
+    """Median seconds of a step of every variant, of the bare U-Net and of its encoder.
+
+    A session's hooks stay on the U-Net while it runs, so each turn opens its session, makes one
+    call that fills the caches, and times the next one.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ("plain", "encoder", *variants)}
+
+    def clock(name: str, call: Callable[[], object]) -> None:
+        started = time.thread_time()
+        call()
+        times[name].append(time.thread_time() - started)
+
+    rig.call()
+    for _ in range(rounds):
+        clock("plain", rig.call)
+        clock("encoder", rig.encoder)
+        for name, units in variants.items():
+            with rig.session(units) as call:
+                call()
+                clock(name, call)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def speed_lines(rig: Rig, rounds: int) -> list[Line]:
+    """Time and operations of one unit, of the modes, of several units, of none."""
+    unit = ControlUnit(enabled=True, weight=1.0)
+    lean = replace(unit, control_mode=ControlMode.CONTROL)
+    variants = {"balanced": [unit], "control": [lean], "three": [unit] * 3, "none": []}
+    seconds = measure(rig, variants, rounds)
+    plain = seconds["plain"]
+    extra = {name: seconds[name] - plain for name in variants}
+    work = {"plain": flops(rig.call), "encoder": flops(rig.encoder)}
+    with rig.session([unit]) as call:
+        call()
+        work["balanced"] = flops(call) - work["plain"]
+    with rig.session([lean]) as call:
+        call()
+        work["control"] = flops(call) - work["plain"]
+    share = extra["balanced"] / seconds["encoder"]
+    operations = work["balanced"] / work["encoder"]
+    half = extra["control"] / extra["balanced"]
+    three = extra["three"] / extra["balanced"]
+    return [
+        Line(
+            "one unit, Balanced: extra CPU time / encoder's",
+            f"{share:.2f} ({extra['balanced'] / plain:.0%} of a step of {plain * 1e3:.0f} ms)",
+            "at most 1.05",
+            share <= 1.05,
+        ),
+        Line(
+            "one unit, Balanced: extra operations / encoder's operations",
+            f"{operations:.3f}",
+            "at most 1.05",
+            operations <= 1.05,
+        ),
+        Line(
+            "ControlNet is more important: extra CPU time / Balanced's",
+            f"{half:.2f} (operations {work['control'] / work['balanced']:.2f})",
+            "at most 0.55",
+            half <= 0.55,
+        ),
+        Line(
+            "three units of one model: extra CPU time / one unit's",
+            f"{three:.2f} (whole step {seconds['three'] / seconds['balanced']:.2f})",
+            "at most 2.6",
+            three <= 2.6,
+        ),
+        idle_line(rig, seconds),
+    ]
+
+
+def idle_line(rig: Rig, seconds: dict[str, float]) -> Line:
+    """No unit: no hooks, the same bits."""
+    before = rig.call()
+    with rig.session([]) as call:
+        hooks, same = rig.hooks(), torch.equal(call(), before)
+    with rig.session([ControlUnit(enabled=True)]) as call:
+        call()
+        busy = rig.hooks()
+    restored = rig.hooks() == 0 and torch.equal(rig.call(), before)
+    return Line(
+        "no unit enabled: hooks, output, CPU time / plain",
+        f"{hooks} hooks ({busy} with one unit), {'bit-identical' if same else 'DIFFERENT'}, "
+        f"{'restored after use' if restored else 'NOT RESTORED'}, "
+        f"{seconds['none'] / seconds['plain']:.2f}",
+        "0, bit-identical, none",
+        hooks == 0 and same and restored,
+    )
+
+
+IMPORTS = """
+import sys, time
+sys.path[:0] = [{root!r}]
+import torch, numpy, cv2, gradio, fastapi, PIL.Image, safetensors.torch
+started = time.perf_counter()
+import lib_controlnet.session, lib_controlnet.families, lib_controlnet.catalog
+import lib_controlnet.model_cache, lib_controlnet.infotext, lib_controlnet.preprocess
+lib_controlnet.families.discover()
+print(time.perf_counter() - started)
+"""
+
+
+def import_line() -> Line:
+    """Seconds to import the engine, its families and preprocessors in a fresh process."""
+    seconds = []
+    for _ in range(3):
+        out = subprocess.run(
+            [sys.executable, "-c", IMPORTS.format(root=str(ROOT))],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"},
+        )
+        seconds.append(float(out.stdout.split()[-1]))
+    best = min(seconds)
+    return Line(
+        "import beyond torch, gradio, numpy, cv2", f"{best:.2f} s", "at most 0.2 s", best <= 0.2
+    )
+
+
+def resident_bytes() -> int:
+    """Memory of this process, mapped files included (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def watching(peaks: list[int]) -> Iterator[None]:
+    """Append the highest `resident_bytes` seen inside the context."""
+    done, seen = threading.Event(), [resident_bytes()]
+
+    def watch() -> None:
+        while not done.wait(0.0005):
+            seen.append(resident_bytes())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        seen.append(resident_bytes())
+        done.set()
+        thread.join()
+        peaks.append(max(seen))
+
+
+def memory_line(rig: Rig) -> Line:
+    """Peak of memory while a control model is loaded and read once, against its tensors' size."""
+    what, target = "model load: peak memory / tensors", "at most 1.1"
+    if not Path("/proc/self/status").exists():
+        return Line(what, "only measured on Linux", target, True)
+    ratios, size = [], rig.network.nbytes
+    for _ in range(3):
+        before, peaks = resident_bytes(), []
+        with watching(peaks):
+            network = load_network(rig.file, rig.base, torch.float32, "cpu")
+            for parameter in network.module.parameters():
+                parameter.max()  # a mapped file is not in memory before it is read
+        ratios.append((peaks[0] - before) / size)
+        del network
+    ratio = statistics.median(ratios)
+    return Line(what, f"{ratio:.2f} of {size / 1e6:.0f} MB", target, ratio <= 1.1)
+
+
+def main() -> int:
+    """Command line entry.
+
+    Returns:
+        Exit status, 1 if a target is missed.
+    """
+    reader = argparse.ArgumentParser(prog="dev.py bench", description=__doc__.split("\n")[0])
+    reader.add_argument("--width", type=int, default=128, help="model_channels; SD1.5 has 320")
+    reader.add_argument("--latent", type=int, default=32, help="edge of the latent; SD1.5 has 64")
+    reader.add_argument("--rounds", type=int, default=15, help="turns that each variant gets")
+    options = reader.parse_args()
+    torch.set_num_threads(1)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        rig = Rig(options.width, options.latent, folder)
+        lines = [memory_line(rig), *speed_lines(rig, options.rounds), import_line()]
+    print(
+        f"SD1.5 structure at {options.width} channels (SD1.5: 320), latent {options.latent} x "
+        f"{options.latent}, cond and uncond row, float32, one thread, "
+        f"torch {torch.__version__}, medians of {options.rounds}\n"
+    )
+    print("| | measured | target | holds |\n|---|---|---|---|")
+    print("\n".join(map(str, lines)))
+    return 0 if all(line.holds for line in lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
