@@ -141,6 +141,6 @@ def prepare_environment() -> None:
 
 def start() -> None:
     """Start the server, with the page or without."""
-    import server
+    import webui
 
-    server.run()
+    webui.run()

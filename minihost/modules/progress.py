@@ -78,6 +78,7 @@ class ProgressResponse(BaseModel):
 
 def setup_progress_api(app: Any) -> None:
     """Add the page's routes."""
+    app.add_api_route("/internal/ping", lambda: {}, methods=["GET"])
     app.add_api_route("/internal/pending-tasks", get_pending_tasks, methods=["GET"])
     app.add_api_route(
         "/internal/progress", progressapi, methods=["POST"], response_model=ProgressResponse

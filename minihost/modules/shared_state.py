@@ -57,12 +57,15 @@ class State:
 
     def wait_for_server_command(self, timeout: float | None = None) -> str | None:
         """Wait until a command is given or `timeout` seconds passed; take it away."""
-        if not self._server_command_signal.wait(timeout):
-            return None
+        self._server_command_signal.wait(timeout)
         self._server_command_signal.clear()
-        command = self._server_command
-        self._server_command = None
+        command, self._server_command = self._server_command, None
         return command
+
+    def stop_from_signal(self) -> None:
+        """Ask for the end of server and job; takes no lock, as signal handlers must not."""
+        self.interrupted = True
+        self._server_command = "stop"
 
     def request_restart(self) -> None:
         """Interrupt the job and ask the server to rebuild the page."""
