@@ -1,0 +1,334 @@
+"""What all samplers share: latents to pictures and back, previews, the sampler base class."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from modules import devices, images, sd_models, shared
+from modules.shared import opts, state
+from PIL import Image
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+approximation_indexes = {"Full": 0, "Approx NN": 1, "Approx cheap": 2, "TAESD": 3}
+
+
+@dataclass
+class SamplerData:
+    """One entry of the sampler list; `constructor(model)` makes the sampler."""
+
+    name: str
+    constructor: Callable[[nn.Module], Sampler]
+    aliases: list[str] = field(default_factory=list)
+    options: dict = field(default_factory=dict)
+
+    def total_steps(self, steps: int) -> int:
+        """Evaluations that the progress fraction is measured against."""
+        return steps * 2 if self.options.get("second_order", False) else steps
+
+
+SamplerDataTuple = SamplerData
+
+
+class InterruptedException(BaseException):  # noqa: N818 - the WebUI's name
+    """Ends sampling; the last latent is used. Passes every `except Exception` on purpose."""
+
+
+# ---- latents and pictures ------------------------------------------------------------------
+
+
+def setup_img2img_steps(p: object, steps: int | None = None) -> tuple[int, int]:
+    """(length of the schedule, index counted from its end where sampling starts)."""
+    strength = min(p.denoising_strength, 0.999)
+    if opts.img2img_fix_steps or steps is not None:
+        requested = steps or p.steps
+        length = int(requested / strength) if p.denoising_strength > 0 else 0
+        return length, requested - 1
+    return p.steps, int(strength * p.steps)
+
+
+def decode_first_stage(model: nn.Module, x: Tensor) -> Tensor:
+    """Pictures (b, 3, 8h, 8w), about [-1, 1], of scaled latents x (b, 4, h, w)."""
+    return samples_to_images_tensor(x, 0, model)
+
+
+def samples_to_images_tensor(
+    sample: Tensor, approximation: int | None = None, model: nn.Module | None = None
+) -> Tensor:
+    """Pictures (b, 3, 8h, 8w), about [-1, 1].
+
+    Args:
+        sample: scaled latents (b, 4, h, w).
+        approximation: 0 decodes; other numbers give a rough colour picture for previews.
+            None takes the preview setting.
+        model: default: the loaded checkpoint.
+    """
+    if approximation is None or (state.interrupted and opts.live_preview_fast_interrupt):
+        approximation = approximation_indexes.get(opts.show_progress_type, 0)
+    if approximation != 0:
+        return cheap_approximation(sample)
+    model = model or shared.sd_model
+    with torch.no_grad(), devices.without_autocast():
+        decoded = model.decode_first_stage(sample.to(model.first_stage_model_dtype))
+    return decoded.float()
+
+
+def cheap_approximation(sample: Tensor) -> Tensor:
+    """Rough picture (b, 3, 8h, 8w) in [-1, 1] of latents (b, 4, h, w), without any network.
+
+    The first three channels, each stretched to its own range: enough to see shapes appear.
+    """
+    rgb = sample[:, :3].float()
+    low = rgb.amin(dim=(2, 3), keepdim=True)
+    high = rgb.amax(dim=(2, 3), keepdim=True)
+    rgb = (rgb - low) / (high - low).clamp(min=1e-6) * 2 - 1
+    return F.interpolate(rgb, scale_factor=8, mode="bilinear")
+
+
+def single_sample_to_image(sample: Tensor, approximation: int | None = None) -> Image.Image:
+    """RGB picture of one scaled latent (4, h, w)."""
+    x = samples_to_images_tensor(sample.unsqueeze(0), approximation)[0] * 0.5 + 0.5
+    x = torch.clamp(x, 0.0, 1.0)
+    array = 255.0 * np.moveaxis(x.cpu().float().numpy(), 0, 2)
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def sample_to_image(
+    samples: Tensor, index: int = 0, approximation: int | None = None
+) -> Image.Image:
+    """RGB picture of one of the latents (b, 4, h, w)."""
+    return single_sample_to_image(samples[index], approximation)
+
+
+def samples_to_image_grid(samples: Tensor, approximation: int | None = None) -> Image.Image:
+    """One picture of all latents (b, 4, h, w)."""
+    return images.image_grid([single_sample_to_image(x, approximation) for x in samples])
+
+
+def images_tensor_to_samples(
+    image: Tensor, approximation: int | None = None, model: nn.Module | None = None
+) -> Tensor:
+    """Scaled latents (b, 4, H//8, W//8) of pictures (b, 3, H, W) in [0, 1], one at a time.
+
+    Samples the posterior with torch's global generator, as the WebUI does.
+    """
+    del approximation
+    model = model or shared.sd_model
+    image = image.to(device=shared.device or devices.device, dtype=model.first_stage_model_dtype)
+    image = image * 2 - 1
+    encoded = [
+        model.get_first_stage_encoding(model.encode_first_stage(single[None]))[0]
+        for single in image
+    ]
+    return torch.stack(encoded)
+
+
+def store_latent(decoded: Tensor) -> None:
+    """Keep the latent for live previews."""
+    state.current_latent = decoded
+    every = opts.show_progress_every_n_steps
+    if not opts.live_previews_enable or every <= 0 or state.sampling_step % every != 0:
+        return
+    if not shared.parallel_processing_allowed:
+        state.assign_current_image(sample_to_image(decoded))
+
+
+# ---- refiner -------------------------------------------------------------------------------
+
+
+def apply_refiner(cfg_denoiser: object, sigma: Tensor | None = None) -> bool:
+    """Change to the refiner checkpoint when its share of the steps begins; True if changed."""
+    del sigma
+    p = cfg_denoiser.p
+    info = p.refiner_checkpoint_info
+    switch_at = p.refiner_switch_at
+    done = cfg_denoiser.step / cfg_denoiser.total_steps if cfg_denoiser.total_steps else 0.0
+    if switch_at is not None and done < switch_at:
+        return False
+    if info is None or shared.sd_model.sd_checkpoint_info is info:
+        return False
+    if getattr(p, "enable_hr", False):
+        wanted = opts.hires_fix_refiner_pass
+        if (wanted == "first pass" and p.is_hr_pass) or (
+            wanted == "second pass" and not p.is_hr_pass
+        ):
+            return False
+    p.extra_generation_params["Refiner"] = info.short_title
+    p.extra_generation_params["Refiner switch at"] = switch_at
+    with sd_models.SkipWritingToConfig():
+        sd_models.reload_model_weights(info=info)
+    devices.torch_gc()
+    p.setup_conds()
+    cfg_denoiser.update_inner_model()
+    return True
+
+
+# ---- noise ---------------------------------------------------------------------------------
+
+
+class BrownianNoise:
+    """Noise between two levels out of a Brownian path, one path per picture.
+
+    Args:
+        x: latent (b, c, h, w); gives shape, type and device.
+        sigma_min: lowest positive noise level.
+        sigma_max: highest noise level.
+        seeds: one seed per picture.
+    """
+
+    def __init__(
+        self, x: Tensor, sigma_min: Tensor, sigma_max: Tensor, seeds: Sequence[int]
+    ) -> None:
+        import torchsde
+
+        start, end = sorted((torch.as_tensor(sigma_min), torch.as_tensor(sigma_max)))
+        origin = torch.zeros_like(x[0])
+        self.trees = [
+            torchsde.BrownianTree(start, origin, end, entropy=int(seed)) for seed in seeds
+        ]
+
+    def __call__(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """Unit noise (b, c, h, w) for the step from `sigma` to `sigma_next`."""
+        first, second = torch.as_tensor(sigma), torch.as_tensor(sigma_next)
+        low, high = (first, second) if first < second else (second, first)
+        sign = 1 if first < second else -1
+        increments = torch.stack([tree(low, high) for tree in self.trees])
+        return increments * sign / (second - first).abs().sqrt()
+
+
+# ---- sampler -------------------------------------------------------------------------------
+
+
+class Sampler:
+    """One run of a sampling function with guidance.
+
+    Args:
+        funcname: name of the function, or the function.
+    """
+
+    def __init__(self, funcname: str | Callable[..., Tensor]) -> None:
+        self.funcname = funcname
+        self.func: Callable[..., Tensor] | None = None
+        self.extra_params: list[str] = []
+        self.sampler_noises = None
+        self.stop_at: int | None = None
+        self.eta: float | None = None
+        self.config: SamplerData | None = None
+        self.last_latent: Tensor | None = None
+        self.s_min_uncond: float | None = None
+        self.s_churn = 0.0
+        self.s_tmin = 0.0
+        self.s_tmax = float("inf")
+        self.s_noise = 1.0
+        self.eta_option_field = "eta_ancestral"
+        self.eta_infotext_field = "Eta"
+        self.eta_default = 1.0
+        self.conditioning_key = getattr(shared.sd_model.model, "conditioning_key", "crossattn")
+        self.p: object = None
+        self.model_wrap_cfg: object = None
+        self.sampler_extra_args: dict | None = None
+        self.options: dict = {}
+
+    def callback_state(self, d: dict) -> None:
+        """Called by the sampling function after each step."""
+        step = d["i"]
+        if self.stop_at is not None and step > self.stop_at:
+            raise InterruptedException
+        state.sampling_step = step
+        shared.total_tqdm.update()
+
+    def launch_sampling(self, steps: int, func: Callable[[], Tensor]) -> Tensor:
+        """Run `func`; an interrupt gives the last latent."""
+        self.model_wrap_cfg.steps = steps
+        self.model_wrap_cfg.total_steps = self.config.total_steps(steps)
+        state.sampling_steps = steps
+        state.sampling_step = 0
+        try:
+            return func()
+        except RecursionError:
+            log.warning("sampling exceeded the recursion limit; using the last latent")
+            return self.last_latent
+        except InterruptedException:
+            return self.last_latent
+
+    def number_of_needed_noises(self, p: object) -> int:
+        """Noises that a run may draw."""
+        return p.steps
+
+    def initialize(self, p: object) -> dict:
+        """Bind to `p`; gives the keyword arguments of the sampling function."""
+        self.p = p
+        self.model_wrap_cfg.p = p
+        self.model_wrap_cfg.mask = getattr(p, "mask", None)
+        self.model_wrap_cfg.nmask = getattr(p, "nmask", None)
+        self.model_wrap_cfg.step = 0
+        self.model_wrap_cfg.image_cfg_scale = getattr(p, "image_cfg_scale", None)
+        self.eta = p.eta if p.eta is not None else getattr(opts, self.eta_option_field, 0.0)
+        self.s_min_uncond = getattr(p, "s_min_uncond", 0.0)
+
+        accepted = inspect.signature(self.func).parameters
+        kwargs = {
+            name: getattr(p, name)
+            for name in self.extra_params
+            if hasattr(p, name) and name in accepted
+        }
+        if "eta" in accepted:
+            if self.eta != self.eta_default:
+                p.extra_generation_params[self.eta_infotext_field] = self.eta
+            kwargs["eta"] = self.eta
+        if self.extra_params:
+            kwargs.update(self._churn_arguments(p, accepted))
+        if "noise_sampler" in accepted:
+            kwargs["noise_sampler"] = lambda sigma, sigma_next: p.rng.next()
+        return kwargs
+
+    def _churn_arguments(self, p: object, accepted: object) -> dict:
+        """`s_churn` and its relatives, from the settings unless they are at their defaults."""
+        labels = {
+            "s_churn": "Sigma churn",
+            "s_tmin": "Sigma tmin",
+            "s_tmax": "Sigma tmax",
+            "s_noise": "Sigma noise",
+        }
+        kwargs = {}
+        for name, label in labels.items():
+            value = getattr(opts, name, getattr(p, name))
+            if name == "s_tmax":
+                value = value or float("inf")
+            if name in self.extra_params and name in accepted and value != getattr(self, name):
+                kwargs[name] = value
+                setattr(self, name, value)
+                p.extra_generation_params[label] = value
+        return kwargs
+
+    def create_noise_sampler(self, x: Tensor, sigmas: Tensor, p: object) -> object:
+        """Brownian noise seeded per picture, or None when the settings ask for global noise."""
+        if opts.no_dpmpp_sde_batch_determinism:
+            return None
+        positive = sigmas[sigmas > 0]
+        sigma_min = positive.min() if positive.numel() else torch.zeros(())
+        first = p.iteration * p.batch_size
+        seeds = p.all_seeds[first : first + p.batch_size]
+        return BrownianNoise(x, sigma_min, sigmas.max(), seeds[: x.shape[0]])
+
+    def sample(self, *args: object, **kwargs: object) -> Tensor:
+        """From noise; see the subclasses."""
+        raise NotImplementedError
+
+    def sample_img2img(self, *args: object, **kwargs: object) -> Tensor:
+        """From a noised latent; see the subclasses."""
+        raise NotImplementedError
+
+    def add_infotext(self, p: object) -> None:
+        """Note what prompt padding did."""
+        if self.model_wrap_cfg.padded_cond_uncond:
+            p.extra_generation_params["Pad conds"] = True
+        if self.model_wrap_cfg.padded_cond_uncond_v0:
+            p.extra_generation_params["Pad conds v0"] = True
