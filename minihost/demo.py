@@ -8,13 +8,18 @@ they know coloured shapes, textures and mosaics drawn in ink, nothing else.
 from __future__ import annotations
 
 import argparse
+import atexit
 import base64
 import io
+import shutil
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,6 +28,9 @@ from adherence import edge_f1
 from contact_sheet import Row, Tile, sheet
 from PIL import Image
 from training.scenes import Scene, make_scene
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_UNSEEN = 9_000_000  # training never comes near this seed
@@ -51,6 +59,23 @@ def decode(text: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+def application() -> FastAPI:
+    """The embedded host's HTTP application, in this process, on no port.
+
+    Settings and pictures of the user's own embedded host are not touched: it gets an empty folder.
+    """
+    folder = tempfile.mkdtemp(prefix="controlnet-demo-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    flags = ["--nowebui", "--api", "--skip-install", "--data-dir", folder]
+    sys.argv[1:] = [*flags, "--disable-console-progressbars"]
+    import webui
+    from modules import initialize
+
+    initialize.imports()
+    initialize.initialize()
+    return webui.build_api_app()
+
+
 @dataclass
 class Studio:
     """The embedded host in this process, asked through its HTTP routes."""
@@ -61,10 +86,9 @@ class Studio:
     count: int = 0
 
     def __post_init__(self) -> None:
-        import embedded
         from starlette.testclient import TestClient
 
-        self.client = TestClient(embedded.application(["--api", "--skip-install"]))
+        self.client = TestClient(application())
         names = self.client.get("/controlnet/model_list").json()["model_list"]
         for name in names:
             stem = name.split(" [")[0]
