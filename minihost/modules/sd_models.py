@@ -329,6 +329,8 @@ def reload_model_weights(
     When loading fails the previous checkpoint is loaded again and the error is passed on.
     """
     info = info or select_checkpoint()
+    if not model_data.was_loaded_at_least_once:
+        model_data.get_sd_model()  # waits for the thread that loads it at the start
     current = sd_model or model_data.sd_model
     previous = None if current is None else current.sd_checkpoint_info
     if not forced_reload and previous is not None and previous.filename == info.filename:
