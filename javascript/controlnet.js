@@ -138,6 +138,15 @@
     }
   }
 
+  /** Zooming and panning of the drawing canvases, where the host has it. */
+  function addZoom() {
+    if (typeof window.applyZoomAndPanIntegration !== "function") return;
+    for (const tab of TABS) {
+      const canvases = findAll(`#${tab}_controlnet .cnet-input-image-group .cnet-image`);
+      window.applyZoomAndPanIntegration(`#${tab}_controlnet`, canvases.map((canvas) => `#${canvas.id}`));
+    }
+  }
+
   function start() {
     document.addEventListener("change", schedule, true);
     document.addEventListener("click", schedule, true);
@@ -148,6 +157,7 @@
     onUiLoaded(() => {
       start();
       restoreSliders();
+      addZoom();
     });
     onUiUpdate(schedule);
   } else {

@@ -100,9 +100,13 @@ def _sliders(detector: Any) -> list[Any]:
 
 
 def sliders(module: str) -> list[Any]:
-    """Resolution, first and second slider of a preprocessor; None where there is none."""
+    """Resolution, first and second slider of a preprocessor; None where there is none.
+
+    The routes list a resolution for "none" too, because clients expect one; it has no effect, so
+    the panel does not show it.
+    """
     found = preprocess.find(module)
-    return [None] * 3 if found is None else _sliders(found)[:3]
+    return [None] * 3 if found is None or found.identity else _sliders(found)[:3]
 
 
 def needs_model(module: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 import numpy as np
@@ -24,13 +24,13 @@ from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui import browser
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.unit import NO_MODEL, parse_unit
 
 log = logging.getLogger(__name__)
 
 Update = dict[str, Any]
 
-_SLIDERS = ("processor_res", "threshold_a", "threshold_b")
+SLIDERS: Final = ("processor_res", "threshold_a", "threshold_b")
 
 
 def connect(widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any) -> None:
@@ -80,7 +80,7 @@ def _connect_pictures(widgets: UnitWidgets, tab: str) -> None:
 
 
 def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
-    sliders = [getattr(widgets, name) for name in _SLIDERS]
+    sliders = [getattr(widgets, name) for name in SLIDERS]
     follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode]
     widgets.control_type.input(
         fn=lambda kind, perfect: on_control_type(kind, perfect, runtime),
@@ -142,7 +142,7 @@ def slider_updates(module: str, pixel_perfect: bool) -> dict[str, Update]:
         pixel_perfect: hides the resolution, which then follows from the pictures' sizes.
     """
     updates = {}
-    for name, slider in zip(_SLIDERS, listing.sliders(module), strict=True):
+    for name, slider in zip(SLIDERS, listing.sliders(module), strict=True):
         if slider is None:
             updates[name] = gr.update(visible=False, value=-1)
             continue
@@ -236,7 +236,22 @@ def on_run(unit: ControlNetUnit, target: Size, runtime: Any) -> list[Any]:
         log.exception("preview with %s failed", unit.module)
         sentence = f"{unit.module} failed: {type(error).__name__}: {error}"
         return [None, gr.update(), gr.update(), notice(sentence)]
-    return [shown, gr.update(visible=True), True, gr.update(value="", visible=False)]
+    missing = model_notice(unit, runtime)
+    status = notice(missing) if missing else gr.update(value="", visible=False)
+    return [shown, gr.update(visible=True), True, status]
+
+
+def model_notice(unit: ControlNetUnit, runtime: Any) -> str | None:
+    """What would stop a generation with this unit's model, None if nothing."""
+    if not listing.needs_model(unit.module):
+        return None
+    if unit.model == NO_MODEL:
+        return "No control model is chosen yet: pick one under Model before you generate."
+    try:
+        runtime.catalog.find(unit.model)
+    except ControlNetError as error:
+        return str(error)
+    return None
 
 
 def notice(sentence: str) -> Update:

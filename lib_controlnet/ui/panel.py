@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from lib_controlnet import __version__, infotext, listing
-from lib_controlnet.ui.events import connect, slider_updates
+from lib_controlnet.ui.events import SLIDERS, connect, slider_updates
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets, build_unit
 
@@ -86,10 +86,16 @@ def _pasted(params: dict[str, Any], index: int, name: str, runtime: Any) -> Any:
         return None
     value = pasted[name]
     if name == "module":
-        return listing.label(value)
+        return _choose(listing.label(value), listing.labels_for(listing.ALL))
     if name == "model":
-        return listing.offered_model(runtime.catalog, value)
-    if name in ("processor_res", "threshold_a", "threshold_b"):
+        models = listing.models_for(runtime.catalog, listing.ALL)
+        return _choose(listing.offered_model(runtime.catalog, value), models)
+    if name in SLIDERS:
         updates = slider_updates(pasted.get("module", "none"), pasted.get("pixel_perfect", False))
-        return dict(updates[name], value=value) if updates[name]["visible"] else None
+        return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
     return value.value if hasattr(value, "value") else value
+
+
+def _choose(value: str | None, choices: list[str]) -> dict[str, Any] | None:
+    """Offer everything and choose one; None (nothing happens) if there is no such choice."""
+    return None if value is None else gr.update(choices=choices, value=value)

@@ -153,7 +153,7 @@ def test_parse_all_flat_notation_of_2023() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "own"), [("ControlNet 0", True), ("ControlNet", True), ("ControlNet M2M", False)]
+    ("key", "own"), [("ControlNet 0", True), ("ControlNet", False), ("ControlNet M2M", False)]
 )
 def test_is_own_key_only_takes_unit_entries(key: str, own: bool) -> None:
     assert infotext.is_own_key(key) is own

@@ -1,0 +1,410 @@
+"""The panel without a browser: structure, units made of widget values, events, pasting."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from fastapi.encoders import jsonable_encoder
+from PIL import Image
+
+from lib_controlnet import preprocess
+from lib_controlnet.catalog import Catalog
+from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
+from lib_controlnet.external_code import ControlNetUnit
+from lib_controlnet.image import Size
+from lib_controlnet.ui import events
+from lib_controlnet.ui.panel import build_panel, paste_fields
+from lib_controlnet.ui.unit_value import UnitValue, build_unit, read_sketch
+
+CANNY = "control_demo_canny [e3b0c442]"
+
+
+@dataclass
+class FakeRuntime:
+    """The runtime interface over a real catalog and real preprocessors."""
+
+    catalog: Catalog
+    units: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def option(self, key: str, default: object) -> object:
+        return self.options.get(key, default)
+
+    def unit_count(self) -> int:
+        return self.units
+
+    def refresh_models(self) -> None:
+        self.catalog.refresh()
+
+    def detect(self, module: str, image: np.ndarray, resolution: float, a: float, b: float) -> Any:
+        return preprocess.run_preprocessor(module, image, resolution, (a, b))
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> FakeRuntime:
+    for name in ("control_demo_canny", "control_demo_depth"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    return FakeRuntime(Catalog([tmp_path]))
+
+
+def data_url(array: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def build(runtime: FakeRuntime, tab: str = "txt2img") -> tuple[gr.Blocks, list[UnitValue]]:
+    with gr.Blocks(analytics_enabled=False) as demo:
+        units = build_panel(tab == "img2img", tab, runtime)
+    return demo, units
+
+
+def by_id(demo: gr.Blocks) -> dict[str, Any]:
+    return {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_panel_element_ids_and_labels_are_the_published_ones(
+    runtime: FakeRuntime, tab: str
+) -> None:
+    found = by_id(build(runtime, tab)[0])
+    panel = f"{tab}_controlnet"
+    assert {panel, "controlnet", f"{panel}_tabs"} <= set(found)
+    published = {
+        "input_image": None,
+        "generated_image": "Preprocessor Preview",
+        "mask_image": "Effective Region Mask",
+        "controlnet_enable_checkbox": "Enable",
+        "controlnet_low_vram_checkbox": "Low VRAM",
+        "controlnet_pixel_perfect_checkbox": "Pixel Perfect",
+        "controlnet_preprocessor_preview_checkbox": "Allow Preview",
+        "controlnet_mask_upload_checkbox": "Effective Region Mask",
+        "controlnet_same_img2img_checkbox": "Upload independent control image",
+        "controlnet_type_filter_radio": "Control Type",
+        "controlnet_preprocessor_dropdown": "Preprocessor",
+        "controlnet_trigger_preprocessor": None,
+        "controlnet_model_dropdown": "Model",
+        "controlnet_refresh_models": None,
+        "controlnet_control_weight_slider": "Control Weight",
+        "controlnet_start_control_step_slider": "Starting Control Step",
+        "controlnet_ending_control_step_slider": "Ending Control Step",
+        "controlnet_preprocessor_resolution_slider": "Preprocessor resolution",
+        "controlnet_threshold_A_slider": "Threshold A",
+        "controlnet_threshold_B_slider": "Threshold B",
+        "controlnet_control_mode_radio": "Control Mode",
+        "controlnet_resize_mode_radio": "Resize Mode",
+        "controlnet_hr_option_radio": "Hires-Fix Option",
+        "controlnet_canvas_width": "New Canvas Width",
+        "controlnet_canvas_height": "New Canvas Height",
+        "controlnet_canvas_create_button": None,
+        "controlnet_canvas_cancel_button": None,
+        "controlnet_open_new_canvas_button": None,
+        "controlnet_send_dimen_button": None,
+    }
+    for index in range(3):
+        for suffix, label in published.items():
+            block = found[f"{panel}_ControlNet-{index}_{suffix}"]
+            assert label is None or block.label == label
+
+
+def test_panel_single_unit_has_no_tabs_and_no_number(runtime: FakeRuntime) -> None:
+    runtime.units = 1
+    demo, units = build(runtime)
+    assert len(units) == 1
+    found = by_id(demo)
+    assert "txt2img_controlnet_ControlNet_input_image" in found
+    assert "txt2img_controlnet_tabs" not in found
+
+
+def test_panel_builds_again_without_side_effects_and_defaults_are_disabled(
+    runtime: FakeRuntime,
+) -> None:
+    for _ in range(3):
+        _demo, units = build(runtime, "img2img")
+        assert [unit.value for unit in units] == [ControlNetUnit()] * 3
+        assert jsonable_encoder(units[0].value)["enabled"] is False
+        assert units[0].value is not units[1].value
+
+
+def test_panel_control_type_as_dropdown_by_setting(runtime: FakeRuntime) -> None:
+    runtime.options["controlnet_control_type_dropdown"] = True
+    picker = by_id(build(runtime)[0])[
+        "txt2img_controlnet_ControlNet-0_controlnet_type_filter_radio"
+    ]
+    assert isinstance(picker, gr.Dropdown)
+
+
+def test_panel_configuration_of_the_page_is_plain_json(runtime: FakeRuntime) -> None:
+    config = build(runtime)[0].get_config_file()
+    states = [block for block in config["components"] if block["type"] == "state"]
+    assert len(states) == 3
+    assert all("value" not in block["props"] for block in states)
+    assert jsonable_encoder(config)
+
+
+def test_unit_value_untouched_page_gives_the_widgets_initial_values(
+    runtime: FakeRuntime,
+) -> None:
+    demo, units = build(runtime)
+    assert units[0].preprocess(None) == ControlNetUnit(is_ui=True)
+    by_id(demo)["txt2img_controlnet_ControlNet-0_controlnet_control_weight_slider"].value = 0.5
+    assert units[0].preprocess(None).weight == 0.5
+    assert units[1].preprocess(None).weight == 1
+
+
+def test_unit_value_takes_what_the_page_sends(runtime: FakeRuntime) -> None:
+    picture = np.full((16, 24, 3), 7, np.uint8)
+    _demo, units = build(runtime)
+    sent = {
+        "enabled": True,
+        "module": "canny",
+        "model": CANNY,
+        "weight": 0.8,
+        "control_mode": "My prompt is more important",
+        "resize_mode": "Resize and Fill",
+        "pixel_perfect": True,
+        "image": {"image": data_url(picture), "mask": None},
+    }
+    unit = units[2].preprocess(sent)
+    assert (unit.is_ui, unit.enabled, unit.module, unit.model) == (True, True, "canny", CANNY)
+    assert unit.control_mode is ControlMode.PROMPT
+    assert unit.resize_mode is ResizeMode.OUTER_FIT
+    assert (unit.image["image"] == picture).all()
+    assert unit.image["mask"].shape == picture.shape
+    assert unit.image["mask"].max() == 0
+    assert units[2].preprocess(unit) is unit
+
+
+def test_build_unit_picture_counts_only_where_it_is_asked_for() -> None:
+    picture = data_url(np.zeros((8, 8, 3), np.uint8))
+    values = {"image": picture, "effective_region_mask": picture}
+    off = build_unit({**values, "independent": False, "use_region": False})
+    assert (off.image, off.effective_region_mask) == (None, None)
+    on = build_unit({**values, "independent": True, "use_region": True})
+    assert on.image["image"].shape == on.effective_region_mask.shape == (8, 8, 3)
+
+
+def drawing(shape: tuple[int, int], drawn: bool = True) -> str:
+    layer = np.zeros((*shape, 4), np.uint8)
+    if drawn:
+        layer[: shape[0] // 2] = (10, 20, 30, 255)
+    return data_url(layer)
+
+
+def test_read_sketch_alpha_of_the_layer_is_the_mask() -> None:
+    sketch = read_sketch(
+        {"image": data_url(np.zeros((8, 6, 3), np.uint8)), "mask": drawing((8, 6))}
+    )
+    assert (sketch["mask"][:4] == 255).all()
+    assert (sketch["mask"][4:] == 0).all()
+
+
+def test_read_sketch_layer_drawn_all_over_in_black_is_full() -> None:
+    full = data_url(np.dstack([np.zeros((8, 6, 3), np.uint8), np.full((8, 6), 255, np.uint8)]))
+    sketch = read_sketch({"image": data_url(np.zeros((8, 6, 3), np.uint8)), "mask": full})
+    assert (sketch["mask"] == 255).all()
+
+
+def test_read_sketch_layer_of_another_size_is_blank() -> None:
+    image = data_url(np.zeros((64, 48, 3), np.uint8))
+    sketch = read_sketch({"image": image, "mask": drawing((150, 300))})
+    assert sketch["mask"].shape == (64, 48, 3)
+    assert sketch["mask"].max() == 0
+
+
+@pytest.mark.parametrize("value", [None, "", {}, {"image": None, "mask": None}])
+def test_read_sketch_nothing_is_none(value: object) -> None:
+    assert read_sketch(value) is None
+
+
+def test_read_sketch_undecodable_picture_stays_text_for_the_later_error() -> None:
+    assert read_sketch("data:image/png;base64,AAAA") == {
+        "image": "data:image/png;base64,AAAA",
+        "mask": None,
+    }
+
+
+def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> None:
+    module, union, *rest = events.on_control_type("Canny", False, runtime)
+    assert module["choices"] == ["none", "canny", "invert (from white bg & black line)"]
+    assert module["value"] == "canny"
+    assert union == "Hard Edge"
+    resolution, low, _high, model, _refresh, control_mode = rest
+    assert (resolution["label"], resolution["value"], resolution["visible"]) == (
+        "Resolution",
+        512,
+        True,
+    )
+    assert (low["label"], low["minimum"], low["maximum"], low["value"]) == (
+        "Low Threshold",
+        1,
+        255,
+        100,
+    )
+    assert (model["choices"], model["value"]) == (["None", CANNY], CANNY)
+    assert control_mode["visible"]
+
+
+def test_on_control_type_all_offers_everything_and_chooses_nothing(runtime: FakeRuntime) -> None:
+    module, union, *rest = events.on_control_type("All", False, runtime)
+    assert (module["value"], union, rest[3]["value"]) == ("none", "Unknown", "None")
+    assert len(rest[3]["choices"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("OpenPose", ControlNetUnionControlType.OPENPOSE),
+        ("SoftEdge", ControlNetUnionControlType.SOFT_EDGE),
+        ("MLSD", ControlNetUnionControlType.HARD_EDGE),
+        ("Reference", ControlNetUnionControlType.UNKNOWN),
+    ],
+)
+def test_union_type_follows_the_control_type(
+    kind: str, expected: ControlNetUnionControlType
+) -> None:
+    assert events.union_type(kind) is expected
+
+
+def test_on_module_without_sliders_hides_them() -> None:
+    updates = events.on_module("inpaint_only", False)
+    assert [update["visible"] for update in updates[:3]] == [False] * 3
+    assert [update["value"] for update in updates[:3]] == [-1] * 3
+
+
+def test_on_pixel_perfect_hides_the_resolution_only_where_there_is_one() -> None:
+    assert events.on_pixel_perfect("canny", False)["visible"]
+    assert not events.on_pixel_perfect("canny", True)["visible"]
+    assert not events.on_pixel_perfect("none", False)["visible"]
+
+
+def test_on_refresh_finds_new_files_and_keeps_the_choice(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    runtime.catalog.names()
+    (tmp_path / "new.safetensors").write_bytes(b"")
+    update = events.on_refresh(CANNY, runtime)
+    assert (update["value"], "new [e3b0c442]" in update["choices"]) == (CANNY, True)
+    (tmp_path / "control_demo_canny.safetensors").unlink()
+    assert events.on_refresh(CANNY, runtime)["value"] == "None"
+
+
+def edge_unit(**fields: Any) -> ControlNetUnit:
+    image = np.zeros((48, 96, 3), np.uint8)
+    image[12:36, 24:72] = 255
+    picture = {"image": image, "mask": np.zeros_like(image)}
+    return ControlNetUnit(
+        **{"enabled": True, "module": "canny", "model": CANNY, "image": picture, **fields}
+    )
+
+
+def test_on_run_shows_the_map_and_opens_the_preview(runtime: FakeRuntime) -> None:
+    shown, group, allow, status = events.on_run(
+        edge_unit(processor_res=96), Size(128, 128), runtime
+    )
+    assert shown.shape == (96, 192, 3)
+    assert shown.max() == 255
+    assert (group["visible"], allow, status["visible"]) == (True, True, False)
+
+
+def test_on_run_pixel_perfect_works_at_the_size_of_the_picture(runtime: FakeRuntime) -> None:
+    unit = edge_unit(pixel_perfect=True, resize_mode=ResizeMode.OUTER_FIT)
+    shown = events.on_run(unit, Size(192, 192), runtime)[0]
+    assert shown.shape == (96, 192, 3)
+
+
+def test_on_run_drawing_on_the_picture_is_the_control_picture(runtime: FakeRuntime) -> None:
+    unit = edge_unit(module="none")
+    unit.image["mask"][:10, :10] = 255
+    assert (events.preview(unit, Size(64, 64), runtime) == unit.image["mask"]).all()
+    runtime.options["controlnet_ignore_noninpaint_mask"] = True
+    assert (events.preview(unit, Size(64, 64), runtime) == unit.image["image"]).all()
+
+
+def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
+    unit = edge_unit(module="inpaint_only")
+    unit.image["mask"][:10, :10] = 255
+    shown = events.preview(unit, Size(64, 64), runtime)
+    assert shown[0, 0, 3] == 128
+    assert shown[20, 20, 3] == 255
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        pytest.param({"image": None}, "There is no picture to preview", id="no-picture"),
+        pytest.param({"module": "nonsense"}, "Module not available", id="module"),
+        pytest.param(
+            {"image": {"image": "data:image/png;base64,AAAA", "mask": None}},
+            "cannot be decoded",
+            id="undecodable",
+        ),
+    ],
+)
+def test_on_run_problem_is_a_sentence_in_the_status_line(
+    runtime: FakeRuntime, fields: dict, sentence: str
+) -> None:
+    shown, _group, _allow, status = events.on_run(edge_unit(**fields), Size(64, 64), runtime)
+    assert shown is None
+    assert status["visible"]
+    assert sentence in status["value"]
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [("None", "No control model is chosen yet"), ("absent", "is not found")],
+)
+def test_on_run_missing_model_is_said_beside_the_preview(
+    runtime: FakeRuntime, model: str, sentence: str
+) -> None:
+    shown, _group, _allow, status = events.on_run(edge_unit(model=model), Size(64, 64), runtime)
+    assert shown is not None
+    assert sentence in status["value"]
+
+
+def test_notice_text_is_escaped() -> None:
+    assert events.notice("<b>")["value"] == "&lt;b&gt;"
+
+
+def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
+    demo, units = build(runtime)
+    fields = paste_fields(units, runtime)
+    assert len(fields) == 3 * 11
+    params = {
+        "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
+        "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
+        "Guidance End: 0.9, Pixel Perfect: False, Control Mode: ControlNet is more important"
+    }
+    found = by_id(demo)
+    values = {component.elem_id: read(params) for component, read in fields}
+    prefix = "txt2img_controlnet_ControlNet-1_controlnet_"
+    assert all(value is None for name, value in values.items() if not name.startswith(prefix))
+    pasted = {name.removeprefix(prefix): value for name, value in values.items()}
+    assert pasted["preprocessor_dropdown"]["value"] == "canny"
+    assert pasted["model_dropdown"]["value"] == CANNY
+    assert pasted["control_weight_slider"] == 0.7
+    assert pasted["resize_mode_radio"] == "Just Resize"
+    assert pasted["control_mode_radio"] == "ControlNet is more important"
+    resolution = pasted["preprocessor_resolution_slider"]
+    assert (resolution["value"], resolution["visible"]) == (640, True)
+    assert pasted["threshold_A_slider"]["label"] == "Low Threshold"
+    assert pasted["pixel_perfect_checkbox"] is False
+    assert set(values) <= set(found)
+
+
+def test_paste_fields_unknown_model_and_setting_off(runtime: FakeRuntime) -> None:
+    _demo, units = build(runtime)
+    values = [
+        read({"ControlNet 0": "Model: gone [1], Module: xx"})
+        for _component, read in paste_fields(units, runtime)
+    ]
+    assert all(value is None for value in values)
+    runtime.options["control_net_sync_field_args"] = False
+    assert paste_fields(units, runtime) == []
