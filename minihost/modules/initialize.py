@@ -76,7 +76,7 @@ def configure_opts_onchange() -> None:
     from modules import sd_models, sd_vae, shared
     from modules.call_queue import wrap_queued_call
 
-    reload_model = wrap_queued_call(lambda: sd_models.reload_model_weights())
-    reload_vae = wrap_queued_call(lambda: sd_vae.reload_vae_weights())
+    reload_model = wrap_queued_call(sd_models.reload_model_weights)
+    reload_vae = wrap_queued_call(sd_vae.reload_vae_weights)
     shared.opts.onchange("sd_model_checkpoint", reload_model, call=False)
     shared.opts.onchange("sd_vae", reload_vae, call=False)

@@ -135,7 +135,7 @@ _section(("img2img", "img2img", "sd"), {
                                            gr.ColorPicker, {}),
     "img2img_editor_height": OptionInfo(720, "Height of the image editor", _SLIDER,
         _slide(80, 1600, 1)),
-    "img2img_sketch_default_brush_color": OptionInfo("#ffffff", "Sketch brush color", gr.ColorPicker,
+    "img2img_sketch_default_brush_color": OptionInfo("#ffffff", "Sketch color", gr.ColorPicker,
         {}),
     "img2img_inpaint_mask_brush_color": OptionInfo("#ffffff", "Inpaint mask brush color",
                                                    gr.ColorPicker, {}),

@@ -58,7 +58,7 @@ def create_override_settings_dropdown(tab: str, row: Any) -> Any:
     """Settings that a pasted infotext overrides; hidden while there are none."""
     dropdown = gr.Dropdown(
         [], label="Override settings", visible=False, elem_id=f"{tab}_override_settings",
-        multiselect=True, allow_custom_value=True,
+        multiselect=True,
     )  # fmt: skip
     dropdown.change(
         fn=lambda x: gr.Dropdown.update(visible=bool(x)), inputs=[dropdown], outputs=[dropdown],

@@ -76,45 +76,27 @@ def save_files(js_data: str, gallery: list, index: int) -> tuple:
 
 def create_output_panel(tabname: str, outdir: str | None, toprow: Any = None) -> OutputPanel:
     """Gallery, buttons, generation info and log of a tab."""
-    del outdir
+    del outdir, toprow
     res = OutputPanel()
-    if toprow is not None and toprow.is_compact:
-        toprow.create_inline_toprow_image()
-    with gr.Column(variant="panel", elem_id=f"{tabname}_results"):
-        with gr.Group(elem_id=f"{tabname}_results_panel"):
-            with gr.Column(variant="panel", elem_id=f"{tabname}_gallery_container"):
-                res.gallery = gr.Gallery(
-                    label="Output", show_label=False, elem_id=f"{tabname}_gallery", columns=4,
-                    preview=True, height=shared.opts.gallery_height or None,
-                )  # fmt: skip
-            with gr.Row(elem_id=f"image_buttons_{tabname}", elem_classes="image-buttons"):
-                save = ToolButton(
-                    save_symbol, elem_id=f"save_{tabname}", tooltip="Save the picture"
-                )
-                buttons = {
-                    "img2img": ToolButton(
-                        "🖼️", elem_id=f"{tabname}_send_to_img2img", tooltip="Send to img2img"
-                    ),
-                    "inpaint": ToolButton(
-                        "🎨️", elem_id=f"{tabname}_send_to_inpaint", tooltip="Send to inpaint"
-                    ),
-                }
-                if tabname == "txt2img":
-                    res.button_upscale = ToolButton(
-                        upscale_symbol, elem_id=f"{tabname}_upscale",
-                        tooltip="Make an upscaled version of the current picture",
-                    )  # fmt: skip
-            download_files = gr.File(
-                None, file_count="multiple", interactive=False, show_label=False, visible=False,
-                elem_id=f"download_files_{tabname}",
+    with (
+        gr.Column(variant="panel", elem_id=f"{tabname}_results"),
+        gr.Group(elem_id=f"{tabname}_results_panel"),
+    ):
+        with gr.Column(variant="panel", elem_id=f"{tabname}_gallery_container"):
+            res.gallery = gr.Gallery(
+                label="Output", show_label=False, elem_id=f"{tabname}_gallery", columns=4,
+                preview=True, height=shared.opts.gallery_height or None,
             )  # fmt: skip
-            with gr.Group():
-                res.infotext = gr.HTML(elem_id=f"html_info_{tabname}", elem_classes="infotext")
-                res.html_log = gr.HTML(elem_id=f"html_log_{tabname}", elem_classes="html-log")
-                res.generation_info = gr.Textbox(
-                    visible=False, elem_id=f"generation_info_{tabname}"
-                )
-                _connect_info_button(tabname, res)
+        save, send = _image_buttons(tabname, res)
+        download_files = gr.File(
+            None, file_count="multiple", interactive=False, show_label=False, visible=False,
+            elem_id=f"download_files_{tabname}",
+        )  # fmt: skip
+        with gr.Group():
+            res.infotext = gr.HTML(elem_id=f"html_info_{tabname}", elem_classes="infotext")
+            res.html_log = gr.HTML(elem_id=f"html_log_{tabname}", elem_classes="html-log")
+            res.generation_info = gr.Textbox(visible=False, elem_id=f"generation_info_{tabname}")
+            _connect_info_button(tabname, res)
     save.click(
         fn=save_files,
         _js="(x, y, z) => [x, y, selected_gallery_index()]",
@@ -122,18 +104,33 @@ def create_output_panel(tabname: str, outdir: str | None, toprow: Any = None) ->
         outputs=[download_files, res.html_log],
         show_progress=False,
     )
-    names = _names_to_paste(tabname)
-    for target, button in buttons.items():
+    for target, button in send.items():
         infotext_utils.register_paste_params_button(
             infotext_utils.ParamBinding(
                 paste_button=button,
                 tabname=target,
                 source_tabname="txt2img" if tabname == "txt2img" else None,
                 source_image_component=res.gallery,
-                paste_field_names=names,
+                paste_field_names=_names_to_paste(tabname),
             )  # fmt: skip
         )
     return res
+
+
+def _image_buttons(tabname: str, res: OutputPanel) -> tuple[Any, dict[str, Any]]:
+    targets = {"img2img": "🖼️", "inpaint": "🎨️"}
+    with gr.Row(elem_id=f"image_buttons_{tabname}", elem_classes="image-buttons"):
+        save = ToolButton(save_symbol, elem_id=f"save_{tabname}", tooltip="Save the picture")
+        send = {
+            name: ToolButton(sign, elem_id=f"{tabname}_send_to_{name}", tooltip=f"Send to {name}")
+            for name, sign in targets.items()
+        }
+        if tabname == "txt2img":
+            res.button_upscale = ToolButton(
+                upscale_symbol, elem_id=f"{tabname}_upscale",
+                tooltip="Make an upscaled version of the current picture",
+            )  # fmt: skip
+    return save, send
 
 
 def _names_to_paste(tabname: str) -> list[str]:

@@ -21,11 +21,15 @@ def extension_table() -> str:
 
 def create_ui() -> gr.Blocks:
     """Build the tab."""
-    with gr.Blocks(analytics_enabled=False) as interface, gr.Tabs(elem_id="tabs_extensions"):
-        with gr.TabItem("Installed", id="installed"):
-            gr.HTML(extension_table)
-            gr.HTML(
-                "<p>Extensions lie in the folder <code>extensions</code> of the data folder; "
-                "this host installs and updates none.</p>"
-            )
+    note = (
+        "<p>Extensions lie in the folder <code>extensions</code> of the data folder; "
+        "this host installs and updates none.</p>"
+    )
+    with (
+        gr.Blocks(analytics_enabled=False) as interface,
+        gr.Tabs(elem_id="tabs_extensions"),
+        gr.TabItem("Installed", id="installed"),
+    ):
+        gr.HTML(extension_table)
+        gr.HTML(note)
     return interface

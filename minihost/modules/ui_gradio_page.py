@@ -1,4 +1,4 @@
-"""Head of the page: the scripts and styles of the host and of the extensions, nothing from outside."""
+"""Head of the page: scripts and styles of host and extensions, nothing from outside."""
 
 from __future__ import annotations
 

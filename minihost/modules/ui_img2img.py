@@ -194,7 +194,8 @@ class Img2ImgTab:
                 elem_id="img2img_batch_png_info_dir", **hidden,
             )  # fmt: skip
             fields["batch_png_info_props"] = gr.CheckboxGroup(
-                ["Prompt", "Negative prompt", "Seed", "CFG scale", "Sampler", "Steps", "Model hash"],
+                ["Prompt", "Negative prompt", "Seed", "CFG scale", "Sampler", "Steps",
+                 "Model hash"],
                 label="Parameters to take from png info", elem_id="img2img_batch_png_info_props",
             )  # fmt: skip
 

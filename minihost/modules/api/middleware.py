@@ -41,6 +41,9 @@ def close_middleware(app: FastAPI) -> None:
 
 def error_response(e: Exception) -> JSONResponse:
     """Answer of every failed route: `{error, detail, body, errors}`."""
+    # Newer anyio wraps what a route raises in groups of one, once per middleware.
+    while len(getattr(e, "exceptions", ())) == 1:
+        e = e.exceptions[0]
     err = {
         "error": type(e).__name__,
         "detail": vars(e).get("detail", ""),
