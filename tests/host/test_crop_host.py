@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CASES = 60
+CASES = 30
 
 
 def test_crop_and_mask_equal_the_hosts(root: Path) -> None:
