@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -68,10 +70,23 @@ def randomise(module: nn.Module, seed: int, scale: float = 0.2) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def tiny_unet(kind: str, seed: int = 0, **changes: object) -> UNetModel:
-    """A random U-Net in LDM layout; kind is SD1, SD2, SDXL or demo."""
+def empty_unet(kind: str, **changes: object) -> UNetModel:
+    """The structure of `tiny_unet(kind)`, on the meta device."""
     arguments = {"in_channels": 4, "out_channels": 4, "model_channels": WIDTH, "num_res_blocks": 2}
-    return randomise(UNetModel(**{**arguments, **UNETS[kind], **changes}), seed)
+    with torch.device("meta"):  # skips the constructors' own random numbers
+        return UNetModel(**{**arguments, **UNETS[kind], **changes})
+
+
+@lru_cache(maxsize=4)
+def _random_unet(kind: str, seed: int) -> UNetModel:
+    return randomise(empty_unet(kind).to_empty(device="cpu"), seed)
+
+
+def tiny_unet(kind: str, seed: int = 0, **changes: object) -> UNetModel:
+    """A random U-Net in LDM layout, the caller's own; kind is SD1, SD2, SDXL or demo."""
+    if changes:
+        return randomise(empty_unet(kind, **changes).to_empty(device="cpu"), seed)
+    return copy.deepcopy(_random_unet(kind, seed))
 
 
 def tiny_base(kind: str, seed: int = 0, name: str = "tiny") -> BaseUNet:
@@ -108,13 +123,25 @@ def _conv(name: str, width_in: int, width_out: int, size: int) -> dict[str, tupl
     return {f"{name}.weight": (width_out, width_in, size, size), f"{name}.bias": (width_out,)}
 
 
-def tiny_controlnet(kind: str, seed: int = 0, unet: nn.Module | None = None) -> ControlNetNetwork:
-    """A random ControlNet for `tiny_unet(kind)`, or for a given U-Net."""
-    unet = tiny_unet(kind) if unet is None else unet
+@lru_cache(maxsize=8)
+def _random_controlnet(kind: str, seed: int) -> ControlNetNetwork:
+    return _new_controlnet(kind, seed, empty_unet(kind))
+
+
+def _new_controlnet(kind: str, seed: int, unet: nn.Module) -> ControlNetNetwork:
     shape = describe_unet(unet)
     params = read_params(controlnet_shapes(unet), lambda block, _width: shape.heads[block])
-    module = randomise(ControlNet(params), seed + 1000)
+    with torch.device("meta"):
+        module = ControlNet(params)
+    randomise(module.to_empty(device="cpu"), seed + 1000)
     return ControlNetNetwork(f"tiny-{kind}-{seed}", module, shape)
+
+
+def tiny_controlnet(kind: str, seed: int = 0, unet: nn.Module | None = None) -> ControlNetNetwork:
+    """A random ControlNet for `tiny_unet(kind)`, or for a given U-Net; the caller's own."""
+    if unet is not None:
+        return _new_controlnet(kind, seed, unet)
+    return copy.deepcopy(_random_controlnet(kind, seed))
 
 
 def save_controlnet(
