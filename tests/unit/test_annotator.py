@@ -54,6 +54,16 @@ DECLARATIONS = [
     ),
     ("blur_gaussian", "blur_gaussian", ("Tile",), 0, True, (("Sigma", 0.01, 64, 0.01, 9),)),
     ("inpaint_only", "inpaint_only", ("Inpaint",), 100, False, ()),
+    (
+        "lineart_standard",
+        "lineart_standard (from white bg & black line)",
+        ("Lineart",),
+        100,
+        True,
+        (),
+    ),
+    ("color", "t2ia_color_grid", ("T2I-Adapter",), 0, True, ()),
+    ("shuffle", "shuffle", ("Shuffle",), 0, False, ()),
     ("inpaint", "inpaint_global_harmonious", ("Inpaint",), 0, False, ()),
 ]
 
@@ -114,9 +124,10 @@ def test_output_is_a_picture_of_the_declared_kind(name: str, form: str) -> None:
     assert np.array_equal(given, before), "the input was modified"
     height, width = given.shape[:2]
     if detector.frame is not Frame.AS_GIVEN:
-        factor = 64 / min(height, width)
+        side = 64 if detector.resolution else detector.fixed_resolution
+        factor = min(side / min(height, width), 16384 / max(height, width))
         assert found.image.shape[:2] == (round(height * factor), round(width * factor))
-        assert found.resolution == 64
+        assert found.resolution == side
     again = run_preprocessor(name, given, 64)
     assert np.array_equal(found.image, again.image), "two runs differ"
 
@@ -144,8 +155,8 @@ def test_declaration_is_consistent(detector: Detector) -> None:
 def test_registry_lists_none_first_then_by_priority_and_label() -> None:
     order = [name for name in NAMES if name in {row[0] for row in DECLARATIONS}]
     assert order == [
-        *("none", "tile_resample", "inpaint_only", "canny", "invert", "threshold"),
-        *("scribble_xdog", "inpaint", "blur_gaussian"),
+        *("none", "tile_resample", "lineart_standard", "inpaint_only", "canny", "invert"),
+        *("threshold", "color", "shuffle", "scribble_xdog", "inpaint", "blur_gaussian"),
     ]
     assert not discover().broken
 
@@ -234,6 +245,44 @@ def test_xdog_keeps_the_strongest_strokes() -> None:
     image[30:33] = 0
     found = run_preprocessor("scribble_xdog", image, 64, (32,)).image
     assert (found[31, 8:-8] == 255).all()
+
+
+def test_lineart_standard_follows_its_formula(photograph: np.ndarray) -> None:
+    small = padded(short_side(photograph, 200)).astype(np.float32)
+    difference = (cv2.GaussianBlur(small, (0, 0), 6.0) - small).min(axis=2).clip(0, 255)
+    lines = np.median(difference[difference > 8])
+    expected = (difference / max(16, lines) * 127).clip(0, 255).astype(np.uint8)[:200, :200]
+    found = run_preprocessor("lineart_standard", photograph, 200).image
+    assert np.abs(found[:, :, 0].astype(int) - expected).max() <= 1  # order of the division
+    assert found.max() > 40
+
+
+def test_lineart_standard_of_a_flat_picture_is_black() -> None:
+    assert not run_preprocessor("lineart_standard", INPUTS["flat"], 64).image.any()
+
+
+def test_color_grid_has_one_colour_per_cell(photograph: np.ndarray) -> None:
+    found = run_preprocessor("color", photograph[:300, :400], 192).image
+    assert found.shape == (192, 256, 3)
+    cells = found.reshape(3, 64, 4, 64, 3)
+    assert (cells == cells[:, :1, :, :1]).all()
+    small = cv2.resize(photograph[:300, :400], (256, 192), interpolation=cv2.INTER_AREA)
+    expected = cv2.resize(small, (4, 3), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(cells[:, 0, :, 0], expected)
+
+
+def test_shuffle_draws_from_the_seed_as_seeds_always_did(photograph: np.ndarray) -> None:
+    rng = np.random.RandomState(123)
+    fields = []
+    for _ in range(2):
+        nodes = rng.uniform(low=0, high=1, size=(512 // 256 + 2, 512 // 256 + 2, 1))
+        field = cv2.resize(nodes, (1024, 1024), interpolation=cv2.INTER_CUBIC)[256:768, 256:768]
+        field -= field.min()
+        fields.append((field / field.max() * 511).astype(np.float32))
+    expected = cv2.remap(photograph, *fields, cv2.INTER_LINEAR)
+    found = run_preprocessor("shuffle", photograph, 64, seed=123).image
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, run_preprocessor("shuffle", photograph, seed=124).image)
 
 
 def test_inpaint_shows_the_masked_part_half_transparent() -> None:

@@ -101,6 +101,7 @@ def test_unavailable_preprocessor_says_why() -> None:
         ("SparseCtrl", "scribble_xdog"),
         ("Tile", "tile_resample"),
         ("MLSD", "invert"),
+        ("Lineart", "lineart_standard"),
         ("Depth", "none"),
     ],
 )
@@ -120,6 +121,8 @@ SETTLED = [
     ("canny", (2048, 64.0, 64.5), (2048, 64.0, 64.5, 0.5)),
     ("inpaint_only", (-1, -1, -1), (0.5, 0.5, 0.5, 0.5)),
     ("inpaint_only", (0.5, 64, 0.7), (0.5, 0.5, 0.7, 0.5)),
+    ("shuffle", (-1, -1, -1), (512, 0.5, 0.5, 0.5)),
+    ("shuffle", (1024, 2, 2), (512, 0.5, 0.5, 0.5)),
     ("none", (-1, -1, -1), (512, 0.5, 0.5, 0.5)),
     ("blur_gaussian", (-1, 0, -1), (512, 9, 0.5, 0.5)),
 ]
