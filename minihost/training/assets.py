@@ -30,7 +30,7 @@ UNET: Final = {
     "in_channels": 4,
     "out_channels": 4,
     "model_channels": 64,
-    "attention_resolutions": [4, 2, 1],
+    "attention_resolutions": [4, 2],
     "num_res_blocks": 1,
     "channel_mult": [1, 2, 3],
     "num_heads": 8,

@@ -26,7 +26,7 @@ RATE = 1.5e-3
 HOLD_OUT = 1_000_000
 
 
-def train(steps: int = 1500, batch: int = 16, save_every: int = 200) -> AutoencoderKL:
+def train(steps: int = 1500, batch: int = 16, save_every: int = 50) -> AutoencoderKL:
     """Train or resume; the finished autoencoder."""
     finished = load_state(FINAL)
     vae = new_vae()
@@ -52,7 +52,7 @@ def train(steps: int = 1500, batch: int = 16, save_every: int = 200) -> Autoenco
         for group in optimizer.param_groups:
             group["lr"] = rate
         x = to_tensor(_crops(rng, pictures, batch))
-        loss = _loss(vae, x, 0.5 if step < 0.25 * steps else 0.1)
+        loss = _loss(vae, x, _tie(step / steps))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -68,6 +68,13 @@ def train(steps: int = 1500, batch: int = 16, save_every: int = 200) -> Autoenco
     save_state(FINAL, {"model": vae.state_dict()})
     log.info("vae finished: PSNR %.2f dB", psnr(vae))
     return vae.eval()
+
+
+def _tie(progress: float) -> float:
+    """Weight of the colour term: strong at first, nearly off once details are learnt."""
+    if progress < 0.2:
+        return 0.5
+    return 0.1 if progress < 0.4 else 0.02
 
 
 def _crops(rng: np.random.Generator, pictures: np.ndarray, batch: int) -> np.ndarray:

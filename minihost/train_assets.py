@@ -1,0 +1,55 @@
+"""Make all demo models again: autoencoder, base model, ControlNets, figures, sheet.
+
+Every phase resumes where it was stopped and is skipped once finished; delete
+`training/runs/` to begin from nothing. Times are minutes of two otherwise idle CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parent
+sys.path.insert(0, str(HOME))
+
+from training import evaluate, train_base, train_vae  # noqa: E402
+from training.assets import write_descriptions  # noqa: E402
+from training.train_control import KINDS  # noqa: E402
+
+
+def train_controls(kinds: list[str], minutes: float, together: int = 2) -> None:
+    """Train ControlNets, several at a time with one thread each."""
+    for i in range(0, len(kinds), together):
+        command = [sys.executable, "-m", "training.train_control", "--minutes", str(minutes)]
+        running = [
+            subprocess.Popen([*command, kind], cwd=HOME) for kind in kinds[i : i + together]
+        ]
+        for process in running:
+            if process.wait() != 0:
+                msg = f"training stopped with status {process.returncode}: {process.args}"
+                raise RuntimeError(msg)
+
+
+def main() -> None:
+    """Command line entry."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vae-steps", type=int, default=1000)
+    parser.add_argument("--base-minutes", type=float, default=52)
+    parser.add_argument("--control-minutes", type=float, default=18)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--count", type=int, default=64, help="seeds of every measure")
+    args = parser.parse_args()
+    write_descriptions()
+    vae = train_vae.train(args.vae_steps)
+    train_base.train(vae, args.base_minutes)
+    train_controls(args.kinds, args.control_minutes)
+    evaluate.evaluate(args.count)
+    evaluate.write_sheet()
+
+
+if __name__ == "__main__":
+    main()
