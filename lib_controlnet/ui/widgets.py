@@ -93,8 +93,10 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
     """
     made: dict[str, Component] = {}
     with gr.Group(elem_classes=["cnet-unit"]):
-        made |= _pictures(name, is_img2img, runtime)
-        made |= _picture_buttons(name)
+        with gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group:
+            made |= _pictures(name, runtime)
+            made |= _picture_buttons(name)
+        made |= {"upload_group": upload_group, **_region(name)}
         made |= _switches(name, is_img2img)
         made |= _choices(name, is_img2img, runtime)
         made |= _sliders(name)
@@ -106,14 +108,11 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
     return UnitWidgets(name=name, **made)
 
 
-def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
-    made: dict[str, Component] = {}
-    with (
-        gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group,
-        gr.Row(elem_classes=["cnet-image-row"], equal_height=True),
-    ):
+def _pictures(name: str, runtime: Any) -> dict[str, Component]:
+    """The control picture, to be drawn on, and beside it the preview of the detected map."""
+    with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
         with gr.Group(elem_classes=["cnet-input-image-group"]):
-            made["image"] = gr.Image(
+            image = gr.Image(
                 label="Image",
                 source="upload",
                 tool="sketch",
@@ -125,7 +124,7 @@ def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]
                 elem_classes=["cnet-image"],
             )
         with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as preview_group:
-            made["preview"] = gr.Image(
+            preview = gr.Image(
                 label="Preprocessor Preview",
                 type="numpy",
                 height=_PICTURE_HEIGHT,
@@ -134,9 +133,18 @@ def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]
                 elem_classes=["cnet-image"],
             )
             with gr.Group(elem_classes=["cnet-generated-image-control-group"]):
-                made["close_preview"] = gr.Button("Close", elem_classes=["cnet-close-preview"])
+                close_preview = gr.Button("Close", elem_classes=["cnet-close-preview"])
+    return {
+        "image": image,
+        "preview": preview,
+        "preview_group": preview_group,
+        "close_preview": close_preview,
+    }
+
+
+def _region(name: str) -> dict[str, Component]:
     with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as mask_group:
-        made["mask"] = gr.Image(
+        mask = gr.Image(
             label="Effective Region Mask",
             source="upload",
             type="numpy",
@@ -144,11 +152,7 @@ def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]
             elem_id=f"{name}_mask_image",
             elem_classes=["cnet-effective-region-mask-image"],
         )
-    return made | {
-        "upload_group": upload_group,
-        "preview_group": preview_group,
-        "mask_group": mask_group,
-    }
+    return {"mask": mask, "mask_group": mask_group}
 
 
 def _picture_buttons(name: str) -> dict[str, Component]:
