@@ -55,7 +55,7 @@ NEW_CANVAS = """(width, height) => {
 """Two sizes -> a white picture, and the canvas group closed."""
 
 
-def collect(names: Sequence[str]) -> str:
+def collect(names: Sequence[str], while_dragging: bool = True) -> str:
     """Widget values -> one object of them, an outdated preview cleared, the status line closed.
 
     A picture with a drawing layer is an object, and the page reports a change of every object
@@ -65,14 +65,17 @@ def collect(names: Sequence[str]) -> str:
     Args:
         names: names of the values, in the order of the inputs; the outputs follow (the object,
             the preview, the status line).
+        while_dragging: also collect while the mouse holds a slider. Each write makes gradio
+            compare the whole page, so for sliders the values are taken when it lets go.
     """
+    skip = "false" if while_dragging else 'document.querySelector("input[type=range]:active")'
     return f"""(...values) => {{
   const names = {json.dumps(list(names))};
   const [old, preview] = values.slice(names.length);
   const same = (a, b) =>
     a === b || (a && b && typeof a === "object" && a.image === b.image && a.mask === b.mask);
   const changed = names.filter((name, index) => !old || !same(old[name], values[index]));
-  if (!changed.length) return new Promise(() => {{}});
+  if (!changed.length || {skip}) return new Promise(() => {{}});
   const stale = {json.dumps(list(PREVIEW_DEPENDS_ON))}.some((name) => changed.includes(name));
   return [
     Object.fromEntries(names.map((name, index) => [name, values[index]])),

@@ -59,15 +59,20 @@ class UnitValue(State):
             status: the line of messages, closed on every change.
         """
         self.widgets = dict(widgets)
-        script = browser.collect(list(widgets))
+        names = list(widgets)
         for widget in widgets.values():
-            widget.change(
-                fn=None,
-                _js=script,
-                inputs=list(widgets.values()),
-                outputs=[self, preview, status],
-                show_progress=False,
-            )
+            is_slider = isinstance(widget, gr.Slider)
+            triggers = {widget.change: browser.collect(names, while_dragging=not is_slider)}
+            if is_slider:
+                triggers[widget.release] = browser.collect(names)
+            for trigger, script in triggers.items():
+                trigger(
+                    fn=None,
+                    _js=script,
+                    inputs=list(widgets.values()),
+                    outputs=[self, preview, status],
+                    show_progress=False,
+                )
 
     def preprocess(self, x: Any) -> Any:
         """Build the unit.
