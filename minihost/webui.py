@@ -151,7 +151,6 @@ def webui() -> None:
 
     while True:
         demo, _ = launch_page()
-        _say(f"Running on {demo.local_url}")
         _say(f"Startup time: {startup_timer.summary()}.")
         command = None
         while command is None:

@@ -63,7 +63,9 @@ function requestProgress(
     divProgress.className = "progressDiv";
     const divInner = document.createElement("div");
     divInner.className = "progress";
-    divProgress.appendChild(divInner);
+    const divText = document.createElement("div");
+    divText.className = "progressText";
+    divProgress.append(divInner, divText);
     progressbarContainer.parentNode.insertBefore(divProgress, progressbarContainer);
     let livePreview = null;
 
@@ -113,8 +115,8 @@ function requestProgress(
             return;
         }
         divInner.style.width = `${(answer.progress || 0) * 100}%`;
-        divInner.textContent = progressText(answer);
-        setTitle(divInner.textContent);
+        divText.textContent = progressText(answer);
+        setTitle(divText.textContent);
         if (answer.live_preview && gallery) {
             showPreview(answer.live_preview);
         }

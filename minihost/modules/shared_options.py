@@ -110,7 +110,7 @@ _section(("sd", "Stable Diffusion", "sd"), {
     "CLIP_stop_at_last_layers": OptionInfo(
         1, "Clip skip", _SLIDER,
         _slide(1, 12, 1), infotext="Clip skip"),
-    "randn_source": OptionInfo("CPU", "Random number generator source", gr.Radio,
+    "randn_source": OptionInfo("GPU", "Random number generator source", gr.Radio,
                                {"choices": ["GPU", "CPU", "NV"]}, infotext="RNG"),
     "tiling": OptionInfo(False, "Tiling", infotext="Tiling"),
     "hires_fix_refiner_pass": OptionInfo("second pass", "Hires fix: which pass the refiner is in"),

@@ -15,9 +15,10 @@ from modules import infotext_utils, shared
 from modules.infotext_utils import image_from_url_text
 from modules.ui_components import ToolButton
 
-refresh_symbol = "\U0001f504"
-save_symbol = "💾"
-upscale_symbol = "✨"
+# Signs that plain fonts have too.
+refresh_symbol = "↻"
+save_symbol = "⇩"
+upscale_symbol = "✦"
 
 
 @dataclasses.dataclass
@@ -118,7 +119,7 @@ def create_output_panel(tabname: str, outdir: str | None, toprow: Any = None) ->
 
 
 def _image_buttons(tabname: str, res: OutputPanel) -> tuple[Any, dict[str, Any]]:
-    targets = {"img2img": "🖼️", "inpaint": "🎨️"}
+    targets = {"img2img": "▣", "inpaint": "✎"}
     with gr.Row(elem_id=f"image_buttons_{tabname}", elem_classes="image-buttons"):
         save = ToolButton(save_symbol, elem_id=f"save_{tabname}", tooltip="Save the picture")
         send = {

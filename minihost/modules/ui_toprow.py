@@ -80,12 +80,12 @@ class Toprow:
     def _create_tools_row(self) -> None:
         with gr.Row(elem_id=f"{self.id_part}_tools"):
             self.paste = ToolButton(
-                "↙️", elem_id="paste",
+                "↙", elem_id="paste",
                 tooltip="Read generation parameters from the prompt, or from the last generation "
                 "if the prompt is empty",
             )  # fmt: skip
             self.clear_prompt_button = ToolButton(
-                "🗑️", elem_id=f"{self.id_part}_clear_prompt", tooltip="Clear prompt"
+                "✕", elem_id=f"{self.id_part}_clear_prompt", tooltip="Clear prompt"
             )
             self.clear_prompt_button.click(
                 fn=lambda: ("", ""), outputs=[self.prompt, self.negative_prompt],

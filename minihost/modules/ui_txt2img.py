@@ -73,8 +73,6 @@ class Txt2ImgTab:
                     minimum=1.0, maximum=30.0, step=0.5, label="CFG Scale", value=7.0,
                     elem_id="txt2img_cfg_scale",
                 )  # fmt: skip
-        elif category == "checkboxes":
-            FormRow(elem_classes="checkboxes-row", variant="compact")
         elif category == "accordions":
             with gr.Row(elem_id="txt2img_accordions", elem_classes="accordions"):
                 self._build_hires()

@@ -28,12 +28,12 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
                 label="Seed", value=-1, elem_id=self.elem_id("seed"), min_width=100, precision=0
             )
             random_seed = ToolButton(
-                "🎲️",
+                "⚄",
                 elem_id=self.elem_id("random_seed"),
                 tooltip="Set seed to -1: a new one each time",
             )
             reuse_seed = ToolButton(
-                "♻️", elem_id=self.elem_id("reuse_seed"), tooltip="Reuse seed from last generation"
+                "♻", elem_id=self.elem_id("reuse_seed"), tooltip="Reuse seed from last generation"
             )
             seed_checkbox = gr.Checkbox(
                 label="Extra", elem_id=self.elem_id("subseed_show"), value=False
@@ -70,8 +70,8 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
             subseed = gr.Number(
                 label="Variation seed", value=-1, elem_id=self.elem_id("subseed"), precision=0
             )
-            random_subseed = ToolButton("🎲️", elem_id=self.elem_id("random_subseed"))
-            reuse_subseed = ToolButton("♻️", elem_id=self.elem_id("reuse_subseed"))
+            random_subseed = ToolButton("⚄", elem_id=self.elem_id("random_subseed"))
+            reuse_subseed = ToolButton("♻", elem_id=self.elem_id("reuse_subseed"))
             strength = gr.Slider(
                 label="Variation strength", value=0.0, minimum=0, maximum=1, step=0.01,
                 elem_id=self.elem_id("subseed_strength"),
