@@ -41,6 +41,9 @@ GLOBAL_POOLING_STEMS: Final = frozenset(
 HEADER_LIMIT: Final = 100_000_000
 """Longest header the safetensors format allows, in bytes."""
 
+SCRATCH_BYTES: Final = 2 * 2**20
+"""Memory for tensors on their way to another precision or device."""
+
 TORCH_ERRORS: Final = (
     OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
     pickle.UnpicklingError,
@@ -75,9 +78,15 @@ class TensorFile(Protocol):
     infos: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield fresh CPU tensors in the order of the file."""
+    def read(
+        self, names: Iterable[str], dtype: torch.dtype | None, device: Device
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield fresh tensors in the order of the file; `dtype` is for floating point ones."""
         ...
+
+
+def _final_dtype(info: TensorInfo, dtype: torch.dtype | None) -> torch.dtype:
+    return info.dtype if dtype is None or not info.dtype.is_floating_point else dtype
 
 
 class SafetensorsFile:
@@ -101,14 +110,22 @@ class SafetensorsFile:
                 )
                 raise BrokenCheckpointError(msg)
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield fresh CPU tensors in the order of the file."""
+    def read(
+        self, names: Iterable[str], dtype: torch.dtype | None, device: Device
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield fresh tensors in the order of the file."""
+        scratch: Tensor | None = None
         with self.path.open("rb", buffering=0) as stream:
             for name in sorted(names, key=lambda name: self.infos[name].begin):
                 info = self.infos[name]
-                tensor = torch.empty(info.shape, dtype=info.dtype)
+                tensor = torch.empty(info.shape, dtype=_final_dtype(info, dtype), device=device)
                 stream.seek(self._start + info.begin)
-                _fill(self.path, stream, tensor)
+                if tensor.dtype is info.dtype and tensor.device.type == "cpu":
+                    _fill(self.path, stream, tensor)
+                else:
+                    if scratch is None:
+                        scratch = torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
+                    _convert(self.path, stream, info, tensor, scratch)
                 yield name, tensor
 
 
@@ -143,7 +160,7 @@ def _read_entry(path: Path, name: str, entry: object) -> TensorInfo:
 
 
 def _fill(path: Path, stream: BinaryIO, tensor: Tensor) -> None:
-    """Read the tensor's bytes into its memory."""
+    """Read the tensor's bytes into its memory; it lies on the CPU, in one piece."""
     if not tensor.nelement():
         return
     view = memoryview(tensor.view(-1).view(torch.uint8).numpy())
@@ -153,6 +170,23 @@ def _fill(path: Path, stream: BinaryIO, tensor: Tensor) -> None:
             msg = f"{path.name} ended while it was read; download it again"
             raise BrokenCheckpointError(msg)
         view = view[count:]
+
+
+def _convert(
+    path: Path, stream: BinaryIO, info: TensorInfo, tensor: Tensor, scratch: Tensor
+) -> None:
+    """Read a tensor that is kept in another precision or elsewhere, a piece at a time.
+
+    Through one small piece of memory: a copy of each tensor would leave holes behind, which add
+    up to nearly half of the network.
+    """
+    size, flat = info.dtype.itemsize, tensor.view(-1)
+    step = len(scratch) // size
+    for begin in range(0, len(flat), step):
+        target = flat[begin : begin + step]
+        piece = scratch[: len(target) * size]
+        _fill(path, stream, piece)
+        target.copy_(piece.view(info.dtype))
 
 
 class TorchFile:
@@ -167,28 +201,39 @@ class TorchFile:
             for position, (name, tensor) in enumerate(self._tensors.items())
         }
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield fresh CPU tensors in the order of the file; each is let go of once it is read."""
+    def read(
+        self, names: Iterable[str], dtype: torch.dtype | None, device: Device
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield fresh tensors in the order of the file; each is let go of once it is read."""
         for name in sorted(names, key=lambda name: self.infos[name].begin):
             if name not in self._tensors:
                 self._tensors, self._mapped = _load_torch(self.path)
             tensor = self._tensors.pop(name)
             shared = tensor.untyped_storage().nbytes() != tensor.nelement() * tensor.element_size()
-            yield name, tensor.clone() if self._mapped or shared else tensor
+            final = _final_dtype(self.infos[name], dtype)
+            yield name, tensor.to(device, final, copy=self._mapped or shared).contiguous()
 
 
 def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
     """All tensors by dotted name, and whether they are mapped from the file."""
     with path.open("rb") as stream:
-        mapped = stream.read(2) == b"PK"
-    options = {"map_location": "cpu", "weights_only": True}
-    try:
-        content = torch.load(str(path), **options, **({"mmap": True} if mapped else {}))
-    except TORCH_ERRORS as error:
-        log.debug("torch.load of %s failed", path, exc_info=True)
-        if isinstance(error, pickle.UnpicklingError) and "persistent" not in str(error):
-            raise BrokenCheckpointError(_refused(path)) from None
-        raise BrokenCheckpointError(_not_a_checkpoint(path, path.open("rb").read(64))) from None
+        start = stream.read(64)
+        stream.seek(0)
+        # A misnamed file goes in as a stream: recent versions of torch believe the extension.
+        misnamed = path.suffix.lower() == ".safetensors"
+        mapped = start[:2] == b"PK" and not misnamed
+        options = {
+            "map_location": "cpu",
+            "weights_only": True,
+            **({"mmap": True} if mapped else {}),
+        }
+        try:
+            content = torch.load(stream if misnamed else str(path), **options)
+        except TORCH_ERRORS as error:
+            log.debug("torch.load of %s failed", path, exc_info=True)
+            unsafe = re.search(r"(?i)unsupported (global|class)|blocked", str(error))
+            message = _refused(path) if unsafe else _not_a_checkpoint(path, start)
+            raise BrokenCheckpointError(message) from None
     if content is None:  # the host's own loader answers a refusal so
         raise BrokenCheckpointError(_refused(path))
     for outer in ("state_dict", "controlnet"):
@@ -288,16 +333,15 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         device: Device = "cpu",
     ) -> Iterator[tuple[str, Tensor]]:
-        """Read tensors in the order of the file; only one exists twice at any moment.
+        """Read tensors in the order of the file, straight to their precision and device.
 
         Args:
             keys: normalised names; None for all.
             dtype: precision of floating point tensors; None keeps the file's.
         """
         wanted = {self._names[key]: key for key in (self._names if keys is None else keys)}
-        for old, tensor in self._file.read(wanted):
-            floating = tensor.is_floating_point()
-            yield wanted[old], tensor.to(device=device, dtype=dtype if floating else None)
+        for old, tensor in self._file.read(wanted, dtype, device):
+            yield wanted[old], tensor
 
     @cached_property
     def config(self) -> Mapping[str, object]:
@@ -369,9 +413,10 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            start = stream.read(16)
+            start = stream.read(9)
     except OSError as error:
         msg = f"control model {path} cannot be opened: {error.strerror or error}"
         raise ModelNotFoundError(msg) from error
-    is_torch = start[:2] == b"PK" or start[:1] == b"\x80"
+    # A safetensors header may be 0x80 or 0x4B50 ("PK") bytes long: look for its brace first.
+    is_torch = start[8:9] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
     return Checkpoint(path, TorchFile(path) if is_torch else SafetensorsFile(path))

@@ -177,10 +177,13 @@ class MemoryFile:
             for i, (name, value) in enumerate(tensors.items())
         }
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors themselves."""
+    def read(
+        self, names: Iterable[str], dtype: torch.dtype | None, device: torch.device | str
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors, themselves where nothing is to be converted."""
         for name in names:
-            yield name, self.tensors[name]
+            tensor = self.tensors[name]
+            yield name, tensor.to(device, dtype if tensor.is_floating_point() else None)
 
 
 def memory_checkpoint(
