@@ -1,0 +1,181 @@
+"""Which files are offered under which names, and which one a text means."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from lib_controlnet.catalog import Catalog, short_hash
+from lib_controlnet.errors import ModelNotFoundError
+
+EMPTY = "e3b0c442"
+"""Hash of files below 1 MiB: the digest of nothing."""
+
+
+def touch(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "control_v11p_sd15_canny.pth",
+        "control_v11f1p_sd15_depth_fp16.safetensors",
+        "Control_Scribble.safetensors",
+        "sub/diffusers_xl_canny_full.safetensors",
+        "sub/deeper/t2iadapter_sketch.pt",
+        "None.safetensors",
+        "notes.txt",
+        "control_v11p_sd15_canny.yaml",
+    ):
+        touch(tmp_path / name)
+    return tmp_path
+
+
+def stems(names: list[str]) -> list[str]:
+    return [name.rsplit(" [", 1)[0] for name in names]
+
+
+def test_hash_is_that_of_64_kib_at_1_mib(tmp_path: Path) -> None:
+    content = os.urandom(0x100000 + 0x10000 + 99)
+    path = touch(tmp_path / "a.safetensors", content)
+    expected = hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
+    assert short_hash(path) == expected
+    assert Catalog([tmp_path]).names() == [f"a [{expected}]"]
+
+
+def test_hash_of_small_and_missing_files(tmp_path: Path) -> None:
+    assert short_hash(touch(tmp_path / "small.pt")) == EMPTY
+    assert short_hash(tmp_path / "gone.pt") == "NOFILE"
+
+
+def test_names_are_found_recursively_and_sorted_by_file_name(folder: Path) -> None:
+    assert stems(Catalog([folder]).names()) == [
+        "Control_Scribble",
+        "control_v11f1p_sd15_depth_fp16",
+        "control_v11p_sd15_canny",
+        "diffusers_xl_canny_full",
+        "t2iadapter_sketch",
+    ]
+
+
+def test_earlier_folder_wins_for_the_same_name_and_hash(tmp_path: Path) -> None:
+    first, second = touch(tmp_path / "a" / "m.pt"), touch(tmp_path / "b" / "m.pt")
+    catalog = Catalog([second.parent, first.parent, tmp_path / "missing"])
+    assert catalog.names() == [f"m [{EMPTY}]"]
+    assert catalog.find("m") == second
+
+
+def test_same_stem_with_other_content_is_listed_apart(tmp_path: Path) -> None:
+    one = touch(tmp_path / "a" / "m.pt", b"1" * 0x110000)
+    two = touch(tmp_path / "b" / "m.safetensors", b"2" * 0x110000)
+    catalog = Catalog([tmp_path])
+    assert len(catalog.names()) == 2
+    assert [catalog.find(name) for name in catalog.names()] == [one, two]
+
+
+def test_links_in_circles_end(folder: Path) -> None:
+    (folder / "sub" / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "gone.pt").symlink_to(folder / "nowhere.pt")
+    assert len(Catalog([folder]).names()) == 5
+
+
+def test_linked_folder_is_scanned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "link").symlink_to(folder, target_is_directory=True)
+    assert len(Catalog([other]).names()) == 5
+
+
+def test_refresh_sees_new_and_lost_files(folder: Path) -> None:
+    catalog = Catalog([folder])
+    assert len(catalog.names()) == 5
+    touch(folder / "new.safetensors")
+    (folder / "Control_Scribble.safetensors").unlink()
+    assert "new" not in stems(catalog.names())
+    catalog.refresh()
+    assert "new" in stems(catalog.names())
+    assert "Control_Scribble" not in stems(catalog.names())
+
+
+def test_sorting_and_filter(folder: Path) -> None:
+    os.utime(folder / "control_v11p_sd15_canny.pth", (2e9, 2e9))
+    assert stems(Catalog([folder], "date").names())[0] == "control_v11p_sd15_canny"
+    by_path = stems(Catalog([folder], "path name").names())
+    assert by_path[-2:] == ["t2iadapter_sketch", "diffusers_xl_canny_full"]
+    assert stems(Catalog([folder], name_filter=" CANNY").names()) == [
+        "control_v11p_sd15_canny",
+        "diffusers_xl_canny_full",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "stem"),
+    [
+        (f"control_v11p_sd15_canny [{EMPTY}]", "control_v11p_sd15_canny"),
+        ("control_v11p_sd15_canny", "control_v11p_sd15_canny"),
+        ("CONTROL_v11p_SD15_canny", "control_v11p_sd15_canny"),
+        ("control_v11p_sd15_canny [d14c016b]", "control_v11p_sd15_canny"),
+        ("  control_scribble [00000000]", "Control_Scribble"),
+        ("canny", "control_v11p_sd15_canny"),
+        ("depth [0123abcd]", "control_v11f1p_sd15_depth_fp16"),
+        ("xl_canny", "diffusers_xl_canny_full"),
+    ],
+)
+def test_texts_that_mean_a_file(text: str, stem: str, folder: Path) -> None:
+    assert Catalog([folder]).find(text).stem == stem
+
+
+def test_right_hash_decides_between_copies(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "m.pt", b"1" * 0x110000)
+    two = touch(tmp_path / "b" / "M.safetensors", b"2" * 0x110000)
+    assert Catalog([tmp_path]).find(f"m [{short_hash(two)}]") == two
+
+
+def test_repository_folder_names_a_generic_stem(tmp_path: Path) -> None:
+    touch(tmp_path / "controlnet-canny" / "diffusion_pytorch_model.fp16.safetensors")
+    depth = touch(tmp_path / "controlnet-depth" / "diffusion_pytorch_model.safetensors")
+    catalog = Catalog([tmp_path])
+    assert catalog.find("controlnet-depth") == depth
+    assert stems(catalog.for_type("Depth")) == ["diffusion_pytorch_model"]
+
+
+@pytest.mark.parametrize("text", ["normal_bae", "", "  ", "[12345678]"])
+def test_unknown_name_lists_close_ones_and_the_folders(text: str, folder: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        Catalog([folder]).find(text)
+    message = str(caught.value)
+    assert message.startswith(f"control model {text!r} is not found; the closest names are ")
+    assert message.endswith(f"searched 5 models in the folders {folder}")
+    assert caught.value.status_code == 404
+
+
+def test_near_miss_names_the_nearest_first(folder: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"closest names are control_v11p_sd15_canny \["):
+        Catalog([folder]).find("control_v11p_sd15_cany")
+
+
+def test_no_models_at_all_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no model files in the folders"):
+        Catalog([tmp_path]).find("canny")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("All", 6),
+        ("Canny", ["control_v11p_sd15_canny", "diffusers_xl_canny_full", "union_promax"]),
+        ("Scribble", ["Control_Scribble", "t2iadapter_sketch", "union_promax"]),
+        ("T2I-Adapter", ["t2iadapter_sketch"]),
+        ("IP-Adapter", []),
+        ("Shuffle", []),
+    ],
+)
+def test_models_of_a_control_type(kind: str, expected: object, folder: Path) -> None:
+    touch(folder / "union_promax.safetensors")
+    found = stems(Catalog([folder]).for_type(kind))
+    assert found == expected or len(found) == expected
