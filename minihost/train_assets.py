@@ -15,7 +15,7 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent
 sys.path.insert(0, str(HOME))
 
-from training import evaluate, train_base, train_vae  # noqa: E402
+from training import card, evaluate, train_base, train_vae  # noqa: E402
 from training.assets import write_descriptions  # noqa: E402
 from training.train_control import KINDS  # noqa: E402
 
@@ -49,6 +49,7 @@ def main() -> None:
     train_controls(args.kinds, args.control_minutes)
     evaluate.evaluate(args.count)
     evaluate.write_sheet()
+    card.write_card()
 
 
 if __name__ == "__main__":

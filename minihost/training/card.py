@@ -1,0 +1,119 @@
+"""Write the model card from the measured figures and the training logs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Final
+
+from .assets import ASSETS, RUNS
+from .data import COUNTS
+from .evaluate import CFG, FIGURES, STEPS
+from .vocabulary import COLOURS, SHAPES
+
+LOGS: Final = ASSETS / "logs"
+ROWS: Final = 200
+MEANINGS: Final = {
+    "edge_f1_2px": "edge F1 within 2 px",
+    "edge_f1_4px": "edge F1 within 4 px",
+    "border_recall_2px": "region borders found within 2 px",
+    "kept_error": "error of kept pixels, 0-255 (lower is better)",
+    "seam_error": "difference from the original just inside the mask, 0-255 (lower is better)",
+}
+INTRODUCTION: Final = """# Demo models
+
+A tiny Stable Diffusion 1.x checkpoint and ControlNets for it, trained from nothing on procedural
+"ink cartoon" scenes. They exist so that this extension can be tried and tested without
+downloading anything: they draw {shapes} in {colours}, on plain, graded, striped and checkered
+backgrounds, and mosaics of organic regions. They know no other words and no photographs.
+
+The files have the layout of SD1.x: `demo.safetensors` with `demo.yaml` beside it and the text
+encoder's folder `demo-clip/`. In the WebUI, put all three into `models/Stable-diffusion/` and the
+`control_demo_*.safetensors` into `models/ControlNet/`. Pictures of 128 to 256 pixels a side,
+guidance scale 3 to 4. Licence: that of the repository; all data is procedural.
+
+![sheet](sheet.jpg)
+
+Rows: prompts alone; then for each ControlNet its control pictures and the results.
+"""
+CAPTIONS: Final = """## Captions
+
+One thing on a plain background, {count} seeds, share of pictures in which it is right. The chance
+level is 1/6 for the shape and 1/8 for each colour.
+
+| size | shape | colour | background |
+|---|---|---|---|
+{rows}
+"""
+METHOD: Final = """## How they were made
+
+`python dev.py train-assets` does all of it again, resumable, with seeds. Times are wall clock on
+2 CPU cores (no GPU) that were shared with other work.
+
+| part | data | steps | minutes | last loss |
+|---|---|---|---|---|
+{rows}
+
+- Data: {counts}; a scene follows from its seed, and the measures use seeds that no training saw.
+- Autoencoder: 64 to 128 channels, factor 8; L1 + 2 MSE + 3e-4 KL and at first a term that ties
+  three latent channels to the shrunk picture; the scale is folded into the 1x1 convolutions so
+  that the stock factor 0.18215 fits.
+- U-Net and text encoder together: epsilon prediction, stock noise schedule, loss weighted as
+  velocity prediction up to 20, AdamW 1e-3, 10% empty captions, averaged weights; the last part on
+  mixed sizes of 128, 192 and 256 pixels.
+- ControlNets (arXiv 2302.05543): locked base, trainable copy of encoder and middle, zero
+  convolutions, half of the prompts emptied.
+- Every normalised width is at least 64, because the WebUI's modules use 32 groups.
+"""
+
+
+def write_card() -> None:
+    """Write MODEL_CARD.md and the shortened logs."""
+    figures = json.loads(FIGURES.read_text("utf-8"))
+    count = figures["seeds"]
+    shapes = ", ".join(f"{s}s" for s in SHAPES)
+    parts = [INTRODUCTION.format(shapes=shapes, colours=", ".join(COLOURS))]
+    parts.append(
+        f"## Figures\n\nMeasured on {count} unseen seeds each, DDIM, {STEPS} steps, guidance scale "
+        f"{CFG}, fp16 files run in fp32.\n\nVAE reconstruction: {figures['vae_psnr_db']} dB PSNR.\n"
+    )
+    rows = [
+        f"| {size} | {f['shape']:.0%} | {f['colour']:.0%} | {f['background']:.0%} |"
+        for size in (128, 256)
+        if (f := figures.get(f"captions_{size}"))
+    ]
+    parts.append(CAPTIONS.format(count=count, rows="\n".join(rows)))
+    for name, runs in figures.items():
+        if name.startswith("control_"):
+            parts.append(_control_table(name.removeprefix("control_"), runs))
+    counts = ", ".join(f"{n} scenes of {s} pixels" for s, n in COUNTS.items())
+    table = "\n".join(_log_row(path) for path in sorted((RUNS / "logs").glob("*.csv")))
+    parts.append(METHOD.format(rows=table, counts=counts))
+    (ASSETS / "MODEL_CARD.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _control_table(kind: str, runs: dict[str, dict[str, float]]) -> str:
+    measures = list(next(iter(runs.values())))
+    head = " | ".join(MEANINGS[m] for m in measures)
+    lines = [f"### {kind}", "", f"| 128 pixels | {head} |", "|---|" + "---|" * len(measures)]
+    for name, scores in runs.items():
+        lines.append(f"| {name} | " + " | ".join(f"{scores[m]:.2f}" for m in measures) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _log_row(path: Path) -> str:
+    """One table row of a training log, which is also copied in short."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    stride = max(1, len(rows) // ROWS)
+    kept = rows[::stride] + ([] if (len(rows) - 1) % stride == 0 else rows[-1:])
+    LOGS.mkdir(parents=True, exist_ok=True)
+    lines = [f"{r['step']},{r['loss']},{r['seconds']}" for r in kept]
+    (LOGS / path.name).write_text("\n".join(["step,loss,seconds", *lines]) + "\n", "utf-8")
+    data = "64-pixel crops x 16" if path.stem == "vae" else "latents x 32"
+    if path.stem.startswith("control"):
+        data = "latents and hints x 16"
+    last = rows[-1]
+    minutes = float(last["seconds"]) / 60
+    return f"| {path.stem} | {data} | {last['step']} | {minutes:.0f} | {float(last['loss']):.3f} |"
