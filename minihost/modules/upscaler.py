@@ -89,7 +89,7 @@ class _Resampler(Upscaler):
     def __init__(self, dirname: str | None = None) -> None:
         super().__init__()
         del dirname
-        self.scalers = [UpscalerData(str(self.name), None, self)]
+        self.scalers = [] if self.name is None else [UpscalerData(self.name, None, self)]
 
     def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
         """Resampled to `self.scale` times."""
