@@ -215,6 +215,17 @@ def test_thin_lines_stay_thin_and_binary(mode: ResizeMode, target: int) -> None:
     assert 0.7 < length / (target / 128) < (1.7 if target == 512 else 1.3), "lines got lost or grew"
 
 
+@pytest.mark.parametrize(("target", "prune"), [(200, True), (100, False)])
+def test_thin_lines_are_the_thinned_ridges_of_the_resized_map(target: int, prune: bool) -> None:
+    """The documented procedure, step by step; pruning only when enlarging."""
+    method = cv2.INTER_CUBIC if prune else cv2.INTER_AREA
+    grey = cv2.resize(lines(), (target, target), interpolation=method).mean(axis=2)
+    ridges = thinning.ridge_pixels(grey.astype(np.uint8))
+    _, binary = cv2.threshold(ridges, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    fitted = fit_map(lines(), Size(target, target), RESIZE)
+    assert np.array_equal(fitted[:, :, 0], hit_or_miss(binary, prune))
+
+
 def test_thin_lines_stay_where_they_were() -> None:
     fitted = fit_map(lines(), Size(512, 512), RESIZE)
     wide = cv2.resize(lines(), (512, 512), interpolation=cv2.INTER_NEAREST)
@@ -277,6 +288,12 @@ def test_mask_stays_binary_and_the_added_border_is_masked(mode: ResizeMode, targ
         assert fitted[target.height // 2, target.width // 2, 3] == 0
     else:
         assert fitted[0, 0, 3] == 0
+
+
+def test_mask_is_cut_at_half_even_where_nothing_is_resized() -> None:
+    mask = np.array([[0, 126, 127, 128, 129, 255]], np.uint8)
+    fitted = fit_map(np.dstack([noise(1, 6), mask]), Size(6, 1), RESIZE)
+    assert fitted[0, :, 3].tolist() == [0, 0, 0, 255, 255, 255]
 
 
 def test_mask_does_not_change_how_colours_are_fitted() -> None:
