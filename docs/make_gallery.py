@@ -1,0 +1,174 @@
+"""Writes docs/preprocessors.md and its pictures from the registry: run it after adding one.
+
+python docs/make_gallery.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "minihost")]
+
+from lib_controlnet.image import resize_short_side  # noqa: E402
+from lib_controlnet.preprocess import all_detectors, run_preprocessor  # noqa: E402
+
+if TYPE_CHECKING:
+    from annotator.registry import Detector, Slider
+
+PAGE = DOCS / "preprocessors.md"
+PICTURES = DOCS / "preprocessors"
+RESOLUTION = 512
+SHOWN = 256
+QUALITY = 82
+COLUMNS = 4
+
+# Sliders other than the defaults where those would show nothing on this photograph.
+EXAMPLES = {"tile_resample": (8,)}
+
+HEAD = """# Preprocessors
+
+A preprocessor turns a picture into the control map that a control model was trained on. This
+page is written by `docs/make_gallery.py` from the registry in `annotator/`; the pictures are real
+outputs for one photograph (NASA, public domain) at resolution 512 with default sliders, unless
+said otherwise.
+
+"""
+
+TABLE_HEAD = """
+## Names, control types, sliders
+
+The API and infotext take the name or the label in any letter case; a slider value out of range
+(-1, for instance) means the default. *Resolution* is the length of the short side the
+preprocessor works at; "Pixel Perfect" sets it to what the generation needs.
+
+| name | label in the panel | control types | sliders: default (range) |
+|---|---|---|---|
+"""
+
+HOW_TO = '''
+## Adding one
+
+One file in `annotator/`, nothing else. It is found at the next start and appears in the panel,
+in the API and here; `tests/unit/test_annotator.py` runs it on grey, transparent, one-pixel and
+odd-sized pictures without being told.
+
+```python
+"""Soft edges by the Sobel operator."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .registry import Detector, Slider, register
+
+
+@register
+class SobelEdges(Detector):
+    """Grey edges on black, brightness by contrast."""
+
+    name = "softedge_sobel"  # id in the API and in infotext; never change it later
+    tags = ("SoftEdge",)  # control types that list it
+    sliders = (Slider("Gain", 0.1, 10, 1, 0.1),)  # at most three; they become arguments
+
+    def detect(self, image: np.ndarray, gain: float) -> np.ndarray:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        edges = np.hypot(cv2.Sobel(grey, -1, 1, 0), cv2.Sobel(grey, -1, 0, 1))
+        return (edges * gain).clip(0, 255).astype(np.uint8)
+```
+
+`detect` gets uint8 RGB (H, W, 3), resized to the resolution and padded to multiples of 64, and
+returns uint8 (H, W) or (H, W, 3); the padding is cut off afterwards. What else a preprocessor may
+declare (another frame, a mask, a fixed resolution, random numbers from a seeded generator, an
+effect during sampling) is described at `annotator.registry.Detector`. Rules:
+
+- heavy packages are imported inside `detect`; where an optional one is missing, `unavailable` holds
+  the sentence that says so, with the `pip` line;
+- a file that fails to import is reported in the log, and the others load;
+- only relative imports inside `annotator/`, and nothing from the rest of the extension;
+- never change `image` in place, never use a global random generator;
+- lines, edges and scribbles are white on black; near is white in depth maps.
+'''
+
+
+def main() -> None:
+    """Write the pictures and the page."""
+    import photographs
+
+    PICTURES.mkdir(exist_ok=True)
+    for old in PICTURES.glob("*.jpg"):
+        old.unlink()
+    photograph = photographs.load("astronaut")
+    save("photograph", photograph)
+    for detector in all_detectors():
+        save(detector.name, example(detector, photograph))
+    PAGE.write_text(page(), encoding="utf-8", newline="\n")
+
+
+def example(detector: Detector, photograph: np.ndarray) -> np.ndarray:
+    """The map shown for a preprocessor, uint8 (H, W, 3)."""
+    mask = np.zeros(photograph.shape[:2], np.uint8)
+    cv2.ellipse(mask, (225, 115), (75, 95), 0, 0, 360, 255, -1)
+    values = EXAMPLES.get(detector.name, ())
+    shown = run_preprocessor(detector.name, photograph, RESOLUTION, values, mask=mask).display
+    if shown.shape[2] == 3:
+        return shown
+    # Half transparent over a grey chequer board, as picture viewers show it.
+    y, x = np.mgrid[: shown.shape[0], : shown.shape[1]]
+    board = np.where((x // 16 + y // 16) % 2, 255, 160)[:, :, None]
+    alpha = shown[:, :, 3:] / 255.0
+    return (shown[:, :, :3] * alpha + board * (1 - alpha)).astype(np.uint8)
+
+
+def save(name: str, picture: np.ndarray) -> None:
+    small = resize_short_side(picture, SHOWN)
+    Image.fromarray(small).save(PICTURES / f"{name}.jpg", quality=QUALITY, optimize=True)
+
+
+def page() -> str:
+    """The page's text."""
+    rows = "".join(map(row, all_detectors()))
+    return HEAD + gallery() + TABLE_HEAD + rows + HOW_TO
+
+
+def gallery() -> str:
+    """All pictures, `COLUMNS` to a row, the photograph first."""
+    cells = [("photograph", "the photograph")]
+    for detector in all_detectors():
+        values = ", ".join(
+            f"{slider.label} {value}"
+            for slider, value in zip(
+                detector.sliders, EXAMPLES.get(detector.name, ()), strict=False
+            )
+        )
+        cells.append((detector.name, f"`{detector.name}`" + (f" ({values})" if values else "")))
+    lines = ["| " * (COLUMNS + 1), "|---" * COLUMNS + "|"]
+    for start in range(0, len(cells), COLUMNS):
+        part = cells[start : start + COLUMNS]
+        shown = (f"![{name}](preprocessors/{name}.jpg)<br>{text}" for name, text in part)
+        lines.append(f"| {' | '.join(shown)} |" + " |" * (COLUMNS - len(part)))
+    return "\n".join(line.strip() for line in lines) + "\n"
+
+
+def row(detector: Detector) -> str:
+    """One line of the table."""
+    label = "" if detector.title == detector.name else detector.title
+    sliders = [detector.resolution, *detector.sliders]
+    texts = "; ".join(described(slider) for slider in sliders if slider is not None)
+    types = ", ".join(detector.tags) or "only under All"
+    return f"| `{detector.name}` | {label} | {types} | {texts or 'none'} |\n"
+
+
+def described(slider: Slider) -> str:
+    return f"{slider.label} {slider.default} ({slider.minimum} to {slider.maximum})"
+
+
+if __name__ == "__main__":
+    main()
