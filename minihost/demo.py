@@ -13,15 +13,14 @@ import base64
 import io
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
+import embedded
 import numpy as np
 import photographs
 from adherence import edge_f1
@@ -29,13 +28,15 @@ from contact_sheet import Row, Tile, sheet
 from PIL import Image
 from training.scenes import Scene, make_scene
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_UNSEEN = 9_000_000  # training never comes near this seed
 SCENE_SIZE = 128
-COMMON = {"steps": 20, "cfg_scale": 4.0, "sampler_name": "DPM++ 2M", "save_images": False}
+COMMON = {
+    "cfg_scale": 4.0,
+    "sampler_name": "DPM++ 2M",
+    "scheduler": "Automatic",
+    "save_images": False,
+}
 PROMPTS = (
     "an ink drawing in orange and blue",
     "a mosaic of green and yellow",
@@ -59,37 +60,22 @@ def decode(text: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def application() -> FastAPI:
-    """The embedded host's HTTP application, in this process, on no port.
-
-    Settings and pictures of the user's own embedded host are not touched: it gets an empty folder.
-    """
-    folder = tempfile.mkdtemp(prefix="controlnet-demo-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    flags = ["--nowebui", "--api", "--skip-install", "--data-dir", folder]
-    sys.argv[1:] = [*flags, "--disable-console-progressbars"]
-    import webui
-    from modules import initialize
-
-    initialize.imports()
-    initialize.initialize()
-    return webui.build_api_app()
-
-
 @dataclass
 class Studio:
     """The embedded host in this process, asked through its HTTP routes."""
 
     size: int
     output: Path
+    steps: int
     models: dict[str, str] = field(default_factory=dict)
     count: int = 0
 
     def __post_init__(self) -> None:
-        from starlette.testclient import TestClient
-
-        self.client = TestClient(application())
-        names = self.client.get("/controlnet/model_list").json()["model_list"]
+        # A folder of its own: settings and pictures of the user's embedded host stay untouched.
+        folder = tempfile.mkdtemp(prefix="controlnet-demo-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        self.host = embedded.start(folder, ["--disable-console-progressbars"])
+        names = self.host.get("/controlnet/model_list").json()["model_list"]
         for name in names:
             stem = name.split(" [")[0]
             if stem.startswith("control_demo_"):
@@ -117,10 +103,10 @@ class Studio:
         started = time.perf_counter()
         route = "img2img" if "init_images" in payload else "txt2img"
         size = {"width": self.size, "height": self.size}
-        body = {**COMMON, **size, **payload}
+        body = {**COMMON, "steps": self.steps, **size, **payload}
         if units:
             body["alwayson_scripts"] = {"controlnet": {"args": list(units)}}
-        answer = self.client.post(f"/sdapi/v1/{route}", json=body)
+        answer = self.host.post(f"/sdapi/v1/{route}", body)
         if answer.status_code != 200:
             msg = f"{label}: {answer.status_code} {answer.text}"
             raise RuntimeError(msg)
@@ -264,11 +250,12 @@ def main() -> None:
     reader.add_argument("--output", type=Path, default=ROOT / "demo-output", help="folder")
     reader.add_argument("--size", type=int, default=256, help="edge of the pictures, pixels")
     reader.add_argument("--seed", type=int, default=1, help="first seed")
+    reader.add_argument("--steps", type=int, default=20, help="sampling steps")
     reader.add_argument("--scenes", type=int, default=8, help="unseen scenes to measure on")
     options = reader.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    studio = Studio(options.size, options.output)
+    studio = Studio(options.size, options.output, options.steps)
     print(f"embedded host ready in {time.perf_counter() - started:.0f} s", flush=True)
     rows = [
         photograph_row(studio, "coffee", PROMPTS[0], options.seed),
