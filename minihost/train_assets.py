@@ -46,6 +46,7 @@ def main() -> None:
     write_descriptions()
     vae = train_vae.train(args.vae_steps)
     train_base.train(vae, args.base_minutes)
+    emphasis.ensure_mean(CHECKPOINT)
     train_controls(args.kinds, args.control_minutes)
     evaluate.evaluate(args.count)
     evaluate.write_sheet()
