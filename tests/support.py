@@ -46,9 +46,9 @@ UNETS: Mapping[str, dict] = {
     "demo": {
         "model_channels": 64,
         "num_res_blocks": 1,
-        "channel_mult": (1, 2, 2),
+        "channel_mult": (1, 2, 3),
         "attention_resolutions": (2, 4),
-        "num_heads": 4,
+        "num_heads": 8,
         "context_dim": 128,
     },
 }

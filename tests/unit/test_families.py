@@ -223,11 +223,11 @@ def test_described_unet_has_the_kind_of_its_structure(kind: str, text: str) -> N
 
 def test_described_unet_lists_skips_and_heads() -> None:
     shape = describe_unet(empty_unet("demo", in_channels=9))
-    assert shape.skips == (64, 64, 64, 128, 128, 128)
-    assert (shape.model_channels, shape.in_channels, shape.middle) == (64, 9, 128)
+    assert shape.skips == (64, 64, 64, 128, 128, 192)
+    assert (shape.model_channels, shape.in_channels, shape.middle) == (64, 9, 192)
     assert shape.layers == 7
-    assert shape.heads["input_blocks.3.1"] == 4
-    assert shape.heads["middle_block.1"] == 4
+    assert shape.heads["input_blocks.3.1"] == 8
+    assert shape.heads["middle_block.1"] == 8
     assert "input_blocks.1.1" not in shape.heads
 
 
