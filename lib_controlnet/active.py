@@ -106,8 +106,7 @@ def evaluate_group(
         wanted,
     )
     chunks = [
-        (None,) * len(controls) if layer is None else layer.chunk(len(controls))
-        for layer in layers
+        (None,) * len(controls) if layer is None else layer.chunk(len(controls)) for layer in layers
     ]
     return [
         control.finish(tuple(chunk[i] for chunk in chunks), rows)

@@ -49,9 +49,7 @@ class PassGeometry:
         lost_x = max(canvas.width // LATENT_SCALE - latent.width, 0)
         lost_y = max(canvas.height // LATENT_SCALE - latent.height, 0)
         whole = Size(max(canvas.width, size.width), max(canvas.height, size.height))
-        return PassGeometry(
-            whole, lost_x // 2 * LATENT_SCALE, lost_y // 2 * LATENT_SCALE, size
-        )
+        return PassGeometry(whole, lost_x // 2 * LATENT_SCALE, lost_y // 2 * LATENT_SCALE, size)
 
 
 def place_map(detected: np.ndarray, geometry: PassGeometry, mode: ResizeMode) -> np.ndarray:

@@ -189,5 +189,3 @@ def region_mask(unit: ControlUnit, source: PictureSource) -> np.ndarray | None:
     if isinstance(value, Mapping):  # a drawing widget's {"image", "mask"}
         value = value.get("mask") if _is_given(value.get("mask")) else value.get("image")
     return None if value is None else read_mask(value, f"{unit.name}: region mask", source)
-
-

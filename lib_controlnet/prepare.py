@@ -149,9 +149,7 @@ def _uses_init(unit: ControlUnit) -> bool:
     return unit.image is None
 
 
-def _resolution(
-    unit: ControlUnit, picture: ControlPicture, request: GenerationRequest
-) -> float:
+def _resolution(unit: ControlUnit, picture: ControlPicture, request: GenerationRequest) -> float:
     if not unit.pixel_perfect:
         return unit.processor_res
     target = request.size.multiple_of_down(LATENT_SCALE)

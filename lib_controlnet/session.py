@@ -119,9 +119,7 @@ class ControlSession:
             if control is not None:
                 self.active.append(control)
 
-    def _bind(
-        self, prepared: PreparedUnit, info: PassInfo, base: BaseUNet
-    ) -> ActiveControl | None:
+    def _bind(self, prepared: PreparedUnit, info: PassInfo, base: BaseUNet) -> ActiveControl | None:
         unit = prepared.unit
         placed = place_map(prepared.detected, info.geometry, prepared.resize_mode)
         others = [shown for shown in prepared.maps if shown.shape != placed.shape]

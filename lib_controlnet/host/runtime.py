@@ -87,9 +87,7 @@ class Runtime:
         """
         host = self.host
         self.model_cache.max_count = max(self.cache_size(), self.unit_count())
-        return self.model_cache.get(
-            path, base, host.network_dtype, host.device, _load_network
-        )
+        return self.model_cache.get(path, base, host.network_dtype, host.device, _load_network)
 
     def detect(
         self,
@@ -114,9 +112,7 @@ class Runtime:
         self.host.free_memory()
 
 
-def _load_network(
-    path: Path, base: BaseUNet, dtype: object, device: object
-) -> ControlNetwork:
+def _load_network(path: Path, base: BaseUNet, dtype: object, device: object) -> ControlNetwork:
     checkpoint = open_checkpoint(path)
     family = identify(checkpoint)
     return family.load(checkpoint, base, dtype, device)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Laws of one generation on tiny real networks: what adds up, what costs nothing, what is undone."""
+"""Laws of one generation on tiny real networks: what adds up, costs nothing, is undone."""
 
 import copy
 
@@ -59,8 +59,8 @@ def kind_of(base):
     return base.name.split("-")[1]
 
 
-def picture(seed=3, size=Size(128, 64)):
-    return np.random.default_rng(seed).integers(0, 256, (size.height, size.width, 3), np.uint8)
+def picture(seed=3):
+    return np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
 
 
 def prepared(network, seed=3, region=None, effect=None, **fields):
@@ -169,7 +169,8 @@ def test_exception_during_sampling_leaves_the_unet_untouched(base, network, plai
 
 def test_exception_inside_the_network_leaves_the_unet_untouched(base, network, plain, monkeypatch):
     def fail(*_args):
-        raise RuntimeError("out of memory")
+        msg = "out of memory"
+        raise RuntimeError(msg)
 
     with monkeypatch.context() as patch:
         patch.setattr(network, "evaluate", fail)
@@ -319,7 +320,8 @@ def test_out_of_memory_falls_back_to_one_by_one(base, network, monkeypatch):
 
     def scarce(x, *rest):
         if x.shape[0] > 2:
-            raise torch.cuda.OutOfMemoryError("too many rows")
+            msg = "too many rows"
+            raise torch.cuda.OutOfMemoryError(msg)
         rows.append(x.shape[0])
         return original(x, *rest)
 

@@ -1,0 +1,386 @@
+"""Controls through the embedded host: every path obeys the laws, and nothing is left behind."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import support
+from PIL import Image
+
+from lib_controlnet.families.controlnet import ControlNetNetwork
+
+SIZE = 64
+STEPS = 4
+MODEL = "random_control"
+SAMPLERS = (*("Euler", "Euler a", "Heun", "DPM2", "DPM++ 2M", "DPM++ SDE", "LCM", "DDIM", "UniPC"),)
+
+
+@dataclass
+class Calls:
+    """What the control network was asked during one test."""
+
+    rows: list[int] = field(default_factory=list)
+    hints: list[tuple[int, int]] = field(default_factory=list)
+    fail_at: int | None = None
+    on_call: object = None
+
+
+@pytest.fixture(scope="module")
+def webui(host):
+    """The host with a random control model for its checkpoint."""
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    network = support.tiny_controlnet("demo", seed=4, unet=unet)
+    folder = host_folder()
+    support.save_controlnet(folder / f"{MODEL}.safetensors", network)
+    other = support.tiny_controlnet("SDXL")
+    support.save_controlnet(folder / "other_base.safetensors", other)
+    (folder / "damaged.safetensors").write_bytes(b"not a safetensors file at all")
+    return host
+
+
+def host_folder():
+    from pathlib import Path
+
+    from modules import paths
+
+    folder = Path(paths.models_path) / "ControlNet"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Spies on the control network."""
+    seen = Calls()
+    evaluate, encode = ControlNetNetwork.evaluate, ControlNetNetwork.encode_hint
+
+    def spy(self, x, *rest):
+        seen.rows.append(x.shape[0])
+        if seen.on_call:
+            seen.on_call(len(seen.rows))
+        if seen.fail_at == len(seen.rows):
+            msg = "simulated failure"
+            raise RuntimeError(msg)
+        return evaluate(self, x, *rest)
+
+    def spy_hint(self, hint):
+        seen.hints.append(tuple(hint.shape[-2:]))
+        return encode(self, hint)
+
+    monkeypatch.setattr(ControlNetNetwork, "evaluate", spy)
+    monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy_hint)
+    return seen
+
+
+def encoded(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture(width=SIZE, height=SIZE, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def unit(**fields):
+    return {"module": "none", "model": MODEL, "image": encoded(picture()), **fields}
+
+
+def request(*units, **fields):
+    base = {
+        "prompt": "a red circle",
+        "steps": STEPS,
+        "width": SIZE,
+        "height": SIZE,
+        "seed": 5,
+        "cfg_scale": 4,
+        "sampler_name": "Euler",
+    }
+    if units:
+        base["alwayson_scripts"] = {"ControlNet": {"args": list(units)}}
+    return {**base, **fields}
+
+
+def first(answer):
+    return np.array(answer.images[0])
+
+
+@pytest.fixture(scope="module")
+def plain(webui):
+    return first(webui.txt2img(**request()))
+
+
+def unet_hooks():
+    from modules import shared
+
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    modules = shared.sd_model.model.diffusion_model.modules()
+    return sum(len(getattr(module, name)) for module in modules for name in names)
+
+
+def test_control_changes_the_picture_and_nothing_after_it(webui, plain, calls):
+    before = unet_hooks()
+    controlled = first(webui.txt2img(**request(unit())))
+    assert not np.array_equal(controlled, plain)
+    assert calls.rows == [2] * STEPS
+    assert unet_hooks() == before
+    assert np.array_equal(first(webui.txt2img(**request())), plain)
+
+
+def test_same_request_twice_gives_the_same_picture(webui):
+    again = request(unit())
+    assert np.array_equal(first(webui.txt2img(**again)), first(webui.txt2img(**again)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"enabled": False},
+        {"weight": 0},
+        {"guidance_start": 1.0},
+        {"guidance_start": 0.6, "guidance_end": 0.3},
+        {"effective_region_mask": encoded(np.zeros((SIZE, SIZE), np.uint8))},
+        {"advanced_weighting": [0] * 13},
+    ],
+    ids=["disabled", "strength-0", "late", "reversed", "empty-region", "zero-layers"],
+)
+def test_unit_without_effect_gives_the_plain_picture(webui, plain, calls, fields):
+    if "advanced_weighting" in fields:
+        from modules import shared
+
+        blocks = len(shared.sd_model.model.diffusion_model.input_blocks)
+        fields = {"advanced_weighting": [0] * (blocks + 1)}
+    assert np.array_equal(first(webui.txt2img(**request(unit(**fields)))), plain)
+    assert calls.rows == []
+
+
+def test_full_region_gives_the_unmasked_picture(webui):
+    full = encoded(np.full((SIZE, SIZE), 255, np.uint8))
+    masked = webui.txt2img(**request(unit(effective_region_mask=full)))
+    assert np.array_equal(first(masked), first(webui.txt2img(**request(unit()))))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_adjoining_windows_share_the_evaluations_of_every_sampler(webui, calls, sampler):
+    units = [unit(guidance_end=0.5), unit(guidance_start=0.5)]
+    webui.txt2img(**request(*units, sampler_name=sampler, steps=6))
+    evaluations = {"Heun": 11, "DPM2": 11, "DPM++ SDE": 11, "DDIM": 6, "UniPC": 7}
+    assert calls.rows == [2] * evaluations.get(sampler, 6)
+    assert len(calls.hints) == 2
+
+
+def test_control_mode_evaluates_cond_rows_only(webui, calls):
+    webui.txt2img(**request(unit(control_mode=2), batch_size=2))
+    assert calls.rows == [2] * STEPS
+
+
+def test_and_prompt_rows_are_all_controlled(webui, calls):
+    fields = {"prompt": "a red circle AND a blue star", "batch_size": 2}
+    webui.txt2img(**request(unit(), **fields))
+    assert calls.rows == [6] * STEPS
+    calls.rows.clear()
+    webui.txt2img(**request(unit(control_mode="ControlNet is more important"), **fields))
+    assert calls.rows == [4] * STEPS
+
+
+def test_split_batches_give_the_same_picture(webui, calls):
+    whole = first(webui.txt2img(**request(unit(control_mode=2))))
+    calls.rows.clear()
+    split = webui.txt2img(
+        **request(unit(control_mode=2), override_settings={"batch_cond_uncond": False})
+    )
+    assert calls.rows == [1] * STEPS
+    assert np.abs(first(split).astype(int) - whole).max() <= 1
+
+
+def test_unequal_prompt_lengths_are_controlled_in_both_calls(webui, calls):
+    long = "a red circle and " * 30
+    webui.txt2img(**request(unit(), prompt=long))
+    assert calls.rows == [1, 1] * STEPS
+
+
+def test_units_sum_in_any_order(webui):
+    one, two = unit(weight=0.7), unit(image=encoded(picture(seed=1)), weight=0.4)
+    there = first(webui.txt2img(**request(one, two)))
+    back = first(webui.txt2img(**request(two, one)))
+    assert np.abs(there.astype(int) - back).max() <= 1
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+def test_hires_binds_each_pass_to_its_size(webui, calls, upscaler):
+    answer = webui.txt2img(
+        **request(
+            unit(), enable_hr=True, hr_scale=1.5, denoising_strength=0.7, hr_upscaler=upscaler
+        )
+    )
+    assert calls.hints == [(64, 64), (96, 96)]
+    assert [image.size for image in answer.images] == [(96, 96), (96, 96), (64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("option", "hints"),
+    [("Low res only", [(64, 64)]), ("High res only", [(96, 96)])],
+)
+def test_hires_option_limits_the_passes(webui, calls, option, hints):
+    hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.7}
+    webui.txt2img(**request(unit(hr_option=option), hr_upscaler="Latent", **hires))
+    assert calls.hints == hints
+
+
+def test_hires_latent_crop_is_followed(webui, calls):
+    hires = {"enable_hr": True, "hr_resize_x": 96, "hr_resize_y": 64, "denoising_strength": 0.7}
+    webui.txt2img(**request(unit(), hr_upscaler="Latent", **hires))
+    assert calls.hints == [(64, 64), (64, 96)]
+
+
+def test_img2img_without_own_image_follows_the_picture(webui, calls):
+    fields = {"init_images": [Image.fromarray(picture(96, 64))], "resize_mode": 1}
+    answer = webui.img2img(**request(unit(image=None), denoising_strength=0.7, **fields))
+    assert calls.hints == [(64, 64)]
+    shown = np.array(answer.images[-1].convert("RGB"))
+    assert np.array_equal(shown, picture(96, 64)[:, 16:80])
+
+
+def test_inpaint_only_masked_crops_the_control_like_the_host(webui, calls):
+    mask = np.zeros((128, 128), np.uint8)
+    mask[32:64, 32:64] = 255
+    fields = {
+        "init_images": [Image.fromarray(picture(128, 128))],
+        "mask": Image.fromarray(mask),
+        "inpaint_full_res": True,
+        "inpaint_full_res_padding": 16,
+        "mask_blur": 0,
+        "denoising_strength": 0.7,
+    }
+    answer = webui.img2img(**request(unit(image=None), **fields))
+    assert calls.hints == [(64, 64)]
+    shown = np.array(answer.images[-1].convert("RGB"))
+    assert np.array_equal(shown, picture(128, 128)[16:80, 16:80])
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_inpaint_only_keeps_every_pixel_outside_the_mask(webui, sampler):
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[24:40, 24:40] = 255
+    own = unit(module="inpaint_only", image={"image": encoded(picture()), "mask": encoded(mask)})
+    result = first(webui.txt2img(**request(own, sampler_name=sampler)))
+    outside = np.ones((SIZE, SIZE), bool)
+    outside[14:50, 14:50] = False  # the mask grown and blurred by the setting's 7 pixels
+    assert np.array_equal(result[outside], picture()[outside])
+    assert not np.array_equal(result[~outside], picture()[~outside])
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "sentence"),
+    [
+        ({"image": None}, 422, "unit 0: controlnet is enabled but no input image is given"),
+        ({"image": "no picture"}, 422, "unit 0: image"),
+        ({"image": "/etc/hostname"}, 422, "unit 0: image"),
+        ({"model": "absent"}, 404, "unit 0: control model 'absent' is not found"),
+        ({"model": None}, 422, "unit 0: You have not selected any ControlNet Model"),
+        ({"module": "frob"}, 422, "unit 0: Module not available"),
+        ({"model": "other_base"}, 422, "unit 0: control model other_base is made for"),
+        ({"model": "damaged"}, 422, "unit 0: "),
+        ({"advanced_weighting": [1, 2]}, 422, "unit 0: advanced_weighting has 2 numbers"),
+        ({"weight": "heavy"}, 422, "unit 0: weight is 'heavy', must be a number"),
+        ({"resize_mode": "Squash"}, 422, "unit 0: resize_mode is 'Squash'"),
+        ({"guidance_end": 7}, 422, "unit 0: guidance_end is 7"),
+        ({"mask": "bad"}, 422, "unit 0: mask"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_failure_stops_before_sampling_with_a_sentence(
+    webui, plain, calls, fields, status, sentence
+):
+    import embedded
+
+    with pytest.raises(embedded.ApiError) as caught:
+        webui.txt2img(**request(unit(**fields)))
+    assert caught.value.status == status
+    assert caught.value.body["errors"].startswith(sentence)
+    assert caught.value.body["detail"] == caught.value.body["errors"]
+    assert calls.rows == []
+    assert np.array_equal(first(webui.txt2img(**request())), plain)
+
+
+def test_argument_that_is_no_unit_is_refused(webui):
+    import embedded
+
+    with pytest.raises(embedded.ApiError, match="not a unit"):
+        webui.txt2img(**request("canny"))
+
+
+def test_setting_skip_goes_on_without_the_failing_unit(webui, plain):
+    answer = webui.txt2img(
+        **request(
+            unit(image=None), unit(weight=0), override_settings={"control_net_on_error": "skip"}
+        )
+    )
+    assert np.array_equal(first(answer), plain)
+    assert "ControlNet 0" in answer.info["infotexts"][0]
+    assert "ControlNet 1" not in answer.info["infotexts"][0]
+
+
+def test_failure_during_sampling_leaves_the_next_run_untouched(webui, plain, calls):
+    import embedded
+
+    from lib_controlnet.host.a1111 import runtime
+
+    before = unet_hooks()
+    calls.fail_at = 2
+    with pytest.raises(embedded.ApiError, match="simulated failure"):
+        webui.txt2img(**request(unit()))
+    assert unet_hooks() == before
+    assert runtime().sampling is None
+    assert np.array_equal(first(webui.txt2img(**request())), plain)
+
+
+def test_interrupt_during_sampling_leaves_the_next_run_untouched(webui, plain, calls):
+    from modules import shared
+
+    before = unet_hooks()
+    calls.on_call = lambda count: shared.state.interrupt() if count == 2 else None
+    answer = webui.txt2img(**request(unit()))
+    assert len(calls.rows) == 2
+    assert len(answer.images) == 2
+    assert unet_hooks() == before
+    assert np.array_equal(first(webui.txt2img(**request())), plain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "maps"),
+    [
+        ({}, {}, 1),
+        ({"save_detected_map": False}, {}, 0),
+        ({}, {"control_net_no_detectmap": True}, 0),
+    ],
+    ids=["shown", "unit-off", "setting-off"],
+)
+def test_maps_follow_the_pictures_once_per_unit(webui, fields, settings, maps):
+    answer = webui.txt2img(
+        **request(unit(**fields), batch_size=2, n_iter=2, override_settings=settings)
+    )
+    assert answer.info["index_of_first_image"] == 1  # the grid comes first
+    assert len(answer.images) == 1 + 4 + maps
+
+
+def test_infotext_names_the_unit_that_ran(webui):
+    answer = webui.txt2img(**request(unit(weight=0.5, control_mode=1)))
+    assert (
+        'ControlNet 0: "Module: none, Model: random_control, Weight: 0.5, '
+        "Resize Mode: Crop and Resize" in answer.info["infotexts"][0]
+    )
+    assert "Control Mode: My prompt is more important" in answer.info["infotexts"][0]
+
+
+def test_request_dicts_are_echoed_unchanged(webui):
+    sent = request(unit(guidance=0.8, input_image=""))
+    answer = webui.txt2img(**sent)
+    echoed = answer.parameters["alwayson_scripts"]["ControlNet"]["args"][0]
+    assert echoed == sent["alwayson_scripts"]["ControlNet"]["args"][0]
