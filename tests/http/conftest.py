@@ -22,6 +22,7 @@ from PIL import Image
 
 START_SECONDS = 240
 READY_ROUTE = "/sdapi/v1/options"
+READY_WORDS = "Startup time:"  # extensions add their routes after the first ones answer
 BROWSERS = (
     "/usr/bin/chromium",
     "/usr/bin/chromium-browser",
@@ -93,7 +94,8 @@ def wait_until_ready(webui: WebUI, process: subprocess.Popen) -> None:
             msg = f"the embedded host ended with {process.returncode}:\n{webui.log()[-6000:]}"
             raise RuntimeError(msg)
         try:
-            if webui.get(READY_ROUTE).status_code == httpx.codes.OK:
+            answers = webui.get(READY_ROUTE).status_code == httpx.codes.OK
+            if answers and READY_WORDS in webui.log():
                 return
         except httpx.TransportError:
             pass
