@@ -23,6 +23,7 @@ class Setting:
         limits: widget arguments, for example the slider's range.
         reload: whether a change takes effect only after the page is built again.
         note: a remark shown in small print behind the label.
+        restrict_api: requests over HTTP may not set it.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Setting:
     limits: dict[str, Any] = field(default_factory=dict)
     reload: bool = False
     note: str = ""
+    restrict_api: bool = False
 
 
 def _slider(minimum: int, maximum: int) -> dict[str, int]:
@@ -90,6 +92,14 @@ SETTINGS: Final = (
         {"choices": [choice.value for choice in OnError]},
         note="stop the generation with a message, or skip the unit and say so under the picture",
     ),
+    Setting(
+        "control_net_allowed_image_folder",
+        "",
+        "Folder whose pictures API requests may name by path",
+        "text",
+        note="empty: requests have to send pictures as base64",
+        restrict_api=True,
+    ),
     Setting("control_net_no_detectmap", False, "Do not append detectmap to output"),
     Setting("control_net_detectmap_autosaving", False, "Allow detectmap auto saving"),
     Setting(
@@ -144,6 +154,7 @@ def register() -> None:
             widgets[item.widget],
             dict(item.limits, interactive=True),
             section=SECTION,
+            restrict_api=item.restrict_api,
         )
         if item.note:
             option.info(item.note)
