@@ -1,0 +1,212 @@
+"""The routes and the units over real HTTP, as a client program uses them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+MODEL = "control_demo_canny"
+SMALL = {"prompt": "a red circle", "steps": 2, "width": 128, "height": 128, "seed": 7}
+UNIT_FIELDS = (
+    "is_ui input_mode batch_images output_dir loopback enabled module model weight image "
+    "resize_mode low_vram processor_res threshold_a threshold_b guidance_start guidance_end "
+    "pixel_perfect control_mode inpaint_crop_input_image hr_option save_detected_map "
+    "advanced_weighting effective_region_mask pulid_mode union_control_type ipadapter_input mask "
+    "batch_mask_dir animatediff_batch batch_modifiers batch_image_files batch_keyframe_idx"
+)
+
+
+@pytest.fixture(scope="module")
+def picture(codec: Any) -> str:
+    """A 192 x 128 picture of two shapes."""
+    array = np.full((128, 192, 3), 220, np.uint8)
+    array[30:90, 20:80] = (200, 30, 30)
+    array[60:110, 110:170] = (20, 60, 200)
+    return codec.encode(array)
+
+
+def generate(webui: Any, route: str = "txt2img", units: list | None = None, **more: Any) -> Any:
+    scripts = {"ControlNet": {"args": units or []}}
+    return webui.post(f"/sdapi/v1/{route}", {**SMALL, "alwayson_scripts": scripts, **more})
+
+
+def test_version_settings_and_lists(webui: Any) -> None:
+    assert webui.get("/controlnet/version").json() == {"version": 3}
+    count = webui.get("/controlnet/settings").json()["control_net_unit_count"]
+    assert count >= 1
+    models = webui.get("/controlnet/model_list").json()["model_list"]
+    assert any(name.startswith(f"{MODEL} [") for name in models)
+    modules = webui.get("/controlnet/module_list").json()
+    assert modules["module_list"][0] == "none"
+    assert {"canny", "invert", "inpaint_only"} <= set(modules["module_list"])
+    labels = webui.get("/controlnet/module_list?alias_names=true").json()["module_list"]
+    assert "invert (from white bg & black line)" in labels
+    types = webui.get("/controlnet/control_types").json()["control_types"]
+    assert types["Canny"]["default_option"] == "canny"
+    assert types["Canny"]["default_model"].startswith("control_")
+
+
+def test_script_info_shows_the_default_unit(webui: Any) -> None:
+    scripts = webui.get("/sdapi/v1/scripts").json()
+    assert "controlnet" in scripts["txt2img"]
+    assert "controlnet" in scripts["img2img"]
+    infos = [s for s in webui.get("/sdapi/v1/script-info").json() if s["name"] == "controlnet"]
+    assert sorted(info["is_img2img"] for info in infos) == [False, True]
+    for info in infos:
+        assert info["is_alwayson"]
+        for argument in info["args"]:
+            assert list(argument["value"]) == UNIT_FIELDS.split()
+            assert argument["value"]["enabled"] is False
+
+
+def test_detect_canny_gives_lines_at_the_asked_size(webui: Any, codec: Any, picture: str) -> None:
+    answer = webui.post(
+        "/controlnet/detect",
+        {
+            "controlnet_module": "canny",
+            "controlnet_input_images": [picture],
+            "controlnet_processor_res": 256,
+        },
+    )
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["info"] == "Success"
+    lines = codec.decode(body["images"][0])
+    assert lines.shape == (256, 384, 3)
+    assert set(np.unique(lines)) == {0, 255}
+    assert 0.002 < (lines > 0).mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        pytest.param({"controlnet_module": "nonsense"}, "Module not available", id="module"),
+        pytest.param({"controlnet_module": "canny"}, "No image selected", id="no-image"),
+        pytest.param(
+            {"controlnet_module": "inpaint_only", "controlnet_input_images": ["PICTURE"]},
+            "Preprocessor inpaint_only requires `controlnet_masks` param.",
+            id="mask",
+        ),
+        pytest.param(
+            {"controlnet_module": "canny", "controlnet_input_images": ["AAAA"]},
+            "controlnet_input_images[0] cannot be decoded",
+            id="undecodable",
+        ),
+    ],
+)
+def test_detect_refuses_in_the_hosts_error_shape(
+    webui: Any, picture: str, body: dict, detail: str
+) -> None:
+    if body.get("controlnet_input_images") == ["PICTURE"]:
+        body = {**body, "controlnet_input_images": [picture]}
+    answer = webui.post("/controlnet/detect", body)
+    assert answer.status_code == 422
+    assert detail in answer.json()["detail"]
+
+
+def test_generate_appends_the_map_and_writes_the_infotext(
+    webui: Any, codec: Any, picture: str
+) -> None:
+    unit = {"module": "canny", "model": MODEL, "image": picture, "weight": 0.9}
+    answer = generate(webui, units=[unit])
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    made, shown = map(codec.decode, body["images"])
+    assert made.shape == shown.shape == (128, 128, 3)
+    assert set(np.unique(shown)) == {0, 255}
+    infotexts = json.loads(body["info"])["infotexts"]
+    assert (
+        f'ControlNet 0: "Module: canny, Model: {MODEL}, Weight: 0.9, Resize Mode: Crop and '
+        "Resize, Processor Res: 512, Threshold A: 100, Threshold B: 200, Guidance Start: 0.0, "
+        'Guidance End: 1.0, Pixel Perfect: False, Control Mode: Balanced"'
+    ) in infotexts[0]
+
+
+@pytest.mark.parametrize("units", [[], [{"enabled": False, "module": ""}]], ids=["none", "off"])
+def test_generate_without_enabled_units_is_plain(webui: Any, units: list) -> None:
+    body = generate(webui, units=units).json()
+    plain = webui.generate("txt2img", **SMALL)
+    assert body["images"] == plain["images"]
+    assert "ControlNet" not in json.loads(body["info"])["infotexts"][0]
+
+
+@pytest.mark.parametrize(
+    ("unit", "status", "sentence"),
+    [
+        pytest.param(
+            {"module": "canny", "model": MODEL},
+            422,
+            "unit 0: controlnet is enabled but no input image is given",
+            id="no-image",
+        ),
+        pytest.param(
+            {"model": "absent"}, 404, "unit 0: control model 'absent' is not found", id="model"
+        ),
+        pytest.param(
+            {"model": "None"}, 422, "You have not selected any ControlNet Model", id="none"
+        ),
+        pytest.param({"module": "cany"}, 422, "did you mean canny", id="module"),
+        pytest.param({"image": "AAAA"}, 422, "unit 0: image cannot be decoded", id="undecodable"),
+        pytest.param(
+            {"image": {"image": "PICTURE", "mask": "AAAA"}, "module": "inpaint_only"},
+            422,
+            "unit 0: mask cannot be decoded",
+            id="mask",
+        ),
+        pytest.param({"guidance_start": 2}, 422, "unit 0: guidance_start is 2", id="range"),
+        pytest.param({"resize_mode": "Sideways"}, 422, "must be one of", id="choice"),
+        pytest.param({"weight": "heavy"}, 422, "unit 0: weight is 'heavy'", id="number"),
+        pytest.param({"image": "/etc/hostname"}, 422, "unit 0: image is a file path", id="path"),
+    ],
+)
+def test_generate_refuses_before_sampling(
+    webui: Any, picture: str, unit: dict, status: int, sentence: str
+) -> None:
+    base = {"module": "canny", "model": MODEL, "image": picture}
+    if unit == {"module": "canny", "model": MODEL}:
+        base = {}
+    asked = json.loads(json.dumps({**base, **unit}).replace("PICTURE", picture))
+    answer = generate(webui, units=[asked])
+    assert answer.status_code == status, answer.text[:500]
+    assert sentence in answer.json()["detail"]
+
+
+def test_generate_after_a_refusal_is_what_it_was(webui: Any, picture: str) -> None:
+    unit = {"module": "canny", "model": MODEL, "image": picture}
+    before = generate(webui, units=[unit]).json()["images"]
+    assert generate(webui, units=[{**unit, "model": "absent"}]).status_code == 404
+    assert generate(webui, units=[unit]).json()["images"] == before
+
+
+def test_generate_second_unit_is_named_in_the_error(webui: Any, picture: str) -> None:
+    good = {"module": "canny", "model": MODEL, "image": picture}
+    answer = generate(webui, units=[good, {**good, "image": None}])
+    assert answer.status_code == 422
+    assert "unit 1: controlnet is enabled but no input image" in answer.json()["detail"]
+
+
+def test_img2img_unit_without_image_takes_the_init_image(
+    webui: Any, codec: Any, picture: str
+) -> None:
+    answer = generate(
+        webui,
+        "img2img",
+        [{"module": "canny", "model": MODEL, "image": "", "mask": None}],
+        init_images=[picture],
+        denoising_strength=0.6,
+        resize_mode=1,
+    )
+    assert answer.status_code == 200, answer.text[:500]
+    _made, shown = map(codec.decode, answer.json()["images"])
+    assert set(np.unique(shown)) == {0, 255}
+    assert (shown > 0).any()
+
+
+def test_png_info_of_a_controlled_picture_names_the_unit(webui: Any, picture: str) -> None:
+    unit = {"module": "canny", "model": MODEL, "image": picture}
+    made = generate(webui, units=[unit]).json()["images"][0]
+    info = webui.post("/sdapi/v1/png-info", {"image": f"data:image/png;base64,{made}"}).json()
+    assert info["parameters"]["ControlNet 0"].startswith(f"Module: canny, Model: {MODEL},")

@@ -1,0 +1,297 @@
+"""The panel in a real browser: what a person does, and what the person then sees."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.browser
+
+UNIT = "#txt2img_controlnet_ControlNet-0"
+PATIENCE = 300_000
+"""Milliseconds for a generation on a busy machine; waiting ends as soon as it is done."""
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 192 x 128 picture of two shapes, as a file."""
+    array = np.full((128, 192, 3), 220, np.uint8)
+    array[30:90, 20:80] = (200, 30, 30)
+    array[60:110, 110:170] = (20, 60, 200)
+    path = tmp_path_factory.mktemp("pictures") / "shapes.png"
+    Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.fixture
+def panel(page: Any) -> Iterator[Any]:
+    """The page with the panel of txt2img open and a small picture asked for."""
+    page.fill("#txt2img_width input[type=number]", "128")
+    page.fill("#txt2img_height input[type=number]", "128")
+    page.fill("#txt2img_steps input[type=number]", "2")
+    page.fill("#txt2img_seed input", "7")
+    page.fill("#txt2img_prompt textarea", "a red circle")
+    page.click("#txt2img_controlnet .label-wrap")
+    page.wait_for_selector(f"{UNIT}_input_image")
+    return page
+
+
+def upload(page: Any, path: Path, unit: str = UNIT) -> None:
+    """Put a picture into a unit and wait until its drawing canvas has the picture's size."""
+    page.set_input_files(f"{unit}_input_image input[type=file]", str(path))
+    width, height = Image.open(path).size
+    page.wait_for_function(
+        """([unit, width, height]) => {
+          const canvas = document.querySelector(`${unit}_input_image canvas[key=mask]`);
+          return canvas && canvas.width === width && canvas.height === height;
+        }""",
+        arg=[unit, width, height],
+    )
+
+
+def choose_type(page: Any, name: str) -> None:
+    page.click(f"{UNIT}_controlnet_type_filter_radio label:has(input[value='{name}'])")
+
+
+def chosen(page: Any, suffix: str) -> str:
+    """What a dropdown or number box shows."""
+    return page.input_value(f"{UNIT}_controlnet_{suffix} input >> nth=0")
+
+
+def wait_for_value(page: Any, suffix: str, start: str) -> None:
+    page.wait_for_function(
+        "([box, start]) => document.querySelector(box).value.startsWith(start)",
+        arg=[f"{UNIT}_controlnet_{suffix} input", start],
+    )
+
+
+def shown_picture(page: Any, selector: str) -> np.ndarray:
+    """Pixels of a picture element, uint8 (H, W, 3)."""
+    source = page.get_attribute(selector, "src")
+    if source.startswith("data:"):
+        data = base64.b64decode(source.partition(",")[2])
+    else:
+        data = page.request.get(source).body()
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def generate(page: Any) -> None:
+    page.click("#txt2img_generate")
+
+
+def gallery(page: Any, count: int) -> list[np.ndarray]:
+    """The pictures of the gallery once there are so many."""
+    thumbnails = "#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img"
+    page.wait_for_function(
+        "([selector, count]) => document.querySelectorAll(selector).length === count",
+        arg=[thumbnails, count],
+        timeout=PATIENCE,
+    )
+    images = page.locator(thumbnails)
+    return [
+        np.asarray(
+            Image.open(io.BytesIO(page.request.get(images.nth(i).get_attribute("src")).body()))
+        )
+        for i in range(count)
+    ]
+
+
+def test_canny_from_upload_to_picture(panel: Any, picture: Path) -> None:
+    page = panel
+    assert page.locator(".cnet-badge").count() == 0
+    upload(page, picture)
+    page.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('1 unit')")
+    assert page.is_checked(f"{UNIT}_controlnet_enable_checkbox input")
+
+    choose_type(page, "Canny")
+    wait_for_value(page, "preprocessor_dropdown", "canny")
+    wait_for_value(page, "model_dropdown", "control_")
+    assert "canny" in chosen(page, "model_dropdown")
+    tab = page.locator("#txt2img_controlnet_tabs > div.tab-nav > button").first
+    assert "cnet-unit-active" in tab.get_attribute("class")
+    assert tab.locator(".control-type-suffix").text_content() == "[Canny]"
+    low = page.locator(f"{UNIT}_controlnet_threshold_A_slider")
+    assert "Low Threshold" in low.inner_text()
+    assert low.locator("input[type=number]").input_value() == "100"
+
+    page.click(f"{UNIT}_controlnet_trigger_preprocessor")
+    page.wait_for_selector(f"{UNIT}_generated_image img")
+    lines = shown_picture(page, f"{UNIT}_generated_image img")
+    assert lines.shape == (512, 768, 3)
+    assert set(np.unique(lines)) == {0, 255}
+
+    generate(page)
+    made, detected = gallery(page, 2)
+    assert made.shape[:2] == detected.shape[:2] == (128, 128)
+    assert set(np.unique(detected)) == {0, 255}
+    assert len(np.unique(made)) > 32
+    page.wait_for_function(
+        "() => document.querySelector('#html_info_txt2img').innerText.includes('ControlNet 0')"
+    )
+
+
+def test_enabled_without_picture_shows_the_sentence(panel: Any) -> None:
+    page = panel
+    page.check(f"{UNIT}_controlnet_enable_checkbox input")
+    choose_type(page, "Canny")
+    wait_for_value(page, "model_dropdown", "control_")
+    generate(page)
+    error = page.wait_for_selector("#html_log_txt2img .error", timeout=PATIENCE)
+    assert "unit 0: controlnet is enabled but no input image is given" in error.inner_text()
+
+
+def test_run_button_waits_for_a_picture(panel: Any, picture: Path) -> None:
+    page = panel
+    run = f"{UNIT}_controlnet_trigger_preprocessor"
+    page.wait_for_selector(f"{run}:disabled")
+    assert page.get_attribute(run, "title") == "No ControlNet input image available"
+    upload(page, picture)
+    page.wait_for_selector(f"{run}:enabled")
+    assert page.get_attribute(run, "title") == "Run preprocessor"
+    page.locator(f"{UNIT}_input_image button[aria-label]").last.click()
+    page.wait_for_selector(f"{run}:disabled")
+
+
+def test_preview_without_model_says_so_until_one_is_chosen(panel: Any, picture: Path) -> None:
+    page = panel
+    upload(page, picture)
+    page.click(f"{UNIT}_controlnet_trigger_preprocessor")
+    status = page.wait_for_selector(f"{UNIT}_controlnet_status:has-text('No control model')")
+    assert status.is_visible()
+    assert page.is_visible(f"{UNIT}_generated_image img")
+    choose_type(page, "Canny")
+    page.wait_for_selector(f"{UNIT}_controlnet_status", state="hidden")
+    # The old map does not belong to the new preprocessor.
+    page.wait_for_selector(f"{UNIT}_generated_image img", state="detached")
+
+
+def test_drawing_is_the_control_picture(panel: Any, picture: Path) -> None:
+    page = panel
+    upload(page, picture)
+    box = page.locator(f"{UNIT}_input_image canvas[key=interface]").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=6)
+    page.mouse.up()
+    page.click(f"{UNIT}_controlnet_trigger_preprocessor")
+    page.wait_for_selector(f"{UNIT}_generated_image img")
+    shown = shown_picture(page, f"{UNIT}_generated_image img")
+    assert shown.shape == (128, 192, 3)
+    assert 0.02 < (shown > 127).mean() < 0.6
+    assert (shown[64, 60] > 127).all()
+    assert (shown[4, 180] == 0).all()
+
+
+def test_edit_right_before_the_click_counts(panel: Any, picture: Path) -> None:
+    page = panel
+    upload(page, picture)
+    choose_type(page, "Canny")
+    wait_for_value(page, "model_dropdown", "control_")
+    page.evaluate(
+        """(unit) => {
+          const box = document.querySelector(
+            `${unit}_controlnet_control_weight_slider input[type=number]`);
+          box.value = "0.35";
+          box.dispatchEvent(new Event("input", { bubbles: true }));
+          document.querySelector("#txt2img_generate").click();
+        }""",
+        UNIT,
+    )
+    gallery(page, 2)
+    assert "Weight: 0.35" in page.inner_text("#html_info_txt2img")
+
+
+def test_options_follow_the_hires_switch(panel: Any) -> None:
+    page = panel
+    option = f"{UNIT}_controlnet_hr_option_radio"
+    assert not page.is_visible(option)
+    page.locator("#txt2img_hr input[type=checkbox], #txt2img_hr-checkbox input").first.check()
+    page.wait_for_selector(option, state="visible")
+
+
+def test_pixel_perfect_hides_the_resolution(panel: Any) -> None:
+    page = panel
+    choose_type(page, "Canny")
+    slider = f"{UNIT}_controlnet_preprocessor_resolution_slider"
+    page.wait_for_selector(slider, state="visible")
+    page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
+    page.wait_for_selector(slider, state="hidden")
+
+
+def test_new_canvas_and_send_dimensions(panel: Any, picture: Path) -> None:
+    page = panel
+    page.click(f"{UNIT}_controlnet_open_new_canvas_button")
+    page.fill(f"{UNIT}_controlnet_canvas_width input[type=number]", "320")
+    page.fill(f"{UNIT}_controlnet_canvas_height input[type=number]", "256")
+    page.click(f"{UNIT}_controlnet_canvas_create_button")
+    page.wait_for_selector(f"{UNIT}_input_image img")
+    canvas = shown_picture(page, f"{UNIT}_input_image img")
+    assert canvas.shape == (256, 320, 3)
+    assert (canvas == 255).all()
+    page.click(f"{UNIT}_controlnet_send_dimen_button")
+    page.wait_for_function(
+        "() => document.querySelector('#txt2img_width input[type=number]').value === '320'"
+    )
+    assert page.input_value("#txt2img_height input[type=number]") == "256"
+
+
+def test_region_mask_appears_with_its_switch(panel: Any) -> None:
+    page = panel
+    assert not page.is_visible(f"{UNIT}_mask_image")
+    page.check(f"{UNIT}_controlnet_mask_upload_checkbox input")
+    page.wait_for_selector(f"{UNIT}_mask_image", state="visible")
+
+
+def test_img2img_own_picture_behind_its_switch(page: Any) -> None:
+    unit = "#img2img_controlnet_ControlNet-0"
+    page.locator("#tabs > div.tab-nav > button").nth(1).click()
+    page.click("#img2img_controlnet .label-wrap")
+    page.wait_for_selector(f"{unit}_controlnet_enable_checkbox", state="visible")
+    hidden = [
+        f"{unit}_input_image",
+        f"{unit}_controlnet_trigger_preprocessor",
+        f"{unit}_controlnet_resize_mode_radio",
+    ]
+    assert not any(page.is_visible(selector) for selector in hidden)
+    page.check(f"{unit}_controlnet_same_img2img_checkbox input")
+    for selector in hidden:
+        page.wait_for_selector(selector, state="visible")
+
+
+def test_pasted_parameters_fill_the_unit(panel: Any) -> None:
+    page = panel
+    page.fill(
+        "#txt2img_prompt textarea",
+        "a blue square\n"
+        "Steps: 3, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 128x128, "
+        'ControlNet 0: "Module: canny, Model: control_demo_canny, Weight: 0.6, '
+        "Resize Mode: Just Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 150, "
+        "Guidance Start: 0.1, Guidance End: 0.8, Pixel Perfect: False, "
+        'Control Mode: My prompt is more important"',
+    )
+    page.click("#paste")
+    wait_for_value(page, "preprocessor_dropdown", "canny")
+    wait_for_value(page, "model_dropdown", "control_demo_canny [")
+    numbers = {
+        "control_weight_slider": "0.6",
+        "start_control_step_slider": "0.1",
+        "ending_control_step_slider": "0.8",
+        "preprocessor_resolution_slider": "640",
+        "threshold_A_slider": "64",
+        "threshold_B_slider": "150",
+    }
+    for suffix, value in numbers.items():
+        wait_for_value(page, f"{suffix}", value)
+    for suffix, value in (
+        ("resize_mode", "Just Resize"),
+        ("control_mode", "My prompt is more important"),
+    ):
+        assert page.is_checked(f"{UNIT}_controlnet_{suffix}_radio input[value='{value}']")
+    assert not page.is_checked(f"{UNIT}_controlnet_enable_checkbox input")
