@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.catalog import Catalog
-from lib_controlnet.checkpoint import open_checkpoint
-from lib_controlnet.families import identify
+from lib_controlnet.families import load_network
+from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.model_cache import ModelCache
 from lib_controlnet.preprocess import DetectionCache, run_preprocessor
@@ -35,7 +35,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.host = A1111Host()
-        self.catalog = Catalog(self.host.model_folders())
+        self.catalog = self._scan()
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
         self.sampling: ControlSession | None = None
         self.detections = DetectionCache(
@@ -60,8 +60,15 @@ class Runtime:
 
     def refresh_models(self) -> list[str]:
         """Scan the model folders again and return the names."""
-        self.catalog = Catalog(self.host.model_folders())
+        self.catalog = self._scan()
         return self.catalog.names()
+
+    def _scan(self) -> Catalog:
+        return Catalog(
+            self.host.model_folders(),
+            sort_by=str(self.option("control_net_models_sort_models_by", "name")),
+            name_filter=str(self.option("control_net_models_name_filter", "") or ""),
+        )
 
     def find_model(self, name: str) -> Path:
         """File of a control model by its name in the panel, its stem, or a part of it.
@@ -71,8 +78,6 @@ class Runtime:
         Raises:
             ModelNotFoundError: no such file; the message lists similar names and the folders.
         """
-        from lib_controlnet.errors import ModelNotFoundError
-
         try:
             return self.catalog.find(name)
         except ModelNotFoundError:
@@ -87,7 +92,7 @@ class Runtime:
         """
         host = self.host
         self.model_cache.max_count = max(self.cache_size(), self.unit_count())
-        return self.model_cache.get(path, base, host.network_dtype, host.device, _load_network)
+        return self.model_cache.get(path, base, host.network_dtype, host.device, load_network)
 
     def detect(
         self,
@@ -97,22 +102,13 @@ class Runtime:
         a: float = -1,
         b: float = -1,
         c: float = -1,
-        mask: np.ndarray | None = None,
         seed: int = 0,
     ) -> Detection:
         """Run a preprocessor, through the cache. See `preprocess.run_preprocessor`."""
-        return run_preprocessor(
-            module, image, resolution, (a, b, c), mask=mask, seed=seed, cache=self.detections
-        )
+        return run_preprocessor(module, image, resolution, (a, b, c), self.detections, seed=seed)
 
     def close(self) -> None:
         """Give back all memory."""
         self.model_cache.clear()
         self.detections.clear()
         self.host.free_memory()
-
-
-def _load_network(path: Path, base: BaseUNet, dtype: object, device: object) -> ControlNetwork:
-    checkpoint = open_checkpoint(path)
-    family = identify(checkpoint)
-    return family.load(checkpoint, base, dtype, device)  # type: ignore[arg-type]
