@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.catalog import Catalog
-from lib_controlnet.families import load_network
 from lib_controlnet.errors import ModelNotFoundError
+from lib_controlnet.families import load_network
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.model_cache import ModelCache
 from lib_controlnet.preprocess import DetectionCache, run_preprocessor
