@@ -15,8 +15,8 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent
 sys.path.insert(0, str(HOME))
 
-from training import card, evaluate, train_base, train_vae  # noqa: E402
-from training.assets import write_descriptions  # noqa: E402
+from training import card, emphasis, evaluate, train_base, train_vae  # noqa: E402
+from training.assets import CHECKPOINT, write_descriptions  # noqa: E402
 from training.train_control import KINDS  # noqa: E402
 
 
@@ -24,9 +24,7 @@ def train_controls(kinds: list[str], minutes: float, together: int = 2) -> None:
     """Train ControlNets, several at a time with one thread each."""
     for i in range(0, len(kinds), together):
         command = [sys.executable, "-m", "training.train_control", "--minutes", str(minutes)]
-        running = [
-            subprocess.Popen([*command, kind], cwd=HOME) for kind in kinds[i : i + together]
-        ]
+        running = [subprocess.Popen([*command, kind], cwd=HOME) for kind in kinds[i : i + together]]
         for process in running:
             if process.wait() != 0:
                 msg = f"training stopped with status {process.returncode}: {process.args}"

@@ -10,9 +10,7 @@ def betas(
     timesteps: int = 1000, linear_start: float = 0.00085, linear_end: float = 0.0120
 ) -> Tensor:
     """Variance added by every step, float64 (timesteps,)."""
-    return (
-        torch.linspace(linear_start**0.5, linear_end**0.5, timesteps, dtype=torch.float64) ** 2
-    )
+    return torch.linspace(linear_start**0.5, linear_end**0.5, timesteps, dtype=torch.float64) ** 2
 
 
 def alphas_cumprod(

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from omegaconf import OmegaConf
-from torch import nn
-
 from minildm.checkpoint import checkpoint_tensors, save_half
 from minildm.config import ModelConfig, read_yaml
 from minildm.text import TextEncoder, load_text_config
 from minildm.unet import UNetModel
 from minildm.vae import AutoencoderKL
+from omegaconf import OmegaConf
+from torch import nn
 
 from .vocabulary import write_text_folder
 

@@ -7,10 +7,34 @@ from typing import Final, Protocol
 
 import numpy as np
 
-JUNK: Final = (
-    "photo detailed best quality masterpiece cute trending sharp highly realistic person man "
-    "woman face cat dog house tree car portrait astronaut landscape city flower fine art"
-).split()
+JUNK: Final = [
+    "photo",
+    "detailed",
+    "best",
+    "quality",
+    "masterpiece",
+    "cute",
+    "trending",
+    "sharp",
+    "highly",
+    "realistic",
+    "person",
+    "man",
+    "woman",
+    "face",
+    "cat",
+    "dog",
+    "house",
+    "tree",
+    "car",
+    "portrait",
+    "astronaut",
+    "landscape",
+    "city",
+    "flower",
+    "fine",
+    "art",
+]
 
 
 class Described(Protocol):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
-
 from minildm.unet import TimestepEmbedSequential, UNetModel, timestep_embedding
+from torch import Tensor, nn
 
 HINT_LAYERS = ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 96, 2), (96, 96, 1))
 
@@ -55,17 +54,23 @@ class ControlNet(nn.Module):
         self.zero_convs = nn.ModuleList(_zero_conv(w) for w in widths)
         self.middle_block_out = _zero_conv(widths[-1])
 
-    def forward(self, x: Tensor, hint: Tensor, timesteps: Tensor, context: Tensor) -> list[Tensor]:
+    def guide(self, hint: Tensor) -> Tensor:
+        """Features (b, c, h, w) of a control picture (b, 3, 8h, 8w); the same in every step."""
+        layers = list(self.input_hint_block)
+        return nn.Sequential(*layers)(hint)
+
+    def forward(
+        self, x: Tensor, guided_hint: Tensor, timesteps: Tensor, context: Tensor
+    ) -> list[Tensor]:
         """Residuals, one for each skip and the middle.
 
         Args:
             x: noisy latent (b, 4, h, w).
-            hint: control picture (b, 3, 8h, 8w), [0, 1].
+            guided_hint: result of `guide`, (b, c, h, w).
             timesteps: (b,).
             context: text tokens (b, n, d).
         """
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
-        guided_hint = self.input_hint_block(hint, emb, context)
         residuals = []
         h = x
         for i, (block, zero_conv) in enumerate(

@@ -11,9 +11,8 @@ from typing import Final
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
-
 from minildm.vae import AutoencoderKL
+from tqdm import tqdm
 
 from .assets import RUNS, SCALE_FACTOR
 from .hints import canny_edges

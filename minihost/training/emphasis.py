@@ -12,10 +12,9 @@ import logging
 from pathlib import Path
 
 import torch
+from minildm.checkpoint import load_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
-
-from minildm.checkpoint import load_checkpoint
 
 from .assets import save_half
 from .sampling import embed

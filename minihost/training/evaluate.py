@@ -15,11 +15,10 @@ from typing import Final
 import cv2
 import numpy as np
 import torch
+from minildm.checkpoint import LoadedCheckpoint, load_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
-
-from minildm.checkpoint import LoadedCheckpoint, load_checkpoint
 
 from . import measures
 from .assets import ASSETS, CHECKPOINT
@@ -38,6 +37,7 @@ BATCH: Final = 16
 STEPS: Final = 20
 CFG: Final = 3.5
 FIGURES: Final = ASSETS / "figures.json"
+_UNCONTROLLED: Final[dict[tuple[str, ...], np.ndarray]] = {}
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,14 @@ def score(kind: str, picture: np.ndarray, case: Case) -> dict[str, float]:
     return {"border_recall_2px": measures.edge_recall(picture, wanted, 2)}
 
 
+def uncontrolled(base: LoadedCheckpoint, prompts: list[str]) -> np.ndarray:
+    """Pictures of prompts without control, seeds from 0; made once for each list of prompts."""
+    key = tuple(prompts)
+    if key not in _UNCONTROLLED:
+        _UNCONTROLLED[key] = generate(base, prompts, list(range(len(prompts))))
+    return _UNCONTROLLED[key]
+
+
 def measure_control(base: LoadedCheckpoint, kind: str, count: int) -> dict[str, dict[str, float]]:
     """Mean scores with control, without, with an empty prompt, and with another scene's hint."""
     control = load_control(base, kind)
@@ -143,7 +151,7 @@ def measure_control(base: LoadedCheckpoint, kind: str, count: int) -> dict[str, 
     others = hints[1:] + hints[:1]
     runs = {
         "controlled": generate(base, prompts, seeds, control=control, hints=hints),
-        "not controlled": generate(base, prompts, seeds),
+        "not controlled": uncontrolled(base, prompts),
         "empty prompt": generate(base, [""] * count, seeds, control=control, hints=hints),
         "another scene's hint": generate(base, prompts, seeds, control=control, hints=others),
     }

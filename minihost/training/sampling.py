@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-
 from minildm.schedule import alphas_cumprod
 from minildm.text import TextEncoder, tokenize
 from minildm.vae import AutoencoderKL
+from torch import Tensor
 
 from .assets import SCALE_FACTOR
 
@@ -63,7 +62,5 @@ def embed(text: TextEncoder, tokenizer: object, prompts: list[str]) -> Tensor:
 def seeded_noise(seeds: list[int], size: int) -> Tensor:
     """Unit noise (b, 4, size/8, size/8), one generator a row."""
     side = size // 8
-    rows = [
-        torch.randn(4, side, side, generator=torch.Generator().manual_seed(s)) for s in seeds
-    ]
+    rows = [torch.randn(4, side, side, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(rows)

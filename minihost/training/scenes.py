@@ -127,9 +127,7 @@ def _choose_background(rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
     return kind, tuple(str(c) for c in rng.choice(COLOURS, count, replace=False))
 
 
-def _choose_things(
-    rng: np.random.Generator, size: int, avoid: tuple[str, ...]
-) -> list[Thing]:
+def _choose_things(rng: np.random.Generator, size: int, avoid: tuple[str, ...]) -> list[Thing]:
     count = int(rng.choice((1, 2, 3), p=[0.3, 0.42, 0.28]))
     growth = (size / 128) ** 0.75
     colours = [c for c in COLOURS if c not in avoid]
@@ -138,9 +136,7 @@ def _choose_things(
         radius = rng.uniform((18, 17, 15)[count - 1], (46, 38, 32)[count - 1]) * growth
         for _attempt in range(8):
             centre = rng.uniform(radius * 0.8, size - radius * 0.8, 2)
-            gaps = [
-                np.hypot(*(centre - t.centre)) / (radius + t.radius) for t in things
-            ]
+            gaps = [np.hypot(*(centre - t.centre)) / (radius + t.radius) for t in things]
             if all(g > 0.6 for g in gaps):
                 break
         texture = str(rng.choice(("solid", "striped", "dotted"), p=[0.66, 0.18, 0.16]))
@@ -204,7 +200,9 @@ def _mosaic(rng: np.random.Generator, size: int) -> Scene:
     order = rng.permutation(count)
     tint = rng.uniform(0, 0.25)
     values = np.stack([colour_value(rng, names[order[i] % len(names)], tint) for i in range(count)])
-    shades = rng.uniform(0.88, 1.0, (count, 1)) if len(names) > 1 else rng.uniform(0.7, 1, (count, 1))
+    shades = (
+        rng.uniform(0.88, 1.0, (count, 1)) if len(names) > 1 else rng.uniform(0.7, 1, (count, 1))
+    )
     canvas = (values * shades)[labels].astype(np.float32)
     depth = rng.uniform(0, 1, count).astype(np.float32)[labels]
     depth = np.clip(depth * 0.8 + 0.1 * smooth_noise(rng, big, 2) + 0.1, 0, 1)

@@ -13,13 +13,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from torch import Tensor, nn
-from tqdm import tqdm
-
 from minildm.schedule import add_noise, alphas_cumprod
 from minildm.text import TextEncoder, load_tokenizer, tokenize
 from minildm.unet import UNetModel
 from minildm.vae import AutoencoderKL
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from .assets import (
     RUNS,
@@ -140,6 +139,44 @@ def train(vae: AutoencoderKL, minutes: float, workers: int = 2) -> BaseModel:
     return model.eval()
 
 
+class Run:
+    """State of one process: model, optimiser, averaged weights, step."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(2)
+        self.model = BaseModel()
+        self.average = Average(self.model, 0.999)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+        )
+        self.step = 0
+        state = load_state(STATE)
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.average.module.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+
+    def set_rate(self, progress: float) -> None:
+        """Warm up, hold for 45% of the time, fall to zero."""
+        factor = min((self.step + 1) / 100, cosine(int(progress * 1000), 1000, 0, 0.45))
+        for group in self.optimizer.param_groups:
+            group["lr"] = RATE * factor
+
+    def save(self, vae: AutoencoderKL) -> None:
+        """Write the state, the averaged weights as the shipped file, and a grid."""
+        state = {"model": self.model.state_dict(), "average": self.average.module.state_dict()}
+        save_state(STATE, {**state, "optimizer": self.optimizer.state_dict(), "step": self.step})
+        export_base(self.average.module.unet, vae, self.average.module.text)
+        show(self.average.module, vae, f"base_{self.step:05d}")
+
+    def finish(self, vae: AutoencoderKL) -> None:
+        """Write the averaged weights as final."""
+        export_base(self.average.module.unet, vae, self.average.module.text)
+        save_state(FINAL, {"model": self.average.module.state_dict(), "steps": self.step})
+        show(self.average.module, vae, "base_final", size=256)
+
+
 def _work(rank: int, world: int, minutes: float, save_every: float = 180) -> None:
     """One process of the team; the first one keeps the average, saves and shows."""
     if world > 1:
@@ -149,52 +186,34 @@ def _work(rank: int, world: int, minutes: float, save_every: float = 180) -> Non
     vae = new_vae()
     vae.load_state_dict(load_state(RUNS / "vae_final.pt")["model"])
     vae.eval()
-    torch.manual_seed(2)
-    model = BaseModel()
-    average = Average(model, 0.999)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
-    )
-    state, step = load_state(STATE), 0
-    if state is not None:
-        model.load_state_dict(state["model"])
-        average.module.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    torch.manual_seed(1000 * step + rank)
-    team, pool = Team(rank, world, model), LatentPool(vae)
+    run = Run()
+    torch.manual_seed(1000 * run.step + rank)
+    team, pool = Team(rank, world, run.model), LatentPool(vae)
     share = {size: count // world for size, count in BATCHES.items()}
-    record = Log(RUNS / "logs" / "base.csv", fresh=step == 0) if rank == 0 else None
-    bar = tqdm(initial=step, desc="base", mininterval=5, disable=rank > 0)
+    record = Log(RUNS / "logs" / "base.csv", fresh=run.step == 0) if rank == 0 else None
+    bar = tqdm(initial=run.step, desc="base", mininterval=5, disable=rank > 0)
     saved = record.seconds if record else 0.0
     progress, running = (record.seconds / (60 * minutes) if record else 0.0), 0.0
     while progress < 1:
-        rate = RATE * min((step + 1) / 100, cosine(int(progress * 1000), 1000, 0, 0.45))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        size = _size(progress, step)
+        run.set_rate(progress)
+        size = _size(progress, run.step)
         now = record.seconds / (60 * minutes) if record else 0.0
-        loss, progress = _step(model, optimizer, pool.draw(size, share[size]), team, now)
-        step += 1
+        loss, progress = _step(run, pool.draw(size, share[size]), team, now)
+        run.step += 1
         if record is None:
             continue
-        average.update(model, step)
+        run.average.update(run.model, run.step)
         running = loss if running == 0 else 0.98 * running + 0.02 * loss
         bar.update()
-        if step % 20 == 0:
+        if run.step % 20 == 0:
             bar.set_postfix(loss=f"{running:.4f}", done=f"{progress:.0%}")
-            record.write(step, running)
+            record.write(run.step, running)
         if record.seconds - saved > save_every:
             saved = record.seconds
-            everything = {"model": model.state_dict(), "average": average.module.state_dict()}
-            save_state(STATE, {**everything, "optimizer": optimizer.state_dict(), "step": step})
-            export_base(average.module.unet, vae, average.module.text)
-            show(average.module, vae, f"base_{step:05d}")
+            run.save(vae)
     if record is not None:
-        export_base(average.module.unet, vae, average.module.text)
-        save_state(FINAL, {"model": average.module.state_dict(), "steps": step})
-        show(average.module, vae, "base_final", size=256)
-        log.info("base finished: %d steps in %.0f s", step, record.seconds)
+        run.finish(vae)
+        log.info("base finished: %d steps in %.0f s", run.step, record.seconds)
 
 
 def _size(progress: float, step: int) -> int:
@@ -207,12 +226,10 @@ def _size(progress: float, step: int) -> int:
 
 
 def _step(
-    model: BaseModel,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    team: Team,
-    progress: float,
+    run: Run, batch: tuple[Tensor, Tensor], team: Team, progress: float
 ) -> tuple[float, float]:
+    """Train on one batch; its loss, and the first process's progress."""
+    model, optimizer = run.model, run.optimizer
     latents, ids = batch
     alphas = alphas_cumprod()
     timesteps = torch.randint(1000, (len(latents),))

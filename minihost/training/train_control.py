@@ -11,12 +11,11 @@ import logging
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
-
 from minildm.checkpoint import LoadedCheckpoint, load_checkpoint
 from minildm.schedule import add_noise, alphas_cumprod
 from minildm.text import tokenize
+from torch import Tensor
+from tqdm import tqdm
 
 from .assets import CHECKPOINT, RUNS, export_control, load_state, save_state
 from .control import ControlNet, controlled_forward
@@ -81,8 +80,15 @@ def hint_tensor(hint: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(hint.transpose(2, 0, 1))).float()
 
 
-def train(kind: str, minutes: float, save_every: float = 150) -> ControlNet:
-    """Train or resume until the clock has run for `minutes`; the averaged network."""
+def train(
+    kind: str, minutes: float, start_from: str | None = None, save_every: float = 150
+) -> ControlNet:
+    """Train or resume until the clock has run for `minutes`; the averaged network.
+
+    Args:
+        start_from: kind of a finished ControlNet to begin with instead of the base's encoder;
+            one that reads lines already learns another hint in fewer steps.
+    """
     base = load_checkpoint(CHECKPOINT)
     control = ControlNet(base.unet)
     final = RUNS / f"control_{kind}_final.pt"
@@ -92,6 +98,8 @@ def train(kind: str, minutes: float, save_every: float = 150) -> ControlNet:
         return control.eval()
     torch.manual_seed(3)
     control = ControlNet(base.unet)
+    if start_from is not None:
+        control.load_state_dict(load_state(RUNS / f"control_{start_from}_final.pt")["model"])
     average = Average(control, 0.996)
     optimizer = torch.optim.AdamW(_groups(control), betas=(0.9, 0.99), weight_decay=1e-3)
     path = RUNS / f"control_{kind}.pt"
@@ -156,7 +164,7 @@ def _step(
     timesteps = (1000 * (1 - torch.rand(len(latents)) ** 2)).long().clamp(0, 999)
     noise = torch.randn_like(latents)
     noisy = add_noise(latents, noise, timesteps, alphas)
-    residuals = control(noisy, hints, timesteps, context)
+    residuals = control(noisy, control.guide(hints), timesteps, context)
     prediction = controlled_forward(base.unet, noisy, timesteps, context, residuals)
     loss = noise_loss(prediction, noise, timesteps, alphas)
     optimizer.zero_grad()
@@ -168,9 +176,11 @@ def _step(
 
 def controlled(base: LoadedCheckpoint, control: ControlNet, hints: Tensor) -> object:
     """Noise prediction under control, for `sampling.sample`; hints (b, 3, s, s)."""
+    with torch.no_grad():
+        guided = control.guide(hints)
+    both = torch.cat([guided, guided])
 
     def predict(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        both = torch.cat([hints, hints])
         residuals = control(x, both, timesteps, context)
         return controlled_forward(base.unet, x, timesteps, context, residuals)
 
@@ -201,10 +211,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=sorted(HINTS))
     parser.add_argument("--minutes", type=float, default=18)
+    parser.add_argument("--start-from", choices=sorted(HINTS))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.kind, args.minutes)
+    train(args.kind, args.minutes, args.start_from)
 
 
 if __name__ == "__main__":

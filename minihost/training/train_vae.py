@@ -8,10 +8,9 @@ import logging
 import numpy as np
 import torch
 import torch.nn.functional as F
+from minildm.vae import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
-
-from minildm.vae import AutoencoderKL
 
 from .assets import RUNS, SCALE_FACTOR, load_state, new_vae, save_state
 from .loop import Log, cosine, save_grid, to_pictures, to_tensor
@@ -62,7 +61,9 @@ def train(steps: int = 1500, batch: int = 16, save_every: int = 50) -> Autoencod
             record.write(step, loss.item())
         if (step + 1) % save_every == 0:
             model = vae.state_dict()
-            save_state(STATE, {"model": model, "optimizer": optimizer.state_dict(), "step": step + 1})
+            save_state(
+                STATE, {"model": model, "optimizer": optimizer.state_dict(), "step": step + 1}
+            )
             tqdm.write(f"vae step {step + 1}: PSNR {psnr(vae):.2f} dB, {record.seconds:.0f} s")
     fold_scale(vae)
     save_state(FINAL, {"model": vae.state_dict()})

@@ -20,11 +20,46 @@ END_TOKEN: Final = "<|endoftext|>"
 COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 SHAPES: Final = ("circle", "square", "triangle", "star", "heart", "ring")
 TEXTURES: Final = ("solid", "striped", "dotted")
-OTHER_WORDS: Final = (
-    "a an the of on in with and behind before front background gradient from to stripes checker "
-    "plain drawing cartoon picture ink mosaic pattern lines big small one two three colour color "
-    "colours colors black shapes scene image"
-).split()
+OTHER_WORDS: Final = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "on",
+    "in",
+    "with",
+    "and",
+    "behind",
+    "before",
+    "front",
+    "background",
+    "gradient",
+    "from",
+    "to",
+    "stripes",
+    "checker",
+    "plain",
+    "drawing",
+    "cartoon",
+    "picture",
+    "ink",
+    "mosaic",
+    "pattern",
+    "lines",
+    "big",
+    "small",
+    "one",
+    "two",
+    "three",
+    "colour",
+    "color",
+    "colours",
+    "colors",
+    "black",
+    "shapes",
+    "scene",
+    "image",
+]
 WORDS: Final = (*COLOURS, *SHAPES, *TEXTURES, *OTHER_WORDS)
 
 
@@ -33,9 +68,7 @@ def learn_merges(words: tuple[str, ...] = WORDS) -> list[tuple[str, str]]:
     pieces = {w: [*w[:-1], w[-1] + END] for w in words}
     merges: list[tuple[str, str]] = []
     while any(len(p) > 1 for p in pieces.values()):
-        pairs = Counter(
-            pair for p in pieces.values() for pair in zip(p[:-1], p[1:], strict=True)
-        )
+        pairs = Counter(pair for p in pieces.values() for pair in zip(p[:-1], p[1:], strict=True))
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         pieces = {w: _merge(p, best) for w, p in pieces.items()}

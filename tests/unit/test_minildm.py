@@ -51,7 +51,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
         p.data = noise * 0.5 / max(p[0].numel(), 1) ** 0.5 if p.ndim > 1 else 0.6 + 0.1 * noise
 
 
-def hf_unet_key(key: str, blocks: int, levels: int) -> str:
+def hf_unet_key(key: str, blocks: int) -> str:  # noqa: PLR0911
     """Key of diffusers' U-Net as an LDM key."""
     names = {"conv1": "in_layers.2", "conv2": "out_layers.3", "norm1": "in_layers.0"}
     names |= {"norm2": "out_layers.0", "time_emb_proj": "emb_layers.1"}
@@ -123,11 +123,10 @@ def hf_unet(name: str) -> torch.nn.Module:
 def test_unet_equals_diffusers(name):
     theirs, ours = hf_unet(name), UNetModel(**{**COMMON, **SIZES[name]}).eval()
     randomise(theirs)
-    levels = len({**COMMON, **SIZES[name]}["channel_mult"])
     own = set(ours.state_dict())
     weights = {}
     for key, value in theirs.state_dict().items():
-        mapped = hf_unet_key(key, 2, levels)
+        mapped = hf_unet_key(key, 2)
         if ".UP." in mapped:
             mapped = next(m for i in (2, 1) if (m := mapped.replace("UP", str(i))) in own)
         weights[mapped] = value
