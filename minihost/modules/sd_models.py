@@ -9,6 +9,10 @@ import threading
 from pathlib import Path
 
 import torch
+
+# At the top although it is slow: imported first by the thread that loads the checkpoint, it
+# would meet a half-imported cv2 of the main thread.
+from minildm.checkpoint import load_checkpoint
 from modules import devices, errors, hashes, script_callbacks, sd_hijack, sd_vae, shared, timer
 from modules.latent_model import LatentDiffusion
 from modules.paths_internal import assets_path, models_path
@@ -252,8 +256,6 @@ def load_model(
     checkpoint_info: CheckpointInfo | None = None, already_loaded_state_dict: object = None
 ) -> LatentDiffusion:
     """Load a checkpoint (that of the settings when None) and make it the current model."""
-    from minildm.checkpoint import load_checkpoint
-
     del already_loaded_state_dict
     clock = timer.Timer()
     info = checkpoint_info or select_checkpoint()
