@@ -172,13 +172,14 @@ def _detect(
     shown = []
     for index, text in enumerate(images):
         where = f"controlnet_input_images[{index}]"
-        picture = decode_image(text, where, fetch=services.fetch, keep_alpha=True)
-        if detector.name == NO_MODULE:
+        as_given = detector.name == NO_MODULE  # keeps its transparency; others see it on white
+        picture = decode_image(text, where, fetch=services.fetch, keep_alpha=as_given)
+        if as_given:
             shown.append(Image.fromarray(picture))
             continue
         if detector.uses_mask and index < len(masks):
             mask = decode_mask(masks[index], f"controlnet_masks[{index}]", fetch=services.fetch)
-            picture = join_mask(np.ascontiguousarray(picture[..., :3]), mask)
+            picture = join_mask(picture, mask)
         detection = runtime.detect(detector.name, picture, int(resolution), a, b)
         shown.append(Image.fromarray(np.ascontiguousarray(detection.display)))
     return shown

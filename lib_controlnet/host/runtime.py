@@ -103,9 +103,15 @@ class Runtime:
         b: float = -1,
         c: float = -1,
         seed: int = 0,
+        *,
+        pixel_perfect: bool = False,
     ) -> Detection:
         """Run a preprocessor, through the cache. See `preprocess.run_preprocessor`."""
-        return run_preprocessor(module, image, resolution, (a, b, c), self.detections, seed=seed)
+        return run_preprocessor(
+            *(module, image, resolution, (a, b, c), self.detections),
+            pixel_perfect=pixel_perfect,
+            seed=seed,
+        )
 
     def close(self) -> None:
         """Give back all memory."""

@@ -282,6 +282,7 @@ def preview(unit: ControlNetUnit, target: Size, runtime: Any) -> np.ndarray:
         size = Size.from_array(picture.image)
         resolution = pixel_perfect_resolution(size, target, asked.resize_mode)
     detection = runtime.detect(
-        asked.module, picture.image, resolution, asked.threshold_a, asked.threshold_b
+        *(asked.module, picture.image, resolution, asked.threshold_a, asked.threshold_b),
+        pixel_perfect=asked.pixel_perfect,
     )
     return np.array(detection.display)

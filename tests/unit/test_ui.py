@@ -43,8 +43,20 @@ class FakeRuntime:
     def refresh_models(self) -> None:
         self.catalog.refresh()
 
-    def detect(self, module: str, image: np.ndarray, resolution: float, a: float, b: float) -> Any:
-        return preprocess.run_preprocessor(module, image, resolution, (a, b))
+    def detect(
+        self,
+        module: str,
+        image: np.ndarray,
+        resolution: float,
+        a: float,
+        b: float,
+        *,
+        pixel_perfect: bool = False,
+    ) -> Any:
+        values = (a, b)
+        return preprocess.run_preprocessor(
+            module, image, resolution, values, pixel_perfect=pixel_perfect
+        )
 
 
 @pytest.fixture
@@ -312,6 +324,12 @@ def test_on_run_shows_the_map_and_opens_the_preview(runtime: FakeRuntime) -> Non
     assert shown.shape == (96, 192, 3)
     assert shown.max() == 255
     assert (group["visible"], allow, status["visible"]) == (True, True, False)
+
+
+def test_on_run_previews_pixel_perfect_beyond_the_resolution_slider(runtime: FakeRuntime) -> None:
+    unit = edge_unit(pixel_perfect=True, resize_mode="Resize and Fill")
+    shown, *_ = events.on_run(unit, Size(64, 64), runtime)
+    assert shown.shape == (32, 64, 3)
 
 
 def test_on_run_pixel_perfect_works_at_the_size_of_the_picture(runtime: FakeRuntime) -> None:
