@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -105,8 +104,6 @@ def run_extension_installer(extension_dir: str) -> None:
         return
     env = os.environ.copy()
     env["PYTHONPATH"] = paths_internal.script_path + os.pathsep + env.get("PYTHONPATH", "")
-    flags = "--skip-install" if args.skip_install else ""
-    env["COMMANDLINE_ARGS"] = f"{env.get('COMMANDLINE_ARGS', '')} {flags}".strip()
     try:
         output = run(
             f'"{python}" "{installer}"',
@@ -135,7 +132,6 @@ def run_extensions_installers() -> None:
 
 def prepare_environment() -> None:
     """Everything between the command line and the first heavy import."""
-    sys.argv += shlex.split(os.environ.get("COMMANDLINE_ARGS", ""))
     run_extensions_installers()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ modules_path = str(Path(__file__).resolve().parent)
 script_path = str(Path(modules_path).parent)
 repository_path = str(Path(script_path).parent)
 assets_path = str(Path(script_path) / "assets")
+
+sys.argv += shlex.split(os.environ.get("COMMANDLINE_ARGS", ""))
 
 parser_pre = argparse.ArgumentParser(add_help=False)
 parser_pre.add_argument("--data-dir", type=str, default=str(Path(script_path) / "data"))

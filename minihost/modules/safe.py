@@ -19,7 +19,8 @@ unsafe_torch_load = torch.load
 global_extra_handler: Callable[[str, str], Any] | None = None
 
 _ALLOWED_ZIP_NAME = re.compile(
-    r"^([^/]+)/((data/\d+)|version|byteorder|\.data/serialization_id|\.format_version|(data\.pkl))$"
+    r"^([^/]+)/((data/\d+)|version|byteorder|\.data/serialization_id|"
+    r"\.format_version|\.storage_alignment|(data\.pkl))$"
 )
 _DATA_PKL = re.compile(r"^([^/]+)/data\.pkl$")
 _TORCH_NAMES = {

@@ -159,11 +159,11 @@ class Api:
         kind: str,
         processing: type,
         args: dict[str, Any],
+        mentioned: dict[int, Any],
         init_images: list | None = None,
     ) -> Any:
         task_id = request.force_task_id or progress.create_task_id(kind)
         runner = getattr(scripts, f"scripts_{kind}")
-        mentioned = apply_infotext(request, kind, runner)
         script, index = get_selectable_script(request.script_name, runner)
         defaults = getattr(self, f"default_script_arg_{kind}")
         script_args = init_script_args(
@@ -196,8 +196,11 @@ class Api:
         self, txt2imgreq: models.StableDiffusionTxt2ImgProcessingAPI
     ) -> models.TextToImageResponse:
         """Generate from text."""
+        mentioned = apply_infotext(txt2imgreq, "txt2img", scripts.scripts_txt2img)
         args = self._arguments(txt2imgreq)
-        processed = self._generate(txt2imgreq, "txt2img", StableDiffusionProcessingTxt2Img, args)
+        processed = self._generate(
+            txt2imgreq, "txt2img", StableDiffusionProcessingTxt2Img, args, mentioned
+        )
         return models.TextToImageResponse(
             images=_encoded(processed, txt2imgreq.send_images),
             parameters=vars(txt2imgreq),
@@ -211,12 +214,13 @@ class Api:
         init_images = img2imgreq.init_images
         if init_images is None:
             raise HTTPException(status_code=404, detail="Init image not found")
+        mentioned = apply_infotext(img2imgreq, "img2img", scripts.scripts_img2img)
         args = self._arguments(img2imgreq)
         args.pop("init_images", None)
         mask = img2imgreq.mask
         args["mask"] = decode_base64_to_image(mask) if mask else None
         processed = self._generate(
-            img2imgreq, "img2img", StableDiffusionProcessingImg2Img, args, init_images
+            img2imgreq, "img2img", StableDiffusionProcessingImg2Img, args, mentioned, init_images
         )
         if not img2imgreq.include_init_images:
             img2imgreq.init_images = None

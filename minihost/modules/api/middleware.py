@@ -52,7 +52,11 @@ def error_response(e: Exception) -> JSONResponse:
     }
     if not isinstance(e, HTTPException):
         errors.report(f"API error: {err}", exc_info=e.__traceback__ is not None)
-    return JSONResponse(status_code=vars(e).get("status_code", 500), content=jsonable_encoder(err))
+    return JSONResponse(
+        status_code=vars(e).get("status_code", 500),
+        content=jsonable_encoder(err),
+        headers=vars(e).get("headers"),
+    )
 
 
 def api_middleware(app: FastAPI) -> None:
