@@ -12,7 +12,8 @@ from minildm.unet import UNetModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib_controlnet.checkpoint import Checkpoint, TensorInfo
+from lib_controlnet.checkpoint import Checkpoint
+from lib_controlnet.containers import TensorInfo
 from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.families.controlnet import ControlNetNetwork
 from lib_controlnet.nets.cldm import ControlNet, read_params

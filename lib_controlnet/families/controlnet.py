@@ -7,6 +7,7 @@ Covers original and diffusers files, SDXL's reduced variants, and difference fil
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
 """Parts of a ControlNet that begin as a copy of the base U-Net."""
+
+AUTOCAST_DEVICES: Final = ("cuda", "cpu", "xpu")
 
 SD1_HEADS: Final = 8
 HEAD_WIDTH: Final = 64
@@ -54,7 +57,7 @@ class ControlNetNetwork(ControlNetwork):
             )
             raise HostError(msg)
         hint = hint.flip(1) if self.flip_channels else hint
-        with torch.autocast(self.device.type, enabled=False):
+        with _own_precision(self.device):
             return self.module.encode_hint(hint.to(self.device))
 
     @torch.no_grad()
@@ -82,7 +85,7 @@ class ControlNetNetwork(ControlNetwork):
             raise HostError(msg)
         if guided_hint.shape[-2:] != x.shape[-2:]:
             guided_hint = F.interpolate(guided_hint.float(), x.shape[-2:], mode="bilinear")
-        with torch.autocast(device.type, enabled=False):
+        with _own_precision(device):
             outs = self.module(
                 x[:, : params.in_channels].to(device, dtype),
                 timesteps.to(device),
@@ -135,6 +138,13 @@ class ControlNetFamily(ControlFamily):
         )
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network
+
+
+def _own_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Switch the host's autocast off, on devices that have one (others refuse to be asked)."""
+    if device.type in AUTOCAST_DEVICES:
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def check_base(ckpt: Checkpoint, shape: UNetShape, base: BaseUNet) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from support import empty_unet, save_controlnet, tiny_base, tiny_controlnet
 from torch import Tensor
 
-from lib_controlnet import checkpoint
+from lib_controlnet import checkpoint, containers
 from lib_controlnet.checkpoint import open_checkpoint
 from lib_controlnet.errors import BrokenCheckpointError, ModelNotFoundError
 from lib_controlnet.families import load_network
@@ -80,7 +80,7 @@ def test_header_lengths_that_look_like_other_formats_are_no_trap(
 def test_large_tensors_are_converted_in_pieces(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SCRATCH_BYTES", 64)
+    monkeypatch.setattr(containers, "SCRATCH_BYTES", 64)
     values = torch.randn(3, 37, generator=torch.Generator().manual_seed(0))
     path = write(tmp_path / f"m{suffix}", {"a": values})
     assert torch.equal(open_checkpoint(path).tensor("a", torch.float16), values.half())
@@ -240,14 +240,34 @@ def test_bare_pickle_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "trap").exists()
 
 
-def test_hosts_loader_that_answers_none_is_a_refusal(
+class HostsLoader:
+    """The host replaces torch.load by one that prints and returns None for what it refuses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        monkeypatch.setattr(containers.torch, "load", lambda *_a, **_k: None)
+        monkeypatch.setattr(containers.torch, "__version__", version)
+
+
+def test_refusal_by_the_hosts_loader_is_final_with_an_old_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host replaces torch.load by one that prints and returns None for unsafe files."""
     path = write(tmp_path / "m.pth", some_tensors())
-    monkeypatch.setattr(checkpoint.torch, "load", lambda *_a, **_k: None)
+    HostsLoader(monkeypatch, "2.1.2+cu121")
     with pytest.raises(BrokenCheckpointError, match="get the .safetensors version"):
         open_checkpoint(path)
+
+
+def test_tensors_that_the_hosts_loader_refuses_are_read_by_torchs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "m.pth", some_tensors())
+    trap = tmp_path / "trap"
+    torch.save({"a": Malicious(trap)}, tmp_path / "bad.pth")
+    HostsLoader(monkeypatch, "2.13.0")
+    assert open_checkpoint(path).tensor("difference") == 1
+    with pytest.raises(BrokenCheckpointError, match="refused: it holds more than tensors"):
+        open_checkpoint(tmp_path / "bad.pth")
+    assert not trap.exists()
 
 
 # --- memory -----------------------------------------------------------------------------------

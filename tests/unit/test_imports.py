@@ -20,7 +20,7 @@ MAX_CONSTRUCTOR_LINES = 100
 # packages of lib_controlnet.
 LAYERS = (
     ("errors", "enums", "ports", "image", "decode", "thinning"),
-    ("unit", "nets", "checkpoint", "layouts", "request", "crop", "conflicts"),
+    ("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
     ("injection", "step", "window", "hint", "active", "effects"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
