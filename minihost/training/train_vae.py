@@ -19,9 +19,11 @@ from .scenes import make_scene
 log = logging.getLogger(__name__)
 STATE = RUNS / "vae.pt"
 FINAL = RUNS / "vae_final.pt"
+REFINED = RUNS / "vae_refined.pt"
 SCENES = 1500
 CROP = 64
 RATE = 1.5e-3
+REFINE_RATE = 8e-4
 HOLD_OUT = 1_000_000
 
 
@@ -68,6 +70,48 @@ def train(steps: int = 1500, batch: int = 16, save_every: int = 50) -> Autoencod
     fold_scale(vae)
     save_state(FINAL, {"model": vae.state_dict()})
     log.info("vae finished: PSNR %.2f dB", psnr(vae))
+    return vae.eval()
+
+
+def refine_decoder(vae: AutoencoderKL, minutes: float, batch: int = 16) -> AutoencoderKL:
+    """Train the decoder alone for `minutes`; latents, and all that was trained on them, stay.
+
+    A little noise on the latents prepares it for those that the U-Net makes. The result is
+    kept beside the finished autoencoder, and read from there on the next call.
+    """
+    finished = load_state(REFINED)
+    if finished is not None:
+        vae.load_state_dict(finished["model"])
+        return vae.eval()
+    decoder = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    optimizer = torch.optim.AdamW(decoder, REFINE_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
+    torch.manual_seed(4)
+    rng = np.random.default_rng(4)
+    pictures = np.stack([make_scene(s, mosaic_share=0.35).picture for s in range(SCENES)])
+    record = Log(RUNS / "logs" / "vae_decoder.csv", fresh=True)
+    bar = tqdm(desc="decoder", mininterval=5)
+    step = 0
+    while (progress := record.seconds / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = REFINE_RATE * min((step + 1) / 30, cosine(int(progress * 1000), 1000, 0))
+        x = to_tensor(_crops(rng, pictures, batch))
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                z = vae.encode(x).mean
+                z = z + 0.08 / SCALE_FACTOR * torch.randn_like(z)
+            decoded = vae.decode(z).float()
+        loss = F.l1_loss(decoded, x) + 2 * F.mse_loss(decoded, x)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder, 1.0)
+        optimizer.step()
+        step += 1
+        bar.update()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}", done=f"{progress:.0%}")
+            record.write(step, loss.item())
+    save_state(REFINED, {"model": vae.state_dict()})
+    log.info("decoder finished: %d steps, PSNR %.2f dB", step, psnr(vae))
     return vae.eval()
 
 
