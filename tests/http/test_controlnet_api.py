@@ -159,7 +159,7 @@ def test_generate_without_enabled_units_is_plain(webui: Any, units: list) -> Non
         pytest.param({"guidance_start": 2}, 422, "unit 0: guidance_start is 2", id="range"),
         pytest.param({"resize_mode": "Sideways"}, 422, "must be one of", id="choice"),
         pytest.param({"weight": "heavy"}, 422, "unit 0: weight is 'heavy'", id="number"),
-        pytest.param({"image": "/etc/hostname"}, 422, "unit 0: image is a file path", id="path"),
+        pytest.param({"image": "/etc/hostname"}, 422, "unit 0: image cannot be decoded", id="path"),
     ],
 )
 def test_generate_refuses_before_sampling(

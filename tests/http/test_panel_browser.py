@@ -155,7 +155,7 @@ def test_run_button_waits_for_a_picture(panel: Any, picture: Path) -> None:
     upload(page, picture)
     page.wait_for_selector(f"{run}:enabled")
     assert page.get_attribute(run, "title") == "Run preprocessor"
-    page.locator(f"{UNIT}_input_image button[aria-label]").last.click()
+    page.click(f"{UNIT}_input_image button[aria-label='Remove Image']")
     page.wait_for_selector(f"{run}:disabled")
 
 
@@ -175,7 +175,9 @@ def test_preview_without_model_says_so_until_one_is_chosen(panel: Any, picture: 
 def test_drawing_is_the_control_picture(panel: Any, picture: Path) -> None:
     page = panel
     upload(page, picture)
-    box = page.locator(f"{UNIT}_input_image canvas[key=interface]").bounding_box()
+    canvas = page.locator(f"{UNIT}_input_image canvas[key=interface]")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.5)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=6)
@@ -212,7 +214,7 @@ def test_options_follow_the_hires_switch(panel: Any) -> None:
     page = panel
     option = f"{UNIT}_controlnet_hr_option_radio"
     assert not page.is_visible(option)
-    page.locator("#txt2img_hr input[type=checkbox], #txt2img_hr-checkbox input").first.check()
+    page.check("#txt2img_hr-visible-checkbox")
     page.wait_for_selector(option, state="visible")
 
 
