@@ -7,8 +7,7 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-import annotator
-from lib_controlnet import api, conflicts
+from lib_controlnet import api
 from lib_controlnet.host import a1111, generation, settings
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.ui.panel import build_panel, paste_fields
@@ -16,7 +15,6 @@ from lib_controlnet.ui.panel import build_panel, paste_fields
 log = logging.getLogger("ControlNet")
 
 script_callbacks.remove_current_script_callbacks()
-conflicts.check_package(annotator)
 
 RUNTIME = Runtime()
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from safetensors.torch import save_file
+from support import randomise
 from torch import Tensor, nn
 
+from lib_controlnet.families import load_network
+from lib_controlnet.families.base import BaseUNet, ControlNetwork
 from lib_controlnet.layouts import RESNET_NAMES, diffusers_renamer
 
+TOLERANCE = 1e-5
+"""Largest difference from diffusers, as a share of the largest output value, in float32."""
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 
@@ -134,3 +141,34 @@ def vector_condition(model: nn.Module, rows: int, seed: int = 3) -> tuple[dict, 
     pooled = torch.randn(rows, width, generator=generator)
     extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
     return extra, torch.cat([pooled, sinusoids], dim=1)
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape
+    scale = float(theirs.abs().max())
+    assert scale > 1e-3, "the comparison would pass on zeros"
+    assert float((ours - theirs).abs().max()) <= TOLERANCE * scale
+
+
+def diffusers_file(folder: Path, config: Mapping[str, object], seed: int = 1) -> tuple:
+    """A ControlNet of diffusers with random weights, and the file it was saved to."""
+    theirs = randomise(control_net(config), seed)
+    path = folder / f"diffusers-{seed}.safetensors"
+    save_file(theirs.state_dict(), path)
+    return theirs, path
+
+
+def load(path: Path, base: BaseUNet) -> ControlNetwork:
+    return load_network(path, base, torch.float32, "cpu")
+
+
+def run_theirs(theirs: nn.Module, call: Mapping[str, Tensor], hint: Tensor, extra: dict) -> list:
+    down, middle = theirs(
+        call["x"],
+        call["timesteps"],
+        call["context"],
+        hint.expand(call["x"].shape[0], -1, -1, -1),
+        return_dict=False,
+        **extra,
+    )
+    return [*down, middle]

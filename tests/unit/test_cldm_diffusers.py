@@ -13,25 +13,23 @@ import oracle
 import pytest
 import torch
 from minildm.unet import UNetModel
-from safetensors.torch import save_file
+from oracle import assert_close, diffusers_file, load, run_theirs
 from support import (
     inputs,
     memory_checkpoint,
     random_hint,
-    randomise,
     save_controlnet,
     tiny_base,
     tiny_unet,
 )
 from torch import Tensor, nn
 
-from lib_controlnet.families import identify, load_network
+from lib_controlnet.families import identify
 from lib_controlnet.families.base import BaseUNet, ControlNetwork, describe_unet
 from lib_controlnet.injection import Residuals, sum_residuals
 from lib_controlnet.patcher import UNetPatcher
 from lib_controlnet.step import RowLayout, StepContext, StepCursor
 
-TOLERANCE = 1e-5
 FULL_WIDTH = {
     "in_channels": 4,
     "out_channels": 4,
@@ -47,37 +45,6 @@ FULL_WIDTH = {
 def _no_gradients() -> object:
     with torch.no_grad():
         yield
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    assert ours.shape == theirs.shape
-    scale = float(theirs.abs().max())
-    assert scale > 1e-3, "the comparison would pass on zeros"
-    assert float((ours - theirs).abs().max()) <= TOLERANCE * scale
-
-
-def diffusers_file(folder: Path, config: Mapping[str, object], seed: int = 1) -> tuple:
-    """A ControlNet of diffusers with random weights, and the file it was saved to."""
-    theirs = randomise(oracle.control_net(config), seed)
-    path = folder / f"diffusers-{seed}.safetensors"
-    save_file(theirs.state_dict(), path)
-    return theirs, path
-
-
-def load(path: Path, base: BaseUNet) -> ControlNetwork:
-    return load_network(path, base, torch.float32, "cpu")
-
-
-def run_theirs(theirs: nn.Module, call: Mapping[str, Tensor], hint: Tensor, extra: dict) -> list:
-    down, middle = theirs(
-        call["x"],
-        call["timesteps"],
-        call["context"],
-        hint.expand(call["x"].shape[0], -1, -1, -1),
-        return_dict=False,
-        **extra,
-    )
-    return [*down, middle]
 
 
 def run_ours(network: ControlNetwork, call: Mapping[str, Tensor], hint: Tensor) -> list[Tensor]:
@@ -200,8 +167,8 @@ def fill_large(module: nn.Module, seed: int) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def test_full_width_sd15_agrees_with_diffusers() -> None:
-    """Slow: 361 million parameters, then 860; about 4 GB, since both sides share tensors."""
+def test_full_width_sd15_agrees_with_diffusers_slow() -> None:
+    """361 million parameters, then 860; about 4 GB, since both sides share tensors."""
     config = oracle.PUBLISHED["sd15"]
     with torch.device("meta"):
         unet = UNetModel(**FULL_WIDTH)

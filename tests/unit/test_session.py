@@ -6,43 +6,15 @@ import numpy as np
 import pytest
 import support
 import torch
+from sessions import LATENT, FakeHost, info, picture, prepared
 
-from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
+from lib_controlnet.enums import ControlMode, HiResOption, OnError
 from lib_controlnet.errors import UnitError
-from lib_controlnet.hint import PassGeometry
-from lib_controlnet.image import Size
-from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit
+from lib_controlnet.session import ControlSession
 from lib_controlnet.step import RowLayout
-from lib_controlnet.unit import ControlUnit
 
-LATENT = Size(16, 8)
 ROWS = RowLayout.build([1], 1, 2)
 KINDS = ("SD1", "SD2", "SDXL", "demo")
-
-
-class FakeHost:
-    """A host without a WebUI; honours `ports.Host`."""
-
-    device = torch.device("cpu")
-    network_dtype = torch.float32
-
-    def option(self, _key, default):
-        return default
-
-    def vae_encode(self, image):
-        return torch.nn.functional.avg_pool2d(image, 8)[:, [0, 1, 2, 0]]
-
-    def model_folders(self):
-        return []
-
-    def interrupted(self):
-        return False
-
-    def report(self, text):
-        pass
-
-    def free_memory(self):
-        pass
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -57,21 +29,6 @@ def network(base):
 
 def kind_of(base):
     return base.name.split("-")[1]
-
-
-def picture(seed=3):
-    return np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
-
-
-def prepared(network, seed=3, region=None, effect=None, **fields):
-    unit = ControlUnit(enabled=True, module="none", model="tiny", **fields)
-    return PreparedUnit(
-        unit, ResizeMode.INNER_FIT, picture(seed), region, lambda _base: network, effect=effect
-    )
-
-
-def info(**changes):
-    return PassInfo(PassGeometry.of_latent(LATENT), **changes)
 
 
 def run(base, units, layout=ROWS, progress=0.0, pass_info=None, calls=None):

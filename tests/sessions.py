@@ -1,0 +1,52 @@
+"""A session without a WebUI: a host that answers the core, and units that are ready to bind."""
+
+import numpy as np
+import torch
+
+from lib_controlnet.enums import ResizeMode
+from lib_controlnet.hint import PassGeometry
+from lib_controlnet.image import Size
+from lib_controlnet.session import PassInfo, PreparedUnit
+from lib_controlnet.unit import ControlUnit
+
+LATENT = Size(16, 8)
+
+
+class FakeHost:
+    """A host without a WebUI; honours `ports.Host`."""
+
+    device = torch.device("cpu")
+    network_dtype = torch.float32
+
+    def option(self, _key, default):
+        return default
+
+    def vae_encode(self, image):
+        return torch.nn.functional.avg_pool2d(image, 8)[:, [0, 1, 2, 0]]
+
+    def model_folders(self):
+        return []
+
+    def interrupted(self):
+        return False
+
+    def report(self, text):
+        pass
+
+    def free_memory(self):
+        pass
+
+
+def picture(seed=3):
+    return np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
+
+
+def prepared(network, seed=3, region=None, effect=None, **fields):
+    unit = ControlUnit(enabled=True, module="none", model="tiny", **fields)
+    return PreparedUnit(
+        unit, ResizeMode.INNER_FIT, picture(seed), region, lambda _base: network, effect=effect
+    )
+
+
+def info(**changes):
+    return PassInfo(PassGeometry.of_latent(LATENT), **changes)
