@@ -93,7 +93,7 @@ def create_ui() -> gr.Blocks:
     finally:
         scripts.scripts_current = None
     pnginfo = create_pnginfo()
-    settings.create_ui(None, gr.Textbox(visible=False, render=False))
+    settings.create_ui()
     interfaces = [(txt2img, "txt2img", "txt2img"), (img2img, "img2img", "img2img")]
     interfaces.append((pnginfo, "PNG Info", "pnginfo"))
     interfaces += script_callbacks.ui_tabs_callback()

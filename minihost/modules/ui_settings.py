@@ -98,13 +98,13 @@ class UiSettings:
         opts.save(shared.config_filename)
         return get_value_for_setting(key), opts.dumpjson()
 
-    def create_ui(self, loadsave: Any, dummy_component: Any) -> None:
+    def create_ui(self) -> None:
         """Build the tab."""
-        del loadsave
-        self.dummy_component = dummy_component
         opts = shared.opts
         quick = set(opts.quicksettings_list)
         with gr.Blocks(analytics_enabled=False) as self.interface:
+            # Stands for settings without a component here; the browser must know it too.
+            self.dummy_component = gr.Textbox(visible=False)
             with gr.Row():
                 self.submit = gr.Button(
                     "Apply settings", variant="primary", elem_id="settings_submit"

@@ -129,13 +129,14 @@ def test_api_auth_guards_the_routes(
 ) -> None:
     from fastapi import FastAPI
     from modules import shared
-    from modules.api import api
+    from modules.api import api, middleware
     from starlette.testclient import TestClient
 
     monkeypatch.setattr(shared.cmd_opts, "api_auth", "user:one,other:two")
     monkeypatch.setattr(api, "default_script_args", lambda runner: [0])
     app = FastAPI()
     api.Api(app, threading.Lock())
+    middleware.close_middleware(app)
     answer = TestClient(app).get("/sdapi/v1/samplers", auth=auth)
     assert answer.status_code == status
     if status == 401:

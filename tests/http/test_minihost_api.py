@@ -47,11 +47,11 @@ def test_named_lists_hold_what_others_rely_on(webui: Any) -> None:
 
 def test_txt2img_answers_with_pictures_request_and_info(webui: Any, codec: Any) -> None:
     answer = webui.generate("txt2img", **FEW, batch_size=2, n_iter=1, sampler_name="Euler")
-    assert len(answer["images"]) == 3, "grid, then the two pictures"
+    assert len(answer["images"]) == 2, "no grid, since nothing is saved"
     assert codec.decode(answer["images"][1]).shape == (64, 64, 3)
     assert answer["parameters"]["prompt"] == FEW["prompt"]
     info = json.loads(answer["info"])
-    assert info["index_of_first_image"] == 1
+    assert info["index_of_first_image"] == 0
     assert info["all_seeds"] == [7, 8]
     assert info["infotexts"][1].startswith("a red circle\nSteps: 4, Sampler: Euler")
 

@@ -15,9 +15,63 @@ INFOTEXT = (
     "a red circle\nNegative prompt: blurry\nSteps: 3, Sampler: Euler a, Schedule type: Karras, "
     "CFG scale: 3.5, Seed: 77, Size: 64x128"
 )
-IDS = ["prompt", "neg_prompt", "generate", "interrupt", "skip", "interrupting", "width", "height", "steps", "sampling", "cfg_scale", "seed", "batch_count", "batch_size", "gallery", "results", "settings", "script_container", "accordions"]
-TXT2IMG_IDS = ["txt2img_hr", "txt2img_hr_scale", "txt2img_hr_resize_x", "txt2img_hr_resize_y", "txt2img_hr_upscaler", "txt2img_hires_steps", "txt2img_denoising_strength", "script_list"]
-IMG2IMG_IDS = ["mode_img2img", "img2img_img2img_tab", "img2img_img2img_sketch_tab", "img2img_inpaint_tab", "img2img_inpaint_sketch_tab", "img2img_inpaint_upload_tab", "img2img_batch_tab", "img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base", "img_inpaint_mask", "resize_mode", "img2img_mask_blur", "img2img_mask_mode", "img2img_inpainting_fill", "img2img_inpaint_full_res", "img2img_inpaint_full_res_padding", "img2img_scale", "img2img_denoising_strength", "img2img_batch_input_dir", "img2img_batch_output_dir", "img2img_batch_inpaint_mask_dir"]
+IDS = [
+    "prompt",
+    "neg_prompt",
+    "generate",
+    "interrupt",
+    "skip",
+    "interrupting",
+    "width",
+    "height",
+    "steps",
+    "sampling",
+    "cfg_scale",
+    "seed",
+    "batch_count",
+    "batch_size",
+    "gallery",
+    "results",
+    "settings",
+    "script_container",
+    "accordions",
+]
+TXT2IMG_IDS = [
+    "txt2img_hr",
+    "txt2img_hr_scale",
+    "txt2img_hr_resize_x",
+    "txt2img_hr_resize_y",
+    "txt2img_hr_upscaler",
+    "txt2img_hires_steps",
+    "txt2img_denoising_strength",
+    "script_list",
+]
+IMG2IMG_IDS = [
+    "mode_img2img",
+    "img2img_img2img_tab",
+    "img2img_img2img_sketch_tab",
+    "img2img_inpaint_tab",
+    "img2img_inpaint_sketch_tab",
+    "img2img_inpaint_upload_tab",
+    "img2img_batch_tab",
+    "img2img_image",
+    "img2img_sketch",
+    "img2maskimg",
+    "inpaint_sketch",
+    "img_inpaint_base",
+    "img_inpaint_mask",
+    "resize_mode",
+    "img2img_mask_blur",
+    "img2img_mask_mode",
+    "img2img_inpainting_fill",
+    "img2img_inpaint_full_res",
+    "img2img_inpaint_full_res_padding",
+    "img2img_scale",
+    "img2img_denoising_strength",
+    "img2img_batch_input_dir",
+    "img2img_batch_output_dir",
+    "img2img_batch_inpaint_mask_dir",
+]
 
 
 def number(page: Any, elem_id: str) -> float:

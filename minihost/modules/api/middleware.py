@@ -13,17 +13,27 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
 from modules import errors
 from modules.shared_cmd_options import cmd_opts
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 log = logging.getLogger(__name__)
 
 
+def _add(app: FastAPI, cls: type, **options: Any) -> None:
+    """Put middleware outermost, also into an application that answers requests already.
+
+    The running stack stays in place until `close_middleware` swaps it, so no request falls between.
+    """
+    app.user_middleware.insert(0, Middleware(cls, **options))
+
+
 def setup_middleware(app: FastAPI) -> None:
-    """Open a started application for middleware and add the host's own."""
-    app.middleware_stack = None
+    """Add the host's own middleware to an application."""
     if cmd_opts.cors_allow_origins or cmd_opts.cors_allow_origins_regex:
-        app.add_middleware(
+        _add(
+            app,
             CORSMiddleware,
             allow_methods=["*"],
             allow_credentials=True,
@@ -31,11 +41,11 @@ def setup_middleware(app: FastAPI) -> None:
             allow_origins=(cmd_opts.cors_allow_origins or "").split(","),
             allow_origin_regex=cmd_opts.cors_allow_origins_regex,
         )
-    app.add_middleware(GZipMiddleware, minimum_size=1000)
+    _add(app, GZipMiddleware, minimum_size=1000)
 
 
 def close_middleware(app: FastAPI) -> None:
-    """Build the stack; from here on the application refuses further middleware."""
+    """Put the stack into use; from here on the application refuses further middleware."""
     app.middleware_stack = app.build_middleware_stack()
 
 
@@ -59,31 +69,30 @@ def error_response(e: Exception) -> JSONResponse:
     )
 
 
+async def _log_and_time(request: Request, call_next: Callable) -> Any:
+    started = time.time()
+    response = await call_next(request)
+    took = f"{time.time() - started:.4f}"
+    response.headers["X-Process-Time"] = took
+    endpoint = request.scope.get("path", "")
+    if cmd_opts.api_log and endpoint.startswith("/sdapi"):
+        log.warning("%s %s %s %s", response.status_code, request.method, endpoint, took)
+    return response
+
+
+async def _catch(request: Request, call_next: Callable) -> Any:
+    try:
+        return await call_next(request)
+    except Exception as e:
+        return error_response(e)
+
+
+async def _answer(_request: Request, e: Exception) -> JSONResponse:
+    return error_response(e)
+
+
 def api_middleware(app: FastAPI) -> None:
     """Turn exceptions of all routes into JSON, and log requests if asked."""
-
-    @app.middleware("http")
-    async def log_and_time(req: Request, call_next: Callable) -> Any:
-        started = time.time()
-        res = await call_next(req)
-        took = f"{time.time() - started:.4f}"
-        res.headers["X-Process-Time"] = took
-        endpoint = req.scope.get("path", "")
-        if cmd_opts.api_log and endpoint.startswith("/sdapi"):
-            log.warning("%s %s %s %s", res.status_code, req.method, endpoint, took)
-        return res
-
-    @app.middleware("http")
-    async def exception_handling(request: Request, call_next: Callable) -> Any:
-        try:
-            return await call_next(request)
-        except Exception as e:
-            return error_response(e)
-
-    @app.exception_handler(Exception)
-    async def any_exception(request: Request, e: Exception) -> JSONResponse:
-        return error_response(e)
-
-    @app.exception_handler(HTTPException)
-    async def http_exception(request: Request, e: HTTPException) -> JSONResponse:
-        return error_response(e)
+    _add(app, BaseHTTPMiddleware, dispatch=_log_and_time)
+    _add(app, BaseHTTPMiddleware, dispatch=_catch)
+    app.exception_handlers |= {Exception: _answer, HTTPException: _answer}
