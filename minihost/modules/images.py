@@ -253,7 +253,7 @@ def save_image_with_geninfo(
 
 def _exif_with_comment(text: str) -> bytes:
     exif = Image.Exif()
-    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+    exif[EXIF_IFD] = {USER_COMMENT: b"UNICODE\0" + text.encode("utf-16-be")}
     return exif.tobytes()
 
 

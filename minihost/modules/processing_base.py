@@ -40,7 +40,7 @@ class StableDiffusionProcessing:
     styles: list[str] | None = None
     seed: int = -1
     subseed: int = -1
-    subseed_strength: float = 0
+    subseed_strength: float = 0.0
     seed_resize_from_h: int = -1
     seed_resize_from_w: int = -1
     seed_enable_extras: bool = True
@@ -72,8 +72,8 @@ class StableDiffusionProcessing:
     sampler_index: int | None = None
     refiner_checkpoint: str | None = None
     refiner_switch_at: float | None = None
-    token_merging_ratio: float = 0
-    token_merging_ratio_hr: float = 0
+    token_merging_ratio: float = 0.0
+    token_merging_ratio_hr: float = 0.0
     disable_extra_networks: bool = False
     firstpass_image: Image.Image | None = None
 

@@ -81,11 +81,28 @@ def setup_color_correction(image: Image.Image) -> np.ndarray:
 
 
 def apply_color_correction(correction: np.ndarray, original_image: Image.Image) -> Image.Image:
-    """Match the histogram of each Lab channel."""
-    source = cv2.cvtColor(np.asarray(original_image.convert("RGB")), cv2.COLOR_RGB2LAB)
+    """Match the histogram of each Lab channel; the result's own luminosity stays."""
+    original = np.asarray(original_image.convert("RGB"))
+    source = cv2.cvtColor(original, cv2.COLOR_RGB2LAB)
     matched = [_match_histogram(source[..., c], correction[..., c]) for c in range(3)]
     lab = np.stack(matched, axis=-1).astype(np.uint8)
-    return Image.fromarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB))
+    colors = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    return Image.fromarray(_with_luminosity(colors, original))
+
+
+def _with_luminosity(colors: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Hue and saturation of `colors`, luminosity of `light` (W3C compositing, "luminosity")."""
+    weights = np.array([0.299, 0.587, 0.114])
+    wanted = (light / 255.0 @ weights)[..., None]
+    moved = colors / 255.0
+    moved = moved + wanted - (moved @ weights)[..., None]
+    low, high = moved.min(axis=-1, keepdims=True), moved.max(axis=-1, keepdims=True)
+    tiny = 1e-9
+    raised = wanted + (moved - wanted) * wanted / np.maximum(wanted - low, tiny)
+    moved = np.where(low < 0, raised, moved)
+    lowered = wanted + (moved - wanted) * (1 - wanted) / np.maximum(high - wanted, tiny)
+    moved = np.where(high > 1, lowered, moved)
+    return (np.clip(moved, 0, 1) * 255).astype(np.uint8)
 
 
 def _match_histogram(source: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -546,8 +546,8 @@ def test_prompt_weights(host: Any, prompt: str, parts: list) -> None:
 def test_and_splits_and_shares_equal_parts(host: Any) -> None:
     from modules.prompt_parser import get_multicond_prompt_list
 
-    parts, flat, _ = get_multicond_prompt_list(["a AND b :0.5 AND a ", "b"])
-    assert list(flat) == ["a ", " b", " a ", "b"]
+    parts, flat, _ = get_multicond_prompt_list(["a AND b :0.5 AND a", "b"])
+    assert list(flat) == ["a", " b", " a", "b"]
     assert parts == [[(0, 1.0), (1, 0.5), (2, 1.0)], [(3, 1.0)]]
 
 
