@@ -7,11 +7,12 @@ from typing import Final
 
 import torch
 from minildm.checkpoint import checkpoint_tensors, save_half
-from minildm.config import ModelConfig, read_yaml
+from minildm.config import VAE_PREFIX, ModelConfig, read_yaml
 from minildm.text import TextEncoder, load_text_config
 from minildm.unet import UNetModel
 from minildm.vae import AutoencoderKL
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch import nn
 
 from .vocabulary import write_text_folder
@@ -120,6 +121,13 @@ def new_text_encoder() -> TextEncoder:
 def export_base(unet: nn.Module, vae: nn.Module, text: nn.Module) -> None:
     """Write the base model's file, fp16."""
     save_half(checkpoint_tensors(unet, vae, text), CHECKPOINT)
+
+
+def replace_vae(vae: nn.Module) -> None:
+    """Put another autoencoder into the base model's file."""
+    tensors = load_file(CHECKPOINT)
+    tensors |= {VAE_PREFIX + key: tensor for key, tensor in vae.state_dict().items()}
+    save_half(tensors, CHECKPOINT)
 
 
 def export_control(control: nn.Module, kind: str) -> None:

@@ -32,7 +32,7 @@ EMPTY_SHARE = 0.5
 BATCHES = {128: 16, 256: 4}
 LARGE_SHARE = 0.2
 LARGE_FROM = 0.35
-KINDS = ("canny", "depth", "inpaint", "scribble")
+KINDS = ("canny", "inpaint", "scribble", "depth")
 
 
 class HintPool:
