@@ -156,9 +156,10 @@ def check_base(ckpt: Checkpoint, shape: UNetShape, base: BaseUNet) -> None:
     fits_text = shape.context_dim in (0, base.shape.context_dim)
     fits_vector = shape.adm_channels in (None, base.shape.adm_channels)
     if not (fits_text and fits_vector):
+        other = "it" if shape.kind is base.shape.kind else base.shape.kind
         msg = (
             f"control model {ckpt.name} is made for {shape}, the loaded checkpoint {base.name} is "
-            f"{base.shape}; choose a control model for {base.shape.kind}"
+            f"{base.shape}; choose a control model made for {other}"
         )
         raise WrongBaseModelError(msg)
     if (shape.skips, shape.middle) != (base.shape.skips, base.shape.middle):

@@ -154,21 +154,32 @@ def test_unet_with_residuals_agrees_with_diffusers(
 
 
 def fill_large(module: nn.Module, seed: int) -> nn.Module:
-    """Fast random weights for a module on the meta device: one noise of prime length, repeated."""
-    noise = torch.empty(1_000_003).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+    """Random weights for a module on the meta device, in a fraction of its memory.
+
+    Tensors with the same fan-in are pieces of one noise, each beginning elsewhere: no two are
+    equal, so a mistaken name still shows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    fan_in = {name: s[1:].numel() if len(s) > 1 else 0 for name, s in shapes.items()}
+    shift = {name: 101 * position for position, name in enumerate(shapes)}
+    noises = {}
+    for fan in set(fan_in.values()):
+        length = max(shift[n] + shapes[n].numel() for n in shapes if fan_in[n] == fan)
+        bound = (3.0 / fan) ** 0.5 if fan else 0.2
+        noises[fan] = torch.empty(length).uniform_(-bound, bound, generator=generator)
+    gains = noises[0] + 1.0
     weights = {}
-    for position, (name, value) in enumerate(module.state_dict().items()):
-        repeated = noise.roll(position).expand(value.numel() // len(noise) + 1, -1).reshape(-1)
-        bound = (3.0 / value[0].numel()) ** 0.5 if value.dim() > 1 else 0.2
-        is_gain = value.dim() == 1 and name.endswith("weight")
-        tensor = repeated[: value.numel()].mul(bound).add_(1.0 if is_gain else 0.0)
-        weights[name] = tensor.view(value.shape)
+    for name, shape in shapes.items():
+        is_gain = len(shape) == 1 and name.endswith("weight")
+        noise = gains if is_gain else noises[fan_in[name]]
+        weights[name] = noise[shift[name] : shift[name] + shape.numel()].view(shape)
     module.load_state_dict(weights, assign=True)
     return module.eval().requires_grad_(False)
 
 
 def test_full_width_sd15_agrees_with_diffusers_slow() -> None:
-    """361 million parameters, then 860; about 4 GB, since both sides share tensors."""
+    """361 million parameters, then 860; both sides share tensors, in little memory."""
     config = oracle.PUBLISHED["sd15"]
     with torch.device("meta"):
         unet = UNetModel(**FULL_WIDTH)

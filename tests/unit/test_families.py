@@ -260,7 +260,19 @@ def test_wrong_base_names_both(file: str, loaded: str, theirs: str, ours: str) -
         identify(ckpt).load(ckpt, published_base(loaded, "dream"), torch.float32, "cpu")
     text = str(caught.value)
     assert text.startswith(f"control model control_sd15_xl_sd21 is {theirs}, ")
-    assert f"the loaded checkpoint dream {ours}" in text
+    assert f"the loaded checkpoint dream {ours}; choose a control model made for SD" in text
+
+
+def test_wrong_base_of_the_same_kind_gives_no_confusing_advice() -> None:
+    """The bundled demo checkpoint is an SD1 of its own width."""
+    base = BaseUNet(nn.Module(), describe_unet(empty_unet("demo")), "demo", "demo")
+    ckpt = memory_checkpoint(golden("sd15_original"), "control_v11p_sd15_canny.pth")
+    with pytest.raises(WrongBaseModelError) as caught:
+        identify(ckpt).load(ckpt, base, torch.float32, "cpu")
+    assert str(caught.value) == (
+        "control model control_v11p_sd15_canny is made for SD1 (context 768), the loaded "
+        "checkpoint demo is SD1 (context 128); choose a control model made for it"
+    )
 
 
 def test_wrong_widths_of_the_same_kind_are_named(tmp_path: Path) -> None:
