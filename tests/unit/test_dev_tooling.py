@@ -6,6 +6,7 @@ import argparse
 import configparser
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,60 @@ def test_dev_prepared_environment_is_used_as_it_is(
 
     monkeypatch.setattr(dev, "pip", no_pip)
     assert dev.ensure(env) == env.python
+
+
+@dataclass
+class Runs:
+    """Stands in for dev.run: notes the commands, answers with prepared exit statuses."""
+
+    statuses: dict[str, int] = field(default_factory=dict)
+    commands: list[tuple[str, ...]] = field(default_factory=list)
+
+    def __call__(self, _python: Path, *arguments: str) -> int:
+        self.commands.append(arguments)
+        return next((s for word, s in self.statuses.items() if word in arguments), 0)
+
+
+def run_tests(monkeypatch: pytest.MonkeyPatch, words: list[str], **statuses: int) -> tuple:
+    runs = Runs({f"tests/{suite}": status for suite, status in statuses.items()})
+    monkeypatch.setattr(dev, "run", runs)
+    options, rest = dev.parser().parse_known_args(["test", *words])
+    status = dev.test(Path("python"), options, rest)
+    return status, [command[2:] for command in runs.commands]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], [("tests/unit",), ("tests/host",), ("tests/http",)]),
+        (["--fast"], [("tests/unit",)]),
+        (["--fast", "-x"], [("tests/unit", "-x")]),
+        (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
+        (["--fast", "--no-browser"], [("tests/unit", "-m", "not browser")]),
+        (["--fast", "-k", "a or b"], [("tests/unit", "-k", "a or b")]),
+        (["tests/unit/test_readme.py::test_x"], [("tests/unit/test_readme.py::test_x",)]),
+    ],
+    ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else "",
+)
+def test_dev_test_starts_the_suites(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], expected: list[tuple[str, ...]]
+) -> None:
+    assert run_tests(monkeypatch, words) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ({"unit": 1}, 1),
+        ({"host": 2}, 1),
+        ({"unit": 5, "http": 5}, 0),
+        ({"unit": 5, "host": 5, "http": 5}, 5),
+    ],
+    ids=["a failed suite", "a broken suite", "selected in one", "selected nowhere"],
+)
+def test_dev_test_status_is_that_of_all_suites(
+    monkeypatch: pytest.MonkeyPatch, statuses: dict[str, int], expected: int
+) -> None:
+    status, commands = run_tests(monkeypatch, [], **statuses)
+    assert status == expected
+    assert len(commands) == 3, "a failure must not hide the later suites"
