@@ -39,6 +39,7 @@ class UnitValue(State):
         super().__init__(value=ControlNetUnit(), **settings)
         self.stateful = False  # kept by the browser, not by the session
         self.widgets: dict[str, gr.components.Component] = {}
+        self.unit_widgets: Any = None  # the panel's `UnitWidgets`, for pasting
 
     def get_block_name(self) -> str:
         """The browser draws nothing for a "state"."""

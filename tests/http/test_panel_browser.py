@@ -88,7 +88,7 @@ def generate(page: Any) -> None:
 
 def gallery(page: Any, count: int) -> list[np.ndarray]:
     """The pictures of the gallery once there are so many."""
-    thumbnails = "#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img"
+    thumbnails = "#txt2img_gallery .grid-container img"
     page.wait_for_function(
         "([selector, count]) => document.querySelectorAll(selector).length === count",
         arg=[thumbnails, count],
@@ -197,11 +197,13 @@ def test_edit_right_before_the_click_counts(panel: Any, picture: Path) -> None:
     choose_type(page, "Canny")
     wait_for_value(page, "model_dropdown", "control_")
     page.evaluate(
-        """(unit) => {
+        """async (unit) => {
           const box = document.querySelector(
             `${unit}_controlnet_control_weight_slider input[type=number]`);
           box.value = "0.35";
           box.dispatchEvent(new Event("input", { bubbles: true }));
+          // The next event, as early as a browser can deliver one.
+          await new Promise((next) => setTimeout(next, 0));
           document.querySelector("#txt2img_generate").click();
         }""",
         UNIT,
