@@ -354,7 +354,8 @@ def _script_arg(api_models: Any, control: Any) -> Any:
     for name in ("value", "minimum", "maximum", "step"):
         value = getattr(control, name, None)
         if value is not None:
-            setattr(info, name, value)
+            # Plain data: version 2 of pydantic answers with nothing else.
+            setattr(info, name, jsonable_encoder(value))
     choices = getattr(control, "choices", None)
     if choices is not None:
         # Radio and CheckboxGroup keep (label, value) pairs, Dropdown plain strings.
