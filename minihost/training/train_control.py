@@ -30,7 +30,7 @@ NEW_RATE = 1.5e-3
 COPY_RATE = 1e-3
 EMPTY_SHARE = 0.5
 BATCHES = {128: 16, 256: 4}
-LARGE_SHARE = 0.2
+LARGE_SHARE = 0.4
 LARGE_FROM = 0.35
 KINDS = ("canny", "inpaint", "scribble", "depth")
 
@@ -81,7 +81,7 @@ def hint_tensor(hint: np.ndarray) -> Tensor:
 
 
 def train(
-    kind: str, minutes: float, start_from: str | None = None, save_every: float = 150
+    kind: str, minutes: float, start_from: str | None = None, save_every: float = 270
 ) -> ControlNet:
     """Train or resume until the clock has run for `minutes`; the averaged network.
 
