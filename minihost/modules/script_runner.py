@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from fastapi.encoders import jsonable_encoder
 from modules import errors, script_callbacks
 from modules.script_base import AlwaysVisible, OnComponent, Script
 
