@@ -366,8 +366,9 @@ def test_maps_follow_the_pictures_once_per_unit(webui, fields, settings, maps):
     answer = webui.txt2img(
         **request(unit(**fields), batch_size=2, n_iter=2, override_settings=settings)
     )
-    assert answer.info["index_of_first_image"] == 1  # the grid comes first
-    assert len(answer.images) == 1 + 4 + maps
+    assert answer.info["index_of_first_image"] == 0
+    assert len(answer.images) == 4 + maps
+    assert len(answer.info["infotexts"]) == 4
 
 
 def test_infotext_names_the_unit_that_ran(webui):
