@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+
+# It compares the ends of a walk in different precisions and clamps them itself.
+warnings.filterwarnings("ignore", message="Should have t[ab]", module="torchsde")
 
 approximation_indexes = {"Full": 0, "Approx NN": 1, "Approx cheap": 2, "TAESD": 3}
 
