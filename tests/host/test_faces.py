@@ -1,0 +1,139 @@
+"""Settings, HTTP services and the panel as the host sees them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+from starlette.testclient import TestClient
+
+from lib_controlnet import api
+from lib_controlnet.host import settings
+from lib_controlnet.unit import PUBLIC_FIELDS
+
+
+def runtime() -> Any:
+    """The services of the running extension; the host must have been started."""
+    from lib_controlnet.host.a1111 import runtime as running
+
+    return running()
+
+
+PUBLISHED = set(
+    [
+        "control_net_detectedmap_dir",
+        "control_net_models_path",
+        "control_net_modules_path",
+        "control_net_unit_count",
+        "control_net_model_cache_size",
+        "control_net_inpaint_blur_sigma",
+        "control_net_no_detectmap",
+        "control_net_detectmap_autosaving",
+        "control_net_allow_script_control",
+        "control_net_sync_field_args",
+        "controlnet_show_batch_images_in_ui",
+        "controlnet_increment_seed_during_batch",
+        "controlnet_disable_openpose_edit",
+        "controlnet_disable_photopea_edit",
+        "controlnet_photopea_warning",
+        "controlnet_ignore_noninpaint_mask",
+        "controlnet_clip_detector_on_cpu",
+        "controlnet_control_type_dropdown",
+    ]
+)
+LABELS = {
+    "control_net_detectedmap_dir": ("detected_maps", "Directory for detected maps auto saving"),
+    "control_net_unit_count": (3, "Multi-ControlNet: ControlNet unit number"),
+    "control_net_model_cache_size": (2, "Model cache size"),
+    "control_net_inpaint_blur_sigma": (7, "ControlNet inpainting Gaussian blur sigma"),
+    "control_net_no_detectmap": (False, "Do not append detectmap to output"),
+    "control_net_detectmap_autosaving": (False, "Allow detectmap auto saving"),
+    "control_net_allow_script_control": (False, "Allow other script to control this extension"),
+    "control_net_sync_field_args": (True, "Paste ControlNet parameters in infotext"),
+    "controlnet_photopea_warning": (True, "Photopea popup warning"),
+    "controlnet_control_type_dropdown": (False, "Display control type as dropdown"),
+    "control_net_on_error": ("stop", "When a ControlNet unit cannot do what it was asked"),
+}
+
+
+def test_settings_are_registered_with_published_keys_labels_and_defaults(host: object) -> None:
+    from modules import shared
+
+    for key, (default, label) in LABELS.items():
+        option = shared.opts.data_labels[key]
+        assert (option.default, option.label) == (default, label)
+        assert tuple(option.section)[:2] == ("control_net", "ControlNet")
+    assert {item.key for item in settings.SETTINGS} >= PUBLISHED
+    assert all(item.key in shared.opts.data_labels for item in settings.SETTINGS)
+
+
+def test_runtime_reads_settings_when_asked(host: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, "control_net_unit_count", 5)
+    assert runtime().unit_count() == 5
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        (None, {}),
+        ("me:secret", {"me": "secret"}),
+        ("me:se:cret,you:other", {"me": "se:cret", "you": "other"}),
+    ],
+)
+def test_credentials_are_those_of_the_flag(
+    host: object, monkeypatch: pytest.MonkeyPatch, flag: str | None, expected: dict
+) -> None:
+    from modules import shared
+
+    from lib_controlnet.host.web import A1111Web
+
+    monkeypatch.setattr(shared.cmd_opts, "api_auth", flag)
+    assert A1111Web().credentials() == expected
+
+
+def test_routes_obey_the_hosts_credentials(host: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules import shared
+
+    monkeypatch.setattr(shared.cmd_opts, "api_auth", "me:secret")
+    app = FastAPI()
+    api.mount(app, runtime())
+    with TestClient(app) as client:
+        assert client.get("/controlnet/version").status_code == 401
+        assert client.get("/controlnet/version", auth=("me", "secret")).json() == {"version": 3}
+
+
+@pytest.mark.parametrize(("samples", "kind"), [("png", "PNG"), ("jpg", "JPEG")])
+def test_pictures_are_encoded_in_the_format_of_samples(
+    host: object, monkeypatch: pytest.MonkeyPatch, samples: str, kind: str
+) -> None:
+    from modules import shared
+
+    from lib_controlnet.host.web import A1111Web
+
+    monkeypatch.setitem(shared.opts.data, "samples_format", samples)
+    text = A1111Web().encode(Image.new("RGB", (8, 8), "red"))
+    assert Image.open(io.BytesIO(base64.b64decode(text))).format == kind
+
+
+def test_fetch_of_a_local_address_is_refused(host: object) -> None:
+    from lib_controlnet.host.web import A1111Web
+
+    with pytest.raises(OSError, match=r"(?i)request"):
+        A1111Web().fetch("http://127.0.0.1/picture.png")
+
+
+def test_script_gives_one_default_unit_per_slot_in_both_tabs(host: object) -> None:
+    from modules import scripts
+
+    for runner in (scripts.scripts_txt2img, scripts.scripts_img2img):
+        script = next(s for s in runner.alwayson_scripts if s.title() == "ControlNet")
+        assert script.args_to - script.args_from == runtime().unit_count()
+        for argument in script.api_info.args:
+            assert set(PUBLIC_FIELDS) == set(dict(argument.value))
+        assert len(script.infotext_fields) == 11 * runtime().unit_count()
