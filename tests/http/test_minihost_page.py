@@ -85,18 +85,18 @@ def set_number(page: Any, elem_id: str, value: float) -> None:
 
 def generate(page: Any, tab: str) -> str:
     """Press Generate and return the text under the gallery once the task ended."""
-    page.evaluate(f"document.getElementById('html_log_{tab}').dataset.old = '1'")
-    before = page.inner_text(f"#html_log_{tab}")
     page.click(f"#{tab}_generate")
+    page.wait_for_selector(f"#{tab}_interrupt", state="visible")
+    page.wait_for_selector(f"#{tab}_generate", state="visible", timeout=180_000)
+    # While the answer is on its way gradio writes "processing" into its outputs.
     page.wait_for_function(
-        """([tab, before]) => {
+        """(tab) => {
             const text = document.getElementById('html_log_' + tab).innerText;
-            return text.includes('Time taken') && text !== before;
+            return text.includes('Time taken') && !text.includes('processing');
         }""",
-        arg=[tab, before],
-        timeout=180_000,
+        arg=tab,
+        timeout=60_000,
     )
-    page.wait_for_selector(f"#{tab}_generate", state="visible")
     return page.inner_text(f"#html_log_{tab}")
 
 
@@ -221,6 +221,22 @@ def test_inpaint_with_a_drawn_mask_repaints_only_there(page: Any, tmp_path: Path
     changed = np.abs(result.astype(int) - picture).max(axis=2) > 0
     assert changed[28:36, 28:36].any(), "repainted under the stroke"
     assert not changed[:8].any(), "kept away from it"
+
+
+def test_batch_tab_makes_one_picture_per_file(page: Any, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.png" for name in ("first", "second")]
+    for path in files:
+        Image.new("RGB", (64, 64), "gray").save(path)
+    open_tab(page, "img2img")
+    page.click("#mode_img2img > .tab-nav button:text-is('Batch')")
+    page.set_input_files("#img2img_batch_upload input[type=file]", [str(x) for x in files])
+    page.wait_for_function(
+        "document.querySelector('#img2img_batch_upload').innerText.includes('second.png')"
+    )
+    for name, value in (("steps", 3), ("width", 64), ("height", 64)):
+        set_number(page, f"img2img_{name}", value)
+    generate(page, "img2img")
+    assert len(page.query_selector_all("#img2img_gallery .thumbnails > .thumbnail-item")) == 2
 
 
 def test_settings_are_saved_and_reach_the_scripts(page: Any, webui: Any) -> None:
