@@ -129,23 +129,11 @@ def img2img(
     """Gallery, generation info, infotext and comments for the tab's values."""
     del id_task
     mode = int(mode or 0)
-    image, mask = input_of_mode(
-        mode,
-        init_img,
-        sketch,
-        init_img_with_mask,
-        inpaint_color_sketch,
-        inpaint_color_sketch_orig,
-        init_img_inpaint,
-        init_mask_inpaint,
-        mask_blur,
-        mask_alpha,
-    )
+    pictures = (init_img, sketch, init_img_with_mask, inpaint_color_sketch)
+    originals = (inpaint_color_sketch_orig, init_img_inpaint, init_mask_inpaint)
+    image, mask = input_of_mode(mode, *pictures, *originals, mask_blur, mask_alpha)
     if selected_scale_tab == 1 and mode != MODE_BATCH:
-        if image is None:
-            msg = "'Resize by' needs an input picture, and the tab has none"
-            raise ValueError(msg)
-        width, height = int(image.width * scale_by), int(image.height * scale_by)
+        width, height = _scaled_size(image, scale_by)
     if not 0.0 <= denoising_strength <= 1.0:
         msg = f"denoising strength is {denoising_strength}, expected 0 to 1"
         raise ValueError(msg)
@@ -183,6 +171,8 @@ def img2img(
         if mode == MODE_BATCH:
             uploaded = img2img_batch_source_type == "upload"
             files = _batch_files(img2img_batch_upload if uploaded else img2img_batch_input_dir)
+            wanted = (img2img_batch_png_info_props, img2img_batch_png_info_dir)
+            info = _png_info(img2img_batch_use_png_info, *wanted)
             processed = process_batch(
                 p,
                 files,
@@ -190,16 +180,25 @@ def img2img(
                 None if uploaded else img2img_batch_inpaint_mask_dir,
                 args,
                 scale_by=scale_by if selected_scale_tab == 1 else None,
-                png_info=_png_info(
-                    img2img_batch_use_png_info,
-                    img2img_batch_png_info_props,
-                    img2img_batch_png_info_dir,
-                ),
+                png_info=info,
             )
         else:
             processed = scripts.scripts_img2img.run(p, *args)
             processed = process_images(p) if processed is None else processed
     shared.total_tqdm.clear()
+    return _answer(processed)
+
+
+def _scaled_size(image: Image.Image | None, factor: float) -> tuple[int, int]:
+    """(width, height) of the input picture times a factor."""
+    if image is None:
+        msg = "'Resize by' needs an input picture, and the tab has none"
+        raise ValueError(msg)
+    return int(image.width * factor), int(image.height * factor)
+
+
+def _answer(processed: Any) -> tuple:
+    """What the tab shows: gallery, generation info, infotext, comments."""
     if opts.do_not_show_images:
         processed.images = []
     return (

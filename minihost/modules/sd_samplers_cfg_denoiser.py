@@ -180,16 +180,8 @@ class CFGDenoiser(nn.Module):
             x = self.apply_blend(x, sigma)
 
         x_in, sigma_in, image_cond_in = _rows(x, sigma, image_cond, conds_list, is_edit)
-        params = CFGDenoiserParams(
-            x_in,
-            image_cond_in,
-            sigma_in,
-            state.sampling_step,
-            state.sampling_steps,
-            tensor,
-            uncond,
-            self,
-        )
+        steps = (state.sampling_step, state.sampling_steps)
+        params = CFGDenoiserParams(x_in, image_cond_in, sigma_in, *steps, tensor, uncond, self)
         cfg_denoiser_callback(params)
         x_in, image_cond_in, sigma_in = params.x, params.image_cond, params.sigma
         tensor, uncond = params.text_cond, params.text_uncond
@@ -213,12 +205,11 @@ class CFGDenoiser(nn.Module):
         if self.need_last_noise_uncond:
             self.last_noise_uncond = torch.clone(x_out[-uncond.shape[0] :])
 
+        scale = cond_scale * self.cond_scale_miltiplier
         if is_edit:
-            denoised = self.combine_denoised_for_edit_model(
-                x_out, cond_scale * self.cond_scale_miltiplier
-            )
+            denoised = self.combine_denoised_for_edit_model(x_out, scale)
         else:
-            scale = 1.0 if skip_uncond else cond_scale * self.cond_scale_miltiplier
+            scale = 1.0 if skip_uncond else scale
             denoised = self.combine_denoised(x_out, conds_list, uncond, scale)
         if not self.mask_before_denoising and self.mask is not None:
             denoised = self.apply_blend(denoised, sigma)
