@@ -263,6 +263,7 @@ ROW_CALLS = [
     ("longer prompt, together", [LONG] * 2, "b", True, [2, 2]),
     ("longer prompt, AND, together", [f"{LONG} AND b AND c", "d"], "e", True, [4, 2]),
     ("longer prompt, AND, apart", [f"{LONG} AND b AND c", "d"], "e", False, [2, 2, 2]),
+    ("longer prompt, three parts, one picture", [f"{LONG} AND b AND c"], "e", True, [2, 1, 1]),
     ("longer negative", ["a"] * 2, LONG, True, [2, 2]),
 ]
 
@@ -281,7 +282,7 @@ def test_rows_of_each_call(
     rows: list[int],
 ) -> None:
     option(monkeypatch, batch_cond_uncond=together)
-    txt2img(prompt=prompts, negative_prompt=negative, batch_size=2, steps=1)
+    txt2img(prompt=prompts, negative_prompt=negative, batch_size=len(prompts), steps=1)
     assert unet.log.rows == rows
 
 
