@@ -8,7 +8,11 @@ import gradio as gr
 import numpy as np
 from modules import images, scripts, shared
 from modules.infotext_utils import create_override_settings_dict, parse_generation_parameters
-from modules.processing import StableDiffusionProcessingImg2Img, process_images
+from modules.processing import (
+    StableDiffusionProcessingImg2Img,
+    create_binary_mask,
+    process_images,
+)
 from modules.processing_infotext import Processed
 from modules.shared import opts, state
 from modules.ui_common import plaintext_to_html
@@ -51,10 +55,7 @@ def input_of_mode(
     if mode == MODE_INPAINT:
         if init_img_with_mask is None:
             return None, None
-        mask = init_img_with_mask["mask"].split()[-1].convert("L")
-        if init_img_with_mask["mask"].mode != "RGBA":
-            mask = init_img_with_mask["mask"].convert("L")
-        mask = mask.point(lambda value: 255 if value > 128 else 0)
+        mask = create_binary_mask(init_img_with_mask["mask"])
         return _picture(init_img_with_mask["image"]), mask
     if mode == MODE_INPAINT_SKETCH:
         return _from_color_sketch(
