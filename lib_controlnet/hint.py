@@ -74,7 +74,7 @@ def to_pixels(placed: np.ndarray) -> Tensor:
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(placed)).permute(2, 0, 1)[None].float() / 255.0
+    return torch.from_numpy(np.array(placed, order="C")).permute(2, 0, 1)[None].float() / 255.0
 
 
 def to_hint(placed: np.ndarray) -> Tensor:
