@@ -13,6 +13,7 @@ from minildm.text import tokenize
 from minildm.unet import UNetModel, timestep_embedding
 from minildm.vae import AutoencoderKL
 from training import assets
+from training.control import ControlNet, controlled_forward
 from training.vocabulary import WORDS, learn_merges
 
 diffusers = pytest.importorskip("diffusers")
@@ -287,3 +288,23 @@ def test_missing_tensors_are_reported_with_the_part(demo_files):
     broken.with_suffix(".yaml").write_text(demo_files.with_suffix(".yaml").read_text())
     with pytest.raises(ValueError, match="1 tensors missing under first_stage_model"):
         load_checkpoint(broken)
+
+
+def test_fresh_control_changes_nothing():
+    torch.manual_seed(0)
+    unet = assets.new_unet().eval()
+    randomise(unet)
+    control = ControlNet(unet).eval()
+    x, times = torch.randn(2, 4, 8, 8), torch.tensor([5.0, 900.0])
+    context = torch.randn(2, 77, assets.CONTEXT_DIM)
+    with torch.no_grad():
+        guided = control.guide(torch.rand(2, 3, 64, 64))
+        residuals = control(x, guided, times, context)
+        assert torch.equal(
+            controlled_forward(unet, x, times, context, residuals), unet(x, times, context)
+        )
+        control.middle_block_out[0].weight.fill_(0.1)
+        residuals = control(x, guided, times, context)
+        assert not torch.equal(
+            controlled_forward(unet, x, times, context, residuals), unet(x, times, context)
+        )

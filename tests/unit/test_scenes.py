@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from training import captions
+from training import captions, measures
 from training.data import class_map, segment_picture
 from training.evaluate import source_of
 from training.hints import HINTS
@@ -109,3 +109,37 @@ def test_captions_use_the_vocabulary_but_for_junk(scenes):
     for scene in scenes:
         words = scene.caption.replace(",", " ").split()
         assert set(words) <= known, scene.caption
+
+
+def test_measures_recognise_true_pictures():
+    right, count = np.zeros(3), 0
+    for seed in range(4000, 4120):
+        scene = make_scene(seed)
+        if len(scene.things) != 1 or scene.background[0] != "plain":
+            continue
+        thing, count = scene.things[0], count + 1
+        shape, colour = measures.main_thing(scene.picture)
+        ground = measures.background_colour(scene.picture)
+        right += [shape == thing.shape, colour == thing.colour, ground == scene.background[1][0]]
+    assert count > 5
+    assert (right / count >= 0.8).all(), right / count
+
+
+def test_edge_f1_is_high_for_the_own_edges_and_low_for_others(scenes):
+    own = [measures.edge_f1(s.picture, source_of(s).edges) for s in scenes[:8]]
+    other = [
+        measures.edge_f1(a.picture, source_of(b).edges)
+        for a, b in zip(scenes[:8], scenes[8:16], strict=True)
+    ]
+    assert np.mean(own) > 0.75
+    assert np.mean(other) < 0.5
+
+
+def test_kept_error_ignores_masked_pixels(scenes):
+    picture = scenes[3].picture
+    hint = picture.astype(np.float32) / 255
+    hint[20:60, 20:60] = -1.0
+    changed = picture.copy()
+    changed[20:60, 20:60] = 0
+    assert measures.kept_error(changed, hint) < 1e-3
+    assert measures.seam_error(picture, picture, hint) == 0.0
