@@ -63,7 +63,9 @@ METHOD: Final = """## How they were made
   velocity prediction up to 20, AdamW 1e-3, 10% empty captions, averaged weights; the last part on
   mixed sizes of 128, 192 and 256 pixels.
 - ControlNets (arXiv 2302.05543): locked base, trainable copy of encoder and middle, zero
-  convolutions, half of the prompts emptied.
+  convolutions, half of the prompts emptied. Scribble and depth begin with canny's weights, which
+  already read lines, and take half of the time.
+- At the end the decoder alone is trained on, with a little noise on the latents.
 - Every normalised width is at least 64, because the WebUI's modules use 32 groups.
 """
 
@@ -112,9 +114,11 @@ def _log_row(path: Path) -> str:
     LOGS.mkdir(parents=True, exist_ok=True)
     lines = [f"{r['step']},{r['loss']},{r['seconds']}" for r in kept]
     (LOGS / path.name).write_text("\n".join(["step,loss,seconds", *lines]) + "\n", "utf-8")
-    data = "64-pixel crops x 16" if path.stem == "vae" else "latents x 32"
-    if path.stem.startswith("control"):
+    data = "64-pixel crops x 16"
+    if path.stem == "base":
+        data = "latents x 32"
+    elif path.stem.startswith("control"):
         data = "latents and hints x 16"
     last = rows[-1]
     minutes = float(last["seconds"]) / 60
-    return f"| {path.stem} | {data} | {last['step']} | {minutes:.0f} | {float(last['loss']):.3f} |"
+    return f"| {path.stem.replace('_', ' ')} | {data} | {last['step']} | {minutes:.0f} | {float(last['loss']):.3f} |"
