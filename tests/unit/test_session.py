@@ -14,7 +14,7 @@ from lib_controlnet.session import ControlSession
 from lib_controlnet.step import RowLayout
 
 ROWS = RowLayout.build([1], 1, 2)
-KINDS = ("SD1", "SD2", "SDXL", "demo")
+KINDS = ("SD1", "SDXL")
 
 
 @pytest.fixture(scope="module", params=KINDS)

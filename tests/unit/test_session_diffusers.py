@@ -27,9 +27,20 @@ def factors(mode: ControlMode, layers: int) -> list[float]:
     return [1.0 if mode is BALANCED else 0.825 ** (12 - i) for i in range(layers)]
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.5, 0.95])
-@pytest.mark.parametrize("calls", [[(0, 2)], [(0, 1), (1, 2)]], ids=["whole", "split"])
-@pytest.mark.parametrize("kind", ["SD1", "SD2", "SDXL"])
+WHOLE, SPLIT = [(0, 2)], [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "calls", "progress"),
+    [
+        ("SD1", WHOLE, 0.0),  # units 0 and 1 act
+        ("SD1", SPLIT, 0.3),  # all three
+        ("SD1", WHOLE, 0.5),  # unit 1 has just ended
+        ("SD2", SPLIT, 0.95),  # unit 0 alone
+        ("SDXL", WHOLE, 0.3),
+    ],
+    ids=["sd1-start", "sd1-split", "sd1-boundary", "sd2-end", "sdxl"],
+)
 @torch.no_grad()
 def test_session_agrees_with_diffusers(kind, calls, progress, tmp_path):
     base = tiny_base(kind)
