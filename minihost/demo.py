@@ -30,7 +30,9 @@ from training.scenes import Scene, make_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_UNSEEN = 9_000_000  # training never comes near this seed
-SCENE_SIZE = 128
+SCENE_SIZE = 128  # the size that most of the training had
+PAGE_SIZE = 256
+LINES = {"weight": 1.5, "threshold_a": 150, "threshold_b": 300}  # for photographs: fewer, firmer
 COMMON = {
     "cfg_scale": 4.0,
     "sampler_name": "DPM++ 2M",
@@ -132,7 +134,7 @@ def photograph_row(studio: Studio, name: str, prompt: str, seed: int) -> Row:
     photo = photographs.square(photographs.load(name), studio.size)
     ask = {"prompt": prompt, "seed": seed}
     free = studio.generate(f"{name} without control", **ask)[0]
-    canny = studio.unit("canny", photo, "canny")
+    canny = studio.unit("canny", photo, "canny", **LINES)
     one, edge_map, *_ = studio.generate(f"{name} canny", [canny], **ask)
     studio.save(f"{name} edges", edge_map)
     tiles = [
@@ -141,8 +143,7 @@ def photograph_row(studio: Studio, name: str, prompt: str, seed: int) -> Row:
         Tile(free, "without control", note(prompt, free, edge_map)),
         Tile(one, "one unit: canny", note(prompt, one, edge_map)),
     ]
-    second = next((kind for kind in ("scribble", "depth", "seg") if kind in studio.models), None)
-    if second == "scribble":
+    if "scribble" in studio.models:
         scribble = studio.unit("scribble", photo, "scribble_xdog", weight=0.6)
         two = studio.generate(f"{name} canny and scribble", [canny, scribble], **ask)[0]
         tiles.append(Tile(two, "two units: canny, scribble", note(prompt, two, edge_map)))
@@ -158,18 +159,18 @@ def prompts_row(studio: Studio, name: str, seed: int) -> Row:
     """One control, several prompts."""
     photo = photographs.square(photographs.load(name), studio.size)
     tiles = []
-    for number, prompt in enumerate(PROMPTS):
-        unit = studio.unit("canny", photo, "canny")
-        label = f"{name} prompt {number + 1}"
+    for number, prompt in enumerate(PROMPTS, 1):
+        unit = studio.unit("canny", photo, "canny", **LINES)
+        label = f"{name} prompt {number}"
         picture, edge_map, *_ = studio.generate(label, [unit], prompt=prompt, seed=seed + number)
-        tiles.append(Tile(picture, f"prompt {number + 1}", note(prompt, picture, edge_map)))
+        tiles.append(Tile(picture, f"prompt {number}", note(prompt, picture, edge_map)))
     return Row("Same edges, other prompts", tuple(tiles))
 
 
 def scene_row(studio: Studio, seed: int) -> Row:
     """A scene that training never saw: exact edges and depth, with one unit and with two."""
-    scene = shapes_scene(seed, studio.size)
-    ask = {"prompt": scene.caption, "seed": seed}
+    scene = shapes_scene(seed, PAGE_SIZE)
+    ask = {"prompt": scene.caption, "seed": seed, "width": PAGE_SIZE, "height": PAGE_SIZE}
     free = studio.generate("scene without control", **ask)[0]
     canny = studio.unit("canny", scene.picture, "canny")
     one, edge_map, *_ = studio.generate("scene canny", [canny], **ask)
@@ -194,8 +195,8 @@ def shapes_scene(seed: int, size: int) -> Scene:
 
 def inpaint_row(studio: Studio, seed: int) -> Row:
     """Replace a part of a scene, without and with the inpaint model."""
-    scene = shapes_scene(seed, studio.size)
-    size = studio.size
+    scene = shapes_scene(seed, PAGE_SIZE)
+    size = PAGE_SIZE
     mask = np.zeros((size, size), np.uint8)
     cv2.circle(mask, (size // 2, size // 2), size // 3, 255, -1)
     hole = scene.picture.copy()
@@ -203,6 +204,8 @@ def inpaint_row(studio: Studio, seed: int) -> Row:
     ask = {
         "prompt": INPAINT_PROMPT,
         "seed": seed,
+        "width": size,
+        "height": size,
         "init_images": [encode(scene.picture)],
         "mask": encode(mask),
         "denoising_strength": 1.0,
@@ -248,12 +251,16 @@ def main() -> None:
     """Command line entry."""
     reader = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.split("\n")[0])
     reader.add_argument("--output", type=Path, default=ROOT / "demo-output", help="folder")
-    reader.add_argument("--size", type=int, default=256, help="edge of the pictures, pixels")
+    reader.add_argument(
+        "--size", type=int, default=384, help="edge of the pictures from photographs"
+    )
     reader.add_argument("--seed", type=int, default=1, help="first seed")
-    reader.add_argument("--steps", type=int, default=20, help="sampling steps")
+    reader.add_argument("--steps", type=int, default=16, help="sampling steps")
     reader.add_argument("--scenes", type=int, default=8, help="unseen scenes to measure on")
     options = reader.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
+    for old in options.output.glob("[0-9][0-9]-*.png"):
+        old.unlink()
     started = time.perf_counter()
     studio = Studio(options.size, options.output, options.steps)
     print(f"embedded host ready in {time.perf_counter() - started:.0f} s", flush=True)
