@@ -229,3 +229,14 @@ def test_patches_refuse_the_same_key_twice(host: Any) -> None:
     assert Thing.field == 1
     with pytest.raises(RuntimeError, match="no patch"):
         patches.undo("test", Thing, "field")
+
+
+def test_host_serves_the_same_routes_over_http(host: Any) -> None:
+    import httpx
+
+    url = host.serve()
+    try:
+        answer = httpx.get(f"{url}/sdapi/v1/samplers", trust_env=False)
+        assert answer.json() == host.get("/sdapi/v1/samplers").json()
+    finally:
+        host.stop()
