@@ -121,4 +121,5 @@ def _log_row(path: Path) -> str:
         data = "latents and hints x 16"
     last = rows[-1]
     minutes = float(last["seconds"]) / 60
-    return f"| {path.stem.replace('_', ' ')} | {data} | {last['step']} | {minutes:.0f} | {float(last['loss']):.3f} |"
+    name, loss = path.stem.replace("_", " "), float(last["loss"])
+    return f"| {name} | {data} | {last['step']} | {minutes:.0f} | {loss:.3f} |"
