@@ -83,9 +83,9 @@ def set_number(page: Any, elem_id: str, value: float) -> None:
     page.press(f"#{elem_id} input[type=number]", "Tab")
 
 
-def generate(page: Any, tab: str) -> str:
+def generate(page: Any, tab: str, button: str | None = None) -> str:
     """Press Generate and return the text under the gallery once the task ended."""
-    page.click(f"#{tab}_generate")
+    page.click(f"#{button or f'{tab}_generate'}")
     page.wait_for_selector(f"#{tab}_interrupt", state="visible")
     page.wait_for_selector(f"#{tab}_generate", state="visible", timeout=180_000)
     # While the answer is on its way gradio writes "processing" into its outputs.
@@ -188,6 +188,16 @@ def test_paste_then_generate_then_send_to_img2img(page: Any) -> None:
     set_number(page, "img2img_steps", 3)
     assert "error" not in generate(page, "img2img").lower()
     assert "Denoising strength: 0.75" in page.inner_text("#html_info_img2img")
+
+
+def test_upscale_button_runs_the_second_pass_on_the_selected_picture(page: Any) -> None:
+    page.fill("#txt2img_prompt textarea", "a blue square")
+    for name, value in (("steps", 3), ("width", 64), ("height", 64)):
+        set_number(page, f"txt2img_{name}", value)
+    generate(page, "txt2img")
+    generate(page, "txt2img", button="txt2img_upscale")
+    page.wait_for_function("document.querySelector('#txt2img_gallery img').naturalWidth === 128")
+    assert "Hires upscale: 2" in page.inner_text("#html_info_txt2img")
 
 
 def test_error_is_shown_under_the_gallery(page: Any) -> None:
