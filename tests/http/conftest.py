@@ -184,6 +184,10 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+A1111_PAGE_ERROR = "Cannot read properties of undefined (reading 'props')"
+"""Raised by A1111 1.10.1 itself, without extensions, whenever a size box loses the focus."""
+
+
 @pytest.fixture
 def page(browser: Any, webui: WebUI) -> Iterator[Any]:
     """A fresh browser page on the WebUI, nothing else reachable; console errors fail the test."""
@@ -201,6 +205,8 @@ def page(browser: Any, webui: WebUI) -> Iterator[Any]:
     page.wait_for_selector("#txt2img_generate", timeout=120_000)
     yield page
     context.close()
+    if not webui.is_ours:
+        errors = [error for error in errors if error != A1111_PAGE_ERROR]
     assert not errors, f"the page raised: {errors}"
 
 
