@@ -40,13 +40,12 @@ COMMON = {
     "save_images": False,
 }
 PROMPTS = (
-    "an ink drawing in orange and blue",
-    "a mosaic of green and yellow",
-    "a mosaic of red, white and purple",
+    "an ink drawing in yellow",
+    "an ink drawing in white",
+    "a mosaic of orange and blue",
     "an ink drawing in pink and white",
     "a mosaic of blue",
 )
-INPAINT_PROMPT = "a yellow star on a blue background"
 
 
 def encode(picture: np.ndarray) -> str:
@@ -201,8 +200,9 @@ def inpaint_row(studio: Studio, seed: int) -> Row:
     cv2.circle(mask, (size // 2, size // 2), size // 3, 255, -1)
     hole = scene.picture.copy()
     hole[mask > 0] = 128
+    prompt = f"a white star on {scene.caption.rpartition(' on ')[2]}"
     ask = {
-        "prompt": INPAINT_PROMPT,
+        "prompt": prompt,
         "seed": seed,
         "width": size,
         "height": size,
@@ -221,7 +221,7 @@ def inpaint_row(studio: Studio, seed: int) -> Row:
         fill = studio.unit("inpaint", scene.picture, "inpaint_only")
         fill.pop("image")  # the unit takes the picture and the mask of img2img
         picture = studio.generate("inpaint one unit", [fill], **ask)[0]
-        tiles.append(Tile(picture, "one unit: inpaint", f"\u201c{INPAINT_PROMPT}\u201d"))
+        tiles.append(Tile(picture, "one unit: inpaint", f"\u201c{prompt}\u201d"))
     canny = studio.unit("canny", scene.picture, "canny")
     units = [fill, canny] if "inpaint" in studio.models else [canny]
     picture = studio.generate("inpaint with canny", units, **ask)[0]
@@ -266,7 +266,7 @@ def main() -> None:
     print(f"embedded host ready in {time.perf_counter() - started:.0f} s", flush=True)
     rows = [
         photograph_row(studio, "coffee", PROMPTS[0], options.seed),
-        photograph_row(studio, "astronaut", PROMPTS[2], options.seed),
+        photograph_row(studio, "astronaut", PROMPTS[1], options.seed),
         prompts_row(studio, "coffee", options.seed + 10),
         scene_row(studio, FIRST_UNSEEN + options.seed),
         inpaint_row(studio, FIRST_UNSEEN + options.seed + 1),
