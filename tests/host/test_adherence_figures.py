@@ -19,8 +19,8 @@ COUNT = 6
 MARGINS = {
     "edge_f1_2px": (True, 0.25),
     "edge_f1_4px": (True, 0.2),
-    "border_recall_2px": (True, 0.15),
-    "kept_error": (False, 15.0),
+    "border_recall_2px": (True, 0.3),
+    "kept_error": (False, 7.0),
 }
 
 
