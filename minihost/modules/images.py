@@ -257,6 +257,12 @@ def _exif_with_comment(text: str) -> bytes:
     return exif.tobytes()
 
 
+def _numbered(folder: Path, basename: str) -> str:
+    """Start of the next file's name."""
+    number = get_next_sequence_number(folder, basename)
+    return f"{number:05}" if basename == "" else f"{basename}-{number:04}"
+
+
 def save_image(  # noqa: PLR0913
     image: Image.Image,
     path: str | Path,
@@ -289,18 +295,14 @@ def save_image(  # noqa: PLR0913
         pattern = str(_option("directories_filename_pattern", "") or "[date]")
         folder = folder / apply_filename_pattern(pattern, p, seed, prompt).lstrip(" \\/")
     folder.mkdir(parents=True, exist_ok=True)
-
-    if forced_filename is None:
+    name = forced_filename
+    if name is None:
         decoration = ""
         if not (short_filename or seed is None):
             default = "[seed]" if save_to_dirs else "[seed]-[prompt_spaces]"
             pattern = str(_option("samples_filename_pattern", "") or default)
             decoration = "-" + apply_filename_pattern(pattern, p, seed, prompt)
-        number = get_next_sequence_number(folder, basename)
-        stem = f"{number:05}" if basename == "" else f"{basename}-{number:04}"
-        name = f"{stem}{decoration}{suffix}"
-    else:
-        name = forced_filename
+        name = _numbered(folder, basename) + decoration + suffix
 
     pnginfo = dict(existing_info or {})
     if info is not None:

@@ -72,6 +72,13 @@ def create_infotext(
         "negative_prompt": negative_prompt,
         "generation_params": generation_params,
     }
+    text = _joined(generation_params, index, context)
+    negative_text = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    return f"{prompt_text}{negative_text}\n{text}".strip()
+
+
+def _joined(generation_params: dict, index: int, context: dict) -> str:
+    """`key: value, ...`; lists are indexed, functions called, None is left out."""
     parts = []
     for key, value in generation_params.items():
         if isinstance(value, list):
@@ -80,8 +87,7 @@ def create_infotext(
             value = value(**context)
         if value is not None:
             parts.append(key if key == value else f"{key}: {infotext_utils.quote(value)}")
-    negative_text = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
-    return f"{prompt_text}{negative_text}\n{', '.join(parts)}".strip()
+    return ", ".join(parts)
 
 
 def _own_params(

@@ -241,9 +241,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             samples, image_conditioning = self._upscale_pictures(decoded_samples)
         state.nextjob()
 
-        left, top = self.truncate_x // 2, self.truncate_y // 2
-        right, bottom = (self.truncate_x + 1) // 2, (self.truncate_y + 1) // 2
-        samples = samples[:, :, top : samples.shape[2] - bottom, left : samples.shape[3] - right]
+        samples = self._truncated(samples)
         self.rng = rng.ImageRNG(
             samples.shape[1:],
             self.seeds,
@@ -253,13 +251,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             seed_resize_from_w=self.seed_resize_from_w,
         )
         noise = self.rng.next()
-        devices.torch_gc()
-        if not self.disable_extra_networks:
-            with devices.autocast():
-                extra_networks.activate(self, self.hr_extra_network_data)
-        with devices.autocast():
-            self.calculate_hr_conds()
-        sd_models.apply_token_merging(self.sd_model, self.get_token_merging_ratio(for_hr=True))
+        self._prepare_hr_conds()
         if self.scripts is not None:
             self.scripts.before_hr(self)
             self.scripts.process_before_every_sampling(
@@ -282,6 +274,21 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         )
         self.is_hr_pass = False
         return decoded
+
+    def _truncated(self, samples: Tensor) -> Tensor:
+        """The centre of latents (b, 4, h, w) that are larger than asked on one side."""
+        left, top = self.truncate_x // 2, self.truncate_y // 2
+        right, bottom = (self.truncate_x + 1) // 2, (self.truncate_y + 1) // 2
+        return samples[:, :, top : samples.shape[2] - bottom, left : samples.shape[3] - right]
+
+    def _prepare_hr_conds(self) -> None:
+        """Extra networks, prompts and token merging of the second pass."""
+        devices.torch_gc()
+        with devices.autocast():
+            if not self.disable_extra_networks:
+                extra_networks.activate(self, self.hr_extra_network_data)
+            self.calculate_hr_conds()
+        sd_models.apply_token_merging(self.sd_model, self.get_token_merging_ratio(for_hr=True))
 
     def _upscale_latents(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         for index in range(samples.shape[0]):

@@ -167,10 +167,7 @@ class CFGDenoiser(nn.Module):
             cond = self.sampler.sampler_extra_args["cond"]
             uncond = self.sampler.sampler_extra_args["uncond"]
 
-        is_edit = shared.sd_model.cond_stage_key == "edit" and self.image_cfg_scale not in (
-            None,
-            1.0,
-        )
+        is_edit = self._is_edit()
         conds_list, tensor = prompt_parser.reconstruct_multicond_batch(cond, self.step)
         uncond = prompt_parser.reconstruct_cond_batch(uncond, self.step)
         if is_edit and not all(len(conds) == 1 for conds in conds_list):
@@ -179,13 +176,8 @@ class CFGDenoiser(nn.Module):
         if self.mask_before_denoising and self.mask is not None:
             x = self.apply_blend(x, sigma)
 
-        x_in, sigma_in, image_cond_in = _rows(x, sigma, image_cond, conds_list, is_edit)
-        steps = (state.sampling_step, state.sampling_steps)
-        params = CFGDenoiserParams(x_in, image_cond_in, sigma_in, *steps, tensor, uncond, self)
-        cfg_denoiser_callback(params)
-        x_in, image_cond_in, sigma_in = params.x, params.image_cond, params.sigma
-        tensor, uncond = params.text_cond, params.text_uncond
-
+        rows = _rows(x, sigma, image_cond, conds_list, is_edit)
+        (x_in, sigma_in, image_cond_in), tensor, uncond = self._ask_callbacks(rows, tensor, uncond)
         skip_uncond = self._skips_uncond(sigma, s_min_uncond, is_edit)
         if skip_uncond:
             x_in, sigma_in = x_in[: -x.shape[0]], sigma_in[: -x.shape[0]]
@@ -193,24 +185,10 @@ class CFGDenoiser(nn.Module):
         x_out = self._evaluate(
             (x_in, sigma_in, image_cond_in), tensor, uncond, x.shape[0], (skip_uncond, is_edit)
         )
-
         first_rows = [conds[0][0] for conds in conds_list]
         if skip_uncond:
-            stand_in = torch.cat([x_out[i : i + 1] for i in first_rows])
-            x_out = torch.cat([x_out, stand_in])
-        denoised_params = CFGDenoisedParams(
-            x_out, state.sampling_step, state.sampling_steps, self.inner_model
-        )
-        cfg_denoised_callback(denoised_params)
-        if self.need_last_noise_uncond:
-            self.last_noise_uncond = torch.clone(x_out[-uncond.shape[0] :])
-
-        scale = cond_scale * self.cond_scale_miltiplier
-        if is_edit:
-            denoised = self.combine_denoised_for_edit_model(x_out, scale)
-        else:
-            scale = 1.0 if skip_uncond else scale
-            denoised = self.combine_denoised(x_out, conds_list, uncond, scale)
+            x_out = torch.cat([x_out, x_out[first_rows]])
+        denoised = self._combine(x_out, conds_list, uncond, cond_scale, (skip_uncond, is_edit))
         if not self.mask_before_denoising and self.mask is not None:
             denoised = self.apply_blend(denoised, sigma)
 
@@ -219,6 +197,49 @@ class CFGDenoiser(nn.Module):
         cfg_after_cfg_callback(after)
         self.step += 1
         return after.x
+
+    def _is_edit(self) -> bool:
+        by_instruction = shared.sd_model.cond_stage_key == "edit"
+        return by_instruction and self.image_cfg_scale not in (None, 1.0)
+
+    def _ask_callbacks(
+        self, rows: tuple[Tensor, Tensor, Tensor], tensor: Cond, uncond: Cond
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Cond, Cond]:
+        """Run `on_cfg_denoiser`; everything it was given may come back changed."""
+        x_in, sigma_in, image_cond_in = rows
+        params = CFGDenoiserParams(
+            x_in,
+            image_cond_in,
+            sigma_in,
+            state.sampling_step,
+            state.sampling_steps,
+            tensor,
+            uncond,
+            self,
+        )
+        cfg_denoiser_callback(params)
+        rows = (params.x, params.sigma, params.image_cond)
+        return rows, params.text_cond, params.text_uncond
+
+    def _combine(
+        self,
+        x_out: Tensor,
+        conds_list: CondsList,
+        uncond: Cond,
+        cond_scale: float,
+        flags: tuple[bool, bool],
+    ) -> Tensor:
+        """Run `on_cfg_denoised`, then apply the guidance."""
+        skip_uncond, is_edit = flags
+        cfg_denoised_callback(
+            CFGDenoisedParams(x_out, state.sampling_step, state.sampling_steps, self.inner_model)
+        )
+        if self.need_last_noise_uncond:
+            self.last_noise_uncond = torch.clone(x_out[-uncond.shape[0] :])
+        scale = cond_scale * self.cond_scale_miltiplier
+        if is_edit:
+            return self.combine_denoised_for_edit_model(x_out, scale)
+        return self.combine_denoised(x_out, conds_list, uncond, 1.0 if skip_uncond else scale)
 
     def apply_blend(self, current_latent: Tensor, sigma: Tensor) -> Tensor:
         """Keep the picture outside the inpaint mask; scripts may blend differently."""

@@ -70,7 +70,7 @@ class UniPC:
     Args:
         predict_noise: `f(x, timesteps)`, timesteps (b,) in 0 to 999, may be fractional.
         alphas_cumprod: the model's schedule (1000,).
-        variant: `bh1`, `bh2` or `vary_coeff`.
+        variant: `bh1` or `bh2`. (The WebUI also lists `vary_coeff`, which fails there.)
         callback: called after each step, as by the other samplers.
     """
 
@@ -81,8 +81,8 @@ class UniPC:
         variant: str = "bh1",
         callback: Callable[[dict], None] | None = None,
     ) -> None:
-        if variant not in ("bh1", "bh2", "vary_coeff"):
-            msg = f"UniPC variant is '{variant}', expected bh1, bh2 or vary_coeff"
+        if variant not in ("bh1", "bh2"):
+            msg = f"UniPC variant is '{variant}', expected bh1 or bh2"
             raise ValueError(msg)
         self.predict_noise = predict_noise
         self.schedule = NoiseSchedule(alphas_cumprod)
@@ -167,8 +167,7 @@ class _Weights:
     def __init__(self, ratios: Tensor, hh: Tensor, variant: str) -> None:
         self.order = len(ratios)
         self.phi_1 = torch.expm1(hh)
-        self.scale = {"bh1": hh, "bh2": self.phi_1}.get(variant, torch.ones_like(hh))
-        self.variant = variant
+        self.scale = {"bh1": hh, "bh2": self.phi_1}[variant]
         rows, right = [], []
         phi, factorial = self.phi_1 / hh - 1, 1.0
         for i in range(1, self.order + 1):
@@ -183,7 +182,7 @@ class _Weights:
         """Weighted slopes of the predictor."""
         if not slopes:
             return 0.0
-        if self.order == 2 and self.variant != "vary_coeff":
+        if self.order == 2:
             weights = self.right.new_tensor([0.5])
         else:
             weights = torch.linalg.solve(self.matrix[:-1, :-1], self.right[:-1])
@@ -191,7 +190,7 @@ class _Weights:
 
     def correct(self, slopes: list[Tensor], newest: Tensor) -> Tensor:
         """Weighted slopes of the corrector."""
-        if self.order == 1 and self.variant != "vary_coeff":
+        if self.order == 1:
             weights = self.right.new_tensor([0.5])
         else:
             weights = torch.linalg.solve(self.matrix, self.right)
