@@ -46,6 +46,18 @@ level is 1/6 for the shape and 1/8 for each colour.
 |---|---|---|---|
 {rows}
 """
+LIMITS: Final = """## What falls short
+
+- Without a control the base draws blobs in the right colours: shapes named in the caption are at
+  chance. Form comes from the ControlNets; more training of the base would change that.
+- With several things in a caption their colours may swap or spread.
+- Fine patterns (stripes and dots inside shapes, lines closer than about 6 pixels) are lost,
+  mostly in the autoencoder.
+- Inpaint keeps the colours and the layout of what is not masked, not every pixel, and needs the
+  caption: with an empty prompt it drifts. Paste the original back outside the mask.
+- A prompt that contradicts the control strongly (one thing on a plain background against the
+  edges of a photograph) wins; mosaic and ink drawing prompts suit photographs.
+"""
 METHOD: Final = """## How they were made
 
 `python dev.py train-assets` does all of it again, resumable, with seeds. Times are wall clock on
@@ -90,6 +102,7 @@ def write_card() -> None:
     for name, runs in figures.items():
         if name.startswith("control_"):
             parts.append(_control_table(name.removeprefix("control_"), runs))
+    parts.append(LIMITS)
     counts = ", ".join(f"{n} scenes of {s} pixels" for s, n in COUNTS.items())
     table = "\n".join(_log_row(path) for path in sorted((RUNS / "logs").glob("*.csv")))
     parts.append(METHOD.format(rows=table, counts=counts))
