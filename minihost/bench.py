@@ -355,9 +355,9 @@ def main() -> int:
         Exit status, 1 if a target is missed.
     """
     reader = argparse.ArgumentParser(prog="dev.py bench", description=__doc__.split("\n")[0])
-    reader.add_argument("--width", type=int, default=96, help="model_channels; SD1.5 has 320")
-    reader.add_argument("--latent", type=int, default=32, help="edge of the latent; SD1.5 has 64")
-    reader.add_argument("--rounds", type=int, default=9, help="turns that each variant gets")
+    reader.add_argument("--width", type=int, default=64, help="model_channels; SD1.5 has 320")
+    reader.add_argument("--latent", type=int, default=64, help="edge of the latent; SD1.5 has 64")
+    reader.add_argument("--rounds", type=int, default=3, help="turns that each variant gets")
     reader.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     options = reader.parse_args()
     if options.load:
