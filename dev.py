@@ -217,7 +217,9 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
     report, failed = [], 0
     for suite in suites:
         started = time.monotonic()
-        status = run(python, "-m", "pytest", f"tests/{suite}", *common)
+        # Whole files to each of two workers; the other suites share one running WebUI.
+        workers = ["-n", "2", "--dist", "loadfile"] if suite == "unit" else []
+        status = run(python, "-m", "pytest", f"tests/{suite}", *workers, *common)
         word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")
         report.append(f"{suite} {word} ({time.monotonic() - started:.0f} s)")
         failed += status not in (0, NO_TESTS)
