@@ -150,15 +150,18 @@ def run_tests(monkeypatch: pytest.MonkeyPatch, words: list[str], **statuses: int
     return status, [command[2:] for command in runs.commands]
 
 
+UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [("tests/unit",), ("tests/host",), ("tests/http",)]),
-        (["--fast"], [("tests/unit",)]),
-        (["--fast", "-x"], [("tests/unit", "-x")]),
+        ([], [UNIT, ("tests/host",), ("tests/http",)]),
+        (["--fast"], [UNIT]),
+        (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
-        (["--fast", "--no-browser"], [("tests/unit", "-m", "not browser")]),
-        (["--fast", "-k", "a or b"], [("tests/unit", "-k", "a or b")]),
+        (["--fast", "--no-browser"], [(*UNIT, "-m", "not browser")]),
+        (["--fast", "-k", "a or b"], [(*UNIT, "-k", "a or b")]),
         (["tests/unit/test_readme.py::test_x"], [("tests/unit/test_readme.py::test_x",)]),
     ],
     ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else "",
