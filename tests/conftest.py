@@ -10,7 +10,9 @@ import photographs
 import pytest
 
 # Before any library starts its threads: small tensors are slower on many.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:  # inherits the line above; workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
