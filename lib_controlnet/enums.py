@@ -142,6 +142,19 @@ class BatchOption(Choice):
     SEPARATE = "Each ControlNet unit for each image in a batch"
 
 
+class ActingRegion(Choice):
+    """The part of the picture on which a unit acts."""
+
+    WHOLE = "Whole picture"
+    OWN = "Own mask"
+    INSIDE = "Inside the inpaint mask"
+    OUTSIDE = "Outside the inpaint mask"
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        return {"effective region mask": "OWN"}
+
+
 class BaseModel(Choice):
     """Family of the base checkpoint, read from tensor shapes, never from a file name."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lib_controlnet import infotext, listing
 from lib_controlnet.enums import (
+    ActingRegion,
     BatchOption,
     Choice,
     ControlMode,
@@ -27,6 +28,7 @@ from lib_controlnet.image import decode_image
 from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, parse_unit
 
 __all__ = [
+    "ActingRegion",
     "BatchOption",
     "ControlMode",
     "ControlNetUnionControlType",
@@ -71,6 +73,8 @@ _CHOICES: Final[dict[str, type[Choice]]] = {
     "hr_option": HiResFixOption,
     "pulid_mode": PuLIDMode,
     "union_control_type": ControlNetUnionControlType,
+    "region": ActingRegion,
+    "batch_option": BatchOption,
 }
 _ALIASES: Final[dict[str, str]] = {
     "guidance": "guidance_end",

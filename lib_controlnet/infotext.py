@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from lib_controlnet.enums import Choice, ControlMode, HiResOption, ResizeMode
+from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,23 @@ FIELDS: Final = (
     "pixel_perfect",
     "control_mode",
 )
-_FLOATS: Final = ("weight", "guidance_start", "guidance_end")
+FIELDS_IF_SET: Final[dict[str, object]] = {
+    "hr_option": HiResOption.BOTH,
+    "region": ActingRegion.WHOLE,
+    "region_feather": 0.0,
+    "advanced_weighting": None,
+}
+"""Fields written after the others, only if they differ from these; older readers skip them."""
+
+_FLOATS: Final = ("weight", "guidance_start", "guidance_end", "region_feather")
 _NUMBERS: Final = (*_FLOATS, "processor_res", "threshold_a", "threshold_b")
 _CHOICES: Final[dict[str, type[Choice]]] = {
     "resize_mode": ResizeMode,
     "control_mode": ControlMode,
     "hr_option": HiResOption,
+    "region": ActingRegion,
 }
-_READABLE: Final = (*FIELDS, "low_vram", "hr_option", "save_detected_map")
+_READABLE: Final = (*FIELDS, *FIELDS_IF_SET, "low_vram", "save_detected_map")
 _OWN_KEY: Final = re.compile(rf"{KEY}[ -]?(\d*)")
 _PART: Final = re.compile(r'\s*([^:,"]+?)\s*:\s*("(?:\\.|[^"\\])*"|\([^)]*\)|[^,]*?)\s*(?:,|$)')
 _LEGACY_KEY: Final = re.compile(r"ControlNet-(\d+) (.+)")
@@ -54,7 +63,7 @@ def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
     """One unit as text, for example `Module: canny, Model: control_canny [d14c016b], ...`.
 
     Args:
-        unit: anything with the attributes named in `FIELDS`.
+        unit: anything with the attributes named in `FIELDS`, perhaps those of `FIELDS_IF_SET`.
         defaults: what the preprocessor really uses for `processor_res`, `threshold_a` and
             `threshold_b`. Where that is not the unit's number (-1, or out of range) it is
             written in its own type; a number the user chose is written as a float.
@@ -68,6 +77,10 @@ def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
         else:
             text = _text(name, value)
         parts.append(f"{title(name)}: {_quote(text)}")
+    for name, absent in FIELDS_IF_SET.items():
+        value = getattr(unit, name, absent)
+        if value != absent:
+            parts.append(f"{title(name)}: {_quote(_text(name, value))}")
     return ", ".join(parts)
 
 
@@ -86,6 +99,8 @@ def _text(name: str, value: Any) -> str:
         return str(value.value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(int(value) if name == "processor_res" else float(value))
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(float(item)) for item in value)
     return str(value)
 
 
@@ -139,6 +154,8 @@ def _value(name: str, value: str) -> Any:
         if name in _NUMBERS:
             number = float(value)
             return int(number) if number.is_integer() and name not in _FLOATS else number
+        if name == "advanced_weighting":
+            return tuple(float(item) for item in value.split()) or None
     except ValueError as error:
         log.warning("Pasting ControlNet parameters: %s %s; left as it is.", title(name), error)
         return None

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lib_controlnet.enums import (
+    ActingRegion,
+    BatchOption,
     ControlMode,
     ControlNetUnionControlType,
     HiResOption,
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 NO_MODULE: Final = "none"
 NO_MODEL: Final = "None"
 MAX_WEIGHT: Final = 2.0
+MAX_FEATHER: Final = 512.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,13 @@ class ControlUnit:
         processor_res, threshold_a, threshold_b: preprocessor sliders, -1 means their default.
         advanced_weighting: strength per layer, shallowest skip first, middle last; replaces
             `weight` and the fall-off of the control mode.
-        effective_region_mask: picture, white where the unit acts.
+        effective_region_mask: picture, white where the unit acts, drawn over the control image;
+            given without a `region`, it is the unit's region.
+        region: the part of the picture on which the unit acts.
+        region_feather: width of the soft border of that part, in pixels of the first pass's
+            picture, half of it on each side; 0 to 512.
+        batch_option: whether every picture of a batch gets all units, or one each. One unit that
+            asks for the latter decides for all.
         notes: what was changed while parsing, one sentence each, for the user.
     """
 
@@ -84,6 +93,9 @@ class ControlUnit:
     batch_modifiers: tuple[Any, ...] = ()
     batch_image_files: tuple[Any, ...] = ()
     batch_keyframe_idx: Any = None
+    region: ActingRegion = ActingRegion.WHOLE
+    region_feather: float = 0.0
+    batch_option: BatchOption = BatchOption.DEFAULT
     index: int = 0
     notes: tuple[str, ...] = ()
 
@@ -91,6 +103,13 @@ class ControlUnit:
     def name(self) -> str:
         """How messages call this unit."""
         return f"unit {self.index}"
+
+    @property
+    def acting_region(self) -> ActingRegion:
+        """Where the unit acts; a mask without a `region` is the clients' older way to say so."""
+        if self.region is ActingRegion.WHOLE and self.effective_region_mask is not None:
+            return ActingRegion.OWN
+        return self.region
 
     @property
     def has_model(self) -> bool:
@@ -234,6 +253,14 @@ def _fraction(value: object, _notes: list[str]) -> float:
     return number
 
 
+def _feather(value: object, _notes: list[str]) -> float:
+    number = _number(value)
+    if not 0.0 <= number <= MAX_FEATHER:
+        msg = f"is {number:g}, must be between 0 and {MAX_FEATHER:g} pixels"
+        raise ValueError(msg)
+    return number
+
+
 def _slider(value: object, _notes: list[str]) -> float:
     return -1 if value is None else _number(value)
 
@@ -317,4 +344,7 @@ _PARSERS: Final[dict[str, Callable[[Any, list[str]], Any]]] = {
     "batch_modifiers": _tuple,
     "batch_image_files": _tuple,
     "batch_keyframe_idx": _anything,
+    "region": _choice(ActingRegion, ActingRegion.WHOLE),
+    "region_feather": _feather,
+    "batch_option": _choice(BatchOption, BatchOption.DEFAULT),
 }

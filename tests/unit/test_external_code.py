@@ -52,6 +52,9 @@ FIELDS_IN_ORDER = [
     "batch_modifiers",
     "batch_image_files",
     "batch_keyframe_idx",
+    "region",
+    "region_feather",
+    "batch_option",
 ]
 
 

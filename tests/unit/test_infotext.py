@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from lib_controlnet import infotext
-from lib_controlnet.enums import ControlMode, HiResOption, ResizeMode
+from lib_controlnet.enums import ActingRegion, ControlMode, HiResOption, ResizeMode
 from lib_controlnet.unit import ControlUnit, parse_unit
 
 CANNY = {"processor_res": 512, "threshold_a": 100, "threshold_b": 200}
@@ -61,6 +61,23 @@ def test_round_trip_any_model_name_survives(model: str) -> None:
     fields = infotext.parse(infotext.serialize(unit))
     assert set(fields) == set(infotext.FIELDS)
     assert {name: getattr(unit, name) for name in infotext.FIELDS} == fields
+
+
+def test_round_trip_fields_beyond_the_published_ones_survive() -> None:
+    unit = ControlUnit(
+        module="canny",
+        hr_option=HiResOption.HIGH_RES_ONLY,
+        region=ActingRegion.OUTSIDE,
+        region_feather=12.5,
+        advanced_weighting=(1.0, 0.1, 1 / 3),
+    )
+    text = infotext.serialize(unit)
+    assert text.startswith("Module: canny, Model: None, Weight: 1.0, Resize Mode:")
+    assert text.endswith("0.1 0.3333333333333333"), "older readers skip what follows the eleven"
+    fields = infotext.parse(text)
+    assert {name: fields[name] for name in infotext.FIELDS_IF_SET} == {
+        name: getattr(unit, name) for name in infotext.FIELDS_IF_SET
+    }
 
 
 def test_parse_result_makes_an_equal_unit() -> None:
