@@ -83,7 +83,8 @@ def _from_color_sketch(
     changed = np.any(difference > 0, axis=-1).astype(np.uint8) * 255
     mask = ImageEnhance.Brightness(Image.fromarray(changed, mode="L")).enhance(1 - alpha / 100)
     soft = mask.filter(ImageFilter.GaussianBlur(blur))
-    return Image.composite(drawn, plain, soft), mask
+    blurred = drawn.filter(ImageFilter.GaussianBlur(blur))
+    return Image.composite(blurred, plain, soft), mask
 
 
 def img2img(

@@ -62,8 +62,9 @@ class LatentDiffusion(nn.Module):
         )
         self.parameterization = loaded.parameterization
         self.scale_factor = float(loaded.scale_factor)
-        self.cond_stage_key = "txt"
-        self.first_stage_key = "jpg"
+        params = loaded.config.raw.get("model", {}).get("params", {})
+        self.cond_stage_key = str(params.get("cond_stage_key", "txt"))
+        self.first_stage_key = str(params.get("first_stage_key", "jpg"))
         self.latent_channels = 4
         self.num_timesteps = int(self.alphas_cumprod.shape[0])
         self.architecture = architecture_of(loaded)
@@ -142,5 +143,6 @@ def architecture_of(loaded: object) -> str:
     vae_shapes = {key: tuple(value.shape) for key, value in loaded.vae.state_dict().items()}
     config = loaded.config
     numbers = (config.parameterization, config.scale_factor, config.linear_start, config.linear_end)
+    edits = config.raw.get("model", {}).get("params", {}).get("cond_stage_key") == "edit"
     heads = (config.unet.get("num_heads"), config.unet.get("num_head_channels"))
-    return repr((sorted(shapes.items()), sorted(vae_shapes.items()), text, numbers, heads))
+    return repr((sorted(shapes.items()), sorted(vae_shapes.items()), text, numbers, heads, edits))

@@ -323,6 +323,8 @@ class StableDiffusionProcessing:
         round_image_mask: bool = True,
     ) -> Tensor:
         """Conditioning latents for a changed picture (b, 3, H, W) in [-1, 1]."""
+        if self.sd_model.cond_stage_key == "edit":
+            return processing_conditioning.edit_image_conditioning(self.sd_model, source_image)
         if self.sd_model.model.conditioning_key not in ("hybrid", "concat"):
             return latent_image.new_zeros(latent_image.shape[0], 5, 1, 1)
         self.is_using_inpainting_conditioning = True

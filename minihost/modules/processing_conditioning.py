@@ -25,6 +25,20 @@ def txt2img_image_conditioning(sd_model: nn.Module, x: Tensor, width: int, heigh
     return masked.to(x.dtype)
 
 
+def edit_image_conditioning(sd_model: nn.Module, source_image: Tensor) -> Tensor:
+    """For checkpoints that edit by instruction (Brooks et al. 2023, arXiv:2211.09800).
+
+    Args:
+        sd_model: the checkpoint.
+        source_image: (b, 3, H, W) in [-1, 1].
+
+    Returns:
+        Unscaled latent (b, 4, h, w) of the picture, the posterior's mode.
+    """
+    posterior = sd_model.encode_first_stage(source_image.to(sd_model.first_stage_model_dtype))
+    return posterior.mode().to(devices.device).type(devices.dtype)
+
+
 def inpainting_image_conditioning(
     sd_model: nn.Module,
     source_image: Tensor,

@@ -148,12 +148,11 @@ def store_latent(decoded: Tensor) -> None:
 
 
 def apply_refiner(cfg_denoiser: object, sigma: Tensor | None = None) -> bool:
-    """Change to the refiner checkpoint when its share of the steps begins; True if changed."""
-    del sigma
+    """Change to the refiner checkpoint when its share of the noise begins; True if changed."""
     p = cfg_denoiser.p
     info = p.refiner_checkpoint_info
     switch_at = p.refiner_switch_at
-    done = cfg_denoiser.step / cfg_denoiser.total_steps if cfg_denoiser.total_steps else 0.0
+    done = _share_done(cfg_denoiser, sigma)
     if switch_at is not None and done < switch_at:
         return False
     if info is None or shared.sd_model.sd_checkpoint_info is info:
@@ -172,6 +171,24 @@ def apply_refiner(cfg_denoiser: object, sigma: Tensor | None = None) -> bool:
     p.setup_conds()
     cfg_denoiser.update_inner_model()
     return True
+
+
+def _share_done(cfg_denoiser: object, sigma: Tensor | None) -> float:
+    """How far a run has come, 0 to 1: by the present timestep, or by steps if the settings say so.
+
+    Args:
+        cfg_denoiser: the guided denoiser.
+        sigma: noise level, or timestep for samplers over timesteps; None counts steps.
+    """
+    if opts.refiner_switch_by_sample_steps or sigma is None:
+        cfg_denoiser.p.extra_generation_params["Refiner switch by sampling steps"] = True
+        return cfg_denoiser.step / max(cfg_denoiser.total_steps or 0, 1)
+    levels = getattr(cfg_denoiser.inner_model, "sigmas", None)
+    if levels is None:
+        timestep = int(sigma.max())
+    else:
+        timestep = int((levels.to(sigma.device) - sigma.max()).abs().argmin())
+    return (999 - timestep) / 1000
 
 
 # ---- noise ---------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ _section(("sd", "Stable Diffusion", "sd"), {
     "randn_source": OptionInfo("GPU", "Random number generator source", gr.Radio,
                                {"choices": ["GPU", "CPU", "NV"]}, infotext="RNG"),
     "tiling": OptionInfo(False, "Tiling", infotext="Tiling"),
+    "refiner_switch_by_sample_steps": OptionInfo(False, "Switch to refiner by sampling steps"),
     "hires_fix_refiner_pass": OptionInfo("second pass", "Hires fix: which pass the refiner is in"),
     "sd_vae_encode_method": OptionInfo("Full", "VAE type for encode", gr.Radio,
         {"choices": ["Full"]}),
