@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -41,7 +42,20 @@ class ActiveControl:
     cond_only: bool = False
     region: RegionMask | None = None
     images: frozenset[int] | None = None
+    hint_key: str = field(default="", repr=False)
     _guided_hint: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        pixels = self.hint.contiguous().numpy()
+        self.hint_key = f"{tuple(pixels.shape)} {hashlib.sha1(pixels).hexdigest()}"
+
+    @property
+    def sort_key(self) -> tuple[object, ...]:
+        """Orders units by what they do, whatever their order in the panel."""
+        region = "" if self.region is None else self.region.digest
+        images = () if self.images is None else tuple(sorted(self.images))
+        window = (self.window.start, self.window.end)
+        return (self.network.name, self.hint_key, self.strengths, window, region, images)
 
     @property
     def wanted(self) -> tuple[bool, ...]:
@@ -57,10 +71,11 @@ class ActiveControl:
     def finish(self, layers: tuple[Tensor | None, ...], rows: Rows) -> Residuals:
         """Apply strength, region and pooling to the network's raw output."""
         residuals = Residuals(rows, layers).scaled(self.strengths)
-        if self.region is not None:
-            residuals = residuals.masked(self.region)
+        sizes = [None if layer is None else layer.shape[-2:] for layer in layers]
         if self.network.global_average_pooling:
             residuals = residuals.pooled()
+        if self.region is not None:
+            residuals = residuals.masked(self.region, sizes)
         return residuals
 
     def release(self) -> None:
@@ -73,6 +88,9 @@ def evaluate_group(
 ) -> list[Residuals]:
     """Run units that share a network and rows as one batch.
 
+    Units with the same hint are evaluated once: what differs between them (strength, region) is
+    applied to the result.
+
     Args:
         controls: units with one and the same network.
         step: the U-Net call.
@@ -84,31 +102,30 @@ def evaluate_group(
     network = controls[0].network
     everything = len(rows) == step.x.shape[0]
     index = None if everything else torch.tensor(rows, device=step.x.device)
+    distinct = {control.hint_key: control for control in controls}
+    copies = len(distinct)
 
     def pick(tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
         chosen = tensor if index is None else tensor[index]
-        return chosen if len(controls) == 1 else torch.cat([chosen] * len(controls))
+        return chosen if copies == 1 else torch.cat([chosen] * copies)
 
-    hints = [control.guided_hint() for control in controls]
-    if len(controls) == 1:
-        hint = hints[0]
-    else:
-        hint = torch.cat([h.expand(len(rows), -1, -1, -1) for h in hints])
+    hints = [control.guided_hint() for control in distinct.values()]
+    if copies > 1:
+        hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
     wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))
     layers = network.evaluate(
         pick(step.x[:, :LATENT_CHANNELS]),
         pick(step.timesteps),
         pick(step.context),
         pick(step.y),
-        hint,
+        hints[0],
         wanted,
     )
-    chunks = [
-        (None,) * len(controls) if layer is None else layer.chunk(len(controls)) for layer in layers
-    ]
+    chunks = [(None,) * copies if layer is None else layer.chunk(copies) for layer in layers]
+    place = {key: position for position, key in enumerate(distinct)}
     return [
-        control.finish(tuple(chunk[i] for chunk in chunks), rows)
-        for i, control in enumerate(controls)
+        control.finish(tuple(chunk[place[control.hint_key]] for chunk in chunks), rows)
+        for control in controls
     ]

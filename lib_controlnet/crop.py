@@ -7,6 +7,7 @@ OpenCV. Regions are boxes (left, top, right, bottom) in pixels of the picture as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,12 +16,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lib_controlnet.decode import check_size
-from lib_controlnet.image import Size
+from lib_controlnet.image import Size, is_flat, resize_map
 
 if TYPE_CHECKING:
     from lib_controlnet.request import InpaintRules
 
 Region = tuple[int, int, int, int]
+Resample = Callable[[Image.Image, Size], Image.Image]
 
 STRETCH: Final = 0
 COVER: Final = 1
@@ -77,6 +79,31 @@ def host_picture(
     return HostPicture(np.array(picture.convert("RGB")), plane, region)
 
 
+def followed_picture(
+    init: Image.Image,
+    rules: InpaintRules | None,
+    size: Size,
+    resize_mode: int,
+    background: str = "#ffffff",
+) -> HostPicture:
+    """The picture of a unit that has none of its own: what the host paints on.
+
+    It equals `host_picture`, except that where the host fits the picture into a border (mode 2
+    without a crop) the border is left off: a preprocessor must not take the stretched edges for
+    content. Fitted into `size` ("Resize and Fill"), the rest lies on the host's pixels.
+
+    Args: see `host_picture`.
+    """
+    found = host_picture(init, rules, size, resize_mode, background)
+    if found.region is not None or resize_mode in (STRETCH, COVER, LATENT_UPSCALE):
+        return found
+    inner = _inner_size(FIT, init, size)
+    left, top = _centred(inner, size)
+    rows, columns = slice(top, top + inner.height), slice(left, left + inner.width)
+    mask = None if found.mask is None else np.ascontiguousarray(found.mask[rows, columns])
+    return HostPicture(np.ascontiguousarray(found.image[rows, columns]), mask, None)
+
+
 def prepare_mask(rules: InpaintRules) -> Image.Image:
     """The mask in the size given: grey, inverted if asked, blurred along x, then along y."""
     mask = _single_channel(rules.mask, rules.binary)
@@ -115,7 +142,12 @@ def crop_region(mask: Image.Image, padding: int, size: Size) -> Region | None:
 
 
 def crop_control(
-    image: np.ndarray, init_size: Size, region: Region, size: Size, resize_mode: int
+    image: np.ndarray,
+    init_size: Size,
+    region: Region,
+    size: Size,
+    resize_mode: int,
+    is_map: bool = False,
 ) -> np.ndarray:
     """Cut the part of a unit's own picture that lies over the host's crop.
 
@@ -125,13 +157,20 @@ def crop_control(
         region: the host's crop in that picture.
         size: requested picture size.
         resize_mode: 0 to 2, how the unit's picture is laid over the img2img picture.
+        is_map: no preprocessor follows. Lines, areas and palettes are then resized as maps are,
+            at the same place; anything else goes through the host's own filter.
 
     Returns:
         uint8 (size.height, size.width, 3 or 4).
     """
-    laid = host_resize(resize_mode, image, init_size)
-    planes = [laid] if laid.shape[2] == 3 else [laid[:, :, :3], laid[:, :, 3]]
-    cut = [_resize(FIT, Image.fromarray(plane).crop(region), size) for plane in planes]
+    colours = _as_map if is_map and is_flat(image) else _lanczos
+    planes = [(image[:, :, :3], colours)]
+    if image.shape[2] == 4:
+        planes.append((image[:, :, 3], _lanczos))
+    cut = []
+    for plane, resample in planes:
+        laid = _resize(resize_mode, Image.fromarray(plane), init_size, resample)
+        cut.append(_resize(FIT, laid.crop(region), size, resample))
     return _stack(cut)
 
 
@@ -158,28 +197,45 @@ def _stack(pictures: list[Image.Image]) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.dstack([arrays[0], arrays[1][:, :, 0]])
 
 
-def _resize(mode: int, picture: Image.Image, size: Size) -> Image.Image:
-    if mode == STRETCH:
-        return _lanczos(picture, size)
+def _lanczos(picture: Image.Image, size: Size) -> Image.Image:
+    if picture.size == (size.width, size.height):
+        return picture
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
+
+
+def _as_map(picture: Image.Image, size: Size) -> Image.Image:
+    return Image.fromarray(resize_map(np.array(picture), size))
+
+
+def _inner_size(mode: int, picture: Image.Image, size: Size) -> Size:
+    """Size of the whole picture before the host crops it or adds the border."""
     wide = size.width / size.height
     source = picture.width / picture.height
     keep_width = wide > source if mode == COVER else wide < source
     keep_height = wide <= source if mode == COVER else wide >= source
     width = size.width if keep_width else picture.width * size.height // picture.height
     height = size.height if keep_height else picture.height * size.width // picture.width
-    resized = _lanczos(picture, Size(max(width, 1), max(height, 1)))
-    left, top = size.width // 2 - resized.width // 2, size.height // 2 - resized.height // 2
+    return Size(max(width, 1), max(height, 1))
+
+
+def _centred(inner: Size, size: Size) -> tuple[int, int]:
+    """Where the host puts a picture of size `inner`: left and top, negative where it is cut."""
+    return size.width // 2 - inner.width // 2, size.height // 2 - inner.height // 2
+
+
+def _resize(
+    mode: int, picture: Image.Image, size: Size, resample: Resample = _lanczos
+) -> Image.Image:
+    if mode == STRETCH:
+        return resample(picture, size)
+    inner = _inner_size(mode, picture, size)
+    resized = resample(picture, inner)
+    left, top = _centred(inner, size)
     canvas = Image.new("RGB", (size.width, size.height))
     canvas.paste(resized, (left, top))
     if mode != COVER:
         _stretch_edges(canvas, resized, left, top)
     return canvas
-
-
-def _lanczos(picture: Image.Image, size: Size) -> Image.Image:
-    if picture.size == (size.width, size.height):
-        return picture
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
 
 
 def _stretch_edges(canvas: Image.Image, picture: Image.Image, left: int, top: int) -> None:

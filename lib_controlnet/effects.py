@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,16 +33,22 @@ class KeepUnmasked:
         latent: scaled latent of the control image, (1, 4, h, w).
         mask: (1, 1, h, w), 1 where the picture may change.
         window: when it acts.
+        images: pictures of the batch it acts on; None means all.
     """
 
     latent: Tensor
     mask: Tensor
     window: Window
+    images: frozenset[int] | None = None
 
     def apply(self, x0: Tensor) -> Tensor:
         """Blend predicted clean latents (b, 4, h, w); the argument is not changed."""
         latent, mask = self.latent.to(x0), self.mask.to(x0)
-        return x0 * mask + latent * (1.0 - mask)
+        held = x0 * mask + latent * (1.0 - mask)
+        if self.images is None:
+            return held
+        rows = [held[i] if i in self.images else x0[i] for i in range(len(x0))]
+        return torch.stack(rows)
 
 
 def keep_unmasked(

@@ -88,33 +88,3 @@ def to_hint(placed: np.ndarray) -> Tensor:
     if pixels.shape[1] == 4:  # noqa: PLR2004 - RGB plus mask
         hint.masked_fill_(pixels[:, 3:] > 0.5, MASKED)  # noqa: PLR2004 - half of full scale
     return hint
-
-
-def region_tensor(mask: np.ndarray, geometry: PassGeometry, mode: ResizeMode) -> Tensor:
-    """A region mask for one pass: float32 (1, 1, H, W) in [0, 1].
-
-    Args:
-        mask: uint8 (H, W), white where the unit acts. Soft edges stay soft.
-        geometry: the pass.
-        mode: the unit's resize mode; outside the picture ("Resize and Fill") the unit is off.
-    """
-    import cv2
-    import numpy as np
-    import torch
-
-    width, height = geometry.canvas.width, geometry.canvas.height
-    scale_x, scale_y = width / mask.shape[1], height / mask.shape[0]
-    if mode is ResizeMode.INNER_FIT:
-        scale_x = scale_y = max(scale_x, scale_y)
-    elif mode is ResizeMode.OUTER_FIT:
-        scale_x = scale_y = min(scale_x, scale_y)
-    new = (max(round(mask.shape[1] * scale_x), 1), max(round(mask.shape[0] * scale_y), 1))
-    method = cv2.INTER_AREA if scale_x < 1.0 else cv2.INTER_LINEAR
-    resized = cv2.resize(mask.astype(np.float32) / 255.0, new, interpolation=method)
-    canvas = np.zeros((height, width), np.float32)
-    x, y = (width - new[0]) // 2, (height - new[1]) // 2
-    target = canvas[max(y, 0) : y + new[1], max(x, 0) : x + new[0]]
-    target[...] = resized[max(-y, 0) :, max(-x, 0) :][: target.shape[0], : target.shape[1]]
-    bottom, right = geometry.top + geometry.size.height, geometry.left + geometry.size.width
-    cut = canvas[geometry.top : bottom, geometry.left : right]
-    return torch.from_numpy(np.ascontiguousarray(cut).clip(0.0, 1.0))[None, None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 import cv2
@@ -32,8 +33,10 @@ __all__ = [
     "decode_image",
     "decode_mask",
     "fit_map",
+    "is_flat",
     "join_mask",
     "pixel_perfect_resolution",
+    "resize_map",
     "resize_short_side",
     "resize_with_pad",
     "to_rgb",
@@ -43,6 +46,23 @@ _PAD_STEP: Final = 64
 """Detectors run on multiples of this."""
 _FEW_COLOURS: Final = 200
 """A map with fewer colours is a palette (segmentation), whose colours must stay exact."""
+_FEW_GREYS: Final = 8
+"""A grey map with more levels than this is a drawing or a depth map, never a palette."""
+_STRIP: Final = 1 << 20
+"""Pixels looked at in one go when colours are counted."""
+
+
+class _Kind(Enum):
+    """What a map's colours mean, which decides how it may be resized."""
+
+    SMOOTH = "smooth"
+    """Any mixture of two colours means something: photographs, depth, soft lines."""
+    PALETTE = "palette"
+    """Colours are names: no other may appear."""
+    BROAD = "broad"
+    """White areas on black, or the other way round."""
+    LINES = "lines"
+    """White lines on black, mostly one pixel wide."""
 
 
 @dataclass(frozen=True, order=True)
@@ -91,7 +111,7 @@ def join_mask(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     else:
         plane = np.ascontiguousarray(mask if mask.ndim == 2 else mask[:, :, 0])
         if plane.shape != (height, width):
-            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST)
+            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.dstack([image, plane])
 
 
@@ -168,46 +188,47 @@ def fit_map(control_map: np.ndarray, target: Size, mode: ResizeMode) -> np.ndarr
     """
     size = Size.from_array(control_map)
     if mode is ResizeMode.RESIZE:
-        return _resize_map(control_map, target)
+        return resize_map(control_map, target)
     wanted = size.scaled(_fit_factor(size, target, mode))
+    resized = resize_map(control_map, wanted)
+    # Both centred as the host centres its picture, so that odd remainders fall alike.
+    x = target.width // 2 - wanted.width // 2
+    y = target.height // 2 - wanted.height // 2
     if mode is ResizeMode.INNER_FIT:
-        resized = _resize_map(control_map, wanted)
-        x = max(wanted.width - target.width, 0) // 2
-        y = max(wanted.height - target.height, 0) // 2
-        return np.ascontiguousarray(resized[y : y + target.height, x : x + target.width])
-    edges = (control_map[0], control_map[-1], control_map[:, 0], control_map[:, -1])
-    border = np.median(np.concatenate(edges), axis=0).astype(np.uint8)
-    border[3:] = 255
+        shown = resized[max(-y, 0) :, max(-x, 0) :][: target.height, : target.width]
+        return np.ascontiguousarray(shown)
+    if wanted == target:
+        return np.ascontiguousarray(resized)
     canvas = np.empty((target.height, target.width, control_map.shape[2]), np.uint8)
-    canvas[:] = border
-    x, y = (target.width - wanted.width) // 2, (target.height - wanted.height) // 2
-    canvas[y : y + wanted.height, x : x + wanted.width] = _resize_map(control_map, wanted)
+    canvas[:] = _border_colour(control_map)
+    canvas[y : y + wanted.height, x : x + wanted.width] = resized
     return canvas
 
 
-def _fit_factor(size: Size, target: Size, mode: ResizeMode) -> float:
-    factors = target.height / size.height, target.width / size.width
-    return min(factors) if mode is ResizeMode.OUTER_FIT else max(factors)
+def resize_map(control_map: np.ndarray, wanted: Size) -> np.ndarray:
+    """Stretch a map by the method its colours call for; a mask (fourth channel) turns binary.
 
+    Args:
+        control_map: uint8 (H, W, 3) or (H, W, 4).
+        wanted: size wanted.
 
-def _resize_map(control_map: np.ndarray, wanted: Size) -> np.ndarray:
-    """Resize colours and mask by the method the colours call for."""
+    Returns:
+        uint8 (wanted.height, wanted.width, 3 or 4).
+    """
     colours = np.ascontiguousarray(control_map[:, :, :3])
     mask = control_map[:, :, 3:]
     size = Size.from_array(control_map)
     if wanted != size:
-        count = _count_colours(colours)
-        binary = count == 2 and colours.min() < 16 and colours.max() > 240
-        one_pixel = binary and _is_one_pixel_wide(colours)
-        if 2 < count < _FEW_COLOURS:
-            method = cv2.INTER_NEAREST
+        kind = _kind(colours)
+        if kind is _Kind.PALETTE:
+            method = cv2.INTER_NEAREST_EXACT  # the plain one shifts by up to half a pixel
         else:
             # Enlarging must be cubic: lines are found again as its ridges.
             method = cv2.INTER_AREA if wanted.area < size.area else cv2.INTER_CUBIC
         shape = wanted.width, wanted.height
         colours = cv2.resize(colours, shape, interpolation=method)
-        if binary:
-            colours = _binary_again(colours, one_pixel, enlarged=wanted.area > size.area)
+        if kind in (_Kind.BROAD, _Kind.LINES):
+            colours = _binary_again(colours, kind is _Kind.LINES, wanted.area > size.area)
         if mask.size:
             mask = cv2.resize(np.ascontiguousarray(mask), shape, interpolation=method)
     if not mask.size:
@@ -215,12 +236,58 @@ def _resize_map(control_map: np.ndarray, wanted: Size) -> np.ndarray:
     return np.dstack([colours, np.where(mask > 127, np.uint8(255), np.uint8(0))])
 
 
+def is_flat(image: np.ndarray) -> bool:
+    """Whether a picture is a map whose colours may not be mixed: lines, areas or a palette.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W, 4); a fourth channel does not count.
+    """
+    return _kind(np.ascontiguousarray(image[:, :, :3])) is not _Kind.SMOOTH
+
+
+def _fit_factor(size: Size, target: Size, mode: ResizeMode) -> float:
+    factors = target.height / size.height, target.width / size.width
+    return min(factors) if mode is ResizeMode.OUTER_FIT else max(factors)
+
+
+def _border_colour(control_map: np.ndarray) -> np.ndarray:
+    """Median colour of the four edges, uint8 (3,) or, masked, (4,).
+
+    Where colours may not be mixed it is the edge colour nearest to that.
+    """
+    sides = (control_map[0], control_map[-1], control_map[:, 0], control_map[:, -1])
+    edges = np.concatenate(sides)
+    border = np.median(edges, axis=0).astype(np.uint8)
+    if is_flat(control_map):
+        distance = np.abs(edges[:, :3].astype(np.int16) - border[:3]).sum(axis=1)
+        border = edges[distance.argmin()].copy()
+    border[3:] = 255
+    return border
+
+
+def _kind(colours: np.ndarray) -> _Kind:
+    """What a uint8 (H, W, 3) map encodes, judged by its colours."""
+    count = _count_colours(colours)
+    if count >= _FEW_COLOURS:
+        return _Kind.SMOOTH
+    is_grey = bool((colours == colours[:, :, :1]).all())
+    if is_grey and count == 2 and colours.min() < 16 and colours.max() > 240:
+        return _Kind.LINES if _is_one_pixel_wide(colours) else _Kind.BROAD
+    return _Kind.SMOOTH if is_grey and count > _FEW_GREYS else _Kind.PALETTE
+
+
 def _count_colours(colours: np.ndarray) -> int:
-    """How many different colours a uint8 (H, W, 3) picture has."""
-    wide = colours.reshape(-1, 3).astype(np.int32)
+    """How many different colours a uint8 (H, W, 3) picture has, counted no further than needed."""
+    flat = colours.reshape(-1, 3)
     seen = np.zeros(1 << 24, bool)
-    seen[(wide[:, 0] << 16) | (wide[:, 1] << 8) | wide[:, 2]] = True
-    return int(np.count_nonzero(seen))
+    count = 0
+    for start in range(0, len(flat), _STRIP):
+        wide = flat[start : start + _STRIP].astype(np.int32)
+        seen[(wide[:, 0] << 16) | (wide[:, 1] << 8) | wide[:, 2]] = True
+        count = int(np.count_nonzero(seen))
+        if count >= _FEW_COLOURS:
+            break
+    return count
 
 
 def _is_one_pixel_wide(binary: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ They sum. That is the whole of Multi-ControlNet (Zhang et al. 2023, section 3.4)
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -41,12 +42,16 @@ class Residuals:
         pairs = zip(self.layers, strengths, strict=True)
         return Residuals(self.rows, tuple(_scale(a, s) for a, s in pairs))
 
-    def masked(self, region: RegionMask) -> Residuals:
-        """Each layer times the region at that layer's size."""
-        return Residuals(
-            self.rows,
-            tuple(None if a is None else a * region.at(a) for a in self.layers),
-        )
+    def masked(self, region: RegionMask, sizes: Sequence[Sequence[int] | None]) -> Residuals:
+        """Each layer times the region at that layer's size.
+
+        Args:
+            region: where the unit acts.
+            sizes: (h, w) of each layer of the U-Net, which pooled layers do not show.
+        """
+        pairs = zip(self.layers, sizes, strict=True)
+        layers = tuple(None if a is None else a * region.at(size, a) for a, size in pairs)
+        return Residuals(self.rows, layers)
 
     def pooled(self) -> Residuals:
         """Each layer replaced by its mean over the picture, (n, c, 1, 1) (shuffle models)."""
@@ -96,13 +101,18 @@ class RegionMask:
         """Whether the unit acts nowhere."""
         return not bool(self.mask.any())
 
-    def at(self, layer: Tensor) -> Tensor:
-        """The mask at the size, dtype and device of a layer (n, c, h, w): (1, 1, h, w)."""
-        h, w = layer.shape[-2:]
-        key = (h, w, layer.dtype, layer.device)
+    @property
+    def digest(self) -> str:
+        """Equal for equal masks."""
+        return hashlib.sha1(self.mask.contiguous().numpy()).hexdigest()
+
+    def at(self, size: Sequence[int], like: Tensor) -> Tensor:
+        """The mask at a layer's size (h, w), with the dtype and device of `like`: (1, 1, h, w)."""
+        h, w = size
+        key = (h, w, like.dtype, like.device)
         if key not in self._sizes:
             scaled = F.interpolate(self.mask.float(), (h, w), mode="bilinear", antialias=True)
-            self._sizes[key] = scaled.to(layer)
+            self._sizes[key] = scaled.to(like)
         return self._sizes[key]
 
 

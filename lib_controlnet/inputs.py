@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lib_controlnet.crop import Region, crop_control, crop_region, host_picture, prepare_mask
+from lib_controlnet.crop import crop_control, crop_region, host_picture, prepare_mask
 from lib_controlnet.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
-from lib_controlnet.enums import ResizeMode
+from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
 from lib_controlnet.image import Size, join_mask
+from lib_controlnet.region import Region
 
 if TYPE_CHECKING:
+    from lib_controlnet.crop import Region as Box
     from lib_controlnet.request import GenerationRequest
     from lib_controlnet.unit import ControlUnit
 
@@ -167,7 +169,7 @@ def _init_picture(
     return ControlPicture(pixels, request.picture_resize_mode, is_own=False)
 
 
-def _crop_region(unit: ControlUnit, request: GenerationRequest) -> Region | None:
+def _crop_region(unit: ControlUnit, request: GenerationRequest) -> Box | None:
     """The host's crop in pixels of its mask, None where it takes the whole picture."""
     rules = request.inpaint
     if rules is None or not rules.only_masked:
@@ -177,15 +179,45 @@ def _crop_region(unit: ControlUnit, request: GenerationRequest) -> Region | None
     return crop_region(prepare_mask(rules), rules.padding, request.size)
 
 
-def region_mask(unit: ControlUnit, source: PictureSource) -> np.ndarray | None:
-    """The unit's own region, uint8 (H, W), white where it acts; None for the whole picture.
+def own_region(unit: ControlUnit, request: GenerationRequest, source: PictureSource) -> Region:
+    """The region that a unit's own mask draws; it goes the way of the control image.
 
     Raises:
+        UnitError: there is no mask.
         ImageError: it cannot be decoded.
     """
     value = unit.effective_region_mask
-    if value is None:
-        return None
     if isinstance(value, Mapping):  # a drawing widget's {"image", "mask"}
         value = value.get("mask") if _is_given(value.get("mask")) else value.get("image")
-    return None if value is None else read_mask(value, f"{unit.name}: region mask", source)
+    if not _is_given(value):
+        msg = (
+            f"{unit.name}: region is {ActingRegion.OWN.value!r}, but no mask is given; draw one, "
+            "send effective_region_mask, or choose another region"
+        )
+        raise UnitError(msg)
+    mask = read_mask(value, f"{unit.name}: region mask", source)
+    has_own = split_picture(unit)[0] is not None
+    follows_host = request.init_image is not None and not has_own
+    mode = request.picture_resize_mode if follows_host else unit.resize_mode
+    crop = _crop_region(unit, request)
+    if crop is not None and request.init_image is not None:
+        whole = Size(request.init_image.width, request.init_image.height)
+        # "Only masked" cuts from the picture as it was given, before any resizing.
+        laid = list(ResizeMode).index(ResizeMode.RESIZE if follows_host else mode)
+        mask = crop_control(np.dstack([mask] * 3), whole, crop, request.size, laid)[:, :, 0]
+        mode = ResizeMode.RESIZE
+    return Region(mask, mode, unit.region_feather)
+
+
+def host_region(unit: ControlUnit, request: GenerationRequest) -> Region | None:
+    """The part that the host repaints, blurred and cropped as the host does; None without a mask.
+
+    A mask that turns out to be blank means that the host repaints nothing ("Only masked" off) or
+    ignores it; no pixel counts as inside.
+    """
+    if request.init_image is None or request.inpaint is None:
+        return None
+    host = host_picture(request.init_image, request.inpaint, request.size, request.resize_mode)
+    blank = np.zeros((request.size.height, request.size.width), np.uint8)
+    mask = blank if host.mask is None else host.mask
+    return Region(mask, ResizeMode.RESIZE, unit.region_feather)

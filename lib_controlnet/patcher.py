@@ -53,24 +53,34 @@ class UNetPatcher:
         self.cursor = cursor
         self.listener = listener
         self._current: list[Residuals] = []
+        self._handles = ExitStack()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hooks are on the U-Net inside this context and gone after it, whatever happens."""
-        with ExitStack() as stack:
-            handle = self.unet.register_forward_pre_hook(self._begin_call, with_kwargs=True)
-            stack.callback(handle.remove)
-            handle = self.unet.register_forward_hook(self._end_call)
-            stack.callback(handle.remove)
-            handle = self.unet.middle_block.register_forward_hook(self._middle_hook)
-            stack.callback(handle.remove)
-            blocks = self.unet.output_blocks
-            for position, block in enumerate(blocks):
-                skip = len(blocks) - 1 - position  # blocks pop skips from the deepest up
-                handle = block.register_forward_pre_hook(self._skip_hook(skip))
-                stack.callback(handle.remove)
-            stack.callback(self._current.clear)
+        with self._handles:
+            self._attach()
             yield
+
+    def move_to(self, unet: nn.Module) -> None:
+        """Act on another U-Net of the same structure from now on (a refiner was switched to)."""
+        self._handles.close()
+        self.unet = unet
+        self._attach()
+
+    def _attach(self) -> None:
+        keep = self._handles.callback
+        keep(self._forget)
+        unet, blocks = self.unet, self.unet.output_blocks
+        keep(unet.register_forward_pre_hook(self._begin_call, with_kwargs=True).remove)
+        keep(unet.register_forward_hook(self._end_call).remove)
+        keep(unet.middle_block.register_forward_hook(self._middle_hook).remove)
+        for position, block in enumerate(blocks):
+            skip = len(blocks) - 1 - position  # blocks pop skips from the deepest up
+            keep(block.register_forward_pre_hook(self._skip_hook(skip)).remove)
+
+    def _forget(self) -> None:
+        self._current = []
 
     def _begin_call(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x, timesteps, context, y = _unet_arguments(args, kwargs)

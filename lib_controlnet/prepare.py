@@ -9,12 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+import numpy as np
+
 from lib_controlnet import preprocess
 from lib_controlnet.effects import INPAINT_ONLY
-from lib_controlnet.enums import LATENT_SCALE, OnError
+from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
 from lib_controlnet.image import Size, pixel_perfect_resolution
-from lib_controlnet.inputs import ControlPicture, PictureSource, control_picture, region_mask
+from lib_controlnet.inputs import (
+    ControlPicture,
+    PictureSource,
+    control_picture,
+    host_region,
+    own_region,
+)
+from lib_controlnet.region import Region
 from lib_controlnet.session import PreparedUnit
 
 if TYPE_CHECKING:
@@ -76,22 +85,77 @@ def prepare_units(
     Raises:
         ControlNetError: a unit cannot do what it was asked (only with `OnError.STOP`).
     """
-    prepared: list[PreparedUnit] = []
+    drawn: list[PreparedUnit] = []
     for unit in units:
         if not unit.enabled:
             continue
         comments += [f"ControlNet {unit.name}: {note}" for note in unit.notes]
         if preparation.interrupted():
-            break
-        try:
-            with naming(unit):
-                prepared.append(_prepare(unit, preparation, comments))
-        except ControlNetError as error:
-            if preparation.on_error is OnError.STOP:
-                raise
-            comments.append(f"ControlNet: {error} (unit skipped)")
-            log.warning("%s (unit skipped)", error)
-    return prepared
+            return []
+        with _failing(unit, preparation, comments):
+            drawn.append(_prepare(unit, preparation, comments))
+    prepared: list[PreparedUnit] = []
+    for made in drawn:  # a region may be another unit's mask, so all maps must be there
+        with _failing(made.unit, preparation, comments):
+            prepared.append(_with_region(made, drawn, preparation))
+    return _taking_turns(prepared)
+
+
+@contextmanager
+def _failing(unit: ControlUnit, preparation: Preparation, comments: list[str]) -> Iterator[None]:
+    """A unit that fails in here stops the generation, or is passed over with a comment."""
+    try:
+        with naming(unit):
+            yield
+    except ControlNetError as error:
+        if preparation.on_error is OnError.STOP:
+            raise
+        comments.append(f"ControlNet: {error} (unit skipped)")
+        log.warning("%s (unit skipped)", error)
+
+
+def _with_region(
+    made: PreparedUnit, drawn: Sequence[PreparedUnit], preparation: Preparation
+) -> PreparedUnit:
+    """The unit with the region it acts on.
+
+    Raises:
+        UnitError: the region refers to a mask that does not exist.
+    """
+    unit, request = made.unit, preparation.request
+    if unit.acting_region is ActingRegion.WHOLE:
+        return made
+    if unit.acting_region is ActingRegion.OWN:
+        region = own_region(unit, request, preparation.source)
+        return dataclasses.replace(made, region=region)
+    inside = host_region(unit, request) or _drawn_region(unit, drawn)
+    if inside is None:
+        msg = (
+            f"{unit.name}: region is {unit.region.value!r}, but there is no inpaint mask; paint "
+            "one in the img2img tab, use a unit with an inpaint preprocessor, or choose another "
+            "region"
+        )
+        raise UnitError(msg)
+    outside = unit.region is ActingRegion.OUTSIDE
+    return dataclasses.replace(made, region=inside.inverted() if outside else inside)
+
+
+def _drawn_region(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | None:
+    """The mask of the first unit that has an inpaint preprocessor, for hosts without a mask."""
+    for other in drawn:
+        if other.detected.shape[2] == 4:  # noqa: PLR2004 - RGB plus mask
+            mask = np.ascontiguousarray(other.detected[:, :, 3])
+            # "Resize and Fill" adds a border that is to be painted, so it is part of the mask.
+            return Region(mask, other.resize_mode, unit.region_feather, border=255)
+    return None
+
+
+def _taking_turns(prepared: list[PreparedUnit]) -> list[PreparedUnit]:
+    """Give each unit its own pictures of a batch, if one of them asks for that."""
+    if all(made.unit.batch_option is BatchOption.DEFAULT for made in prepared):
+        return prepared
+    count = len(prepared)
+    return [dataclasses.replace(made, turn=(i, count)) for i, made in enumerate(prepared)]
 
 
 @contextmanager
@@ -138,7 +202,6 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         unit=unit,
         resize_mode=picture.resize_mode,
         detected=detection.image,
-        region=region_mask(unit, preparation.source),
         load=load,
         soft_in_hires=detector.soft_in_hires,
         effect=detector.effect or None,

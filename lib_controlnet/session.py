@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,9 +15,10 @@ from lib_controlnet.effects import INPAINT_ONLY, KeepUnmasked, keep_unmasked
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.families.base import describe_unet
-from lib_controlnet.hint import PassGeometry, place_map, region_tensor, to_hint, to_pixels
+from lib_controlnet.hint import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
 from lib_controlnet.patcher import UNetPatcher
+from lib_controlnet.region import Region, place_region
 from lib_controlnet.step import NoisyLatent, RowLayout, StepContext, StepCursor
 from lib_controlnet.window import Window, layer_strengths
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.ports import Host
     from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.window import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +42,15 @@ class PassInfo:
         geometry: where the pass's latent lies on the picture.
         is_hires: second pass of a hires fix.
         has_hires: the generation has a hires pass at all.
+        scale: size of the pass's picture relative to the requested one.
+        images: pictures in the batch.
     """
 
     geometry: PassGeometry
     is_hires: bool = False
     has_hires: bool = False
+    scale: float = 1.0
+    images: int = 1
 
 
 @dataclass
@@ -55,8 +61,10 @@ class PreparedUnit:
         unit: what was asked.
         resize_mode: the mode that applies (an img2img picture brings its own).
         detected: uint8 (H, W, 3 or 4), the preprocessor's map.
-        region: uint8 (H, W), white where the unit acts; None for the whole picture.
         load: gives the control network for the base model that is loaded now.
+        region: where the unit acts; None for the whole picture.
+        turn: (i, n): of every n pictures of a batch the unit controls the one numbered i; None
+            means all.
         soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
         effect: name of a sampling effect the preprocessor declares, or None.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
@@ -65,11 +73,18 @@ class PreparedUnit:
     unit: ControlUnit
     resize_mode: ResizeMode
     detected: np.ndarray
-    region: np.ndarray | None
     load: Callable[[BaseUNet], ControlNetwork] | None
+    region: Region | None = None
+    turn: tuple[int, int] | None = None
     soft_in_hires: bool = False
     effect: str | None = None
     maps: list[np.ndarray] = field(default_factory=list)
+
+    def images(self, count: int) -> frozenset[int] | None:
+        """Which of the `count` pictures of a batch the unit controls; None means all."""
+        if self.turn is None:
+            return None
+        return frozenset(range(self.turn[0], count, self.turn[1]))
 
 
 class ControlSession:
@@ -92,10 +107,13 @@ class ControlSession:
         self.active: list[ActiveControl] = []
         self.effects: list[KeepUnmasked] = []
         self.cursor = StepCursor()
+        self.schedule: Schedule | None = None
         self.evaluations = 0
         self.noisy: NoisyLatent | None = None
         self._one_by_one = False
+        self._bound_to: tuple[object, ...] | None = None
         self._patched: UNetPatcher | None = None
+        self._foreign: nn.Module | None = None
 
     def begin_pass(self, info: PassInfo, base: BaseUNet) -> None:
         """Bind every unit to this pass and this model.
@@ -105,8 +123,10 @@ class ControlSession:
         """
         self.active = []
         self.effects = []
+        self.schedule = None
         self.evaluations = 0
         self._one_by_one = False
+        self._bound_to = base.shape.signature
         for prepared in list(self.prepared):
             try:
                 control = self._bind(prepared, info, base)
@@ -118,6 +138,8 @@ class ControlSession:
                 continue
             if control is not None:
                 self.active.append(control)
+        # Sums of floats depend on their order; the user's order of units must not matter.
+        self.active.sort(key=lambda control: control.sort_key)
 
     def _bind(self, prepared: PreparedUnit, info: PassInfo, base: BaseUNet) -> ActiveControl | None:
         unit = prepared.unit
@@ -136,10 +158,12 @@ class ControlSession:
         )
         window = Window(unit.guidance_start, unit.guidance_end)
         region = self._region(prepared, info)
+        images = prepared.images(info.images)
         if prepared.effect == INPAINT_ONLY and unit.weight and not window.is_empty:
             kept = keep_unmasked(to_pixels(placed), self.host.vae_encode, window)
-            self.effects += [] if kept is None else [kept]
-        if not any(strengths) or window.is_empty or (region is not None and region.is_empty):
+            self.effects += [] if kept is None else [replace(kept, images=images)]
+        nowhere = images == frozenset() or (region is not None and region.is_empty)
+        if not any(strengths) or window.is_empty or nowhere:
             log.info("%s has no effect in this pass (strength, window or region)", unit.name)
             return None
         log.info(
@@ -155,13 +179,14 @@ class ControlSession:
             window=window,
             cond_only=unit.control_mode is ControlMode.CONTROL or network.global_average_pooling,
             region=None if region is None or region.is_full else region,
+            images=images,
         )
 
     @staticmethod
     def _region(prepared: PreparedUnit, info: PassInfo) -> RegionMask | None:
         if prepared.region is None:
             return None
-        return RegionMask(region_tensor(prepared.region, info.geometry, prepared.resize_mode))
+        return RegionMask(place_region(prepared.region, info.geometry, info.scale))
 
     @contextmanager
     def sampling(self, unet: nn.Module) -> Iterator[None]:
@@ -183,7 +208,7 @@ class ControlSession:
                 self._patched = patcher
                 yield
         finally:
-            self._patched = None
+            self._patched = self._foreign = None
             self.cursor.layout = None
             self.noisy = None
             for control in self.active:
@@ -192,6 +217,10 @@ class ControlSession:
     def _move_networks(self) -> None:
         for control in self.active:
             control.network.to(self.host.device, self.host.network_dtype)
+
+    def set_schedule(self, schedule: Schedule) -> None:
+        """The sampler starts its run; it will make these steps."""
+        self.schedule = schedule
 
     def begin_evaluation(
         self,
@@ -206,25 +235,31 @@ class ControlSession:
             layout: its rows.
             progress: fraction of this pass's steps done, 0 to 1.
             unet: the module that will be called. A refiner may have replaced the one that was
-                patched; then the controls stay silent for the rest of the pass.
+                patched: the controls move to it if it has the same structure, else they stay
+                silent for the rest of the pass.
             noisy: the present latent, from samplers whose model predicts noise.
         """
         if self._patched is None:
             return
-        if unet is not None and unet is not self._patched.unet:
-            self._refuse_foreign(unet)
+        if unet is not None and unet not in (self._patched.unet, self._foreign):
+            self._follow(self._patched, unet)
         self.evaluations += 1
         self.noisy = noisy
         self.cursor.begin(layout, progress)
 
-    def _refuse_foreign(self, unet: nn.Module) -> None:
+    def _follow(self, patched: UNetPatcher, unet: nn.Module) -> None:
+        """Move to the model that the host has switched to, or say why not."""
+        shape = describe_unet(unet)
+        if shape.signature == self._bound_to:
+            patched.move_to(unet)
+            return
+        self._foreign = unet
         comment = (
             "ControlNet: the model was switched during sampling to one that the controls were "
-            f"not bound to ({describe_unet(unet).kind}); from there on they do not act"
+            f"not bound to ({shape.kind}); from there on they do not act"
         )
-        if comment not in self.comments:
-            self.comments.append(comment)
-            log.warning(comment)
+        self.comments.append(comment)
+        log.warning(comment)
 
     def residuals(self, step: StepContext) -> list[Residuals]:
         """Everything to add in one U-Net call (called by the patcher)."""
@@ -266,7 +301,8 @@ class ControlSession:
         Raises:
             HostError: controls were bound and none of them could act.
         """
-        if self.active and not self.evaluations:
+        expected = self.schedule is None or self.schedule.steps > 0
+        if self.active and expected and not self.evaluations:
             msg = (
                 "ControlNet: the sampler never announced a step, so no control could act; "
                 "another extension may have replaced the denoiser"

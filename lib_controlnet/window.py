@@ -1,10 +1,11 @@
-"""When a unit acts, and how strongly at each layer. Nothing else compares progress.
+"""When a unit acts, and how strongly at each layer. Nothing else computes or compares progress.
 
 The fall-off over the layers is the "guess mode" of Zhang et al. (2023), arXiv:2302.05543.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +38,39 @@ class Window:
     def is_empty(self) -> bool:
         """Whether no progress in [0, 1) lies inside."""
         return self.start >= self.end or self.start >= 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of one run of a sampler.
+
+    Attributes:
+        steps: steps it makes, 0 if it returns its input.
+        order: evaluations in a step; the last step may have fewer.
+        opening: further evaluations in the first step (PLMS begins with two).
+        sigmas: largest and smallest noise level of samplers that choose their own steps
+            (DPM adaptive); those walk evenly in log sigma.
+    """
+
+    steps: int
+    order: int = 1
+    opening: int = 0
+    sigmas: tuple[float, float] | None = None
+
+    def progress(self, evaluation: int, sigma: float) -> float:
+        """Steps done as a fraction of all steps, in [0, 1).
+
+        Args:
+            evaluation: evaluations made before this one.
+            sigma: present noise level; only used with `sigmas`.
+        """
+        last = max(self.steps - 1, 0) / max(self.steps, 1)
+        if self.sigmas is not None:
+            high, low = (math.log(max(value, 1e-6)) for value in self.sigmas)
+            done = (high - math.log(max(sigma, 1e-6))) / max(high - low, 1e-6)
+            return min(max(done, 0.0), last)
+        step = max(evaluation - self.opening, 0) // self.order
+        return min(step / max(self.steps, 1), last)
 
 
 def strength_curve(strength: float, layers: int, mode: ControlMode) -> tuple[float, ...]:

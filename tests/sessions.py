@@ -6,6 +6,7 @@ import torch
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.hint import PassGeometry
 from lib_controlnet.image import Size
+from lib_controlnet.region import Region
 from lib_controlnet.session import PassInfo, PreparedUnit
 from lib_controlnet.unit import ControlUnit
 
@@ -42,9 +43,15 @@ def picture(seed=3):
 
 
 def prepared(network, seed=3, region=None, effect=None, **fields):
+    """A unit on `network`; `region` is a uint8 (64, 128) mask or None."""
     unit = ControlUnit(enabled=True, module="none", model="tiny", **fields)
     return PreparedUnit(
-        unit, ResizeMode.INNER_FIT, picture(seed), region, lambda _base: network, effect=effect
+        unit,
+        ResizeMode.INNER_FIT,
+        picture(seed),
+        lambda _base: network,
+        region=None if region is None else Region(region, ResizeMode.INNER_FIT),
+        effect=effect,
     )
 
 

@@ -13,6 +13,7 @@ from modules import devices, scripts, sd_models, shared
 from lib_controlnet.effects import epsilon_to_x0, x0_to_epsilon
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
+from lib_controlnet.host.schedule import from_denoiser, watched
 from lib_controlnet.step import NoisyLatent, RowLayout
 
 if TYPE_CHECKING:
@@ -79,8 +80,11 @@ class A1111Host:
         return found
 
     def interrupted(self) -> bool:
-        """Whether the user pressed Interrupt or Skip."""
-        return bool(shared.state.interrupted or shared.state.skipped)
+        """Whether the user wants no picture any more.
+
+        Skip is not asked for here: it is over when the next batch begins.
+        """
+        return bool(shared.state.interrupted or shared.state.stopping_generation)
 
     def report(self, text: str | None) -> None:
         """Show one line beside the progress bar; None takes it away."""
@@ -171,12 +175,12 @@ def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
 
     def launch_sampling(steps: int, func: Callable[[], Any]) -> Any:
         _restore(sampler, original, own_before)
-        shared_objects.sampling = session
+        outer, shared_objects.sampling = shared_objects.sampling, session
         try:
-            with session.sampling(require_base().module):
+            with session.sampling(require_base().module), watched(sampler, session.set_schedule):
                 result = original(steps, func)
         finally:
-            shared_objects.sampling = None
+            shared_objects.sampling = outer
         if not shared.state.interrupted and not shared.state.skipped:
             session.check_effect()
         for comment in session.comments:
@@ -201,7 +205,8 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
         return
     images = params.text_uncond.shape[0]
     layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])
-    progress = denoiser.step / max(denoiser.total_steps, 1)
+    schedule = session.schedule or from_denoiser(denoiser)
+    progress = schedule.progress(denoiser.step, float(params.sigma.max()))
     model = loaded_model()
     unet = None if model is None else model.model.diffusion_model
     noisy = None

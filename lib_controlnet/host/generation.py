@@ -161,7 +161,13 @@ def pass_info(p: Any, x: Any) -> PassInfo:
         ):
             canvas = None  # another extension samples at a size of its own
     geometry = PassGeometry.of_latent(latent, canvas)
-    return PassInfo(geometry, is_hires, bool(getattr(p, "enable_hr", False)))
+    return PassInfo(
+        geometry,
+        is_hires,
+        has_hires=bool(getattr(p, "enable_hr", False)),
+        scale=geometry.canvas.width / max(int(p.width), 1) if is_hires else 1.0,
+        images=int(x.shape[0]),
+    )
 
 
 def _pass_on_comments(p: Any, session: ControlSession) -> None:
@@ -178,7 +184,8 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
     for prepared in session.prepared:
         if prepared.effect != INPAINT_ONLY or not prepared.maps or not prepared.unit.weight:
             continue
-        for index in range(len(images)):
+        own = prepared.images(len(images))
+        for index in range(len(images)) if own is None else sorted(own):
             images[index] = paste_back(images[index], prepared.maps[0], sigma)
 
 

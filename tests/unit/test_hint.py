@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib_controlnet.enums import ResizeMode
-from lib_controlnet.hint import PassGeometry, place_map, region_tensor, to_hint
+from lib_controlnet.hint import PassGeometry, place_map, to_hint
 from lib_controlnet.image import Size
 
 
@@ -52,22 +52,3 @@ def test_hint_masked_pixels_are_minus_one_in_all_channels():
     hint = to_hint(picture)
     assert torch.equal(hint[..., 4:], torch.full((1, 3, 8, 4), -1.0))
     assert hint[..., :4].min() == pytest.approx(128 / 255)
-
-
-@pytest.mark.parametrize("mode", list(ResizeMode))
-def test_region_all_white_stays_full_where_it_covers(mode):
-    white = np.full((32, 32), 255, np.uint8)
-    region = region_tensor(white, PassGeometry.of_latent(Size(8, 4)), mode)
-    assert region.shape == (1, 1, 32, 64)
-    if mode is ResizeMode.OUTER_FIT:
-        assert region[0, 0, :, 16:48].min() == 1.0
-        assert not region[0, 0, :, :16].any()
-    else:
-        assert region.min() == 1.0
-
-
-def test_region_crop_takes_the_centre():
-    mask = np.zeros((64, 64), np.uint8)
-    mask[:16] = 255  # cut away by the crop to 2:1
-    region = region_tensor(mask, PassGeometry.of_latent(Size(8, 4)), ResizeMode.INNER_FIT)
-    assert not region.any()

@@ -21,7 +21,7 @@ MAX_CONSTRUCTOR_LINES = 100
 LAYERS = (
     ("errors", "enums", "ports", "image", "decode", "thinning"),
     ("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
-    ("injection", "step", "window", "hint", "active", "effects"),
+    ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
     ("session",),

@@ -63,7 +63,7 @@ def test_fit_to_repairs_odd_sizes_and_precision():
 def test_region_half_keeps_half():
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., :32] = 1.0
-    masked = Residuals((0,), (torch.ones(1, 2, 8, 8),)).masked(RegionMask(mask))
+    masked = Residuals((0,), (torch.ones(1, 2, 8, 8),)).masked(RegionMask(mask), [(8, 8)])
     assert torch.equal(masked.layers[0][..., :3], torch.ones(1, 2, 8, 3))
     assert not masked.layers[0][..., 5:].any()
 

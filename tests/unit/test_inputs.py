@@ -10,7 +10,7 @@ from PIL import Image
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.image import Size
-from lib_controlnet.inputs import PictureSource, control_picture, region_mask
+from lib_controlnet.inputs import PictureSource, control_picture
 from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.unit import parse_unit
 
@@ -153,12 +153,3 @@ def test_only_masked_is_ignored_where_the_unit_says_so():
 def test_blank_only_masked_mask_falls_back_to_the_whole_picture():
     request = img2img(np.zeros((64, 96), np.uint8), only_masked=True)
     assert control_picture(parse_unit({}), request, False, ANY).image.shape == (64, 96, 3)
-
-
-def test_region_mask_of_a_drawing_and_of_an_array():
-    drawing = {"image": red(), "mask": drawn()}
-    unit = parse_unit({"effective_region_mask": drawing})
-    assert np.array_equal(region_mask(unit, ANY), drawn())
-    unit = parse_unit({"effective_region_mask": as_base64(drawn())})
-    assert np.array_equal(region_mask(unit, ANY), drawn())
-    assert region_mask(parse_unit({}), ANY) is None

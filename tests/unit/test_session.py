@@ -1,6 +1,7 @@
 """Laws of one generation on tiny real networks: what adds up, costs nothing, is undone."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -163,9 +164,117 @@ def test_two_units_add_the_sum_of_each(base, network):
 
 def test_two_half_weight_copies_equal_one(base, network):
     halves = [prepared(network, weight=0.5), prepared(network, weight=0.5)]
-    torch.testing.assert_close(
-        run(base, halves), run(base, [prepared(network)]), atol=1e-5, rtol=1e-4
+    assert torch.equal(run(base, halves), run(base, [prepared(network)]))
+
+
+def test_order_of_units_does_not_matter(base, network):
+    other = support.tiny_controlnet(kind_of(base), unet=base.module, seed=5)
+    other.name = "another"
+    region = np.zeros((64, 128), np.uint8)
+    region[:, :40] = 255
+
+    def units():
+        return [
+            prepared(network, seed=1, weight=0.7),
+            prepared(other, seed=2, weight=1.3, control_mode=ControlMode.CONTROL),
+            prepared(network, seed=2, weight=0.3, control_mode=ControlMode.PROMPT),
+            prepared(network, seed=2, weight=0.9, region=region),
+        ]
+
+    expected = run(base, units())
+    for order in itertools.permutations(range(4)):
+        made = units()
+        assert torch.equal(run(base, [made[i] for i in order]), expected), order
+
+
+def test_each_mode_acts_on_its_own_units_residuals_only(base, network):
+    """Cond row: both units, each with its own curve; uncond row: the balanced unit alone."""
+    balanced = {"seed": 1, "weight": 0.8}
+    control = {"seed": 2, "weight": 0.6, "control_mode": ControlMode.CONTROL}
+    parts = residual_difference(base, [prepared(network, **balanced), prepared(network, **control)])
+    one = residual_difference(base, [prepared(network, **balanced)])[0]
+    two = residual_difference(base, [prepared(network, **control)])[0]
+    by_rows = {part.rows: part.layers for part in parts}
+    assert set(by_rows) == {(0, 1), (0,)}
+    for whole, alone in ((by_rows[0, 1], one.layers), (by_rows[(0,)], two.layers)):
+        for together, single in zip(whole, alone, strict=True):
+            assert torch.equal(together, single)
+
+
+def test_units_with_the_same_hint_are_evaluated_once(base, network, monkeypatch):
+    rows = []
+    original = network.evaluate
+
+    def spy(x, *rest):
+        rows.append(x.shape[0])
+        return original(x, *rest)
+
+    monkeypatch.setattr(network, "evaluate", spy)
+    inside = np.zeros((64, 128), np.uint8)
+    inside[:, 64:] = 255
+    run(
+        base, [prepared(network, region=inside), prepared(network, weight=0.2, region=255 - inside)]
     )
+    assert rows == [2]
+
+
+def test_pooled_unit_with_a_region_acts_there_only(base, network):
+    pooled = copy.copy(network)
+    pooled.global_average_pooling = True
+    region = np.zeros((64, 128), np.uint8)
+    region[:, :64] = 255
+    (part,) = residual_difference(base, [prepared(pooled, region=region)])
+    (whole,) = residual_difference(base, [prepared(pooled)])
+    first = part.layers[0]
+    assert first.shape[-2:] == (LATENT.height, LATENT.width)
+    assert not first[..., 9:].any()
+    torch.testing.assert_close(first[..., :7], whole.layers[0].expand_as(first)[..., :7])
+
+
+def test_units_that_take_turns_control_their_own_pictures(base, network, plain):
+    layout = RowLayout.build([1, 1, 1], 3, 6)
+
+    def turns(*units):
+        for position, unit in enumerate(units):
+            unit.turn = (position, len(units))
+        return run(base, list(units), layout, pass_info=info(images=3))
+
+    one = run(base, [prepared(network, seed=1)], layout, pass_info=info(images=3))
+    two = run(base, [prepared(network, seed=2)], layout, pass_info=info(images=3))
+    out = turns(prepared(network, seed=1), prepared(network, seed=2))
+    for image, source in enumerate((one, two, one)):
+        for row in (image, image + 3):
+            torch.testing.assert_close(out[row], source[row], atol=1e-5, rtol=1e-4)
+    many = turns(*(prepared(network, seed=1, weight=float(i == 3)) for i in range(4)))
+    assert torch.equal(many, run(base, [], layout)), "three pictures, and the fourth unit's turn"
+
+
+def test_model_switched_in_mid_sampling_to_one_of_the_same_structure_is_followed(base, network):
+    refiner = copy.deepcopy(base.module)
+    session = ControlSession(FakeHost(), [prepared(network)])
+    session.begin_pass(info(), base)
+    arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
+    before = hooks_of(base.module)
+    with torch.no_grad(), session.sampling(base.module):
+        session.begin_evaluation(ROWS, 0.0, base.module)
+        expected = base.module(**arguments)
+        session.begin_evaluation(ROWS, 0.5, refiner)
+        assert torch.equal(refiner(**arguments), expected)
+        assert hooks_of(base.module) == before
+    assert hooks_of(refiner) == before
+    assert not session.comments
+
+
+def test_model_switched_to_another_structure_is_left_alone(base, network):
+    foreign = support.tiny_base("SD1" if kind_of(base) == "SDXL" else "SDXL")
+    session = ControlSession(FakeHost(), [prepared(network)])
+    session.begin_pass(info(), base)
+    before = hooks_of(foreign.module)
+    with session.sampling(base.module):
+        session.begin_evaluation(ROWS, 0.5, foreign.module)
+        assert hooks_of(foreign.module) == before
+    assert hooks_of(base.module) == before
+    assert "they do not act" in session.comments[0]
 
 
 def test_control_mode_evaluates_cond_rows_only(base, network, plain):
