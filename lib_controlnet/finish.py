@@ -25,10 +25,7 @@ def paste_back(image: Tensor, placed: np.ndarray, sigma: int) -> Tensor:
     """
     import torch
 
-    mask = (placed[:, :, 3] > 127).astype(np.float32)  # noqa: PLR2004 - half of uint8
-    if sigma > 0:
-        mask = cv2.dilate(mask, np.ones((sigma, sigma), np.uint8))
-        mask = cv2.blur(mask, (sigma, sigma))
+    mask = soft_mask(placed[:, :, 3], sigma)
     height, width = image.shape[-2:]
     if mask.shape != (height, width):
         mask = cv2.resize(mask, (width, height))
@@ -37,3 +34,22 @@ def paste_back(image: Tensor, placed: np.ndarray, sigma: int) -> Tensor:
     weight = torch.from_numpy(mask).to(image)[None]
     blended = image * weight + raw.permute(2, 0, 1) * (1.0 - weight)
     return torch.where(weight == 0.0, raw.permute(2, 0, 1), blended)
+
+
+def soft_mask(mask: np.ndarray, sigma: int) -> np.ndarray:
+    """The share of the generated picture: float32 (H, W), 1 inside the mask.
+
+    The mask grows by half a box, and the box blur takes that back: it is 1 in the whole mask, and
+    exactly 0 from `sigma` pixels beyond it.
+
+    Args:
+        mask: uint8 (H, W), above 127 where the picture is repainted.
+        sigma: side of both boxes, pixels; 0 and less leave the mask hard.
+    """
+    hard = (mask > 127).astype(np.float32)  # noqa: PLR2004 - half of uint8
+    if sigma <= 0:
+        return hard
+    # A box of even side has no middle: the blur leans the other way than the growth did.
+    grown = cv2.dilate(hard, np.ones((sigma, sigma), np.uint8))
+    lean = (sigma - 1) // 2
+    return cv2.blur(grown, (sigma, sigma), anchor=(lean, lean))

@@ -36,6 +36,7 @@ __all__ = [
     "is_flat",
     "join_mask",
     "pixel_perfect_resolution",
+    "placement",
     "resize_map",
     "resize_short_side",
     "resize_with_pad",
@@ -186,16 +187,10 @@ def fit_map(control_map: np.ndarray, target: Size, mode: ResizeMode) -> np.ndarr
     Returns:
         uint8 (target.height, target.width, 3 or 4), contiguous.
     """
-    size = Size.from_array(control_map)
-    if mode is ResizeMode.RESIZE:
-        return resize_map(control_map, target)
-    wanted = size.scaled(_fit_factor(size, target, mode))
+    wanted, x, y = placement(Size.from_array(control_map), target, mode)
     resized = resize_map(control_map, wanted)
-    # Both centred as the host centres its picture, so that odd remainders fall alike.
-    x = target.width // 2 - wanted.width // 2
-    y = target.height // 2 - wanted.height // 2
     if mode is ResizeMode.INNER_FIT:
-        shown = resized[max(-y, 0) :, max(-x, 0) :][: target.height, : target.width]
+        shown = resized[-y : target.height - y, -x : target.width - x]
         return np.ascontiguousarray(shown)
     if wanted == target:
         return np.ascontiguousarray(resized)
@@ -203,6 +198,20 @@ def fit_map(control_map: np.ndarray, target: Size, mode: ResizeMode) -> np.ndarr
     canvas[:] = _border_colour(control_map)
     canvas[y : y + wanted.height, x : x + wanted.width] = resized
     return canvas
+
+
+def placement(size: Size, target: Size, mode: ResizeMode) -> tuple[Size, int, int]:
+    """How a map of `size` is laid on `target`: its new size, and its left and top there.
+
+    The centre is the host's, so that odd remainders fall alike; left and top are negative where
+    "Crop and Resize" cuts.
+    """
+    if mode is ResizeMode.RESIZE:
+        return target, 0, 0
+    wanted = size.scaled(_fit_factor(size, target, mode))
+    x = target.width // 2 - wanted.width // 2
+    y = target.height // 2 - wanted.height // 2
+    return wanted, x, y
 
 
 def resize_map(control_map: np.ndarray, wanted: Size) -> np.ndarray:
