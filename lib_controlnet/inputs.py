@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lib_controlnet.crop import crop_control, crop_region, host_picture, prepare_mask
+from lib_controlnet.crop import (
+    crop_control,
+    crop_region,
+    followed_picture,
+    host_picture,
+    prepare_mask,
+)
 from lib_controlnet.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
 from lib_controlnet.image import Size, join_mask
 from lib_controlnet.region import Region
+from lib_controlnet.unit import NO_MODULE
 
 if TYPE_CHECKING:
     from lib_controlnet.crop import Region as Box
@@ -151,22 +159,27 @@ def _crop_own(
         return picture
     whole = Size(request.init_image.width, request.init_image.height)
     mode = list(ResizeMode).index(picture.resize_mode)
-    image = crop_control(picture.image, whole, region, request.size, mode)
+    is_map = unit.module.lower() == NO_MODULE  # a finished map: lines and palettes stay sharp
+    image = crop_control(picture.image, whole, region, request.size, mode, is_map)
     return ControlPicture(image, ResizeMode.OUTER_FIT, is_own=True)
 
 
 def _init_picture(
     unit: ControlUnit, request: GenerationRequest, wants_mask: bool
 ) -> ControlPicture:
+    """The img2img picture on the very pixels on which the host paints."""
     rules = request.inpaint
-    if request.init_image is not None and _crop_region(unit, request) is not None:
-        host = host_picture(request.init_image, rules, request.size, request.resize_mode)
-        pixels = join_mask(host.image, host.mask) if wants_mask else host.image
-        return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_own=False)
-    pixels = decode_image(request.init_image, "the img2img image")
-    if wants_mask:
-        pixels = join_mask(pixels, None if rules is None else np.array(prepare_mask(rules)))
-    return ControlPicture(pixels, request.picture_resize_mode, is_own=False)
+    if rules is not None and rules.only_masked and not _crops(unit, request):
+        rules = dataclasses.replace(rules, only_masked=False)
+    found = followed_picture(
+        request.init_image, rules, request.size, request.resize_mode, request.background
+    )
+    pixels = join_mask(found.image, found.mask) if wants_mask else found.image
+    return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_own=False)
+
+
+def _crops(unit: ControlUnit, request: GenerationRequest) -> bool:
+    return unit.inpaint_crop_input_image or request.is_upscale_script
 
 
 def _crop_region(unit: ControlUnit, request: GenerationRequest) -> Box | None:
@@ -174,7 +187,7 @@ def _crop_region(unit: ControlUnit, request: GenerationRequest) -> Box | None:
     rules = request.inpaint
     if rules is None or not rules.only_masked:
         return None
-    if not (unit.inpaint_crop_input_image or request.is_upscale_script):
+    if not _crops(unit, request):
         return None
     return crop_region(prepare_mask(rules), rules.padding, request.size)
 
@@ -217,7 +230,10 @@ def host_region(unit: ControlUnit, request: GenerationRequest) -> Region | None:
     """
     if request.init_image is None or request.inpaint is None:
         return None
-    host = host_picture(request.init_image, request.inpaint, request.size, request.resize_mode)
+    host = host_picture(
+        *(request.init_image, request.inpaint, request.size, request.resize_mode),
+        background=request.background,
+    )
     blank = np.zeros((request.size.height, request.size.width), np.uint8)
     mask = blank if host.mask is None else host.mask
     return Region(mask, ResizeMode.RESIZE, unit.region_feather)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from lib_controlnet.enums import ResizeMode
+from lib_controlnet.image import Size, placement
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from lib_controlnet.enums import ResizeMode
     from lib_controlnet.hint import PassGeometry
 
 WHITE: Final = 255
@@ -72,20 +73,17 @@ def _laid(region: Region, geometry: PassGeometry) -> np.ndarray:
     import cv2
     import numpy as np
 
-    mask, mode = region.mask, region.mode
-    width, height = geometry.canvas.width, geometry.canvas.height
-    scale_x, scale_y = width / mask.shape[1], height / mask.shape[0]
-    if mode is ResizeMode.INNER_FIT:
-        scale_x = scale_y = max(scale_x, scale_y)
-    elif mode is ResizeMode.OUTER_FIT:
-        scale_x = scale_y = min(scale_x, scale_y)
-    new = (max(round(mask.shape[1] * scale_x), 1), max(round(mask.shape[0] * scale_y), 1))
-    method = cv2.INTER_AREA if scale_x < 1.0 else cv2.INTER_LINEAR
-    laid = cv2.resize(mask.astype(np.float32) / WHITE, new, interpolation=method)
-    x, y = max(new[0] - width, 0) // 2, max(new[1] - height, 0) // 2
-    laid = laid[y : y + height, x : x + width]
-    left, top = (width - laid.shape[1]) // 2, (height - laid.shape[0]) // 2
-    edges = (top, height - laid.shape[0] - top, left, width - laid.shape[1] - left)
+    mask, canvas = region.mask, geometry.canvas
+    new, left, top = placement(Size.from_array(mask), canvas, region.mode)
+    shrinks = new.area < mask.size
+    laid = cv2.resize(
+        mask.astype(np.float32) / WHITE,
+        (new.width, new.height),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+    laid = laid[max(-top, 0) :, max(-left, 0) :][: canvas.height, : canvas.width]
+    top, left = max(top, 0), max(left, 0)
+    edges = (top, canvas.height - laid.shape[0] - top, left, canvas.width - laid.shape[1] - left)
     if not any(edges):
         return laid
     if region.border is None:

@@ -48,6 +48,7 @@ class GenerationRequest:
         init_image: img2img picture, None for txt2img.
         resize_mode: the host's img2img resize mode, 0 to 3.
         inpaint: mask and its rules, None without a mask.
+        background: colour that the host lays under a transparent img2img picture.
         has_hires: a hires pass follows.
         is_upscale_script: a script upscales tile by tile; maps are not shown then.
     """
@@ -59,6 +60,7 @@ class GenerationRequest:
     init_image: Image | None = None
     resize_mode: int = 0
     inpaint: InpaintRules | None = None
+    background: str = "#ffffff"
     has_hires: bool = False
     is_upscale_script: bool = False
 

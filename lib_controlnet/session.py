@@ -67,6 +67,7 @@ class PreparedUnit:
             means all.
         soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
         effect: name of a sampling effect the preprocessor declares, or None.
+        holds: its sampling effect acts in the present pass.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
     """
 
@@ -78,6 +79,7 @@ class PreparedUnit:
     turn: tuple[int, int] | None = None
     soft_in_hires: bool = False
     effect: str | None = None
+    holds: bool = False
     maps: list[np.ndarray] = field(default_factory=list)
 
     def images(self, count: int) -> frozenset[int] | None:
@@ -145,7 +147,7 @@ class ControlSession:
         unit = prepared.unit
         placed = place_map(prepared.detected, info.geometry, prepared.resize_mode)
         others = [shown for shown in prepared.maps if shown.shape != placed.shape]
-        prepared.maps = [placed, *others]
+        prepared.maps, prepared.holds = [placed, *others], False
         if prepared.load is None or not _acts_in(unit.hr_option, info):
             return None
         network = prepared.load(base)
@@ -159,13 +161,14 @@ class ControlSession:
         window = Window(unit.guidance_start, unit.guidance_end)
         region = self._region(prepared, info)
         images = prepared.images(info.images)
-        if prepared.effect == INPAINT_ONLY and unit.weight and not window.is_empty:
-            kept = keep_unmasked(to_pixels(placed), self.host.vae_encode, window)
-            self.effects += [] if kept is None else [replace(kept, images=images)]
         nowhere = images == frozenset() or (region is not None and region.is_empty)
         if not any(strengths) or window.is_empty or nowhere:
             log.info("%s has no effect in this pass (strength, window or region)", unit.name)
             return None
+        if prepared.effect == INPAINT_ONLY:
+            kept = keep_unmasked(to_pixels(placed), self.host.vae_encode, window)
+            self.effects += [] if kept is None else [replace(kept, images=images)]
+            prepared.holds = True
         log.info(
             "%s: %s, %s, %s, window %g to %g, %dx%d%s",
             *(unit.name, unit.module, network.name, unit.control_mode, window.start, window.end),

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from lib_controlnet import infotext, preprocess
-from lib_controlnet.effects import INPAINT_ONLY
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.finish import paste_back
@@ -182,7 +181,7 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
         return
     sigma = int(str(runtime.option("control_net_inpaint_blur_sigma", BLUR_SIGMA)))
     for prepared in session.prepared:
-        if prepared.effect != INPAINT_ONLY or not prepared.maps or not prepared.unit.weight:
+        if not prepared.holds:
             continue
         own = prepared.images(len(images))
         for index in range(len(images)) if own is None else sorted(own):

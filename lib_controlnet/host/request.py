@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from modules import shared
+
 from lib_controlnet.image import Size
 from lib_controlnet.request import GenerationRequest, InpaintRules
 
@@ -24,6 +26,7 @@ def read_request(p: Any) -> GenerationRequest:
         init_image=init_images[0] if init_images else None,
         resize_mode=int(getattr(p, "resize_mode", 0) or 0),
         inpaint=_inpaint(p) if init_images else None,
+        background=str(getattr(shared.opts, "img2img_background_color", "#ffffff")),
         has_hires=bool(getattr(p, "enable_hr", False)),
         is_upscale_script=is_upscale_script(p),
     )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet.enums import ResizeMode
+from lib_controlnet.crop import host_picture
 from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.image import Size
+from lib_controlnet.image import Size, fit_map
 from lib_controlnet.inputs import PictureSource, control_picture
 from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.unit import parse_unit
@@ -51,6 +51,11 @@ def img2img(mask=None, **changes):
             }
         )
     return GenerationRequest(Size(64, 64), init_image=picture, resize_mode=1, inpaint=rules)
+
+
+def painted(request):
+    """What the host paints on."""
+    return host_picture(request.init_image, request.inpaint, request.size, request.resize_mode)
 
 
 @pytest.mark.parametrize(
@@ -117,15 +122,19 @@ def test_img2img_picture_brings_its_resize_mode():
     request = img2img()
     unit = parse_unit({"resize_mode": "Just Resize"})
     picture = control_picture(unit, request, False, ANY)
-    assert np.array_equal(picture.image, np.array(request.init_image))
-    assert (picture.resize_mode, picture.is_own) == (ResizeMode.INNER_FIT, False)
+    assert np.array_equal(picture.image, painted(request).image)
+    assert not picture.is_own
+    fitted = fit_map(picture.image, request.size, picture.resize_mode)
+    assert np.array_equal(fitted, picture.image), "it lies on the host's pixels as it is"
 
 
 def test_img2img_inpaint_takes_the_hosts_mask():
     mask = np.zeros((64, 96), np.uint8)
     mask[:, :20] = 255
-    picture = control_picture(parse_unit({}), img2img(mask, invert=True), True, ANY)
-    assert np.array_equal(picture.image[:, :, 3], 255 - mask)
+    request = img2img(mask, invert=True)
+    picture = control_picture(parse_unit({}), request, True, ANY)
+    assert np.array_equal(picture.image[:, :, 3], painted(request).mask)
+    assert np.array_equal(picture.image[:, :, 3], 255 - mask[:, 16:80])
 
 
 def test_only_masked_crops_own_picture_to_the_same_pixels():
@@ -147,9 +156,28 @@ def test_only_masked_is_ignored_where_the_unit_says_so():
     mask[16:40, 30:54] = 255
     unit = parse_unit({"inpaint_crop_input_image": False})
     picture = control_picture(unit, img2img(mask, only_masked=True), False, ANY)
-    assert picture.image.shape == (64, 96, 3)
+    assert np.array_equal(picture.image, painted(img2img(mask)).image)
 
 
 def test_blank_only_masked_mask_falls_back_to_the_whole_picture():
     request = img2img(np.zeros((64, 96), np.uint8), only_masked=True)
-    assert control_picture(parse_unit({}), request, False, ANY).image.shape == (64, 96, 3)
+    picture = control_picture(parse_unit({}), request, False, ANY)
+    assert np.array_equal(picture.image, painted(img2img()).image)
+
+
+def test_transparent_img2img_picture_lies_on_the_hosts_background():
+    clear = Image.new("RGBA", (64, 64), (200, 10, 10, 0))
+    request = GenerationRequest(Size(64, 64), init_image=clear, background="#102030")
+    picture = control_picture(parse_unit({}), request, False, ANY)
+    assert np.unique(picture.image.reshape(-1, 3), axis=0).tolist() == [[16, 32, 48]]
+
+
+def test_finished_map_stays_sharp_in_a_crop():
+    mask = np.zeros((64, 96), np.uint8)
+    mask[16:40, 30:54] = 255
+    lines = np.zeros((64, 96, 3), np.uint8)
+    lines[::8] = 255
+    fields = {"image": lines, "resize_mode": "Just Resize"}
+    request = img2img(mask, only_masked=True)
+    cropped = control_picture(parse_unit(fields), request, False, ANY)
+    assert set(np.unique(cropped.image)) == {0, 255}
