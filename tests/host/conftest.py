@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import support
+from controls import MODEL, Calls, first, host_folder, request
+
+from lib_controlnet.families.controlnet import ControlNetNetwork
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,47 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import embedded
 
     return embedded.start(tmp_path_factory.mktemp("host"), ["--disable-console-progressbars"])
+
+
+@pytest.fixture(scope="module")
+def webui(host):
+    """The host with a random control model for its checkpoint."""
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    network = support.tiny_controlnet("demo", seed=4, unet=unet)
+    folder = host_folder()
+    support.save_controlnet(folder / f"{MODEL}.safetensors", network)
+    other = support.tiny_controlnet("SDXL")
+    support.save_controlnet(folder / "other_base.safetensors", other)
+    (folder / "damaged.safetensors").write_bytes(b"not a safetensors file at all")
+    return host
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Spies on the control network."""
+    seen = Calls()
+    evaluate, encode = ControlNetNetwork.evaluate, ControlNetNetwork.encode_hint
+
+    def spy(self, x, *rest):
+        seen.rows.append(x.shape[0])
+        if seen.on_call:
+            seen.on_call(len(seen.rows))
+        if seen.fail_at == len(seen.rows):
+            msg = "simulated failure"
+            raise RuntimeError(msg)
+        return evaluate(self, x, *rest)
+
+    def spy_hint(self, hint):
+        seen.hints.append(tuple(hint.shape[-2:]))
+        return encode(self, hint)
+
+    monkeypatch.setattr(ControlNetNetwork, "evaluate", spy)
+    monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy_hint)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def plain(webui):
+    return first(webui.txt2img(**request()))

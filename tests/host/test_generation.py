@@ -2,126 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
-import support
+from controls import SIZE, STEPS, encoded, first, picture, request, unet_hooks, unit
 from PIL import Image
 
-from lib_controlnet.families.controlnet import ControlNetNetwork
-
-SIZE = 64
-STEPS = 4
-MODEL = "random_control"
 SAMPLERS = (*("Euler", "Euler a", "Heun", "DPM2", "DPM++ 2M", "DPM++ SDE", "LCM", "DDIM", "UniPC"),)
-
-
-@dataclass
-class Calls:
-    """What the control network was asked during one test."""
-
-    rows: list[int] = field(default_factory=list)
-    hints: list[tuple[int, int]] = field(default_factory=list)
-    fail_at: int | None = None
-    on_call: object = None
-
-
-@pytest.fixture(scope="module")
-def webui(host):
-    """The host with a random control model for its checkpoint."""
-    from modules import shared
-
-    unet = shared.sd_model.model.diffusion_model
-    network = support.tiny_controlnet("demo", seed=4, unet=unet)
-    folder = host_folder()
-    support.save_controlnet(folder / f"{MODEL}.safetensors", network)
-    other = support.tiny_controlnet("SDXL")
-    support.save_controlnet(folder / "other_base.safetensors", other)
-    (folder / "damaged.safetensors").write_bytes(b"not a safetensors file at all")
-    return host
-
-
-def host_folder():
-    from pathlib import Path
-
-    from modules import paths
-
-    folder = Path(paths.models_path) / "ControlNet"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Spies on the control network."""
-    seen = Calls()
-    evaluate, encode = ControlNetNetwork.evaluate, ControlNetNetwork.encode_hint
-
-    def spy(self, x, *rest):
-        seen.rows.append(x.shape[0])
-        if seen.on_call:
-            seen.on_call(len(seen.rows))
-        if seen.fail_at == len(seen.rows):
-            msg = "simulated failure"
-            raise RuntimeError(msg)
-        return evaluate(self, x, *rest)
-
-    def spy_hint(self, hint):
-        seen.hints.append(tuple(hint.shape[-2:]))
-        return encode(self, hint)
-
-    monkeypatch.setattr(ControlNetNetwork, "evaluate", spy)
-    monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy_hint)
-    return seen
-
-
-def encoded(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def picture(width=SIZE, height=SIZE, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def unit(**fields):
-    return {"module": "none", "model": MODEL, "image": encoded(picture()), **fields}
-
-
-def request(*units, **fields):
-    base = {
-        "prompt": "a red circle",
-        "steps": STEPS,
-        "width": SIZE,
-        "height": SIZE,
-        "seed": 5,
-        "cfg_scale": 4,
-        "sampler_name": "Euler",
-    }
-    if units:
-        base["alwayson_scripts"] = {"ControlNet": {"args": list(units)}}
-    return {**base, **fields}
-
-
-def first(answer):
-    return np.array(answer.images[0])
-
-
-@pytest.fixture(scope="module")
-def plain(webui):
-    return first(webui.txt2img(**request()))
-
-
-def unet_hooks():
-    from modules import shared
-
-    names = ("_forward_hooks", "_forward_pre_hooks")
-    modules = shared.sd_model.model.diffusion_model.modules()
-    return sum(len(getattr(module, name)) for module in modules for name in names)
 
 
 def test_control_changes_the_picture_and_nothing_after_it(webui, plain, calls):
