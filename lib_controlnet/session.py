@@ -265,7 +265,13 @@ class ControlSession:
         log.warning(comment)
 
     def residuals(self, step: StepContext) -> list[Residuals]:
-        """Everything to add in one U-Net call (called by the patcher)."""
+        """Everything to add in one U-Net call (called by the patcher).
+
+        Raises:
+            Exception: what went wrong earlier in a place whose errors the host swallows.
+        """
+        if self.error is not None:
+            raise self.error
         groups: dict[tuple[int, tuple[int, ...]], list[ActiveControl]] = {}
         for control in self.active:
             if not control.window.is_open(step.progress):
@@ -287,8 +293,9 @@ class ControlSession:
                 return evaluate_group(controls, step, rows)
             except torch.cuda.OutOfMemoryError:
                 self._one_by_one = True
-                self.host.free_memory()
-                log.warning("not enough memory to evaluate %d units at once", len(controls))
+            # Outside of `except`: there the failed batch would still be held by its traceback.
+            self.host.free_memory()
+            log.warning("not enough memory to evaluate %d units at once", len(controls))
         return [part for control in controls for part in evaluate_group([control], step, rows)]
 
     def adjust_x0(self, x0: Tensor) -> Tensor:
@@ -299,13 +306,12 @@ class ControlSession:
         return x0
 
     def check_effect(self) -> None:
-        """After a pass: say so if the U-Net was never called through the host's callback.
+        """After a pass that made steps: say so if none of them was announced.
 
         Raises:
             HostError: controls were bound and none of them could act.
         """
-        expected = self.schedule is None or self.schedule.steps > 0
-        if self.active and expected and not self.evaluations:
+        if self.active and not self.evaluations:
             msg = (
                 "ControlNet: the sampler never announced a step, so no control could act; "
                 "another extension may have replaced the denoiser"

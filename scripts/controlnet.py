@@ -52,13 +52,15 @@ class Script(scripts.Script):
 
 
 def on_cfg_denoiser(params: Any) -> None:
-    if RUNTIME.sampling is not None:
-        a1111.on_cfg_denoiser(RUNTIME.sampling, params)
+    if (session := RUNTIME.sampling) is not None:
+        with a1111.kept_for_sampling(session):
+            a1111.on_cfg_denoiser(session, params)
 
 
 def on_cfg_after_cfg(params: Any) -> None:
-    if RUNTIME.sampling is not None:
-        a1111.on_cfg_after_cfg(RUNTIME.sampling, params)
+    if (session := RUNTIME.sampling) is not None:
+        with a1111.kept_for_sampling(session):
+            a1111.on_cfg_after_cfg(session, params)
 
 
 def on_app_started(_demo: Any, app: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -181,7 +182,9 @@ def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
                 result = original(steps, func)
         finally:
             shared_objects.sampling = outer
-        if not shared.state.interrupted and not shared.state.skipped:
+        if session.error is not None:
+            raise session.error
+        if getattr(sampler.model_wrap_cfg, "step", 1):  # counted up after each evaluation
             session.check_effect()
         for comment in session.comments:
             p.comment(comment)
@@ -196,6 +199,15 @@ def _restore(sampler: Any, original: Callable[..., Any], own_before: bool) -> No
         sampler.launch_sampling = original
     elif "launch_sampling" in vars(sampler):
         del sampler.launch_sampling
+
+
+@contextmanager
+def kept_for_sampling(session: ControlSession) -> Iterator[None]:
+    """Keep an error that the host would swallow: the next U-Net call, or the end, raises it."""
+    try:
+        yield
+    except Exception as error:  # the boundary to the host's callbacks
+        session.error = session.error or error
 
 
 def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
