@@ -7,7 +7,6 @@ OpenCV. Regions are boxes (left, top, right, bottom) in pixels of the picture as
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +15,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lib_controlnet.decode import check_size
-from lib_controlnet.image import Size, is_flat, resize_map
+from lib_controlnet.image import Size, border_colour, is_flat, resize_map
 
 if TYPE_CHECKING:
     from lib_controlnet.request import InpaintRules
 
 Region = tuple[int, int, int, int]
-Resample = Callable[[Image.Image, Size], Image.Image]
 
 STRETCH: Final = 0
 COVER: Final = 1
@@ -157,20 +155,20 @@ def crop_control(
         region: the host's crop in that picture.
         size: requested picture size.
         resize_mode: 0 to 2, how the unit's picture is laid over the img2img picture.
-        is_map: no preprocessor follows. Lines, areas and palettes are then resized as maps are,
-            at the same place; anything else goes through the host's own filter.
+        is_map: no preprocessor follows. Lines, areas and palettes are then resized and bordered
+            as maps are, at the same place; anything else goes through the host's own filter.
 
     Returns:
         uint8 (size.height, size.width, 3 or 4).
     """
-    colours = _as_map if is_map and is_flat(image) else _lanczos
-    planes = [(image[:, :, :3], colours)]
+    is_map = is_map and is_flat(image)
+    planes = [(image[:, :, :3], is_map)]
     if image.shape[2] == 4:
-        planes.append((image[:, :, 3], _lanczos))
+        planes.append((image[:, :, 3], False))
     cut = []
-    for plane, resample in planes:
-        laid = _resize(resize_mode, Image.fromarray(plane), init_size, resample)
-        cut.append(_resize(FIT, laid.crop(region), size, resample))
+    for plane, as_map in planes:
+        laid = _resize(resize_mode, Image.fromarray(plane), init_size, as_map)
+        cut.append(_resize(FIT, laid.crop(region), size, as_map))
     return _stack(cut)
 
 
@@ -203,10 +201,6 @@ def _lanczos(picture: Image.Image, size: Size) -> Image.Image:
     return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
 
 
-def _as_map(picture: Image.Image, size: Size) -> Image.Image:
-    return Image.fromarray(resize_map(np.array(picture), size))
-
-
 def _inner_size(mode: int, picture: Image.Image, size: Size) -> Size:
     """Size of the whole picture before the host crops it or adds the border."""
     wide = size.width / size.height
@@ -223,19 +217,24 @@ def _centred(inner: Size, size: Size) -> tuple[int, int]:
     return size.width // 2 - inner.width // 2, size.height // 2 - inner.height // 2
 
 
-def _resize(
-    mode: int, picture: Image.Image, size: Size, resample: Resample = _lanczos
-) -> Image.Image:
+def _resize(mode: int, picture: Image.Image, size: Size, as_map: bool = False) -> Image.Image:
+    """The host's resize; as a map, without mixing colours and with a border of one colour."""
     if mode == STRETCH:
-        return resample(picture, size)
+        return _map_resize(picture, size) if as_map else _lanczos(picture, size)
     inner = _inner_size(mode, picture, size)
-    resized = resample(picture, inner)
+    check_size(inner.width, inner.height, "the picture, enlarged until it covers the result,")
+    resized = _map_resize(picture, inner) if as_map else _lanczos(picture, inner)
     left, top = _centred(inner, size)
-    canvas = Image.new("RGB", (size.width, size.height))
+    border = tuple(border_colour(np.array(picture)).tolist()) if as_map else 0
+    canvas = Image.new("RGB", (size.width, size.height), border)
     canvas.paste(resized, (left, top))
-    if mode != COVER:
+    if mode != COVER and not as_map:
         _stretch_edges(canvas, resized, left, top)
     return canvas
+
+
+def _map_resize(picture: Image.Image, size: Size) -> Image.Image:
+    return Image.fromarray(resize_map(np.array(picture), size))
 
 
 def _stretch_edges(canvas: Image.Image, picture: Image.Image, left: int, top: int) -> None:

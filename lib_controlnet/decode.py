@@ -13,7 +13,7 @@ import re
 import struct
 import urllib.parse
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,9 @@ from lib_controlnet.errors import ImageError
 
 MAX_SIDE: Final = 16_384
 MAX_PIXELS: Final = 128_000_000
+
+_STRIP: Final = 1 << 20
+"""Pixels converted in one go where that takes wider numbers."""
 
 _FORMATS: Final = (
     *("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "ICO"),
@@ -66,9 +69,18 @@ def to_rgb(array: np.ndarray) -> np.ndarray:
     colour, alpha = array[:, :, :-1], array[:, :, -1:]
     if alpha.min(initial=255) == 255:
         return to_rgb(np.ascontiguousarray(colour))
-    wide = alpha.astype(np.uint16)  # 255 * 255 fits
-    flat = (colour * wide + 255 * (255 - wide)) // 255
-    return to_rgb(flat.astype(np.uint8))
+    flat = np.empty(colour.shape, np.uint8)
+    for rows in _strips(array):
+        wide = alpha[rows].astype(np.uint16)  # 255 * 255 fits
+        flat[rows] = (colour[rows] * wide + 255 * (255 - wide)) // 255
+    return to_rgb(flat)
+
+
+def _strips(array: np.ndarray) -> Iterator[slice]:
+    """Slices of about a million pixels, so that wide numbers never fill the memory."""
+    step = max(_STRIP // max(array.shape[1], 1), 1)
+    for start in range(0, len(array), step):
+        yield slice(start, start + step)
 
 
 def decode_image(
@@ -268,6 +280,8 @@ def _from_pil(image: Image.Image, where: str) -> np.ndarray:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the camera's rotation; a damaged EXIF block counts as none."""
+    if image.format == "TIFF":  # Pillow has turned it while loading, and keeps the tag
+        return image
     try:
         return ImageOps.exif_transpose(image) or image
     except _DECODE_FAULTS:
@@ -276,10 +290,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _eight_bits(levels: np.ndarray, sixteen: bool) -> np.ndarray:
     """uint8 of integer grey levels: 16 bits if they come from a file or exceed 8 bits."""
-    wide = levels.astype(np.int64).clip(0, 65535)
-    if not sixteen and wide.max(initial=0) <= 255:
-        return wide.astype(np.uint8)
-    return ((wide + 128) // 257).astype(np.uint8)
+    if not sixteen and levels.max(initial=0) <= 255:
+        return levels.clip(0, 255).astype(np.uint8)
+    narrow = np.empty(levels.shape, np.uint8)
+    for rows in _strips(levels):
+        narrow[rows] = (levels[rows].astype(np.int64).clip(0, 65535) + 128) // 257
+    return narrow
 
 
 def _from_array(array: np.ndarray, where: str) -> np.ndarray:

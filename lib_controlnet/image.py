@@ -6,6 +6,7 @@ white where the picture is to be repainted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_PIXELS",
     "MAX_SIDE",
     "Size",
+    "border_colour",
     "check_size",
     "decode_image",
     "decode_mask",
@@ -188,6 +190,9 @@ def fit_map(control_map: np.ndarray, target: Size, mode: ResizeMode) -> np.ndarr
         uint8 (target.height, target.width, 3 or 4), contiguous.
     """
     wanted, x, y = placement(Size.from_array(control_map), target, mode)
+    if max(wanted.width, wanted.height) > MAX_SIDE:
+        control_map = _middle_part(control_map, target)
+        wanted, x, y = placement(Size.from_array(control_map), target, mode)
     resized = resize_map(control_map, wanted)
     if mode is ResizeMode.INNER_FIT:
         shown = resized[-y : target.height - y, -x : target.width - x]
@@ -195,7 +200,7 @@ def fit_map(control_map: np.ndarray, target: Size, mode: ResizeMode) -> np.ndarr
     if wanted == target:
         return np.ascontiguousarray(resized)
     canvas = np.empty((target.height, target.width, control_map.shape[2]), np.uint8)
-    canvas[:] = _border_colour(control_map)
+    canvas[:] = border_colour(control_map)
     canvas[y : y + wanted.height, x : x + wanted.width] = resized
     return canvas
 
@@ -229,16 +234,16 @@ def resize_map(control_map: np.ndarray, wanted: Size) -> np.ndarray:
     size = Size.from_array(control_map)
     if wanted != size:
         kind = _kind(colours)
-        if kind is _Kind.PALETTE:
-            method = cv2.INTER_NEAREST_EXACT  # the plain one shifts by up to half a pixel
+        method = _method(kind, size, wanted)
+        if kind is _Kind.LINES:
+            for step in _steps(size, wanted):
+                colours = _thin_lines(colours, step)
         else:
-            # Enlarging must be cubic: lines are found again as its ridges.
-            method = cv2.INTER_AREA if wanted.area < size.area else cv2.INTER_CUBIC
-        shape = wanted.width, wanted.height
-        colours = cv2.resize(colours, shape, interpolation=method)
-        if kind in (_Kind.BROAD, _Kind.LINES):
-            colours = _binary_again(colours, kind is _Kind.LINES, wanted.area > size.area)
+            shape = wanted.width, wanted.height
+            colours = cv2.resize(colours, shape, interpolation=method)
+            colours = _black_or_white(colours) if kind is _Kind.BROAD else colours
         if mask.size:
+            shape = wanted.width, wanted.height
             mask = cv2.resize(np.ascontiguousarray(mask), shape, interpolation=method)
     if not mask.size:
         return colours
@@ -259,10 +264,28 @@ def _fit_factor(size: Size, target: Size, mode: ResizeMode) -> float:
     return min(factors) if mode is ResizeMode.OUTER_FIT else max(factors)
 
 
-def _border_colour(control_map: np.ndarray) -> np.ndarray:
-    """Median colour of the four edges, uint8 (3,) or, masked, (4,).
+def _middle_part(control_map: np.ndarray, target: Size) -> np.ndarray:
+    """What "Crop and Resize" shows of a map so narrow that the whole would fill the memory."""
+    size = Size.from_array(control_map)
+    factor = _fit_factor(size, target, ResizeMode.INNER_FIT)
+    cuts = []
+    for given, shown in ((size.height, target.height), (size.width, target.width)):
+        kept = min(math.ceil(shown / factor) + 2, given)
+        start = (given - kept) // 2
+        cuts.append(slice(start, given - start))
+    return control_map[cuts[0], cuts[1]]
+
+
+def border_colour(control_map: np.ndarray) -> np.ndarray:
+    """What "Resize and Fill" adds: the median colour of a map's four edges.
 
     Where colours may not be mixed it is the edge colour nearest to that.
+
+    Args:
+        control_map: uint8 (H, W, 3) or (H, W, 4).
+
+    Returns:
+        uint8 (3,), or (4,) with the mask set.
     """
     sides = (control_map[0], control_map[-1], control_map[:, 0], control_map[:, -1])
     edges = np.concatenate(sides)
@@ -307,11 +330,40 @@ def _is_one_pixel_wide(binary: np.ndarray) -> bool:
     return 2 * lost > white
 
 
-def _binary_again(colours: np.ndarray, one_pixel: bool, enlarged: bool) -> np.ndarray:
+def _method(kind: _Kind, size: Size, wanted: Size) -> int:
+    """OpenCV's interpolation for a map."""
+    if kind is _Kind.PALETTE:
+        return cv2.INTER_NEAREST_EXACT  # the plain one shifts by up to half a pixel
+    # Enlarging must be cubic: lines are found again as its ridges.
+    return cv2.INTER_AREA if wanted.area < size.area else cv2.INTER_CUBIC
+
+
+def _steps(size: Size, wanted: Size) -> list[Size]:
+    """Sizes on the way to `wanted`, none more than twice the one before.
+
+    Enlarged further in one go, a line shows the steps of its pixels as teeth and spurs.
+    """
+    ratio = max(wanted.width / size.width, wanted.height / size.height)
+    count = max(math.ceil(math.log2(ratio)), 1)
+    x, y = (wanted.width / size.width) ** (1 / count), (wanted.height / size.height) ** (1 / count)
+    between = [
+        Size(max(round(size.width * x**i), 1), max(round(size.height * y**i), 1))
+        for i in range(1, count)
+    ]
+    return [*between, wanted]
+
+
+def _thin_lines(colours: np.ndarray, wanted: Size) -> np.ndarray:
+    """Resize one-pixel lines: the thinned ridges of the resized map."""
+    size = Size.from_array(colours)
+    method = _method(_Kind.LINES, size, wanted)
+    resized = cv2.resize(colours, (wanted.width, wanted.height), interpolation=method)
+    ridges = ridge_pixels(resized.mean(axis=2).astype(np.uint8))
+    _, binary = cv2.threshold(ridges, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return cv2.cvtColor(thin(binary, prune=wanted.area > size.area), cv2.COLOR_GRAY2RGB)
+
+
+def _black_or_white(colours: np.ndarray) -> np.ndarray:
     grey = colours.mean(axis=2).astype(np.uint8)
-    if one_pixel:
-        grey = ridge_pixels(grey)
     _, binary = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    if one_pixel:
-        binary = thin(binary, prune=enlarged)
     return cv2.cvtColor(binary, cv2.COLOR_GRAY2RGB)
