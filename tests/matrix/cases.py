@@ -1,0 +1,114 @@
+"""What the matrix is made of: paths, settings, which go together, and the cases themselves.
+
+A factor without an entry in a case means nothing on that path. `possible` names the combinations
+that the host itself refuses or cannot do.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from matrix.pairwise import Case, Generator, Pair, pairs_of
+
+TXT2IMG, HIRES, UPSCALE = "txt2img", "hires", "upscale-button"
+IMG2IMG, SKETCH = "img2img", "sketch"
+INPAINT, INPAINT_TAB = "inpaint", "inpaint-tab"
+INPAINT_SKETCH, INPAINT_UPLOAD = "inpaint-sketch", "inpaint-upload"
+BATCH_TAB, BATCH_MASKS = "batch-tab", "batch-tab-masks"
+
+WITH_HIRES = (HIRES, UPSCALE)
+WITH_MASK = (INPAINT, INPAINT_TAB, INPAINT_SKETCH, INPAINT_UPLOAD, BATCH_MASKS)
+FROM_PICTURE = (IMG2IMG, SKETCH, BATCH_TAB, *WITH_MASK)
+BATCH_TABS = (BATCH_TAB, BATCH_MASKS)
+
+FACTORS: dict[str, Sequence[str]] = {
+    "path": (TXT2IMG, *WITH_HIRES, *FROM_PICTURE),
+    "checkpoint": ("plain", "inpainting", "edit", "refiner", "refiner-other"),
+    "sampler": ("Euler", "DPM++ 2M", "Heun", "DPM++ SDE", "DDIM", "UniPC"),
+    "size": ("64x64", "72x104", "136x88", "100x76"),
+    "batch": ("one", "count", "size"),
+    "prompt": ("short", "long", "AND"),
+    "upscaler": ("Latent", "Lanczos"),
+    "target": ("scale", "resize"),
+    "hr_checkpoint": ("same", "other"),
+    "hr_sampler": ("same", "other"),
+    "hr_option": ("Both", "Low res only", "High res only"),
+    "host_resize": ("0", "1", "2", "3"),
+    "blur": ("0,0", "4,4", "5,0", "0,3"),
+    "invert": ("0", "1"),
+    "area": ("whole", "masked+0", "masked+12"),
+    "fill": ("0", "1", "2", "3"),
+    "source": ("own", "host"),
+    "module": ("none", "canny", "inpaint"),
+    "resize": ("Just Resize", "Crop and Resize", "Resize and Fill"),
+    "crop": ("yes", "no"),
+    "mode": ("Balanced", "My prompt is more important", "ControlNet is more important"),
+    "strength": ("1", "0.6", "layers"),
+    "window": ("0-1", "0-0.5", "0.5-1", "0.25-0.75"),
+}
+
+LAYER_WEIGHTS = (0.5, 0.0, 1.5, 0.25, 1.0, 0.75, 2.0)
+"""One per layer of the demo model: six skips, then the middle block."""
+
+
+def applies(factor: str, case: Case) -> bool:
+    """Whether a factor means anything for the choices made before it."""
+    path = case.get("path")
+    if factor in ("upscaler", "target", "hr_checkpoint", "hr_sampler", "hr_option"):
+        return path in WITH_HIRES
+    if factor in ("host_resize", "source"):
+        return path in FROM_PICTURE
+    if factor in ("blur", "invert", "area", "fill"):
+        return path in WITH_MASK
+    if factor == "crop":
+        return case.get("area", "whole") != "whole"
+    return True
+
+
+def is_possible(case: Case) -> bool:
+    """Whether the host can run a case."""
+    path, checkpoint = case["path"], case["checkpoint"]
+    if checkpoint == "edit" and (path not in FROM_PICTURE or case["prompt"] != "short"):
+        # The host feeds edit models only from a picture; it refuses AND and unequal lengths.
+        return False
+    if checkpoint == "inpainting" and path in WITH_HIRES:
+        # The host sizes this model's own conditioning by the first pass, or before its crop.
+        latent, cropped = case["upscaler"] == "Latent", case["target"] == "resize"
+        if latent or cropped or case["hr_checkpoint"] == "other":
+            return False
+    if path == UPSCALE and case["batch"] != "one":
+        return False
+    if case.get("area") == "whole" and case["host_resize"] == "3" and case["fill"] != "1":
+        # The host fills a picture that it has not resized under a mask that it has.
+        return False
+    # The preprocessor wants a mask: the host's, or one drawn on the unit's own picture.
+    return not (
+        case["module"] == "inpaint" and case.get("source") == "host" and path not in WITH_MASK
+    )
+
+
+def generator() -> Generator:
+    """The generator of this matrix."""
+    return Generator(FACTORS, applies, is_possible, seed=3)
+
+
+@functools.cache
+def matrix() -> tuple[list[Case], set[Pair]]:
+    """All cases, those of one checkpoint together, and the pairs they cover."""
+    found = generator()
+    pairs = found.possible_pairs()
+    cases = found.cover(pairs)
+    order = FACTORS["checkpoint"].index
+    cases.sort(key=lambda case: order(case["checkpoint"]))
+    return cases, pairs
+
+
+def covered(cases: Sequence[Case]) -> set[Pair]:
+    """Pairs that some cases hold."""
+    return {pair for case in cases for pair in pairs_of(case)}
+
+
+def label(case: Case) -> str:
+    """A name for a case: its values, in the order of the factors."""
+    return "/".join(case.values()).replace(" ", "_").replace("is_more_important", "first")

@@ -1,0 +1,82 @@
+"""Put what the matrix needs into a WebUI's folder, or take it out again.
+
+    python tests/matrix/prepare.py /path/to/stable-diffusion-webui
+    python tests/matrix/prepare.py /path/to/stable-diffusion-webui --remove
+
+Copies the probe into `extensions`, and writes the derived checkpoints and the demo models. Start
+the WebUI afterwards with `--api`, then run `python dev.py test tests/matrix --webui-url URL`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from matrix import checkpoints
+
+PROBE = Path(__file__).resolve().parent / "probe"
+EXTENSION = "zz-matrix-probe"
+"""Sorted behind the controls: its callbacks run after theirs."""
+LIST = ".matrix-files"
+
+
+def put(webui: Path, with_models: bool = True) -> None:
+    """Copy and write everything; what was there already stays and is not removed later.
+
+    Args:
+        webui: the folder that holds `extensions` and `models`.
+        with_models: the demo models too, which the embedded host has of its own.
+    """
+    target = webui / "extensions" / EXTENSION
+    shutil.copytree(PROBE, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    folder = webui / "models" / "Stable-diffusion"
+    added = [target]
+    clip = folder / f"{checkpoints.BASE}-clip"
+    if not clip.exists():
+        shutil.copytree(checkpoints.ASSETS / clip.name, clip)
+        added.append(clip)
+    added += checkpoints.write(folder)
+    if with_models:
+        added += _copy("demo.*", folder)
+        added += _copy("control_demo_*.safetensors", webui / "models" / "ControlNet")
+    names = [path.relative_to(webui).as_posix() for path in added]
+    (target / LIST).write_text("\n".join(names), encoding="utf-8")
+
+
+def _copy(pattern: str, folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = []
+    for source in checkpoints.ASSETS.glob(pattern):
+        if not (folder / source.name).exists():
+            shutil.copy(source, folder)
+            copied.append(folder / source.name)
+    return copied
+
+
+def remove(webui: Path) -> None:
+    """Take out what `put` added."""
+    listed = webui / "extensions" / EXTENSION / LIST
+    for name in reversed(listed.read_text(encoding="utf-8").splitlines()):
+        path = webui / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("webui", type=Path, help="folder of the WebUI")
+    parser.add_argument("--remove", action="store_true", help="take everything out again")
+    options = parser.parse_args()
+    (remove if options.remove else put)(options.webui)
+
+
+if __name__ == "__main__":
+    main()

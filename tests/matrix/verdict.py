@@ -1,0 +1,169 @@
+"""Compares what the probe noted with what had to happen; every difference is a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from matrix import pictures
+from matrix.cases import BATCH_TABS
+from matrix.geometry import HostPicture, Shown, placement, shown
+from matrix.pairwise import Case
+from matrix.statement import PassStatement, passes
+
+FACTOR_TOLERANCE = 2e-3
+"""Additions are read back as differences of float32 numbers some hundred times larger."""
+PICTURE_TOLERANCE = 3.0
+"""Mean difference in levels of 255: one pixel is worth 1.4 to 3 levels of the ramps, besides what
+cubic and Lanczos resampling make of sharp edges."""
+EDGE_REACH = 2.5
+EDGE_SHARE = 0.9
+MASK_SHARE = 0.03
+
+
+def complaints(case: Case, answer: dict[str, Any], host_picture: HostPicture) -> list[str]:
+    """Everything that is not as it had to be.
+
+    Args:
+        case: what was run.
+        answer: what the probe noted.
+        host_picture: the host's arithmetic on pictures.
+    """
+    found = [f"left on the U-Net: {hook}" for hook in answer["hooks"]]
+    records = answer["generations"]
+    wanted = 2 if case["path"] in BATCH_TABS else 1
+    if len(records) != wanted:
+        return [*found, f"{len(records)} generations instead of {wanted}"]
+    for record in records:
+        if not record["is_finished"]:
+            found.append("the generation did not end well")
+        found += list(_generation(case, record, host_picture))
+    return found
+
+
+def _generation(case: Case, record: dict[str, Any], host_picture: HostPicture) -> Iterator[str]:
+    statements = passes(case)
+    if len(record["passes"]) != len(statements):
+        yield f"{len(record['passes'])} passes instead of {len(statements)}"
+        return
+    silenced = 0
+    for number, (one, statement) in enumerate(zip(record["passes"], statements, strict=True)):
+        where = f"pass {number}"
+        if one["is_hires"] != statement.is_hires or one["sampler"] != statement.sampler:
+            yield f"{where}: {one['sampler']}, hires {one['is_hires']}"
+        quiet = _silent(one, statement)
+        silenced += sum(quiet)
+        yield from (f"{where}: {text}" for text in _evaluations(one, statement, quiet))
+        used = {hint for evaluation in one["evaluations"] for hint in evaluation["hints"]} - {-1}
+        if len(used) > 1:
+            yield f"{where}: hints {sorted(used)} instead of one"
+        for hint in used:
+            yield from (f"{where}: {text}" for text in _hint(case, record, one, hint, host_picture))
+    told = any("switched during sampling" in comment for comment in record["comments"])
+    if bool(silenced) != told:
+        yield f"{silenced} evaluations silent after a switch, comments {record['comments']}"
+
+
+def _silent(one: dict[str, Any], statement: PassStatement) -> list[bool]:
+    """Evaluations that the unit would act in, had the host not put another U-Net there."""
+    modules = [evaluation["module"] for evaluation in one["evaluations"]]
+    return [
+        module != modules[0] and active
+        for module, active in zip(modules, statement.active, strict=False)
+    ]
+
+
+def _evaluations(
+    one: dict[str, Any], statement: PassStatement, quiet: Sequence[bool]
+) -> Iterator[str]:
+    evaluations = one["evaluations"]
+    if len(evaluations) != len(statement.active):
+        yield f"{len(evaluations)} evaluations instead of {len(statement.active)}"
+        return
+    for number, (evaluation, active) in enumerate(zip(evaluations, statement.active, strict=True)):
+        where = f"evaluation {number}"
+        if (evaluation["conds"], evaluation["total"]) != (statement.conds, statement.total):
+            yield f"{where}: {evaluation['conds']} cond of {evaluation['total']} rows"
+        acts = active and not quiet[number]
+        wanted = [acts and row for row in statement.controlled]
+        if [hint != -1 for hint in evaluation["hints"]] != wanted:
+            yield f"{where}: hints of the rows {evaluation['hints']}, wanted {wanted}"
+        elif acts:
+            yield from (f"{where}: {text}" for text in _amounts(evaluation, statement))
+    yield from _everywhere(one, statement)
+
+
+def _amounts(evaluation: dict[str, Any], statement: PassStatement) -> Iterator[str]:
+    if evaluation["unexplained"] or evaluation["error"] > FACTOR_TOLERANCE:
+        yield f"additions are not the network's output: {evaluation['error']:.2g}"
+    wanted = np.array(statement.factors)
+    got = np.array(evaluation["factors"])
+    if got.shape != wanted.shape or np.abs(got - wanted).max() > FACTOR_TOLERANCE:
+        yield f"factors {np.round(got, 4).tolist()} instead of {np.round(wanted, 4).tolist()}"
+    if evaluation["spread"] > FACTOR_TOLERANCE:
+        yield f"factors differ between rows by {evaluation['spread']:.2g}"
+
+
+def _everywhere(one: dict[str, Any], statement: PassStatement) -> Iterator[str]:
+    for layer, (packed, factor) in enumerate(zip(one["maps"], statement.factors, strict=False)):
+        strengths = pictures.unpacked(packed)
+        away = float(np.abs(strengths - factor).max())
+        if away > 5 * FACTOR_TOLERANCE:
+            yield f"layer {layer}: strength {factor:.3f} is missed by {away:.3f} somewhere"
+
+
+# ---- hints ---------------------------------------------------------------------------------
+
+
+def _hint(
+    case: Case,
+    record: dict[str, Any],
+    one: dict[str, Any],
+    index: int,
+    host_picture: HostPicture,
+) -> Iterator[str]:
+    if index < 0:
+        yield "the network was evaluated with a hint that was not encoded for this size"
+        return
+    hint = pictures.unpacked(record["hints"][index])
+    size = [8 * cells for cells in one["latent"]]
+    if list(hint.shape[1::-1]) != size:
+        yield f"hint of {hint.shape[1::-1]} for a latent of {one['latent']}"
+        return
+    wanted = shown(placement(case, record, one), host_picture)
+    if case["module"] == "canny":
+        yield from _compare_edges(hint, wanted)
+    else:
+        yield from _compare_pictures(hint, wanted, with_mask=case["module"] == "inpaint")
+
+
+def _compare_pictures(hint: np.ndarray, wanted: Shown, with_mask: bool) -> Iterator[str]:
+    masked = hint.min(axis=2) < 0
+    if with_mask and wanted.masked is not None:
+        apart = (masked != wanted.masked)[wanted.certain].mean()
+        if apart > MASK_SHARE:
+            yield f"{apart:.1%} of the mask is wrong"
+    elif masked.any():
+        yield f"{masked.mean():.1%} of the hint is masked"
+    compared = wanted.certain & ~masked
+    if not compared.any():
+        return
+    away = np.abs(hint - wanted.picture)[compared].mean()
+    if away > PICTURE_TOLERANCE:
+        yield f"the hint differs from the host's picture by {away:.1f} levels"
+
+
+def _compare_edges(hint: np.ndarray, wanted: Shown) -> Iterator[str]:
+    grey = wanted.picture.clip(0, 255).astype(np.uint8)
+    edges = [(cv2.Canny(grey, 100, 200) > 0) & wanted.certain]
+    edges.append((hint[:, :, 0] > 127) & wanted.certain)
+    for one, other in (edges, edges[::-1]):
+        if not one.any():
+            yield "no edges"
+            return
+        away = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, 5)
+        share = (away[one] <= EDGE_REACH).mean()
+        if share < EDGE_SHARE:
+            yield f"only {share:.0%} of the edges lie where the host's picture has them"
