@@ -221,6 +221,21 @@ class ControlSession:
         for control in self.active:
             control.network.to(self.host.device, self.host.network_dtype)
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Another generation samples on the same U-Net inside this one: add nothing to it."""
+        cursor, self.cursor = self.cursor, StepCursor()
+        self._listen_to(self.cursor)
+        try:
+            yield
+        finally:
+            self.cursor = cursor
+            self._listen_to(cursor)
+
+    def _listen_to(self, cursor: StepCursor) -> None:
+        if self._patched is not None:
+            self._patched.cursor = cursor
+
     def set_schedule(self, schedule: Schedule) -> None:
         """The sampler starts its run; it will make these steps."""
         self.schedule = schedule

@@ -16,7 +16,7 @@ log = logging.getLogger("ControlNet")
 
 script_callbacks.remove_current_script_callbacks()
 
-RUNTIME = Runtime()
+RUNTIME = a1111.present_runtime() or Runtime()
 
 
 class Script(scripts.Script):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,16 +143,28 @@ def require_base() -> BaseUNet:
     return base
 
 
-def runtime() -> Runtime:
-    """The extension's shared objects, held by its script class.
+def present_runtime() -> Runtime | None:
+    """The extension's shared objects, held by its script class; None before it is loaded.
 
-    Raises:
-        HostError: the extension's script has not been loaded (yet).
+    "Reload custom script bodies" executes the script again, but keeps the instances of the old
+    class at work: the new one must share their objects.
     """
     for data in scripts.scripts_data:
         found = getattr(data.script_class, RUNTIME_ATTRIBUTE, None)
         if found is not None:
             return found
+    return None
+
+
+def runtime() -> Runtime:
+    """The extension's shared objects.
+
+    Raises:
+        HostError: the extension's script has not been loaded (yet).
+    """
+    found = present_runtime()
+    if found is not None:
+        return found
     msg = "ControlNet is not loaded yet; ask again after the WebUI has started"
     raise HostError(msg)
 
@@ -176,12 +188,11 @@ def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
 
     def launch_sampling(steps: int, func: Callable[[], Any]) -> Any:
         _restore(sampler, original, own_before)
-        outer, shared_objects.sampling = shared_objects.sampling, session
-        try:
-            with session.sampling(require_base().module), watched(sampler, session.set_schedule):
-                result = original(steps, func)
-        finally:
-            shared_objects.sampling = outer
+        with ExitStack() as stack:
+            stack.enter_context(sampled(session, shared_objects))
+            stack.enter_context(session.sampling(require_base().module))
+            stack.enter_context(watched(sampler, session.set_schedule))
+            result = original(steps, func)
         if session.error is not None:
             raise session.error
         if getattr(sampler.model_wrap_cfg, "step", 1):  # counted up after each evaluation
@@ -192,6 +203,18 @@ def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
 
     launch_sampling.controlnet_original = original  # type: ignore[attr-defined]
     sampler.launch_sampling = launch_sampling
+
+
+@contextmanager
+def sampled(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
+    """The session's pass runs inside; one in whose middle it runs is silent meanwhile."""
+    outer = shared_objects.sampling
+    shared_objects.sampling = session
+    try:
+        with nullcontext() if outer is None else outer.silent():
+            yield
+    finally:
+        shared_objects.sampling = outer
 
 
 def _restore(sampler: Any, original: Callable[..., Any], own_before: bool) -> None:
@@ -214,6 +237,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
     """Once per evaluation, before the host splits the batch into U-Net calls."""
     denoiser = getattr(params, "denoiser", None)
     if session_of(getattr(denoiser, "p", None)) is not session:
+        session.cursor.layout = None  # a generation without scripts, in the middle of ours
         return
     images = params.text_uncond.shape[0]
     layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])

@@ -135,7 +135,9 @@ def begin_pass(p: Any, x: Any, runtime: Runtime) -> None:
     """
     session = session_of(p)
     if session is None:
-        return
+        if runtime.sampling is None:
+            return
+        session = ControlSession(runtime.host, [])  # keeps the outer generation's controls quiet
     if session.error is None:
         try:
             session.begin_pass(pass_info(p, x), a1111.require_base())
