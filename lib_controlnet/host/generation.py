@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from PIL import Image
 
-from lib_controlnet import infotext, preprocess
+from lib_controlnet import infotext, preprocess, remote
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.finish import paste_back
 from lib_controlnet.hint import PassGeometry
-from lib_controlnet.host import a1111, pictures, request
+from lib_controlnet.host import a1111, pictures, request, xyz
 from lib_controlnet.host.a1111 import SESSION_ATTRIBUTE, session_of
 from lib_controlnet.image import Size
 from lib_controlnet.prepare import Preparation, prepare_units
@@ -49,7 +49,8 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         del p.extra_generation_params[key]
     session = ControlSession(runtime.host, [], _on_error(runtime))
     try:
-        units = [unit for unit in read_units(args) if unit.enabled]
+        asked = remote.changed(read_units(args), outside_values(p, runtime))
+        units = [unit for unit in asked if unit.enabled]
         if not units:
             return
         setattr(p, SESSION_ATTRIBUTE, session)
@@ -110,6 +111,17 @@ def read_units(args: Iterable[Any]) -> list[ControlUnit]:
             raise UnitError(msg)
         units.append(parse_unit(value, index))
     return units
+
+
+def outside_values(p: Any, runtime: Runtime) -> dict[str, Any]:
+    """What other scripts ask of the units of this generation, by field."""
+    values: dict[str, Any] = {}
+    if runtime.option("control_net_allow_script_control", False):
+        for attribute, field in remote.ATTRIBUTES.items():
+            value = getattr(p, attribute, None)
+            if value is not None:
+                values[field] = value
+    return values | xyz.cell_values(p)
 
 
 def describe(unit: ControlUnit) -> str:

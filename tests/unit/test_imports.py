@@ -24,6 +24,7 @@ LAYERS = (
     ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
+    ("remote",),
     ("session",),
     ("prepare",),
     ("host",),

@@ -1,0 +1,213 @@
+"""Axes of the host's X/Y/Z grid script.
+
+The grid runs every cell on a shallow copy of `p`. A cell's values are kept in one attribute of
+that copy, so neither the caller's units nor any setting changes.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from modules import scripts
+
+from lib_controlnet import listing, preprocess
+from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
+from lib_controlnet.errors import ControlNetError
+from lib_controlnet.unit import parse_unit
+
+if TYPE_CHECKING:
+    from lib_controlnet.host.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+ATTRIBUTE: Final = "controlnet_cell"
+SCRIPT_FILE: Final = "xyz_grid.py"
+PREFIX: Final = "[ControlNet] "
+_NUMBER: Final = r"([+-]?(?:\d+\.?\d*|\.\d+))"
+_RANGE: Final = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}(?:\s*\(\s*{_NUMBER}\s*\))?\s*")
+_COUNTED: Final = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*\[\s*(\d+)\s*\]\s*")
+_LIST: Final = re.compile(r"\[[^\[\]]*\]")
+
+
+def cell_values(p: Any) -> dict[str, Any]:
+    """Values of the grid cell that `p` generates, by field of a unit."""
+    return dict(getattr(p, ATTRIBUTE, None) or {})
+
+
+def register(runtime: Runtime) -> None:
+    """Add the axes to the grid script, once."""
+    for data in scripts.scripts_data:
+        if data.script_class.__module__ != SCRIPT_FILE:
+            continue
+        options = data.module.axis_options
+        present = {option.label for option in options}
+        options += [o for o in axes(data.module.AxisOption, runtime) if o.label not in present]
+        return
+    log.debug("the host has no %s, so there are no ControlNet axes", SCRIPT_FILE)
+
+
+def axes(make: Callable[..., Any], runtime: Runtime) -> list[Any]:
+    """The axes in the order users know, then those that are new.
+
+    Args:
+        make: the host's `AxisOption`.
+        runtime: lists the models.
+    """
+
+    def number(title: str, field: str) -> Any:
+        return make(
+            *(PREFIX + title, per_unit(_number_of), apply(field)),
+            prepare=split_numbers,
+            confirm=checked(field, runtime),
+        )
+
+    def choice(title: str, field: str, offered: Callable[[], list[str]], kind: Any = str) -> Any:
+        return make(
+            *(PREFIX + title, per_unit(kind), apply(field)),
+            prepare=split,
+            confirm=checked(field, runtime),
+            choices=offered,
+            cost=0.9 if field == "model" else 0.0,
+        )
+
+    def members(kind: type[Choice]) -> Callable[[], list[str]]:
+        return lambda: [str(member.value) for member in kind]
+
+    def on_off() -> list[str]:
+        return ["False", "True"]
+
+    return [
+        choice("Enabled", "enabled", on_off, _boolean),
+        choice("Model", "model", lambda: ["None", *runtime.catalog.names()]),
+        number("Weight", "weight"),
+        number("Guidance Start", "guidance_start"),
+        number("Guidance End", "guidance_end"),
+        choice("Control Mode", "control_mode", members(ControlMode)),
+        choice("Resize Mode", "resize_mode", members(ResizeMode)),
+        choice("Preprocessor", "module", lambda: listing.labels_for(listing.ALL)),
+        number("Pre Resolution", "processor_res"),
+        number("Pre Threshold A", "threshold_a"),
+        number("Pre Threshold B", "threshold_b"),
+        make(
+            PREFIX + "Window (start-end)",
+            per_unit(_window),
+            apply("guidance_start", "guidance_end"),
+            prepare=split,
+        ),
+        choice("Region", "region", members(ActingRegion)),
+        number("Region Feather", "region_feather"),
+        choice("Hires-Fix Option", "hr_option", members(HiResOption)),
+    ]
+
+
+def apply(*fields: str) -> Callable[[Any, Any, Any], None]:
+    """What a cell does with its value: one field takes it whole, several share its parts."""
+
+    def change(p: Any, value: Any, _values: Any) -> None:
+        cell = cell_values(p)
+        for position, field in enumerate(fields):
+            cell[field] = value if len(fields) == 1 else _part(value, position)
+        setattr(p, ATTRIBUTE, cell)
+
+    return change
+
+
+def _part(value: Any, position: int) -> Any:
+    if isinstance(value, list):
+        return [_part(item, position) for item in value]
+    return None if value is None else value[position]
+
+
+def split(text: str) -> list[str]:
+    """Values separated by commas; a bracket list `[a, b]` is one value, for unit 0, 1, ..."""
+    lists: list[str] = []
+
+    def keep(found: re.Match[str]) -> str:
+        lists.append(found[0])
+        return f"\0{len(lists) - 1}"
+
+    rows = csv.reader([_LIST.sub(keep, text.replace("\n", ","))], skipinitialspace=True)
+    cells = [cell.strip() for row in rows for cell in row]
+    return [lists[int(cell[1:])] if cell.startswith("\0") else cell for cell in cells]
+
+
+def split_numbers(text: str) -> list[str]:
+    """Like `split`; `1-5`, `1-5 (+2)` and `0-1 [5]` stand for the numbers of a range."""
+    # "[5]" behind a range is a count, not a list of values for units.
+    ranges = _COUNTED.sub(lambda found: ", ".join(_counted(found)), text)
+    return [number for cell in split(ranges) for number in _expand(cell)]
+
+
+def _expand(cell: str) -> list[str]:
+    found = _RANGE.fullmatch(cell)
+    if found is None:
+        return [cell]
+    start, end = float(found[1]), float(found[2])
+    step = float(found[3]) if found[3] else (1.0 if end >= start else -1.0)
+    if step == 0.0 or (end - start) * step < 0:
+        msg = f"{PREFIX.strip()} the range {cell!r} never reaches its end"
+        raise ValueError(msg)
+    count = int((end - start) / step + 1e-9) + 1
+    return [str(round(start + i * step, 8)) for i in range(count)]
+
+
+def _counted(found: re.Match[str]) -> list[str]:
+    start, end, count = float(found[1]), float(found[2]), int(found[3])
+    width = (end - start) / max(count - 1, 1)
+    return [str(round(start + i * width, 8)) for i in range(count)]
+
+
+def per_unit(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads one value, or a bracket list of values; blank and None leave a unit as it is."""
+
+    def read(text: Any) -> Any:
+        word = str(text).strip()
+        if word.startswith("[") and word.endswith("]"):
+            return [read(item) for item in next(csv.reader([word[1:-1]], skipinitialspace=True))]
+        return None if word in ("", "None") else kind(word)
+
+    return read
+
+
+def checked(field: str, runtime: Runtime) -> Callable[[Any, Any], None]:
+    """Refuses a grid with an impossible value before its first cell."""
+
+    def confirm(_p: Any, values: list[Any]) -> None:
+        try:
+            for value in _flat(values):
+                parse_unit({field: value})
+                if field == "model":
+                    runtime.find_model(value)
+                if field == "module":
+                    preprocess.get(value)
+        except ControlNetError as error:
+            msg = f"{PREFIX.strip()} {str(error).removeprefix('unit 0: ')}"
+            raise RuntimeError(msg) from error
+
+    return confirm
+
+
+def _flat(values: list[Any]) -> list[Any]:
+    nested = [_flat(value) if isinstance(value, list) else [value] for value in values]
+    return [value for inner in nested for value in inner if value is not None]
+
+
+def _number_of(word: str) -> float:
+    value = float(word)
+    return int(value) if value.is_integer() else value
+
+
+def _boolean(word: str) -> bool:
+    return word.lower() in ("true", "1", "yes", "on")
+
+
+def _window(word: str) -> tuple[float, float]:
+    found = _RANGE.fullmatch(word)
+    if found is None:
+        msg = f"{PREFIX.strip()} {word!r} is no window; write start-end, such as 0-0.5"
+        raise ValueError(msg)
+    return float(found[1]), float(found[2])

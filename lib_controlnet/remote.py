@@ -1,0 +1,73 @@
+"""Units changed from outside for one generation: `p.control_net_*` of scripts, cells of XYZ grids.
+
+A value is one for all units or a list with one per unit; None leaves a unit as it is. The units
+that a caller handed over are never changed: new ones are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
+
+ATTRIBUTES: Final[Mapping[str, str]] = {
+    "control_net_enabled": "enabled",
+    "control_net_module": "module",
+    "control_net_model": "model",
+    "control_net_weight": "weight",
+    "control_net_image": "image",
+    "control_net_resize_mode": "resize_mode",
+    "control_net_lowvram": "low_vram",
+    "control_net_pres": "processor_res",
+    "control_net_pthr_a": "threshold_a",
+    "control_net_pthr_b": "threshold_b",
+    "control_net_guidance_start": "guidance_start",
+    "control_net_guidance_end": "guidance_end",
+    "control_net_guidance_strength": "guidance_end",
+    "control_net_control_mode": "control_mode",
+    "control_net_pixel_perfect": "pixel_perfect",
+    "control_net_input_image": "image",
+    "control_net_hr_option": "hr_option",
+    "control_net_region": "region",
+    "control_net_region_feather": "region_feather",
+}
+"""Attribute of the host's processing object -> field; where two name one field the later wins."""
+
+FIRST_UNIT_ONLY: Final = ("enabled",)
+"""Fields whose single value is meant for the first unit."""
+
+
+def changed(units: Sequence[ControlUnit], values: Mapping[str, Any]) -> list[ControlUnit]:
+    """The units with values from outside.
+
+    Args:
+        units: as the caller gave them; untouched.
+        values: field -> value for all units (for the first, see `FIRST_UNIT_ONLY`), or list of
+            values per unit. Without any unit one is made of the values.
+
+    Raises:
+        UnitError: a value is impossible; unit and field are named.
+    """
+    if not units and values:
+        units = [dataclasses.replace(DEFAULT_UNIT, enabled=False)]
+    return [_changed(unit, position, values) for position, unit in enumerate(units)]
+
+
+def _changed(unit: ControlUnit, position: int, values: Mapping[str, Any]) -> ControlUnit:
+    own = {name: _for_unit(name, value, position) for name, value in values.items()}
+    own = {name: value for name, value in own.items() if value is not None}
+    if not own:
+        return unit
+    if "image" in own:
+        own["mask"] = None  # it belonged to the picture that is replaced
+    fields = {name: getattr(unit, name) for name in PUBLIC_FIELDS}
+    again = parse_unit({**fields, **own}, unit.index)
+    return again.with_notes(*unit.notes)
+
+
+def _for_unit(name: str, value: Any, position: int) -> Any:
+    if isinstance(value, list):
+        return value[position] if position < len(value) else None
+    return value if position == 0 or name not in FIRST_UNIT_ONLY else None

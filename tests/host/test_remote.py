@@ -1,0 +1,219 @@
+"""Other scripts steer the units: `p.control_net_*`, and the axes of the X/Y/Z grid."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from controls import MODEL, SIZE, encoded, picture, request, unit
+from PIL import Image
+
+ALLOW = "control_net_allow_script_control"
+TITLES = [
+    *("Enabled", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode"),
+    *("Resize Mode", "Preprocessor", "Pre Resolution", "Pre Threshold A", "Pre Threshold B"),
+]
+
+
+@pytest.fixture
+def allowed(webui, monkeypatch):
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, ALLOW, True)
+
+
+def processing_of(*units: dict, **attributes: Any) -> Any:
+    """A processing object as scripts make it, with these units and attributes."""
+    from modules import processing, scripts
+
+    fields = {k: v for k, v in request().items() if k != "alwayson_scripts"}
+    p = processing.StableDiffusionProcessingTxt2Img(
+        **fields, do_not_save_samples=True, do_not_save_grid=True
+    )
+    runner = scripts.scripts_txt2img
+    own = next(s for s in runner.alwayson_scripts if s.title() == "ControlNet")
+    arguments = [None] * max(script.args_to for script in runner.alwayson_scripts)
+    for script in runner.alwayson_scripts:
+        if script is not own:
+            values = [control.value for control in script.controls]
+            arguments[script.args_from : script.args_to] = values
+    arguments[own.args_from : own.args_from + len(units)] = units
+    arguments[0] = 0
+    p.is_api = True  # the host's own scripts leave seed and sampler alone then
+    p.scripts, p.script_args = runner, tuple(arguments)
+    for name, value in attributes.items():
+        setattr(p, name, value)
+    return p
+
+
+def generate(p: Any) -> np.ndarray:
+    from modules import processing, shared
+
+    shared.state.begin("test")
+    try:
+        return np.array(processing.process_images(p).images[0])
+    finally:
+        shared.state.end()
+
+
+@pytest.fixture(scope="module")
+def free(webui):
+    return generate(processing_of())
+
+
+@pytest.fixture(scope="module")
+def controlled(webui):
+    return generate(processing_of(unit()))
+
+
+def test_attributes_without_permission_do_nothing(webui, controlled):
+    assert np.array_equal(generate(processing_of(unit(), control_net_weight=0.0)), controlled)
+
+
+def test_attributes_with_permission_change_this_generation_only(webui, allowed, free, controlled):
+    asked = unit()
+    before = copy.deepcopy(asked)
+    assert np.array_equal(generate(processing_of(asked, control_net_weight=0.0)), free)
+    assert np.array_equal(generate(processing_of(asked, control_net_enabled=False)), free)
+    assert asked == before
+    assert np.array_equal(generate(processing_of(asked)), controlled)
+
+
+@pytest.mark.parametrize("form", ["pil", "array", "list", "dict"])
+def test_picture_given_by_a_script_controls(webui, allowed, controlled, form):
+    pixels = picture()
+    forms = {
+        "pil": Image.fromarray(pixels),
+        "array": pixels,
+        "list": [Image.fromarray(pixels)],
+        "dict": {"image": pixels, "mask": np.zeros_like(pixels)},
+    }
+    p = processing_of(unit(image=encoded(picture(seed=9))), control_net_input_image=forms[form])
+    assert np.array_equal(generate(p), controlled)
+
+
+def test_script_without_units_builds_one(webui, allowed, controlled):
+    p = processing_of(
+        control_net_enabled=True, control_net_model=MODEL, control_net_input_image=picture()
+    )
+    assert np.array_equal(generate(p), controlled)
+
+
+def test_impossible_attribute_stops_with_a_sentence(webui, allowed):
+    with pytest.raises(Exception, match="unit 0: weight is 'heavy', must be a number"):
+        generate(processing_of(unit(), control_net_weight="heavy"))
+
+
+@dataclass
+class AxisOption:
+    """The grid script's class, as far as the contract names it (section 8.1)."""
+
+    label: str
+    type: Any
+    apply: Any
+    format_value: Any = None
+    confirm: Any = None
+    cost: float = 0.0
+    choices: Any = None
+    prepare: Any = None
+
+
+@pytest.fixture
+def grid(webui, monkeypatch):
+    """The axes, registered in a stand-in of the grid script; label -> axis."""
+    from modules import scripts
+
+    from lib_controlnet.host import a1111, xyz
+
+    made = type("Script", (), {"__module__": "xyz_grid.py"})
+    module = SimpleNamespace(axis_options=[AxisOption("Nothing", str, None)], AxisOption=AxisOption)
+    data = SimpleNamespace(script_class=made, path="", basedir="", module=module)
+    monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, data])
+    for _ in range(2):
+        xyz.register(a1111.runtime())
+    labels = [axis.label for axis in module.axis_options]
+    assert len(labels) == len(set(labels)), "registering again adds nothing"
+    return {axis.label.removeprefix("[ControlNet] "): axis for axis in module.axis_options[1:]}
+
+
+def cells(axis: AxisOption, text: str) -> list[Any]:
+    """Values as the grid script reads them from its text box."""
+    values = [axis.type(word) for word in axis.prepare(text)]
+    if axis.confirm:
+        axis.confirm(None, values)
+    return values
+
+
+def test_axes_have_their_titles_in_order(grid):
+    assert list(grid)[:11] == TITLES
+    assert {"Region Feather", "Region", "Window (start-end)"} <= set(grid)
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "expected"),
+    [
+        ("Weight", "0, 0.5,1", [0, 0.5, 1]),
+        ("Weight", "0-1 (+0.25)", [0, 0.25, 0.5, 0.75, 1]),
+        ("Weight", "0-1 [3]", [0, 0.5, 1]),
+        ("Weight", "[0.5,1], [1, None], 0.2", [[0.5, 1], [1, None], 0.2]),
+        ("Weight", "1,, None", [1, None, None]),
+        ("Pre Resolution", "256-768(+256)", [256, 512, 768]),
+        ("Pre Threshold A", "10-1 (-3)", [10, 7, 4, 1]),
+        ("Enabled", "True, false", [True, False]),
+        ("Enabled", "[True,False]", [[True, False]]),
+        ("Control Mode", "Balanced, ControlNet is more important", None),
+        ("Preprocessor", "canny, [none, invert]", ["canny", ["none", "invert"]]),
+        ("Window (start-end)", "0-0.5, [0.5-1, None]", [(0.0, 0.5), [(0.5, 1.0), None]]),
+    ],
+)
+def test_axis_values_are_read(grid, title, text, expected):
+    assert cells(grid[title], text) == (expected or [word.strip() for word in text.split(",")])
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "message"),
+    [
+        ("Weight", "heavy", "could not convert"),
+        ("Weight", "5-1 (+1)", "never reaches its end"),
+        ("Guidance End", "7", "guidance_end is 7"),
+        ("Model", "absent", "'absent' is not found"),
+        ("Preprocessor", "frob", "Module not available: 'frob'"),
+        ("Region", "behind", "region is 'behind'"),
+        ("Window (start-end)", "0.5", "write start-end"),
+    ],
+)
+def test_impossible_axis_value_is_refused_before_the_first_cell(grid, title, text, message):
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        cells(grid[title], text)
+
+
+def test_cells_change_their_own_generation_only(webui, grid, free, controlled):
+    from modules import shared
+
+    asked = unit()
+    before = copy.deepcopy(asked)
+    p = processing_of(asked)
+    weights = []
+    for value in cells(grid["Weight"], "0, 1, [0]"):
+        cell = copy.copy(p)
+        grid["Weight"].apply(cell, value, None)
+        weights.append(generate(cell))
+    assert [np.array_equal(result, free) for result in weights] == [True, False, True]
+    assert np.array_equal(weights[1], controlled)
+    assert asked == before
+    assert not hasattr(p, "controlnet_cell")
+    assert not shared.opts.data.get(ALLOW, False), "the grid needs no permission and grants none"
+    assert np.array_equal(generate(p), controlled)
+
+
+def test_two_axes_act_together(webui, grid, free):
+    p = copy.copy(processing_of(unit()))
+    (window,) = cells(grid["Window (start-end)"], "1-1")
+    grid["Window (start-end)"].apply(p, window, None)
+    grid["Weight"].apply(p, 2, None)
+    assert np.array_equal(generate(p), free)
+    assert SIZE == 64
