@@ -32,8 +32,8 @@ def paste_back(image: Tensor, placed: np.ndarray, sigma: int) -> Tensor:
         placed = cv2.resize(placed, (width, height), interpolation=cv2.INTER_AREA)
     raw = torch.from_numpy(np.ascontiguousarray(placed[:, :, :3])).to(image) / 255.0
     weight = torch.from_numpy(mask).to(image)[None]
-    blended = image * weight + raw.permute(2, 0, 1) * (1.0 - weight)
-    return torch.where(weight == 0.0, raw.permute(2, 0, 1), blended)
+    # Exact at both ends, and where both pictures agree (another unit has pasted already).
+    return torch.lerp(raw.permute(2, 0, 1), image, weight)
 
 
 def soft_mask(mask: np.ndarray, sigma: int) -> np.ndarray:
@@ -49,7 +49,11 @@ def soft_mask(mask: np.ndarray, sigma: int) -> np.ndarray:
     hard = (mask > 127).astype(np.float32)  # noqa: PLR2004 - half of uint8
     if sigma <= 0:
         return hard
+    # Beyond the picture the mask goes on as it ends, so that the border is no seam.
+    edge = (sigma,) * 4
+    wide = cv2.copyMakeBorder(hard, *edge, cv2.BORDER_REPLICATE)
     # A box of even side has no middle: the blur leans the other way than the growth did.
-    grown = cv2.dilate(hard, np.ones((sigma, sigma), np.uint8))
+    grown = cv2.dilate(wide, np.ones((sigma, sigma), np.uint8))
     lean = (sigma - 1) // 2
-    return cv2.blur(grown, (sigma, sigma), anchor=(lean, lean))
+    soft = cv2.blur(grown, (sigma, sigma), anchor=(lean, lean))
+    return soft[sigma:-sigma, sigma:-sigma]

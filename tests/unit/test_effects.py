@@ -1,10 +1,11 @@
 """`inpaint_only`: what it holds during sampling and pastes back after decoding."""
 
 import numpy as np
+import pytest
 import torch
 
 from lib_controlnet.effects import epsilon_to_x0, keep_unmasked, x0_to_epsilon
-from lib_controlnet.finish import paste_back
+from lib_controlnet.finish import paste_back, soft_mask
 from lib_controlnet.window import Window
 
 
@@ -73,3 +74,58 @@ def test_paste_back_without_blur_is_hard():
     assert torch.equal(out[:, inside], torch.ones(3, int(inside.sum())))
     expected = torch.from_numpy(raw[:, :, :3]).permute(2, 0, 1).float() / 255.0
     assert torch.equal(out[:, ~inside], expected[:, ~inside])
+
+
+@pytest.mark.parametrize("sigma", [0, 1, 2, 3, 7, 8, 20, 63, 64])
+def test_soft_mask_is_whole_inside_and_nothing_from_sigma_on(sigma):
+    mask = np.zeros((200, 220), np.uint8)
+    mask[90:110, 100:130] = 128
+    weight = soft_mask(mask, sigma)
+    assert (weight[90:110, 100:130] == 1.0).all()
+    y, x = np.mgrid[:200, :220]
+    beyond = np.maximum.reduce([90 - y, y - 109, 100 - x, x - 129])
+    reach = max(sigma, 1)
+    assert (weight[beyond >= reach] == 0.0).all()
+    assert (weight[(beyond > 0) & (beyond < reach)] > 0.0).all()
+    # The row through the middle: two boxes make a straight ramp.
+    ramp = [1.0 - step / reach for step in range(1, reach)]
+    np.testing.assert_allclose(weight[100, 130 : 130 + len(ramp)], ramp, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [2, 7, 64])
+def test_soft_mask_of_a_mirrored_mask_is_mirrored(sigma):
+    rng = np.random.default_rng(1)
+    mask = (rng.random((90, 70)) > 0.995).astype(np.uint8) * 255
+    weight = soft_mask(mask, sigma)
+    for axes in ((0,), (1,), (0, 1)):
+        np.testing.assert_array_equal(
+            np.flip(weight, axes), soft_mask(np.flip(mask, axes).copy(), sigma)
+        )
+
+
+def test_soft_mask_reaches_the_border_of_the_picture_undiminished():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 40:] = 255
+    weight = soft_mask(mask, 7)
+    assert (weight[:, 40:] == 1.0).all()
+    assert (weight == weight[:1]).all()
+
+
+def test_paste_back_of_a_second_unit_leaves_what_the_first_pasted():
+    """A mixture of two equal levels must be that level: no drift from rounding."""
+    raw = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    raw[:, :, 3] = 0
+    raw[20:40, 20:40, 3] = 255
+    levels = torch.from_numpy(raw[:, :, :3]).permute(2, 0, 1).float() / 255.0
+    again = paste_back(levels, raw, 15)
+    assert torch.equal(again, levels)
+    shown = (again.numpy() * 255.0).astype(np.uint8)  # as the host rounds
+    assert np.array_equal(shown, raw[:, :, :3].transpose(2, 0, 1))
+
+
+def test_paste_back_scales_to_the_picture_it_gets():
+    raw = picture_and_mask()
+    out = paste_back(torch.zeros(3, 80, 120), raw, 0)
+    assert out.shape == (3, 80, 120)
+    assert not out[:, 24:56, 36:84].any()
+    assert out[:, :18].min(dim=0).values.max() > 0.3
