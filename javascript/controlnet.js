@@ -14,6 +14,8 @@
     refresh_models: "Refresh",
   };
   const INPAINT_TABS = ["img2img_inpaint_tab", "img2img_inpaint_sketch_tab", "img2img_inpaint_upload_tab"];
+  // What each tab of img2img generates from; the batch has no one picture.
+  const IMG2IMG_PICTURES = ["#img2img_image", "#img2img_sketch", "#img2maskimg", "#inpaint_sketch", "#img_inpaint_base"];
   const NO_PICTURE = "No ControlNet input image available";
   const RUN = "Run preprocessor";
 
@@ -79,9 +81,21 @@
     set(suffix, "textContent", `[${type}]`);
   }
 
+  /** Selector of the widget that a unit takes its picture from: its own, or the tab's; "" for none. */
+  function pictureSource(tab, unit) {
+    const independent = find(".cnet-unit-same_img2img input", unit)?.checked;
+    if (tab === "txt2img" || independent) return `#${find(".cnet-input-image-group .cnet-image", unit).id}`;
+    const tabs = findAll("#mode_img2img > .tab-nav > button");
+    return IMG2IMG_PICTURES[tabs.findIndex((button) => button.classList.contains("selected"))] || "";
+  }
+
+  function imageOf(selector) {
+    return selector ? find(`${selector} img`) : null;
+  }
+
   function updateRunButton(unit) {
     const button = find(".cnet-run-preprocessor", unit);
-    const hasPicture = Boolean(find(".cnet-input-image-group img", unit));
+    const hasPicture = Boolean(imageOf(unit.dataset.picture));
     set(button, "disabled", !hasPicture);
     set(button, "title", hasPicture ? RUN : NO_PICTURE);
   }
@@ -90,6 +104,52 @@
     for (const [suffix, text] of Object.entries(TOOLTIPS)) {
       set(find(`[id$="_controlnet_${suffix}"]`, unit), "title", text);
     }
+  }
+
+  /** Close a preview of the tab's picture when the tab shows another: the unit's own is watched by its events. */
+  const previewed = new WeakMap();
+  function updatePreview(unit) {
+    const own = `#${find(".cnet-input-image-group .cnet-image", unit).id}`;
+    const now = unit.dataset.picture === own ? own : imageOf(unit.dataset.picture)?.getAttribute("src");
+    const before = previewed.get(unit);
+    previewed.set(unit, now);
+    if (before !== undefined && before !== now && find(".cnet-generated-image-group img", unit)) {
+      find(".cnet-close-preview", unit)?.click();
+    }
+  }
+
+  /** Give a region that is being drawn the picture it lies on, once it is seen and when that changes. */
+  const backdrops = new WeakMap();
+  function updateBackdrop(tab, unit) {
+    const canvas = find(".cnet-region-canvas", unit);
+    if (!canvas || canvas.offsetParent === null) return;
+    const image = imageOf(unit.dataset.picture)?.getAttribute("src");
+    const sides = image ? [] : ["width", "height"].map((side) => find(`#${tab}_${side} input[type=number]`)?.value);
+    const file = find(".cnet-effective-region-mask-image img", unit)?.getAttribute("src");
+    const now = [image, file, ...sides];
+    const before = backdrops.get(unit);
+    if (before && before.length === now.length && before.every((value, i) => value === now[i])) return;
+    backdrops.set(unit, now);
+    find(".cnet-region-backdrop", unit).click();
+  }
+
+  /** Say in the header of the closed section that weights per layer are set. */
+  function updateLayerWeights(unit) {
+    const section = find(".cnet-layer-weights", unit);
+    const header = section && find(".label-wrap > span", section);
+    if (!header) return;
+    const count = (find("input, textarea", section)?.value.match(/[^\s,[\]]+/g) || []).length;
+    let mark = find(".cnet-badge", header);
+    if (!count) {
+      if (mark) mark.remove();
+      return;
+    }
+    if (!mark) {
+      mark = document.createElement("div");
+      mark.classList.add("cnet-badge");
+      header.append(mark);
+    }
+    set(mark, "textContent", `${count}`);
   }
 
   /** Options of the panel that follow the host's page: hires fix, and inpainting "Only masked". */
@@ -109,8 +169,12 @@
       const units = unitsOf(panel);
       const buttons = findAll(`#${tab}_controlnet_tabs > div.tab-nav > button`, panel);
       units.forEach((unit, index) => {
+        set(unit.dataset, "picture", pictureSource(tab, unit));
         updateTabButton(buttons[index], unit);
         updateRunButton(unit);
+        updatePreview(unit);
+        updateBackdrop(tab, unit);
+        updateLayerWeights(unit);
         updateTooltips(unit);
       });
       updateBadge(panel, units.filter(isEnabled).length);
@@ -130,11 +194,13 @@
     });
   }
 
-  /** A saved default preprocessor arrives without its sliders: ask for them once. */
-  function restoreSliders() {
+  /** A saved default preprocessor or region arrives without what it shows: ask for that once. */
+  function restoreDefaults() {
     for (const unit of findAll(".cnet-unit")) {
       const chosen = find('[id$="_controlnet_preprocessor_dropdown"] input', unit);
-      if (chosen && chosen.value && chosen.value !== "none") find(".cnet-restore-sliders", unit)?.click();
+      const region = findAll('[id$="_controlnet_region_radio"] input', unit);
+      const usual = (!chosen?.value || chosen.value === "none") && region[0]?.checked;
+      if (!usual) find(".cnet-restore-sliders", unit)?.click();
     }
   }
 
@@ -142,13 +208,15 @@
   function addZoom() {
     if (typeof window.applyZoomAndPanIntegration !== "function") return;
     for (const tab of TABS) {
-      const canvases = findAll(`#${tab}_controlnet .cnet-input-image-group .cnet-image`);
+      const canvases = findAll(`#${tab}_controlnet .cnet-input-image-group .cnet-image, #${tab}_controlnet .cnet-region-canvas`);
       window.applyZoomAndPanIntegration(`#${tab}_controlnet`, canvases.map((canvas) => `#${canvas.id}`));
     }
   }
 
   function start() {
     document.addEventListener("change", schedule, true);
+    document.addEventListener("input", schedule, true);
+    document.addEventListener("load", schedule, true); // of pictures
     document.addEventListener("click", schedule, true);
     schedule();
   }
@@ -156,7 +224,7 @@
   if (typeof onUiLoaded === "function") {
     onUiLoaded(() => {
       start();
-      restoreSliders();
+      setTimeout(restoreDefaults); // the page answers no events before gradio has finished mounting
       addZoom();
     });
     onUiUpdate(schedule);

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 import gradio as gr
 import numpy as np
 
 from lib_controlnet import listing
-from lib_controlnet.enums import ControlNetUnionControlType
+from lib_controlnet.enums import LATENT_SCALE, ControlNetUnionControlType
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.image import Size, pixel_perfect_resolution
 from lib_controlnet.inputs import PictureSource, control_picture
 from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui import browser
+from lib_controlnet.ui.browser import in_page
+from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
+from lib_controlnet.ui.region import connect_region
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets
 from lib_controlnet.unit import NO_MODEL, parse_unit
@@ -33,7 +35,9 @@ Update = dict[str, Any]
 SLIDERS: Final = ("processor_res", "threshold_a", "threshold_b")
 
 
-def connect(widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any) -> None:
+def connect(
+    widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any, host_tab: HostTab | None
+) -> None:
     """Attach every event of one unit.
 
     Args:
@@ -41,18 +45,21 @@ def connect(widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any) -> N
         value: the unit's value, already following the widgets.
         tab: "txt2img" or "img2img".
         runtime: the extension's services.
+        host_tab: the widgets that hold the tab's own picture, if it has one.
     """
     _connect_pictures(widgets, tab)
     _connect_choices(widgets, runtime)
-    _connect_preview(widgets, value, tab, runtime)
+    _connect_preview(widgets)
+    _connect_run(widgets, value, tab, runtime, host_tab)
+    connect_region(widgets, tab)
     if tab == "img2img":
         groups = [
+            widgets.image_group,
             widgets.upload_group,
             widgets.allow_preview,
-            widgets.run,
             widgets.resize_mode,
         ]
-        _in_page(
+        in_page(
             widgets.independent.change,
             browser.shown_together(len(groups)),
             [widgets.independent],
@@ -60,23 +67,17 @@ def connect(widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any) -> N
         )
 
 
-def _in_page(trigger: Callable, script: str, inputs: list, outputs: list) -> None:
-    """Answer an event in the page, without the server."""
-    trigger(fn=None, _js=script, inputs=inputs, outputs=outputs, show_progress=False)
-
-
 def _connect_pictures(widgets: UnitWidgets, tab: str) -> None:
-    _in_page(widgets.image.upload, browser.TICK, [], [widgets.enabled])
-    _in_page(widgets.use_region.change, browser.SHOW_IF, [widgets.use_region], [widgets.mask_group])
-    _in_page(widgets.canvas_open.click, browser.OPEN, [], [widgets.canvas_group])
-    _in_page(widgets.canvas_cancel.click, browser.CLOSE, [], [widgets.canvas_group])
-    _in_page(
+    in_page(widgets.image.upload, browser.TICK, [], [widgets.enabled])
+    in_page(widgets.canvas_open.click, browser.OPEN, [], [widgets.canvas_group])
+    in_page(widgets.canvas_cancel.click, browser.CLOSE, [], [widgets.canvas_group])
+    in_page(
         widgets.canvas_create.click,
         browser.NEW_CANVAS,
         [widgets.canvas_width, widgets.canvas_height],
         [widgets.image, widgets.canvas_group],
     )
-    _in_page(widgets.send_size.click, browser.send_dimensions(tab), [widgets.image], [])
+    in_page(widgets.send_size.click, browser.send_dimensions(tab), [widgets.image], [])
 
 
 def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
@@ -113,25 +114,49 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     )
 
 
-def _connect_preview(widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any) -> None:
-    widgets.run.click(
-        fn=lambda unit, width, height: on_run(unit, Size(int(width), int(height)), runtime),
-        _js=browser.with_picture_size(tab),
-        inputs=[value, widgets.target_width, widgets.target_height],
-        outputs=[widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status],
-        show_progress=True,
-    )
-    _in_page(
+def _connect_preview(widgets: UnitWidgets) -> None:
+    in_page(
         widgets.allow_preview.input,
         browser.PREVIEW_TOGGLE,
         [widgets.allow_preview, widgets.preview],
         [widgets.preview_group, widgets.preview],
     )
-    _in_page(widgets.close_preview.click, browser.CLOSE_PREVIEW, [], _preview_parts(widgets))
+    parts = [widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status]
+    in_page(widgets.close_preview.click, browser.CLOSE_PREVIEW, [], parts)
 
 
-def _preview_parts(widgets: UnitWidgets) -> list:
-    return [widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status]
+def _connect_run(
+    widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any, host_tab: HostTab | None
+) -> None:
+    size = [widgets.target_width, widgets.target_height]
+    outputs = [widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status]
+    if host_tab is None:
+        widgets.run.click(
+            fn=lambda unit, *size: on_run(unit, plain_request(*size), runtime),
+            _js=browser.with_picture_size(tab),
+            inputs=[value, *size],
+            outputs=outputs,
+            show_progress=True,
+        )
+        return
+    count = len(host_tab.inputs) - len(host_tab.pictures)
+
+    def run(unit: ControlNetUnit, *asked: Any) -> list[Any]:
+        background = str(runtime.option("img2img_background_color", "#ffffff"))
+        return on_run(unit, tab_request(*asked[:4], asked[4:], background), runtime)
+
+    widgets.run.click(
+        fn=run,
+        _js=browser.with_tab_picture(list(PICTURES.values()), count),
+        inputs=[value, *size, widgets.target_tab, widgets.target_scale, *host_tab.inputs],
+        outputs=outputs,
+        show_progress=True,
+    )
+
+
+def plain_request(width: float, height: float) -> GenerationRequest:
+    """A generation without a picture of its own."""
+    return GenerationRequest(size=Size(int(width), int(height)))
 
 
 def slider_updates(module: str, pixel_perfect: bool) -> dict[str, Update]:
@@ -217,19 +242,19 @@ def on_refresh(chosen: str, runtime: Any) -> Update:
     return gr.update(choices=models, value=chosen if chosen in models else "None")
 
 
-def on_run(unit: ControlNetUnit, target: Size, runtime: Any) -> list[Any]:
+def on_run(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> list[Any]:
     """Run a unit's preprocessor on its picture and show the map.
 
     Args:
         unit: the unit as it would be sent to the host.
-        target: size of the picture that would be generated.
+        request: what would be generated.
         runtime: the extension's services.
 
     Returns:
         Preview, its group, the "Allow Preview" box, the status line.
     """
     try:
-        shown = preview(unit, target, runtime)
+        shown = preview(unit, request, runtime)
     except ControlNetError as error:
         return [None, gr.update(), gr.update(), notice(str(error))]
     except Exception as error:  # boundary: a broken preprocessor must not leave the page waiting
@@ -259,7 +284,7 @@ def notice(sentence: str) -> Update:
     return gr.update(value=html.escape(sentence), visible=True)
 
 
-def preview(unit: ControlNetUnit, target: Size, runtime: Any) -> np.ndarray:
+def preview(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> np.ndarray:
     """The map that a unit's preprocessor makes, as it is shown to people.
 
     The picture is found by the rules of a generation, so what is shown is what would be used.
@@ -268,19 +293,18 @@ def preview(unit: ControlNetUnit, target: Size, runtime: Any) -> np.ndarray:
         ControlNetError: there is no picture, it cannot be decoded, or the preprocessor is
             unavailable.
     """
-    if unit.image is None:
+    if unit.image is None and request.init_image is None:
         msg = "There is no picture to preview: put one into this unit first."
         raise ImageError(msg)
     asked = parse_unit(unit)
-    request = GenerationRequest(size=target, batch_size=1, iterations=1, seed=0)
     ignore = bool(runtime.option("controlnet_ignore_noninpaint_mask", False))
     picture = control_picture(
         asked, request, listing.uses_mask(asked.module), PictureSource(ignore_masks=ignore)
     )
     resolution = asked.processor_res
     if asked.pixel_perfect:
-        size = Size.from_array(picture.image)
-        resolution = pixel_perfect_resolution(size, target, asked.resize_mode)
+        size, target = Size.from_array(picture.image), request.size.multiple_of_down(LATENT_SCALE)
+        resolution = pixel_perfect_resolution(size, target, picture.resize_mode)
     detection = runtime.detect(
         *(asked.module, picture.image, resolution, asked.threshold_a, asked.threshold_b),
         pixel_perfect=asked.pixel_perfect,

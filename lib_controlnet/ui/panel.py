@@ -14,7 +14,10 @@ from typing import Any
 import gradio as gr
 
 from lib_controlnet import __version__, infotext, listing
+from lib_controlnet.enums import ActingRegion, BatchOption
 from lib_controlnet.ui.events import SLIDERS, connect, slider_updates
+from lib_controlnet.ui.host_tab import HostTab
+from lib_controlnet.ui.region import MASK_NOT_PASTED
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets, build_unit
 
@@ -39,29 +42,52 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         gr.Accordion(f"ControlNet v{__version__}", open=False, elem_id="controlnet"),
     ):
         if count == 1:
-            return [_unit(f"{prefix}_ControlNet", tab, is_img2img, runtime)]
-        units = []
-        with gr.Tabs(elem_id=f"{prefix}_tabs"):
-            for index in range(count):
-                with gr.Tab(f"ControlNet Unit {index}", elem_classes=["cnet-unit-tab"]):
-                    name = f"{prefix}_ControlNet-{index}"
-                    units.append(_unit(name, tab, is_img2img, runtime))
-        return units
+            units = [build_unit(f"{prefix}_ControlNet", is_img2img, runtime)]
+        else:
+            units = []
+            with gr.Tabs(elem_id=f"{prefix}_tabs"):
+                for index in range(count):
+                    with gr.Tab(f"ControlNet Unit {index}", elem_classes=["cnet-unit-tab"]):
+                        name = f"{prefix}_ControlNet-{index}"
+                        units.append(build_unit(name, is_img2img, runtime))
+        # Filled by javascript/controlnet_timeline.js.
+        gr.HTML(elem_id=f"{prefix}_timeline", elem_classes=["cnet-timeline"])
+        batch_option = _batch_options(prefix)
+        host_tab = HostTab.find() if is_img2img else None
+        return [_value(unit, batch_option, tab, runtime, host_tab) for unit in units]
 
 
-def _unit(name: str, tab: str, is_img2img: bool, runtime: Any) -> UnitValue:
-    widgets = build_unit(name, is_img2img, runtime)
+def _batch_options(prefix: str) -> gr.Radio:
+    """What is chosen once for all units; it travels in each of them."""
+    with gr.Accordion("Batch Options", open=False, elem_id="controlnet_batch_options"):
+        return gr.Radio(
+            [option.value for option in BatchOption],
+            label="Batch Option",
+            value=BatchOption.DEFAULT.value,
+            elem_id=f"{prefix}_controlnet_batch_option_radio",
+        )
+
+
+def _value(
+    widgets: UnitWidgets,
+    batch_option: gr.Radio,
+    tab: str,
+    runtime: Any,
+    host_tab: HostTab | None,
+) -> UnitValue:
     value = UnitValue()
-    value.follow(widgets.fields(), widgets.preview, widgets.status)
+    fields = {**widgets.fields(), "batch_option": batch_option}
+    value.follow(fields, widgets.preview, widgets.status)
     value.unit_widgets = widgets
-    connect(widgets, value, tab, runtime)
+    connect(widgets, value, tab, runtime, host_tab)
     return value
 
 
 def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
     """What "read generation parameters" writes into the panel.
 
-    Enable, the control type and the pictures stay as they are. Empty when the setting
+    Enable, the control type and the pictures stay as they are; where a unit was limited to a mask
+    of its own, a line says that the mask is missing. Empty when the setting
     `control_net_sync_field_args` is off.
 
     Args:
@@ -73,18 +99,22 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
     fields: list[PasteField] = []
     for index, unit in enumerate(units):
         widgets: UnitWidgets = unit.unit_widgets
-        for name in infotext.FIELDS:
+        for name in (*infotext.FIELDS, *infotext.FIELDS_IF_SET):
             read = partial(_pasted, index=index, name=name, runtime=runtime)
             fields.append((getattr(widgets, name), read))
+        fields.append((widgets.region_status, partial(_missing_mask, index=index)))
     return fields
 
 
 def _pasted(params: dict[str, Any], index: int, name: str, runtime: Any) -> Any:
-    """The pasted value of one field of one unit; None leaves the widget alone."""
+    """The pasted value of one field of one unit; None leaves the widget alone.
+
+    A field that is only written if it differs from its default goes back to it when it is absent.
+    """
     pasted = infotext.parse_all(params).get(index)
-    if pasted is None or name not in pasted:
+    if pasted is None or name not in {*pasted, *infotext.FIELDS_IF_SET}:
         return None
-    value = pasted[name]
+    value = pasted.get(name, infotext.FIELDS_IF_SET.get(name))
     if name == "module":
         return _choose(listing.label(value), listing.labels_for(listing.ALL))
     if name == "model":
@@ -93,7 +123,18 @@ def _pasted(params: dict[str, Any], index: int, name: str, runtime: Any) -> Any:
     if name in SLIDERS:
         updates = slider_updates(pasted.get("module", "none"), pasted.get("pixel_perfect", False))
         return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
+    if name == "advanced_weighting":
+        return " ".join(f"{weight:g}" for weight in value or ())
     return value.value if hasattr(value, "value") else value
+
+
+def _missing_mask(params: dict[str, Any], index: int) -> dict[str, Any] | None:
+    """The line about a mask that generation parameters do not hold, shown or put away."""
+    pasted = infotext.parse_all(params).get(index)
+    if pasted is None:
+        return None
+    missing = pasted.get("region") is ActingRegion.OWN
+    return gr.update(value=MASK_NOT_PASTED if missing else "", visible=missing)
 
 
 def _choose(value: str | None, choices: list[str]) -> dict[str, Any] | None:

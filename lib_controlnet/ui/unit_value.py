@@ -8,24 +8,20 @@ sends. `preprocess` then turns those values into a `ControlNetUnit`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from gradio.components import State
 
-from lib_controlnet.errors import ImageError
+from lib_controlnet.enums import ActingRegion
 from lib_controlnet.external_code import ControlNetUnit
-from lib_controlnet.image import decode_image
 from lib_controlnet.ui import browser
+from lib_controlnet.ui.pictures import read_region, read_sketch
 
-log = logging.getLogger(__name__)
-
-# Values beside the unit's fields that decide whether a picture counts.
+# Values beside the unit's fields: whether its own picture counts, and what its region is drawn on.
 INDEPENDENT = "independent"
-USE_REGION = "use_region"
+REGION_CANVAS = "region_canvas"
 
 
 class UnitValue(State):
@@ -55,7 +51,7 @@ class UnitValue(State):
 
         Args:
             widgets: field name -> widget; besides the unit's fields `INDEPENDENT` and
-                `USE_REGION`.
+                `REGION_CANVAS`.
             preview: cleared when a value changes that it depends on.
             status: the line of messages, closed on every change.
         """
@@ -100,59 +96,27 @@ def build_unit(values: Mapping[str, Any]) -> ControlNetUnit:
     """
     fields = dict(values)
     independent = fields.pop(INDEPENDENT, True)
-    use_region = fields.pop(USE_REGION, False)
+    canvas = fields.pop(REGION_CANVAS, None)
     fields["image"] = read_sketch(fields.get("image")) if independent else None
-    fields["effective_region_mask"] = (
-        _read_picture(fields.get("effective_region_mask")) if use_region else None
-    )
+    region = fields.get("region", ActingRegion.WHOLE.value)
+    file = fields.pop("effective_region_mask", None)
+    if region == ActingRegion.OWN.value:
+        fields["effective_region_mask"] = read_region(file, canvas)
+    if region == ActingRegion.WHOLE.value:
+        fields.pop("region_feather", None)
+    fields["advanced_weighting"] = read_weights(fields.get("advanced_weighting"))
     return ControlNetUnit(is_ui=True, **fields)
 
 
-def read_sketch(value: Any) -> dict[str, Any] | None:
-    """Decode the value of a picture with a drawing layer.
+def read_weights(text: Any) -> list[float] | str | None:
+    """Numbers of a text, separated by commas or spaces, in brackets or not; None for no text.
 
-    Returns:
-        `image`: uint8 (H, W, 3); `mask`: uint8 (H, W, 3), white where something is drawn; or
-        None without a picture. What cannot be decoded stays text, to be reported with the
-        unit's number when it is used.
+    Text that holds something else comes back as it is, to be reported with the unit's number.
     """
-    if isinstance(value, str):
-        value = {"image": value, "mask": None}
-    if not isinstance(value, Mapping) or not value.get("image"):
-        return None
-    image = _read_picture(value["image"])
-    if not isinstance(image, np.ndarray):
-        return {"image": image, "mask": None}
-    return {"image": image, "mask": _read_drawing(value.get("mask"), image.shape[:2])}
-
-
-def _read_picture(value: Any) -> Any:
-    """Decode a data URL to uint8 (H, W, 3); anything unreadable comes back as it is."""
-    if not isinstance(value, str) or not value:
-        return value or None
+    if not isinstance(text, str):
+        return text
+    parts = text.strip().strip("[]").replace(",", " ").split()
     try:
-        return decode_image(value, "picture of the panel")
-    except ImageError as error:
-        log.warning("%s", error)
-        return value
-
-
-def _read_drawing(value: Any, shape: tuple[int, int]) -> np.ndarray:
-    """The drawing layer as uint8 (H, W, 3), black where nothing is drawn.
-
-    The browser sends a layer of another size than the picture when it is asked before its
-    canvas has been laid out; nothing is drawn on such a layer, and it counts as blank.
-    """
-    blank = np.zeros((*shape, 3), np.uint8)
-    if not isinstance(value, str) or not value:
-        return blank
-    try:
-        layer = decode_image(value, "drawing of the panel", keep_alpha=True)
-    except ImageError as error:
-        log.warning("%s", error)
-        return blank
-    if layer.shape[:2] != tuple(shape):
-        return blank
-    # A layer without transparency is drawn all over, in whatever colour the brush has.
-    drawn = layer[..., 3] if layer.shape[-1] == 4 else np.full(shape, 255, np.uint8)
-    return np.repeat(drawn[..., None], 3, axis=2)
+        return [float(part) for part in parts] or None
+    except ValueError:
+        return text

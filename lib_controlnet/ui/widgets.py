@@ -15,7 +15,8 @@ from lib_controlnet.enums import (
     HiResOption,
     ResizeMode,
 )
-from lib_controlnet.ui.unit_value import INDEPENDENT, USE_REGION
+from lib_controlnet.ui.region import build_region
+from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
 
 BRUSH_COLOUR: Final = "img2img_inpaint_mask_brush_color"
 """The host's setting for the colour of drawn masks."""
@@ -30,6 +31,7 @@ class UnitWidgets:
     image: Component
     mask: Component
     mask_group: Component
+    image_group: Component
     upload_group: Component
     preview: Component
     preview_group: Component
@@ -63,23 +65,33 @@ class UnitWidgets:
     control_mode: Component
     resize_mode: Component
     hr_option: Component
+    region: Component
+    region_feather: Component
+    region_hint: Component
+    region_canvas: Component
+    region_status: Component
+    backdrop: Component
+    advanced_weighting: Component
     status: Component
     restore: Component
     target_width: Component
     target_height: Component
+    target_tab: Component
+    target_scale: Component
 
     def fields(self) -> dict[str, Component]:
         """Field of the unit value -> widget."""
         plain = (
             "enabled low_vram pixel_perfect module model weight guidance_start guidance_end "
-            "processor_res threshold_a threshold_b control_mode resize_mode hr_option image"
+            "processor_res threshold_a threshold_b control_mode resize_mode hr_option image "
+            "region region_feather advanced_weighting"
         )
         fields = {name: getattr(self, name) for name in plain.split()}
         fields["effective_region_mask"] = self.mask
         fields["inpaint_crop_input_image"] = self.crop
         fields["union_control_type"] = self.union_type
         fields[INDEPENDENT] = self.independent
-        fields[USE_REGION] = self.use_region
+        fields[REGION_CANVAS] = self.region_canvas
         return fields
 
 
@@ -93,14 +105,16 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
     """
     made: dict[str, Component] = {}
     with gr.Group(elem_classes=["cnet-unit"]):
+        made |= _pictures(name, is_img2img, runtime)
         with gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group:
-            made |= _pictures(name, runtime)
             made |= _picture_buttons(name)
-        made |= {"upload_group": upload_group, **_region(name)}
+        made["upload_group"] = upload_group
         made |= _switches(name, is_img2img)
         made |= _choices(name, is_img2img, runtime)
         made |= _sliders(name)
         made |= _modes(name, is_img2img)
+        made |= build_region(name, is_img2img)
+        made |= _layer_weights(name)
         made["status"] = gr.HTML(
             visible=False, elem_id=f"{name}_controlnet_status", elem_classes=["cnet-status"]
         )
@@ -108,10 +122,12 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
     return UnitWidgets(name=name, **made)
 
 
-def _pictures(name: str, runtime: Any) -> dict[str, Component]:
+def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
     """The control picture, to be drawn on, and beside it the preview of the detected map."""
     with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
-        with gr.Group(elem_classes=["cnet-input-image-group"]):
+        with gr.Group(
+            visible=not is_img2img, elem_classes=["cnet-input-image-group"]
+        ) as image_group:
             image = gr.Image(
                 label="Image",
                 source="upload",
@@ -136,23 +152,11 @@ def _pictures(name: str, runtime: Any) -> dict[str, Component]:
                 close_preview = gr.Button("Close", elem_classes=["cnet-close-preview"])
     return {
         "image": image,
+        "image_group": image_group,
         "preview": preview,
         "preview_group": preview_group,
         "close_preview": close_preview,
     }
-
-
-def _region(name: str) -> dict[str, Component]:
-    with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as mask_group:
-        mask = gr.Image(
-            label="Effective Region Mask",
-            source="upload",
-            type="numpy",
-            height=_PICTURE_HEIGHT,
-            elem_id=f"{name}_mask_image",
-            elem_classes=["cnet-effective-region-mask-image"],
-        )
-    return {"mask": mask, "mask_group": mask_group}
 
 
 def _picture_buttons(name: str) -> dict[str, Component]:
@@ -232,6 +236,7 @@ def _switches(name: str, is_img2img: bool) -> dict[str, Component]:
             container=False,
             elem_classes=["cnet-crop-input-image"],
         )
+    made["use_region"].do_not_save_to_config = True  # it shows what the region says
     # Files of saved widget defaults written by other versions hold False here, where the page
     # switched it on when it mattered.
     made["crop"].do_not_save_to_config = True
@@ -264,7 +269,6 @@ def _choices(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
             "\N{COLLISION SYMBOL}",
             f"{name}_controlnet_trigger_preprocessor",
             "cnet-run-preprocessor",
-            visible=not is_img2img,
         )
         made["model"] = gr.Dropdown(
             listing.models_for(runtime.catalog, listing.ALL),
@@ -340,6 +344,18 @@ def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
     return {"control_mode": control_mode, "resize_mode": resize_mode, "hr_option": hr_option}
 
 
+def _layer_weights(name: str) -> dict[str, Component]:
+    with gr.Accordion("Weights per layer", open=False, elem_classes=["cnet-layer-weights"]):
+        weights = gr.Textbox(
+            label="Weights",
+            placeholder="Empty: Control Weight for all. Else one number per layer: 1 0.9 0.8 ...",
+            info="From the shallowest layer to the deepest; replaces Control Weight.",
+            max_lines=1,
+            elem_id=f"{name}_controlnet_advanced_weighting_textbox",
+        )
+    return {"advanced_weighting": weights}
+
+
 def _hidden() -> dict[str, Component]:
     made = {
         "union_type": gr.Textbox(
@@ -350,6 +366,8 @@ def _hidden() -> dict[str, Component]:
         "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),
         "target_width": gr.Number(512, visible=False),
         "target_height": gr.Number(512, visible=False),
+        "target_tab": gr.Number(0, visible=False),
+        "target_scale": gr.Number(0, visible=False),
     }
     for widget in made.values():
         widget.do_not_save_to_config = True

@@ -2,105 +2,41 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from panel_page import (
+    PATIENCE,
+    UNIT,
+    choose_type,
+    chosen,
+    draw,
+    gallery,
+    generate,
+    open_img2img,
+    open_panel,
+    save_shapes,
+    shown_picture,
+    upload,
+    wait_for_value,
+)
 
 pytestmark = pytest.mark.browser
-
-UNIT = "#txt2img_controlnet_ControlNet-0"
-PATIENCE = 300_000
-"""Milliseconds for a generation on a busy machine; waiting ends as soon as it is done."""
 
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 192 x 128 picture of two shapes, as a file."""
-    array = np.full((128, 192, 3), 220, np.uint8)
-    array[30:90, 20:80] = (200, 30, 30)
-    array[60:110, 110:170] = (20, 60, 200)
-    path = tmp_path_factory.mktemp("pictures") / "shapes.png"
-    Image.fromarray(array).save(path)
-    return path
+    return save_shapes(tmp_path_factory.mktemp("pictures") / "shapes.png")
 
 
 @pytest.fixture
-def panel(page: Any) -> Iterator[Any]:
+def panel(page: Any) -> Any:
     """The page with the panel of txt2img open and a small picture asked for."""
-    page.fill("#txt2img_width input[type=number]", "128")
-    page.fill("#txt2img_height input[type=number]", "128")
-    page.fill("#txt2img_steps input[type=number]", "2")
-    page.fill("#txt2img_seed input", "7")
-    page.fill("#txt2img_prompt textarea", "a red circle")
-    page.click("#txt2img_controlnet .label-wrap")
-    page.wait_for_selector(f"{UNIT}_input_image")
+    open_panel(page)
     return page
-
-
-def upload(page: Any, path: Path, unit: str = UNIT) -> None:
-    """Put a picture into a unit and wait until its drawing canvas has the picture's size."""
-    page.set_input_files(f"{unit}_input_image input[type=file]", str(path))
-    width, height = Image.open(path).size
-    page.wait_for_function(
-        """([unit, width, height]) => {
-          const canvas = document.querySelector(`${unit}_input_image canvas[key=mask]`);
-          return canvas && canvas.width === width && canvas.height === height;
-        }""",
-        arg=[unit, width, height],
-    )
-
-
-def choose_type(page: Any, name: str) -> None:
-    page.click(f"{UNIT}_controlnet_type_filter_radio label:has(input[value='{name}'])")
-
-
-def chosen(page: Any, suffix: str) -> str:
-    """What a dropdown or number box shows."""
-    return page.input_value(f"{UNIT}_controlnet_{suffix} input >> nth=0")
-
-
-def wait_for_value(page: Any, suffix: str, start: str) -> None:
-    page.wait_for_function(
-        "([box, start]) => document.querySelector(box).value.startsWith(start)",
-        arg=[f"{UNIT}_controlnet_{suffix} input", start],
-    )
-
-
-def shown_picture(page: Any, selector: str) -> np.ndarray:
-    """Pixels of a picture element, uint8 (H, W, 3)."""
-    source = page.get_attribute(selector, "src")
-    if source.startswith("data:"):
-        data = base64.b64decode(source.partition(",")[2])
-    else:
-        data = page.request.get(source).body()
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def generate(page: Any) -> None:
-    page.click("#txt2img_generate")
-
-
-def gallery(page: Any, count: int) -> list[np.ndarray]:
-    """The pictures of the gallery once there are so many."""
-    thumbnails = "#txt2img_gallery .grid-container img"
-    page.wait_for_function(
-        "([selector, count]) => document.querySelectorAll(selector).length === count",
-        arg=[thumbnails, count],
-        timeout=PATIENCE,
-    )
-    images = page.locator(thumbnails)
-    return [
-        np.asarray(
-            Image.open(io.BytesIO(page.request.get(images.nth(i).get_attribute("src")).body()))
-        )
-        for i in range(count)
-    ]
 
 
 def test_canny_from_upload_to_picture(panel: Any, picture: Path) -> None:
@@ -175,13 +111,7 @@ def test_preview_without_model_says_so_until_one_is_chosen(panel: Any, picture: 
 def test_drawing_is_the_control_picture(panel: Any, picture: Path) -> None:
     page = panel
     upload(page, picture)
-    canvas = page.locator(f"{UNIT}_input_image canvas[key=interface]")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.5)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=6)
-    page.mouse.up()
+    draw(page, f"{UNIT}_input_image", (0.2, 0.5), (0.6, 0.5))
     page.click(f"{UNIT}_controlnet_trigger_preprocessor")
     page.wait_for_selector(f"{UNIT}_generated_image img")
     shown = shown_picture(page, f"{UNIT}_generated_image img")
@@ -254,15 +184,8 @@ def test_region_mask_appears_with_its_switch(panel: Any) -> None:
 
 
 def test_img2img_own_picture_behind_its_switch(page: Any) -> None:
-    unit = "#img2img_controlnet_ControlNet-0"
-    page.locator("#tabs > div.tab-nav > button").nth(1).click()
-    page.click("#img2img_controlnet .label-wrap")
-    page.wait_for_selector(f"{unit}_controlnet_enable_checkbox", state="visible")
-    hidden = [
-        f"{unit}_input_image",
-        f"{unit}_controlnet_trigger_preprocessor",
-        f"{unit}_controlnet_resize_mode_radio",
-    ]
+    unit = open_img2img(page)
+    hidden = [f"{unit}_input_image", f"{unit}_controlnet_resize_mode_radio"]
     assert not any(page.is_visible(selector) for selector in hidden)
     page.check(f"{unit}_controlnet_same_img2img_checkbox input")
     for selector in hidden:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +9,17 @@ import gradio as gr
 import numpy as np
 import pytest
 from fastapi.encoders import jsonable_encoder
-from PIL import Image
+from panels import CANNY, FakeRuntime, build, by_id, data_url
 
-from lib_controlnet import preprocess
 from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
 from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.image import Size
+from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui import events
-from lib_controlnet.ui.panel import build_panel, paste_fields
-from lib_controlnet.ui.unit_value import UnitValue, build_unit, read_sketch
-
-CANNY = "control_demo_canny [e3b0c442]"
-
-
-@dataclass
-class FakeRuntime:
-    """The runtime interface over a real catalog and real preprocessors."""
-
-    catalog: Catalog
-    units: int = 3
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def option(self, key: str, default: object) -> object:
-        return self.options.get(key, default)
-
-    def unit_count(self) -> int:
-        return self.units
-
-    def refresh_models(self) -> None:
-        self.catalog.refresh()
-
-    def detect(
-        self,
-        module: str,
-        image: np.ndarray,
-        resolution: float,
-        a: float,
-        b: float,
-        *,
-        pixel_perfect: bool = False,
-    ) -> Any:
-        values = (a, b)
-        return preprocess.run_preprocessor(
-            module, image, resolution, values, pixel_perfect=pixel_perfect
-        )
+from lib_controlnet.ui.panel import paste_fields
+from lib_controlnet.ui.pictures import read_sketch
+from lib_controlnet.ui.unit_value import build_unit
 
 
 @pytest.fixture
@@ -64,22 +27,6 @@ def runtime(tmp_path: Path) -> FakeRuntime:
     for name in ("control_demo_canny", "control_demo_depth"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"")
     return FakeRuntime(Catalog([tmp_path]))
-
-
-def data_url(array: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def build(runtime: FakeRuntime, tab: str = "txt2img") -> tuple[gr.Blocks, list[UnitValue]]:
-    with gr.Blocks(analytics_enabled=False) as demo:
-        units = build_panel(tab == "img2img", tab, runtime)
-    return demo, units
-
-
-def by_id(demo: gr.Blocks) -> dict[str, Any]:
-    return {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
 
 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
@@ -197,9 +144,9 @@ def test_unit_value_takes_what_the_page_sends(runtime: FakeRuntime) -> None:
 def test_build_unit_picture_counts_only_where_it_is_asked_for() -> None:
     picture = data_url(np.zeros((8, 8, 3), np.uint8))
     values = {"image": picture, "effective_region_mask": picture}
-    off = build_unit({**values, "independent": False, "use_region": False})
+    off = build_unit({**values, "independent": False, "region": "Whole picture"})
     assert (off.image, off.effective_region_mask) == (None, None)
-    on = build_unit({**values, "independent": True, "use_region": True})
+    on = build_unit({**values, "independent": True, "region": "Own mask"})
     assert on.image["image"].shape == on.effective_region_mask.shape == (8, 8, 3)
 
 
@@ -308,6 +255,10 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
     assert events.on_refresh(CANNY, runtime)["value"] == "None"
 
 
+def asked(width: int, height: int) -> GenerationRequest:
+    return GenerationRequest(size=Size(width, height))
+
+
 def edge_unit(**fields: Any) -> ControlNetUnit:
     image = np.zeros((48, 96, 3), np.uint8)
     image[12:36, 24:72] = 255
@@ -319,7 +270,7 @@ def edge_unit(**fields: Any) -> ControlNetUnit:
 
 def test_on_run_shows_the_map_and_opens_the_preview(runtime: FakeRuntime) -> None:
     shown, group, allow, status = events.on_run(
-        edge_unit(processor_res=96), Size(128, 128), runtime
+        edge_unit(processor_res=96), asked(128, 128), runtime
     )
     assert shown.shape == (96, 192, 3)
     assert shown.max() == 255
@@ -328,28 +279,28 @@ def test_on_run_shows_the_map_and_opens_the_preview(runtime: FakeRuntime) -> Non
 
 def test_on_run_previews_pixel_perfect_beyond_the_resolution_slider(runtime: FakeRuntime) -> None:
     unit = edge_unit(pixel_perfect=True, resize_mode="Resize and Fill")
-    shown, *_ = events.on_run(unit, Size(64, 64), runtime)
+    shown, *_ = events.on_run(unit, asked(64, 64), runtime)
     assert shown.shape == (32, 64, 3)
 
 
 def test_on_run_pixel_perfect_works_at_the_size_of_the_picture(runtime: FakeRuntime) -> None:
     unit = edge_unit(pixel_perfect=True, resize_mode=ResizeMode.OUTER_FIT)
-    shown = events.on_run(unit, Size(192, 192), runtime)[0]
+    shown = events.on_run(unit, asked(192, 192), runtime)[0]
     assert shown.shape == (96, 192, 3)
 
 
 def test_on_run_drawing_on_the_picture_is_the_control_picture(runtime: FakeRuntime) -> None:
     unit = edge_unit(module="none")
     unit.image["mask"][:10, :10] = 255
-    assert (events.preview(unit, Size(64, 64), runtime) == unit.image["mask"]).all()
+    assert (events.preview(unit, asked(64, 64), runtime) == unit.image["mask"]).all()
     runtime.options["controlnet_ignore_noninpaint_mask"] = True
-    assert (events.preview(unit, Size(64, 64), runtime) == unit.image["image"]).all()
+    assert (events.preview(unit, asked(64, 64), runtime) == unit.image["image"]).all()
 
 
 def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
     unit = edge_unit(module="inpaint_only")
     unit.image["mask"][:10, :10] = 255
-    shown = events.preview(unit, Size(64, 64), runtime)
+    shown = events.preview(unit, asked(64, 64), runtime)
     assert shown[0, 0, 3] == 128
     assert shown[20, 20, 3] == 255
 
@@ -369,7 +320,7 @@ def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
 def test_on_run_problem_is_a_sentence_in_the_status_line(
     runtime: FakeRuntime, fields: dict, sentence: str
 ) -> None:
-    shown, _group, _allow, status = events.on_run(edge_unit(**fields), Size(64, 64), runtime)
+    shown, _group, _allow, status = events.on_run(edge_unit(**fields), asked(64, 64), runtime)
     assert shown is None
     assert status["visible"]
     assert sentence in status["value"]
@@ -382,7 +333,7 @@ def test_on_run_problem_is_a_sentence_in_the_status_line(
 def test_on_run_missing_model_is_said_beside_the_preview(
     runtime: FakeRuntime, model: str, sentence: str
 ) -> None:
-    shown, _group, _allow, status = events.on_run(edge_unit(model=model), Size(64, 64), runtime)
+    shown, _group, _allow, status = events.on_run(edge_unit(model=model), asked(64, 64), runtime)
     assert shown is not None
     assert sentence in status["value"]
 
@@ -394,7 +345,7 @@ def test_notice_text_is_escaped() -> None:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * 11
+    assert len(fields) == 3 * (11 + 4 + 1)
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -402,6 +353,9 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     }
     found = by_id(demo)
     values = {component.elem_id: read(params) for component, read in fields}
+    assert values.pop("txt2img_controlnet_ControlNet-1_controlnet_region_status") == gr.update(
+        value="", visible=False
+    )
     prefix = "txt2img_controlnet_ControlNet-1_controlnet_"
     assert all(value is None for name, value in values.items() if not name.startswith(prefix))
     pasted = {name.removeprefix(prefix): value for name, value in values.items()}
@@ -419,10 +373,9 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
 
 def test_paste_fields_unknown_model_and_setting_off(runtime: FakeRuntime) -> None:
     _demo, units = build(runtime)
-    values = [
-        read({"ControlNet 0": "Model: gone [1], Module: xx"})
-        for _component, read in paste_fields(units, runtime)
-    ]
-    assert all(value is None for value in values)
+    widgets = units[0].unit_widgets
+    for component, read in paste_fields(units, runtime):
+        if component in (widgets.module, widgets.model):
+            assert read({"ControlNet 0": "Model: gone [1], Module: xx"}) is None
     runtime.options["control_net_sync_field_args"] = False
     assert paste_fields(units, runtime) == []

@@ -1,0 +1,87 @@
+"""Pictures as the browser keeps them: data URLs, with a drawing layer or without."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lib_controlnet.errors import ImageError
+from lib_controlnet.image import decode_image
+
+log = logging.getLogger(__name__)
+
+
+def read_sketch(value: Any) -> dict[str, Any] | None:
+    """Decode the value of a picture with a drawing layer.
+
+    Returns:
+        `image`: uint8 (H, W, 3); `mask`: uint8 (H, W, 3), white where something is drawn; or
+        None without a picture. What cannot be decoded stays text, to be reported with the
+        unit's number when it is used.
+    """
+    if isinstance(value, str):
+        value = {"image": value, "mask": None}
+    if not isinstance(value, Mapping) or not value.get("image"):
+        return None
+    image = read_picture(value["image"])
+    if not isinstance(image, np.ndarray):
+        return {"image": image, "mask": None}
+    return {"image": image, "mask": _read_drawing(value.get("mask"), image.shape[:2])}
+
+
+def read_picture(value: Any) -> Any:
+    """Decode a data URL to uint8 (H, W, 3); anything unreadable comes back as it is."""
+    if not isinstance(value, str) or not value:
+        return value or None
+    try:
+        return decode_image(value, "picture of the panel")
+    except ImageError as error:
+        log.warning("%s", error)
+        return value
+
+
+def read_region(file: Any, canvas: Any) -> Any:
+    """The mask of a unit's own region: the uploaded file and the drawing together.
+
+    Args:
+        file: data URL of a mask, white where the unit acts, or None.
+        canvas: value of the picture that the region is drawn on; only its drawing counts.
+
+    Returns:
+        uint8 (H, W, 3), in the canvas's size if anything is drawn; None if there is neither. A
+        file that cannot be decoded stays text, to be reported when it is used.
+    """
+    mask = read_picture(file)
+    sketch = read_sketch(canvas)
+    drawing = None if sketch is None else sketch["mask"]
+    if drawing is None or not drawing.any():
+        return mask
+    if not isinstance(mask, np.ndarray):
+        return drawing if mask is None else mask
+    size = (drawing.shape[1], drawing.shape[0])
+    return np.maximum(drawing, cv2.resize(mask, size, interpolation=cv2.INTER_AREA))
+
+
+def _read_drawing(value: Any, shape: tuple[int, int]) -> np.ndarray:
+    """The drawing layer as uint8 (H, W, 3), black where nothing is drawn.
+
+    The browser sends a layer of another size than the picture when it is asked before its
+    canvas has been laid out; nothing is drawn on such a layer, and it counts as blank.
+    """
+    blank = np.zeros((*shape, 3), np.uint8)
+    if not isinstance(value, str) or not value:
+        return blank
+    try:
+        layer = decode_image(value, "drawing of the panel", keep_alpha=True)
+    except ImageError as error:
+        log.warning("%s", error)
+        return blank
+    if layer.shape[:2] != tuple(shape):
+        return blank
+    # A layer without transparency is drawn all over, in whatever colour the brush has.
+    drawn = layer[..., 3] if layer.shape[-1] == 4 else np.full(shape, 255, np.uint8)
+    return np.repeat(drawn[..., None], 3, axis=2)

@@ -1,0 +1,133 @@
+"""Where a unit acts: the choice of a region, its soft border, and the mask drawn or uploaded.
+
+The radio "Region" is the truth. The checkbox "Effective Region Mask" that users and other
+extensions know is a second handle on one of its choices, "Own mask"; each follows the other in
+the page. The own mask is the uploaded file and the drawing together, white where either is. What
+the drawing lies on is only shown: the control picture, with the file's white in the brush colour.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+
+from lib_controlnet.enums import ActingRegion
+from lib_controlnet.ui import browser
+
+if TYPE_CHECKING:
+    from gradio.components import Component
+
+    from lib_controlnet.ui.widgets import UnitWidgets
+
+REGION_COLOUR: Final = "#14b8a6"
+REGION_OPACITY: Final = 0.6
+PANEL_MAX_FEATHER: Final = 256
+_HEIGHT: Final = 260
+_BRUSH: Final = 50
+"""Width of the brush in pixels of the backdrop, whose long side has at most 768."""
+_HINTS: Final = {
+    False: "The inpaint mask is that of the first enabled unit with an inpaint preprocessor.",
+    True: "The inpaint mask is that of the img2img tab or, if it has none, of the first enabled "
+    "unit with an inpaint preprocessor.",
+}
+MASK_NOT_PASTED: Final = (
+    "The pasted picture was made with a mask of its own, which generation parameters do not "
+    "hold: draw the mask again, or put its file in."
+)
+
+
+def build_region(name: str, is_img2img: bool) -> dict[str, Component]:
+    """The choice of the region and, while it is the unit's own, canvas and file side by side.
+
+    Args:
+        name: the unit's element id.
+        is_img2img: whether the tab has an inpaint mask of its own.
+    """
+    made: dict[str, Any] = {}
+    with gr.Row(elem_classes=["controlnet_region", "controlnet_row"]):
+        made["region"] = gr.Radio(
+            [choice.value for choice in ActingRegion],
+            label="Region",
+            value=ActingRegion.WHOLE.value,
+            elem_id=f"{name}_controlnet_region_radio",
+        )
+        made["region_feather"] = gr.Slider(
+            0,
+            PANEL_MAX_FEATHER,
+            0,
+            step=1,
+            label="Feather (px)",
+            visible=False,
+            elem_id=f"{name}_controlnet_region_feather_slider",
+        )
+    made["region_hint"] = gr.HTML(
+        _HINTS[is_img2img], visible=False, elem_classes=["cnet-region-hint"]
+    )
+    with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as made["mask_group"]:
+        with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
+            made |= _mask_pictures(name)
+        made["region_status"] = gr.HTML(
+            visible=False, elem_id=f"{name}_controlnet_region_status", elem_classes=["cnet-status"]
+        )
+    made["backdrop"] = gr.Button(visible=False, elem_classes=["cnet-region-backdrop"])
+    made["backdrop"].do_not_save_to_config = True
+    return made
+
+
+def _mask_pictures(name: str) -> dict[str, Component]:
+    with gr.Group(elem_classes=["cnet-region-canvas-group"]):
+        canvas = gr.Image(
+            label="Paint where the unit acts",
+            source="upload",
+            tool="sketch",
+            type="numpy",
+            height=_HEIGHT,
+            brush_radius=_BRUSH,
+            brush_color=REGION_COLOUR,
+            mask_opacity=REGION_OPACITY,
+            elem_id=f"{name}_region_canvas",
+            elem_classes=["cnet-image", "cnet-region-canvas"],
+        )
+    with gr.Group(elem_classes=["cnet-region-file-group"]):
+        mask = gr.Image(
+            label="Effective Region Mask",
+            source="upload",
+            type="numpy",
+            height=_HEIGHT,
+            elem_id=f"{name}_mask_image",
+            elem_classes=["cnet-effective-region-mask-image"],
+        )
+    return {"region_canvas": canvas, "mask": mask}
+
+
+def connect_region(widgets: UnitWidgets, tab: str) -> None:
+    """Keep radio, checkbox and pictures of one unit together, all in the page."""
+    view = {
+        "inputs": [widgets.region],
+        "outputs": [
+            *(widgets.mask_group, widgets.region_feather, widgets.region_hint, widgets.use_region),
+        ],
+    }
+    for trigger in (widgets.region.change, widgets.restore.click):
+        browser.in_page(trigger, browser.REGION_VIEW, **view)
+    browser.in_page(
+        widgets.use_region.change,
+        browser.REGION_FROM_BOX,
+        [widgets.use_region, widgets.region],
+        [widgets.region],
+    )
+    browser.in_page(
+        widgets.backdrop.click,
+        browser.backdrop(widgets.name, tab, REGION_COLOUR, REGION_OPACITY),
+        [],
+        [widgets.region_canvas],
+    )
+    browser.in_page(
+        widgets.region_canvas.edit,
+        browser.close_once_drawn(widgets.name),
+        [],
+        [widgets.region_status],
+    )
+    for trigger in (widgets.mask.upload, widgets.region.input):
+        browser.in_page(trigger, browser.CLOSE, [], [widgets.region_status])

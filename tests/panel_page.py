@@ -1,0 +1,196 @@
+"""What a person does in the panel, for tests that drive it in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+UNIT = "#txt2img_controlnet_ControlNet-0"
+PATIENCE = 300_000
+"""Milliseconds for a generation on a busy machine; waiting ends as soon as it is done."""
+
+
+def unit_id(index: int, tab: str = "txt2img") -> str:
+    """Selector prefix of a unit's elements."""
+    return f"#{tab}_controlnet_ControlNet-{index}"
+
+
+def save_shapes(path: Path, size: tuple[int, int] = (192, 128)) -> Path:
+    """Write a picture of two shapes, (width, height), by default 192 x 128."""
+    array = np.full((128, 192, 3), 220, np.uint8)
+    array[30:90, 20:80] = (200, 30, 30)
+    array[60:110, 110:170] = (20, 60, 200)
+    Image.fromarray(array).resize(size).save(path)
+    return path
+
+
+def set_number(page: Any, element: str, value: float) -> None:
+    page.fill(f"{element} input[type=number]", str(value))
+
+
+def open_panel(page: Any, size: tuple[int, int] = (128, 128), steps: int = 2) -> None:
+    """Open the panel of txt2img and ask for a small picture."""
+    set_number(page, "#txt2img_width", size[0])
+    set_number(page, "#txt2img_height", size[1])
+    set_number(page, "#txt2img_steps", steps)
+    page.fill("#txt2img_seed input", "7")
+    page.fill("#txt2img_prompt textarea", "a red circle")
+    page.click("#txt2img_controlnet .label-wrap")
+    page.wait_for_selector(f"{UNIT}_input_image")
+
+
+def open_img2img(page: Any) -> str:
+    """Open the panel of img2img and return its first unit's prefix."""
+    page.locator("#tabs > div.tab-nav > button").nth(1).click()
+    page.click("#img2img_controlnet .label-wrap")
+    unit = unit_id(0, "img2img")
+    page.wait_for_selector(f"{unit}_controlnet_enable_checkbox", state="visible")
+    return unit
+
+
+def open_unit(page: Any, index: int) -> None:
+    page.locator("#txt2img_controlnet_tabs > div.tab-nav > button").nth(index).click()
+    page.wait_for_selector(f"{unit_id(index)}_controlnet_enable_checkbox", state="visible")
+
+
+def upload(page: Any, path: Path, unit: str = UNIT) -> None:
+    """Put a picture into a unit and wait until its drawing canvas has the picture's size."""
+    page.set_input_files(f"{unit}_input_image input[type=file]", str(path))
+    wait_for_canvas(page, f"{unit}_input_image", Image.open(path).size)
+
+
+def wait_for_canvas(page: Any, widget: str, size: tuple[int, int]) -> None:
+    """Wait until a drawing canvas has its picture's size."""
+    page.wait_for_function(
+        """([widget, width, height]) => {
+          const canvas = document.querySelector(`${widget} canvas[key=mask]`);
+          return canvas && canvas.width === width && canvas.height === height;
+        }""",
+        arg=[widget, *size],
+    )
+
+
+def draw(page: Any, widget: str, *points: tuple[float, float]) -> None:
+    """Draw a line through points given as fractions of the canvas."""
+    canvas = page.locator(f"{widget} canvas[key=interface]")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    places = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=8)
+    page.mouse.up()
+
+
+def choose_type(page: Any, name: str, unit: str = UNIT) -> None:
+    page.click(f"{unit}_controlnet_type_filter_radio label:has(input[value='{name}'])")
+
+
+def choose(page: Any, radio: str, value: str) -> None:
+    """Click one choice of a radio."""
+    page.click(f'{radio} label:has(input[value="{value}"])')
+
+
+def choose_canny(page: Any, unit: str = UNIT) -> None:
+    """Choose the control type Canny and wait for its model."""
+    choose_type(page, "Canny", unit)
+    wait_for_value(page, "model_dropdown", "control_", unit)
+
+
+def chosen(page: Any, suffix: str, unit: str = UNIT) -> str:
+    """What a dropdown or number box shows."""
+    return page.input_value(f"{unit}_controlnet_{suffix} input >> nth=0")
+
+
+def wait_for_value(page: Any, suffix: str, start: str, unit: str = UNIT) -> None:
+    page.wait_for_function(
+        "([box, start]) => document.querySelector(box).value.startsWith(start)",
+        arg=[f"{unit}_controlnet_{suffix} input", start],
+    )
+
+
+def shown_picture(page: Any, selector: str) -> np.ndarray:
+    """Pixels of a picture element, uint8 (H, W, 3)."""
+    source = page.get_attribute(selector, "src")
+    if source.startswith("data:"):
+        data = base64.b64decode(source.partition(",")[2])
+    else:
+        data = page.request.get(source).body()
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def generate(page: Any, tab: str = "txt2img") -> None:
+    page.click(f"#{tab}_generate")
+
+
+def finish(page: Any, tab: str = "txt2img") -> None:
+    """Wait until the generation that has just been asked for is shown."""
+    page.wait_for_selector(f"#{tab}_interrupt", state="visible")
+    page.wait_for_selector(f"#{tab}_generate", state="visible", timeout=PATIENCE)
+    # While the answer is on its way gradio writes "processing" into its outputs.
+    page.wait_for_function(
+        """(tab) => {
+          const text = document.getElementById("html_log_" + tab).innerText;
+          return /Time taken|error/i.test(text) && !text.includes("processing");
+        }""",
+        arg=tab,
+        timeout=PATIENCE,
+    )
+
+
+def gallery(page: Any, count: int, tab: str = "txt2img") -> list[np.ndarray]:
+    """The pictures of the gallery once there are so many."""
+    thumbnails = f"#{tab}_gallery .grid-container img"
+    page.wait_for_function(
+        "([selector, count]) => document.querySelectorAll(selector).length === count",
+        arg=[thumbnails, count],
+        timeout=PATIENCE,
+    )
+    images = page.locator(thumbnails)
+    return [
+        np.asarray(
+            Image.open(io.BytesIO(page.request.get(images.nth(i).get_attribute("src")).body()))
+        )
+        for i in range(count)
+    ]
+
+
+class Posted:
+    """Watches what the page sends: the edited units of every Generate, and the count of events."""
+
+    def __init__(self, page: Any) -> None:
+        self.generations: list[list[dict]] = []
+        self.events = 0
+        page.on("websocket", lambda socket: socket.on("framesent", self._read))
+        page.on("request", lambda request: self._read(request.post_data or ""))
+
+    def _read(self, text: str | bytes) -> None:
+        try:
+            message = json.loads(text)
+        except ValueError:
+            return
+        if not isinstance(message, dict) or "fn_index" not in message:
+            return
+        self.events += 1
+        values = message.get("data") or [None]
+        if str(values[0]).startswith("task("):
+            units = [value for value in values if isinstance(value, dict)]
+            self.generations.append([unit for unit in units if "batch_option" in unit])
+
+    def generate(self, page: Any, tab: str = "txt2img") -> list[dict]:
+        """Click Generate, wait for the pictures, and return the units that were sent.
+
+        They are the page's raw values, as `lib_controlnet.ui.unit_value.build_unit` takes them.
+        """
+        known = len(self.generations)
+        generate(page, tab)
+        finish(page, tab)
+        assert len(self.generations) == known + 1
+        return self.generations[-1]

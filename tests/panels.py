@@ -1,0 +1,68 @@
+"""A panel built without a host: a runtime, widgets by id, pictures as a browser sends them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from lib_controlnet import preprocess
+from lib_controlnet.catalog import Catalog
+from lib_controlnet.ui.panel import build_panel
+from lib_controlnet.ui.unit_value import UnitValue
+
+CANNY = "control_demo_canny [e3b0c442]"
+
+
+@dataclass
+class FakeRuntime:
+    """The runtime interface over a real catalog and real preprocessors."""
+
+    catalog: Catalog
+    units: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def option(self, key: str, default: object) -> object:
+        return self.options.get(key, default)
+
+    def unit_count(self) -> int:
+        return self.units
+
+    def refresh_models(self) -> None:
+        self.catalog.refresh()
+
+    def detect(
+        self,
+        module: str,
+        image: np.ndarray,
+        resolution: float,
+        a: float,
+        b: float,
+        *,
+        pixel_perfect: bool = False,
+    ) -> Any:
+        values = (a, b)
+        return preprocess.run_preprocessor(
+            module, image, resolution, values, pixel_perfect=pixel_perfect
+        )
+
+
+def data_url(array: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def build(runtime: FakeRuntime, tab: str = "txt2img") -> tuple[gr.Blocks, list[UnitValue]]:
+    with gr.Blocks(analytics_enabled=False) as demo:
+        units = build_panel(tab == "img2img", tab, runtime)
+    return demo, units
+
+
+def by_id(demo: gr.Blocks) -> dict[str, Any]:
+    return {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
