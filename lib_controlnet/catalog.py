@@ -8,11 +8,12 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from lib_controlnet.errors import ModelNotFoundError
+from lib_controlnet.hash_store import HashStore
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +54,17 @@ class ModelFile:
     Attributes:
         path: where it is.
         hash: 8 hexadecimal digits, the host's short model hash.
+        by_folder: another file has the same name and hash; the folder tells them apart.
     """
 
     path: Path
     hash: str
+    by_folder: bool = False
 
     @property
     def stem(self) -> str:
-        """File name without its extension."""
-        return self.path.stem
+        """File name without its extension, behind its folder's where that is needed."""
+        return f"{self.path.parent.name}/{self.path.stem}" if self.by_folder else self.path.stem
 
     @property
     def name(self) -> str:
@@ -71,8 +74,10 @@ class ModelFile:
     @property
     def search_text(self) -> str:
         """Lower-case text for partial matches; a repository's folder stands for a generic stem."""
-        stem = self.stem.lower()
-        return f"{self.path.parent.name.lower()}/{stem}" if _is_generic(stem) else stem
+        stem = self.path.stem.lower()
+        if not self.by_folder and not _is_generic(stem):
+            return stem
+        return f"{self.path.parent.name.lower()}/{stem}"
 
 
 def _is_generic(stem: str) -> bool:
@@ -97,24 +102,30 @@ class Catalog:
 
     Args:
         folders: scanned recursively, links followed; of two files with the same name and hash the
-            one in the earlier folder counts. Missing folders are skipped.
+            one in the earlier folder counts if they are of one size, else both do. Missing
+            folders are skipped.
         sort_by: `name`, `date` (newest first) or `path name`.
         name_filter: only stems that contain this text, in any letter case.
+        hashes: hashes of earlier scans.
     """
 
     def __init__(
-        self, folders: Sequence[Path], sort_by: str = "name", name_filter: str = ""
+        self,
+        folders: Sequence[Path],
+        sort_by: str = "name",
+        name_filter: str = "",
+        hashes: HashStore | None = None,
     ) -> None:
         self.folders = [Path(folder) for folder in folders]
         self.sort_by = sort_by
         self.name_filter = name_filter.strip().lower()
-        self._hashes: dict[tuple[str, int, int], str] = {}
+        self._hashes = hashes or HashStore()
         self._files: dict[str, ModelFile] | None = None
 
     def refresh(self) -> None:
         """Scan the folders again; files that did not change are not read again."""
         files: dict[str, ModelFile] = {}
-        hashes: dict[tuple[str, int, int], str] = {}
+        known, hashes, sizes = self._hashes.load(), {}, {}
         for folder in self.folders:
             for path in self._sorted(_model_paths(folder)):
                 if self.name_filter and self.name_filter not in path.stem.lower():
@@ -125,10 +136,14 @@ class Catalog:
                     log.debug("%s is skipped: %s", path, error)
                     continue
                 key = (str(path), state.st_mtime_ns, state.st_size)
-                hashes[key] = self._hashes.get(key) or short_hash(path)
+                hashes[key] = known.get(key) or short_hash(path)
                 entry = ModelFile(path, hashes[key])
+                if sizes.setdefault(entry.name, state.st_size) != state.st_size:
+                    # Files below 1 MiB all have one hash, so the size has to tell.
+                    entry = replace(entry, by_folder=True)
                 files.setdefault(entry.name, entry)
-        self._files, self._hashes = files, hashes
+        self._files = files
+        self._hashes.save(hashes)
         log.debug("%d control models in %d folders", len(files), len(self.folders))
 
     def _sorted(self, paths: Iterable[Path]) -> list[Path]:

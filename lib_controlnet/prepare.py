@@ -233,7 +233,8 @@ def _model_loader(
 
     def load(base: BaseUNet) -> ControlNetwork:
         with naming(unit):
-            return models.network(path, base)
+            network = models.network(path, base)
+        return network.to("cpu") if unit.low_vram else network  # until it is used
 
     if preparation.base is not None:
         load(preparation.base)

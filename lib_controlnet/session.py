@@ -217,9 +217,26 @@ class ControlSession:
             for control in self.active:
                 control.release()
 
+    @property
+    def low_vram(self) -> bool:
+        """Networks stay off the device between their uses: one unit asks for all."""
+        return any(prepared.unit.low_vram for prepared in self.prepared)
+
     def _move_networks(self) -> None:
+        device = "cpu" if self.low_vram else self.host.device
         for control in self.active:
-            control.network.to(self.host.device, self.host.network_dtype)
+            control.network.to(device, self.host.network_dtype)
+
+    @contextmanager
+    def _on_device(self, network: ControlNetwork) -> Iterator[None]:
+        if not self.low_vram:
+            yield
+            return
+        network.to(self.host.device)
+        try:
+            yield
+        finally:
+            network.to("cpu")
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -303,15 +320,16 @@ class ControlSession:
         self, controls: list[ActiveControl], step: StepContext, rows: tuple[int, ...]
     ) -> list[Residuals]:
         """Units of one network as one batch; one by one if memory does not allow it."""
-        if len(controls) > 1 and not self._one_by_one:
-            try:
-                return evaluate_group(controls, step, rows)
-            except torch.cuda.OutOfMemoryError:
-                self._one_by_one = True
-            # Outside of `except`: there the failed batch would still be held by its traceback.
-            self.host.free_memory()
-            log.warning("not enough memory to evaluate %d units at once", len(controls))
-        return [part for control in controls for part in evaluate_group([control], step, rows)]
+        with self._on_device(controls[0].network):
+            if len(controls) > 1 and not self._one_by_one:
+                try:
+                    return evaluate_group(controls, step, rows)
+                except torch.cuda.OutOfMemoryError:
+                    self._one_by_one = True
+                # Outside of `except`: there the failed batch would still be held by its traceback.
+                self.host.free_memory()
+                log.warning("not enough memory to evaluate %d units at once", len(controls))
+            return [part for one in controls for part in evaluate_group([one], step, rows)]
 
     def adjust_x0(self, x0: Tensor) -> Tensor:
         """Apply the open latent effects to predicted clean latents (b, 4, h, w)."""

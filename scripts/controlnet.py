@@ -8,7 +8,7 @@ from typing import Any
 from modules import script_callbacks, scripts
 
 from lib_controlnet import api
-from lib_controlnet.host import a1111, generation, settings, xyz
+from lib_controlnet.host import a1111, generation, logs, settings, xyz
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
@@ -17,6 +17,7 @@ log = logging.getLogger("ControlNet")
 script_callbacks.remove_current_script_callbacks()
 
 RUNTIME = a1111.present_runtime() or Runtime()
+logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
 
 
 class Script(scripts.Script):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from modules import devices, scripts, sd_models, shared
+from modules import devices, paths, scripts, sd_models, shared
 
 from lib_controlnet.effects import epsilon_to_x0, x0_to_epsilon
 from lib_controlnet.errors import HostError
@@ -79,6 +79,11 @@ class A1111Host:
             if folder.is_dir() and not any(folder.samefile(other) for other in found):
                 found.append(folder)
         return found
+
+    @staticmethod
+    def cache_folder() -> Path:
+        """The host's folder for what can be made again."""
+        return Path(paths.data_path) / "cache"
 
     def interrupted(self) -> bool:
         """Whether the user wants no picture any more.

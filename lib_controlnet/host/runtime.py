@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from lib_controlnet.catalog import Catalog
 from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.families import load_network
+from lib_controlnet.hash_store import HashStore
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.model_cache import ModelCache
 from lib_controlnet.preprocess import DetectionCache, run_preprocessor
@@ -35,6 +36,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.host = A1111Host()
+        self.hashes = HashStore(self.host.cache_folder() / "controlnet-hashes.json")
         self.catalog = self._scan()
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
         self.sampling: ControlSession | None = None
@@ -68,6 +70,7 @@ class Runtime:
             self.host.model_folders(),
             sort_by=str(self.option("control_net_models_sort_models_by", "name")),
             name_filter=str(self.option("control_net_models_name_filter", "") or ""),
+            hashes=self.hashes,
         )
 
     def find_model(self, name: str) -> Path:

@@ -134,6 +134,8 @@ SETTINGS: Final = (
 )
 DEFAULTS: Final[dict[str, str | int | bool]] = {item.key: item.default for item in SETTINGS}
 UNIT_COUNT_MAX: Final = 10
+RENAMED: Final = {"control_net_max_models_num": "control_net_unit_count"}
+"""Keys that older versions wrote, and what became of them."""
 
 
 def register() -> None:
@@ -141,6 +143,9 @@ def register() -> None:
     import gradio as gr
     from modules import shared
 
+    for old, new in RENAMED.items():
+        if old in shared.opts.data:
+            shared.opts.data.setdefault(new, shared.opts.data[old])
     widgets = {
         "text": gr.Textbox,
         "box": gr.Checkbox,

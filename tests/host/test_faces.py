@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lib_controlnet import api
-from lib_controlnet.host import settings
+from lib_controlnet.host import logs, settings
 from lib_controlnet.unit import PUBLIC_FIELDS
 
 
@@ -76,6 +77,37 @@ def test_runtime_reads_settings_when_asked(host: object, monkeypatch: pytest.Mon
 
     monkeypatch.setitem(shared.opts.data, "control_net_unit_count", 5)
     assert runtime().unit_count() == 5
+
+
+def test_unit_count_of_an_older_config_is_taken_over(
+    host: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, "control_net_max_models_num", 7)
+    monkeypatch.delitem(shared.opts.data, "control_net_unit_count", raising=False)
+    settings.register()
+    assert runtime().unit_count() == 7
+    monkeypatch.setitem(shared.opts.data, "control_net_unit_count", 4)
+    settings.register()
+    assert runtime().unit_count() == 4, "a newer choice stands"
+
+
+@pytest.mark.parametrize(("level", "shown"), [("INFO", 2), ("WARNING", 1), ("nonsense", 2)])
+def test_log_lines_have_their_form_once(
+    host: object, capsys: pytest.CaptureFixture, level: str, shown: int
+) -> None:
+    log = logging.getLogger("lib_controlnet.session")
+    try:
+        logs.set_up(level)
+        logs.set_up(level)
+        log.info("unit 0: acts")
+        log.warning("unit 1: does not")
+    finally:
+        logs.set_up("INFO")
+    lines = [line.split(" - ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    expected = ["ControlNet - INFO - unit 0: acts", "ControlNet - WARNING - unit 1: does not"]
+    assert lines == expected[-shown:]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from lib_controlnet.catalog import Catalog, short_hash
 from lib_controlnet.errors import ModelNotFoundError
+from lib_controlnet.hash_store import HashStore
 
 EMPTY = "e3b0c442"
 """Hash of files below 1 MiB: the digest of nothing."""
@@ -77,6 +78,51 @@ def test_same_stem_with_other_content_is_listed_apart(tmp_path: Path) -> None:
     catalog = Catalog([tmp_path])
     assert len(catalog.names()) == 2
     assert [catalog.find(name) for name in catalog.names()] == [one, two]
+
+
+def test_small_files_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> None:
+    one = touch(tmp_path / "canny" / "diffusion_pytorch_model.safetensors", b"1")
+    two = touch(tmp_path / "depth" / "diffusion_pytorch_model.safetensors", b"22")
+    catalog = Catalog([tmp_path])
+    names = catalog.names()
+    assert names == [
+        f"diffusion_pytorch_model [{EMPTY}]",
+        f"depth/diffusion_pytorch_model [{EMPTY}]",
+    ]
+    assert [catalog.find(name) for name in names] == [one, two]
+    assert catalog.find("depth/diffusion_pytorch_model") == two
+    assert catalog.find("depth") == two
+    assert catalog.find("canny") == one
+
+
+def test_hashes_are_read_once_and_remembered(tmp_path: Path, monkeypatch) -> None:
+    models, store = tmp_path / "models", tmp_path / "cache" / "hashes.json"
+    for index in range(100):
+        touch(models / f"m{index}.safetensors", bytes([index]) * (0x100000 + 9))
+    names = Catalog([models], hashes=HashStore(store)).names()
+    assert len({name.rsplit(" ", 1)[1] for name in names}) == 100
+    read = []
+    monkeypatch.setattr("lib_controlnet.catalog.short_hash", lambda path: read.append(path) or "0")
+    assert Catalog([models], hashes=HashStore(store)).names() == names
+    assert read == []
+    changed = touch(models / "m7.safetensors", b"other")
+    Catalog([models], hashes=HashStore(store)).names()
+    assert read == [changed]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', '{"a": [1, 2, 3]}', "\0"])
+def test_damaged_list_of_hashes_is_made_anew(tmp_path: Path, content: str) -> None:
+    touch(tmp_path / "models" / "m.pt")
+    store = tmp_path / "hashes.json"
+    store.write_text(content)
+    assert Catalog([tmp_path / "models"], hashes=HashStore(store)).names() == [f"m [{EMPTY}]"]
+    assert EMPTY in store.read_text()
+
+
+def test_hashes_that_cannot_be_kept_are_done_without(tmp_path: Path) -> None:
+    touch(tmp_path / "m.pt")
+    store = touch(tmp_path / "file") / "hashes.json"  # below a file, not a folder
+    assert Catalog([tmp_path], hashes=HashStore(store)).names() == [f"m [{EMPTY}]"]
 
 
 def test_links_in_circles_end(folder: Path) -> None:

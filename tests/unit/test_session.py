@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -398,6 +399,31 @@ def test_out_of_memory_falls_back_to_one_by_one(base, network, monkeypatch):
     out = run(base, [prepared(network, seed=s) for s in range(2)])
     assert rows == [2, 2]
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_low_vram_keeps_networks_off_the_device_between_uses(base, network, monkeypatch, fails):
+    moves = []
+    host = FakeHost()
+    host.device = torch.device("cpu", 0)
+    original = network.evaluate
+
+    def evaluate(*args):
+        moves.append("evaluate")
+        if fails:
+            raise RuntimeError
+        return original(*args)
+
+    monkeypatch.setattr(network, "to", lambda device, _dtype=None: moves.append(str(device)))
+    monkeypatch.setattr(network, "evaluate", evaluate)
+    units = [prepared(network, low_vram=True), prepared(network, seed=9)]
+    session = ControlSession(host, units)
+    session.begin_pass(info(), base)
+    arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
+    with torch.no_grad(), suppress(RuntimeError), session.sampling(base.module):
+        session.begin_evaluation(ROWS, 0.0)
+        base.module(**arguments)
+    assert moves == ["cpu", "cpu", "cpu:0", "evaluate", "cpu"]
 
 
 def test_inpaint_only_holds_x0_outside_the_mask(base, network):

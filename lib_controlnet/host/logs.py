@@ -1,0 +1,44 @@
+"""Where the extension's log lines go: to the console, in the form that users know and quote."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Final
+
+FORM: Final = "%(asctime)s - ControlNet - %(levelname)s - %(message)s"
+PACKAGES: Final = ("lib_controlnet", "annotator", "ControlNet")
+MARK: Final = "controlnet"
+
+
+class _Console(logging.StreamHandler):
+    """Writes to what `sys.stdout` is now; the host puts a progress bar's in its place."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self.set_name(MARK)
+        self.setFormatter(logging.Formatter(FORM))
+
+    @property
+    def stream(self) -> object:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _value: object) -> None:
+        """Nothing is kept."""
+
+
+def set_up(level: str) -> None:
+    """Log to the console from this level on; calling it again only changes the level.
+
+    Args:
+        level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL" (`--controlnet-loglevel`); any
+            other text counts as "INFO".
+    """
+    chosen = logging.getLevelName(str(level).upper())
+    for package in PACKAGES:
+        logger = logging.getLogger(package)
+        logger.setLevel(chosen if isinstance(chosen, int) else logging.INFO)
+        if all(handler.get_name() != MARK for handler in logger.handlers):
+            logger.addHandler(_Console())
+        logger.propagate = False  # the host's own handler would print every line again
