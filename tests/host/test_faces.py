@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from lib_controlnet import api
+from lib_controlnet import api, infotext
 from lib_controlnet.host import logs, settings
 from lib_controlnet.unit import PUBLIC_FIELDS
 
@@ -168,4 +168,5 @@ def test_script_gives_one_default_unit_per_slot_in_both_tabs(host: object) -> No
         assert script.args_to - script.args_from == runtime().unit_count()
         for argument in script.api_info.args:
             assert set(PUBLIC_FIELDS) == set(dict(argument.value))
-        assert len(script.infotext_fields) == 11 * runtime().unit_count()
+        written = len(infotext.FIELDS) + len(infotext.FIELDS_IF_SET)
+        assert len(script.infotext_fields) == (written + 1) * runtime().unit_count()  # and a notice
