@@ -62,6 +62,7 @@ class Frame(str, Enum):
     RESIZED = "resized"  # short side brought to the resolution
     PADDED = "padded"  # the same, then padded to multiples of 64; the result is cropped back
     AREA = "area"  # short side brought to the resolution by area averaging, no padding
+    OWN = "own"  # untouched; `detect` takes the keyword `resolution` and does the rest itself
 
 
 class Output(str, Enum):

@@ -19,8 +19,8 @@ from PIL import Image
 
 from lib_controlnet import listing, preprocess
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.external_code import API_VERSION
 from lib_controlnet.image import decode_image, decode_mask, join_mask
+from lib_controlnet.python_api import API_VERSION
 from lib_controlnet.unit import NO_MODULE
 
 PREFIX: Final = "/controlnet"

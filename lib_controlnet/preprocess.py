@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lib_controlnet.errors import ImageError, PreprocessorUnavailableError
+from lib_controlnet.errors import ImageError, PreprocessorUnavailableError, shown
 from lib_controlnet.image import (
     Size,
     check_size,
@@ -174,7 +174,7 @@ def get(name: str | None) -> Detector:
     close = difflib.get_close_matches(str(name), spellings, n=3)
     known = ", ".join(detector.name for detector in all_detectors())
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {known}"
-    msg = f"Module not available: {name!r} is no preprocessor here; {hint}"
+    msg = f"Module not available: {shown(name)} is no preprocessor here; {hint}"
     if registry.broken:
         faults = "; ".join(f"{file}.py: {reason}" for file, reason in registry.broken.items())
         msg += f" (files of annotator/ that could not be loaded: {faults})"
@@ -290,12 +290,13 @@ def _detect(
 ) -> Detection:
     started = time.perf_counter()
     framed, restore = _frame(detector, picture, side)
+    named: dict[str, Any] = {}
     if detector.seeded:
         # The legacy generator draws the numbers that existing seeds stand for.
-        found = detector.detect(framed, *values, rng=np.random.RandomState(seed & 0xFFFFFFFF))
-    else:
-        found = detector.detect(framed, *values)
-    image = restore(found)
+        named["rng"] = np.random.RandomState(seed & 0xFFFFFFFF)
+    if detector.frame is declarations.Frame.OWN:
+        named["resolution"] = side
+    image = restore(detector.detect(framed, *values, **named))
     if image.ndim == 2 or image.shape[2] not in (3, 4):
         image = to_rgb(image)
     image = _read_only(image)

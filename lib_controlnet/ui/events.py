@@ -16,7 +16,6 @@ import numpy as np
 from lib_controlnet import listing
 from lib_controlnet.enums import LATENT_SCALE, ControlNetUnionControlType
 from lib_controlnet.errors import ControlNetError, ImageError
-from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.image import Size, pixel_perfect_resolution
 from lib_controlnet.inputs import PictureSource, control_picture
 from lib_controlnet.request import GenerationRequest
@@ -27,6 +26,7 @@ from lib_controlnet.ui.region import connect_region
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets
 from lib_controlnet.unit import NO_MODEL, parse_unit
+from lib_controlnet.unit_object import ControlNetUnit
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,9 @@ LAYERS = (
     ("session",),
     ("prepare",),
     ("host",),
-    ("ui", "api", "external_code"),
+    ("plugins", "unit_object"),
+    ("python_api",),
+    ("ui", "api", "legacy"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HOST_MODULES = {"modules", "launch", "modules_forge", "backend"}
@@ -151,7 +153,7 @@ for package in (lib_controlnet, annotator):
 
 
 def test_core_imports_nothing_optional_and_no_web_framework() -> None:
-    excluded = {"host", "ui", "api", "external_code"}
+    excluded = {"host", "ui", "api", "legacy"}
     loaded = modules_after(IMPORT_CORE.format(excluded=excluded), ".")
     assert "torch" in loaded, "the probe imported nothing"
     unwanted = loaded & {*OPTIONAL, *WEB, *HOST_MODULES}

@@ -13,13 +13,13 @@ from panels import CANNY, FakeRuntime, build, by_id, data_url
 
 from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
-from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.image import Size
 from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui import events
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.ui.pictures import read_sketch
 from lib_controlnet.ui.unit_value import build_unit
+from lib_controlnet.unit_object import ControlNetUnit
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from PIL import Image
 from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import ActingRegion, BatchOption, HiResOption
 from lib_controlnet.errors import UnitError
-from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.image import Size
 from lib_controlnet.ui import events, host_tab
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.ui.pictures import read_region
 from lib_controlnet.ui.unit_value import build_unit, read_weights
 from lib_controlnet.unit import parse_unit
+from lib_controlnet.unit_object import ControlNetUnit
 
 UNIT = "txt2img_controlnet_ControlNet-1_controlnet_"
 REGIONS = [choice.value for choice in ActingRegion]

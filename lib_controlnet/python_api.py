@@ -1,22 +1,27 @@
 """The Python API that other extensions call: units, listings, and writing units into a run.
 
+Others import it by the names that `lib_controlnet.legacy` registers. None of them is
+`lib_controlnet.external_code`: finding that, several extensions conclude that they run on Forge.
+
 Nothing here imports the host. What only the host knows (settings, folders, the loaded model)
 comes from the runtime object that `lib_controlnet.host.a1111.runtime()` hands out.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from lib_controlnet import infotext, listing
+from lib_controlnet import listing
+from lib_controlnet.decode import decode_image
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
-    Choice,
     ControlMode,
     ControlNetUnionControlType,
     HiResFixOption,
@@ -24,8 +29,10 @@ from lib_controlnet.enums import (
     PuLIDMode,
     ResizeMode,
 )
-from lib_controlnet.image import decode_image
-from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, parse_unit
+from lib_controlnet.errors import ImageError
+from lib_controlnet.plugins import Preprocessor, PreprocessorParameter
+from lib_controlnet.unit import PUBLIC_FIELDS
+from lib_controlnet.unit_object import ControlNetUnit
 
 __all__ = [
     "ActingRegion",
@@ -35,9 +42,12 @@ __all__ = [
     "ControlNetUnit",
     "HiResFixOption",
     "InputMode",
+    "Preprocessor",
+    "PreprocessorParameter",
     "PuLIDMode",
     "ResizeMode",
     "control_mode_from_value",
+    "decode_base64",
     "find_cn_script",
     "get_all_units",
     "get_all_units_from",
@@ -49,6 +59,7 @@ __all__ = [
     "get_modules_detail",
     "get_single_unit_from",
     "is_cn_script",
+    "logger",
     "pixel_perfect_resolution",
     "resize_mode_from_value",
     "to_base64_nparray",
@@ -60,132 +71,13 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+logger = logging.getLogger("ControlNet")
 
 API_VERSION: Final = 3
 SCRIPT_TITLE: Final = "controlnet"
+RESIZE_MODES: Final = len(ResizeMode)
 
 Args = TypeVar("Args", list, tuple)
-
-_CHOICES: Final[dict[str, type[Choice]]] = {
-    "input_mode": InputMode,
-    "resize_mode": ResizeMode,
-    "control_mode": ControlMode,
-    "hr_option": HiResFixOption,
-    "pulid_mode": PuLIDMode,
-    "union_control_type": ControlNetUnionControlType,
-    "region": ActingRegion,
-    "batch_option": BatchOption,
-}
-_ALIASES: Final[dict[str, str]] = {
-    "guidance": "guidance_end",
-    "lowvram": "low_vram",
-    "input_image": "image",
-    "mask_image": "mask",
-}
-_LISTS: Final = ("batch_modifiers", "batch_image_files")
-
-
-class ControlNetUnit:
-    """One unit as other extensions build, copy and change it.
-
-    `vars(unit)` holds exactly the public fields in their published order. Construction is by
-    keyword and forgiving: unknown keys are ignored, older names of a field count when the field
-    itself is not given, every spelling of a choice becomes its enum member. A value that makes
-    no sense is kept as it is, and reported with the unit's number when a generation starts.
-    """
-
-    def __init__(self, **fields: Any) -> None:
-        for old, new in _ALIASES.items():
-            if old in fields:
-                fields.setdefault(new, fields[old])
-        for name in PUBLIC_FIELDS:
-            default = getattr(DEFAULT_UNIT, name)
-            if name in _LISTS:
-                default = []
-            setattr(self, name, _as_choice(name, fields.get(name, default)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ControlNetUnit):
-            return NotImplemented
-        return all(_same(getattr(self, name), getattr(other, name)) for name in PUBLIC_FIELDS)
-
-    __hash__ = None  # type: ignore[assignment]  # a mutable value
-
-    def __repr__(self) -> str:
-        shown = {
-            name: _brief(value)
-            for name, value in vars(self).items()
-            if not _same(value, getattr(DEFAULT_UNIT, name, None)) and name not in _LISTS
-        }
-        return f"ControlNetUnit({', '.join(f'{name}={text}' for name, text in shown.items())})"
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ControlNetUnit:
-        """Make a unit of a request's dict, checking every value.
-
-        Raises:
-            UnitError: a field holds an impossible value.
-        """
-        unit = parse_unit(values)
-        fields = {name: getattr(unit, name) for name in PUBLIC_FIELDS}
-        fields.update({name: list(fields[name]) for name in _LISTS})
-        if fields["advanced_weighting"] is not None:
-            fields["advanced_weighting"] = list(fields["advanced_weighting"])
-        return cls(**fields)
-
-    @staticmethod
-    def infotext_fields() -> tuple[str, ...]:
-        """Names of the fields that go into generation parameters, in order."""
-        return infotext.FIELDS
-
-    def serialize(self) -> str:
-        """The unit as the value of one `ControlNet {i}` generation parameter."""
-        return infotext.serialize(self)
-
-    @classmethod
-    def parse(cls, text: str) -> ControlNetUnit:
-        """Make an enabled unit of a `ControlNet {i}` generation parameter.
-
-        Raises:
-            ValueError: the text is no such parameter.
-        """
-        return cls(enabled=True, **infotext.parse(text))
-
-
-def _as_choice(name: str, value: Any) -> Any:
-    """The enum member for a choice field; anything unreadable stays as it is."""
-    kind = _CHOICES.get(name)
-    if kind is None or value is None:
-        return value
-    try:
-        return kind.parse(value)
-    except ValueError:
-        return value
-
-
-def _same(left: Any, right: Any) -> bool:
-    """Equality that also answers for arrays and for containers of arrays."""
-    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-        return (
-            isinstance(left, np.ndarray)
-            and isinstance(right, np.ndarray)
-            and np.array_equal(left, right)
-        )
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return left.keys() == right.keys() and all(_same(left[k], right[k]) for k in left)
-    if isinstance(left, (list, tuple)) and type(left) is type(right):
-        return len(left) == len(right) and all(map(_same, left, right))
-    return bool(left == right)
-
-
-def _brief(value: Any) -> str:
-    """A short text for a value in a log line; pictures are named by their size."""
-    if isinstance(value, np.ndarray):
-        return f"<array {value.shape}>"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_brief(item)}" for key, item in value.items()) + "}"
-    text = repr(str(value) if isinstance(value, Choice) else value)
-    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
 
 
 def _runtime() -> Any:
@@ -236,8 +128,12 @@ def find_cn_script(script_runner: Any) -> Any | None:
 
 
 def get_all_units_in_processing(p: Any) -> list[ControlNetUnit]:
-    """All units among the script arguments of a host processing object."""
-    return get_all_units(p.scripts, p.script_args)
+    """All units among the script arguments of a host processing object.
+
+    Objects that were never given arguments hold `{}` there, and have no units.
+    """
+    args = p.script_args
+    return get_all_units(p.scripts, args) if isinstance(args, (list, tuple)) else []
 
 
 def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[ControlNetUnit]:
@@ -291,12 +187,14 @@ def _is_unit_like(value: Any) -> bool:
 def update_cn_script_in_processing(p: Any, cn_units: Sequence[Any], **_ignored: Any) -> None:
     """Put units into the script arguments of a host processing object.
 
-    The host's property setter is used, and the container keeps its type (tuple or list).
+    The host's property setter is used, and the container keeps its type (tuple or list). An object
+    that was never given arguments (`{}`) stays as it is.
     """
     args = getattr(p, "script_args_value", None)
     if not isinstance(args, (list, tuple)):
         args = p.script_args
-    p.script_args = update_cn_script(p.scripts, args, cn_units)
+    if isinstance(args, (list, tuple)):
+        p.script_args = update_cn_script(p.scripts, args, cn_units)
 
 
 def update_cn_script(script_runner: Any, script_args: Args, cn_units: Sequence[Any]) -> Args:
@@ -347,11 +245,14 @@ def _move_slices(script_runner: Any, script: Any, growth: int) -> None:
 
 
 def resize_mode_from_value(value: str | int | ResizeMode) -> ResizeMode:
-    """The resize mode for any spelling a client may use.
+    """The resize mode for any spelling a client may use; numbers above 3 count as 0.
 
     Raises:
         ValueError: the value is none of the choices.
     """
+    if isinstance(value, int) and not isinstance(value, bool) and value > RESIZE_MODES:
+        log.warning("there is no resize mode %d, %s is used", value, ResizeMode.RESIZE)
+        return ResizeMode.RESIZE
     return ResizeMode.parse(value)
 
 
@@ -388,6 +289,28 @@ def to_base64_nparray(encoding: str) -> np.ndarray:
         ImageError: the text is no picture.
     """
     return decode_image(encoding, "image", keep_alpha=True)
+
+
+def decode_base64(encoding: str) -> Any:
+    """The torch object in a base64 text, such as `/controlnet/detect` gives for embeddings.
+
+    Only tensors and plain containers are read, never code.
+
+    Raises:
+        ImageError: the text is no such object.
+    """
+    import torch
+
+    try:
+        data = base64.b64decode(encoding, validate=True)
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # foreign bytes: binascii, pickle and zip errors of all kinds
+        msg = f"the text is no base64 of a torch tensor: {type(error).__name__}"
+        raise ImageError(msg) from error
+    if found is None:  # the host's restricted loader says so instead of raising
+        msg = "the text is no base64 of a torch tensor that may be loaded"
+        raise ImageError(msg)
+    return found
 
 
 def visualize_inpaint_mask(image: np.ndarray) -> np.ndarray:

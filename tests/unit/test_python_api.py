@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from fastapi.encoders import jsonable_encoder
 
-from lib_controlnet import external_code
+from lib_controlnet import python_api
 from lib_controlnet.enums import ControlMode, InputMode, ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.external_code import ControlNetUnit
 from lib_controlnet.unit import PUBLIC_FIELDS, parse_unit
+from lib_controlnet.unit_object import ControlNetUnit
 
 FIELDS_IN_ORDER = [
     "is_ui",
@@ -102,7 +102,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         catalog=SimpleNamespace(names=lambda: ["control_canny [01234567]"]),
         scans=scans,
     )
-    monkeypatch.setattr(external_code, "_runtime", lambda: fake)
+    monkeypatch.setattr(python_api, "_runtime", lambda: fake)
     return fake
 
 
@@ -187,7 +187,7 @@ def test_unit_infotext_round_trip() -> None:
 def test_get_all_units_from_takes_units_dicts_and_look_alikes() -> None:
     like = SimpleNamespace(enabled=True, module="canny", model="m", weight=0.5)
     own = ControlNetUnit(enabled=True)
-    units = external_code.get_all_units_from([own, {"module": "depth"}, like, None, "text"])
+    units = python_api.get_all_units_from([own, {"module": "depth"}, like, None, "text"])
     assert [unit.module for unit in units] == ["none", "depth", "canny"]
     assert units[0] is own
     assert all(isinstance(unit, ControlNetUnit) for unit in units)
@@ -197,7 +197,7 @@ def test_get_all_units_from_nothing_recognised_warns_and_names_types(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert external_code.get_all_units_from([1, "text"]) == []
+        assert python_api.get_all_units_from([1, "text"]) == []
     assert "No ControlNetUnit detected in args" in caplog.text
     assert "int, str" in caplog.text
 
@@ -205,28 +205,28 @@ def test_get_all_units_from_nothing_recognised_warns_and_names_types(
 def test_get_all_units_in_processing_reads_our_slice_only() -> None:
     args = [0, {"module": "not ours"}, None, *(ControlNetUnit(module=m) for m in "abc")]
     p = SimpleNamespace(scripts=FakeRunner(), script_args=tuple(args))
-    units = external_code.get_all_units_in_processing(p)
+    units = python_api.get_all_units_in_processing(p)
     assert [unit.module for unit in units] == ["a", "b", "c"]
 
 
 def test_get_single_unit_from_counts_units() -> None:
     args = [None, ControlNetUnit(module="a"), "x", {"module": "b"}]
-    assert external_code.get_single_unit_from(args, 1).module == "b"
-    assert external_code.get_single_unit_from(args, 5) is None
+    assert python_api.get_single_unit_from(args, 1).module == "b"
+    assert python_api.get_single_unit_from(args, 5) is None
 
 
 def test_find_cn_script_ignores_letter_case_and_no_runner() -> None:
     runner = FakeRunner()
-    assert external_code.find_cn_script(runner) is runner.alwayson_scripts[1]
-    assert external_code.find_cn_script(None) is None
-    assert external_code.is_cn_script(FakeScript("controlnet", 0, 1))
+    assert python_api.find_cn_script(runner) is runner.alwayson_scripts[1]
+    assert python_api.find_cn_script(None) is None
+    assert python_api.is_cn_script(FakeScript("controlnet", 0, 1))
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_update_in_processing_keeps_container_and_fills_up(kind: type) -> None:
     runner = FakeRunner()
     p = SimpleNamespace(scripts=runner, script_args=None, script_args_value=kind(ARGS))
-    external_code.update_cn_script_in_processing(
+    python_api.update_cn_script_in_processing(
         p, [ControlNetUnit(module="canny")], is_img2img=False, is_ui=False
     )
     assert type(p.script_args) is kind
@@ -238,12 +238,12 @@ def test_update_in_processing_keeps_container_and_fills_up(kind: type) -> None:
 
 def test_update_more_units_than_slots_moves_the_scripts_behind() -> None:
     runner = FakeRunner()
-    updated = external_code.update_cn_script(runner, ARGS, [{"module": m} for m in "abcde"])
+    updated = python_api.update_cn_script(runner, ARGS, [{"module": m} for m in "abcde"])
     ours = runner.alwayson_scripts[1]
     behind = [runner.alwayson_scripts[2], runner.selectable]
     assert (ours.args_from, ours.args_to) == (3, 8)
     assert [updated[s.args_from : s.args_to] for s in behind] == [("a0", "a1"), ("s0",)]
-    back = external_code.update_cn_script(runner, updated, [])
+    back = python_api.update_cn_script(runner, updated, [])
     assert (ours.args_from, ours.args_to) == (3, 6)
     assert [back[s.args_from : s.args_to] for s in behind] == [("a0", "a1"), ("s0",)]
 
@@ -256,32 +256,32 @@ def test_update_more_units_than_slots_moves_the_scripts_behind() -> None:
     ],
 )
 def test_update_without_our_slice_changes_nothing(runner: Any, args: tuple) -> None:
-    assert external_code.update_cn_script(runner, args, [ControlNetUnit()]) is args
+    assert python_api.update_cn_script(runner, args, [ControlNetUnit()]) is args
 
 
 def test_update_in_place_needs_a_list() -> None:
     args = list(ARGS)
-    external_code.update_cn_script_in_place(FakeRunner(), args, [{"module": "a"}], is_ui=True)
+    python_api.update_cn_script_in_place(FakeRunner(), args, [{"module": "a"}], is_ui=True)
     assert args[3].module == "a"
     with pytest.raises(TypeError, match="must be a list"):
-        external_code.update_cn_script_in_place(FakeRunner(), ARGS, [])
+        python_api.update_cn_script_in_place(FakeRunner(), ARGS, [])
 
 
 def test_listings_follow_the_runtime(runtime: SimpleNamespace) -> None:
-    assert external_code.get_api_version() == 3
-    assert external_code.get_max_models_num() == 3
-    assert external_code.get_models() == ["control_canny [01234567]"]
+    assert python_api.get_api_version() == 3
+    assert python_api.get_max_models_num() == 3
+    assert python_api.get_models() == ["control_canny [01234567]"]
     assert runtime.scans == []
-    external_code.get_models(update=True)
+    python_api.get_models(update=True)
     assert runtime.scans == [1]
 
 
 def test_modules_names_and_labels_share_one_order() -> None:
-    names, labels = external_code.get_modules(), external_code.get_modules(alias_names=True)
+    names, labels = python_api.get_modules(), python_api.get_modules(alias_names=True)
     assert names[0] == labels[0] == "none"
     assert len(names) == len(labels)
     assert labels[names.index("invert")] == "invert (from white bg & black line)"
-    detail = external_code.get_modules_detail()
+    detail = python_api.get_modules_detail()
     assert detail["canny"] == {
         "model_free": False,
         "sliders": [
@@ -291,7 +291,7 @@ def test_modules_names_and_labels_share_one_order() -> None:
         ],
     }
     assert detail["invert"]["sliders"] == []
-    assert list(external_code.get_modules_detail(alias_names=True)) == labels
+    assert list(python_api.get_modules_detail(alias_names=True)) == labels
 
 
 @pytest.mark.parametrize(
@@ -299,22 +299,22 @@ def test_modules_names_and_labels_share_one_order() -> None:
 )
 def test_pixel_perfect_resolution_published_example(mode: ResizeMode, expected: int) -> None:
     image = np.zeros((100, 100, 3), np.uint8)
-    assert external_code.pixel_perfect_resolution(image, 50, 100, mode) == expected
+    assert python_api.pixel_perfect_resolution(image, 50, 100, mode) == expected
 
 
 def test_choices_from_values() -> None:
-    assert external_code.resize_mode_from_value(3) is ResizeMode.RESIZE
-    assert external_code.control_mode_from_value("ControlNet is more important") is (
+    assert python_api.resize_mode_from_value(3) is ResizeMode.RESIZE
+    assert python_api.control_mode_from_value("ControlNet is more important") is (
         ControlMode.CONTROL
     )
     with pytest.raises(ValueError, match="must be one of"):
-        external_code.resize_mode_from_value("Sideways")
+        python_api.resize_mode_from_value("Sideways")
 
 
 def test_to_base64_nparray_and_visualize_inpaint_mask() -> None:
     with pytest.raises(ImageError, match="cannot be decoded"):
-        external_code.to_base64_nparray("no picture")
+        python_api.to_base64_nparray("no picture")
     image = np.dstack([np.full((2, 2, 3), 9, np.uint8), np.array([[0, 255], [128, 1]], np.uint8)])
-    shown = external_code.visualize_inpaint_mask(image)
+    shown = python_api.visualize_inpaint_mask(image)
     assert shown[..., 3].tolist() == [[255, 128], [191, 255]]
     assert image[0, 1, 3] == 255
