@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from lib_controlnet.errors import ModelNotFoundError
+from lib_controlnet.errors import ModelNotFoundError, shown
 from lib_controlnet.hash_store import HashStore
 
 log = logging.getLogger(__name__)
@@ -208,12 +208,14 @@ class Catalog:
     def _not_found(self, text: str) -> str:
         folders = ", ".join(str(folder) for folder in self.folders) or "none"
         if not self.files:
-            return f"control model {text!r} is not found: no model files in the folders {folders}"
+            return (
+                f"control model {shown(text)} is not found: no model files in the folders {folders}"
+            )
         by_stem = {entry.stem.lower(): name for name, entry in self.files.items()}
-        close = difflib.get_close_matches(_split_name(text)[0], by_stem, n=3, cutoff=0.3)
+        close = difflib.get_close_matches(_split_name(text[:200])[0], by_stem, n=3, cutoff=0.3)
         nearest = ", ".join(by_stem[stem] for stem in close) or next(iter(self.files))
         return (
-            f"control model {text!r} is not found; the closest names are {nearest}; "
+            f"control model {shown(text)} is not found; the closest names are {nearest}; "
             f"searched {len(self.files)} models in the folders {folders}"
         )
 

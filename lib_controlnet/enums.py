@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Final, TypeVar
+
+from lib_controlnet.errors import shown
 
 E = TypeVar("E", bound="Choice")
 
@@ -38,6 +41,8 @@ class Choice(str, Enum):
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(cls._complaint(value))
         members = list(cls)
+        if isinstance(value, int):
+            return cls._by_index(min(max(value, -1), len(members) + 9), value, members)
         text = str(value).strip()
         if isinstance(value, float) or text.isdigit():
             return cls._by_index(float(text), value, members)
@@ -52,6 +57,8 @@ class Choice(str, Enum):
 
     @classmethod
     def _by_index(cls: type[E], number: float, value: object, members: list[E]) -> E:
+        if not math.isfinite(number):
+            raise ValueError(cls._complaint(value))
         name = cls.aliases().get(str(int(number)))
         if name is not None:
             return cls[name]
@@ -62,7 +69,7 @@ class Choice(str, Enum):
     @classmethod
     def _complaint(cls, value: object) -> str:
         choices = ", ".join(f'"{member.value}"' for member in cls)
-        return f"is {value!r}, must be one of {choices}"
+        return f"is {shown(value)}, must be one of {choices}"
 
 
 class ResizeMode(Choice):

@@ -1,5 +1,7 @@
 """Errors whose message is one sentence for the user: what, where, got, expected, what to do."""
 
+from typing import Final
+
 
 class ControlNetError(Exception):
     """Base of everything this extension raises on purpose.
@@ -56,3 +58,17 @@ class WrongBaseModelError(CheckpointError):
 
 class HostError(ControlNetError):
     """The host is in a state in which controls cannot be applied."""
+
+
+SHOWN_CHARACTERS: Final = 80
+
+
+def shown(value: object) -> str:
+    """A value as messages quote it; a request may hold megabytes."""
+    # A number of a million digits must not be written out first.
+    text = "a very long number" if _is_long(value) else repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() > 1000  # noqa: PLR2004 - beyond float

@@ -171,7 +171,7 @@ def get(name: str | None) -> Detector:
     if detector is not None:
         return detector
     spellings = {text for d in registry.all() for text in (d.name, d.title, *d.aliases)}
-    close = difflib.get_close_matches(str(name), spellings, n=3)
+    close = difflib.get_close_matches(str(name)[:200], spellings, n=3)
     known = ", ".join(detector.name for detector in all_detectors())
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {known}"
     msg = f"Module not available: {shown(name)} is no preprocessor here; {hint}"

@@ -23,7 +23,7 @@ from lib_controlnet.enums import (
     PuLIDMode,
     ResizeMode,
 )
-from lib_controlnet.errors import UnitError
+from lib_controlnet.errors import UnitError, shown
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def parse_unit(value: Mapping[str, Any] | object, index: int = 0) -> ControlUnit
     for name, raw in given.items():
         try:
             fields[name] = _PARSERS[name](raw, notes)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             msg = f"unit {index}: {name} {error}"
             raise UnitError(msg) from error
     unit = ControlUnit(**fields, index=index, notes=tuple(notes))
@@ -217,22 +217,22 @@ def _boolean(value: object, _notes: list[str]) -> bool:
             return True
         if text in ("false", "0", "off", "no", ""):
             return False
-        msg = f"is {value!r}, must be true or false"
+        msg = f"is {shown(value)}, must be true or false"
         raise ValueError(msg)
     return bool(value)
 
 
 def _number(value: object) -> float:
     if value is None or isinstance(value, bool):
-        msg = f"is {value!r}, must be a number"
+        msg = f"is {shown(value)}, must be a number"
         raise ValueError(msg)
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        msg = f"is {value!r}, must be a number"
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"is {shown(value)}, must be a number"
         raise ValueError(msg) from error
     if not math.isfinite(number):
-        msg = f"is {value!r}, must be a finite number"
+        msg = f"is {shown(value)}, must be a finite number"
         raise ValueError(msg)
     return number
 
@@ -273,7 +273,7 @@ def _layer_weights(value: object, _notes: list[str]) -> tuple[float, ...] | None
     if value is None or isinstance(value, str) and value.strip() in ("", "None"):
         return None
     if isinstance(value, str) or not hasattr(value, "__iter__"):
-        msg = f"is {value!r}, must be a list of numbers, one per layer"
+        msg = f"is {shown(value)}, must be a list of numbers, one per layer"
         raise ValueError(msg)
     weights = tuple(_number(item) for item in value)  # type: ignore[attr-defined]
     return weights or None

@@ -110,3 +110,21 @@ def test_public_fields_are_the_interface_in_order():
         *("is_ui", "input_mode", "batch_images", "output_dir", "loopback", "enabled"),
         *("module", "model", "weight", "image", "resize_mode", "low_vram"),
     )
+
+
+@pytest.mark.parametrize("field", ["weight", "control_mode", "processor_res", "region_feather"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, "9" * 400, float("inf"), -(10**5000)],
+    ids=["int", "text", "inf", "longer than may be printed"],
+)
+def test_huge_numbers_are_a_units_error(field, value):
+    with pytest.raises(UnitError, match=f"unit 2: {field} is ") as caught:
+        parse_unit({field: value}, 2)
+    assert len(str(caught.value)) < 400
+
+
+def test_message_quotes_a_long_value_in_part():
+    with pytest.raises(UnitError) as caught:
+        parse_unit({"weight": "a" * 10_000_000})
+    assert len(str(caught.value)) < 200
