@@ -65,11 +65,12 @@ def load_checkpoint(path: Path | str, dtype: torch.dtype = torch.float32) -> Loa
     if config.vae is None:
         msg = f"{path.name}: no tensor starts with {VAE_PREFIX}, expected a VAE in the file"
         raise ValueError(msg)
-    parts: dict[str, nn.Module] = {
-        UNET_PREFIX: UNetModel(**config.unet),
-        VAE_PREFIX: AutoencoderKL(**config.vae),
-        TEXT_PREFIX: TextEncoder(load_text_config(folder)),
-    }
+    with torch.device("meta"):  # first weights that nobody uses would take most of the time
+        parts: dict[str, nn.Module] = {
+            UNET_PREFIX: UNetModel(**config.unet),
+            VAE_PREFIX: AutoencoderKL(**config.vae),
+        }
+    parts[TEXT_PREFIX] = TextEncoder(load_text_config(folder))
     for prefix, module in parts.items():
         _load_part(path.name, tensors, prefix, module)
         module.to(dtype).eval().requires_grad_(False)
@@ -117,7 +118,7 @@ def _text_folder(path: Path, config: ModelConfig) -> Path:
 def _load_part(name: str, tensors: Mapping[str, Tensor], prefix: str, module: nn.Module) -> None:
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     own = {k: v for k, v in own.items() if not k.endswith("position_ids")}
-    missing, unexpected = module.load_state_dict(own, strict=False)
+    missing, unexpected = module.load_state_dict(own, strict=False, assign=True)
     if missing or unexpected:
         msg = (
             f"{name}: {len(missing)} tensors missing under {prefix} (first {missing[:2]}), "

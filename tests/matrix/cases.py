@@ -77,11 +77,17 @@ def is_possible(case: Case) -> bool:
         latent, cropped = case["upscaler"] == "Latent", case["target"] == "resize"
         if latent or cropped or case["hr_checkpoint"] == "other":
             return False
+    if checkpoint == "refiner-other" and path in FROM_PICTURE and case["batch"] == "count":
+        # The host keeps the first batch's sampler, and with it a model that it has given up.
+        return False
     if path == UPSCALE and case["batch"] != "one":
         return False
-    if case.get("area") == "whole" and case["host_resize"] == "3" and case["fill"] != "1":
-        # The host fills a picture that it has not resized under a mask that it has.
-        return False
+    if case.get("host_resize") == "3" and case.get("area", "whole") == "whole":
+        # The host leaves the picture in its own size, and so what it fills it by, or conditions
+        # such models on, has another.
+        filled, conditioned = case.get("fill", "1") != "1", checkpoint in ("inpainting", "edit")
+        if filled or conditioned:
+            return False
     # The preprocessor wants a mask: the host's, or one drawn on the unit's own picture.
     return not (
         case["module"] == "inpaint" and case.get("source") == "host" and path not in WITH_MASK

@@ -20,7 +20,8 @@ PICTURE_TOLERANCE = 3.0
 cubic and Lanczos resampling make of sharp edges."""
 EDGE_REACH = 2.5
 EDGE_SHARE = 0.9
-MASK_SHARE = 0.03
+MASK_REACH = 2.0
+"""The border of a mask may lie this far away: it is rounded before or after it is resized."""
 
 
 def complaints(case: Case, answer: dict[str, Any], host_picture: HostPicture) -> list[str]:
@@ -61,18 +62,26 @@ def _generation(case: Case, record: dict[str, Any], host_picture: HostPicture) -
             yield f"{where}: hints {sorted(used)} instead of one"
         for hint in used:
             yield from (f"{where}: {text}" for text in _hint(case, record, one, hint, host_picture))
-    told = any("switched during sampling" in comment for comment in record["comments"])
-    if bool(silenced) != told:
+    told = sum("switched during sampling" in comment for comment in record["comments"])
+    if silenced and told != 1:
         yield f"{silenced} evaluations silent after a switch, comments {record['comments']}"
+    elif told and not _was_switched(record):
+        yield f"no switch, but comments {record['comments']}"
+
+
+def _was_switched(record: dict[str, Any]) -> bool:
+    """Whether the host put another U-Net in the place of the one that a pass began with."""
+    return any(
+        evaluation["module"] != one["module"]
+        for one in record["passes"]
+        for evaluation in one["evaluations"]
+    )
 
 
 def _silent(one: dict[str, Any], statement: PassStatement) -> list[bool]:
     """Evaluations that the unit would act in, had the host not put another U-Net there."""
-    modules = [evaluation["module"] for evaluation in one["evaluations"]]
-    return [
-        module != modules[0] and active
-        for module, active in zip(modules, statement.active, strict=False)
-    ]
+    pairs = zip(one["evaluations"], statement.active, strict=False)
+    return [active and evaluation["module"] != one["module"] for evaluation, active in pairs]
 
 
 def _evaluations(
@@ -142,9 +151,9 @@ def _hint(
 def _compare_pictures(hint: np.ndarray, wanted: Shown, with_mask: bool) -> Iterator[str]:
     masked = hint.min(axis=2) < 0
     if with_mask and wanted.masked is not None:
-        apart = (masked != wanted.masked)[wanted.certain].mean()
-        if apart > MASK_SHARE:
-            yield f"{apart:.1%} of the mask is wrong"
+        away = _distance_to_border(wanted.masked)[(masked != wanted.masked) & wanted.certain]
+        if away.size and away.max() > MASK_REACH:
+            yield f"the mask is wrong up to {away.max():.1f} pixels from its border"
     elif masked.any():
         yield f"{masked.mean():.1%} of the hint is masked"
     compared = wanted.certain & ~masked
@@ -153,6 +162,12 @@ def _compare_pictures(hint: np.ndarray, wanted: Shown, with_mask: bool) -> Itera
     away = np.abs(hint - wanted.picture)[compared].mean()
     if away > PICTURE_TOLERANCE:
         yield f"the hint differs from the host's picture by {away:.1f} levels"
+
+
+def _distance_to_border(mask: np.ndarray) -> np.ndarray:
+    """Distance of every pixel to the nearest one on the other side, (H, W)."""
+    sides = (mask.astype(np.uint8), (~mask).astype(np.uint8))
+    return sum(cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in sides)
 
 
 def _compare_edges(hint: np.ndarray, wanted: Shown) -> Iterator[str]:

@@ -33,7 +33,7 @@ class Recorder:
         self._p: Any = None
         self._preparing = False
         self._handles: list[Any] = []
-        self._unets: list[int] = []
+        self._unets: list[nn.Module] = []
         self._guided: list[Tensor] = []
         self._outputs: list[Output] = []
         self._skips: dict[int, Tensor] = {}
@@ -103,7 +103,9 @@ class Recorder:
         """A pass is about to be sampled."""
         self._preparing = False
         size = (int(x.shape[-1]), int(x.shape[-2]))
-        self.current.passes.append(Pass(bool(p.is_hr_pass), str(p.sampler.config.name), size))
+        module = self._number_of(shared.sd_model.model.diffusion_model)
+        sampler = str(p.sampler.config.name)
+        self.current.passes.append(Pass(bool(p.is_hr_pass), sampler, size, module))
         self.current.numbers |= {
             name: getattr(p, name) for name in NUMBERS if getattr(p, name, None) is not None
         }
@@ -117,10 +119,9 @@ class Recorder:
         self._release()
         self._p = None
 
-    def end(self, p: Any, processed: Any) -> None:
+    def end(self, p: Any) -> None:
         """A generation ended well."""
-        texts = [*p.comments, *str(getattr(processed, "comments", "")).splitlines()]
-        self.current.comments = texts
+        self.current.comments = list(p.comments)
         self.current.is_finished = True
         self.finish()
 
@@ -131,11 +132,9 @@ class Recorder:
         if self._p is None or params.denoiser.p is not self._p:
             return
         unet = shared.sd_model.model.diffusion_model
-        if id(unet) not in self._unets:
-            self._unets.append(id(unet))
         self.current.passes[-1].evaluations.append(
             Evaluation(
-                self._unets.index(id(unet)),
+                self._number_of(unet),
                 params.text_cond.shape[0],
                 params.text_uncond.shape[0],
                 params.x.shape[0],
@@ -144,6 +143,14 @@ class Recorder:
         self._outputs = []
         self._release()
         self._watch(unet)
+
+    def _number_of(self, unet: nn.Module) -> int:
+        """The same number for the same object; objects are kept, so that none is taken twice."""
+        known = (i for i, other in enumerate(self._unets) if other is unet)
+        number = next(known, len(self._unets))
+        if number == len(self._unets):
+            self._unets.append(unet)
+        return number
 
     def _release(self) -> None:
         for handle in self._handles:

@@ -61,11 +61,19 @@ class Evaluation:
 
 @dataclass
 class Pass:
-    """One run of a sampler."""
+    """One run of a sampler.
+
+    Attributes:
+        is_hires: second pass of a hires fix.
+        sampler: its name.
+        latent: width and height.
+        module: number of the U-Net object that was loaded when the pass began.
+    """
 
     is_hires: bool
     sampler: str
     latent: tuple[int, int]
+    module: int
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def maps(self) -> list[dict[str, Any]]:
@@ -82,6 +90,7 @@ class Pass:
             "is_hires": self.is_hires,
             "sampler": self.sampler,
             "latent": list(self.latent),
+            "module": self.module,
             "evaluations": [evaluation.as_json() for evaluation in self.evaluations],
             "maps": self.maps(),
         }

@@ -38,8 +38,8 @@ class MatrixProbe(scripts.Script):
     def process_before_every_sampling(self, p: Any, *_args: Any, **kwargs: Any) -> None:
         RECORDER.sampling_begins(p, kwargs["x"])
 
-    def postprocess(self, p: Any, processed: Any, *_args: Any) -> None:
-        RECORDER.end(p, processed)
+    def postprocess(self, p: Any, _processed: Any, *_args: Any) -> None:
+        RECORDER.end(p)
 
 
 def on_app_started(_demo: Any, app: Any) -> None:
