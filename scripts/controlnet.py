@@ -8,7 +8,7 @@ from typing import Any
 from modules import script_callbacks, scripts
 
 from lib_controlnet import api
-from lib_controlnet.host import a1111, generation, logs, settings, xyz
+from lib_controlnet.host import a1111, conflicts, generation, logs, settings, xyz
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
@@ -68,9 +68,13 @@ def on_app_started(_demo: Any, app: Any) -> None:
     api.mount(app, RUNTIME)
 
 
-script_callbacks.on_ui_settings(settings.register)
-script_callbacks.on_before_ui(lambda: xyz.register(RUNTIME))
-script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
-script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
-script_callbacks.on_app_started(on_app_started)
-script_callbacks.on_script_unloaded(RUNTIME.close)
+OTHER = conflicts.other_installation()
+if OTHER is None:
+    script_callbacks.on_ui_settings(settings.register)
+    script_callbacks.on_before_ui(lambda: xyz.register(RUNTIME))
+    script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
+    script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
+    script_callbacks.on_app_started(on_app_started)
+    script_callbacks.on_script_unloaded(RUNTIME.close)
+else:
+    Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered
