@@ -49,9 +49,8 @@ def soft_mask(mask: np.ndarray, sigma: int) -> np.ndarray:
     hard = (mask > 127).astype(np.float32)  # noqa: PLR2004 - half of uint8
     if sigma <= 0:
         return hard
-    # Beyond the picture the mask goes on as it ends, so that the border is no seam.
-    edge = (sigma,) * 4
-    wide = cv2.copyMakeBorder(hard, *edge, cv2.BORDER_REPLICATE)
+    # With room to grow into, the border of the picture is a place like any other.
+    wide = np.pad(hard, sigma)
     # A box of even side has no middle: the blur leans the other way than the growth did.
     grown = cv2.dilate(wide, np.ones((sigma, sigma), np.uint8))
     lean = (sigma - 1) // 2

@@ -215,6 +215,14 @@ def test_depth_with_few_levels_stays_smooth() -> None:
     assert not is_flat(image)
 
 
+def test_large_maps_are_judged_by_all_their_rows() -> None:
+    """The first million pixels are two greys, the rest is a photograph's noise."""
+    image = noise(1200, 1100)
+    image[:1000] = np.where(image[:1000, :, :1] > 127, np.uint8(50), np.uint8(90))
+    found = fit_map(image, Size(550, 600), RESIZE)
+    assert np.array_equal(found, cv2.resize(image, (550, 600), interpolation=cv2.INTER_AREA))
+
+
 # --- masks --------------------------------------------------------------------------------
 
 
@@ -397,6 +405,18 @@ def test_own_maps_survive_the_hosts_crop(mode: ResizeMode, box: str, own: Size) 
         assert not (found.astype(bool) & ~near).any(), "lines moved"
     palette = segments(own.height, own.width)
     assert colours_of(crop_control(palette, *where, is_map=True)) <= set(ADE)
+
+
+def test_border_of_an_own_map_has_one_colour_under_the_hosts_crop() -> None:
+    """Stretched edges would draw lines where the map has nothing."""
+    image = line_map(Size(100, 100))
+    image[:, 0] = 255
+    crop = (0, 20, 60, 80)  # 50 pixels of border, then the map
+    found = crop_control(image, WHOLE, crop, Size(60, 60), 2, is_map=True)
+    assert not found[:, :50].any()
+    assert np.array_equal(found[:, 50:], image[20:80, :10])
+    stretched = crop_control(image, WHOLE, crop, Size(60, 60), 2)
+    assert stretched[:, :50].any(), "the measure cannot fail"
 
 
 @MODES
