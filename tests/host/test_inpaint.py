@@ -268,6 +268,18 @@ def test_inpaint_only_keeps_the_rest_in_a_hires_pass(webui, seen, upscaler, coun
     assert_kept(pictures(answer)[0], picture, mask)
 
 
+@pytest.mark.parametrize("option", ["High res only"])
+def test_inpaint_only_of_one_pass_still_pastes_back(webui, seen, option):
+    """Whichever pass it acts in, what the user did not mask comes back."""
+    picture, mask = noise(144, 144), boxed(144, 144, (45, 36, 90, 84))
+    hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.7, "hr_upscaler": "Latent"}
+    unit = inpaint(picture, mask, hr_option=option)
+    result = pictures(webui.txt2img(**request(unit, **hires)))[0]
+    assert len(seen.hints) == 1
+    assert 0 < seen.held < 2 * STEPS
+    assert_kept(result, picture, mask)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "mode", "shown"),
     [
@@ -443,6 +455,14 @@ def test_host_inpainting_shows_the_network_the_hosts_part(webui, seen, area, mod
     assert np.array_equal(np.round(hint[~inside] * 255), np.array(part)[~inside])
     duplicated = any("A1111 inpaint and ControlNet inpaint duplicated" in x for x in seen.comments)
     assert duplicated == (module == "inpaint_only")
+
+
+@pytest.mark.parametrize("empty", [None, ""], ids=str)
+def test_every_way_to_send_no_picture_follows_the_host(webui, seen, empty):
+    answer = webui.img2img(**img2img({**FOLLOWER, "image": empty}, mask=boxed()))
+    assert_kept(pictures(answer)[0], noise(), boxed(), sigma=1)
+    assert seen.held == 0
+    assert any("Falls back to inpaint_global_harmonious" in comment for comment in seen.comments)
 
 
 @pytest.mark.usefixtures("untouched")

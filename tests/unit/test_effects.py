@@ -37,6 +37,15 @@ def test_keep_unmasked_grows_the_mask_by_the_pool():
     assert cells.sum() <= 4.0
 
 
+def test_keep_unmasked_counts_a_mask_from_half_on():
+    pixels = placed()
+    pixels[:, 3] = 0.49
+    pixels[:, 3, :8, :8] = 0.51
+    cells = keep_unmasked(pixels, encode, Window()).mask[0, 0]
+    assert cells[0, 0] == 1.0
+    assert cells.sum() == 4.0
+
+
 def test_keep_unmasked_full_mask_is_nothing():
     pixels = placed()
     pixels[:, 3] = 1.0
