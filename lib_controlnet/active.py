@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from lib_controlnet.errors import HostError
 from lib_controlnet.injection import RegionMask, Residuals, Rows
 from lib_controlnet.step import StepContext
 
@@ -27,7 +28,7 @@ class ActiveControl:
 
     Attributes:
         network: loaded weights, shared with other units.
-        hint: float32 (1, 3, H, W).
+        hint: float32 (1, 3, H, W); another extension may put (n, 3, H, W) in its place.
         strengths: per layer, shallowest skip first, middle block last.
         window: when the unit acts.
         cond_only: whether it acts on cond rows only.
@@ -62,8 +63,19 @@ class ActiveControl:
         """Layers whose residual is used at all."""
         return tuple(strength != 0.0 for strength in self.strengths)
 
+    def replace_hint(self, hint: Tensor) -> None:
+        """Act by another hint from the next U-Net call on.
+
+        Args:
+            hint: (3, H, W) or (1, 3, H, W) for all rows, or (n, 3, H, W) with one for each row of
+                the U-Net's calls, or one for each picture of the batch.
+        """
+        self.hint = hint[None] if hint.dim() == 3 else hint  # noqa: PLR2004 - no batch axis
+        self.hint_key = f"given to {id(self)}"  # never taken for a copy of another unit's
+        self._guided_hint = None
+
     def guided_hint(self) -> Tensor:
-        """Output of the network's hint encoder, (1, c, h, w), computed once per pass."""
+        """Output of the network's hint encoder, (1 or n, c, h, w), computed once per hint."""
         if self._guided_hint is None:
             self._guided_hint = self.network.encode_hint(self.hint)
         return self._guided_hint
@@ -111,7 +123,7 @@ def evaluate_group(
         chosen = tensor if index is None else tensor[index]
         return chosen if copies == 1 else torch.cat([chosen] * copies)
 
-    hints = [control.guided_hint() for control in distinct.values()]
+    hints = [_rows_of(control.guided_hint(), step, rows) for control in distinct.values()]
     if copies > 1:
         hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
     wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))
@@ -129,3 +141,36 @@ def evaluate_group(
         control.finish(tuple(chunk[place[control.hint_key]] for chunk in chunks), rows)
         for control in controls
     ]
+
+
+def _rows_of(guided: Tensor, step: StepContext, rows: Rows) -> Tensor:
+    """The guided hint for some rows of a call: (1 or len(rows), c, h, w).
+
+    Args:
+        guided: one hint for all; or one for each row of the call, for each picture of the batch,
+            or for each of several equal parts of the call (animations repeat their frames for
+            cond and uncond).
+        step: the U-Net call.
+        rows: the wanted rows.
+
+    Raises:
+        HostError: the number of hints fits none of these.
+    """
+    count, total = guided.shape[0], len(step.rows)
+    if count == 1:
+        return guided
+    if count == total:
+        owners = list(rows)
+    elif count == 1 + max(row.image for row in step.rows):
+        owners = [step.rows[row].image for row in rows]
+    elif total % count == 0:
+        owners = [row % count for row in rows]
+    else:
+        msg = (
+            f"another extension replaced a hint by {count} of them, but the U-Net was called with "
+            f"{total} rows; there must be 1, {total}, or one for each picture"
+        )
+        raise HostError(msg)
+    if owners == list(range(count)):
+        return guided
+    return guided[torch.tensor(owners, device=guided.device)]

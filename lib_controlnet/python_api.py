@@ -31,8 +31,7 @@ from lib_controlnet.enums import (
 )
 from lib_controlnet.errors import ImageError
 from lib_controlnet.plugins import Preprocessor, PreprocessorParameter
-from lib_controlnet.unit import PUBLIC_FIELDS
-from lib_controlnet.unit_object import ControlNetUnit
+from lib_controlnet.unit_object import ControlNetUnit, is_unit_like, to_unit
 
 __all__ = [
     "ActingRegion",
@@ -147,7 +146,7 @@ def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[Contro
 def get_all_units_from(script_args: Iterable[Any]) -> list[ControlNetUnit]:
     """All units among the given arguments; dicts and look-alikes are turned into units."""
     script_args = list(script_args)
-    units = [to_processing_unit(value) for value in script_args if _is_unit_like(value)]
+    units = [to_processing_unit(value) for value in script_args if is_unit_like(value)]
     if script_args and not units:
         kinds = sorted({type(value).__name__ for value in script_args})
         log.warning(
@@ -160,7 +159,7 @@ def get_all_units_from(script_args: Iterable[Any]) -> list[ControlNetUnit]:
 
 def get_single_unit_from(script_args: Iterable[Any], index: int = 0) -> ControlNetUnit | None:
     """The unit at a place among the units in the given arguments, or None."""
-    units = [value for value in script_args if _is_unit_like(value)]
+    units = [value for value in script_args if is_unit_like(value)]
     return to_processing_unit(units[index]) if 0 <= index < len(units) else None
 
 
@@ -169,19 +168,7 @@ def to_processing_unit(unit: Mapping[str, Any] | Any) -> ControlNetUnit:
 
     A unit is returned as it is, so that callers may change it.
     """
-    if isinstance(unit, ControlNetUnit):
-        return unit
-    if isinstance(unit, Mapping):
-        return ControlNetUnit.from_dict(unit)
-    return ControlNetUnit(
-        **{name: getattr(unit, name) for name in PUBLIC_FIELDS if hasattr(unit, name)}
-    )
-
-
-def _is_unit_like(value: Any) -> bool:
-    if isinstance(value, (ControlNetUnit, Mapping)):
-        return True
-    return all(hasattr(value, name) for name in ("enabled", "module", "model", "weight"))
+    return to_unit(unit)
 
 
 def update_cn_script_in_processing(p: Any, cn_units: Sequence[Any], **_ignored: Any) -> None:

@@ -69,6 +69,7 @@ class PreparedUnit:
         effect: name of a sampling effect the preprocessor declares, or None.
         holds: its sampling effect acts in the present pass.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
+        control: what it was bound to in the present pass; None where it has no effect.
     """
 
     unit: ControlUnit
@@ -81,6 +82,7 @@ class PreparedUnit:
     effect: str | None = None
     holds: bool = False
     maps: list[np.ndarray] = field(default_factory=list)
+    control: ActiveControl | None = None
 
     def images(self, count: int) -> frozenset[int] | None:
         """Which of the `count` pictures of a batch the unit controls; None means all."""
@@ -138,6 +140,7 @@ class ControlSession:
                 self.prepared.remove(prepared)
                 self.comments.append(f"{error} (unit skipped)")
                 continue
+            prepared.control = control
             if control is not None:
                 self.active.append(control)
         # Sums of floats depend on their order; the user's order of units must not matter.

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from lib_controlnet import infotext, preprocess
+from lib_controlnet.decode import decode_image, to_rgb
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
@@ -168,9 +169,25 @@ class ControlNetUnit:
         return found or None
 
 
-def _rgba(image: Any, mask: Any) -> np.ndarray:
-    from lib_controlnet.decode import decode_image, to_rgb
+def is_unit_like(value: Any) -> bool:
+    """Whether a script argument is a unit, a dict of one, or looks like one."""
+    if isinstance(value, (ControlNetUnit, Mapping)):
+        return True
+    return all(hasattr(value, name) for name in ("enabled", "module", "model", "weight"))
 
+
+def to_unit(value: Any) -> ControlNetUnit:
+    """The unit itself, or one made of a dict or of an object that looks like one."""
+    if isinstance(value, ControlNetUnit):
+        return value
+    if isinstance(value, Mapping):
+        return ControlNetUnit.from_dict(value)
+    return ControlNetUnit(
+        **{name: getattr(value, name) for name in PUBLIC_FIELDS if hasattr(value, name)}
+    )
+
+
+def _rgba(image: Any, mask: Any) -> np.ndarray:
     pixels = to_rgb(decode_image(image, "the unit's image"))
     if mask is None:
         return join_mask(pixels, None)

@@ -7,8 +7,8 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from lib_controlnet import api
-from lib_controlnet.host import a1111, conflicts, generation, logs, settings, xyz
+from lib_controlnet import api, legacy, plugins, python_api
+from lib_controlnet.host import a1111, conflicts, generation, logs, neighbours, settings, xyz
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
@@ -20,7 +20,7 @@ RUNTIME = a1111.present_runtime() or Runtime()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
 
 
-class Script(scripts.Script):
+class Script(neighbours.ScriptViews, scripts.Script):
     """Panel, units and pictures of one tab; everything of a generation lives on `p`."""
 
     controlnet_runtime = RUNTIME
@@ -41,15 +41,26 @@ class Script(scripts.Script):
 
     def process(self, p: Any, *args: Any) -> None:
         generation.begin(p, args, RUNTIME)
+        self.show_generation(p)
+
+    def before_process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
+        self.show_generation(p)
 
     def process_before_every_sampling(self, p: Any, *_args: Any, **kwargs: Any) -> None:
         generation.begin_pass(p, kwargs.get("x"), RUNTIME)
+        self.show_pass(p)
 
     def postprocess_batch(self, p: Any, *_args: Any, **kwargs: Any) -> None:
         generation.finish_batch(p, kwargs["images"], RUNTIME)
 
     def postprocess(self, p: Any, processed: Any, *_args: Any) -> None:
         generation.end(p, processed, RUNTIME)
+        self.hide_generation()
+
+    @staticmethod
+    def get_enabled_units(p: Any) -> list[python_api.ControlNetUnit]:
+        """The enabled units among the arguments of a processing object."""
+        return [unit for unit in python_api.get_all_units_in_processing(p) if unit.enabled]
 
 
 def on_cfg_denoiser(params: Any) -> None:
@@ -76,5 +87,8 @@ if OTHER is None:
     script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_script_unloaded(RUNTIME.close)
+    script_callbacks.on_script_unloaded(plugins.forget_plugins)
+    script_callbacks.on_script_unloaded(legacy.unregister)
+    legacy.register(a1111.EXTENSION_ROOT, {"Script": Script}, neighbours.PUBLISHED)
 else:
     Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered

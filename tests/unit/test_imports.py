@@ -19,16 +19,15 @@ MAX_CONSTRUCTOR_LINES = 100
 # Low layers first; a file may import its own layer and anything below. Names are modules or
 # packages of lib_controlnet.
 LAYERS = (
-    ("errors", "enums", "ports", "image", "decode", "thinning", "hash_store"),
+    ("errors", "enums", "ports", "image", "decode", "thinning", "hash_store", "published"),
     ("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
     ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
-    ("remote",),
+    ("remote", "plugins", "unit_object", "pose"),
     ("session",),
     ("prepare",),
     ("host",),
-    ("plugins", "unit_object"),
     ("python_api",),
     ("ui", "api", "legacy"),
 )
