@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_TESTS = 5  # pytest's exit status when nothing was selected
-SUITES = ("unit", "host", "http")
+SUITES = ("unit", "host", "http", "matrix")
 SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",

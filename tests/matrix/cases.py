@@ -46,6 +46,8 @@ FACTORS: dict[str, Sequence[str]] = {
     "mode": ("Balanced", "My prompt is more important", "ControlNet is more important"),
     "strength": ("1", "0.6", "layers"),
     "window": ("0-1", "0-0.5", "0.5-1", "0.25-0.75"),
+    "region": ("whole", "own", "inside", "outside"),
+    "feather": ("0", "10"),
 }
 
 LAYER_WEIGHTS = (0.5, 0.0, 1.5, 0.25, 1.0, 0.75, 2.0)
@@ -61,6 +63,8 @@ def applies(factor: str, case: Case) -> bool:
         return path in FROM_PICTURE
     if factor in ("blur", "invert", "area", "fill"):
         return path in WITH_MASK
+    if factor == "feather":
+        return case["region"] != "whole"
     if factor == "crop":
         return case.get("area", "whole") != "whole"
     return True
@@ -88,6 +92,11 @@ def is_possible(case: Case) -> bool:
         filled, conditioned = case.get("fill", "1") != "1", checkpoint in ("inpainting", "edit")
         if filled or conditioned:
             return False
+    if case["region"] in ("inside", "outside") and path not in WITH_MASK:
+        return False
+    if case["region"] == "own" and case.get("source") == "host" and path in BATCH_TABS:
+        # A mask drawn over one picture says nothing of another of other proportions.
+        return False
     # The preprocessor wants a mask: the host's, or one drawn on the unit's own picture.
     return not (
         case["module"] == "inpaint" and case.get("source") == "host" and path not in WITH_MASK

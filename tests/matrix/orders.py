@@ -43,6 +43,11 @@ PROMPTS = {
     "long": "a red circle and a yellow square, " * 14,
     "AND": "a red circle AND a blue star",
 }
+REGIONS = {
+    "own": "Own mask",
+    "inside": "Inside the inpaint mask",
+    "outside": "Outside the inpaint mask",
+}
 CHECKPOINTS = {"inpainting": checkpoints.INPAINTING, "edit": checkpoints.EDITING}
 REFINERS = {"refiner": checkpoints.SECOND, "refiner-other": checkpoints.OTHER}
 OTHER_SAMPLER = {"Euler": "DPM++ 2M", "DPM++ 2M": "Euler", "Heun": "DDIM"}
@@ -67,6 +72,10 @@ def resize_target(case: Case) -> tuple[int, int]:
     return width // 8 * 8 + 40, height // 8 * 8 + 16
 
 
+def _has_own(case: Case) -> bool:
+    return case.get("source", "own") == "own"
+
+
 def unit_of(case: Case) -> dict[str, Any]:
     """The one unit of a case."""
     start, end = case["window"].split("-")
@@ -81,11 +90,16 @@ def unit_of(case: Case) -> dict[str, Any]:
         "hr_option": case.get("hr_option", "Both"),
         "inpaint_crop_input_image": case.get("crop", "yes") == "yes",
     }
+    if case["region"] != "whole":
+        unit |= {"region": REGIONS[case["region"]], "region_feather": int(case["feather"])}
+    if case["region"] == "own":
+        drawn_over = pictures.own_picture() if _has_own(case) else pictures.init_picture()
+        unit["effective_region_mask"] = encoded(pictures.region_mask(drawn_over.size))
     if case["strength"] == "layers":
         unit["advanced_weighting"] = list(LAYER_WEIGHTS)
     else:
         unit["weight"] = float(case["strength"])
-    if case.get("source", "own") == "own":
+    if _has_own(case):
         unit["image"] = encoded(pictures.own_picture())
         if case["module"] == "inpaint":
             unit["mask"] = encoded(pictures.own_mask())

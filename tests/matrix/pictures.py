@@ -49,6 +49,11 @@ def own_mask() -> Image.Image:
     return _rectangle(OWN_SIZE, 0.15, 0.3, 0.6, 0.75)
 
 
+def region_mask(size: tuple[int, int]) -> Image.Image:
+    """Where the unit shall act, drawn over its control image: an off-centre rectangle, L."""
+    return _rectangle(size, 0.2, 0.2, 0.62, 0.66)
+
+
 def inpaint_mask(size: tuple[int, int] = INIT_SIZE) -> Image.Image:
     """Where img2img repaints: an off-centre rectangle, L."""
     return _rectangle(size, 0.35, 0.25, 0.75, 0.7)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-from matrix import pictures
+from matrix import pictures, regions
 from matrix.cases import BATCH_TABS
 from matrix.geometry import HostPicture, Shown, placement, shown
 from matrix.pairwise import Case
@@ -18,8 +19,11 @@ FACTOR_TOLERANCE = 2e-3
 PICTURE_TOLERANCE = 3.0
 """Mean difference in levels of 255: one pixel is worth 1.4 to 3 levels of the ramps, besides what
 cubic and Lanczos resampling make of sharp edges."""
+EXACT_TOLERANCE = 0.5
+"""A unit without own picture sees the host's picture, to the rounding of its encoding."""
 EDGE_REACH = 2.5
-EDGE_SHARE = 0.9
+EDGE_SHARE = 0.85
+"""Edges of the enlarged map and of the enlarged picture lie within 2.5 pixels, corners aside."""
 MASK_REACH = 2.0
 """The border of a mask may lie this far away: it is rounded before or after it is resized."""
 
@@ -54,9 +58,16 @@ def _generation(case: Case, record: dict[str, Any], host_picture: HostPicture) -
         where = f"pass {number}"
         if one["is_hires"] != statement.is_hires or one["sampler"] != statement.sampler:
             yield f"{where}: {one['sampler']}, hires {one['is_hires']}"
+        region = regions.expected(case, record, one, host_picture)
+        if region is not None and not region.any():
+            statement = dataclasses.replace(statement, active=(False,) * len(statement.active))
         quiet = _silent(one, statement)
         silenced += sum(quiet)
-        yield from (f"{where}: {text}" for text in _evaluations(one, statement, quiet))
+        yield from (
+            f"{where}: {text}" for text in _evaluations(one, statement, quiet, region is None)
+        )
+        strengths = _everywhere(case, one, statement, region)
+        yield from (f"{where}: {text}" for text in strengths)
         used = {hint for evaluation in one["evaluations"] for hint in evaluation["hints"]} - {-1}
         if len(used) > 1:
             yield f"{where}: hints {sorted(used)} instead of one"
@@ -85,7 +96,7 @@ def _silent(one: dict[str, Any], statement: PassStatement) -> list[bool]:
 
 
 def _evaluations(
-    one: dict[str, Any], statement: PassStatement, quiet: Sequence[bool]
+    one: dict[str, Any], statement: PassStatement, quiet: Sequence[bool], is_whole: bool
 ) -> Iterator[str]:
     evaluations = one["evaluations"]
     if len(evaluations) != len(statement.active):
@@ -100,27 +111,36 @@ def _evaluations(
         if [hint != -1 for hint in evaluation["hints"]] != wanted:
             yield f"{where}: hints of the rows {evaluation['hints']}, wanted {wanted}"
         elif acts:
-            yield from (f"{where}: {text}" for text in _amounts(evaluation, statement))
-    yield from _everywhere(one, statement)
+            yield from (f"{where}: {text}" for text in _amounts(evaluation, statement, is_whole))
 
 
-def _amounts(evaluation: dict[str, Any], statement: PassStatement) -> Iterator[str]:
+def _amounts(evaluation: dict[str, Any], statement: PassStatement, is_whole: bool) -> Iterator[str]:
     if evaluation["unexplained"] or evaluation["error"] > FACTOR_TOLERANCE:
         yield f"additions are not the network's output: {evaluation['error']:.2g}"
-    wanted = np.array(statement.factors)
-    got = np.array(evaluation["factors"])
-    if got.shape != wanted.shape or np.abs(got - wanted).max() > FACTOR_TOLERANCE:
-        yield f"factors {np.round(got, 4).tolist()} instead of {np.round(wanted, 4).tolist()}"
-    if evaluation["spread"] > FACTOR_TOLERANCE:
+    if evaluation["spread"] > FACTOR_TOLERANCE and is_whole:
         yield f"factors differ between rows by {evaluation['spread']:.2g}"
+    wanted, got = np.array(statement.factors), np.array(evaluation["factors"])
+    apart = np.abs(got - wanted).max() if got.shape == wanted.shape else np.inf
+    if is_whole and apart > FACTOR_TOLERANCE:
+        yield f"factors {np.round(got, 4).tolist()} instead of {np.round(wanted, 4).tolist()}"
 
 
-def _everywhere(one: dict[str, Any], statement: PassStatement) -> Iterator[str]:
+def _everywhere(
+    case: Case, one: dict[str, Any], statement: PassStatement, region: np.ndarray | None
+) -> Iterator[str]:
+    """Compare the strength at every cell of every layer."""
     for layer, (packed, factor) in enumerate(zip(one["maps"], statement.factors, strict=False)):
         strengths = pictures.unpacked(packed)
-        away = float(np.abs(strengths - factor).max())
-        if away > 5 * FACTOR_TOLERANCE:
-            yield f"layer {layer}: strength {factor:.3f} is missed by {away:.3f} somewhere"
+        if region is None:
+            away = float(np.abs(strengths - factor).max())
+            if away > 5 * FACTOR_TOLERANCE:
+                yield f"layer {layer}: strength {factor:.3f} is missed by {away:.3f} somewhere"
+        elif factor:
+            feather = int(case["feather"])
+            found = regions.complaints(strengths / factor, region, feather)
+            yield from (f"layer {layer}: {text}" for text in found)
+        elif strengths.any():
+            yield f"layer {layer}: something was added with strength 0"
 
 
 # ---- hints ---------------------------------------------------------------------------------
@@ -145,10 +165,38 @@ def _hint(
     if case["module"] == "canny":
         yield from _compare_edges(hint, wanted)
     else:
-        yield from _compare_pictures(hint, wanted, with_mask=case["module"] == "inpaint")
+        is_exact = case.get("source") == "host"
+        tolerance = EXACT_TOLERANCE if is_exact else PICTURE_TOLERANCE
+        with_mask = case["module"] == "inpaint"
+        yield from _compare_pictures(hint, wanted, with_mask, tolerance)
+        if is_exact and follows_host(case):
+            yield from _compare_encoded(case, record, hint)
 
 
-def _compare_pictures(hint: np.ndarray, wanted: Shown, with_mask: bool) -> Iterator[str]:
+def follows_host(case: Case) -> bool:
+    """Whether the unit's picture has to be the very one that the host encodes."""
+    if case.get("area", "whole") == "whole":
+        return case["host_resize"] in ("0", "1")  # 2: the border is filled otherwise; 3: own size
+    return case["crop"] == "yes"
+
+
+def _compare_encoded(case: Case, record: dict[str, Any], hint: np.ndarray) -> Iterator[str]:
+    """Compare with what the host itself encoded, where it did not fill the masked part."""
+    height, width = hint.shape[:2]
+    host = pictures.unpacked(record["encoded"][0])[:height, :width]
+    kept = hint.min(axis=2) >= 0
+    if case.get("fill", "1") != "1":
+        mask = pictures.unpacked(record["mask"])[:height, :width]
+        kept &= cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 0
+    if kept.any():
+        away = np.abs(hint - host)[kept].mean()
+        if away > EXACT_TOLERANCE:
+            yield f"the hint differs from what the host encoded by {away:.1f} levels"
+
+
+def _compare_pictures(
+    hint: np.ndarray, wanted: Shown, with_mask: bool, tolerance: float
+) -> Iterator[str]:
     masked = hint.min(axis=2) < 0
     if with_mask and wanted.masked is not None:
         away = _distance_to_border(wanted.masked)[(masked != wanted.masked) & wanted.certain]
@@ -160,7 +208,7 @@ def _compare_pictures(hint: np.ndarray, wanted: Shown, with_mask: bool) -> Itera
     if not compared.any():
         return
     away = np.abs(hint - wanted.picture)[compared].mean()
-    if away > PICTURE_TOLERANCE:
+    if away > tolerance:
         yield f"the hint differs from the host's picture by {away:.1f} levels"
 
 

@@ -156,7 +156,7 @@ UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, ("tests/host",), ("tests/http",)]),
+        ([], [UNIT, ("tests/host",), ("tests/http",), ("tests/matrix",)]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
@@ -177,14 +177,21 @@ def test_dev_test_starts_the_suites(
     [
         ({"unit": 1}, 1),
         ({"host": 2}, 1),
+        ({"matrix": 1}, 1),
         ({"unit": 5, "http": 5}, 0),
-        ({"unit": 5, "host": 5, "http": 5}, 5),
+        ({"unit": 5, "host": 5, "http": 5, "matrix": 5}, 5),
     ],
-    ids=["a failed suite", "a broken suite", "selected in one", "selected nowhere"],
+    ids=[
+        "a failed suite",
+        "a broken suite",
+        "a failed matrix",
+        "selected in one",
+        "selected nowhere",
+    ],
 )
 def test_dev_test_status_is_that_of_all_suites(
     monkeypatch: pytest.MonkeyPatch, statuses: dict[str, int], expected: int
 ) -> None:
     status, commands = run_tests(monkeypatch, [], **statuses)
     assert status == expected
-    assert len(commands) == 3, "a failure must not hide the later suites"
+    assert len(commands) == 4, "a failure must not hide the later suites"

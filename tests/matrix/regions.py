@@ -1,0 +1,70 @@
+"""Where a unit has to act, as strength per pixel of a pass, and how a layer's cells follow it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from matrix import pictures
+from matrix.geometry import HostPicture, placement
+from matrix.pairwise import Case
+
+CERTAIN = 0.02
+"""Cells far from every border, compared with 0 and 1."""
+NEAR_BORDER = 0.3
+"""Cells at a border, compared with the mean of the pixels they stand for: a layer's cells may see a
+neighbour's pixels too."""
+
+
+def expected(
+    case: Case, record: dict[str, Any], one_pass: dict[str, Any], host_picture: HostPicture
+) -> np.ndarray | None:
+    """Strength per pixel before any feather, float (H, W) in [0, 1]; None for the whole picture."""
+    if case["region"] == "whole":
+        return None
+    if case["region"] == "own":
+        place = placement(case, record, one_pass)
+        mask = pictures.region_mask(place.picture.size)
+        drawn = dataclasses.replace(place, picture=mask)
+        grey = host_picture(drawn.picture, drawn.steps).convert("L")
+        return np.array(grey).astype(np.float32) / 255
+    width, height = (8 * cells for cells in one_pass["latent"])
+    mask = pictures.unpacked(record["mask"])[:height, :width].astype(np.float32) / 255
+    return mask if case["region"] == "inside" else 1 - mask
+
+
+def complaints(strengths: np.ndarray, region: np.ndarray, feather: int) -> Iterator[str]:
+    """Compare a layer's strengths (h, w), as shares of its factor, with a region (H, W)."""
+    size = strengths.shape[::-1]
+    cell = max(region.shape[0] / size[1], region.shape[1] / size[0])
+    reach = 2 * int(1.5 * cell + feather / 2 + 1) + 1
+    around = np.ones((reach, reach), np.uint8)
+    # Beyond the picture there is nothing that a cell could see.
+    on = _cells(cv2.erode(region, around) > 0.999, size) > 0.999
+    off = _cells(cv2.dilate(region, around) < 0.001, size) > 0.999
+    for name, cells, value in (("inside", on, 1.0), ("outside", off, 0.0)):
+        if cells.any() and np.abs(strengths[cells] - value).max() > CERTAIN:
+            worst = strengths[cells][np.abs(strengths[cells] - value).argmax()]
+            yield f"{name} the region the strength is {worst:.3f} of what it has to be"
+    near = _cells(_feathered(region, feather), size)
+    away = np.abs(strengths - near).max()
+    if away > NEAR_BORDER:
+        yield f"at the region's border the strength is off by {away:.2f}"
+
+
+def _cells(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Mean over the pixels of each cell."""
+    return cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+
+
+def _feathered(region: np.ndarray, width: int) -> np.ndarray:
+    """A border that rises evenly over `width` pixels, half on each side."""
+    if not width:
+        return region
+    inside = (region > 0.5).astype(np.uint8)
+    distance = [cv2.distanceTransform(plane, cv2.DIST_L2, 5) for plane in (inside, 1 - inside)]
+    signed = np.minimum(distance[0], 1e3) - np.minimum(distance[1], 1e3)
+    return np.clip(0.5 + signed / width, 0, 1).astype(np.float32)
