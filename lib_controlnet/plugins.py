@@ -283,10 +283,15 @@ class _Plugin(_declarations.Detector):
         pixels = np.asarray(value) if hasattr(value, "__array_interface__") else value
         fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.size
         if not fits or not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)):
-            what = f"{getattr(pixels, 'dtype', '')} {getattr(pixels, 'shape', '')}".strip()
+            facts = (
+                type(value).__name__,
+                getattr(pixels, "dtype", ""),
+                getattr(pixels, "shape", ""),
+            )
+            what = " ".join(str(fact) for fact in facts if fact != "")
             msg = (
-                f"the preprocessor {self.name} ({self._file}) returned "
-                f"{type(value).__name__} {what}, expected a uint8 picture (H, W, 3)"
+                f"the preprocessor {self.name} ({self._file}) returned {what}, "
+                "expected a uint8 picture (H, W, 3)"
             )
             raise PreprocessorUnavailableError(msg)
         return pixels
@@ -349,8 +354,11 @@ def forget_plugins() -> None:
     """Take all foreign preprocessors off the lists: their files are about to be executed again."""
     for detector in preprocess.all_detectors():
         if isinstance(detector, _Plugin):
-            detector.plugin.unload()
             _forget(detector)
+            try:
+                detector.plugin.unload()
+            except Exception:  # the boundary to foreign code: the others are still to be forgotten
+                log.exception("the preprocessor %s cannot be unloaded", detector.name)
     Preprocessor._results.clear()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from modules import script_callbacks, scripts
@@ -89,6 +90,7 @@ if OTHER is None:
     script_callbacks.on_script_unloaded(RUNTIME.close)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(legacy.unregister)
-    legacy.register(a1111.EXTENSION_ROOT, {"Script": Script}, neighbours.PUBLISHED)
+    FOLDERS = (a1111.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
+    legacy.register(FOLDERS, {"Script": Script}, neighbours.PUBLISHED)
 else:
     Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered

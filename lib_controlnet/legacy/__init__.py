@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -28,18 +28,19 @@ FOLDER: Final = "extensions.sd-webui-controlnet"
 MARK: Final = "__controlnet_alias__"
 
 
-def register(root: Path, script: Mapping[str, Any], hook: Mapping[str, Any]) -> None:
+def register(roots: Iterable[Path], script: Mapping[str, Any], hook: Mapping[str, Any]) -> None:
     """Make every path importable. Doing it again replaces what was registered before.
 
     Args:
-        root: the extension's folder.
+        roots: paths of the extension's folder, whatever they are called; others are passed over.
         script: names that `scripts.controlnet` holds.
         hook: names that `scripts.hook` holds beside the types of models.
     """
     modules = _modules(script, hook)
     for name, module in modules.items():
         _put(name, module)
-    for prefix in {FOLDER, f"{root.parent.name}.{root.name}"}:
+    own = [root for root in roots if (root / "scripts" / "external_code.py").is_file()]
+    for prefix in {FOLDER, *(f"{root.parent.name}.{root.name}" for root in own)}:
         for name, module in modules.items():
             if name.startswith("scripts."):
                 _put(f"{prefix}.{name}", module)
@@ -127,7 +128,7 @@ def _put(name: str, module: ModuleType) -> None:
         return
     parent, _, child = name.rpartition(".")
     package = _package(parent)
-    if parent in ("annotator", "scripts") and package is None:
+    if parent == "annotator" and package is None:
         return
     sys.modules[name] = module
     if package is not None and child not in vars(package):
@@ -139,6 +140,9 @@ def _package(name: str) -> ModuleType | None:
     if name == "annotator":
         ours = preprocess.declarations.__name__ == "annotator.registry"
         return sys.modules.get(name) if ours else None
-    if name == "scripts":
-        return importlib.import_module(name)  # a namespace of all extensions that are loaded
+    if name == "scripts":  # a namespace of all extensions that are loaded
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            return None
     return sys.modules.get(name)
