@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--webui-url",
         metavar="URL",
         default=None,
-        help="run tests/http or tests/matrix against this WebUI instead of starting the embedded one",
+        help="run tests/http or tests/matrix against this WebUI, not the embedded one",
     )
 
 

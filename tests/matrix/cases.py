@@ -24,7 +24,7 @@ BATCH_TABS = (BATCH_TAB, BATCH_MASKS)
 
 FACTORS: dict[str, Sequence[str]] = {
     "path": (TXT2IMG, *WITH_HIRES, *FROM_PICTURE),
-    "checkpoint": ("plain", "inpainting", "edit", "refiner", "refiner-other"),
+    "checkpoint": ("plain", "inpainting", "edit", "refiner", "refiner-moved", "refiner-other"),
     "sampler": ("Euler", "DPM++ 2M", "Heun", "DPM++ SDE", "DDIM", "UniPC"),
     "size": ("64x64", "72x104", "136x88", "100x76"),
     "batch": ("one", "count", "size"),
@@ -81,7 +81,8 @@ def is_possible(case: Case) -> bool:
         latent, cropped = case["upscaler"] == "Latent", case["target"] == "resize"
         if latent or cropped or case["hr_checkpoint"] == "other":
             return False
-    if checkpoint == "refiner-other" and path in FROM_PICTURE and case["batch"] == "count":
+    replaced = checkpoint in ("refiner-moved", "refiner-other")
+    if replaced and path in FROM_PICTURE and case["batch"] == "count":
         # The host keeps the first batch's sampler, and with it a model that it has given up.
         return False
     if path == UPSCALE and case["batch"] != "one":

@@ -49,7 +49,11 @@ REGIONS = {
     "outside": "Outside the inpaint mask",
 }
 CHECKPOINTS = {"inpainting": checkpoints.INPAINTING, "edit": checkpoints.EDITING}
-REFINERS = {"refiner": checkpoints.SECOND, "refiner-other": checkpoints.OTHER}
+REFINERS = {
+    "refiner": checkpoints.SECOND,
+    "refiner-moved": checkpoints.MOVED,
+    "refiner-other": checkpoints.OTHER,
+}
 OTHER_SAMPLER = {"Euler": "DPM++ 2M", "DPM++ 2M": "Euler", "Heun": "DDIM"}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from matrix import cases, orders, pictures, verdict
+from matrix import cases, orders, pictures, table, verdict
 from PIL import Image
 from servers import Server
 
@@ -49,3 +49,7 @@ def test_every_value_of_every_factor_is_possible() -> None:
         if (factor, value) not in seen
     ]
     assert not missing
+
+
+def test_page_has_the_table_of_the_matrix() -> None:
+    assert table.written() == table.table(), "run python tests/matrix/table.py"

@@ -81,18 +81,18 @@ def _generation(case: Case, record: dict[str, Any], host_picture: HostPicture) -
 
 
 def _was_switched(record: dict[str, Any]) -> bool:
-    """Whether the host put another U-Net in the place of the one that a pass began with."""
+    """Whether the host put a U-Net of another structure in the place of a pass's first one."""
     return any(
-        evaluation["module"] != one["module"]
+        evaluation["structure"] != one["structure"]
         for one in record["passes"]
         for evaluation in one["evaluations"]
     )
 
 
 def _silent(one: dict[str, Any], statement: PassStatement) -> list[bool]:
-    """Evaluations that the unit would act in, had the host not put another U-Net there."""
+    """Evaluations that the unit would act in, had the host not put a foreign U-Net there."""
     pairs = zip(one["evaluations"], statement.active, strict=False)
-    return [active and evaluation["module"] != one["module"] for evaluation, active in pairs]
+    return [active and evaluation["structure"] != one["structure"] for evaluation, active in pairs]
 
 
 def _evaluations(

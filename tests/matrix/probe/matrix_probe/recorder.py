@@ -33,7 +33,7 @@ class Recorder:
         self._p: Any = None
         self._preparing = False
         self._handles: list[Any] = []
-        self._unets: list[nn.Module] = []
+        self._structures: list[str] = []
         self._guided: list[Tensor] = []
         self._outputs: list[Output] = []
         self._skips: dict[int, Tensor] = {}
@@ -51,7 +51,7 @@ class Recorder:
         self.finish()
         self._p = p
         self.generations.append(Generation())
-        self._unets, self._guided = [], []
+        self._structures, self._guided = [], []
         for name, value in self.forced.items():
             if isinstance(value, dict):
                 getattr(p, name).update(value)
@@ -103,9 +103,9 @@ class Recorder:
         """A pass is about to be sampled."""
         self._preparing = False
         size = (int(x.shape[-1]), int(x.shape[-2]))
-        module = self._number_of(shared.sd_model.model.diffusion_model)
+        structure = self._structure_of(shared.sd_model.model.diffusion_model)
         sampler = str(p.sampler.config.name)
-        self.current.passes.append(Pass(bool(p.is_hr_pass), sampler, size, module))
+        self.current.passes.append(Pass(bool(p.is_hr_pass), sampler, size, structure))
         self.current.numbers |= {
             name: getattr(p, name) for name in NUMBERS if getattr(p, name, None) is not None
         }
@@ -134,7 +134,7 @@ class Recorder:
         unet = shared.sd_model.model.diffusion_model
         self.current.passes[-1].evaluations.append(
             Evaluation(
-                self._number_of(unet),
+                self._structure_of(unet),
                 params.text_cond.shape[0],
                 params.text_uncond.shape[0],
                 params.x.shape[0],
@@ -144,13 +144,12 @@ class Recorder:
         self._release()
         self._watch(unet)
 
-    def _number_of(self, unet: nn.Module) -> int:
-        """The same number for the same object; objects are kept, so that none is taken twice."""
-        known = (i for i, other in enumerate(self._unets) if other is unet)
-        number = next(known, len(self._unets))
-        if number == len(self._unets):
-            self._unets.append(unet)
-        return number
+    def _structure_of(self, unet: nn.Module) -> int:
+        """The same number for U-Nets with the same tensors, whatever object they are."""
+        text = repr([(name, tuple(tensor.shape)) for name, tensor in unet.named_parameters()])
+        if text not in self._structures:
+            self._structures.append(text)
+        return self._structures.index(text)
 
     def _release(self) -> None:
         for handle in self._handles:

@@ -30,13 +30,13 @@ class Evaluation:
     """One call of the guided denoiser.
 
     Attributes:
-        module: number of the U-Net object among those that the generation used.
+        structure: number of the U-Net's structure among those that the generation met.
         conds, unconds, total: rows announced by the host.
         calls: rows of each U-Net call.
         rows: one entry per row, in the order of the calls.
     """
 
-    module: int
+    structure: int
     conds: int
     unconds: int
     total: int
@@ -46,7 +46,7 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         factors = [row.factors for row in self.rows if row.hint != NOTHING]
         return {
-            "module": self.module,
+            "structure": self.structure,
             "conds": self.conds,
             "unconds": self.unconds,
             "total": self.total,
@@ -67,13 +67,13 @@ class Pass:
         is_hires: second pass of a hires fix.
         sampler: its name.
         latent: width and height.
-        module: number of the U-Net object that was loaded when the pass began.
+        structure: number of the structure of the U-Net that was loaded when the pass began.
     """
 
     is_hires: bool
     sampler: str
     latent: tuple[int, int]
-    module: int
+    structure: int
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def maps(self) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ class Pass:
             "is_hires": self.is_hires,
             "sampler": self.sampler,
             "latent": list(self.latent),
-            "module": self.module,
+            "structure": self.structure,
             "evaluations": [evaluation.as_json() for evaluation in self.evaluations],
             "maps": self.maps(),
         }
