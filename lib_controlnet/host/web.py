@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import logging
 from collections.abc import Mapping
 
-from modules import shared
+from modules import scripts, shared
 from modules.api.api import decode_base64_to_image, encode_pil_to_base64
 from PIL import Image
+
+from lib_controlnet.host.a1111 import RUNTIME_ATTRIBUTE
+
+log = logging.getLogger(__name__)
 
 
 class A1111Web:
@@ -18,9 +25,25 @@ class A1111Web:
         pairs = (entry.partition(":") for entry in listed.split(",") if entry)
         return {user: password for user, _, password in pairs}
 
+    def serves_api(self) -> bool:
+        """Whether the host was started with `--api`, or without a page."""
+        return bool(shared.cmd_opts.api or shared.cmd_opts.nowebui)
+
+    def slots(self, is_img2img: bool) -> int:
+        """Units that the host copies from a request: as many as the panel was built with."""
+        runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
+        own = [s for s in runner.alwayson_scripts if hasattr(s, RUNTIME_ATTRIBUTE)]
+        return max((script.args_to - script.args_from for script in own), default=0)
+
     def encode(self, image: Image.Image) -> str:
-        """Base64 text in the format of the user's samples."""
-        return encode_pil_to_base64(image).decode("ascii")
+        """Base64 text in the format of the user's samples, PNG where that cannot hold it."""
+        try:
+            return encode_pil_to_base64(image).decode("ascii")
+        except Exception as error:  # Pillow's many kinds, and the host's own HTTPException
+            log.info("a %s picture is sent as PNG: %s", image.mode, error)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
 
     def fetch(self, url: str) -> Image.Image:
         """Load a picture by URL under the host's own rules.

@@ -1,24 +1,19 @@
-"""The HTTP routes in an app of their own: shapes, errors, and the host's credentials."""
+"""The HTTP routes in an app of their own: shapes, texts and OpenAPI names."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
-from PIL import Image
+from fake_web import FakeRuntime, decode, encode, served, square
 from starlette.testclient import TestClient
 
-from lib_controlnet import api, preprocess
-from lib_controlnet.catalog import Catalog
-from lib_controlnet.preprocess import Detection
+from lib_controlnet import preprocess, python_api
+from lib_controlnet.api.routes import API_VERSION
 
 MODELS = ("control_canny", "control_v11p_sd15_canny", "control_depth", "union_pro", "t2iadapter_x")
 TYPES = [
@@ -46,74 +41,27 @@ TYPES = [
 ]
 
 
-@dataclass
-class FakeRuntime:
-    """The runtime interface over real catalog and preprocessors."""
-
-    catalog: Catalog
-    calls: list[tuple] = field(default_factory=list)
-
-    def unit_count(self) -> int:
-        return 3
-
-    def refresh_models(self) -> None:
-        self.catalog.refresh()
-
-    def detect(
-        self, module: str, image: np.ndarray, resolution: float, a: float, b: float
-    ) -> Detection:
-        self.calls.append((module, image.shape, resolution, a, b))
-        return preprocess.run_preprocessor(module, image, resolution, (a, b))
-
-
-@dataclass
-class FakeWeb:
-    """A host without a network, whose API is open or guarded."""
-
-    users: dict[str, str] = field(default_factory=dict)
-
-    def credentials(self) -> dict[str, str]:
-        return self.users
-
-    def encode(self, image: Image.Image) -> str:
-        return encode(np.asarray(image))
-
-    def fetch(self, url: str) -> Image.Image:
-        msg = "Requests not allowed"
-        raise OSError(msg)
-
-
-def encode(array: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def decode(text: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
-
-
 @pytest.fixture
-def runtime(tmp_path: Path) -> FakeRuntime:
+def both(tmp_path: Path) -> Iterator[tuple[TestClient, FakeRuntime]]:
     for name in MODELS:
         (tmp_path / f"{name}.safetensors").write_bytes(b"")
-    return FakeRuntime(Catalog([tmp_path]))
+    with served(tmp_path) as both:
+        yield both
 
 
 @pytest.fixture
-def client(runtime: FakeRuntime) -> Iterator[TestClient]:
-    app = FastAPI()
-    api.mount(app, runtime, FakeWeb())
-    with TestClient(app) as client:
-        yield client
+def client(both: tuple[TestClient, FakeRuntime]) -> TestClient:
+    return both[0]
+
+
+@pytest.fixture
+def runtime(both: tuple[TestClient, FakeRuntime]) -> FakeRuntime:
+    return both[1]
 
 
 @pytest.fixture
 def picture() -> str:
-    """A 96 x 64 picture of a white square on black."""
-    array = np.zeros((64, 96, 3), np.uint8)
-    array[16:48, 24:72] = 255
-    return encode(array)
+    return square()
 
 
 def detect(client: TestClient, **body: Any) -> httpx.Response:
@@ -122,6 +70,7 @@ def detect(client: TestClient, **body: Any) -> httpx.Response:
 
 def test_version_is_three(client: TestClient) -> None:
     assert client.get("/controlnet/version").json() == {"version": 3}
+    assert python_api.API_VERSION == API_VERSION
 
 
 def test_settings_give_the_unit_count(client: TestClient) -> None:
@@ -146,7 +95,11 @@ def test_model_list_two_files_of_one_stem_appear_once(client: TestClient, tmp_pa
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "control_depth.safetensors").write_bytes(b"\1" * ((1 << 20) + 8))
     listed = client.get("/controlnet/model_list").json()["model_list"]
-    assert sum(name.startswith("control_depth [") for name in listed) == 1
+    depth = [name for name in listed if name.startswith("control_depth [")]
+    assert len(depth) == 1
+    assert depth[0] != "control_depth [e3b0c442]", "the one that was scanned later"
+    full = client.get("/controlnet/control_types").json()["control_types"]["Depth"]["model_list"]
+    assert {depth[0], "control_depth [e3b0c442]"} < set(full)
 
 
 @pytest.mark.parametrize("alias", [False, True])
@@ -294,12 +247,33 @@ def test_detect_inpaint_shows_the_mask_as_transparency(
             "controlnet_input_images[0]",
             id="path",
         ),
+        pytest.param({"controlnet_module": "clip_vision"}, 422, "Module not supported", id="clip"),
+        pytest.param(
+            {"controlnet_module": "IP-Adapter-Auto"}, 422, "Module not supported", id="auto"
+        ),
+        pytest.param({"controlnet_input_images": None}, 422, "No image selected", id="null-list"),
+        pytest.param(
+            {"controlnet_module": "canny", "controlnet_input_images": ["data:image/png,xx"]},
+            422,
+            "Invalid encoded image: controlnet_input_images[0] cannot be decoded: the data URL",
+            id="data-url",
+        ),
+        pytest.param(
+            {
+                "controlnet_module": "inpaint_only",
+                "controlnet_input_images": ["PICTURE"],
+                "controlnet_masks": ["AAAA"],
+            },
+            422,
+            "Invalid encoded image: controlnet_masks[0] cannot be decoded",
+            id="bad-mask",
+        ),
     ],
 )
 def test_detect_refuses_with_a_sentence(
     client: TestClient, picture: str, body: dict, status: int, sentence: str
 ) -> None:
-    if "controlnet_input_images" in body:
+    if body.get("controlnet_input_images"):
         body = {
             **body,
             "controlnet_input_images": [
@@ -362,16 +336,185 @@ def test_schema_names_are_those_of_generated_clients(client: TestClient) -> None
     }
 
 
-def test_credentials_of_the_host_guard_every_route(runtime: FakeRuntime, picture: str) -> None:
-    app = FastAPI()
-    api.mount(app, runtime, FakeWeb({"me": "secret"}))
-    with TestClient(app) as client:
-        for path in ("version", "model_list", "module_list", "control_types", "settings"):
-            refused = client.get(f"/controlnet/{path}")
-            assert refused.status_code == 401
-            assert refused.headers["WWW-Authenticate"] == "Basic"
-            assert client.get(f"/controlnet/{path}", auth=("me", "secret")).status_code == 200
-        assert client.get("/controlnet/version", auth=("me", "wrong")).status_code == 401
-        assert client.get("/controlnet/version", auth=("you", "secret")).status_code == 401
-        assert detect(client, controlnet_input_images=[picture]).status_code == 401
-    assert runtime.calls == []
+@pytest.mark.parametrize("detector", preprocess.all_detectors(), ids=lambda d: d.name)
+def test_detect_every_preprocessor_by_name_and_label(
+    client: TestClient, runtime: FakeRuntime, picture: str, detector: Any
+) -> None:
+    shapes = []
+    for spelling in (detector.name, detector.title, detector.name.upper()):
+        answer = detect(
+            client,
+            controlnet_module=spelling,
+            controlnet_input_images=[picture, picture],
+            controlnet_processor_res=128,
+            controlnet_masks=[picture, picture],
+        )
+        assert answer.status_code == 200, answer.text
+        maps = [decode(text) for text in answer.json()["images"]]
+        assert len(maps) == 2
+        assert (maps[0] == maps[1]).all()
+        shapes.append(maps[0].shape)
+    side = 128 if detector.resolution else detector.fixed_resolution
+    if detector.identity or detector.frame.value == "as given":
+        side = 64
+    assert {shape[:2] for shape in shapes} == {(side, side * 3 // 2)}
+    assert {call[0] for call in runtime.calls} <= {detector.name}
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_detect_none_keeps_the_mode_of_the_picture(client: TestClient, mode: str) -> None:
+    array = np.random.default_rng(0).integers(0, 250, (8, 6, len(mode)), np.uint8)
+    array = array[:, :, 0] if mode == "L" else array
+    (text,) = detect(client, controlnet_input_images=[encode(array)]).json()["images"]
+    assert (decode(text) == array).all()
+
+
+def test_detect_mask_where_none_is_used_is_ignored_and_logged(
+    client: TestClient, picture: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = {"controlnet_module": "canny", "controlnet_input_images": [picture]}
+    plain = detect(client, **body).json()
+    assert not caplog.messages
+    assert detect(client, **body, controlnet_masks=["not even a picture"]).json() == plain
+    assert caplog.messages == ["canny uses no mask, those sent are ignored"]
+
+
+@pytest.mark.parametrize("junk", ["NaN", "Infinity", "-Infinity", "1e999", "1e300"])
+def test_detect_number_beyond_all_ranges_is_the_default(
+    client: TestClient, picture: str, junk: str
+) -> None:
+    body = (
+        f'{{"controlnet_module": "canny", "controlnet_input_images": ["{picture}"], '
+        f'"controlnet_processor_res": {junk}, "controlnet_threshold_a": {junk}}}'
+    )
+    headers = {"content-type": "application/json"}
+    answer = client.post("/controlnet/detect", content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert decode(answer.json()["images"][0]).shape == (512, 768, 3)
+
+
+NAMES = {
+    **{"All": "x", "Canny": "my_CANNY_x", "Depth": "zoedepth", "IP-Adapter": "ip_adapter_a"},
+    **{"Inpaint": "fooocus_inpaint", "Instant-ID": "instantid_net", "InstructP2P": "v11e_ip2p"},
+    **{"Lineart": "anime_lineart", "MLSD": "v11p_mlsd", "NormalMap": "v11p_normalbae"},
+    **{"OpenPose": "densepose_a", "Recolor": "ioclab_recolor", "Reference": "reference_x"},
+    **{"Revision": "revision_x", "Scribble": "t2i_sketch", "Segmentation": "v11p_seg"},
+    **{"Shuffle": "v11e_shuffle", "SoftEdge": "v11p_softedge", "SparseCtrl": "sparsectrl_rgb"},
+    **{"T2I-Adapter": "t2iadapter_q", "Tile": "tl_blur"},
+}
+"""A model name that each control type finds."""
+UNION = {
+    *("OpenPose", "Depth", "SoftEdge", "Scribble", "Canny", "Lineart", "MLSD", "NormalMap"),
+    *("Segmentation", "Inpaint", "Tile"),
+}
+
+
+def test_control_types_match_models_by_word(tmp_path: Path) -> None:
+    for name in (*NAMES.values(), "union_promax"):
+        (tmp_path / f"{name}.pth").write_bytes(b"")
+    with served(tmp_path) as (client, _):
+        types = client.get("/controlnet/control_types").json()["control_types"]
+    assert list(types) == list(NAMES) == TYPES
+    everything = types.pop("All")
+    assert len(everything["model_list"]) == len(NAMES) + 2
+    for kind, described in types.items():
+        stems = [name.removesuffix(" [e3b0c442]") for name in described["model_list"]]
+        assert stems[0] == "None"
+        wanted = {NAMES[kind]} | ({"union_promax"} if kind in UNION else set())
+        assert set(stems[1:]) == wanted, kind
+        newest = next((stem for stem in stems if "11" in stem), stems[1])
+        assert described["default_model"] == f"{newest} [e3b0c442]"
+        assert described["module_list"][0] == "none"
+        default = described["default_option"]
+        assert default in described["module_list"]
+        assert (default == "none") is (len(described["module_list"]) == 1), kind
+
+
+BODY = [0.5, 0.5, 1.0] * 18
+ONE = {"people": [{"pose_keypoints_2d": BODY}], "canvas_width": 64, "canvas_height": 48}
+
+
+def render(client: TestClient, body: Any) -> httpx.Response:
+    return client.post("/controlnet/render_openpose_json", json=body)
+
+
+def test_render_gives_one_picture_per_pose_of_its_canvas(client: TestClient) -> None:
+    animals = {"animals": [[10, 10, 1] * 17], "canvas_width": 30, "canvas_height": 20}
+    nobody = {"people": [], "canvas_width": 10, "canvas_height": 12}
+    answer = render(client, [ONE, nobody, animals])
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (set(body), body["info"]) == ({"images", "info"}, "Success")
+    person, black, animal = map(decode, body["images"])
+    assert (person.shape, black.shape, animal.shape) == ((48, 64, 3), (12, 10, 3), (20, 30, 3))
+    assert person[24, 32].any()
+    assert not black.any()
+    assert animal[10, 10].any()
+
+
+def test_render_nothing_says_so(client: TestClient) -> None:
+    for answer in (render(client, []), client.post("/controlnet/render_openpose_json")):
+        assert (answer.status_code, answer.json()) == (200, {"info": "No pose data detected."})
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ([{**ONE, "people": [{"pose_keypoints_2d": BODY[:-1]}]}], "has 53 numbers; expected x, y"),
+        ([{**ONE, "people": [{"pose_keypoints_2d": BODY[:51]}]}], "poses[0].people[0].pose_key"),
+        ([{**ONE, "people": [{"pose_keypoints_2d": []}]}], "has 0 numbers; expected"),
+        ([ONE, {**ONE, "animals": [[1.0]]}], "poses[1].animals[0] has 1 numbers"),
+        ([{"canvas_width": 8, "canvas_height": 8}], "poses[0] has neither people nor animals"),
+        ([{**ONE, "canvas_width": 10**7}], "the canvas is 10000000 x 48 pixels; at most"),
+        ([{**ONE, "canvas_width": -1}], "it is empty (-1 x 48 pixels)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_render_malformed_pose_is_a_sentence(client: TestClient, body: list, sentence: str) -> None:
+    answer = render(client, body)
+    assert answer.status_code == 422, answer.text
+    assert sentence in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ONE,
+        "text",
+        [None],
+        [{"people": []}],
+        [{**ONE, "people": [{}]}],
+        [{**ONE, "people": [{"pose_keypoints_2d": "x"}]}],
+        [{**ONE, "people": [{"pose_keypoints_2d": [[1]]}]}],
+        [{**ONE, "canvas_width": "wide"}],
+    ],
+    ids=str,
+)
+def test_render_wrong_shapes_are_validation_errors(client: TestClient, body: Any) -> None:
+    answer = render(client, body)
+    assert answer.status_code == 422
+    assert [set(item) for item in answer.json()["detail"]] >= [{"loc", "msg", "type"}]
+
+
+def test_openapi_names_of_every_route_and_schema(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    found = {
+        path: (method, operation["operationId"])
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    }
+    wanted = {
+        f"/controlnet/{name}": (method, f"{name}_controlnet_{name}_{method}")
+        for name, method in {
+            **dict.fromkeys(("version", "model_list", "module_list", "control_types"), "get"),
+            **{"settings": "get", "detect": "post", "render_openpose_json": "post"},
+        }.items()
+    }
+    assert found == wanted
+    schemas = schema["components"]["schemas"]
+    assert {"Body_detect_controlnet_detect_post", "PoseData", "Person"} <= set(schemas)
+    assert schemas["Person"]["required"] == ["pose_keypoints_2d"]
+    assert schemas["PoseData"]["required"] == ["canvas_width", "canvas_height"]
+    queries = schema["paths"]["/controlnet/model_list"]["get"]["parameters"]
+    assert [(q["name"], q["schema"]["default"]) for q in queries] == [("update", True)]
+    assert not any("security" in op for ops in schema["paths"].values() for op in ops.values())

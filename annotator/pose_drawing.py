@@ -1,0 +1,206 @@
+"""Poses as points, and their picture as the openpose control models know it.
+
+Skeleton and colours: Cao et al., "OpenPose", arXiv:1812.08008; sizes of strokes and dots as in
+Zhang et al. (2023), arXiv:2302.05543, whose models were trained on such pictures. Animals: the 17
+points of AP-10K, Yu et al., arXiv:2108.12617.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+
+BODY_POINTS: Final = 18
+"""Nose, neck, right shoulder, elbow, wrist, the left three, right hip, knee, ankle, the left
+three, right eye, left eye, right ear, left ear."""
+HAND_POINTS: Final = 21
+"""Wrist, then four points of each finger from the thumb on, outwards."""
+FACE_POINTS: Final = 70
+"""Contour, brows, nose, eyes and mouth (68), and the middle of each eye."""
+ANIMAL_POINTS: Final = 17
+
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+
+_HALF_WIDTH: Final = 4
+_BODY_DOT: Final = 4
+_HAND_DOT: Final = 4
+_HAND_LINE: Final = 2
+_FACE_DOT: Final = 3
+_ANIMAL_LINE: Final = 5
+_LIMB_SHADE: Final = 0.6
+
+
+def _colours(*codes: str) -> tuple[Colour, ...]:
+    return tuple((int(c[:2], 16), int(c[2:4], 16), int(c[4:], 16)) for c in codes)
+
+
+_LIMBS: Final = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10)),
+    *((1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
+)
+_BODY_COLOURS: Final = _colours(
+    *("ff0000", "ff5500", "ffaa00", "ffff00", "aaff00", "55ff00", "00ff00", "00ff55", "00ffaa"),
+    *("00ffff", "00aaff", "0055ff", "0000ff", "5500ff", "aa00ff", "ff00ff", "ff00aa", "ff0055"),
+)
+_FINGERS: Final = tuple(
+    (0 if step == 0 else 4 * finger + step, 4 * finger + step + 1)
+    for finger in range(5)
+    for step in range(4)
+)
+_HAND_COLOURS: Final = tuple(
+    tuple(round(255 * part) for part in colorsys.hsv_to_rgb(i / len(_FINGERS), 1, 1))
+    for i in range(len(_FINGERS))
+)
+_HAND_DOT_COLOUR: Final = (0, 0, 255)
+_FACE_COLOUR: Final = (255, 255, 255)
+_ANIMAL_LIMBS: Final = (
+    *((0, 1), (1, 2), (0, 2), (2, 3), (3, 8), (8, 9), (9, 10), (3, 5), (5, 6), (6, 7)),
+    *((3, 4), (4, 14), (14, 15), (15, 16), (4, 11), (11, 12), (12, 13)),
+)
+_ANIMAL_COLOURS: Final = _colours(
+    *("ffffff", "64ff64", "96ffff", "6432ff", "3296c8", "00ffff", "009600", "0000ff", "000096"),
+    *("ff32ff", "ff00ff", "ff0000", "960000", "ffff64", "009600", "ffff00", "969696"),
+)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Points of one person; a part that was not looked for or not found is None.
+
+    Each part is float (points, 3): x, y and confidence. Below confidence 1 a point is missing. A
+    part whose coordinates all lie within -1 to 1 is in fractions of the canvas, else in pixels.
+    """
+
+    body: np.ndarray | None = None
+    left_hand: np.ndarray | None = None
+    right_hand: np.ndarray | None = None
+    face: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Everything found in a picture of `width` x `height` pixels.
+
+    Attributes:
+        people: in the order in which they are drawn.
+        animals: float (17, 3) each, by the rules of `Person`.
+    """
+
+    width: int
+    height: int
+    people: tuple[Person, ...] = ()
+    animals: tuple[np.ndarray, ...] = ()
+
+
+def draw_pose(
+    pose: Pose, *, body: bool = True, hands: bool = True, face: bool = True
+) -> np.ndarray:
+    """Draw the points of a pose, person by person: body, left and right hand, face.
+
+    Args:
+        pose: what to draw; its size is the picture's.
+        body: draw limbs and joints.
+        hands: draw fingers.
+        face: draw the dots of faces.
+
+    Returns:
+        uint8 (pose.height, pose.width, 3), black where nothing is.
+    """
+    canvas = np.zeros((pose.height, pose.width, 3), np.uint8)
+    for person in pose.people:
+        if body:
+            _draw_body(canvas, pixels(person.body, pose))
+        if hands:
+            _draw_hand(canvas, pixels(person.left_hand, pose))
+            _draw_hand(canvas, pixels(person.right_hand, pose))
+        if face:
+            _draw_face(canvas, pixels(person.face, pose))
+    for animal in pose.animals:
+        _draw_animal(canvas, pixels(animal, pose))
+    return canvas
+
+
+def found(part: np.ndarray) -> np.ndarray:
+    """bool (points,): which points of a part are there."""
+    return part[:, 2] >= 1
+
+
+def in_fractions(part: np.ndarray) -> bool:
+    """Whether a part's coordinates are fractions of the canvas, not pixels."""
+    return bool((np.abs(part[found(part), :2]) <= 1).all())
+
+
+def pixels(part: np.ndarray | None, pose: Pose) -> list[Point | None]:
+    """Points of a part in pixels of the canvas; None where a point is missing."""
+    if part is None:
+        return []
+    scale = np.array([pose.width, pose.height] if in_fractions(part) else [1, 1], np.float64)
+    return [
+        (float(x), float(y)) if there else None
+        for (x, y), there in zip(part[:, :2] * scale, found(part), strict=True)
+    ]
+
+
+def _draw_body(canvas: np.ndarray, points: list[Point | None]) -> None:
+    if not points:
+        return
+    for (first, second), colour in zip(_LIMBS, _BODY_COLOURS, strict=False):  # one colour more
+        start, end = points[first], points[second]
+        if start is not None and end is not None:
+            _draw_limb(canvas, start, end, colour)
+    for point, colour in zip(points, _BODY_COLOURS, strict=False):
+        if point is not None:
+            cv2.circle(canvas, _whole(point), _BODY_DOT, colour, thickness=-1)
+
+
+def _draw_limb(canvas: np.ndarray, start: Point, end: Point, colour: Colour) -> None:
+    """A slim ellipse from joint to joint, in a darker shade."""
+    across, down = start[0] - end[0], start[1] - end[1]
+    middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+    axes = (int(math.hypot(across, down) / 2), _HALF_WIDTH)
+    angle = int(math.degrees(math.atan2(down, across)))
+    outline = cv2.ellipse2Poly(_whole(middle), axes, angle, 0, 360, 1)
+    cv2.fillConvexPoly(canvas, outline, [int(part * _LIMB_SHADE) for part in colour])
+
+
+def _draw_hand(canvas: np.ndarray, points: list[Point | None]) -> None:
+    seen = _off_the_edges(points)
+    if not seen:
+        return
+    for (first, second), colour in zip(_FINGERS, _HAND_COLOURS, strict=True):
+        start, end = seen[first], seen[second]
+        if start is not None and end is not None:
+            cv2.line(canvas, _whole(start), _whole(end), colour, _HAND_LINE)
+    _draw_dots(canvas, seen, _HAND_DOT, _HAND_DOT_COLOUR)
+
+
+def _draw_face(canvas: np.ndarray, points: list[Point | None]) -> None:
+    _draw_dots(canvas, _off_the_edges(points), _FACE_DOT, _FACE_COLOUR)
+
+
+def _draw_animal(canvas: np.ndarray, points: list[Point | None]) -> None:
+    for (first, second), colour in zip(_ANIMAL_LIMBS, _ANIMAL_COLOURS, strict=True):
+        start, end = points[first], points[second]
+        if start is not None and end is not None:
+            cv2.line(canvas, _whole(start), _whole(end), colour, _ANIMAL_LINE)
+
+
+def _draw_dots(canvas: np.ndarray, points: list[Point | None], radius: int, colour: Colour) -> None:
+    for point in points:
+        if point is not None:
+            cv2.circle(canvas, _whole(point), radius, colour, thickness=-1)
+
+
+def _off_the_edges(points: list[Point | None]) -> list[Point | None]:
+    """Hand and face points, without those in the first column or row or before: missing ones."""
+    return [point if point is not None and min(_whole(point)) > 0 else None for point in points]
+
+
+def _whole(point: Point) -> tuple[int, int]:
+    return int(point[0]), int(point[1])

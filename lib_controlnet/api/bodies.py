@@ -1,0 +1,106 @@
+"""What a request body may hold, enforced before anything of it is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Final
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+MEGABYTE: Final = 1 << 20
+MAX_BODY: Final = 320 * MEGABYTE
+"""A picture of 8192 x 8192 pixels that PNG cannot compress is 257 MB of base64."""
+MAX_POSE_BODY: Final = 4 * MEGABYTE
+"""About 500 people with hands and faces."""
+MAX_VALUES: Final = 1_000_000
+"""Commas and opening brackets of a body. Pictures bring none, so more is no honest request."""
+MAX_DISCARDED: Final = 1024 * MEGABYTE
+"""Bytes of a refused body that are still read: a client that is cut off while it sends sees a
+broken connection, not the answer."""
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class BoundedRoute(APIRoute):
+    """A route that refuses large bodies (413) and tells validation errors without the input."""
+
+    max_body: ClassVar[int] = MAX_BODY
+
+    def get_route_handler(self) -> Handler:
+        """The handler that FastAPI makes, behind our checks."""
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            if request.method == "POST":
+                body = await read_body(request, self.max_body)
+                request = _with_body(request, body)
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                return JSONResponse({"detail": [_plain(item) for item in error.errors()]}, 422)
+
+        return bounded
+
+
+class PoseRoute(BoundedRoute):
+    """A route for lists of numbers, which take far longer to check than pictures of their size."""
+
+    max_body: ClassVar[int] = MAX_POSE_BODY
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes.
+
+    Raises:
+        HTTPException: 413, it is larger; 422, it has more values than any honest request.
+    """
+    parts: list[bytes] = []
+    size = 0
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit + MAX_DISCARDED:
+        raise _too_large(limit)
+    async for part in request.stream():
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        else:
+            parts.clear()
+        if size > limit + MAX_DISCARDED:
+            break
+    if size > limit:
+        raise _too_large(limit)
+    body = b"".join(parts)
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        msg = f"the request holds more than {MAX_VALUES} values; send fewer"
+        raise HTTPException(422, msg)
+    return body
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(
+        413,
+        f"the request is larger than {limit // MEGABYTE} MB; send fewer or smaller pictures",
+    )
+
+
+def _with_body(request: Request, body: bytes) -> Request:
+    """The request with a body that can be read once more."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(request.scope, receive)
+
+
+def _plain(error: Any) -> dict[str, Any]:
+    """Place, sentence and kind of a validation error.
+
+    Newer generations of pydantic add the input, which may be megabytes, or numbers that JSON
+    cannot hold.
+    """
+    message = str(error.get("msg", "")).encode("utf-8", "replace").decode("utf-8")
+    place = [part if isinstance(part, int) else str(part)[:100] for part in error.get("loc", ())]
+    return {"loc": place, "msg": message[:500], "type": str(error.get("type", ""))}

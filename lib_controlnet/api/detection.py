@@ -1,0 +1,179 @@
+"""What `/controlnet/detect` does: pictures through one preprocessor."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from lib_controlnet import preprocess
+from lib_controlnet.errors import ControlNetError, ImageError
+from lib_controlnet.image import decode_image, decode_mask, join_mask
+
+log = logging.getLogger(__name__)
+
+# Clients compare these texts.
+NO_SUCH_MODULE: Final = "Module not available"
+NOT_SUPPORTED: Final = "Module not supported"
+NO_IMAGE: Final = "No image selected"
+UNDECODABLE: Final = "Invalid encoded image"
+
+UNSUPPORTED: Final = frozenset(
+    {"clip_vision", "revision_clipvision", "revision_ignore_prompt", "ip-adapter-auto"}
+)
+"""Never detected over HTTP, under these names."""
+MAX_IMAGES: Final = 256
+MAX_PIXELS: Final = 512_000_000
+"""All pictures of a request and their maps together."""
+
+RGB: Final = 3
+"""Channels, and the place of a transparency behind them."""
+
+Fetch = Callable[[str], Image.Image]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request.
+
+    Attributes:
+        module: name or label of the preprocessor.
+        images: pictures as text.
+        masks: one per picture, where the preprocessor works on masks.
+        resolution, a, b: its sliders; None and -1 stand for their defaults.
+    """
+
+    module: str | None
+    images: Sequence[str]
+    masks: Sequence[str]
+    resolution: float | None
+    a: float | None
+    b: float | None
+
+    @property
+    def sliders(self) -> tuple[int, float, float]:
+        """Resolution, first and second slider as numbers."""
+        resolution, a, b = (
+            -1 if number is None or not math.isfinite(number) else number
+            for number in (self.resolution, self.a, self.b)
+        )
+        return int(resolution), a, b
+
+
+class PixelBudget:
+    """How many pixels a request may still use."""
+
+    def __init__(self, pixels: int = MAX_PIXELS) -> None:
+        self.all = self.left = pixels
+
+    def spend(self, picture: np.ndarray) -> np.ndarray:
+        """The picture itself.
+
+        Raises:
+            ImageError: it is more than what is left.
+        """
+        self.left -= picture.shape[0] * picture.shape[1]
+        if self.left < 0:
+            msg = (
+                f"the pictures of this request and their maps have more than "
+                f"{self.all // 1_000_000} million pixels; send fewer at a time"
+            )
+            raise ImageError(msg)
+        return picture
+
+
+def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> list[Image.Image]:
+    """Run one preprocessor on several pictures.
+
+    Args:
+        runtime: the extension's services; its `detect` runs a preprocessor.
+        fetch: loads a picture by URL.
+        asked: the request.
+
+    Returns:
+        The maps as they are shown to people, in the order of the pictures.
+
+    Raises:
+        ControlNetError: what is wrong with the request.
+    """
+    detector = _detector(asked)
+    if not detector.uses_mask and asked.masks:
+        log.warning("%s uses no mask, those sent are ignored", detector.name)
+    budget = PixelBudget()
+    shown = []
+    for index, text in enumerate(asked.images):
+        where = f"controlnet_input_images[{index}]"
+        if detector.identity and not detector.uses_mask:
+            shown.append(_untouched(text, where, fetch, budget))
+            continue
+        picture = budget.spend(_decoded(decode_image, text, where, fetch))
+        if detector.uses_mask and index < len(asked.masks):
+            where = f"controlnet_masks[{index}]"
+            mask = budget.spend(_decoded(decode_mask, asked.masks[index], where, fetch))
+            picture = join_mask(picture, mask)
+        detection = runtime.detect(detector.name, picture, *asked.sliders)
+        shown.append(Image.fromarray(np.ascontiguousarray(budget.spend(detection.display))))
+    return shown
+
+
+def _detector(asked: Asked) -> Any:
+    """The preprocessor that is asked for.
+
+    Raises:
+        ControlNetError: there is none, or the request does not have what it needs.
+    """
+    if (asked.module or "").strip().lower() in UNSUPPORTED:
+        raise ControlNetError(NOT_SUPPORTED)
+    detector = preprocess.find(asked.module)
+    if detector is None:
+        raise ControlNetError(NO_SUCH_MODULE)
+    if detector.output is preprocess.declarations.Output.EMBEDDING:
+        raise ControlNetError(NOT_SUPPORTED)
+    if not asked.images:
+        raise ControlNetError(NO_IMAGE)
+    if len(asked.images) > MAX_IMAGES:
+        msg = f"{len(asked.images)} images are sent; at most {MAX_IMAGES} at a time"
+        raise ControlNetError(msg)
+    needs_masks = detector.mask is preprocess.declarations.MaskUse.REQUIRED
+    if needs_masks and len(asked.masks) != len(asked.images):
+        name = (asked.module or "").strip()
+        msg = f"Preprocessor {name} requires `controlnet_masks` param."
+        raise ControlNetError(msg)
+    return detector
+
+
+def _decoded(decode: Callable[..., np.ndarray], text: str, where: str, fetch: Fetch) -> np.ndarray:
+    try:
+        return decode(text, where, fetch=fetch)
+    except ImageError as error:
+        msg = f"{UNDECODABLE}: {error}"
+        raise ImageError(msg, error.status_code) from error
+
+
+def _untouched(text: str, where: str, fetch: Fetch, budget: PixelBudget) -> Image.Image:
+    """The picture as it came, grey and transparent ones too."""
+
+    def decode(*arguments: Any, **options: Any) -> np.ndarray:
+        return decode_image(*arguments, **options, keep_alpha=True)
+
+    picture = budget.spend(_decoded(decode, text, where, fetch))
+    if _is_grey(text):
+        picture = picture[:, :, 0] if picture.shape[2] == RGB else picture[:, :, [0, RGB]]
+    return Image.fromarray(np.ascontiguousarray(picture))
+
+
+def _is_grey(text: str) -> bool:
+    """Whether base64 text that has been decoded once is a file with grey pixels."""
+    try:
+        data = base64.b64decode(text.rpartition(",")[2])
+        return Image.open(io.BytesIO(data)).mode in ("L", "LA")
+    except (binascii.Error, OSError, ValueError):
+        return False

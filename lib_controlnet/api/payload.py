@@ -1,0 +1,151 @@
+"""A look at the units of a generation request before the host takes them.
+
+The host copies as many units as it has slots and drops the others without a word, fails with a
+server error on arguments that are no list, and fails after the generation on values that it
+cannot write into its answer, which repeats the request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.dependencies.utils import get_parameterless_sub_dependant
+from fastapi.routing import APIRoute
+
+from lib_controlnet.errors import ControlNetError, UnitError
+
+ROUTES: Final = {"/sdapi/v1/txt2img": False, "/sdapi/v1/img2img": True}
+"""The host's routes that take units, and whether they are img2img's."""
+SCRIPT: Final = "controlnet"
+MAX_DEPTH: Final = 32
+
+Check = Callable[[object, bool], None]
+
+
+def watch(app: FastAPI, check: Check) -> None:
+    """Have the host's generation routes run a check on their parsed body first.
+
+    Args:
+        app: an application whose routes are complete.
+        check: gets the body and whether it is for img2img; may raise a `ControlNetError`.
+    """
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.path in ROUTES:
+            watcher = Depends(_watcher(check, ROUTES[route.path]))
+            # After the host's own, so that a caller without a password learns nothing.
+            route.dependant.dependencies.append(
+                get_parameterless_sub_dependant(depends=watcher, path=route.path_format)
+            )
+
+
+def _watcher(check: Check, is_img2img: bool) -> Callable[..., Any]:
+    async def watch_units(request: Request) -> None:
+        try:
+            body = await request.json()  # parsed already; starlette keeps it
+        except (ValueError, RecursionError):
+            return  # the host says so itself
+        try:
+            check(body, is_img2img)
+        except ControlNetError as error:
+            raise HTTPException(error.status_code, error.detail) from error
+
+    return watch_units
+
+
+def check_units(body: object, slots: int, drops_surplus: bool = False) -> None:
+    """Refuse what the host would drop silently or fail on.
+
+    Args:
+        body: the request.
+        slots: units that the host takes.
+        drops_surplus: further units are the host's to drop, not an error.
+
+    Raises:
+        ControlNetError: a sentence about the units.
+    """
+    scripts = body.get("alwayson_scripts") if isinstance(body, Mapping) else None
+    if not isinstance(scripts, Mapping):
+        return
+    for key, given in scripts.items():
+        if str(key).lower() != SCRIPT:
+            continue
+        where = f"alwayson_scripts.{SCRIPT}"
+        if not isinstance(given, Mapping):
+            msg = f'{where} is {_kind(given)}; expected an object with a list "args"'
+            raise ControlNetError(msg)
+        units = given.get("args", [])
+        if not isinstance(units, list):
+            msg = f"{where}.args is {_kind(units)}; expected a list of units"
+            raise ControlNetError(msg)
+        _check_count(units, slots, drops_surplus)
+        for index, unit in enumerate(units):
+            _check_values(unit, index)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    if value is None:
+        return "null"
+    return names.get(type(value), "a number")
+
+
+def _check_count(units: list[Any], slots: int, drops_surplus: bool) -> None:
+    surplus = [index for index, unit in enumerate(units) if index >= slots and _is_asked(unit)]
+    if surplus and not drops_surplus:
+        msg = (
+            f"unit {surplus[0]}: {len(units)} units are sent, but there are {slots} slots; raise "
+            '"Multi-ControlNet: ControlNet unit number" under Settings > ControlNet and reload '
+            "the UI, or send fewer"
+        )
+        raise UnitError(msg)
+
+
+def _is_asked(unit: object) -> bool:
+    """Whether leaving a unit out would change the picture."""
+    if not isinstance(unit, Mapping):
+        return unit is not None
+    enabled = unit.get("enabled", True)
+    return enabled.strip().lower() not in _OFF if isinstance(enabled, str) else bool(enabled)
+
+
+_OFF: Final = ("false", "0", "off", "no", "")
+
+
+def _check_values(unit: object, index: int) -> None:
+    """Every value must survive being written into the answer."""
+    waiting = [(unit, "", 0)]
+    unnamed = "an argument"
+    while waiting:
+        value, field, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            msg = f"unit {index}: {field or unnamed} is nested more than {MAX_DEPTH} levels deep"
+            raise UnitError(msg)
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                name = field or _printable(key)
+                _check_text(key, index, name)
+                waiting.append((item, name, depth + 1))
+        elif isinstance(value, list):
+            waiting += [(item, field, depth + 1) for item in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            msg = f"unit {index}: {field or unnamed} is {value}, must be a finite number"
+            raise UnitError(msg)
+        elif isinstance(value, str):
+            _check_text(value, index, field or unnamed)
+
+
+def _check_text(text: str, index: int, field: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        msg = f"unit {index}: {field} holds half a surrogate pair, which is no character"
+        raise UnitError(msg) from error
+
+
+def _printable(key: str) -> str:
+    return key[:100].encode("utf-8", "backslashreplace").decode("utf-8")

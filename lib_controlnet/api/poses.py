@@ -1,0 +1,60 @@
+"""What `/controlnet/render_openpose_json` takes and does: poses as JSON to pictures.
+
+The models give the shape of the body and the names that generated clients use; what the numbers
+have to be is checked in `lib_controlnet.pose`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from lib_controlnet.api.detection import MAX_IMAGES, MAX_PIXELS
+from lib_controlnet.errors import ControlNetError
+from lib_controlnet.pose import MAX_FIGURES, drawing, read_pose
+
+NO_POSE: Final = "No pose data detected."
+
+
+class Person(BaseModel):
+    """Flat lists of x, y and confidence, per part of one person; null for a missing part."""
+
+    pose_keypoints_2d: list[float] | None = Field(...)
+    hand_right_keypoints_2d: list[float] | None = None
+    hand_left_keypoints_2d: list[float] | None = None
+    face_keypoints_2d: list[float] | None = None
+
+
+class PoseData(BaseModel):
+    """Everybody in one picture; coordinates are fractions of the canvas or pixels."""
+
+    people: list[Person] | None = None
+    animals: list[list[float]] | None = None
+    canvas_width: int
+    canvas_height: int
+
+
+def render(poses: Sequence[PoseData]) -> list[Image.Image]:
+    """One RGB picture per pose.
+
+    Raises:
+        ControlNetError: a pose is malformed, or they are too many or too large.
+    """
+    if len(poses) > MAX_IMAGES:
+        msg = f"{len(poses)} poses are sent; at most {MAX_IMAGES} at a time"
+        raise ControlNetError(msg)
+    read = [
+        read_pose({**dict(data), "people": data.people and list(map(dict, data.people))}, where)
+        for data, where in ((data, f"poses[{i}]") for i, data in enumerate(poses))
+    ]
+    if sum(len(pose.people) + len(pose.animals) for pose in read) > MAX_FIGURES:
+        msg = f"the poses hold more than {MAX_FIGURES} people and animals; send fewer at a time"
+        raise ControlNetError(msg)
+    if sum(pose.width * pose.height for pose in read) > MAX_PIXELS:
+        millions = MAX_PIXELS // 1_000_000
+        msg = f"the canvases have more than {millions} million pixels; send fewer at a time"
+        raise ControlNetError(msg)
+    return [Image.fromarray(drawing.draw_pose(pose)) for pose in read]

@@ -1,0 +1,154 @@
+"""The routes: thin functions whose names are part of the interface, generated clients carry them.
+
+Lists come from `listing`, work from `detection` and `poses`; every error is a 4xx with one
+sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+
+from fastapi import APIRouter, Body, FastAPI, HTTPException
+from PIL import Image
+
+from lib_controlnet import listing
+from lib_controlnet.api.access import guards
+from lib_controlnet.api.bodies import BoundedRoute, PoseRoute
+from lib_controlnet.api.detection import Asked, detect_all
+from lib_controlnet.api.payload import check_units, watch
+from lib_controlnet.api.poses import NO_POSE, PoseData, render
+from lib_controlnet.enums import OnError
+from lib_controlnet.errors import ControlNetError
+
+API_VERSION: Final = 3
+PREFIX: Final = "/controlnet"
+
+
+class WebServices(Protocol):
+    """What the routes ask of the host (see `lib_controlnet.host.web`)."""
+
+    def credentials(self) -> Mapping[str, str]:
+        """User -> password that guard the host's own API; empty if it is open."""
+        ...
+
+    def serves_api(self) -> bool:
+        """Whether the host serves its own API."""
+        ...
+
+    def slots(self, is_img2img: bool) -> int:
+        """Units that the host takes from a generation request."""
+        ...
+
+    def encode(self, image: Image.Image) -> str:
+        """Base64 text of a picture in the user's sample format."""
+        ...
+
+    def fetch(self, url: str) -> Image.Image:
+        """Load a picture by URL where the user's settings allow it, else raise OSError."""
+        ...
+
+
+def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
+    """What `lib_controlnet.api.mount` does, with the host's side of HTTP at hand."""
+    router = APIRouter(
+        prefix=PREFIX,
+        route_class=BoundedRoute,
+        dependencies=guards(app, services.credentials(), services.serves_api()),
+    )
+    for add_some in (_add_lists, _add_detect, _add_render):
+        add_some(router, runtime, services)
+    app.include_router(router)
+
+    def check(body: object, is_img2img: bool) -> None:
+        on_error = runtime.option("control_net_on_error", OnError.STOP.value)
+        check_units(body, services.slots(is_img2img), on_error == OnError.SKIP)
+
+    watch(app, check)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """What is wrong with the request becomes the answer."""
+    try:
+        yield
+    except ControlNetError as error:
+        raise HTTPException(error.status_code, error.detail) from error
+
+
+def _add_lists(router: APIRouter, runtime: Any, _services: WebServices) -> None:
+    @router.get("/version")
+    def version() -> dict[str, int]:
+        return {"version": API_VERSION}
+
+    @router.get("/model_list")
+    def model_list(update: bool = True) -> dict[str, list[str]]:
+        if update:
+            runtime.refresh_models()
+        # Copies of one model share a stem; the later one stands for all of them.
+        by_stem = {name.rpartition(" [")[0]: name for name in runtime.catalog.names()}
+        return {"model_list": list(by_stem.values())}
+
+    @router.get("/module_list")
+    def module_list(alias_names: bool = False) -> dict[str, Any]:
+        return {
+            "module_list": listing.module_names(labels=alias_names),
+            "module_detail": listing.module_detail(labels=alias_names),
+        }
+
+    @router.get("/control_types")
+    def control_types() -> dict[str, Any]:
+        return {"control_types": listing.describe_control_types(runtime.catalog)}
+
+    @router.get("/settings")
+    def settings() -> dict[str, int]:
+        return {"control_net_unit_count": runtime.unit_count()}
+
+
+Texts = list[str] | None
+Number = float | None
+
+
+def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
+    @router.post("/detect")
+    def detect(  # noqa: PLR0913 - the body's keys
+        controlnet_module: str | None = Body("none", title="Controlnet Module"),
+        controlnet_input_images: Texts = Body([], title="Controlnet Input Images"),  # noqa: B008
+        controlnet_processor_res: Number = Body(-1, title="Controlnet Processor Resolution"),  # noqa: B008
+        controlnet_threshold_a: Number = Body(-1, title="Controlnet Threshold a"),  # noqa: B008
+        controlnet_threshold_b: Number = Body(-1, title="Controlnet Threshold b"),  # noqa: B008
+        controlnet_masks: Texts = Body([], title="Controlnet Masks"),  # noqa: B008
+        controlnet_images: Texts = Body([], title="Older name of the input images"),  # noqa: B008
+        low_vram: bool | None = Body(False, title="Low vram"),
+    ) -> dict[str, Any]:
+        del low_vram  # every preprocessor here runs on the CPU
+        asked = Asked(
+            controlnet_module,
+            controlnet_input_images or controlnet_images or [],
+            controlnet_masks or [],
+            controlnet_processor_res,
+            controlnet_threshold_a,
+            controlnet_threshold_b,
+        )
+        with _answering():
+            shown = detect_all(runtime, services.fetch, asked)
+        return {"images": [services.encode(picture) for picture in shown], "info": "Success"}
+
+
+def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None:
+    def render_openpose_json(
+        poses: list[PoseData] | None = Body([], title="Pose Data"),  # noqa: B008
+    ) -> dict[str, Any]:
+        if not poses:
+            return {"info": NO_POSE}
+        with _answering():
+            pictures = render(poses)
+        return {"images": [services.encode(picture) for picture in pictures], "info": "Success"}
+
+    router.add_api_route(
+        "/render_openpose_json",
+        render_openpose_json,
+        methods=["POST"],
+        route_class_override=PoseRoute,
+    )

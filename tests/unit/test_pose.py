@@ -1,0 +1,230 @@
+"""Poses: their JSON form, and their picture against an independent drawing.
+
+`data/poses/people.png` was drawn from `people.json` by the package controlnet_aux 0.0.10
+(`open_pose.util`), which shares no code with this repository.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_controlnet import pose as pose_module
+from lib_controlnet.errors import ControlNetError
+from lib_controlnet.pose import drawing, pose_json, read_pose
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "poses"
+PARTS = ("pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d")
+ANIMAL_LIMBS = {  # 1-based, as published with the AP-10K skeleton
+    **{(1, 2): "ffffff", (2, 3): "64ff64", (1, 3): "96ffff", (3, 4): "6432ff", (4, 9): "3296c8"},
+    **{(9, 10): "00ffff", (10, 11): "009600", (4, 6): "0000ff", (6, 7): "000096"},
+    **{(7, 8): "ff32ff", (4, 5): "ff00ff", (5, 15): "ff0000", (15, 16): "960000"},
+    **{(16, 17): "ffff64", (5, 12): "009600", (12, 13): "ffff00", (13, 14): "969696"},
+}
+
+
+@pytest.fixture
+def people() -> dict[str, Any]:
+    return json.loads((DATA / "people.json").read_text(encoding="utf-8"))
+
+
+def flat(points: dict[int, tuple[float, float]], count: int) -> list[float]:
+    """Flat list with some points present."""
+    numbers = np.zeros((count, 3))
+    for index, (x, y) in points.items():
+        numbers[index] = (x, y, 1)
+    return numbers.ravel().tolist()
+
+
+def scene(**changes: Any) -> dict[str, Any]:
+    """A canvas of 100 x 80 with nobody in it."""
+    return {"people": [], "canvas_width": 100, "canvas_height": 80, **changes}
+
+
+def drawn(**changes: Any) -> np.ndarray:
+    return drawing.draw_pose(read_pose(scene(**changes)))
+
+
+def test_drawing_equals_an_independent_one_to_the_byte(people: dict) -> None:
+    wanted = np.asarray(Image.open(DATA / "people.png"))
+    assert (wanted > 0).any(axis=2).mean() > 0.08, "the picture shows people"
+    assert np.array_equal(drawing.draw_pose(read_pose(people)), wanted)
+
+
+def test_drawing_in_pixels_is_that_in_fractions(people: dict) -> None:
+    pixels = json.loads(json.dumps(people))
+    size = np.array([people["canvas_width"], people["canvas_height"], 1])
+    for person in pixels["people"]:
+        for key in (*PARTS, "face_keypoints_2d"):
+            if person[key] is not None:
+                points = np.array(person[key]).reshape(-1, 3) * size
+                assert points[:, :2].max() > 1
+                person[key] = points.ravel().tolist()
+    assert np.array_equal(
+        drawing.draw_pose(read_pose(pixels)), drawing.draw_pose(read_pose(people))
+    )
+
+
+@pytest.mark.parametrize("left_out", ["body", "hands", "face"])
+def test_drawing_leaves_out_what_is_not_wanted(people: dict, left_out: str) -> None:
+    pose = read_pose(people)
+    whole, partly = drawing.draw_pose(pose), drawing.draw_pose(pose, **{left_out: False})
+    white = (partly == 255).all(axis=2).any()
+    assert white is np.bool_(left_out != "face")
+    assert (whole != partly).any()
+    alone = {name: name == left_out for name in ("body", "hands", "face")}
+    assert drawing.draw_pose(pose, **alone).any()
+
+
+def test_body_limb_is_a_dark_ellipse_between_bright_joints() -> None:
+    image = drawn(
+        people=[{"pose_keypoints_2d": flat({2: (20, 40), 3: (80, 40)}, 18)}]
+    )  # right shoulder to elbow
+    assert image[40, 50].tolist() == [153, 102, 0], "ffaa00 times 0.6, cut"
+    assert image[40, 20].tolist() == [255, 170, 0]
+    assert image[40, 80].tolist() == [255, 255, 0]
+    assert image[44, 50].any(), "half as thick as 4 pixels"
+    assert not image[45, 50].any()
+    assert not image[44, 26].any(), "slimmer towards its ends"
+
+
+def test_point_below_full_confidence_is_missing() -> None:
+    numbers = flat({2: (20, 40), 3: (80, 40)}, 18)
+    numbers[3 * 3 + 2] = 0.99
+    image = drawn(people=[{"pose_keypoints_2d": numbers}])
+    assert image[40, 20].any()
+    assert not image[:, 40:].any()
+
+
+@pytest.mark.parametrize("key", ["hand_left_keypoints_2d", "face_keypoints_2d"])
+def test_hand_and_face_points_at_the_edge_are_missing(key: str) -> None:
+    part = flat({0: (0.4, 30), 1: (30, 0), 2: (30, 30)}, 21 if "hand" in key else 70)
+    image = drawn(people=[{"pose_keypoints_2d": flat({}, 18), key: part}])
+    assert image[30, 30].any()
+    assert not image[:, :5].any()
+    assert not image[:5].any()
+
+
+def test_extra_points_of_a_body_are_ignored() -> None:
+    numbers = flat({2: (20, 40), 3: (80, 40)}, 18)
+    longer = numbers + [50.0, 10.0, 1.0] * 6
+    assert np.array_equal(
+        drawn(people=[{"pose_keypoints_2d": longer}]),
+        drawn(people=[{"pose_keypoints_2d": numbers}]),
+    )
+
+
+@pytest.mark.parametrize(("limb", "colour"), ANIMAL_LIMBS.items(), ids=str)
+def test_animal_limb_has_its_colour_and_width(limb: tuple[int, int], colour: str) -> None:
+    ends = {limb[0] - 1: (10, 40), limb[1] - 1: (90, 50)}
+    image = drawn(people=None, animals=[flat(ends, 17)])
+    line = cv2.line(np.zeros_like(image), (10, 40), (90, 50), tuple(bytes.fromhex(colour)), 5)
+    assert np.array_equal(image, line)
+
+
+def test_nobody_is_black_and_of_canvas_size() -> None:
+    image = drawn()
+    assert (image.shape, image.dtype) == ((80, 100, 3), np.uint8)
+    assert not image.any()
+
+
+def test_json_round_trip_keeps_every_point(people: dict) -> None:
+    people["animals"] = [flat({0: (12.5, 30), 16: (319, 200)}, 17)]
+    assert pose_json(read_pose(people)) == people
+
+
+def test_json_of_pixels_is_in_fractions_that_draw_the_same() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        width, height = (int(side) for side in rng.integers(40, 700, 2))
+        body = np.column_stack(
+            [rng.integers(0, width, 18), rng.integers(0, height, 18), rng.random(18) > 0.3]
+        )
+        body[body[:, 2] == 0] = 0
+        pose = drawing.Pose(width, height, (drawing.Person(body.astype(float)),))
+        told = json.loads(json.dumps(pose_json(pose)))
+        assert max(map(abs, told["people"][0]["pose_keypoints_2d"])) <= 1
+        assert np.array_equal(drawing.draw_pose(read_pose(told)), drawing.draw_pose(pose))
+
+
+def test_json_of_points_outside_the_canvas_stays_in_pixels() -> None:
+    body = np.array(flat({2: (20, 40), 3: (130, 40)}, 18)).reshape(-1, 3)
+    pose = drawing.Pose(100, 80, (drawing.Person(body),))
+    told = pose_json(pose)
+    assert max(told["people"][0]["pose_keypoints_2d"]) == 130
+    assert np.array_equal(drawing.draw_pose(read_pose(told)), drawing.draw_pose(pose))
+
+
+def test_json_of_animal_fractions_is_in_pixels() -> None:
+    told = pose_json(read_pose(scene(animals=[flat({4: (0.5, 0.25)}, 17)])))
+    assert told["animals"][0][12:15] == [50, 20, 1]
+
+
+FULL = flat({0: (0.5, 0.5)}, 18)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"people": None}, "here has neither people nor animals"),
+        ({"canvas_width": 0}, "here: the canvas cannot be used: it is empty (0 x 80 pixels)"),
+        ({"canvas_height": -3}, "here: the canvas cannot be used"),
+        ({"canvas_width": 10**9}, "here: the canvas is 1000000000 x 80 pixels; at most"),
+        ({"canvas_width": 1.5}, "here.canvas_width is 1.5; expected a whole number"),
+        ({"canvas_width": "8"}, "here.canvas_width is '8'; expected a whole number"),
+        ({"canvas_width": float("nan")}, "here.canvas_width is nan; expected a whole number"),
+        (
+            {"people": [{"pose_keypoints_2d": FULL}, {"pose_keypoints_2d": FULL[:-1]}]},
+            "here.people[1].pose_keypoints_2d has 53 numbers; expected x, y and confidence of "
+            "18 points, 54 numbers",
+        ),
+        (
+            {"people": [{"pose_keypoints_2d": FULL[:-3]}]},
+            "here.people[0].pose_keypoints_2d has 51 numbers; expected",
+        ),
+        (
+            {"people": [{"pose_keypoints_2d": []}]},
+            "here.people[0].pose_keypoints_2d has 0 numbers; expected",
+        ),
+        (
+            {"people": [{"pose_keypoints_2d": FULL, "hand_left_keypoints_2d": FULL}]},
+            "here.people[0].hand_left_keypoints_2d has 54 numbers; expected x, y and confidence "
+            "of 21 points, 63 numbers",
+        ),
+        (
+            {"people": [{"pose_keypoints_2d": FULL, "face_keypoints_2d": [1.0]}]},
+            "here.people[0].face_keypoints_2d has 1 numbers",
+        ),
+        ({"animals": [FULL[:48]]}, "here.animals[0] has 48 numbers; expected x, y and"),
+        (
+            {"people": [{"pose_keypoints_2d": [float("nan"), *FULL[1:]]}]},
+            "here.people[0].pose_keypoints_2d holds a number beyond 163840",
+        ),
+        ({"people": [{"pose_keypoints_2d": [1e30, *FULL[1:]]}]}, "holds a number beyond 163840"),
+        ({"people": [{"pose_keypoints_2d": ["x", *FULL[1:]]}]}, "something that is not a number"),
+        ({"people": [{"pose_keypoints_2d": FULL}] * 1001}, "has 1001 people and animals; at most"),
+    ],
+    ids=lambda value: value[:48] if isinstance(value, str) else "",
+)
+def test_malformed_pose_is_told_where_and_what(changes: dict, sentence: str) -> None:
+    with pytest.raises(ControlNetError) as caught:
+        read_pose(scene(**changes), "here")
+    assert sentence in str(caught.value)
+    assert caught.value.status_code == 422
+
+
+def test_missing_parts_are_null_or_empty() -> None:
+    person = {"pose_keypoints_2d": FULL, "hand_left_keypoints_2d": [], "face_keypoints_2d": None}
+    read = read_pose(scene(people=[person])).people[0]
+    assert (read.left_hand, read.right_hand, read.face) == (None, None, None)
+    assert read_pose(scene(people=[{"pose_keypoints_2d": None}])).people[0].body is None
+
+
+def test_drawing_is_found_beside_the_declarations() -> None:
+    assert pose_module.drawing.__package__ == pose_module.preprocess.declarations.__package__
