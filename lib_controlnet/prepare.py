@@ -22,6 +22,7 @@ from lib_controlnet.inputs import (
     control_picture,
     host_region,
     own_region,
+    split_picture,
 )
 from lib_controlnet.region import Region
 from lib_controlnet.session import PreparedUnit
@@ -209,7 +210,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
 
 
 def _uses_init(unit: ControlUnit) -> bool:
-    return unit.image is None
+    return split_picture(unit)[0] is None
 
 
 def _resolution(unit: ControlUnit, picture: ControlPicture, request: GenerationRequest) -> float:

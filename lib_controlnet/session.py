@@ -67,7 +67,8 @@ class PreparedUnit:
             means all.
         soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
         effect: name of a sampling effect the preprocessor declares, or None.
-        holds: its sampling effect acts in the present pass.
+        holds: its sampling effect acts in the present pass, or did in the first one of a hires
+            fix.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
         control: what it was bound to in the present pass; None where it has no effect.
     """
@@ -150,7 +151,8 @@ class ControlSession:
         unit = prepared.unit
         placed = place_map(prepared.detected, info.geometry, prepared.resize_mode)
         others = [shown for shown in prepared.maps if shown.shape != placed.shape]
-        prepared.maps, prepared.holds = [placed, *others], False
+        prepared.maps = [placed, *others]
+        prepared.holds = prepared.holds and info.is_hires  # what the first pass kept stays kept
         if prepared.load is None or not _acts_in(unit.hr_option, info):
             return None
         network = prepared.load(base)

@@ -188,11 +188,19 @@ def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
     """
     sampler = p.sampler
     present = sampler.launch_sampling
-    original = getattr(present, "controlnet_original", present)
-    own_before = "launch_sampling" in vars(sampler) and original is present
+    if getattr(present, "controlnet_wrapper", None) is present:  # armed before, never launched
+        original, own_before = present.controlnet_original, present.controlnet_own_before
+    else:
+        original, own_before = present, "launch_sampling" in vars(sampler)
+    spent = False
 
     def launch_sampling(steps: int, func: Callable[[], Any]) -> Any:
-        _restore(sampler, original, own_before)
+        nonlocal spent
+        if spent:  # a neighbour has kept this wrapper inside its own
+            return original(steps, func)
+        spent = True
+        if vars(sampler).get("launch_sampling") is launch_sampling:
+            _restore(sampler, original, own_before)
         with ExitStack() as stack:
             stack.enter_context(sampled(session, shared_objects))
             stack.enter_context(session.sampling(require_base().module))
@@ -206,7 +214,10 @@ def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
             p.comment(comment)
         return result
 
+    # Known by identity: `functools.wraps` of a neighbour copies attributes.
+    launch_sampling.controlnet_wrapper = launch_sampling  # type: ignore[attr-defined]
     launch_sampling.controlnet_original = original  # type: ignore[attr-defined]
+    launch_sampling.controlnet_own_before = own_before  # type: ignore[attr-defined]
     sampler.launch_sampling = launch_sampling
 
 
@@ -225,7 +236,7 @@ def sampled(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
 def _restore(sampler: Any, original: Callable[..., Any], own_before: bool) -> None:
     if own_before:
         sampler.launch_sampling = original
-    elif "launch_sampling" in vars(sampler):
+    else:
         del sampler.launch_sampling
 
 

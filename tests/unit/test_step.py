@@ -56,3 +56,12 @@ def test_select_cond_only_and_one_image():
     step = StepContext(x, torch.zeros(4), None, None, 0.0, rows)
     assert step.select(cond_only=True) == (0, 1)
     assert step.select(cond_only=False, images=frozenset({1})) == (1, 3)
+
+
+def test_cursor_tiles_of_one_call_have_all_rows_each():
+    layout = RowLayout.build([1], 1, 2)
+    cursor = StepCursor()
+    cursor.begin(layout, 0.0)
+    assert cursor.next_rows(6) == layout.rows * 3
+    assert cursor.next_rows(4) == layout.rows * 2
+    assert cursor.next_rows(2) == layout.rows
