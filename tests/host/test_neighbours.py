@@ -1,0 +1,699 @@
+"""Other extensions reach into a generation: each by the calls that it really makes."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from controls import MODEL, SIZE, STEPS, encoded, first, picture, request, unet_hooks, unit
+from neighbours import Detailer, Frames, Tiles, controlnet_script, denoiser_replaced, rows_of
+from neighbours import process as run
+from neighbours import processing_of as asked
+from PIL import Image
+
+EXTERNAL_CODE = "extensions.sd-webui-controlnet.scripts.external_code"
+TILES = [(0, 0, 8, 8), (8, 0, 16, 8), (16, 0, 24, 8)]
+MODES = ("Balanced", "My prompt is more important", "ControlNet is more important")
+
+
+@pytest.fixture
+def external_code(webui):
+    return importlib.import_module(EXTERNAL_CODE, "external_code")
+
+
+@pytest.fixture
+def allowed(webui, monkeypatch):
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, "control_net_allow_script_control", True)
+
+
+def near(left: np.ndarray, right: np.ndarray) -> bool:
+    """Equal but for the rounding of sums in another order."""
+    return int(np.abs(left.astype(int) - right).max()) <= 1
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+# ---- Tiled Diffusion, DemoFusion ----
+
+
+def one_tile(webui: Any, call: dict[str, Any], tile: int, image: np.ndarray, mode: str) -> Any:
+    """The U-Net's answer for one recorded tile, its part of the picture being the unit's own."""
+    rows = list(range(2 * tile, 2 * tile + 2))
+    answers: list[torch.Tensor] = []
+
+    def make(_sampler: Any, forward: Any) -> Any:
+        def replayed(x: torch.Tensor, sigma: torch.Tensor, cond: Any) -> torch.Tensor:
+            if not answers:
+                part = rows_of(call["cond"], rows)
+                answers.append(forward(call["x"][rows], call["sigma"][rows], cond=part))
+            return forward(x, sigma, cond=cond)
+
+        return replayed
+
+    with denoiser_replaced(make):
+        webui.txt2img(**request(unit(image=encoded(image), control_mode=mode)))
+    return answers[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tiles_act_as_if_their_part_were_the_units_own_picture(webui, mode):
+    image = picture(SIZE * len(TILES))
+    tiles = Tiles(TILES)
+    with denoiser_replaced(tiles.attach):
+        fields = {"width": SIZE * len(TILES)}
+        webui.txt2img(**request(unit(image=encoded(image), control_mode=mode), **fields))
+    assert [param.shape for param in tiles.whole] == [(1, 3, SIZE, SIZE * len(TILES))]
+    assert len(tiles.calls) == STEPS
+    call = tiles.calls[0]
+    for number in range(len(TILES)):
+        part = image[:, SIZE * number : SIZE * (number + 1)]
+        alone = one_tile(webui, call, number, part, mode)
+        together = call["out"][2 * number : 2 * number + 2]
+        assert torch.allclose(alone, together, atol=1e-4), f"tile {number}"
+    elsewhere = one_tile(webui, call, 1, image[:, :SIZE], mode)
+    assert not torch.allclose(elsewhere[:1], call["out"][2:3], atol=1e-4)
+
+
+def test_tiles_over_several_units_and_batches_leave_nothing_behind(webui):
+    width = SIZE * len(TILES)
+    units = [unit(image=encoded(picture(width, seed=n)), weight=0.5) for n in (1, 2)]
+    before, hooks = first(webui.txt2img(**request(units[0]))), unet_hooks()
+    tiles = Tiles(TILES)
+    with denoiser_replaced(tiles.attach):
+        webui.txt2img(**request(*units, width=width, n_iter=2))
+    assert len(tiles.params) == 2
+    assert len(tiles.calls) == 2 * STEPS
+    assert controlnet_script().latest_network is None
+    assert unet_hooks() == hooks
+    assert np.array_equal(first(webui.txt2img(**request(units[0]))), before)
+
+
+def test_hint_put_back_acts_like_the_own_picture(webui):
+    """Set and restored before every call, the picture is the one without a neighbour."""
+
+    class Restored(Tiles):
+        def attach(self, sampler, forward):
+            super().attach(sampler, forward)
+
+            def call(x, sigma, cond):
+                for param in self.params:
+                    param.hint_cond = torch.zeros(1, 3, SIZE, SIZE)
+                self.restore()
+                return forward(x, sigma, cond=cond)
+
+            return call
+
+    with denoiser_replaced(Restored(TILES).attach):
+        touched = first(webui.txt2img(**request(unit())))
+    assert np.array_equal(touched, first(webui.txt2img(**request(unit()))))
+
+
+@pytest.mark.parametrize("moment", ["at the sampler", "at the second step"])
+def test_assigned_hint_acts_from_the_next_call_on(webui, moment):
+    other = picture(seed=8)
+    calls: list[int] = []
+
+    def make(_sampler, forward):
+        (param,) = controlnet_script().latest_network.control_params
+        if moment == "at the sampler":
+            param.hint_cond = to_tensor(other)
+
+        def call(x, sigma, cond):
+            calls.append(1)
+            if moment == "at the second step" and len(calls) == 2:
+                param.hint_cond = to_tensor(other)[0]  # without batch axis
+            return forward(x, sigma, cond=cond)
+
+        return call
+
+    with denoiser_replaced(make):
+        changed = first(webui.txt2img(**request(unit())))
+    own, new = (first(webui.txt2img(**request(unit(image=encoded(i))))) for i in (picture(), other))
+    if moment == "at the sampler":
+        assert np.array_equal(changed, new)
+    else:
+        split = [unit(guidance_end=0.25), unit(image=encoded(other), guidance_start=0.25)]
+        assert near(changed, first(webui.txt2img(**request(*split))))
+    assert not np.array_equal(changed, own)
+
+
+@pytest.mark.parametrize(
+    ("hint", "message"),
+    [
+        (torch.zeros(3, 3, SIZE, SIZE), "replaced a hint by 3 of them.*2 rows"),
+        (torch.zeros(1, 5, SIZE, SIZE), "reads hints with 3 channels"),
+        ("canny", "hint_cond was set to str"),
+        (torch.zeros(SIZE, SIZE), r"Tensor \(64, 64\)"),
+    ],
+    ids=["rows", "channels", "text", "flat"],
+)
+def test_unusable_hint_stops_with_a_sentence_and_the_next_run_is_right(webui, hint, message):
+    import embedded
+
+    before = first(webui.txt2img(**request(unit())))
+
+    def make(_sampler, forward):
+        def call(x, sigma, cond):
+            controlnet_script().latest_network.control_params[0].hint_cond = hint
+            return forward(x, sigma, cond=cond)
+
+        return call
+
+    with denoiser_replaced(make), pytest.raises(embedded.ApiError, match=message) as caught:
+        webui.txt2img(**request(unit()))
+    assert caught.value.status == 422
+    assert np.array_equal(first(webui.txt2img(**request(unit()))), before)
+
+
+def test_hires_pass_has_a_hint_of_its_own(webui):
+    seen: list[Any] = []
+    hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.7, "hr_upscaler": "Latent"}
+
+    def make(_sampler, forward):
+        (param,) = controlnet_script().latest_network.control_params
+        seen.append((tuple(param.hint_cond.shape[-2:]), tuple(param.hr_hint_cond.shape[-2:])))
+        param.hr_hint_cond = to_tensor(picture(96, 96, seed=4))
+        return forward
+
+    with denoiser_replaced(make):
+        changed = first(webui.txt2img(**request(unit(), **hires)))
+    assert seen == [((64, 64), (96, 96))] * 2
+    parts = [unit(hr_option="Low res only")]
+    parts += [unit(image=encoded(picture(96, 96, seed=4)), hr_option="High res only")]
+    assert near(changed, first(webui.txt2img(**request(*parts, **hires))))
+
+
+# ---- AnimateDiff ----
+
+
+def test_frames_of_an_animation_follow_their_own_hints_in_windows(webui):
+    images = [picture(seed=20 + frame) for frame in range(4)]
+    frames = Frames(torch.cat([to_tensor(image) for image in images]), [[0, 1], [2, 3], [1, 3]])
+    with denoiser_replaced(frames.attach):
+        answer = webui.txt2img(**request(unit(), batch_size=4))
+    assert frames.shapes == [2] * (3 * STEPS)
+    for frame, image in enumerate(images):
+        alone = webui.txt2img(**request(unit(image=encoded(image)), seed=5 + frame))
+        assert near(np.array(answer.images[frame]), first(alone)), f"frame {frame}"
+
+
+def test_one_hint_for_each_picture_of_the_batch(webui):
+    images = [picture(seed=20 + frame) for frame in range(2)]
+
+    def make(_sampler, forward):
+        params = controlnet_script().latest_network.control_params
+        params[0].hint_cond = torch.cat([to_tensor(image) for image in images])
+        return forward
+
+    prompts = {"prompt": "a red circle AND a blue star", "batch_size": 2}
+    with denoiser_replaced(make):
+        answer = webui.txt2img(**request(unit(), **prompts))
+    for frame, image in enumerate(images):
+        fields = {**prompts, "batch_size": 1, "seed": 5 + frame}
+        alone = webui.txt2img(**request(unit(image=encoded(image)), **fields))
+        assert near(np.array(answer.images[frame]), first(alone)), f"frame {frame}"
+
+
+def test_types_that_animations_ask_for(webui, external_code):
+    from scripts.batch_hijack import InputMode
+    from scripts.hook import ControlModelType
+
+    seen: list[Any] = []
+
+    def make(_sampler, forward):
+        (param,) = controlnet_script().latest_network.control_params
+        kind = param.control_model_type
+        seen.append((kind not in (ControlModelType.IPAdapter, ControlModelType.Controlllite),))
+        seen.append(param.hr_hint_cond)
+        return forward
+
+    p = asked(external_code.ControlNetUnit(enabled=True, model=MODEL, image=picture()))
+    found = external_code.get_all_units_in_processing(p)[0]
+    assert found.input_mode.name == InputMode.SIMPLE.name == "SIMPLE"
+    assert found.input_mode.__class__ is InputMode
+    assert found.batch_images is None
+    with denoiser_replaced(make):
+        run(p)
+    assert seen == [(True,), None]
+
+
+# ---- the view and the script object ----
+
+
+def test_view_speaks_of_the_unit(webui, external_code):
+    fields = {"weight": 0.5, "guidance_end": 0.5, "control_mode": "ControlNet is more important"}
+    seen: dict[str, Any] = {}
+
+    def make(_sampler, forward):
+        script = controlnet_script()
+        (param,) = script.latest_network.control_params
+
+        def call(x, sigma, cond):
+            seen.setdefault("stopped", []).append(param.guidance_stopped)
+            seen["model"] = param.control_model
+            seen["used"] = param.used_hint_cond
+            seen["low"] = script.latest_network.lowvram
+            seen["unet"] = script.latest_network.model
+            return forward(x, sigma, cond=cond)
+
+        seen["param"] = (param.weight, param.start_guidance_percent, param.stop_guidance_percent)
+        seen["mode"] = (param.soft_injection, param.cfg_injection)
+        seen["name"] = param.preprocessor["name"]
+        seen["units"] = [enabled.weight for enabled in script.enabled_units]
+        seen["hash"] = script.latest_model_hash
+        return call
+
+    p = asked(unit(**fields))
+    assert [found.weight for found in controlnet_script().get_enabled_units(p)] == [0.5]
+    with denoiser_replaced(make):
+        run(p)
+    from modules import shared
+
+    assert seen["param"] == (0.5, 0.0, 0.5)
+    assert seen["mode"] == (True, True)
+    assert seen["name"] == "none"
+    assert seen["units"] == [0.5]
+    assert seen["hash"] == shared.sd_model.sd_model_hash
+    # The host announces a step in its callback, after the call of the step before.
+    assert seen["stopped"] == [False, False, True, True]
+    assert seen["used"].shape == (1, 3, SIZE, SIZE)
+    assert isinstance(seen["model"], torch.nn.Module)
+    assert seen["unet"] is shared.sd_model.model.diffusion_model
+    assert seen["low"] is False
+
+
+def test_unit_fields_cannot_be_set_in_vain(webui):
+    errors: list[str] = []
+
+    def make(_sampler, forward):
+        (param,) = controlnet_script().latest_network.control_params
+        for name in ("control_model", "guidance_stopped", "preprocessor"):
+            with pytest.raises(AttributeError):
+                setattr(param, name, None)
+            errors.append(name)
+        with pytest.raises(AttributeError, match="no 'no_such'"):
+            param.no_such
+        param.hint_cond_backup = 3  # what is not ours may be kept there
+        assert param.hint_cond_backup == 3
+        return forward
+
+    with denoiser_replaced(make):
+        webui.txt2img(**request(unit()))
+    assert len(errors) == 3
+
+
+def test_network_is_none_without_units_and_after_a_run_or_failure(webui):
+    import embedded
+
+    script = controlnet_script()
+    seen: list[Any] = []
+
+    def make(_sampler, forward):
+        seen.append(script.latest_network)
+        return forward
+
+    with denoiser_replaced(make):
+        webui.txt2img(**request())
+        webui.txt2img(**request(unit(enabled=False)))
+        webui.txt2img(**request(unit()))
+    assert [network is None for network in seen] == [True, True, False]
+    assert script.latest_network is None
+    gc.collect()
+    assert seen[2].control_params is None, "it outlived its generation"
+
+    def broken(_sampler, _forward):
+        def call(*_arguments: Any, **_named: Any) -> Any:
+            message = "simulated"
+            raise RuntimeError(message)
+
+        return call
+
+    with denoiser_replaced(broken), pytest.raises(embedded.ApiError):
+        webui.txt2img(**request(unit()))
+    gc.collect()
+    left = script.latest_network
+    assert left is None or left.control_params is None
+
+
+def test_view_keeps_nothing_alive(webui):
+    kept: list[Any] = []
+
+    def make(_sampler, forward):
+        (param,) = controlnet_script().latest_network.control_params
+        param.hint_cond = to_tensor(picture(seed=3))
+        kept.append(weakref.ref(param))
+        kept.append(weakref.ref(param.hint_cond))
+        return forward
+
+    with denoiser_replaced(make):
+        webui.txt2img(**request(unit()))
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None]
+
+
+def test_restore_ends_the_controls(webui, plain):
+    def make(_sampler, forward):
+        network = controlnet_script().latest_network
+        calls: list[int] = []
+
+        def call(x, sigma, cond):
+            if not calls:
+                network.restore()
+                assert network.control_params == []
+            calls.append(1)
+            return forward(x, sigma, cond=cond)
+
+        return call
+
+    with denoiser_replaced(make):
+        assert np.array_equal(first(webui.txt2img(**request(unit()))), plain)
+
+
+def test_target_dimensions(webui):
+    script = controlnet_script()
+    assert script.get_target_dimensions(asked(width=101, height=70)) == (64, 96, 64, 96)
+    hires = {"enable_hr": True, "hr_scale": 2.0}
+    assert script.get_target_dimensions(asked(width=96, height=64, **hires)) == (64, 96, 128, 192)
+
+
+def test_model_cache_can_be_cleared(webui):
+    script = controlnet_script()
+    webui.txt2img(**request(unit()))
+    assert len(script.model_cache)
+    script.clear_control_model_cache()
+    assert not len(script.model_cache)
+
+
+# ---- ADetailer ----
+
+
+@pytest.mark.parametrize("kind", ["controlled", "muted"])
+def test_detailer_inside_a_run_leaves_the_outer_run_as_it_is(
+    webui, external_code, allowed, monkeypatch, kind
+):
+    from modules import scripts
+
+    inner_units = [
+        external_code.ControlNetUnit(
+            enabled=True,
+            model=MODEL,
+            weight=0.7,
+            control_mode=external_code.ControlMode.BALANCED,
+            module=None,
+            guidance_start=0.0,
+            guidance_end=1.0,
+            pixel_perfect=True,
+        )
+    ]
+    undisturbed = run(asked(unit(), n_iter=2)).images
+    hooks = unet_hooks()
+    detailer = Detailer(external_code, inner_units if kind == "controlled" else None)
+    runner = scripts.scripts_txt2img
+    monkeypatch.setattr(runner, "postprocess_image", detailer.postprocess_image)
+    p = asked(unit(), n_iter=2)
+    views: list[bool] = []
+
+    def make(_sampler, forward):
+        network = controlnet_script().latest_network
+        views.append(network is not None and bool(network.control_params))
+        return forward
+
+    with denoiser_replaced(make):
+        disturbed = run(p).images
+    assert views.count(True) == (4 if kind == "controlled" else 2)
+    for left, right in zip(undisturbed, disturbed, strict=True):
+        assert np.array_equal(np.array(left), np.array(right))
+    assert len(detailer.inner) == 2
+    assert unet_hooks() == hooks
+    assert controlnet_script().latest_network is None
+    # one picture of the inner run, and its map if a unit acted there
+    assert [len(inner.images) for inner in detailer.inner] == [1 + (kind == "controlled")] * 2
+    free = Detailer(external_code, [])
+    monkeypatch.setattr(runner, "postprocess_image", free.postprocess_image)
+    run(asked(unit(), n_iter=2))
+    same = np.array_equal(*(np.array(d.inner[0].images[0]) for d in (detailer, free)))
+    assert same == (kind == "muted")
+
+
+def test_detailer_finds_controlnet_by_its_folder(webui, host):
+    """The name is built of the last two parts of the extension's path."""
+    from pathlib import Path
+
+    from modules import extensions
+
+    folder = next(
+        Path(extension.path)
+        for extension in extensions.active()
+        if "sd-webui-controlnet" in extension.name
+    )
+    route = ".".join(folder.parts[-2:]) + ".scripts.external_code"
+    found = importlib.import_module(route, "external_code")
+    assert found is importlib.import_module("scripts.external_code")
+    assert f"{MODEL} [" in str(found.get_models())
+    with pytest.raises(ImportError):
+        importlib.import_module("lib_controlnet.global_state")
+
+
+def test_script_is_known_by_file_title_and_module(webui):
+    script = controlnet_script()
+    assert script.title() == "ControlNet"
+    assert script.__class__.__module__ == "controlnet.py"
+    assert script.filename.replace("\\", "/").endswith("scripts/controlnet.py")
+    disabled = copy.copy(script)
+    assert disabled.args_to - disabled.args_from == 3
+
+
+# ---- Deforum ----
+
+
+def deforum_processing(units: list[Any], external_code: Any) -> Any:
+    """A runner reduced to ControlNet alone, and arguments of nothing."""
+    from modules import processing, scripts
+
+    fields = {k: v for k, v in request().items() if k != "alwayson_scripts"}
+    p = processing.StableDiffusionProcessingTxt2Img(
+        **fields, do_not_save_samples=True, do_not_save_grid=True
+    )
+    runner = copy.copy(scripts.scripts_txt2img)
+    own = external_code.find_cn_script(runner)
+    runner.alwayson_scripts, runner.scripts, runner.callback_map = [own], [own], {}
+    p.scripts = runner
+    p.script_args = [None] * own.args_to
+    external_code.update_cn_script_in_processing(p, units, is_img2img=False, is_ui=False)
+    return p
+
+
+@pytest.mark.parametrize("form", ["array", "dict", "dict with mask"])
+def test_deforum_units_of_a_frame(webui, external_code, form):
+    image: Any = picture()
+    if form != "array":
+        image = {"image": image, "mask": None}
+    if form == "dict with mask":
+        image["mask"] = np.zeros((SIZE, SIZE), np.uint8)
+    schedule = {
+        "enabled": True,
+        "module": "none",
+        "model": MODEL,
+        "weight": 1.0,
+        "image": image,
+        "resize_mode": "Inner Fit (Scale to Fit)",
+        "low_vram": False,
+        "processor_res": 64,
+        "threshold_a": 64,
+        "threshold_b": 64,
+        "guidance_start": 0.0,
+        "guidance_end": 1.0,
+        "pixel_perfect": True,
+        "control_mode": "Balanced",
+    }
+    units = [external_code.ControlNetUnit(**schedule), external_code.ControlNetUnit(enabled=False)]
+    p = deforum_processing(units, external_code)
+    assert isinstance(p.script_args, list)
+    found = np.array(run(p).images[0])
+    assert np.array_equal(found, first(webui.txt2img(**request(unit()))))
+
+
+def test_deforum_without_picture_or_with_an_excessive_weight(webui, external_code):
+    absent = external_code.ControlNetUnit(enabled=False, image=None, some_new_key=1)
+    p = deforum_processing([absent], external_code)
+    run(p)
+    heavy = external_code.ControlNetUnit(enabled=True, model=MODEL, image=picture(), weight=3.0)
+    found = np.array(run(deforum_processing([heavy], external_code)).images[0])
+    assert np.array_equal(found, first(webui.txt2img(**request(unit(weight=2.0)))))
+
+
+def test_deforum_slider_lists(webui, external_code):
+    detail = external_code.get_modules_detail()
+    assert set(detail) == set(external_code.get_modules())
+    assert all(isinstance(entry["sliders"], list) for entry in detail.values())
+    assert external_code.get_models(True) == external_code.get_models()
+
+
+def test_more_units_than_slots_run_and_the_slots_come_back(webui, external_code):
+    own = controlnet_script()
+    slots = (own.args_from, own.args_to)
+    units = [unit(weight=0.2, image=encoded(picture(seed=n))) for n in range(5)]
+    p = asked()
+    external_code.update_cn_script_in_processing(p, units)
+    try:
+        assert own.args_to - own.args_from == 5
+        run(p)
+        assert len([key for key in p.extra_generation_params if key.startswith("ControlNet")]) == 5
+    finally:
+        external_code.update_cn_script_in_processing(p, [])
+    assert (own.args_from, own.args_to) == slots
+
+
+def test_processing_without_arguments_has_no_units(webui, external_code):
+    from modules import processing, scripts
+
+    p = processing.StableDiffusionProcessingTxt2Img()
+    p.scripts = scripts.scripts_txt2img
+    assert p.script_args == {}
+    assert external_code.get_all_units_in_processing(p) == []
+    external_code.update_cn_script_in_processing(p, [unit()])
+    assert p.script_args == {}
+
+
+# ---- Replacer ----
+
+
+def test_replacer_builds_the_panel_again_in_its_own_tab(webui, external_code):
+    import gradio as gr
+    from scripts.controlnet_ui.controlnet_ui_group import ControlNetUiGroup, UiControlNetUnit
+
+    assert UiControlNetUnit is external_code.ControlNetUnit
+    kept = copy.copy(ControlNetUiGroup.a1111_context)
+    script = copy.copy(controlnet_script("img2img"))
+    groups = len(ControlNetUiGroup.all_ui_groups)
+    with gr.Blocks() as page:
+        ControlNetUiGroup.a1111_context.img2img_submit_button = gr.Button(visible=False)
+        inputs = list(script.ui(True))
+        for group in ControlNetUiGroup.all_ui_groups[groups:]:
+            group.register_run_annotator()
+    ControlNetUiGroup.a1111_context = kept
+    ControlNetUiGroup.all_ui_groups = []
+    assert len(inputs) == script.args_to - script.args_from
+    assert "controlnet" in {getattr(block, "elem_id", None) for block in page.blocks.values()}
+    defaults = [external_code.to_processing_unit(item.value) for item in inputs]
+    assert not any(default.enabled for default in defaults)
+
+
+def test_replacer_hands_over_picture_and_mask(webui, external_code):
+    from scripts.enums import InputMode
+
+    from annotator.util import HWC3
+
+    mask = Image.new("L", (SIZE, SIZE))
+    mask.paste(255, (16, 16, 48, 48))
+    made = copy.copy(external_code.to_processing_unit(unit(module="inpaint_only", image=None)))
+    made.image = {"image": HWC3(picture()), "mask": HWC3(np.asarray(mask))}
+    made.inpaint_crop_input_image = False
+    made.resize_mode = external_code.ResizeMode.OUTER_FIT
+    assert made.input_mode is InputMode.SIMPLE
+    by_object = run(asked(made)).images
+    by_dict = webui.txt2img(
+        **request(unit(module="inpaint_only", mask=encoded(np.asarray(mask)), resize_mode=2))
+    )
+    assert np.array_equal(np.array(by_object[0]), first(by_dict))
+
+
+# ---- companions with preprocessors ----
+
+
+@pytest.fixture
+def companion(webui):
+    from internal_controlnet.external_code import Preprocessor, PreprocessorParameter
+    from scripts.utils import resize_image_with_pad
+
+    from lib_controlnet import plugins
+
+    class Posterised(Preprocessor):
+        def __init__(self):
+            super().__init__(name="depth_posterised")
+            self.tags = ["Depth", "Posters"]
+            self.slider_resolution = PreprocessorParameter(
+                label="Resolution", minimum=16, maximum=2048, value=64, step=8, visible=True
+            )
+            self.slider_1 = PreprocessorParameter(
+                label="Levels", minimum=1, maximum=50, value=20, step=1, visible=True
+            )
+            self.sorting_priority = 100
+
+        def __call__(self, input_image, resolution, slider_1=None, **kwargs):
+            image, remove_pad = resize_image_with_pad(input_image, resolution)
+            return remove_pad((image // int(slider_1) * int(slider_1)).astype(np.uint8))
+
+    Preprocessor.add_supported_preprocessor(Posterised())
+    yield Posterised
+    plugins.forget_plugins()
+
+
+def test_companion_is_in_the_routes_the_panel_and_a_generation(webui, companion):
+    listed = webui.get("/controlnet/module_list").json()
+    assert "depth_posterised" in listed["module_list"]
+    sliders = listed["module_detail"]["depth_posterised"]["sliders"]
+    assert [slider["name"] for slider in sliders] == ["Resolution", "Levels"]
+    types = webui.get("/controlnet/control_types").json()["control_types"]
+    assert "depth_posterised" in types["Depth"]["module_list"]
+    assert types["Posters"]["default_option"] == "depth_posterised"
+    body = {
+        "controlnet_module": "depth_posterised",
+        "controlnet_input_images": [encoded(picture())],
+        "controlnet_threshold_a": 40,
+    }
+    answer = webui.post("/controlnet/detect", body)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["images"]) == 1
+    made = (picture() // 40 * 40).astype(np.uint8)
+    fields = {"module": "depth_posterised", "threshold_a": 40, "processor_res": SIZE}
+    found = webui.txt2img(**request(unit(**fields)))
+    expected = webui.txt2img(**request(unit(image=encoded(made))))
+    assert np.array_equal(first(found), first(expected))
+    assert np.array_equal(np.array(found.images[-1].convert("RGB")), made)
+    assert "Module: depth_posterised" in found.info["infotexts"][0]
+
+
+def test_companion_in_the_panel(webui, companion):
+    import gradio as gr
+
+    from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.ui.panel import build_panel
+
+    with gr.Blocks() as page:
+        build_panel(False, "txt2img", runtime())
+    offered = {
+        str(choice)
+        for block in page.blocks.values()
+        for choice in getattr(block, "choices", None) or []
+    }
+    assert any("depth_posterised" in choice for choice in offered)
+    assert any("Posters" in choice for choice in offered)
+
+
+def test_reload_ui_keeps_classes_and_forgets_plugins(webui, companion, external_code):
+    before = {
+        route: importlib.import_module(route).ControlNetUnit
+        for route in (EXTERNAL_CODE, "scripts.external_code", "internal_controlnet.external_code")
+    }
+    picture_before = first(webui.txt2img(**request(unit())))
+    webui.reload_ui()
+    for route, kind in before.items():
+        assert importlib.import_module(route).ControlNetUnit is kind is external_code.ControlNetUnit
+    assert "depth_posterised" not in external_code.get_modules()
+    assert importlib.import_module("scripts.controlnet").Script is type(controlnet_script())
+    assert np.array_equal(first(webui.txt2img(**request(unit()))), picture_before)
+    tiles = Tiles([(0, 0, 8, 8)])
+    with denoiser_replaced(tiles.attach):
+        webui.txt2img(**request(unit()))
+    assert len(tiles.params) == 1
