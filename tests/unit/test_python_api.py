@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import logging
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.encoders import jsonable_encoder
 
-from lib_controlnet import python_api
-from lib_controlnet.enums import ControlMode, InputMode, ResizeMode
+from lib_controlnet import python_api, unit_object
+from lib_controlnet.enums import ControlMode, HiResFixOption, InputMode, ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.unit import PUBLIC_FIELDS, parse_unit
 from lib_controlnet.unit_object import ControlNetUnit
@@ -136,6 +142,132 @@ def test_unit_construction_takes_every_spelling_and_ignores_unknown_keys() -> No
     assert not hasattr(unit, "some_future_key")
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"guidance": 0.4}, {"guidance_end": 0.4}),
+        ({"lowvram": True}, {"low_vram": True}),
+        ({"input_image": "abc"}, {"image": "abc"}),
+        ({"mask_image": "abc"}, {"mask": "abc"}),
+        ({"batch_image_dir": "/a"}, {"batch_images": "/a"}),
+        ({"guessmode": True}, {"control_mode": ControlMode.CONTROL}),
+        ({"guess_mode": False}, {"control_mode": ControlMode.BALANCED}),
+        ({"guess_mode": True, "control_mode": "Balanced"}, {"control_mode": ControlMode.BALANCED}),
+        ({"resize_mode": "Envelope (Outer Fit)"}, {"resize_mode": ResizeMode.OUTER_FIT}),
+        ({"resize_mode": 3}, {"resize_mode": ResizeMode.RESIZE}),
+        ({"hr_option": "HiResFixOption.BOTH"}, {"hr_option": HiResFixOption.BOTH}),
+    ],
+    ids=str,
+)
+def test_unit_older_names_and_values_are_taken_with_one_warning(
+    fields: dict, expected: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    unit_object._notice.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            unit = ControlNetUnit(**fields)
+            like = ControlNetUnit.from_dict(fields)
+    for name, value in expected.items():
+        assert getattr(unit, name) == getattr(like, name) == value
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1, warnings
+    assert "out of date, use" in warnings[0]
+    assert next(iter(fields)) in warnings[0]
+
+
+def test_unit_unknown_keys_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    unit_object._notice.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            ControlNetUnit(colour="red", weight=0.5)
+            ControlNetUnit.from_dict({"colour": "blue", "flavour": 1})
+    texts = sorted(record.getMessage() for record in caplog.records)
+    assert [text.split("'")[1] for text in texts] == ["colour", "flavour"]
+    assert all("no field" in text for text in texts)
+
+
+def test_unit_in_present_form_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    unit_object._notice.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        unit = ControlNetUnit(resize_mode="Just Resize", control_mode=ControlMode.PROMPT)
+        ControlNetUnit(**vars(unit))
+        ControlNetUnit.from_dict({"resize_mode": "Crop and Resize"})
+    assert not caplog.records
+
+
+def test_unit_takes_attributes_that_neighbours_add() -> None:
+    unit = ControlNetUnit()
+    unit.their_own = 1
+    assert copy.deepcopy(unit).their_own == 1
+    assert copy.copy(unit) == unit
+
+
+@pytest.mark.parametrize(
+    ("module", "claims"),
+    [
+        ("none", ()),
+        ("canny", ()),
+        ("inpaint_only", ("is_inpaint",)),
+        ("inpaint_global_harmonious", ("is_inpaint",)),
+        ("ip-adapter_clip_sd15", ("is_ipadapter", "accepts_multiple_inputs", "uses_clip")),
+        ("ip-adapter_face_id", ("is_ipadapter", "accepts_multiple_inputs")),
+        ("clip_vision", ("uses_clip",)),
+        ("revision_ignore_prompt", ("uses_clip",)),
+    ],
+)
+def test_unit_says_what_its_preprocessor_is(module: str, claims: tuple[str, ...]) -> None:
+    unit = ControlNetUnit(module=module)
+    names = ("is_inpaint", "is_ipadapter", "accepts_multiple_inputs", "uses_clip")
+    assert tuple(name for name in names if getattr(unit, name)) == claims
+    assert not unit.is_animate_diff_batch
+    unit.animatediff_batch = True
+    assert unit.is_animate_diff_batch
+
+
+def test_unit_gives_its_pictures_with_masks() -> None:
+    image = np.full((4, 6, 3), 9, np.uint8)
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:2] = 255
+    assert ControlNetUnit().get_input_images_rgba() is None
+    (plain,) = ControlNetUnit(image=image).get_input_images_rgba()
+    assert plain.shape == (4, 6, 4)
+    assert not plain[..., 3].any()
+    for unit in (
+        ControlNetUnit(image=image, mask=mask),
+        ControlNetUnit(image={"image": image, "mask": mask}),
+        ControlNetUnit(image=[image, mask]),
+    ):
+        (found,) = unit.get_input_images_rgba()
+        assert np.array_equal(found[..., :3], image)
+        assert np.array_equal(found[..., 3], mask)
+    several = ControlNetUnit(image=[{"image": image}, {"image": image, "mask": mask}])
+    assert [found[..., 3].any() for found in several.get_input_images_rgba()] == [False, True]
+    with pytest.raises(ImageError):
+        ControlNetUnit(image="/etc/hostname").get_input_images_rgba()
+
+
+WITHOUT_PYDANTIC = """
+import sys
+sys.modules["pydantic"] = sys.modules["pydantic_core"] = None  # whatever imports it now fails
+from lib_controlnet.python_api import ControlNetUnit, Preprocessor
+unit = ControlNetUnit.from_dict({"module": "canny", "weight": "0.5", "lowvram": 1})
+assert (unit.enabled, unit.weight, unit.low_vram) == (True, 0.5, True)
+assert ControlNetUnit.parse(unit.serialize()).module == "canny"
+assert Preprocessor.get_preprocessor("canny").slider_1.value == 100
+"""
+
+
+def test_units_need_no_pydantic_at_all() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PYDANTIC],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_unit_construction_current_name_wins_over_alias() -> None:
     assert ControlNetUnit(guidance=0.1, guidance_end=0.9).guidance_end == 0.9
 
@@ -213,6 +345,37 @@ def test_get_single_unit_from_counts_units() -> None:
     args = [None, ControlNetUnit(module="a"), "x", {"module": "b"}]
     assert python_api.get_single_unit_from(args, 1).module == "b"
     assert python_api.get_single_unit_from(args, 5) is None
+
+
+def test_objects_without_arguments_have_no_units_and_get_none() -> None:
+    p = SimpleNamespace(scripts=FakeRunner(), script_args={}, script_args_value={})
+    assert python_api.get_all_units_in_processing(p) == []
+    python_api.update_cn_script_in_processing(p, [ControlNetUnit()])
+    assert p.script_args == {}
+    p = SimpleNamespace(scripts=None, script_args=ARGS, script_args_value=ARGS)
+    python_api.update_cn_script_in_processing(p, [ControlNetUnit()])
+    assert p.script_args is ARGS
+
+
+def test_update_reads_the_raw_value_and_writes_through_the_setter() -> None:
+    """Hosts keep the arguments in `script_args_value`; the property runs scripts' `setup`."""
+
+    class Processing:
+        def __init__(self) -> None:
+            self.scripts = FakeRunner()
+            self.script_args_value: Any = ARGS
+            self.set: list[Any] = []
+
+        script_args = property(
+            lambda self: self.script_args_value, lambda self, value: self.set.append(value)
+        )
+
+    p = Processing()
+    python_api.update_cn_script_in_processing(p, [{"module": "canny"}])
+    (written,) = p.set
+    assert isinstance(written, tuple)
+    assert written[3].module == "canny"
+    assert p.script_args_value is ARGS
 
 
 def test_find_cn_script_ignores_letter_case_and_no_runner() -> None:
@@ -302,8 +465,11 @@ def test_pixel_perfect_resolution_published_example(mode: ResizeMode, expected: 
     assert python_api.pixel_perfect_resolution(image, 50, 100, mode) == expected
 
 
-def test_choices_from_values() -> None:
+def test_choices_from_values(caplog: pytest.LogCaptureFixture) -> None:
     assert python_api.resize_mode_from_value(3) is ResizeMode.RESIZE
+    with caplog.at_level(logging.WARNING):
+        assert python_api.resize_mode_from_value(7) is ResizeMode.RESIZE
+    assert "no resize mode 7" in caplog.text
     assert python_api.control_mode_from_value("ControlNet is more important") is (
         ControlMode.CONTROL
     )
@@ -318,3 +484,30 @@ def test_to_base64_nparray_and_visualize_inpaint_mask() -> None:
     shown = python_api.visualize_inpaint_mask(image)
     assert shown[..., 3].tolist() == [[255, 128], [191, 255]]
     assert image[0, 1, 3] == 255
+
+
+def test_decode_base64_reads_tensors_and_no_code() -> None:
+    def text_of(value: Any) -> str:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    found = python_api.decode_base64(text_of({"tokens": torch.arange(3)}))
+    assert found["tokens"].tolist() == [0, 1, 2]
+    for bad in ("no base64!", base64.b64encode(b"nothing").decode(), text_of(subprocess.run)):
+        with pytest.raises(ImageError, match="no base64 of a torch tensor"):
+            python_api.decode_base64(bad)
+
+
+def test_decode_base64_says_when_the_host_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's restricted loader prints and returns None."""
+    monkeypatch.setattr(torch, "load", lambda *_args, **_options: None)
+    with pytest.raises(ImageError, match="may be loaded"):
+        python_api.decode_base64("AAAA")
+
+
+def test_every_published_name_is_there() -> None:
+    for name in python_api.__all__:
+        assert getattr(python_api, name) is not None
+    assert python_api.np is np
+    assert python_api.logger.name == "ControlNet"
