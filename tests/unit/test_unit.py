@@ -1,9 +1,18 @@
 """Units from every spelling that clients send."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from lib_controlnet.enums import ControlMode, HiResOption, ResizeMode
+from lib_controlnet.enums import (
+    ControlMode,
+    ControlNetUnionControlType,
+    HiResOption,
+    InputMode,
+    PuLIDMode,
+    ResizeMode,
+)
 from lib_controlnet.errors import UnitError
 from lib_controlnet.unit import PUBLIC_FIELDS, AlphaLayer, ControlUnit, parse_unit
 
@@ -64,6 +73,134 @@ def test_parse_impossible_value_names_unit_field_and_value(given, sentence):
         parse_unit(given, 2)
     assert str(caught.value).startswith(sentence)
     assert caught.value.status_code == 422
+
+
+SUPERSET = {
+    "dict without enabled": ({}, {"enabled": True}),
+    "explicit enabled": ({"enabled": False}, {"enabled": False}),
+    "guidance": ({"guidance": 0.4}, {"guidance_end": 0.4}),
+    "guidance beside guidance_end": ({"guidance": 1, "guidance_end": 0.7}, {"guidance_end": 0.7}),
+    "lowvram": ({"lowvram": True}, {"low_vram": True}),
+    "lowvram beside low_vram": ({"lowvram": True, "low_vram": None}, {"low_vram": True}),
+    "input_image": ({"input_image": "aGk="}, {"image": "aGk="}),
+    "input_image beside image": ({"input_image": "eA==", "image": "aGk="}, {"image": "aGk="}),
+    "empty input_image": ({"input_image": "", "image": "aGk="}, {"image": "aGk="}),
+    "guessmode": ({"guessmode": True}, {"control_mode": ControlMode.CONTROL}),
+    "guess_mode": ({"guess_mode": False}, {"control_mode": ControlMode.BALANCED}),
+    "guessmode beside control_mode": (
+        {"guessmode": True, "control_mode": "Balanced"},
+        {"control_mode": ControlMode.BALANCED},
+    ),
+    "mask_image": ({"mask_image": "bQ=="}, {"mask": "bQ=="}),
+    "mask_image beside mask": ({"mask_image": "bQ==", "mask": "bg=="}, {"mask": "bg=="}),
+    "mask_image beside empty mask": ({"mask_image": "bQ==", "mask": ""}, {"mask": "bQ=="}),
+    "resize_mode int": ({"resize_mode": 0}, {"resize_mode": ResizeMode.RESIZE}),
+    "resize_mode latent": ({"resize_mode": 3}, {"resize_mode": ResizeMode.RESIZE}),
+    "control_mode int": ({"control_mode": 2}, {"control_mode": ControlMode.CONTROL}),
+    "hr_option int": ({"hr_option": 1}, {"hr_option": HiResOption.LOW_RES_ONLY}),
+    "enum text": ({"hr_option": "HiResFixOption.BOTH"}, {"hr_option": HiResOption.BOTH}),
+    "enum name": ({"resize_mode": "OUTER_FIT"}, {"resize_mode": ResizeMode.OUTER_FIT}),
+    "module None": ({"module": "None"}, {"module": "none"}),
+    "module null": ({"module": None}, {"module": "none"}),
+    "module empty": ({"module": ""}, {"module": "none"}),
+    "model null": ({"model": None}, {"model": "None"}),
+    "model empty": ({"model": ""}, {"model": "None"}),
+    "weight above": ({"weight": 3.5}, {"weight": 2.0}),
+    "weight below": ({"weight": -1}, {"weight": 0.0}),
+    "window reversed": (
+        {"guidance_start": 0.8, "guidance_end": 0.2},
+        {"guidance_start": 0.8, "guidance_end": 0.2},
+    ),
+    "numeric strings": (
+        {"weight": "0.5", "processor_res": "512", "guidance_start": " 0.1 ", "threshold_a": "9"},
+        {"weight": 0.5, "processor_res": 512, "guidance_start": 0.1, "threshold_a": 9.0},
+    ),
+    "batch_image_dir": ({"batch_image_dir": "/in"}, {"batch_images": "/in"}),
+    "batch_mask_dir": ({"batch_mask_dir": "/in"}, {"batch_mask_dir": "/in"}),
+    "batch_input_gallery": ({"batch_input_gallery": [1]}, {"enabled": True}),
+    "batch_mask_gallery": ({"batch_mask_gallery": [1]}, {"enabled": True}),
+    "generated_image": ({"generated_image": "x"}, {"image": None}),
+    "use_preview_as_input": ({"use_preview_as_input": True}, {"image": None}),
+    "image_fg": ({"image_fg": "eA=="}, {"mask": AlphaLayer("eA==")}),
+    "mask_image_fg": ({"mask_image_fg": "eA=="}, {"mask": None}),
+    "unknown key": ({"frob": 1}, {"enabled": True}),
+}
+"""Rows of the table of accepted input, by name: what is sent, what the unit then holds."""
+NOTED = {"weight above", "weight below", "window reversed", "unknown key"}
+
+
+@pytest.mark.parametrize("row", SUPERSET)
+def test_superset_row_is_understood_and_told_where_it_changes_something(row):
+    given, expected = SUPERSET[row]
+    unit = parse_unit(given)
+    assert {name: getattr(unit, name) for name in expected} == expected
+    assert len(unit.notes) == (row in NOTED)
+    for field in dataclasses.fields(ControlUnit):
+        if field.name not in (*expected, "enabled", "notes"):
+            assert getattr(unit, field.name) == field.default, field.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "spellings"),
+    [
+        (ResizeMode, "resize_mode", {"RESIZE": ["Just Resize", 0, 3, "3", "0", "just resize"]}),
+        (
+            ResizeMode,
+            "resize_mode",
+            {
+                "INNER_FIT": [
+                    *("Crop and Resize", 1, "1", "INNER_FIT", "ResizeMode.INNER_FIT"),
+                    *("Inner Fit (Scale to Fit)", "Scale to Fit (Inner Fit)"),
+                ]
+            },
+        ),
+        (
+            ResizeMode,
+            "resize_mode",
+            {
+                "OUTER_FIT": [
+                    *("Resize and Fill", 2, 2.0, "2", "outer_fit"),
+                    *("Outer Fit (Shrink to Fit)", "Envelope (Outer Fit)"),
+                ]
+            },
+        ),
+        (ControlMode, "control_mode", {"PROMPT": ["My prompt is more important", 1, "PROMPT"]}),
+        (ControlMode, "control_mode", {"CONTROL": ["ControlNet is more important", 2]}),
+        (HiResOption, "hr_option", {"HIGH_RES_ONLY": ["High res only", 2, "HIGH_RES_ONLY"]}),
+        (InputMode, "input_mode", {"MERGE": ["merge", 2, "InputMode.MERGE"]}),
+        (PuLIDMode, "pulid_mode", {"STYLE": ["Extremely style", 1]}),
+        (
+            ControlNetUnionControlType,
+            "union_control_type",
+            {"HARD_EDGE": ["Hard Edge", 3, "HARD_EDGE"], "TILE": ["Tile", 6]},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_choice_is_understood_in_every_spelling(kind, field, spellings):
+    for name, texts in spellings.items():
+        for text in [*texts, kind[name]]:
+            assert getattr(parse_unit({field: text}), field) is kind[name], text
+
+
+JUNK = (
+    *(None, True, -1, 1.5, 10**400, 1e308, float("nan"), float("-inf")),
+    *("", " ", "None", "x" * 5000, "9" * 400, "\ud800", "\x00", "²"),
+    *([], [[]], [None], [1, "x"], {}, {"a": {}}, object()),
+)
+
+
+@pytest.mark.parametrize("field", PUBLIC_FIELDS)
+def test_junk_in_a_field_is_understood_or_refused_in_one_short_sentence(field):
+    for junk in JUNK:
+        try:
+            unit = parse_unit({field: junk}, 3)
+        except UnitError as error:
+            assert str(error).startswith(f"unit 3: {field} ")
+            assert len(str(error)) < 400
+            str(error).encode("utf-8")
+        else:
+            assert isinstance(unit, ControlUnit)
 
 
 def test_parse_weight_out_of_range_is_clamped_and_noted():
