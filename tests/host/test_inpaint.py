@@ -268,7 +268,7 @@ def test_inpaint_only_keeps_the_rest_in_a_hires_pass(webui, seen, upscaler, coun
     assert_kept(pictures(answer)[0], picture, mask)
 
 
-@pytest.mark.parametrize("option", ["High res only"])
+@pytest.mark.parametrize("option", ["Low res only", "High res only"])
 def test_inpaint_only_of_one_pass_still_pastes_back(webui, seen, option):
     """Whichever pass it acts in, what the user did not mask comes back."""
     picture, mask = noise(144, 144), boxed(144, 144, (45, 36, 90, 84))
@@ -457,7 +457,9 @@ def test_host_inpainting_shows_the_network_the_hosts_part(webui, seen, area, mod
     assert duplicated == (module == "inpaint_only")
 
 
-@pytest.mark.parametrize("empty", [None, ""], ids=str)
+@pytest.mark.parametrize(
+    "empty", [None, "", {"image": None, "mask": None}, {"image": "", "mask": ""}], ids=str
+)
 def test_every_way_to_send_no_picture_follows_the_host(webui, seen, empty):
     answer = webui.img2img(**img2img({**FOLLOWER, "image": empty}, mask=boxed()))
     assert_kept(pictures(answer)[0], noise(), boxed(), sigma=1)
