@@ -140,6 +140,41 @@ def decode_mask(
     return np.ascontiguousarray(decode_image(value, where, allow_paths, fetch)[:, :, 0])
 
 
+def is_picture_name(name: str) -> bool:
+    """Whether a file's ending is that of a format that is read."""
+    Image.init()
+    return Image.EXTENSION.get(Path(name).suffix.lower()) in _FORMATS
+
+
+def check_file(path: Path, where: str) -> None:
+    """Refuse a file whose head is not that of a usable picture; its pixels are not decoded.
+
+    Raises:
+        ImageError: it cannot be read, is no picture, or has an unusable size.
+    """
+    try:
+        with _opened(path) as image:
+            check_size(image.width, image.height, where)
+    except Image.DecompressionBombError as error:
+        raise ImageError(_too_large(where)) from error
+    except _DECODE_FAULTS as error:
+        reason = getattr(error, "strerror", None) or "it is no picture in a known format"
+        msg = f"{where} cannot be used: {reason}"
+        raise ImageError(msg) from error
+
+
+def _opened(source: Path | io.BytesIO) -> Image.Image:
+    Image.init()
+    return Image.open(source, formats=[f for f in _FORMATS if f in Image.OPEN])
+
+
+def _too_large(where: str) -> str:
+    return (
+        f"{where} has too many pixels; at most {MAX_SIDE} a side and "
+        f"{MAX_PIXELS // 1_000_000} million in all can be used, make it smaller"
+    )
+
+
 def check_size(width: int, height: int, where: str) -> None:
     """Refuse empty and absurdly large pictures.
 
@@ -241,14 +276,9 @@ def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
 
 def _from_bytes(data: bytes, where: str) -> np.ndarray:
     try:
-        Image.init()
-        image = Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
+        image = _opened(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        msg = (
-            f"{where} has too many pixels; at most {MAX_SIDE} a side and "
-            f"{MAX_PIXELS // 1_000_000} million in all can be used, make it smaller"
-        )
-        raise ImageError(msg) from error
+        raise ImageError(_too_large(where)) from error
     except _DECODE_FAULTS as error:
         msg = (
             f"{where} cannot be decoded: its {len(data)} bytes are no picture in a known format "

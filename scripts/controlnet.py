@@ -9,7 +9,16 @@ from typing import Any
 from modules import script_callbacks, scripts
 
 from lib_controlnet import api, legacy, plugins, python_api
-from lib_controlnet.host import a1111, conflicts, generation, logs, neighbours, settings, xyz
+from lib_controlnet.host import (
+    a1111,
+    batch,
+    conflicts,
+    generation,
+    logs,
+    neighbours,
+    settings,
+    xyz,
+)
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
@@ -40,11 +49,15 @@ class Script(neighbours.ScriptViews, scripts.Script):
             self.infotext_fields = paste_fields(units, RUNTIME)
         return units
 
+    def before_process(self, p: Any, *_args: Any) -> None:
+        batch.restore(p)
+
     def process(self, p: Any, *args: Any) -> None:
         generation.begin(p, args, RUNTIME)
         self.show_generation(p)
 
-    def before_process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
+    def before_process_batch(self, p: Any, *_args: Any, **kwargs: Any) -> None:
+        generation.begin_batch(p, int(kwargs.get("batch_number", 0)), RUNTIME)
         self.show_generation(p)
 
     def process_before_every_sampling(self, p: Any, *_args: Any, **kwargs: Any) -> None:
@@ -53,6 +66,9 @@ class Script(neighbours.ScriptViews, scripts.Script):
 
     def postprocess_batch(self, p: Any, *_args: Any, **kwargs: Any) -> None:
         generation.finish_batch(p, kwargs["images"], RUNTIME)
+
+    def postprocess_image_after_composite(self, p: Any, pp: Any, *_args: Any) -> None:
+        generation.finish_picture(p, pp.image)
 
     def postprocess(self, p: Any, processed: Any, *_args: Any) -> None:
         generation.end(p, processed, RUNTIME)

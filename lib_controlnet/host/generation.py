@@ -16,10 +16,10 @@ from PIL import Image
 
 from lib_controlnet import infotext, preprocess, remote
 from lib_controlnet.enums import LATENT_SCALE, OnError
-from lib_controlnet.errors import ControlNetError, UnitError
+from lib_controlnet.errors import ControlNetError, HostError, UnitError
 from lib_controlnet.finish import paste_back
 from lib_controlnet.hint import PassGeometry
-from lib_controlnet.host import a1111, pictures, request, xyz
+from lib_controlnet.host import a1111, batch, pictures, request, xyz
 from lib_controlnet.host.a1111 import SESSION_ATTRIBUTE, session_of
 from lib_controlnet.image import Size
 from lib_controlnet.prepare import Preparation, prepare_units
@@ -29,11 +29,14 @@ from lib_controlnet.unit import ControlUnit, parse_unit
 if TYPE_CHECKING:
     import numpy as np
 
+    from lib_controlnet.host.batch import BatchRun
     from lib_controlnet.host.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 BLUR_SIGMA: Final = 7
+MAPS_ATTRIBUTE: Final = "controlnet_kept_maps"
+"""A dict that our own scripts put on `p` to get the detected maps by unit, uint8 (H, W, C)."""
 
 
 def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
@@ -45,8 +48,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         runtime: what all generations share.
     """
     setattr(p, SESSION_ATTRIBUTE, None)
-    for key in [key for key in p.extra_generation_params if infotext.is_own_key(key)]:
-        del p.extra_generation_params[key]
+    _forget_infotext(p)
     session = ControlSession(runtime.host, [], _on_error(runtime))
     try:
         asked = remote.changed(read_units(args), outside_values(p, runtime))
@@ -54,7 +56,12 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         if not units:
             return
         setattr(p, SESSION_ATTRIBUTE, session)
-        _prepare(p, units, session, runtime)
+        units = batch.unfolded(p, units, runtime)
+        run = batch.plan_run(p, units, runtime)
+        if run is None:
+            _prepare(p, units, session, runtime)
+        else:
+            _prepare_turn(run, run.first, session, runtime)
     except Exception as error:
         # The boundary: kept, and raised again before the first step.
         setattr(p, SESSION_ATTRIBUTE, session)
@@ -68,6 +75,48 @@ def _on_error(runtime: Runtime) -> OnError:
         return OnError.parse(runtime.option("control_net_on_error", OnError.STOP.value))
     except ValueError:
         return OnError.STOP
+
+
+def _forget_infotext(p: Any) -> None:
+    for key in [key for key in p.extra_generation_params if infotext.is_own_key(key)]:
+        del p.extra_generation_params[key]
+
+
+def begin_batch(p: Any, number: int, runtime: Runtime) -> None:
+    """Before an iteration of the host: give the units of a batch the pictures of its turn.
+
+    Args:
+        p: the host's processing object.
+        number: of the iteration, from 0.
+        runtime: what all generations share.
+    """
+    run, session = batch.run_of(p), session_of(p)
+    if run is None or session is None or session.error is not None:
+        return
+    turn = run.turn_of(number)
+    if turn == run.turn:
+        return
+    _autosave(p, session, runtime)
+    session = ControlSession(runtime.host, [], session.on_error)
+    setattr(p, SESSION_ATTRIBUTE, session)
+    try:
+        _prepare_turn(run, turn, session, runtime)
+    except Exception as error:  # the boundary: raised again before the first step
+        session.error = error
+        if not isinstance(error, ControlNetError):
+            log.exception("preparing the units failed")
+    if runtime.host.interrupted():
+        p.prompts = []  # the host ends its loop here, as at the loop's head
+
+
+def _prepare_turn(run: BatchRun, turn: int, session: ControlSession, runtime: Runtime) -> None:
+    run.turn = turn
+    _forget_infotext(run.owner)
+    try:
+        units = batch.units_of_turn(run, turn, runtime)
+        _prepare(run.owner, units, session, runtime)
+    except ControlNetError as error:
+        raise batch.naming(run, turn, error) from error
 
 
 def _prepare(
@@ -202,13 +251,31 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
             images[index] = paste_back(images[index], prepared.maps[0], sigma)
 
 
+def finish_picture(p: Any, picture: Image.Image) -> None:
+    """A picture is finished: a batch keeps it, or saves it under its control picture's name."""
+    run, session = batch.run_of(p), session_of(p)
+    if run is None or session is None:
+        return
+    try:
+        batch.finish_picture(run, picture)
+    except Exception as error:  # the boundary: the host would lose it; the next pass raises it
+        session.error = HostError(f"ControlNet batch: a result could not be saved: {error}")
+        log.exception("saving a result failed")
+
+
 def end(p: Any, processed: Any, runtime: Runtime) -> None:
     """Hand over the detected maps and drop the session."""
+    is_batch = batch.end(p, processed, runtime)
     session = session_of(p)
     if session is None:
         return
     setattr(p, SESSION_ATTRIBUTE, None)
     if session.error is not None:
+        processed.comments += f"{session.error}\n" if is_batch else ""
+        return
+    _autosave(p, session, runtime)
+    _keep_maps(p, session)
+    if is_batch:
         return
     maps = [
         Image.fromarray(picture)
@@ -216,14 +283,24 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
         for picture in maps_to_show(prepared)
         if prepared.unit.save_detected_map
     ]
-    for prepared in session.prepared:
-        pictures.autosave(p, prepared, runtime)
     if runtime.option("control_net_no_detectmap", False) or request.is_upscale_script(p):
         return
     processed.images.extend(maps)
     if not getattr(p, "is_api", False) and processed.infotexts:
         # The gallery's Save button looks a text up for every picture.
         processed.infotexts.extend([processed.infotexts[0]] * len(maps))
+
+
+def _autosave(p: Any, session: ControlSession, runtime: Runtime) -> None:
+    for prepared in session.prepared:
+        pictures.autosave(p, prepared, runtime)
+
+
+def _keep_maps(p: Any, session: ControlSession) -> None:
+    kept = getattr(p, MAPS_ATTRIBUTE, None)
+    if kept is not None:
+        for prepared in session.prepared:
+            kept.setdefault(prepared.unit.index, maps_to_show(prepared)[-1:])
 
 
 def maps_to_show(prepared: PreparedUnit) -> list[np.ndarray]:

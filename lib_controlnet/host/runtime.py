@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
+    from lib_controlnet.host.batch import BatchRun
     from lib_controlnet.preprocess import Detection
     from lib_controlnet.session import ControlSession
 
@@ -32,6 +33,7 @@ class Runtime:
 
     Attributes:
         sampling: the session whose pass is being sampled; the host samples one at a time.
+        batch: the batch that is being run; generations inside it belong to its present turn.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,7 @@ class Runtime:
         self.catalog = self._scan()
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
         self.sampling: ControlSession | None = None
+        self.batch: BatchRun | None = None
         self.detections = DetectionCache(
             max_count=int(str(self.host.flag("controlnet_preprocessor_cache_size", 16)))
         )

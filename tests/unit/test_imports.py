@@ -20,7 +20,10 @@ MAX_CONSTRUCTOR_LINES = 100
 # packages of lib_controlnet.
 LAYERS = (
     ("errors", "enums", "ports", "image", "decode", "thinning", "hash_store", "published"),
-    ("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
+    (
+        *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
+        *("batch", "movie"),
+    ),
     ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),

@@ -1,0 +1,330 @@
+"""Several pictures for one unit: one generation for each, or all of them in one ("merge").
+
+A run is planned before anything is generated: the pictures are listed in natural order, and every
+file is opened as far as its head, so that a broken one is named before the first result is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lib_controlnet.decode import Fetch, Folders, check_file, decode_image, is_picture_name
+from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import ImageError, UnitError
+from lib_controlnet.unit import ControlUnit
+
+_DIGITS: Final = re.compile(r"(\d+)")
+_URL: Final = re.compile(r"https?://", re.IGNORECASE)
+_DATA_URL: Final = "data:"
+_MASK_LINE: Final = "mask:"
+
+
+@dataclass(frozen=True)
+class BatchPicture:
+    """One picture of a batch, undecoded.
+
+    Attributes:
+        name: file name, or "picture-3" for one that has none.
+        value: a file, or whatever `decode_image` takes.
+        mask: the same for its mask, None without one.
+    """
+
+    name: str
+    value: Any
+    mask: Any = None
+
+    @property
+    def stem(self) -> str:
+        """Name without the ending."""
+        return Path(self.name).stem if isinstance(self.value, Path) else self.name
+
+    def given_to(self, unit: ControlUnit) -> ControlUnit:
+        """The unit with this picture as its own.
+
+        Raises:
+            ImageError: the file has gone since it was listed.
+        """
+        image, mask = _bytes_of(self.value), _bytes_of(self.mask)
+        return dataclasses.replace(
+            unit, input_mode=InputMode.SIMPLE, batch_images=None, image=image, mask=mask
+        )
+
+
+def _bytes_of(value: Any) -> Any:
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.read_bytes()
+    except OSError as error:
+        msg = f"{value.name} cannot be read: {error.strerror or error}"
+        raise ImageError(msg) from error
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Where pictures may come from.
+
+    Attributes:
+        folders: folders that may be listed, with what is below; True for any, False for none.
+        paths: folders whose files a list of pictures may name, in the same way.
+        fetch: loads http(s) URLs, None refuses them.
+        refusal: what to do instead where no folder may be listed.
+    """
+
+    folders: Folders = False
+    paths: Folders = False
+    fetch: Fetch | None = None
+    refusal: str = "send the pictures as a list of base64"
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The pictures of a run, one turn after the other.
+
+    Attributes:
+        units: all units that take part.
+        pictures: by position in `units`, for those that have a picture for every turn.
+        count: turns; the shortest of `pictures` decides.
+        folders: folders that the pictures lie in.
+    """
+
+    units: tuple[ControlUnit, ...]
+    pictures: Mapping[int, tuple[BatchPicture, ...]]
+    count: int
+    folders: tuple[Path, ...] = ()
+
+    def name_of(self, turn: int) -> BatchPicture:
+        """The picture that names a turn's results: that of the last unit with pictures."""
+        return self.pictures[max(self.pictures)][turn]
+
+    def at(
+        self, turn: int, result: Any = None, instead: Any = None, stem: str | None = None
+    ) -> list[ControlUnit]:
+        """The units of one turn, each with one picture.
+
+        Args:
+            turn: 0 to `count` - 1.
+            result: what the turn before gave; units with `loopback` take it.
+            instead: a picture from another script for all units of the batch, or a list of them
+                (None: the unit's own).
+            stem: name of the host's own picture of this turn; a picture of the same name is
+                preferred to the one whose turn it is.
+
+        Raises:
+            ImageError: a file has gone since it was listed.
+        """
+        return [
+            self._unit_at(position, turn, result, instead, stem)
+            for position in range(len(self.units))
+        ]
+
+    def _unit_at(
+        self, position: int, turn: int, result: Any, instead: Any, stem: str | None
+    ) -> ControlUnit:
+        unit = self.units[position]
+        if unit.loopback and result is not None:
+            return BatchPicture("the last result", result).given_to(unit)
+        if position not in self.pictures:
+            return unit
+        foreign = instead
+        if isinstance(instead, (list, tuple)):
+            foreign = instead[position] if position < len(instead) else None
+        if foreign is not None:
+            return BatchPicture("picture of a script", foreign).given_to(unit)
+        pictures = self.pictures[position]
+        named = [picture for picture in pictures if stem is not None and picture.stem == stem]
+        return (named[0] if named else pictures[turn]).given_to(unit)
+
+
+def make_plan(units: Sequence[ControlUnit], source: BatchSource) -> BatchPlan | None:
+    """Plan a run over the pictures of the enabled units in batch mode; None without such a unit.
+
+    Args:
+        units: the enabled units; AnimateDiff's own batches are left to it.
+        source: where pictures may come from.
+
+    Raises:
+        UnitError: a unit names no pictures, or a folder that is absent, closed or empty.
+        ImageError: a file or picture cannot be used; it is named.
+    """
+    pictures: dict[int, tuple[BatchPicture, ...]] = {}
+    folders: list[Path] = []
+    for position, unit in enumerate(units):
+        if unit.input_mode is InputMode.BATCH and not unit.animatediff_batch:
+            pictures[position] = _masked(unit, _pictures_of(unit, source, folders), source)
+    if not pictures:
+        return None
+    count = min(len(found) for found in pictures.values())
+    return BatchPlan(tuple(units), pictures, count, tuple(folders))
+
+
+def unfold(units: Sequence[ControlUnit], source: BatchSource) -> list[ControlUnit]:
+    """The units with one unit per picture for those in merge mode, at an equal share of weight.
+
+    Raises:
+        UnitError: a unit names no pictures, or a folder that is absent, closed or empty.
+        ImageError: a file or picture cannot be used; it is named.
+    """
+    unfolded: list[ControlUnit] = []
+    for unit in units:
+        if unit.input_mode is not InputMode.MERGE or not unit.enabled:
+            unfolded.append(unit)
+            continue
+        pictures = _pictures_of(unit, source, [])
+        share = 1 / len(pictures)
+        layers = unit.advanced_weighting
+        shared = dataclasses.replace(
+            unit,
+            weight=unit.weight * share,
+            advanced_weighting=None if layers is None else tuple(w * share for w in layers),
+        )
+        unfolded += [picture.given_to(shared) for picture in pictures]
+    return unfolded
+
+
+def natural_key(name: str) -> tuple[object, ...]:
+    """Sorts `frame2` before `frame10`, letter case aside."""
+    parts = _DIGITS.split(name.lower())
+    return (*(int(part) if i % 2 else part for i, part in enumerate(parts)), name)
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Picture files of a folder in natural order; hidden ones and other kinds are passed over."""
+    found = [
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and is_picture_name(path.name) and path.is_file()
+    ]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def _pictures_of(
+    unit: ControlUnit, source: BatchSource, folders: list[Path]
+) -> tuple[BatchPicture, ...]:
+    """Every picture of a unit, checked; its folder is added to `folders`."""
+    given = unit.batch_images
+    if given is None and isinstance(unit.image, (list, tuple)):
+        given = unit.image
+    if isinstance(given, str):
+        given = given.splitlines()[0].strip() if given.strip() else None
+    if isinstance(given, str) and given[:5].lower() == _DATA_URL:
+        given = [given]
+    if isinstance(given, (str, Path)):
+        return _listed(f"{unit.name}: batch_images", given, source, folders)
+    if isinstance(given, (list, tuple)) and given:
+        return tuple(
+            _checked(f"{unit.name}: picture {i + 1}", f"picture-{i + 1}", value, source)
+            for i, value in enumerate(given)
+        )
+    msg = (
+        f"{unit.name}: input mode is {unit.input_mode.value!r}, but no pictures are given; name a "
+        "folder, add pictures, or choose a single image"
+    )
+    raise UnitError(msg)
+
+
+def _listed(
+    where: str, text: str | Path, source: BatchSource, folders: list[Path]
+) -> tuple[BatchPicture, ...]:
+    if source.folders is False or (not isinstance(source.folders, bool) and not source.folders):
+        msg = f"{where} names a folder, and folders may not be read here; {source.refusal}"
+        raise UnitError(msg)
+    try:
+        folder = Path(text).expanduser().resolve()
+        opened = [] if source.folders is True else [Path(f).resolve() for f in source.folders]
+        if opened and not any(folder.is_relative_to(root) for root in opened):
+            msg = f"{where}: {text} lies outside of {', '.join(map(str, opened))}"
+            raise UnitError(msg)
+        if not folder.is_dir():
+            msg = f"{where}: the folder {text} does not exist"
+            raise UnitError(msg)
+        files = list_pictures(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        msg = f"{where}: the folder {str(text)!r} cannot be read ({error})"
+        raise UnitError(msg) from error
+    if not files:
+        msg = f"{where}: there is no picture in the folder {text}"
+        raise UnitError(msg)
+    for path in files:
+        check_file(path, f"{where}: {path}")
+    folders.append(folder)
+    return tuple(BatchPicture(path.name, path) for path in files)
+
+
+def _checked(where: str, name: str, value: Any, source: BatchSource) -> BatchPicture:
+    """A picture of a list; all but those behind a URL are decoded once to be sure."""
+    mask = None
+    if isinstance(value, Mapping):
+        value, mask = value.get("image"), value.get("mask") or None
+    if value is None or not (isinstance(value, str) and _URL.match(value.strip())):
+        decode_image(value, where, source.paths, source.fetch)
+    return BatchPicture(name, value, mask)
+
+
+def _masked(
+    unit: ControlUnit, pictures: tuple[BatchPicture, ...], source: BatchSource
+) -> tuple[BatchPicture, ...]:
+    """The pictures with the masks of `batch_mask_dir`, by name or in order; one mask is for all.
+
+    Raises:
+        UnitError: there are several masks, but fewer than pictures.
+    """
+    folder = unit.batch_mask_dir or _mask_line(unit.batch_images)
+    if not folder:
+        return pictures
+    masks = _listed(f"{unit.name}: batch_mask_dir", folder, source, [])
+    if len(masks) == 1:
+        return tuple(dataclasses.replace(one, mask=masks[0].value) for one in pictures)
+    choose = _by_name(masks, [picture.stem for picture in pictures])
+    if choose is None and len(masks) < len(pictures):
+        msg = (
+            f"{unit.name}: batch_mask_dir holds {len(masks)} masks for {len(pictures)} pictures; "
+            "give one for each, or a single one for all"
+        )
+        raise UnitError(msg)
+    return tuple(
+        dataclasses.replace(one, mask=(choose or masks.__getitem__)(i).value)
+        for i, one in enumerate(pictures)
+    )
+
+
+def _mask_line(given: Any) -> str | None:
+    """The folder of a line `mask:folder` behind that of the pictures, as AnimateDiff has it."""
+    lines = given.splitlines()[1:] if isinstance(given, str) else []
+    found = [line.removeprefix(_MASK_LINE).strip() for line in lines if line.startswith(_MASK_LINE)]
+    return next(iter(found), None)
+
+
+def _by_name(
+    found: Sequence[BatchPicture], stems: Sequence[str]
+) -> Callable[[int], BatchPicture] | None:
+    """Gives the picture with the i-th of these names; None if one of them is missing."""
+    named = {picture.stem: picture for picture in found}
+    return (lambda i: named[stems[i]]) if set(stems) <= set(named) else None
+
+
+class ResultNames:
+    """File names for results: the control picture's, `-1`, `-2` for further ones, none twice."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, stem: str, number: int, suffix: str) -> str:
+        """A name that was not given away yet, without its ending.
+
+        Args:
+            stem: name of the control picture without its ending.
+            number: of the result among those of the same control picture, from 0.
+            suffix: ending that the file will have, such as ".png".
+        """
+        name = stem if number == 0 else f"{stem}-{number}"
+        while f"{name}{suffix}".lower() in self._taken:
+            number += 1
+            name = f"{stem}-{number}"
+        self._taken.add(f"{name}{suffix}".lower())
+        return name

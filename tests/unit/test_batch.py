@@ -1,0 +1,264 @@
+"""What a batch consists of: listing, checking, turns, merging, names of results."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_controlnet.batch import (
+    BatchSource,
+    ResultNames,
+    list_pictures,
+    make_plan,
+    natural_key,
+    unfold,
+)
+from lib_controlnet.decode import decode_image
+from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import ControlNetError, ImageError, UnitError
+from lib_controlnet.unit import ControlUnit, parse_unit
+
+ANYWHERE = BatchSource(folders=True)
+NAMES = ["frame2.png", "Frame1.jpg", "frame10.bmp"]
+
+
+def shade(level: int) -> Image.Image:
+    return Image.fromarray(np.full((8, 12, 3), level, np.uint8))
+
+
+def encoded(level: int) -> str:
+    buffer = io.BytesIO()
+    shade(level).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def level(value: object) -> int:
+    return int(decode_image(value)[0, 0, 0])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """frame1, frame2 and frame10 with levels 10, 20 and 100, and what is no picture."""
+    made = tmp_path / "pictures"
+    made.mkdir()
+    for name, value in zip(NAMES, (20, 10, 100), strict=True):
+        shade(value).save(made / name, quality=100)
+    shade(0).save(made / ".hidden.png")
+    (made / "notes.txt").write_text("no picture")
+    (made / "deeper.png").mkdir()
+    return made
+
+
+def batch_unit(pictures: object, **fields: object) -> ControlUnit:
+    return parse_unit({"input_mode": "batch", "batch_images": pictures, **fields})
+
+
+def plan(*units: ControlUnit, source: BatchSource = ANYWHERE):
+    made = make_plan(units, source)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a10", "a9", "A1"], ["A1", "a9", "a10"]),
+        (["10", "9", "b", "1b"], ["1b", "9", "10", "b"]),
+        (["x-2-b", "x-2-a", "x-10"], ["x-2-a", "x-2-b", "x-10"]),
+        (["a01", "a1", "a001"], ["a001", "a01", "a1"]),
+    ],
+)
+def test_natural_key_sorts_numbers_by_value(names: list[str], expected: list[str]) -> None:
+    assert sorted(names, key=natural_key) == expected
+
+
+def test_list_pictures_is_natural_and_passes_over_the_rest(folder: Path) -> None:
+    assert [path.name for path in list_pictures(folder)] == [
+        "Frame1.jpg", "frame2.png", "frame10.bmp",
+    ]  # fmt: skip
+
+
+def test_plan_gives_each_turn_its_picture_and_leaves_other_units(folder: Path) -> None:
+    still = parse_unit({"image": encoded(7), "loopback": False}, 1)
+    made = plan(batch_unit(str(folder)), still)
+    assert made.count == 3
+    assert [made.name_of(turn).name for turn in range(3)] == sorted(NAMES, key=natural_key)
+    for turn, expected in enumerate((10, 20, 100)):
+        units = made.at(turn)
+        assert [level(unit.image) for unit in units] == [expected, 7]
+        assert units[0].input_mode is InputMode.SIMPLE
+        assert units[1] is still
+
+
+def test_plan_without_batch_unit_is_none() -> None:
+    assert make_plan([parse_unit({"image": encoded(7)})], ANYWHERE) is None
+    frames = parse_unit({"input_mode": "batch", "batch_images": "x", "animatediff_batch": True})
+    assert make_plan([frames], ANYWHERE) is None
+
+
+def test_plan_shortest_unit_decides_and_the_last_one_names(folder: Path) -> None:
+    made = plan(batch_unit(str(folder)), batch_unit([encoded(1), encoded(2)]))
+    assert made.count == 2
+    assert [level(unit.image) for unit in made.at(1)] == [20, 2]
+    assert made.name_of(1).stem == "picture-2"
+
+
+@pytest.mark.parametrize("form", ["list", "pil", "data-url", "dicts"])
+def test_plan_takes_lists_of_pictures(form: str) -> None:
+    given = {
+        "list": [encoded(3)],
+        "pil": [shade(3)],
+        "data-url": f"data:image/png;base64,{encoded(3)}",
+        "dicts": [{"image": encoded(3), "mask": encoded(255)}],
+    }[form]
+    (unit,) = plan(batch_unit(given)).at(0)
+    assert level(unit.image) == 3
+    assert (unit.mask is not None) == (form == "dicts")
+
+
+def test_plan_folder_comes_first_among_the_lines_of_an_animation(folder: Path) -> None:
+    made = plan(batch_unit(f"{folder}\nkeyframe:0,6"))
+    assert made.count == 3
+    assert made.folders == (folder,)
+
+
+@pytest.mark.parametrize("masks", ["same names", "in order", "one"])
+def test_plan_masks_by_name_in_order_or_one_for_all(
+    folder: Path, tmp_path: Path, masks: str
+) -> None:
+    where = tmp_path / "masks"
+    where.mkdir()
+    names = {"same names": ["frame10", "frame2", "Frame1"], "in order": ["a", "b", "c"]}
+    for i, name in enumerate(names.get(masks, ["single"])):
+        shade(200 + i).save(where / f"{name}.png")
+    made = plan(batch_unit(str(folder), batch_mask_dir=str(where)))
+    found = [level(made.at(turn)[0].mask) for turn in range(3)]
+    assert found == {"same names": [202, 201, 200], "in order": [200, 201, 202]}.get(
+        masks, [200] * 3
+    )
+    by_line = plan(batch_unit(f"{folder}\nmask:{where}"))
+    assert [level(by_line.at(turn)[0].mask) for turn in range(3)] == found
+
+
+def test_plan_too_few_masks_are_refused(folder: Path, tmp_path: Path) -> None:
+    where = tmp_path / "masks"
+    where.mkdir()
+    for name in ("a", "b"):
+        shade(255).save(where / f"{name}.png")
+    with pytest.raises(UnitError, match="batch_mask_dir holds 2 masks for 3 pictures"):
+        plan(batch_unit(str(folder), batch_mask_dir=str(where)))
+
+
+def test_loopback_takes_the_last_result_and_nothing_at_first(folder: Path) -> None:
+    made = plan(batch_unit(str(folder), loopback=True), parse_unit({"image": encoded(7)}, 1))
+    assert level(made.at(0)[0].image) == 10
+    assert [level(unit.image) for unit in made.at(1, result=shade(99))] == [99, 7]
+
+
+def test_picture_of_a_script_replaces_those_of_the_batch(folder: Path) -> None:
+    made = plan(batch_unit(str(folder)), parse_unit({"image": encoded(7)}, 1))
+    assert [level(unit.image) for unit in made.at(0, instead=shade(5))] == [5, 7]
+    assert [level(unit.image) for unit in made.at(0, instead=[None, shade(5)])] == [10, 7]
+
+
+def test_picture_of_the_host_s_name_is_preferred(folder: Path) -> None:
+    made = plan(batch_unit(str(folder)))
+    assert level(made.at(0, stem="frame10")[0].image) == 100
+    assert level(made.at(0, stem="elsewhere")[0].image) == 10
+
+
+@pytest.mark.parametrize(
+    ("pictures", "source", "message"),
+    [
+        (None, ANYWHERE, "unit 0: input mode is 'batch', but no pictures are given"),
+        ("", ANYWHERE, "no pictures are given"),
+        ([], ANYWHERE, "no pictures are given"),
+        ("{folder}/absent", ANYWHERE, "batch_images: the folder .*absent does not exist"),
+        ("{folder}/deeper.png", ANYWHERE, "there is no picture in the folder"),
+        ("{folder}", BatchSource(), "unit 0: batch_images names a folder, and .* base64"),
+        ("{folder}", BatchSource(folders=["{folder}/deeper.png"]), "lies outside of"),
+        ("{folder}/absent", BatchSource(), "names a folder, and folders may not be read"),
+        (["{folder}/frame2.png"], BatchSource(), "picture 1 is a file path"),
+        ([encoded(1), "not base64!"], ANYWHERE, "unit 0: picture 2 cannot be decoded"),
+        (["https://example.org/a.png"], ANYWHERE, None),
+    ],
+)
+def test_plan_refuses_before_anything_is_made(
+    folder: Path, pictures: object, source: BatchSource, message: str | None
+) -> None:
+    def placed(value: object) -> object:
+        if isinstance(value, list):
+            return [placed(item) for item in value]
+        return value.format(folder=folder) if isinstance(value, str) else value
+
+    source = BatchSource(placed(source.folders), source.paths)
+    if message is None:
+        assert plan(batch_unit(placed(pictures)), source=source).count == 1
+        return
+    with pytest.raises(ControlNetError, match=message):
+        plan(batch_unit(placed(pictures)), source=source)
+
+
+@pytest.mark.parametrize("what", ["garbage", "empty", "huge"])
+def test_plan_names_a_broken_file(folder: Path, what: str) -> None:
+    broken = folder / "frame5.png"
+    if what == "huge":
+        Image.new("1", (20_000, 8)).save(broken)
+    else:
+        broken.write_bytes(b"" if what == "empty" else b"garbage" * 9)
+    with pytest.raises(ImageError, match=r"frame5\.png"):
+        plan(batch_unit(str(folder)))
+
+
+def test_file_that_goes_after_planning_is_named(folder: Path) -> None:
+    made = plan(batch_unit(str(folder)))
+    (folder / "frame2.png").unlink()
+    with pytest.raises(ImageError, match=r"frame2\.png cannot be read"):
+        made.at(1)
+
+
+def test_folder_below_an_opened_one_may_be_read(folder: Path) -> None:
+    source = BatchSource(folders=[folder.parent])
+    assert plan(batch_unit(str(folder)), source=source).count == 3
+    sneaky = f"{folder}/../.."
+    with pytest.raises(UnitError, match="lies outside of"):
+        plan(batch_unit(sneaky), source=source)
+
+
+def test_unfold_makes_one_unit_per_picture_at_its_share(folder: Path) -> None:
+    several = parse_unit(
+        {"input_mode": "merge", "batch_images": str(folder), "weight": 1.5,
+         "advanced_weighting": [3.0, 6.0]}, 2,
+    )  # fmt: skip
+    other = parse_unit({"image": encoded(7)}, 3)
+    made = unfold([several, other], ANYWHERE)
+    assert [level(unit.image) for unit in made] == [10, 20, 100, 7]
+    assert [unit.weight for unit in made[:3]] == pytest.approx([0.5] * 3)
+    assert made[0].advanced_weighting == pytest.approx((1.0, 2.0))
+    assert [unit.name for unit in made] == ["unit 2"] * 3 + ["unit 3"]
+    assert made[3] is other
+    assert {unit.input_mode for unit in made} == {InputMode.SIMPLE}
+
+
+def test_unfold_takes_a_list_of_images_and_leaves_disabled_units() -> None:
+    unit = parse_unit(
+        {"input_mode": "merge", "image": [{"image": encoded(1)}, {"image": shade(2)}]}
+    )
+    assert [level(one.image) for one in unfold([unit], ANYWHERE)] == [1, 2]
+    off = parse_unit({"input_mode": "merge", "enabled": False})
+    assert unfold([off], ANYWHERE) == [off]
+    with pytest.raises(UnitError, match="input mode is 'merge', but no pictures"):
+        unfold([parse_unit({"input_mode": "merge"})], ANYWHERE)
+
+
+def test_result_names_are_the_pictures_and_never_given_twice() -> None:
+    names = ResultNames()
+    assert [names.take("a", number, ".png") for number in range(3)] == ["a", "a-1", "a-2"]
+    assert names.take("a-1", 0, ".png") == "a-1-1"
+    assert names.take("a", 0, ".jpg") == "a"
+    assert names.take("A", 0, ".png") == "A-3"
