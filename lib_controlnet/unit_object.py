@@ -94,7 +94,7 @@ class ControlNetUnit:
         Raises:
             UnitError: a field holds an impossible value.
         """
-        _report(values)
+        report(values)
         unit = parse_unit(values)
         fields = {name: getattr(unit, name) for name in PUBLIC_FIELDS}
         fields.update({name: list(fields[name]) for name in _LISTS})
@@ -197,7 +197,7 @@ def _rgba(image: Any, mask: Any) -> np.ndarray:
 def _current_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields under their present names; a present name wins over an older one."""
     given = {name: value for name, value in fields.items() if name in PUBLIC_FIELDS}
-    _report(fields)
+    report(fields)
     for old, new in _RENAMED.items():
         if old not in fields or new in given:
             continue
@@ -210,13 +210,13 @@ def _current_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _report(fields: Mapping[str, Any]) -> None:
+def report(fields: Mapping[str, Any]) -> None:
     """Log every older name, older value and unknown key, each once in a process."""
     for name, value in fields.items():
         if name in _RENAMED:
             _notice(f"the field {name!r} of a unit is out of date, use {_RENAMED[name]!r}")
         elif name not in PUBLIC_FIELDS:
-            _notice(f"a unit has no field {name!r}; it is ignored")
+            _notice(f"a unit has no field {_brief(name)}; it is ignored")
         elif name in _CHOICES and not isinstance(value, _CHOICES[name]):
             member = _as_choice(name, value)
             if isinstance(member, Choice) and str(member) != str(value):

@@ -8,13 +8,13 @@ first step; the host passes that on to the user.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from PIL import Image
 
-from lib_controlnet import infotext, preprocess, remote
+from lib_controlnet import infotext, preprocess, remote, unit_object
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError, UnitError
 from lib_controlnet.finish import paste_back
@@ -158,6 +158,8 @@ def read_units(args: Iterable[Any]) -> list[ControlUnit]:
                 'object per unit, such as {"module": "canny", "model": "...", "image": "..."}'
             )
             raise UnitError(msg)
+        if isinstance(value, Mapping):
+            unit_object.report(value)
         units.append(parse_unit(value, index))
     return units
 
