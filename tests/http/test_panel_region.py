@@ -174,6 +174,8 @@ def test_own_mask_without_any_mask_stops_with_the_sentence(panel: Any, picture: 
 
 def test_region_canvas_follows_the_picture(panel: Any, picture: Path, tmp_path: Path) -> None:
     page = panel
+    page.wait_for_timeout(300)
+    assert page.locator(f"{CANVAS} img").count() == 0, "carries nothing until it is wanted"
     choose(page, REGION, "Own mask")
     # Nothing to draw on but the proportions of what would be made.
     wait_for_canvas(page, CANVAS, (128, 128))
@@ -201,6 +203,7 @@ def test_region_of_a_hidden_unit_is_laid_out_when_it_is_seen(panel: Any, picture
     tabs.nth(0).click()
     wait_for_canvas(page, CANVAS, (128, 64))
     box = page.locator(f"{CANVAS} canvas[key=interface]").bounding_box()
+    assert box["height"] > 60
     assert box["width"] == pytest.approx(2 * box["height"], rel=0.02)
 
 
