@@ -41,6 +41,9 @@ class BoundedRoute(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 return JSONResponse({"detail": [_plain(item) for item in error.errors()]}, 422)
+            except OverflowError as error:  # older pydantic, of whole numbers with 400 digits
+                msg = "the request holds a number that is too large"
+                raise HTTPException(422, msg) from error
 
         return bounded
 

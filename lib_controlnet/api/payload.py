@@ -21,6 +21,9 @@ ROUTES: Final = {"/sdapi/v1/txt2img": False, "/sdapi/v1/img2img": True}
 """The host's routes that take units, and whether they are img2img's."""
 SCRIPT: Final = "controlnet"
 MAX_DEPTH: Final = 32
+LEAST, MOST = -(2**63), 2**64 - 1
+"""Whole numbers that the host's JSON writer knows."""
+UNNAMED: Final = "an argument"
 
 Check = Callable[[object, bool], None]
 
@@ -82,7 +85,8 @@ def check_units(body: object, slots: int, drops_surplus: bool = False) -> None:
             raise ControlNetError(msg)
         _check_count(units, slots, drops_surplus)
         for index, unit in enumerate(units):
-            _check_values(unit, index)
+            _check_values(unit, f"unit {index}")
+        _check_values({name: value for name, value in given.items() if name != "args"}, where)
 
 
 def _kind(value: object) -> str:
@@ -114,37 +118,41 @@ def _is_asked(unit: object) -> bool:
 _OFF: Final = ("false", "0", "off", "no", "")
 
 
-def _check_values(unit: object, index: int) -> None:
-    """Every value must survive being written into the answer."""
-    waiting = [(unit, "", 0)]
-    unnamed = "an argument"
+def _check_values(root: object, where: str) -> None:
+    """Every value must survive being written into the answer.
+
+    Raises:
+        UnitError: one would not.
+    """
+    waiting: list[tuple[object, str, int]] = [(root, "", 0)]
     while waiting:
         value, field, depth = waiting.pop()
         if depth > MAX_DEPTH:
-            msg = f"unit {index}: {field or unnamed} is nested more than {MAX_DEPTH} levels deep"
+            msg = f"{where}: {field or UNNAMED} is nested more than {MAX_DEPTH} levels deep"
             raise UnitError(msg)
         if isinstance(value, Mapping):
             for key, item in value.items():
-                name = field or _printable(key)
-                _check_text(key, index, name)
-                waiting.append((item, name, depth + 1))
+                waiting.append((key, field or _printable(key), depth))
+                waiting.append((item, field or _printable(key), depth + 1))
         elif isinstance(value, list):
             waiting += [(item, field, depth + 1) for item in value]
-        elif isinstance(value, float) and not math.isfinite(value):
-            msg = f"unit {index}: {field or unnamed} is {value}, must be a finite number"
+        elif (fault := _fault(value)) is not None:
+            msg = f"{where}: {field or UNNAMED} {fault}"
             raise UnitError(msg)
-        elif isinstance(value, str):
-            _check_text(value, index, field or unnamed)
 
 
-def _check_text(text: str, index: int, field: str) -> None:
-    if text.isascii():
-        return
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        msg = f"unit {index}: {field} holds half a surrogate pair, which is no character"
-        raise UnitError(msg) from error
+def _fault(value: object) -> str | None:
+    """Why a number or text cannot be written as JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, must be a finite number"
+    if isinstance(value, int) and not LEAST <= value <= MOST:
+        return "is a whole number beyond 64 bits"
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return "holds half a surrogate pair, which is no character"
+    return None
 
 
 def _printable(key: str) -> str:

@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from servers import READY_WORDS, ROOT, START_SECONDS, free_port
+from plain_server import plain_server
 
 LISTS = ("version", "model_list", "module_list", "control_types", "settings")
 WORK = ("detect", "render_openpose_json")
-
-
-@contextmanager
-def server(data: Path, *flags: str) -> Iterator[httpx.Client]:
-    """The embedded host with exactly these flags."""
-    port, log = free_port(), data / "server.log"
-    command = [sys.executable, str(ROOT / "minihost" / "launch.py"), "--skip-install"]
-    command += ["--port", str(port), "--data-dir", str(data), *flags]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while READY_WORDS not in log.read_text(encoding="utf-8", errors="replace"):
-            told = log.read_text(encoding="utf-8", errors="replace")[-4000:]
-            assert process.poll() is None, told
-            assert time.monotonic() < deadline, told
-            time.sleep(0.25)
-        address = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
-            yield client
-    finally:
-        process.kill()
-        process.wait()
 
 
 def statuses(client: httpx.Client, **options: object) -> set[int]:
@@ -59,7 +24,8 @@ OPEN, SHUT = {200, 422}, {401}
 
 def test_every_api_user_has_access_and_nobody_else(tmp_path: Path) -> None:
     flags = ("--api", "--nowebui", "--api-auth", "me:secret,you:other")
-    with server(tmp_path, *flags) as client:
+    with plain_server(tmp_path, *flags) as server:
+        client = server.client
         for pair in (("me", "secret"), ("you", "other")):
             assert client.get("/sdapi/v1/options", auth=pair).status_code == 200
             assert statuses(client, auth=pair) == OPEN
@@ -74,7 +40,8 @@ def test_every_api_user_has_access_and_nobody_else(tmp_path: Path) -> None:
 
 
 def test_page_login_opens_the_routes_where_there_is_no_api(tmp_path: Path) -> None:
-    with server(tmp_path, "--gradio-auth", "admin:pw") as client:
+    with plain_server(tmp_path, "--gradio-auth", "admin:pw") as server:
+        client = server.client
         assert client.get("/sdapi/v1/options").status_code == 404
         assert statuses(client) == SHUT
         wrong = client.post("/login", data={"username": "admin", "password": "no"})

@@ -161,6 +161,13 @@ def test_longest_picture_at_the_highest_resolution_stays_in_bounds(client: TestC
         (b'{"controlnet_input_images": [Infinity]}', JSON),
         (b'{"controlnet_input_images": [{"image": 1e999}]}', JSON),
         (b'{"controlnet_processor_res": [NaN]}', JSON),
+        (b'{"controlnet_threshold_a": ' + b"9" * 400 + b"}", JSON),
+        (
+            b'[{"people": [{"pose_keypoints_2d": [' + b"9" * 400 + b"]}], "
+            b'"canvas_width": 8, "canvas_height": 8}]',
+            JSON,
+        ),
+        (b'[{"people": [], "canvas_width": ' + b"9" * 5000 + b', "canvas_height": 8}]', JSON),
         (b'{"low_vram": {"x": "\\ud800"}}', JSON),
         (b'{"controlnet_input_images": {"\\ud800": 1}}', JSON),
         (b'{"controlnet_module": "\\ud800"}', JSON),

@@ -46,7 +46,7 @@ ON = {"module": "canny"}
         asking(ON, ON, ON, OFF, None, {"enabled": "false"}, {"enabled": 0}, {"enabled": ""}),
         asking(None, "text", 1, key="other"),
         asking({"image": "x" * 10_000, "weight": 1e300, "prompt": "ü🙂"}),
-        asking({"image": nested(MAX_DEPTH - 1)}),
+        asking({"image": nested(MAX_DEPTH - 1), "threshold_a": 2**64 - 1, "weight": -(2**63)}),
     ],
     ids=lambda body: repr(body)[:60],
 )
@@ -76,6 +76,16 @@ def test_honest_request_passes(body: Any) -> None:
         (asking({"junk": [{"y": float("-inf")}]}), "unit 0: junk is -inf, must be a finite"),
         (asking({"image": "\ud800"}), "unit 0: image holds half a surrogate pair"),
         (asking({"\udfff": 1}), "unit 0: \\udfff holds half a surrogate pair"),
+        (asking({"weight": 2**64}), "unit 0: weight is a whole number beyond 64 bits"),
+        (asking({"weight": -(10**30)}), "unit 0: weight is a whole number beyond 64 bits"),
+        (
+            {"alwayson_scripts": {"ControlNet": {"\ud800": -1}}},
+            "alwayson_scripts.controlnet: \\ud800 holds half a surrogate pair",
+        ),
+        (
+            {"alwayson_scripts": {"ControlNet": {"args": [], "x": nested(50)}}},
+            "alwayson_scripts.controlnet: x is nested more than 32 levels deep",
+        ),
         (asking({"image": nested(10_000)}), "unit 0: image is nested more than 32 levels deep"),
         (asking([float("nan")]), "unit 0: an argument is nan, must be a finite number"),
     ],
