@@ -303,9 +303,9 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if getattr(self, "inpainting_mask_weight", opts.inpainting_mask_weight) < 1.0:
             pictures = sd_samplers_common.decode_first_stage(self.sd_model, samples)
             return samples, self.img2img_image_conditioning(pictures, samples)
-        return samples, self.txt2img_image_conditioning(
-            samples, self.hr_upscale_to_x, self.hr_upscale_to_y
-        )
+        # Parity: the WebUI sizes an inpainting model's conditioning by the first pass here, and so
+        # cannot use such a model with this upscaler.
+        return samples, self.txt2img_image_conditioning(samples)
 
     def _upscale_pictures(self, decoded_samples: Tensor) -> tuple[Tensor, Tensor]:
         pictures = torch.clamp((decoded_samples + 1.0) / 2.0, min=0.0, max=1.0)

@@ -30,7 +30,7 @@ FACTORS: dict[str, Sequence[str]] = {
     "batch": ("one", "count", "size"),
     "prompt": ("short", "long", "AND"),
     "upscaler": ("Latent", "Lanczos"),
-    "target": ("scale", "resize"),
+    "target": ("scale", "wide", "tall"),
     "hr_checkpoint": ("same", "other"),
     "hr_sampler": ("same", "other"),
     "hr_option": ("Both", "Low res only", "High res only"),
@@ -48,6 +48,7 @@ FACTORS: dict[str, Sequence[str]] = {
     "window": ("0-1", "0-0.5", "0.5-1", "0.25-0.75"),
     "region": ("whole", "own", "inside", "outside"),
     "feather": ("0", "10"),
+    "batch_option": ("all", "turns"),
 }
 
 LAYER_WEIGHTS = (0.5, 0.0, 1.5, 0.25, 1.0, 0.75, 2.0)
@@ -65,6 +66,8 @@ def applies(factor: str, case: Case) -> bool:
         return path in WITH_MASK
     if factor == "feather":
         return case["region"] != "whole"
+    if factor == "batch_option":
+        return case["batch"] == "size" and case.get("source", "own") == "own"
     if factor == "crop":
         return case.get("area", "whole") != "whole"
     return True
@@ -78,7 +81,7 @@ def is_possible(case: Case) -> bool:
         return False
     if checkpoint == "inpainting" and path in WITH_HIRES:
         # The host sizes this model's own conditioning by the first pass, or before its crop.
-        latent, cropped = case["upscaler"] == "Latent", case["target"] == "resize"
+        latent, cropped = case["upscaler"] == "Latent", case["target"] != "scale"
         if latent or cropped or case["hr_checkpoint"] == "other":
             return False
     replaced = checkpoint in ("refiner-moved", "refiner-other")
@@ -102,6 +105,47 @@ def is_possible(case: Case) -> bool:
     return not (
         case["module"] == "inpaint" and case.get("source") == "host" and path not in WITH_MASK
     )
+
+
+NOTHING_SPECIAL: Case = {
+    **{"path": IMG2IMG, "checkpoint": "plain", "sampler": "Euler", "size": "64x64"},
+    **{"batch": "one", "prompt": "short", "host_resize": "0", "source": "host", "module": "none"},
+    **{"resize": "Just Resize", "mode": "Balanced", "strength": "1", "window": "0-1"},
+    "region": "whole",
+}
+FULL_HIRES: Case = {
+    **{"path": HIRES, "hr_checkpoint": "same", "hr_sampler": "same", "hr_option": "Both"},
+}
+FULL_INPAINT: Case = {"path": INPAINT, "blur": "0,0", "invert": "0", "area": "whole"}
+
+BEYOND_THE_HOST: dict[str, Case] = {
+    "edit-from-nothing": {"checkpoint": "edit", "path": TXT2IMG},
+    "edit-with-AND": {"checkpoint": "edit", "prompt": "AND"},
+    "edit-with-unequal-prompts": {"checkpoint": "edit", "prompt": "long"},
+    "inpainting-hires-latent": {
+        **{"checkpoint": "inpainting", "upscaler": "Latent", "target": "scale"},
+        **FULL_HIRES,
+    },
+    "inpainting-hires-cropped": {
+        **{"checkpoint": "inpainting", "upscaler": "Lanczos", "target": "wide"},
+        **FULL_HIRES,
+    },
+    "inpainting-latent-upscale": {"checkpoint": "inpainting", "host_resize": "3"},
+    "edit-latent-upscale": {"checkpoint": "edit", "host_resize": "3"},
+    "fill-latent-upscale": {**FULL_INPAINT, "host_resize": "3", "fill": "0"},
+    "replaced-model-in-the-next-batch": {"checkpoint": "refiner-moved", "batch": "count"},
+}
+"""What `is_possible` leaves out because the host fails at it, even without any unit."""
+
+
+def fails_by_itself(case: Case) -> str:
+    """Words of the error with which a WebUI of its own fails, where the embedded host does not.
+
+    A1111 makes new objects for every checkpoint with a YAML of its own, also for one of the same
+    structure; in img2img it keeps the first batch's sampler, and with it the model it gave up.
+    """
+    is_kept = case["path"] in FROM_PICTURE and case["batch"] == "count"
+    return "meta" if is_kept and case["checkpoint"] == "refiner" else ""
 
 
 def generator() -> Generator:

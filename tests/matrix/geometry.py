@@ -30,6 +30,8 @@ class Placement:
         picture: what the steps start from.
         mask: the mask that belongs to it, L.
         steps: for the host.
+        mask_steps: the same for the mask; the host fits a mask into a border where it stretches the
+            picture's latent.
         inner: box of the result that the picture covers; outside is a border that each side of the
             comparison fills in its own way.
     """
@@ -37,14 +39,17 @@ class Placement:
     picture: Image.Image
     mask: Image.Image | None
     steps: list[list[Any]]
+    mask_steps: list[list[Any]]
     inner: tuple[int, int, int, int]
 
 
-def placement(case: Case, record: dict[str, Any], one_pass: dict[str, Any]) -> Placement:
-    """Where the unit's picture lies in a pass."""
+def placement(
+    case: Case, record: dict[str, Any], one_pass: dict[str, Any], unit: int = 0
+) -> Placement:
+    """Where a unit's picture lies in a pass."""
     is_own = case.get("source", "own") == "own"
     if is_own:
-        picture, mask, mode = pictures.own_picture(), pictures.own_mask(), _own_mode(case)
+        picture, mask, mode = pictures.own_picture(unit), pictures.own_mask(), _own_mode(case)
     else:
         picture = Image.fromarray(pictures.unpacked(record["given"]))
         mask, mode = prepared_mask(case, record), int(case["host_resize"]) % 3
@@ -63,10 +68,12 @@ def placement(case: Case, record: dict[str, Any], one_pass: dict[str, Any]) -> P
         if is_own:
             given = pictures.unpacked(record["given"])
             steps.insert(0, ["resize", mode, given.shape[1], given.shape[0]])
-        return Placement(picture, mask, steps, (0, 0, *shown))
+        return Placement(picture, mask, steps, steps, (0, 0, *shown))
     inner = _inner(picture.size, canvas, mode)
     inner = (inner[0] - left, inner[1] - top, inner[2] - left, inner[3] - top)
-    return Placement(picture, mask, [["resize", mode, *canvas], cut], inner)
+    mask_mode = mode if is_own else int(case["host_resize"])
+    steps, mask_steps = ([["resize", one, *canvas], cut] for one in (mode, mask_mode))
+    return Placement(picture, mask, steps, mask_steps, inner)
 
 
 def _own_mode(case: Case) -> int:
@@ -119,7 +126,7 @@ def shown(place: Placement, host_picture: HostPicture) -> Shown:
     picture = np.array(host_picture(place.picture, place.steps).convert("RGB")).astype(np.int16)
     masked = None
     if place.mask is not None:
-        grey = host_picture(place.mask, place.steps).convert("L")
+        grey = host_picture(place.mask, place.mask_steps).convert("L")
         masked = np.array(grey) > 127
     certain = np.zeros(picture.shape[:2], bool)
     left, top, right, bottom = (max(side, 0) for side in place.inner)

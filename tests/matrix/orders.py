@@ -71,17 +71,30 @@ def hires_sampler(case: Case) -> str:
 
 
 def resize_target(case: Case) -> tuple[int, int]:
-    """Size that `resize` asks the second pass for: of other proportions, so that it is cropped."""
+    """Size asked of the second pass: of other proportions, so that its height or width is cropped.
+
+    (0, 0) leaves it to the factor.
+    """
+    more = {"scale": None, "wide": (40, 16), "tall": (16, 40)}[case["target"]]
+    if more is None:
+        return 0, 0
     width, height = size_of(case)
-    return width // 8 * 8 + 40, height // 8 * 8 + 16
+    return width // 8 * 8 + more[0], height // 8 * 8 + more[1]
 
 
 def _has_own(case: Case) -> bool:
     return case.get("source", "own") == "own"
 
 
-def unit_of(case: Case) -> dict[str, Any]:
-    """The one unit of a case."""
+def units_of(case: Case) -> list[dict[str, Any]]:
+    """The unit of a case, or two that take turns."""
+    if case.get("batch_option") != "turns":
+        return [_unit(case, 0)]
+    turns = {"batch_option": "Each ControlNet unit for each image in a batch"}
+    return [{**_unit(case, 0), **turns}, _unit(case, 1)]
+
+
+def _unit(case: Case, number: int) -> dict[str, Any]:
     start, end = case["window"].split("-")
     unit: dict[str, Any] = {
         "module": case["module"],
@@ -104,7 +117,7 @@ def unit_of(case: Case) -> dict[str, Any]:
     else:
         unit["weight"] = float(case["strength"])
     if _has_own(case):
-        unit["image"] = encoded(pictures.own_picture())
+        unit["image"] = encoded(pictures.own_picture(number))
         if case["module"] == "inpaint":
             unit["mask"] = encoded(pictures.own_mask())
     return unit
@@ -137,7 +150,7 @@ def common(case: Case) -> dict[str, Any]:
 
 def hires_fields(case: Case) -> dict[str, Any]:
     """What the second pass takes."""
-    x, y = resize_target(case) if case["target"] == "resize" else (0, 0)
+    x, y = resize_target(case)
     other = case["hr_checkpoint"] == "other"
     return {
         "denoising_strength": HIRES_STRENGTH,
@@ -175,7 +188,7 @@ def picture_fields(case: Case) -> dict[str, Any]:
 def api_request(case: Case) -> tuple[str, dict[str, Any]]:
     """Route and payload of the paths that the API has."""
     payload = common(case)
-    payload["alwayson_scripts"] = {"ControlNet": {"args": [unit_of(case)]}}
+    payload["alwayson_scripts"] = {"ControlNet": {"args": units_of(case)}}
     payload["save_images"] = False
     if case["path"] == HIRES:
         payload |= {"enable_hr": True, **hires_fields(case)}
@@ -199,7 +212,7 @@ def page_request(case: Case) -> tuple[str, dict[str, Any]]:
     values = {name: fields.pop(name) for name in ("prompt", "negative_prompt", "n_iter")}
     for name in ("batch_size", "cfg_scale", "width", "height", "denoising_strength"):
         values[name] = fields.pop(name)
-    request: dict[str, Any] = {"units": [unit_of(case)], "values": values, "forced": fields}
+    request: dict[str, Any] = {"units": units_of(case), "values": values, "forced": fields}
     fields["do_not_save_samples"] = fields["do_not_save_grid"] = True
     if case["path"] == UPSCALE:
         for name in ("hr_scale", "hr_upscaler", "hr_second_pass_steps"):

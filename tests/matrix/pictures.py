@@ -39,9 +39,10 @@ def other_init_picture() -> Image.Image:
     return scene(128, 128, blue=160).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def own_picture() -> Image.Image:
-    """The unit's own picture, of other proportions."""
-    return scene(*OWN_SIZE, blue=200)
+def own_picture(unit: int = 0) -> Image.Image:
+    """A unit's own picture, of other proportions; that of the second unit is a mirror image."""
+    picture = scene(*OWN_SIZE, blue=200)
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if unit else picture
 
 
 def own_mask() -> Image.Image:

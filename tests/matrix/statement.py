@@ -31,7 +31,7 @@ class PassStatement:
         sampler: its name.
         active: per evaluation of the denoiser, whether the unit acts.
         conds, total: rows of each evaluation: those with the prompt come first.
-        controlled: rows that the unit acts on, in the same order.
+        units: per row, in the same order, the unit that acts on it; None for no unit.
         factors: per layer, shallowest skip first, the number the network's output is multiplied by.
     """
 
@@ -40,7 +40,7 @@ class PassStatement:
     active: tuple[bool, ...]
     conds: int
     total: int
-    controlled: tuple[bool, ...]
+    units: tuple[int | None, ...]
     factors: tuple[float, ...]
 
 
@@ -59,14 +59,13 @@ def _statement(case: Case, is_hires: bool) -> PassStatement:
     steps = step_of_each_evaluation(case, sampler, is_hires)
     acts = acts_in_pass(case, is_hires)
     conds, total = rows(case)
-    only_conds = case["mode"] == CONTROL_FIRST
     return PassStatement(
         is_hires,
         sampler,
         tuple(acts and in_window(case["window"], step, max(steps) + 1) for step in steps),
         conds,
         total,
-        tuple(row < conds or not only_conds for row in range(total)),
+        tuple(unit_of_row(case, row, conds) for row in range(total)),
         factors(case, is_hires),
     )
 
@@ -106,6 +105,20 @@ def rows(case: Case) -> tuple[int, int]:
     prompts = 2 if case["prompt"] == "AND" else 1
     without = 2 if case["checkpoint"] == "edit" else 1
     return pictures * prompts, pictures * (prompts + without)
+
+
+def unit_of_row(case: Case, row: int, conds: int) -> int | None:
+    """The unit that acts on a row.
+
+    The host puts each picture's prompts first, picture by picture, then all pictures once for each
+    kind of row without the prompt.
+    """
+    if row >= conds and case["mode"] == CONTROL_FIRST:
+        return None
+    if case.get("batch_option") != "turns":
+        return 0
+    pictures = 2
+    return row * pictures // conds if row < conds else (row - conds) % pictures
 
 
 def factors(case: Case, is_hires: bool) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ MEANINGS = {
     "batch": "one picture, batch count 2, batch size 2",
     "prompt": "short; longer than the negative prompt; two sub-prompts",
     "upscaler": "of the second pass: on latents, on pictures",
-    "target": "of the second pass: by a factor; to a size, so that the host crops",
+    "target": "of the second pass: by a factor; to a size that crops its height, its width",
     "hr_checkpoint": "of the second pass",
     "hr_sampler": "of the second pass",
     "hr_option": "of the unit",
@@ -38,6 +38,7 @@ MEANINGS = {
     "window": "start and end of guidance",
     "region": "where the unit acts",
     "feather": "of the region, pixels",
+    "batch_option": "one unit for all pictures of a batch, or two units taking turns",
 }
 
 

@@ -27,6 +27,11 @@ def host_arithmetic(server: Server, image: Image.Image, steps: list[list[Any]]) 
 def test_case_of_the_matrix(server: Server, case: dict[str, str]) -> None:
     server.get("/matrix-probe/take")
     route, request = orders.order(case)
+    own_failure = "" if server.log_file else cases.fails_by_itself(case)
+    if own_failure:
+        answer = server.client.post(route, json=request)
+        assert (answer.status_code, own_failure in answer.text) == (500, True)
+        return
     server.post(route, request)
     found = verdict.complaints(
         case,
@@ -34,6 +39,16 @@ def test_case_of_the_matrix(server: Server, case: dict[str, str]) -> None:
         lambda image, steps: host_arithmetic(server, image, steps),
     )
     assert not found, f"{case}:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("name", cases.BEYOND_THE_HOST)
+def test_host_fails_by_itself_at_what_the_matrix_leaves_out(server: Server, name: str) -> None:
+    case = {**cases.NOTHING_SPECIAL, **cases.BEYOND_THE_HOST[name]}
+    assert not cases.is_possible(case)
+    route, request = orders.order(case)
+    answer = server.client.post(route, json={**request, "alwayson_scripts": {}})
+    assert answer.status_code == 500
+    assert server.get("/matrix-probe/take")["hooks"] == []
 
 
 def test_cases_cover_every_possible_pair() -> None:

@@ -68,11 +68,9 @@ def _generation(case: Case, record: dict[str, Any], host_picture: HostPicture) -
         )
         strengths = _everywhere(case, one, statement, region)
         yield from (f"{where}: {text}" for text in strengths)
-        used = {hint for evaluation in one["evaluations"] for hint in evaluation["hints"]} - {-1}
-        if len(used) > 1:
-            yield f"{where}: hints {sorted(used)} instead of one"
-        for hint in used:
-            yield from (f"{where}: {text}" for text in _hint(case, record, one, hint, host_picture))
+        yield from (
+            f"{where}: {text}" for text in _hints(case, record, one, statement, host_picture)
+        )
     told = sum("switched during sampling" in comment for comment in record["comments"])
     if silenced and told != 1:
         yield f"{silenced} evaluations silent after a switch, comments {record['comments']}"
@@ -107,7 +105,7 @@ def _evaluations(
         if (evaluation["conds"], evaluation["total"]) != (statement.conds, statement.total):
             yield f"{where}: {evaluation['conds']} cond of {evaluation['total']} rows"
         acts = active and not quiet[number]
-        wanted = [acts and row for row in statement.controlled]
+        wanted = [acts and unit is not None for unit in statement.units]
         if [hint != -1 for hint in evaluation["hints"]] != wanted:
             yield f"{where}: hints of the rows {evaluation['hints']}, wanted {wanted}"
         elif acts:
@@ -146,13 +144,35 @@ def _everywhere(
 # ---- hints ---------------------------------------------------------------------------------
 
 
-def _hint(
+def _hints(
     case: Case,
     record: dict[str, Any],
     one: dict[str, Any],
+    statement: PassStatement,
+    host_picture: HostPicture,
+) -> Iterator[str]:
+    """Compare the hint behind the rows of each unit."""
+    used: dict[int, set[int]] = {}
+    for evaluation in one["evaluations"]:
+        for hint, unit in zip(evaluation["hints"], statement.units, strict=False):
+            if hint != -1 and unit is not None:
+                used.setdefault(unit, set()).add(hint)
+    for unit, found in used.items():
+        if len(found) > 1:
+            yield f"unit {unit}: hints {sorted(found)} instead of one"
+        for hint in found:
+            compared = _hint(case, record, (one, unit), hint, host_picture)
+            yield from (f"unit {unit}: {text}" for text in compared)
+
+
+def _hint(
+    case: Case,
+    record: dict[str, Any],
+    place: tuple[dict[str, Any], int],
     index: int,
     host_picture: HostPicture,
 ) -> Iterator[str]:
+    one, unit = place
     if index < 0:
         yield "the network was evaluated with a hint that was not encoded for this size"
         return
@@ -161,7 +181,7 @@ def _hint(
     if list(hint.shape[1::-1]) != size:
         yield f"hint of {hint.shape[1::-1]} for a latent of {one['latent']}"
         return
-    wanted = shown(placement(case, record, one), host_picture)
+    wanted = shown(placement(case, record, one, unit), host_picture)
     if case["module"] == "canny":
         yield from _compare_edges(hint, wanted)
     else:
