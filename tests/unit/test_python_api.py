@@ -348,7 +348,8 @@ def test_get_single_unit_from_counts_units() -> None:
 
 
 def test_objects_without_arguments_have_no_units_and_get_none() -> None:
-    p = SimpleNamespace(scripts=FakeRunner(), script_args={}, script_args_value={})
+    runner = FakeRunner(alwayson_scripts=[FakeScript("ControlNet", 0, 3)])
+    p = SimpleNamespace(scripts=runner, script_args={}, script_args_value={})
     assert python_api.get_all_units_in_processing(p) == []
     python_api.update_cn_script_in_processing(p, [ControlNetUnit()])
     assert p.script_args == {}
