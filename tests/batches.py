@@ -71,6 +71,11 @@ def pixels(images: Sequence[Image.Image]) -> list[np.ndarray]:
     return [np.array(image) for image in images]
 
 
+def same(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> bool:
+    """Equally many pictures, equal bit for bit."""
+    return len(left) == len(right) and all(map(np.array_equal, left, right))
+
+
 def run_batch_tab(host: Any, units: Sequence[Any], **fields: Any) -> tuple:
     """What Generate in img2img's batch tab gives: gallery, info, infotext, comments."""
     from modules import img2img, shared

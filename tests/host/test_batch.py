@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import job, pixels, run, run_batch_tab, save_noise
+from batches import job, pixels, run, run_batch_tab, same, save_noise
 from controls import SIZE, STEPS, encoded, first, picture, request, unet_hooks, unit
 from PIL import Image
 
@@ -42,10 +42,6 @@ def single(number: int, **fields: Any) -> list[np.ndarray]:
     """What one run with the n-th control picture makes."""
     p = job(unit(image=encoded(picture(seed=number))), do_not_save_grid=True, **fields)
     return pixels(run(p).images[: p.n_iter * p.batch_size])
-
-
-def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
-    return len(left) == len(right) and all(map(np.array_equal, left, right))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,256 @@
+"""The script "controlnet m2m": one generation per frame, the frames being control images.
+
+Every frame is a generation on a copy of `p`; its control images are handed over as the values of
+a grid's cell are, so neither a unit nor a setting changes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from modules import images, processing, shared
+from PIL import Image
+
+from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import ImageError, UnitError
+from lib_controlnet.host import generation, pictures, xyz
+from lib_controlnet.movie import Movie, MovieWriter, open_movie
+
+if TYPE_CHECKING:
+    from lib_controlnet.host.runtime import Runtime
+    from lib_controlnet.unit import ControlUnit
+
+FOLDER: Final = "controlnet-m2m"
+DURATION: Final = 50
+_PER_UNIT: Final = 3
+_DATA_URL: Final = "data:"
+_NAME: Final = "controlnet m2m"
+
+
+@dataclass(frozen=True)
+class Track:
+    """What one unit is fed with.
+
+    Attributes:
+        unit: number of the unit.
+        movie: its frames, None for one picture.
+        image: that picture, None for the unit's own.
+        keeps_maps: the detected maps become an animation of their own.
+    """
+
+    unit: int
+    movie: Movie | None
+    image: Any
+    keeps_maps: bool
+
+
+@dataclass
+class Results:
+    """What the frames have given so far."""
+
+    first: Any = None
+    frames: list[Image.Image] = field(default_factory=list)
+    infotexts: list[str] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def run(p: Any, args: Sequence[Any], runtime: Runtime) -> Any:
+    """Generate all frames; without a movie, one ordinary generation.
+
+    Args:
+        p: the host's processing object.
+        args: movie, picture and "save preprocessed" for every unit, then the duration of a frame
+            in milliseconds.
+        runtime: what all generations share.
+
+    Raises:
+        ControlNetError: a movie cannot be read, or its unit is not enabled.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        tracks = list(_tracks(p, args, runtime, Path(scratch)))
+        if all(track.movie is None for track in tracks):
+            return processing.process_images(p)
+        units = _units(p)
+        _check_enabled(tracks, units)
+        duration = int(args[-1] or DURATION)
+        return _finished(p, _frames(p, tracks, units, duration, runtime))
+
+
+def _tracks(p: Any, args: Sequence[Any], runtime: Runtime, scratch: Path) -> Iterator[Track]:
+    for unit in range((len(args) - 1) // _PER_UNIT):
+        movie, image, keeps_maps = args[_PER_UNIT * unit : _PER_UNIT * (unit + 1)]
+        path = _movie_file(movie, unit, p, runtime, scratch)
+        found = None if path is None else open_movie(path, f"{_NAME}: the movie of unit {unit}")
+        yield Track(unit, found, image, bool(keeps_maps))
+
+
+def _movie_file(value: Any, unit: int, p: Any, runtime: Runtime, scratch: Path) -> Path | None:
+    """A file with the movie; requests over HTTP send it as base64, or name an opened folder's.
+
+    Raises:
+        ImageError: the path is closed to the request, or the text is no base64.
+    """
+    if value is None or value == "":
+        return None
+    if not getattr(p, "is_api", False):
+        return Path(value)
+    where, text = f"{_NAME}: the movie of unit {unit}", str(value)
+    opened = pictures.source(runtime).allow_paths
+    if text[: len(_DATA_URL)].lower() == _DATA_URL:
+        text = text.partition(",")[2]
+    elif opened and len(text) < 4096 and Path(text).is_file():  # noqa: PLR2004 - a path's length
+        path = Path(text).resolve()
+        if opened is True or any(path.is_relative_to(Path(root).resolve()) for root in opened):
+            return path
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        msg = (
+            f"{where} is neither base64 nor a file in a folder that is opened for requests; send "
+            "the file as base64"
+        )
+        raise ImageError(msg) from error
+    path = scratch / f"movie-{unit}"
+    path.write_bytes(data)
+    return path
+
+
+def _units(p: Any) -> list[ControlUnit]:
+    """The units of the panel, as the generation of a frame will get them."""
+    runner = p.scripts
+    for script in [] if runner is None else runner.alwayson_scripts:
+        if getattr(script, "controlnet_runtime", None) is not None:
+            return generation.read_units(p.script_args[script.args_from : script.args_to])
+    return []
+
+
+def _check_enabled(tracks: Sequence[Track], units: Sequence[ControlUnit]) -> None:
+    enabled = {unit.index for unit in units if unit.enabled}
+    idle = [track.unit for track in tracks if track.movie is not None and track.unit not in enabled]
+    if idle:
+        msg = (
+            f"{_NAME}: a movie is given for unit {idle[0]}, which is not enabled; enable it in the "
+            "ControlNet panel and choose its preprocessor and model there, or take the movie away"
+        )
+        raise UnitError(msg)
+
+
+def _frames(
+    p: Any,
+    tracks: Sequence[Track],
+    units: Sequence[ControlUnit],
+    duration: int,
+    runtime: Runtime,
+) -> Results:
+    """Generate frame after frame until the shortest movie ends, or the user has enough."""
+    movies = [track for track in tracks if track.movie is not None]
+    count = min(track.movie.count for track in movies)
+    processing.fix_seed(p)
+    shared.state.job_count = count
+    results = Results()
+    keeps_frames = getattr(p, "is_api", False) or runtime.option(
+        "controlnet_show_batch_images_in_ui", False
+    )
+    with ExitStack() as stack:
+        writers = Writers(p, tracks, duration, results)
+        stack.callback(writers.close)  # what is done is written, however the run ends
+        for number, frames in enumerate(
+            zip(*(track.movie.frames() for track in movies), strict=False)
+        ):
+            if shared.state.interrupted or shared.state.stopping_generation:
+                break
+            shared.state.job = f"Frame {number + 1} of {count}"
+            given = {track.unit: track.image for track in tracks if track.image is not None}
+            given |= {track.unit: frame for track, frame in zip(movies, frames, strict=True)}
+            maps: dict[int, list[Any]] = {}
+            made = processing.process_images(_copy(p, units, given, maps))
+            results.first = results.first or made
+            if shared.state.interrupted or shared.state.skipped or not made.images:
+                continue  # the picture is not complete
+            results.infotexts.append(made.infotexts[0])
+            writers.add(made, maps)
+            if keeps_frames:
+                results.frames.append(made.images[0])
+    return results
+
+
+def _copy(p: Any, units: Sequence[ControlUnit], given: dict[int, Any], maps: dict) -> Any:
+    """The job of one frame: one picture, the given control images."""
+    frame = copy.copy(p)
+    frame.n_iter = frame.batch_size = 1
+    frame.do_not_save_grid = True
+    if getattr(frame, "init_images", None):
+        frame.init_images = frame.init_images[:1]
+    cell = xyz.cell_values(p)
+    cell["image"] = [given.get(unit.index) for unit in units]
+    cell["input_mode"] = InputMode.SIMPLE
+    setattr(frame, xyz.ATTRIBUTE, cell)
+    setattr(frame, generation.MAPS_ATTRIBUTE, maps)
+    return frame
+
+
+class Writers:
+    """The animations of one run: of the pictures, and of the detected maps that are kept."""
+
+    def __init__(self, p: Any, tracks: Sequence[Track], duration: int, results: Results) -> None:
+        self._results = results
+        self._duration = duration
+        self._kept = [track.unit for track in tracks if track.keeps_maps]
+        self._folder = Path(p.outpath_samples or shared.opts.outdir_samples or "outputs") / FOLDER
+        self._seed = p.seed
+        self._stem = ""
+        self._pictures: MovieWriter | None = None
+        self._maps: dict[int, MovieWriter] = {}
+
+    def add(self, made: Any, maps: dict[int, list[Any]]) -> None:
+        """Append one frame: the first picture of a generation, and its maps by unit."""
+        if self._pictures is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            number = images.get_next_sequence_number(str(self._folder), "")
+            self._stem = f"{number:05}-{self._seed}"
+            self._pictures = self._writer("animation", comment=made.infotexts[0])
+        self._pictures.add(made.images[0])
+        for unit in self._kept:
+            for shown in maps.get(unit, []):
+                writer = self._maps.get(unit) or self._writer(f"control{unit}", with_mp4=False)
+                self._maps[unit] = writer
+                writer.add(Image.fromarray(shown[:, :, :3]))
+
+    def _writer(self, name: str, **options: Any) -> MovieWriter:
+        return MovieWriter(self._folder / f"{self._stem}-{name}", self._duration, **options)
+
+    def close(self) -> None:
+        """Finish the files."""
+        for writer in ([self._pictures] if self._pictures else []) + list(self._maps.values()):
+            note = writer.close()
+            self._results.written += writer.written
+            self._results.notes += [note] if note else []
+
+
+def _finished(p: Any, results: Results) -> Any:
+    """The run as one result: all frames for requests, the animation for the page."""
+    processed = results.first or processing.Processed(p, [])
+    shown = list(results.frames)
+    animations = [path for path in results.written if path.suffix == ".gif"]
+    if animations and not shown:
+        with Image.open(animations[0]) as gif:
+            poster = gif.convert("RGB")
+        poster.already_saved_as = str(animations[0])  # the host's gallery shows that file
+        shown = [poster]
+    processed.images = shown
+    processed.index_of_first_image = 0
+    processed.infotexts = (results.infotexts or processed.infotexts)[: max(len(shown), 1)]
+    names = ", ".join(str(path) for path in results.written)
+    lines = [f"{_NAME}: {len(results.infotexts)} frames, saved as {names}"] if names else []
+    for line in [*lines, *(f"{_NAME}: {note}" for note in results.notes)]:
+        processed.comments = f"{processed.comments}{line}\n"
+    return processed

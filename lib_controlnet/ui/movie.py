@@ -1,0 +1,63 @@
+"""The panel of the script "controlnet m2m"."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import gradio as gr
+from gradio.components import Component
+
+DEFAULT_DURATION: Final = 50
+_ANIMATIONS: Final = [".gif", ".webp", ".png", ".avi", ".webm", ".mkv", ".mov"]
+"""Kinds that the browser's dialog for movies may not offer."""
+
+
+def build_movie_panel(runtime: Any) -> list[Component]:
+    """Build the accordion "ControlNet-M2M".
+
+    Args:
+        runtime: the extension's services.
+
+    Returns:
+        The script's arguments: movie, picture and "save preprocessed" of every unit, then the
+        duration of a frame in milliseconds.
+    """
+    arguments: list[Component] = []
+    with gr.Group(), gr.Accordion("ControlNet-M2M", open=True):
+        duration = gr.Slider(
+            10,
+            200,
+            DEFAULT_DURATION,
+            step=10,
+            label="Duration",
+            info="Milliseconds per frame of the animations that are written",
+            elem_id="controlnet_movie2movie_duration_slider",
+        )
+        with gr.Tabs():
+            for unit in range(runtime.unit_count()):
+                with gr.Tab(f"ControlNet-{unit}"):
+                    arguments += _unit(unit)
+    return [*arguments, duration]
+
+
+def _unit(unit: int) -> list[Component]:
+    with gr.Tabs():
+        with gr.Tab("Movie Input"):
+            movie = gr.Video(source="upload", elem_id=f"video_{unit}", label="Movie")
+            other = gr.UploadButton(
+                "GIF or another kind of movie", file_types=_ANIMATIONS, elem_id=f"gif_{unit}"
+            )
+            other.upload(
+                fn=lambda file: file.name, inputs=[other], outputs=[movie], show_progress=False
+            )
+        with gr.Tab("Image Input"):
+            image = gr.Image(
+                source="upload",
+                tool="sketch",
+                type="numpy",
+                brush_radius=20,
+                label="Image",
+                elem_id=f"image_{unit}",
+            )
+    save = gr.Checkbox(False, label="Save preprocessed", elem_id=f"save_pre_{unit}")
+    return [movie, image, save]

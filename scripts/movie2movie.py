@@ -1,0 +1,27 @@
+"""The script "controlnet m2m" of the script list: a movie's frames as control images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import scripts
+
+from lib_controlnet.host import a1111, conflicts, movie
+from lib_controlnet.ui.movie import build_movie_panel
+
+if conflicts.other_installation() is None:
+
+    class Script(scripts.Script):
+        """One generation per frame; frames, GIF and MP4 come out."""
+
+        def title(self) -> str:
+            return "controlnet m2m"
+
+        def show(self, is_img2img: bool) -> object:
+            return True
+
+        def ui(self, is_img2img: bool) -> list[Any]:
+            return build_movie_panel(a1111.runtime())
+
+        def run(self, p: Any, *args: Any) -> Any:
+            return movie.run(p, args, a1111.runtime())
