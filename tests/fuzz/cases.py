@@ -136,8 +136,8 @@ def at(root: Any, path: tuple) -> Any:
 
 
 @st.composite
-def broken(draw: st.DrawFn, good: Any) -> Any:
-    """A copy of something good with one to three places broken."""
+def broken(draw: st.DrawFn, good: Any, most: int = 100) -> Any:
+    """A copy of something good with one to three places broken; lists `most` times as long."""
     body = copy.deepcopy(good)
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(places(body)[:60]))
@@ -158,7 +158,7 @@ def broken(draw: st.DrawFn, good: Any) -> Any:
         elif way == "rename" and here:
             here[draw(st.sampled_from(KEYS))] = here.pop(draw(st.sampled_from(list(here))))
         elif way == "repeat":
-            here.extend(here[:3] * draw(st.sampled_from((1, 3, 100))))
+            here.extend(here[:3] * draw(st.sampled_from((1, 3, most))))
     return body
 
 
@@ -213,10 +213,14 @@ def renders() -> st.SearchStrategy[Case]:
 @st.composite
 def generations(draw: st.DrawFn) -> Case:
     """Units of a generation; the host's own fields stay good."""
-    units = [{**UNIT, "module": draw(st.sampled_from(MODULES))}]
+    units: list[dict[str, Any]] = [{**UNIT, "module": draw(st.sampled_from(MODULES))}]
+    mode = draw(st.sampled_from(("simple", "simple", "batch", "merge")))
+    if mode != "simple":
+        pictures = draw(st.sampled_from(([GOOD, GOOD], "/etc", "/", "relative", [{"image": GOOD}])))
+        units[0] |= {"input_mode": mode, "batch_images": pictures, "output_dir": "", "image": None}
     if draw(st.booleans()):
         units.append({**UNIT, "region": "Own mask", "effective_region_mask": GOOD})
-    given = draw(broken({"args": units}))
+    given = draw(broken({"args": units}, most=5))
     body = {**FEW, "alwayson_scripts": {"ControlNet": given}}
     if draw(st.booleans()):
         body["override_settings"] = {"control_net_on_error": "skip"}

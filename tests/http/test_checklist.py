@@ -553,6 +553,26 @@ def test_row_26_file_paths_are_refused(webui: Any, unit: dict, field: str, path:
     assert answer.status_code == 422
 
 
+@pytest.mark.parametrize("field", ["batch_images", "batch_image_dir", "batch_mask_dir"])
+def test_row_26_batch_folders_are_refused(webui: Any, unit: dict, root: Path, field: str) -> None:
+    folder = str(root / "docs" / "images")
+    sent = {**unit, "module": "inpaint", "input_mode": "batch", "batch_images": [unit["image"]]}
+    if field == "batch_image_dir":
+        sent.pop("batch_images")
+    answer = ask(webui, {**sent, field: folder})
+    assert answer.status_code == 422, answer.text[:300]
+    assert "open a folder in the settings" in answer.json()["detail"]
+
+
+def test_row_26_nothing_is_written_to_a_named_folder(
+    webui: Any, unit: dict, tmp_path: Path
+) -> None:
+    target = tmp_path / "written"
+    for more in ({}, {"input_mode": "batch", "batch_images": [unit["image"]]}):
+        ask(webui, {**unit, "output_dir": str(target), **more})
+    assert not target.exists()
+
+
 def test_row_26_error_does_not_tell_whether_a_file_exists(webui: Any, unit: dict) -> None:
     def told(path: str) -> str:
         return ask(webui, {**unit, "image": path}).json()["detail"].replace(path, "")
