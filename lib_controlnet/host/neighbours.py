@@ -273,19 +273,42 @@ class ScriptViews:
     """Attributes of the script object that other extensions read.
 
     The same object serves both a generation and the generations nested in it, so every host
-    callback that belongs to one lets the attributes speak of that one again.
+    callback that belongs to one lets the attributes speak of that one again. It lives as long as
+    the WebUI, so it holds nothing of a generation, only the way to its processing object.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.latest_network: LatestNetwork | None = None
-        self.enabled_units: list[Any] = []
-        self.detected_map: list[tuple[Any, str]] = []
+        self._shown: weakref.ref[Any] | None = None
         self.input_image: Any = None
         self.latest_model_hash = ""
         self.post_processors: list[Any] = []
         self.noise_modifier: Any = None
         self.ui_batch_option_state = [BatchOption.DEFAULT.value, False]
+
+    @property
+    def _session(self) -> ControlSession | None:
+        p = None if self._shown is None else self._shown()
+        return None if p is None else session_of(p)
+
+    @property
+    def latest_network(self) -> LatestNetwork | None:
+        """The view of the generation that runs, None between generations and without units."""
+        session = self._session
+        return None if session is None or self._shown is None else _view(self._shown(), session)
+
+    @property
+    def enabled_units(self) -> list[Any]:
+        """The units that take part in the generation that runs."""
+        session = self._session
+        return [] if session is None else [to_unit(made.unit) for made in session.prepared]
+
+    @property
+    def detected_map(self) -> list[tuple[Any, str]]:
+        """Detected maps of these units, with the preprocessors' names."""
+        session = self._session
+        made = [] if session is None else session.prepared
+        return [(one.detected, one.unit.module) for one in made]
 
     @property
     def model_cache(self) -> ModelCache:
@@ -312,24 +335,19 @@ class ScriptViews:
 
     def show_generation(self, p: Any) -> None:
         """Let the attributes speak of a processing object's generation, from `process` on."""
-        session = session_of(p)
-        view = None if session is None else _view(p, session)
-        self.latest_network = view
-        prepared = [] if session is None else session.prepared
-        self.enabled_units = [to_unit(made.unit) for made in prepared]
-        self.detected_map = [(made.detected, made.unit.module) for made in prepared]
+        self._shown = weakref.ref(p)
         self.latest_model_hash = str(getattr(loaded_model(), "sd_model_hash", None) or "")
 
     def show_pass(self, p: Any) -> None:
         """The session was bound to the pass that is about to be sampled."""
         self.show_generation(p)
-        if self.latest_network is not None:
-            self.latest_network.follow(bool(getattr(p, "is_hr_pass", False)))
+        view = self.latest_network
+        if view is not None:
+            view.follow(bool(getattr(p, "is_hr_pass", False)))
 
     def hide_generation(self) -> None:
         """The generation is over."""
-        self.latest_network = None
-        self.enabled_units, self.detected_map = [], []
+        self._shown = None
 
 
 def _view(p: Any, session: ControlSession) -> LatestNetwork | None:
