@@ -194,14 +194,18 @@
     });
   }
 
-  /** A saved default preprocessor or region arrives without what it shows: ask for that once. */
-  function restoreDefaults() {
-    for (const unit of findAll(".cnet-unit")) {
-      const chosen = find('[id$="_controlnet_preprocessor_dropdown"] input', unit);
-      const region = findAll('[id$="_controlnet_region_radio"] input', unit);
-      const usual = (!chosen?.value || chosen.value === "none") && region[0]?.checked;
-      if (!usual) find(".cnet-restore-sliders", unit)?.click();
-    }
+  /** Whether a unit arrived with a saved default whose consequences the page does not show yet. */
+  function lacksDefaults(unit) {
+    const chosen = find('[id$="_controlnet_preprocessor_dropdown"] input', unit)?.value || "none";
+    const whole = find('[id$="_controlnet_region_radio"] input', unit)?.checked;
+    return (chosen !== "none" || !whole) && !unit.dataset.restored;
+  }
+
+  /** Ask for what a saved preprocessor or region shows; again while gradio answers no events yet. */
+  function restoreDefaults(tries) {
+    const waiting = findAll(".cnet-unit").filter(lacksDefaults);
+    for (const unit of waiting) find(".cnet-restore-sliders", unit)?.click();
+    if (waiting.length && tries > 1) setTimeout(() => restoreDefaults(tries - 1), 100);
   }
 
   /** Zooming and panning of the drawing canvases, where the host has it. */
@@ -224,7 +228,7 @@
   if (typeof onUiLoaded === "function") {
     onUiLoaded(() => {
       start();
-      setTimeout(restoreDefaults); // the page answers no events before gradio has finished mounting
+      restoreDefaults(300);
       addZoom();
     });
     onUiUpdate(schedule);

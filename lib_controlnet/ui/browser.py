@@ -146,6 +146,14 @@ def send_dimensions(tab: str) -> str:
 }}"""
 
 
+def restore_region(name: str) -> str:
+    """What `REGION_VIEW` does, for a saved default; notes on the unit that it was done."""
+    return f"""(region) => {{
+  document.querySelector("#{name}_region_canvas").closest(".cnet-unit").dataset.restored = "yes";
+  return ({REGION_VIEW})(region);
+}}"""
+
+
 def close_once_drawn(name: str) -> str:
     """Close a line of messages as soon as something is drawn on the unit's region canvas."""
     return f"""() => {{

@@ -109,8 +109,8 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
             *(widgets.mask_group, widgets.region_feather, widgets.region_hint, widgets.use_region),
         ],
     }
-    for trigger in (widgets.region.change, widgets.restore.click):
-        browser.in_page(trigger, browser.REGION_VIEW, **view)
+    browser.in_page(widgets.region.change, browser.REGION_VIEW, **view)
+    browser.in_page(widgets.restore.click, browser.restore_region(widgets.name), **view)
     browser.in_page(
         widgets.use_region.change,
         browser.REGION_FROM_BOX,

@@ -244,9 +244,9 @@ def test_batch_option_is_sent_with_every_unit(panel: Any) -> None:
         assert [unit["batch_option"].startswith(option) for unit in units] == [True] * 3
 
 
-def test_saved_default_region_is_shown_and_used(browser: Any, webui: Any) -> None:
+def test_saved_defaults_are_shown_and_used(browser: Any, webui: Any) -> None:
     """The host writes a user's saved defaults into the page's configuration; so does this test."""
-    name = UNIT.removeprefix("#") + "_controlnet_region_radio"
+    name = UNIT.removeprefix("#") + "_controlnet_"
     context = browser.new_context(viewport={"width": 1500, "height": 1400})
     page = context.new_page()
     page.add_init_script(
@@ -254,7 +254,8 @@ def test_saved_default_region_is_shown_and_used(browser: Any, webui: Any) -> Non
           get() {{ return this.saved; }},
           set(config) {{
             for (const {{ props }} of config.components) {{
-              if (props.elem_id === "{name}") props.value = "Own mask";
+              if (props.elem_id === "{name}region_radio") props.value = "Own mask";
+              if (props.elem_id === "{name}preprocessor_dropdown") props.value = "canny";
             }}
             this.saved = config;
           }},
@@ -265,6 +266,7 @@ def test_saved_default_region_is_shown_and_used(browser: Any, webui: Any) -> Non
     open_panel(page)
     page.wait_for_selector(CANVAS, state="visible")
     wait_for_canvas(page, CANVAS, (128, 128))
+    page.wait_for_selector(f"{UNIT}_controlnet_threshold_A_slider", state="visible")
     assert page.is_checked(BOX)
     assert page.is_visible(FEATHER)
     assert chosen_region(page) == "Own mask"
