@@ -184,6 +184,28 @@ def test_hires_pass_has_a_hint_of_its_own(webui):
     assert near(changed, first(webui.txt2img(**request(*parts, **hires))))
 
 
+def test_hint_of_the_other_pass_does_not_act(webui):
+    hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.7, "hr_upscaler": "Latent"}
+    other = to_tensor(picture(seed=8))
+
+    def make(_sampler, forward):
+        (param,) = controlnet_script().latest_network.control_params
+        param.hr_hint_cond = None  # the unit's own: the second sampler's pass begins with it
+
+        def call(x, sigma, cond):
+            if x.shape[-1] == 8:
+                param.hr_hint_cond = torch.zeros(1, 3, 96, 96)
+            else:
+                param.hint_cond = other
+            return forward(x, sigma, cond=cond)
+
+        return call
+
+    with denoiser_replaced(make):
+        changed = webui.txt2img(**request(unit(), **hires))
+    assert np.array_equal(first(changed), first(webui.txt2img(**request(unit(), **hires))))
+
+
 # ---- AnimateDiff ----
 
 
@@ -334,6 +356,22 @@ def test_network_is_none_without_units_and_after_a_run_or_failure(webui):
     gc.collect()
     left = script.latest_network
     assert left is None or left.control_params is None
+
+
+def test_same_object_processed_again_has_a_new_view(webui):
+    p = asked(unit())
+    views: list[Any] = []
+
+    def make(_sampler, forward):
+        network = controlnet_script().latest_network
+        views.append((network, len(network.control_params)))
+        return forward
+
+    with denoiser_replaced(make):
+        pictures = [np.array(run(p).images[0]) for _ in range(2)]
+    assert [count for _, count in views] == [1, 1]
+    assert views[0][0] is not views[1][0]
+    assert np.array_equal(*pictures)
 
 
 def test_view_keeps_nothing_alive(webui):
