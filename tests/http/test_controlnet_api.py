@@ -211,3 +211,20 @@ def test_png_info_of_a_controlled_picture_names_the_unit(webui: Any, picture: st
     made = generate(webui, units=[unit]).json()["images"][0]
     info = webui.post("/sdapi/v1/png-info", {"image": f"data:image/png;base64,{made}"}).json()
     assert info["parameters"]["ControlNet 0"].startswith(f"Module: canny, Model: {MODEL},")
+
+
+@pytest.mark.parametrize("form", ["jpg", "webp", "png"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_detect_answers_in_the_users_format_or_one_that_can_hold_it(
+    webui: Any, codec: Any, form: str, mode: str
+) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (16, 16, len(mode)), np.uint8)
+    sent = codec.encode(array[:, :, 0] if mode == "L" else array)
+    options = webui.get("/sdapi/v1/options").json()
+    webui.post("/sdapi/v1/options", {"samples_format": form})
+    try:
+        answer = webui.post("/controlnet/detect", {"controlnet_input_images": [sent]})
+    finally:
+        webui.post("/sdapi/v1/options", {"samples_format": options["samples_format"]})
+    assert answer.status_code == 200, answer.text[:500]
+    assert codec.decode(answer.json()["images"][0]).shape == (16, 16, 3)

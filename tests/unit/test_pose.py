@@ -184,6 +184,7 @@ FULL = flat({0: (0.5, 0.5)}, 18)
             "here.people[1].pose_keypoints_2d has 53 numbers; expected x, y and confidence of "
             "18 points, 54 numbers",
         ),
+        ({"people": [{"pose_keypoints_2d": [*FULL, 0.5]}]}, "has 55 numbers; expected x, y and"),
         (
             {"people": [{"pose_keypoints_2d": FULL[:-3]}]},
             "here.people[0].pose_keypoints_2d has 51 numbers; expected",
