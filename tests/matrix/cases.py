@@ -47,7 +47,7 @@ FACTORS: dict[str, Sequence[str]] = {
     "strength": ("1", "0.6", "layers"),
     "window": ("0-1", "0-0.5", "0.5-1", "0.25-0.75"),
     "region": ("whole", "own", "inside", "outside"),
-    "feather": ("0", "10"),
+    "feather": ("0", "24"),
     "batch_option": ("all", "turns"),
 }
 

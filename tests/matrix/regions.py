@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from matrix import pictures
 from matrix.geometry import HostPicture, placement
+from matrix.orders import size_of
 from matrix.pairwise import Case
 
 CERTAIN = 0.02
 """Cells far from every border, compared with 0 and 1."""
-NEAR_BORDER = 0.3
-"""Cells at a border, compared with the mean of the pixels they stand for: a layer's cells may see a
-neighbour's pixels too."""
+NEAR_BORDER = 0.08
+"""Cells at a border, compared with the mean over the pixels that they see."""
 
 
 def expected(
@@ -36,7 +36,14 @@ def expected(
     return mask if case["region"] == "inside" else 1 - mask
 
 
-def complaints(strengths: np.ndarray, region: np.ndarray, feather: int) -> Iterator[str]:
+def feather_of(case: Case, record: dict[str, Any], one_pass: dict[str, Any]) -> float:
+    """The feather in pixels of a pass: it is given in those of the first one."""
+    if not one_pass["is_hires"]:
+        return float(case["feather"])
+    return float(case["feather"]) * record["numbers"]["hr_upscale_to_x"] / size_of(case)[0]
+
+
+def complaints(strengths: np.ndarray, region: np.ndarray, feather: float) -> Iterator[str]:
     """Compare a layer's strengths (h, w), as shares of its factor, with a region (H, W)."""
     size = strengths.shape[::-1]
     cell = max(region.shape[0] / size[1], region.shape[1] / size[0])
@@ -49,7 +56,7 @@ def complaints(strengths: np.ndarray, region: np.ndarray, feather: int) -> Itera
         if cells.any() and np.abs(strengths[cells] - value).max() > CERTAIN:
             worst = strengths[cells][np.abs(strengths[cells] - value).argmax()]
             yield f"{name} the region the strength is {worst:.3f} of what it has to be"
-    near = _cells(_feathered(region, feather), size)
+    near = _cells(_softened(region, feather, cell), size)
     away = np.abs(strengths - near).max()
     if away > NEAR_BORDER:
         yield f"at the region's border the strength is off by {away:.2f}"
@@ -60,11 +67,15 @@ def _cells(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
 
-def _feathered(region: np.ndarray, width: int) -> np.ndarray:
-    """A border that rises evenly over `width` pixels, half on each side."""
-    if not width:
-        return region
-    inside = (region > 0.5).astype(np.uint8)
-    distance = [cv2.distanceTransform(plane, cv2.DIST_L2, 5) for plane in (inside, 1 - inside)]
-    signed = np.minimum(distance[0], 1e3) - np.minimum(distance[1], 1e3)
-    return np.clip(0.5 + signed / width, 0, 1).astype(np.float32)
+def _softened(region: np.ndarray, feather: float, cell: float) -> np.ndarray:
+    """A border that rises over `feather` pixels, half on each side, seen by bilinear cells.
+
+    Both are bell curves nearly enough: an S over a width has the deviation of a triangle of that
+    width, and a bilinear cell sees a triangle twice as wide as the mean over its own pixels. The
+    border of the picture counts as going on for the feather; no cell sees beyond it.
+    """
+    soft = region
+    if feather:
+        soft = cv2.GaussianBlur(soft, (0, 0), feather / np.sqrt(24), None, 0, cv2.BORDER_REPLICATE)
+    seen = (0, 0), cell / np.sqrt(12), None, 0, cv2.BORDER_CONSTANT
+    return cv2.GaussianBlur(soft, *seen) / cv2.GaussianBlur(np.ones_like(soft), *seen)

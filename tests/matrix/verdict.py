@@ -16,11 +16,12 @@ from matrix.statement import PassStatement, passes
 
 FACTOR_TOLERANCE = 2e-3
 """Additions are read back as differences of float32 numbers some hundred times larger."""
-PICTURE_TOLERANCE = 3.0
-"""Mean difference in levels of 255: one pixel is worth 1.4 to 3 levels of the ramps, besides what
-cubic and Lanczos resampling make of sharp edges."""
-EXACT_TOLERANCE = 0.5
-"""A unit without own picture sees the host's picture, to the rounding of its encoding."""
+EXACT = 0.1
+"""Mean difference in levels of 255, where the control picture has to be the host's to the pixel."""
+RESAMPLED = 1.0
+"""Where it is resampled by another filter; being a pixel off is worth 1.4 to 3 levels."""
+FITTED = 2.2
+"""Where it is fitted into a border: its size may be a pixel off the host's, by another rounding."""
 EDGE_REACH = 2.5
 EDGE_SHARE = 0.85
 """Edges of the enlarged map and of the enlarged picture lie within 2.5 pixels, corners aside."""
@@ -66,7 +67,7 @@ def _generation(case: Case, record: dict[str, Any], host_picture: HostPicture) -
         yield from (
             f"{where}: {text}" for text in _evaluations(one, statement, quiet, region is None)
         )
-        strengths = _everywhere(case, one, statement, region)
+        strengths = _everywhere(case, record, one, statement, region)
         yield from (f"{where}: {text}" for text in strengths)
         yield from (
             f"{where}: {text}" for text in _hints(case, record, one, statement, host_picture)
@@ -124,7 +125,11 @@ def _amounts(evaluation: dict[str, Any], statement: PassStatement, is_whole: boo
 
 
 def _everywhere(
-    case: Case, one: dict[str, Any], statement: PassStatement, region: np.ndarray | None
+    case: Case,
+    record: dict[str, Any],
+    one: dict[str, Any],
+    statement: PassStatement,
+    region: np.ndarray | None,
 ) -> Iterator[str]:
     """Compare the strength at every cell of every layer."""
     for layer, (packed, factor) in enumerate(zip(one["maps"], statement.factors, strict=False)):
@@ -134,7 +139,7 @@ def _everywhere(
             if away > 5 * FACTOR_TOLERANCE:
                 yield f"layer {layer}: strength {factor:.3f} is missed by {away:.3f} somewhere"
         elif factor:
-            feather = int(case["feather"])
+            feather = regions.feather_of(case, record, one)
             found = regions.complaints(strengths / factor, region, feather)
             yield from (f"layer {layer}: {text}" for text in found)
         elif strengths.any():
@@ -185,12 +190,17 @@ def _hint(
     if case["module"] == "canny":
         yield from _compare_edges(hint, wanted)
     else:
-        is_exact = case.get("source") == "host"
-        tolerance = EXACT_TOLERANCE if is_exact else PICTURE_TOLERANCE
         with_mask = case["module"] == "inpaint"
-        yield from _compare_pictures(hint, wanted, with_mask, tolerance)
-        if is_exact and follows_host(case):
+        yield from _compare_pictures(hint, wanted, with_mask, _tolerance(case))
+        if case.get("source") == "host" and follows_host(case):
             yield from _compare_encoded(case, record, hint)
+
+
+def _tolerance(case: Case) -> float:
+    """Mean difference allowed between a hint and the host's picture, in levels."""
+    if case.get("source") == "host" or case.get("crop") == "yes":
+        return EXACT
+    return FITTED if case["resize"] == "Resize and Fill" else RESAMPLED
 
 
 def follows_host(case: Case) -> bool:
@@ -210,8 +220,8 @@ def _compare_encoded(case: Case, record: dict[str, Any], hint: np.ndarray) -> It
         kept &= cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 0
     if kept.any():
         away = np.abs(hint - host)[kept].mean()
-        if away > EXACT_TOLERANCE:
-            yield f"the hint differs from what the host encoded by {away:.1f} levels"
+        if away > EXACT:
+            yield f"the hint differs from what the host encoded by {away:.2f} levels"
 
 
 def _compare_pictures(
@@ -229,7 +239,7 @@ def _compare_pictures(
         return
     away = np.abs(hint - wanted.picture)[compared].mean()
     if away > tolerance:
-        yield f"the hint differs from the host's picture by {away:.1f} levels"
+        yield f"the hint differs from the host's picture by {away:.2f} levels"
 
 
 def _distance_to_border(mask: np.ndarray) -> np.ndarray:
