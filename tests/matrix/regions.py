@@ -15,8 +15,9 @@ from matrix.pairwise import Case
 
 CERTAIN = 0.02
 """Cells far from every border, compared with 0 and 1."""
-NEAR_BORDER = 0.08
-"""Cells at a border, compared with the mean over the pixels that they see."""
+NEAR_BORDER = 0.125
+"""Cells at a border, compared with the mean over the pixels that they see: one pixel of eight, for
+a size that is rounded otherwise than the host's."""
 
 
 def expected(
