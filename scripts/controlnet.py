@@ -20,6 +20,7 @@ from lib_controlnet.host import (
     xyz,
 )
 from lib_controlnet.host.runtime import Runtime
+from lib_controlnet.ui.batch import add_control_box
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
 log = logging.getLogger("ControlNet")
@@ -96,10 +97,16 @@ def on_app_started(_demo: Any, app: Any) -> None:
     api.mount(app, RUNTIME)
 
 
+def on_after_component(_component: Any, **kwargs: Any) -> None:
+    hidden = bool(RUNTIME.host.flag("hide_ui_dir_config", False))
+    add_control_box(hidden, kwargs.get("elem_id"))
+
+
 OTHER = conflicts.other_installation()
 if OTHER is None:
     script_callbacks.on_ui_settings(settings.register)
     script_callbacks.on_before_ui(lambda: xyz.register(RUNTIME))
+    script_callbacks.on_after_component(on_after_component)
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
     script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
     script_callbacks.on_app_started(on_app_started)

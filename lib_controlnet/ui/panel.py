@@ -15,6 +15,7 @@ import gradio as gr
 
 from lib_controlnet import __version__, infotext, listing
 from lib_controlnet.enums import ActingRegion, BatchOption
+from lib_controlnet.ui.batch import connect_batch, host_boxes
 from lib_controlnet.ui.events import SLIDERS, connect, slider_updates
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.region import MASK_NOT_PASTED
@@ -53,6 +54,7 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         # Filled by javascript/controlnet_timeline.js.
         gr.HTML(elem_id=f"{prefix}_timeline", elem_classes=["cnet-timeline"])
         batch_option = _batch_options(prefix)
+        connect_batch(units)
         host_tab = HostTab.find() if is_img2img else None
         return [_value(unit, batch_option, tab, runtime, host_tab) for unit in units]
 
@@ -77,6 +79,7 @@ def _value(
 ) -> UnitValue:
     value = UnitValue()
     fields = {**widgets.fields(), "batch_option": batch_option}
+    fields |= host_boxes() if tab == "img2img" else {}
     value.follow(fields, widgets.preview, widgets.status)
     value.unit_widgets = widgets
     connect(widgets, value, tab, runtime, host_tab)

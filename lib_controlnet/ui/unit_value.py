@@ -16,6 +16,7 @@ from gradio.components import State
 
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui import browser
+from lib_controlnet.ui.batch import read_input
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.unit_object import ControlNetUnit
 
@@ -94,8 +95,9 @@ def build_unit(values: Mapping[str, Any]) -> ControlNetUnit:
         values: field name -> value; pictures as the browser keeps them: None, a data URL, or a
             dict of data URLs `image` and `mask`, the mask's alpha being the drawing.
     """
-    fields = dict(values)
-    independent = fields.pop(INDEPENDENT, True)
+    independent = bool(values.get(INDEPENDENT, True))
+    fields = read_input(dict(values), independent)
+    fields.pop(INDEPENDENT, None)
     canvas = fields.pop(REGION_CANVAS, None)
     fields["image"] = read_sketch(fields.get("image")) if independent else None
     region = fields.get("region", ActingRegion.WHOLE.value)

@@ -15,6 +15,7 @@ from lib_controlnet.enums import (
     HiResOption,
     ResizeMode,
 )
+from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
 from lib_controlnet.ui.region import build_region
 from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
 
@@ -78,13 +79,24 @@ class UnitWidgets:
     target_height: Component
     target_tab: Component
     target_scale: Component
+    single_tab: Any
+    batch_tab: Any
+    merge_tab: Any
+    input_mode: Component
+    batch_images: Component
+    output_dir: Component
+    merge_gallery: Component
+    merge_upload: Component
+    merge_clear: Component
+    merge_images: Component
+    loopback: Component
 
     def fields(self) -> dict[str, Component]:
         """Field of the unit value -> widget."""
         plain = (
             "enabled low_vram pixel_perfect module model weight guidance_start guidance_end "
             "processor_res threshold_a threshold_b control_mode resize_mode hr_option image "
-            "region region_feather advanced_weighting"
+            "region region_feather advanced_weighting input_mode batch_images output_dir loopback"
         )
         fields = {name: getattr(self, name) for name in plain.split()}
         fields["effective_region_mask"] = self.mask
@@ -92,6 +104,7 @@ class UnitWidgets:
         fields["union_control_type"] = self.union_type
         fields[INDEPENDENT] = self.independent
         fields[REGION_CANVAS] = self.region_canvas
+        fields[MERGE_IMAGES] = self.merge_images
         return fields
 
 
@@ -115,6 +128,7 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
         made |= _modes(name, is_img2img)
         made |= build_region(name, is_img2img)
         made |= _layer_weights(name)
+        made["loopback"] = build_loopback(name)
         made["status"] = gr.HTML(
             visible=False, elem_id=f"{name}_controlnet_status", elem_classes=["cnet-status"]
         )
@@ -123,40 +137,45 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
 
 
 def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
-    """The control picture, to be drawn on, and beside it the preview of the detected map."""
+    """The control picture, or several of them, and beside it the preview of the detected map."""
+    made: dict[str, Any] = {}
     with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
-        with gr.Group(
-            visible=not is_img2img, elem_classes=["cnet-input-image-group"]
-        ) as image_group:
-            image = gr.Image(
-                label="Image",
-                source="upload",
-                tool="sketch",
-                type="numpy",
-                height=_PICTURE_HEIGHT,
-                brush_radius=20,
-                brush_color=runtime.option(BRUSH_COLOUR, "#ffffff"),
-                elem_id=f"{name}_input_image",
-                elem_classes=["cnet-image"],
-            )
-        with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as preview_group:
-            preview = gr.Image(
-                label="Preprocessor Preview",
-                type="numpy",
-                height=_PICTURE_HEIGHT,
-                interactive=False,
-                elem_id=f"{name}_generated_image",
-                elem_classes=["cnet-image"],
-            )
-            with gr.Group(elem_classes=["cnet-generated-image-control-group"]):
-                close_preview = gr.Button("Close", elem_classes=["cnet-close-preview"])
-    return {
-        "image": image,
-        "image_group": image_group,
-        "preview": preview,
-        "preview_group": preview_group,
-        "close_preview": close_preview,
-    }
+        with (
+            gr.Group(visible=not is_img2img, elem_classes=["cnet-input-image-group"]) as group,
+            gr.Tabs(elem_classes=["cnet-input-tabs"]),
+        ):
+            with gr.Tab("Single Image") as made["single_tab"]:
+                made["image"] = gr.Image(
+                    label="Image",
+                    source="upload",
+                    tool="sketch",
+                    type="numpy",
+                    height=_PICTURE_HEIGHT,
+                    brush_radius=20,
+                    brush_color=runtime.option(BRUSH_COLOUR, "#ffffff"),
+                    elem_id=f"{name}_input_image",
+                    elem_classes=["cnet-image"],
+                )
+            made |= build_tabs(name)
+        made["image_group"] = group
+        made |= _preview(name)
+    return made
+
+
+def _preview(name: str) -> dict[str, Component]:
+    made: dict[str, Any] = {}
+    with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as group:
+        made["preview"] = gr.Image(
+            label="Preprocessor Preview",
+            type="numpy",
+            height=_PICTURE_HEIGHT,
+            interactive=False,
+            elem_id=f"{name}_generated_image",
+            elem_classes=["cnet-image"],
+        )
+        with gr.Group(elem_classes=["cnet-generated-image-control-group"]):
+            made["close_preview"] = gr.Button("Close", elem_classes=["cnet-close-preview"])
+    return made | {"preview_group": group}
 
 
 def _picture_buttons(name: str) -> dict[str, Component]:

@@ -141,8 +141,9 @@ class ScriptRunner:
         if not groups:
             return
 
-        def select_script(index: int | None) -> list:
-            return [gr.update(visible=i + 1 == index) for i in range(len(groups))]
+        def select_script(index: int | None) -> list | dict:
+            updates = [gr.update(visible=i + 1 == index) for i in range(len(groups))]
+            return updates if len(updates) > 1 else updates[0]  # gradio takes a list as one value
 
         dropdown.change(select_script, [dropdown], groups, show_progress=False)
         self.infotext_fields.append(

@@ -1,0 +1,187 @@
+"""Where a unit's pictures come from: one picture, the pictures of a folder, or several at once.
+
+The tabs above a unit's picture are the choice. Which of them is open is kept in a hidden text, so
+that it travels with Generate like every other value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+from gradio.context import Context
+
+from lib_controlnet.enums import InputMode
+from lib_controlnet.ui.browser import in_page
+
+if TYPE_CHECKING:
+    from gradio.components import Component
+
+    from lib_controlnet.ui.widgets import UnitWidgets
+
+MERGE_IMAGES: Final = "merge_images"
+"""Value of a unit beside its fields: JSON list of the uploaded files, for `InputMode.MERGE`."""
+CONTROL_BOX: Final = "controlnet_batch_input_dir"
+_BOX_BEFORE: Final = "img2img_batch_inpaint_mask_dir"
+HOST_BOXES: Final[dict[str, str]] = {
+    "batch_images_of_tab": CONTROL_BOX,
+    "batch_images_of_host": "img2img_batch_input_dir",
+    "output_dir_of_host": "img2img_batch_output_dir",
+}
+"""Value of a unit beside its fields -> element id of a box in img2img's batch tab."""
+
+LOOPBACK_VIEW: Final = f"""(...values) => {{
+  const modes = values.slice(0, values.length / 2);
+  const visible = modes.includes({json.dumps(InputMode.BATCH.value)});
+  return modes.map(() => ({{ __type__: "update", visible }}));
+}}"""
+"""Input modes of all units -> their loopback boxes, shown while one of them is a batch."""
+
+
+def build_tabs(name: str) -> dict[str, Any]:
+    """Build the tabs "Batch" and "Multi-Inputs" beside that of the single picture.
+
+    Args:
+        name: the unit's element id.
+    """
+    made: dict[str, Any] = {}
+    with gr.Tab("Batch") as made["batch_tab"]:
+        made["batch_images"] = gr.Textbox(
+            label="Input Directory",
+            placeholder="Leave empty to use img2img batch controlnet input directory",
+            elem_id=f"{name}_batch_image_dir",
+        )
+        made["output_dir"] = gr.Textbox(
+            label="Output Directory",
+            placeholder="Leave empty to use img2img batch output directory, or the usual folder",
+            info="Results get the names of the control pictures; files of that name are replaced.",
+            elem_id=f"{name}_batch_output_dir",
+        )
+    with gr.Tab("Multi-Inputs") as made["merge_tab"]:
+        made["merge_gallery"] = gr.Gallery(
+            columns=[4], rows=[2], object_fit="contain", height="auto", label="Images"
+        )
+        with gr.Row():
+            made["merge_upload"] = gr.UploadButton(
+                "Upload Images",
+                file_types=["image"],
+                file_count="multiple",
+                elem_id=f"{name}_merge_upload",
+            )
+            made["merge_clear"] = gr.Button("Clear Images", elem_id=f"{name}_merge_clear")
+    made["input_mode"] = gr.Textbox(
+        InputMode.SIMPLE.value, label="Input Mode", visible=False, elem_id=f"{name}_input_mode"
+    )
+    made[MERGE_IMAGES] = gr.Textbox("", label="Merged Images", visible=False)
+    for hidden in ("input_mode", MERGE_IMAGES):
+        made[hidden].do_not_save_to_config = True
+    return made
+
+
+def build_loopback(name: str) -> Component:
+    """The box "Batch Loopback"; shown while a unit of the tab is a batch."""
+    return gr.Checkbox(
+        label="[Batch Loopback] Automatically send generated images to this ControlNet unit in "
+        "batch generation",
+        value=False,
+        visible=False,
+        elem_id=f"{name}_controlnet_automatically_send_generated_images_checkbox",
+        elem_classes=["controlnet_loopback_checkbox"],
+    )
+
+
+def connect_batch(units: Sequence[UnitWidgets]) -> None:
+    """Attach the events of all units of a tab."""
+    modes = [unit.input_mode for unit in units]
+    boxes = [unit.loopback for unit in units]
+    for unit in units:
+        tabs = (unit.single_tab, unit.batch_tab, unit.merge_tab)
+        for tab, mode in zip(tabs, InputMode, strict=True):
+            in_page(tab.select, f"() => {json.dumps(mode.value)}", [], [unit.input_mode])
+        in_page(unit.input_mode.change, LOOPBACK_VIEW, modes, boxes)
+        unit.merge_upload.upload(
+            fn=add_uploads,
+            inputs=[unit.merge_upload, unit.merge_images],
+            outputs=[unit.merge_gallery, unit.merge_images, unit.enabled],
+            show_progress=False,
+            queue=False,
+        )
+        cleared = [unit.merge_gallery, unit.merge_images]
+        in_page(unit.merge_clear.click, '() => [[], ""]', [], cleared)
+
+
+def add_uploads(files: Sequence[Any], present: str) -> tuple[list[str], str, bool]:
+    """Add uploaded files to the pictures of a unit.
+
+    Returns:
+        Paths for the gallery, the same as JSON, and that the unit is enabled.
+    """
+    paths = [*_paths(present), *(file.name for file in files or [])]
+    return paths, json.dumps(paths), True
+
+
+def _paths(text: Any) -> list[str]:
+    return [str(path) for path in json.loads(text)] if isinstance(text, str) and text else []
+
+
+def add_control_box(hidden: bool, elem_id: str | None) -> None:
+    """Put the box for a folder of control pictures behind the host's own in its batch tab.
+
+    Args:
+        hidden: the WebUI shows no boxes for folders.
+        elem_id: id of the host's component that has just been made.
+    """
+    if elem_id == _BOX_BEFORE:
+        gr.Textbox(
+            label="Controlnet input directory",
+            placeholder="Leave empty to use input directory",
+            visible=not hidden,
+            elem_id=CONTROL_BOX,
+        )
+
+
+def host_boxes() -> dict[str, Component]:
+    """The boxes of `HOST_BOXES` in the Blocks that is being built, as far as they are there."""
+    root = Context.root_block
+    by_id = {} if root is None else {block.elem_id: block for block in root.blocks.values()}
+    return {name: by_id[box] for name, box in HOST_BOXES.items() if box in by_id}
+
+
+def read_input(fields: dict[str, Any], independent: bool) -> dict[str, Any]:
+    """The unit's fields without what only the panel knows, with the pictures that are meant.
+
+    Args:
+        fields: raw values by field, and those of `MERGE_IMAGES` and `HOST_BOXES`.
+        independent: the unit has a picture of its own; else it follows the tab's.
+    """
+    found = dict(fields)
+    beside = {name: found.pop(name, None) for name in (MERGE_IMAGES, *HOST_BOXES)}
+    folder, target = found.pop("batch_images", None), found.pop("output_dir", None)
+    mode = found.pop("input_mode", None) or InputMode.SIMPLE
+    if not independent or mode == InputMode.SIMPLE:
+        return found
+    if mode == InputMode.MERGE:
+        pictures: Any = [_uploaded(path) for path in _paths(beside[MERGE_IMAGES])]
+        return {**found, "input_mode": mode, "batch_images": pictures}
+    defaults = [beside["batch_images_of_tab"], beside["batch_images_of_host"]]
+    named = [text.strip() for text in (folder, *defaults) if text and text.strip()]
+    target = (target or "").strip() or (beside["output_dir_of_host"] or "").strip()
+    pictures = named[0] if named else None
+    return {**found, "input_mode": mode, "batch_images": pictures, "output_dir": target}
+
+
+def _uploaded(path: str) -> bytes | str:
+    """Bytes of an uploaded file; any other path stays text, to be refused when it is used.
+
+    The page keeps the paths, so a request may name whatever it likes.
+    """
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
+    file = Path(path).resolve()
+    if not file.is_relative_to(folder.resolve()) or not file.is_file():
+        return path
+    return file.read_bytes()
