@@ -76,7 +76,8 @@ def is_lines(codec: Any, text: str) -> bool:
 
 def test_row_01_host_lists_the_script_in_both_tabs_always_on(webui: Any) -> None:
     scripts = webui.get("/sdapi/v1/scripts").json()
-    assert all("controlnet" in scripts[tab] for tab in ("txt2img", "img2img"))
+    for tab in ("txt2img", "img2img"):
+        assert {"controlnet", "controlnet m2m"} <= set(scripts[tab])
     infos = [x for x in webui.get("/sdapi/v1/script-info").json() if x["name"] == "controlnet"]
     assert [(x["is_alwayson"], len(x["args"])) for x in infos] == [
         (True, len(infos[0]["args"]))
@@ -149,16 +150,14 @@ def test_row_03_webuiapi_img2img_unit_without_image_takes_the_init_image(
     assert set(np.unique(lines)) == {0, 255}
 
 
-def test_row_03_webuiapi_empty_args_are_a_no_op(client: webuiapi.WebUIApi) -> None:
-    found = client.has_controlnet
-    client.has_controlnet = True  # it then sends "args": [] with every request
-    try:
-        made = client.txt2img(prompt="a red circle", controlnet_units=[], **CLIENT)
-    finally:
-        client.has_controlnet = found
+def test_row_03_webuiapi_empty_args_are_a_no_op(
+    client: webuiapi.WebUIApi, webui: Any, codec: Any
+) -> None:
+    assert client.has_controlnet, "it then sends units with every request"
+    made = client.txt2img(prompt="a red circle", controlnet_units=[], **CLIENT)
     assert made.parameters["alwayson_scripts"]["ControlNet"] == {"args": []}
-    plain = client.txt2img(prompt="a red circle", **CLIENT)
-    assert np.array_equal(np.asarray(made.image), np.asarray(plain.image))
+    plain = webui.generate("txt2img", prompt="a red circle", **CLIENT)
+    assert np.array_equal(np.asarray(made.image), codec.decode(plain["images"][0]))
 
 
 def test_row_03_webuiapi_removed_routes_are_404(webui: Any) -> None:
@@ -430,6 +429,10 @@ def test_row_19_one_bad_unit_names_its_index_and_field(
 def test_row_19_unknown_always_on_script(webui: Any) -> None:
     answer = webui.post("/sdapi/v1/txt2img", {**FEW, "alwayson_scripts": {"foo": {"args": []}}})
     assert (answer.status_code, answer.json()["detail"]) == (422, "Script 'foo' not found")
+    listed = {"alwayson_scripts": {"controlnet m2m": {"args": []}}}
+    answer = webui.post("/sdapi/v1/txt2img", {**FEW, **listed})
+    told = "Cannot have a selectable script in the always on scripts params"
+    assert (answer.status_code, answer.json()["detail"]) == (422, told)
 
 
 def test_row_20_more_units_than_slots_are_named(webui: Any, unit: dict) -> None:
