@@ -159,7 +159,11 @@ def parse_unit(value: Mapping[str, Any] | object, index: int = 0) -> ControlUnit
         return dataclasses.replace(value, index=index)
     notes: list[str] = []
     if isinstance(value, Mapping):
-        given = _resolve_aliases(dict(value), notes)
+        try:
+            given = _resolve_aliases(dict(value), notes)
+        except UnitError as error:
+            msg = f"unit {index}: {error}"
+            raise UnitError(msg) from error
         given.setdefault("enabled", True)
     else:
         given = {name: getattr(value, name) for name in PUBLIC_FIELDS if hasattr(value, name)}
@@ -190,7 +194,11 @@ def _resolve_aliases(given: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     for old in _GUESS_MODE:
         if old in given:
             flag = given.pop(old)
-            mode = ControlMode.CONTROL if _boolean(flag, notes) else ControlMode.BALANCED
+            try:
+                mode = ControlMode.CONTROL if _boolean(flag, notes) else ControlMode.BALANCED
+            except ValueError as error:
+                msg = f"{old} {error}"
+                raise UnitError(msg) from error
             given.setdefault("control_mode", mode)
     scribble = given.pop("image_fg", None)
     if not _is_empty(scribble) and _is_empty(given.get("mask")):

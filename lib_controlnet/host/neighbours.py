@@ -346,7 +346,10 @@ class ScriptViews:
             view.follow(bool(getattr(p, "is_hr_pass", False)))
 
     def hide_generation(self) -> None:
-        """The generation is over."""
+        """The generation is over; its processing object may live on, its units need not."""
+        p = None if self._shown is None else self._shown()
+        if p is not None:
+            setattr(p, VIEW_ATTRIBUTE, None)
         self._shown = None
 
 

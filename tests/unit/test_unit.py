@@ -265,3 +265,9 @@ def test_message_quotes_a_long_value_in_part():
     with pytest.raises(UnitError) as caught:
         parse_unit({"weight": "a" * 10_000_000})
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("field", ["guessmode", "guess_mode"])
+def test_guess_mode_that_is_no_boolean_names_unit_and_field(field):
+    with pytest.raises(UnitError, match=f"^unit 3: {field} is 'abc', must be true or false$"):
+        parse_unit({field: "abc"}, 3)
