@@ -6,37 +6,21 @@ its subject.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import webuiapi
+from checklist import DETECT, FEW, MODEL, ask, pictures, shapes
 from PIL import Image
 
-MODEL = "control_demo_canny"
-FEW = {
-    **{"prompt": "a red circle", "steps": 2, "width": 64, "height": 64, "seed": 7},
-    **{"cfg_scale": 4, "sampler_name": "Euler"},
-}
-DETECT = "/controlnet/detect"
 RENDER = "/controlnet/render_openpose_json"
 AXES = (
     *("Enabled", "Model", "Weight", "Guidance Start", "Guidance End", "Resize Mode"),
     *("Preprocessor", "Pre Resolution", "Pre Threshold A", "Pre Threshold B", "Control Mode"),
 )
-
-
-def shapes(width: int = 128, height: int = 128) -> np.ndarray:
-    """Two coloured rectangles on grey, uint8."""
-    array = np.full((height, width, 3), 220, np.uint8)
-    array[height // 4 : height // 2, width // 8 : width // 2] = (200, 30, 30)
-    array[height // 2 : height * 7 // 8, width * 5 // 8 : width * 7 // 8] = (20, 60, 200)
-    return array
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +32,6 @@ def picture(codec: Any) -> str:
 def unit(picture: str) -> dict[str, Any]:
     """A working unit."""
     return {"module": "canny", "model": MODEL, "image": picture}
-
-
-def ask(webui: Any, *units: Any, route: str = "txt2img", **more: Any) -> Any:
-    """The response to a small generation with these units."""
-    scripts = {"ControlNet": {"args": list(units)}}
-    return webui.post(f"/sdapi/v1/{route}", {**FEW, "alwayson_scripts": scripts, **more})
-
-
-def pictures(webui: Any, *units: Any, **more: Any) -> list[str]:
-    """The pictures of a small generation that has to succeed."""
-    answer = ask(webui, *units, **more)
-    assert answer.status_code == 200, answer.text[:2000]
-    return answer.json()["images"]
 
 
 def acts(webui: Any, *units: Any, **more: Any) -> bool:
@@ -519,81 +490,3 @@ def test_row_24_setting_hides_all_maps(webui: Any, unit: dict) -> None:
     hidden = {"override_settings": {"control_net_no_detectmap": True}}
     assert len(pictures(webui, unit, **hidden)) == 1
     assert len(pictures(webui, unit)) == 2
-
-
-def pickled() -> str:
-    """A pickle that would run a command, as base64."""
-    import os
-    import pickle
-
-    class Trap:
-        def __reduce__(self) -> tuple:
-            return os.system, ("touch pickled-trap",)
-
-    return base64.b64encode(pickle.dumps(Trap())).decode()
-
-
-def test_row_26_nothing_from_the_network_is_unpickled(webui: Any, unit: dict, root: Path) -> None:
-    trap = pickled()
-    for field in ("image", "mask", "effective_region_mask", "ipadapter_input"):
-        for value in (trap, [trap]):
-            answer = ask(webui, {**unit, field: value})
-            assert answer.status_code in (200, 422), answer.text[:300]
-    assert webui.post(DETECT, {"controlnet_input_images": [trap]}).status_code == 422
-    folders = [root, Path.cwd()]
-    assert not any((folder / "pickled-trap").exists() for folder in folders)
-
-
-@pytest.mark.parametrize("path", ["OWN", "/etc/hostname", "~/.bashrc", "C:\\windows\\win.ini"])
-@pytest.mark.parametrize("field", ["image", "mask", "effective_region_mask"])
-def test_row_26_file_paths_are_refused(
-    webui: Any, unit: dict, root: Path, field: str, path: str
-) -> None:
-    path = str(root / "docs" / "images" / "demo.jpg") if path == "OWN" else path
-    module = "inpaint" if field == "mask" else "canny"
-    sent = {**unit, "module": module, "model": "control_demo_inpaint", field: path}
-    for answer in (ask(webui, sent), webui.post(DETECT, {"controlnet_input_images": [path]})):
-        assert answer.status_code == 422
-        told = answer.json()["detail"]
-        # Text without a dot may be base64, and is then no picture.
-        assert "not allowed here" in told or ("cannot be decoded" in told and "." not in path)
-
-
-@pytest.mark.parametrize("field", ["batch_images", "batch_image_dir", "batch_mask_dir"])
-def test_row_26_batch_folders_are_refused(webui: Any, unit: dict, root: Path, field: str) -> None:
-    folder = str(root / "docs" / "images")
-    sent = {**unit, "module": "inpaint", "input_mode": "batch", "batch_images": [unit["image"]]}
-    if field == "batch_image_dir":
-        sent.pop("batch_images")
-    answer = ask(webui, {**sent, field: folder})
-    assert answer.status_code == 422, answer.text[:300]
-    assert "open a folder in the settings" in answer.json()["detail"]
-
-
-def test_row_26_nothing_is_written_to_a_named_folder(
-    webui: Any, unit: dict, tmp_path: Path
-) -> None:
-    target = tmp_path / "written"
-    for more in ({}, {"input_mode": "batch", "batch_images": [unit["image"]]}):
-        ask(webui, {**unit, "output_dir": str(target), **more})
-    assert not target.exists()
-
-
-def test_row_26_error_does_not_tell_whether_a_file_exists(webui: Any, unit: dict) -> None:
-    def told(path: str) -> str:
-        return ask(webui, {**unit, "image": path}).json()["detail"].replace(path, "")
-
-    assert told("/etc/passwd.txt") == told("/etc/passwd-that-is-not-there.txt")
-
-
-def test_row_26_message_handlers_of_the_page_look_at_the_origin(root: Path) -> None:
-    for file in sorted((root / "javascript").glob("*.js")):
-        text = file.read_text(encoding="utf-8")
-        listeners = re.findall(r"addEventListener\(\s*[\"']message[\"']", text)
-        assert not listeners or ".origin" in text, file.name
-
-
-def test_row_26_picture_in_an_answer_carries_no_path(webui: Any, unit: dict) -> None:
-    for text in pictures(webui, unit):
-        info = Image.open(io.BytesIO(base64.b64decode(text))).info
-        assert "/models/" not in str(info)
