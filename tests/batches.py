@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from controls import SIZE, STEPS, picture, request
+from controls import SIZE, STEPS, picture, request, unit
 from PIL import Image
 
 
@@ -18,6 +18,11 @@ def save_noise(folder: Path, names: Sequence[str], size: tuple[int, int] = (SIZE
     for number, name in enumerate(names):
         Image.fromarray(picture(*size, seed=number)).save(folder / name)
     return folder
+
+
+def batch_unit(pictures: Any, **fields: Any) -> dict:
+    """A unit in batch mode on a random control model."""
+    return unit(image=None, input_mode="batch", batch_images=pictures, **fields)
 
 
 def arguments(tab: str, units: Sequence[Any], seed: int = 5) -> list[Any]:
