@@ -109,6 +109,8 @@ def test_writer_makes_gif_and_mp4_that_read_as_written(tmp_path: Path, size: tup
     with Image.open(writer.gif) as gif:
         assert (gif.size, gif.info["duration"], gif.info["loop"]) == (size, 40, 0)
         assert gif.info["comment"] == b"a circle\nSteps: 4"
+    width, height = size[0] - size[0] % 2, size[1] - size[1] % 2
+    assert {array.shape for array in open_movie(writer.mp4, "x").frames()} == {(height, width, 3)}
     capture = cv2.VideoCapture(str(writer.mp4))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(25)
     capture.release()
