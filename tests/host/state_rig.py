@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -313,7 +314,7 @@ class Rig:
             state[name] = sorted(callback.name for callback in callbacks)
         for kind in PROCESSING:
             script = getattr(scripts, f"scripts_{kind}").script("ControlNet")
-            state[f"script of {kind}"] = {k: type(v).__name__ for k, v in vars(script).items()}
+            state[f"script of {kind}"] = {k: held_type(v) for k, v in vars(script).items()}
         state["runtime"] = runtime().sampling
         state["text beside the progress bar"] = shared.state.textinfo
         return state
@@ -376,6 +377,11 @@ MODEL_REQUESTS: dict[str, Callable[[Rig], Any]] = {
     "refined narrow": lambda rig: rig.txt2img(unit(), refiner_checkpoint="state_narrow", **REFINED),
     "hires other": lambda rig: rig.txt2img(unit(), hr_checkpoint_name="state_other", **HIRES),
 }
+
+
+def held_type(value: Any) -> str:
+    """The type of what an attribute keeps alive; a weak reference to something gone is None."""
+    return type(value() if isinstance(value, weakref.ref) else value).__name__
 
 
 def runtime() -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.host import state_memory, state_rig
+from tests.host import state_memory, state_probe, state_rig
 from tests.host.state_rig import SIZE, Rig, array, picture, unit
 
 
@@ -134,7 +135,12 @@ def test_shallow_copy_of_p_inside_a_run(rig):
     [("early", "cfg_denoiser"), ("late", "cfg_denoiser"), ("late", "cfg_after_cfg")],
 )
 def test_run_in_the_middle_of_sampling(rig, place, event):
-    """Hooks of the outer session are on the U-Net meanwhile and must not act on the inner run."""
+    """Hooks of the outer session are on the U-Net meanwhile and must not act on the inner run.
+
+    The outer units act at different steps, so the outer session has to follow its steps again.
+    """
+    units = unit(guidance_end=0.4), unit(seed=1, guidance_start=0.6)
+    alone = rig.run(rig.txt2img(*units, steps=5))[0]
     for name in ("plain", "one"):
         calls: list[bool] = []
         inner: list[np.ndarray] = []
@@ -147,7 +153,7 @@ def test_run_in_the_middle_of_sampling(rig, place, event):
                 inner.extend(rig.images(state_rig.REQUESTS[name](rig)))
 
         rig.hooks[place, event] = generate
-        assert np.array_equal(rig.draw("two"), rig.references["two"]), name
+        assert np.array_equal(rig.run(rig.txt2img(*units, steps=5))[0], alone), name
         assert np.array_equal(inner[0], rig.references[name]), name
         rig.hooks.clear()
         rig.nothing_left()
@@ -274,6 +280,17 @@ def test_p_that_failed_once_works_the_next_time(rig, monkeypatch):
     rig.check()
 
 
+def test_finished_p_holds_nothing_of_its_generation(rig):
+    """A script or a page that keeps `p` keeps no pictures, hints or networks of ours with it."""
+    p = rig.txt2img(*state_rig.two_units())
+    with rig.job(p):
+        assert len(rig.images_and_maps(p)[1]) == 2
+        gc.collect()
+        assert state_memory.survivors() == []
+    del p
+    rig.check()
+
+
 def test_twenty_runs_hold_no_more_memory_than_two(rig):
     requests = [
         lambda: rig.txt2img(unit(), n_iter=2),
@@ -309,4 +326,31 @@ def test_arguments_of_a_request_are_neither_changed_nor_read_again(rig):
     assert seen == [before]
     assert np.array_equal(drawn[0], rig.references["two"])
     rig.hooks.clear()
+    rig.check()
+
+
+@pytest.mark.parametrize("place", state_probe.PLACES)
+@pytest.mark.parametrize("copies_attributes", [False, True], ids=["plain", "functools-wraps"])
+def test_wrapper_of_a_neighbour_stays_on_the_sampler(rig, place, copies_attributes):
+    """img2img has one sampler for all batches; a neighbour wraps it once, at the first."""
+    runs: list[int] = []
+
+    def wrap(p: Any, *_args: Any, **_kwargs: Any) -> None:
+        inner = p.sampler.launch_sampling
+
+        def counted(steps: int, func: Callable[[], Any]) -> Any:
+            runs.append(steps)
+            return inner(steps, func)
+
+        p.sampler.launch_sampling = wraps(inner)(counted) if copies_attributes else counted
+
+    p = rig.img2img(unit(image=None), n_iter=3)
+    alone = rig.run(rig.img2img(unit(image=None), n_iter=3))
+    rig.hooks[place, "process_before_every_sampling"] = state_probe.at_call(0, wrap)
+    drawn = rig.run(p)
+    assert len(runs) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, alone, strict=True))
+    rig.hooks.clear()
+    rig.strays.clear()  # the neighbour's wrapper may hold a spent one of ours
+    del p
     rig.check()

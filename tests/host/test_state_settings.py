@@ -57,18 +57,25 @@ def test_number_of_units_differs_from_request_to_request(rig):
 
 
 def test_unit_count_changes_with_reloads(rig, options):
+    import embedded
     from modules import scripts
 
+    late = rig.payload(*[unit(enabled=False)] * 4, unit())
     for count in (1, 5, 3):
         options(control_net_unit_count=count)
         rig.host.reload_ui()
         for runner in (scripts.scripts_txt2img, scripts.scripts_img2img):
             script = runner.script("ControlNet")
             assert script.args_to - script.args_from == count
-        late = [unit(enabled=False)] * 4 + [unit()]  # the host drops what has no slot
-        answer = rig.host.txt2img(**rig.payload(*late))
-        name = "one" if count == 5 else "plain"
-        assert np.array_equal(array(answer.images[0]), rig.references[name])
+        answer = rig.host.txt2img(**rig.payload(unit()))
+        assert np.array_equal(array(answer.images[0]), rig.references["one"])
+        if count == 5:
+            answer = rig.host.txt2img(**late)
+            assert np.array_equal(array(answer.images[0]), rig.references["one"])
+        else:
+            with pytest.raises(embedded.ApiError, match=f"there are {count} slots") as caught:
+                rig.host.txt2img(**late)
+            del caught
     del answer
     rig.settle()
     rig.check()
