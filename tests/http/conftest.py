@@ -6,10 +6,6 @@ import base64
 import io
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +15,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from servers import embedded_host
 
-START_SECONDS = 240
-READY_ROUTE = "/sdapi/v1/options"
-READY_WORDS = "Startup time:"  # extensions add their routes after the first ones answer
 BROWSERS = (
     "/usr/bin/chromium",
     "/usr/bin/chromium-browser",
@@ -76,70 +70,20 @@ class WebUI:
         return self.log_file is not None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until_ready(webui: WebUI, process: subprocess.Popen) -> None:
-    """Poll the server until it answers.
-
-    Raises:
-        RuntimeError: it ended, or did not answer in time; the message ends with its log.
-    """
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            msg = f"the embedded host ended with {process.returncode}:\n{webui.log()[-6000:]}"
-            raise RuntimeError(msg)
-        try:
-            answers = webui.get(READY_ROUTE).status_code == httpx.codes.OK
-            if answers and READY_WORDS in webui.log():
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.25)
-    msg = f"the embedded host did not answer within {START_SECONDS} s:\n{webui.log()[-6000:]}"
-    raise RuntimeError(msg)
-
-
-def stop(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="session")
-def webui(request: pytest.FixtureRequest, root: Path, tmp_path_factory) -> Iterator[WebUI]:
+def webui(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[WebUI]:
     """The WebUI under test: the embedded host in a process of its own, or --webui-url."""
     address = request.config.getoption("--webui-url")
     if address:
         yield WebUI(address.rstrip("/"))
         return
-    data = tmp_path_factory.mktemp("webui")
-    port = free_port()
-    log = data / "server.log"
-    flags = ["--api", "--port", str(port), "--data-dir", str(data), "--skip-install"]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, str(root / "minihost" / "launch.py"), *flags],
-            cwd=root,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-    webui = WebUI(f"http://127.0.0.1:{port}", log)
-    request.config.stash[SERVER] = webui
-    try:
-        wait_until_ready(webui, process)
-        yield webui
-    finally:
-        webui.client.close()
-        stop(process)
+    with embedded_host(tmp_path_factory.mktemp("webui")) as server:
+        webui = WebUI(server.url, server.log_file)
+        request.config.stash[SERVER] = webui
+        try:
+            yield webui
+        finally:
+            webui.client.close()
 
 
 SERVER: pytest.StashKey[WebUI] = pytest.StashKey()
