@@ -15,7 +15,7 @@ from lib_controlnet import preprocess
 from lib_controlnet.effects import INPAINT_ONLY
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
-from lib_controlnet.image import Size, pixel_perfect_resolution
+from lib_controlnet.image import Size, pixel_perfect_resolution, placement
 from lib_controlnet.inputs import (
     ControlPicture,
     PictureSource,
@@ -187,6 +187,11 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
     if detector.needs_model:
         load = _model_loader(unit, preparation)
     picture = control_picture(unit, request, detector.uses_mask, preparation.source)
+    if detector.effect == INPAINT_ONLY and _keeps_everything(picture, request):
+        comments.append(
+            f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
+            "a mask, or choose Resize and Fill and a size of other proportions"
+        )
     detection = preprocess.run_preprocessor(
         detector.name,
         picture.image,
@@ -207,6 +212,14 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         soft_in_hires=detector.soft_in_hires,
         effect=detector.effect or None,
     )
+
+
+def _keeps_everything(picture: ControlPicture, request: GenerationRequest) -> bool:
+    """Whether neither the mask nor the border of "Resize and Fill" leaves anything to paint."""
+    size = Size.from_array(picture.image)
+    placed, _left, _top = placement(size, request.size, picture.resize_mode)
+    has_border = placed.width < request.size.width or placed.height < request.size.height
+    return not has_border and not (picture.image[:, :, 3] > 127).any()  # noqa: PLR2004 - half
 
 
 def _uses_init(unit: ControlUnit) -> bool:

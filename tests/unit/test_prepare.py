@@ -1,0 +1,139 @@
+"""From units to what will run: order, failures, comments, regions that refer to other units."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib_controlnet.enums import BatchOption, OnError, ResizeMode
+from lib_controlnet.errors import ModelNotFoundError, UnitError
+from lib_controlnet.image import Size
+from lib_controlnet.prepare import Preparation, prepare_units
+from lib_controlnet.request import GenerationRequest
+from lib_controlnet.unit import parse_unit
+
+SIZE = Size(64, 64)
+
+
+class Models:
+    """Every model exists but the one called "absent"."""
+
+    def find_model(self, name):
+        if name == "absent":
+            msg = "control model 'absent' is not found"
+            raise ModelNotFoundError(msg)
+        return Path(name)
+
+    def network(self, path, _base):
+        return path
+
+
+def preparation(**changes):
+    return Preparation(GenerationRequest(SIZE), Models(), None, **changes)
+
+
+def picture(width=64, height=64):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def unit(index=0, **fields):
+    return parse_unit({"module": "none", "model": "m", "image": picture(), **fields}, index)
+
+
+def prepare(*units, comments=None, **changes):
+    said = [] if comments is None else comments
+    return prepare_units(list(units), preparation(**changes), said)
+
+
+def test_units_keep_their_order_and_disabled_ones_are_passed_over():
+    made = prepare(unit(0), unit(1, enabled=False, model="absent"), unit(2))
+    assert [one.unit.index for one in made] == [0, 2]
+
+
+def test_failing_unit_stops_all_and_is_named():
+    with pytest.raises(ModelNotFoundError, match="^unit 1: control model 'absent' is not found"):
+        prepare(unit(0), unit(1, model="absent"))
+
+
+def test_failing_unit_is_skipped_with_a_comment_if_the_user_wants_that():
+    comments = []
+    made = prepare(unit(0, model="absent"), unit(1), comments=comments, on_error=OnError.SKIP)
+    assert [one.unit.index for one in made] == [1]
+    assert comments == ["ControlNet: unit 0: control model 'absent' is not found (unit skipped)"]
+
+
+def test_region_that_cannot_be_found_is_a_failure_like_others():
+    inside = unit(0, region="Inside the inpaint mask")
+    with pytest.raises(UnitError, match="unit 0: region .* there is no inpaint mask"):
+        prepare(inside, unit(1))
+    comments = []
+    made = prepare(inside, unit(1), comments=comments, on_error=OnError.SKIP)
+    assert [one.unit.index for one in made] == [1]
+    assert "there is no inpaint mask" in comments[0]
+
+
+def test_region_of_another_units_mask_is_found_before_and_behind_it():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, :32] = 255
+    painted = unit(1, module="inpaint_global_harmonious", mask=mask)
+    made = prepare(
+        unit(0, region="Inside the inpaint mask"),
+        painted,
+        unit(2, region="Outside the inpaint mask", region_feather=7),
+    )
+    assert np.array_equal(made[0].region.mask, mask)
+    assert made[1].region is None
+    assert np.array_equal(made[2].region.mask, 255 - mask)
+    assert made[2].region.feather == 7.0
+
+
+def test_interrupt_gives_nothing_rather_than_half():
+    stops = iter([False, True])
+    assert prepare(unit(0), unit(1), interrupted=lambda: next(stops)) == []
+
+
+def test_one_unit_makes_all_take_turns():
+    assert [one.turn for one in prepare(unit(0), unit(1))] == [None, None]
+    made = prepare(unit(0), unit(1), unit(2, batch_option=BatchOption.SEPARATE))
+    assert [one.turn for one in made] == [(0, 3), (1, 3), (2, 3)]
+    assert [sorted(one.images(5)) for one in made] == [[0, 3], [1, 4], [2]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, True),
+        ({"mask": np.full((64, 64), 255, np.uint8)}, False),
+        ({"image": picture(64, 32), "resize_mode": ResizeMode.OUTER_FIT}, False),
+        ({"image": picture(64, 32), "resize_mode": ResizeMode.INNER_FIT}, True),
+        ({"resize_mode": ResizeMode.OUTER_FIT}, True),
+        ({"module": "inpaint_global_harmonious"}, False),
+    ],
+    ids=["blank", "masked", "outpainting", "cut", "same proportions", "harmonious"],
+)
+def test_inpaint_only_without_anything_to_paint_says_so(fields, says):
+    comments = []
+    prepare(unit(**{"module": "inpaint_only", **fields}), comments=comments)
+    assert any("nothing is masked" in comment for comment in comments) is says
+
+
+def test_low_vram_keeps_the_network_off_the_device_until_it_is_used():
+    moved = []
+
+    class Moving(Models):
+        def network(self, path, _base):
+            class Network:
+                def to(self, device):
+                    moved.append((path.name, device))
+                    return self
+
+            return Network()
+
+    one, two = prepare_units(
+        [unit(0, low_vram=True, model="a"), unit(1, model="b")],
+        Preparation(GenerationRequest(SIZE), Moving(), None),
+        [],
+    )
+    one.load(None)
+    two.load(None)
+    assert moved == [("a", "cpu")]
