@@ -60,17 +60,6 @@ def job(*units: Any, save_to: Path | None = None, kind: str = "Txt2Img", **field
     return p
 
 
-def run(p: Any) -> Any:
-    """Run a processing object as a job of its own."""
-    from modules import processing, shared
-
-    shared.state.begin("test")
-    try:
-        return processing.process_images(p)
-    finally:
-        shared.state.end()
-
-
 def pixels(images: Sequence[Image.Image]) -> list[np.ndarray]:
     """uint8 arrays of PIL pictures."""
     return [np.array(image) for image in images]

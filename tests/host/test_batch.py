@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import batch_unit, job, pixels, run, same, save_noise
+from batches import batch_unit, job, pixels, same, save_noise
 from controls import SIZE, STEPS, encoded, first, picture, request, unet_hooks, unit
+from neighbours import process as run
 from PIL import Image
 
 FILES = ["c1.png", "c2.png", "c10.png"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from batches import batch_unit, job, pixels, run, run_batch_tab, same, save_noise
+from batches import batch_unit, job, pixels, run_batch_tab, same, save_noise
 from controls import SIZE, encoded, picture, unit
+from neighbours import process as run
 from PIL import Image
 
 

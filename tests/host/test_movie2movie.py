@@ -9,8 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from batches import job, pixels, run, same
+from batches import job, pixels, same
 from controls import MODEL, SIZE, STEPS, encoded, picture, request, unet_hooks, unit
+from neighbours import process as run
 from PIL import Image
 
 from lib_controlnet.movie import open_movie

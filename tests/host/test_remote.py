@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import neighbours
 import numpy as np
 import pytest
-from controls import MODEL, SIZE, encoded, picture, request, unit
+from controls import MODEL, SIZE, encoded, picture, unit
 from PIL import Image
 
 ALLOW = "control_net_allow_script_control"
@@ -27,37 +28,16 @@ def allowed(webui, monkeypatch):
 
 
 def processing_of(*units: dict, **attributes: Any) -> Any:
-    """A processing object as scripts make it, with these units and attributes."""
-    from modules import processing, scripts
-
-    fields = {k: v for k, v in request().items() if k != "alwayson_scripts"}
-    p = processing.StableDiffusionProcessingTxt2Img(
-        **fields, do_not_save_samples=True, do_not_save_grid=True
-    )
-    runner = scripts.scripts_txt2img
-    own = next(s for s in runner.alwayson_scripts if s.title() == "ControlNet")
-    arguments = [None] * max(script.args_to for script in runner.alwayson_scripts)
-    for script in runner.alwayson_scripts:
-        if script is not own:
-            values = [control.value for control in script.controls]
-            arguments[script.args_from : script.args_to] = values
-    arguments[own.args_from : own.args_from + len(units)] = units
-    arguments[0] = 0
-    p.is_api = True  # the host's own scripts leave seed and sampler alone then
-    p.scripts, p.script_args = runner, tuple(arguments)
+    """A processing object with these units, and attributes that a script has put on it."""
+    p = neighbours.processing_of(*units)
     for name, value in attributes.items():
         setattr(p, name, value)
     return p
 
 
 def generate(p: Any) -> np.ndarray:
-    from modules import processing, shared
-
-    shared.state.begin("test")
-    try:
-        return np.array(processing.process_images(p).images[0])
-    finally:
-        shared.state.end()
+    """The first picture."""
+    return np.array(neighbours.process(p).images[0])
 
 
 @pytest.fixture(scope="module")
