@@ -160,6 +160,25 @@ def test_run_in_the_middle_of_sampling(rig, place, event):
     rig.check()
 
 
+def test_run_without_scripts_in_the_middle_of_sampling(rig):
+    """Such a run is seen by the cfg callbacks alone."""
+    calls: list[bool] = []
+    inner: list[np.ndarray] = []
+
+    def generate(_params: Any) -> None:
+        calls.append(True)
+        if len(calls) == 2:
+            p = rig.txt2img()
+            p.scripts = None
+            inner.extend(rig.images(p))
+
+    rig.hooks["late", "cfg_after_cfg"] = generate
+    assert np.array_equal(rig.draw("two"), rig.references["two"])
+    assert np.array_equal(inner[0], rig.references["plain"])
+    rig.hooks.clear()
+    rig.check()
+
+
 # ---- one p, many runs ----------------------------------------------------------------------
 
 TILES = ((picture(seed=20), 32, 32), (picture(48, 40, seed=21), 48, 40), (picture(seed=22), 32, 32))
