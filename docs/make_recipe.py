@@ -126,7 +126,7 @@ def all_charts(results: Results) -> list[list[Chart]]:
     """The four charts."""
     free = Case("no control")
     calm = (("no control", runs.mean(results, [free], "seam")),)
-    calm_at_four = ((f"no control, {runs.BLUR}", calm[0][1]),)
+    calm_at_four = ((f"no control, blur {runs.BLUR}", calm[0][1]),)
     loose = (("no control", runs.mean(results, [free], "adherence")),)
 
     def by_weight(measure: str) -> tuple[Series, ...]:

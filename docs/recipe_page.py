@@ -57,10 +57,9 @@ In **img2img → Inpaint**:
    that shows the new figure where it has to stand. *Control Type* Canny, *Control Weight*
    {weight:g}, *Ending Control Step* {end:g}, *Region* **Inside the inpaint mask**, *Feather (px)*
    {feather}.
-4. **ControlNet Unit 1**: tick *Enable*, *Control Type* Depth, *Control Weight* {depth_weight:g},
-   *Region* **Outside the inpaint mask**, *Feather (px)* {feather}. With a depth preprocessor it
-   takes the photograph by itself; for a finished depth map choose the preprocessor *none* and
-   upload the map as an independent control image.
+4. **ControlNet Unit 1**: tick *Enable* and *Upload independent control image*; give it a depth map
+   of the whole photograph. *Control Type* Depth, *Preprocessor* none, *Control Weight*
+   {depth_weight:g}, *Region* **Outside the inpaint mask**, *Feather (px)* {feather}.
 5. Generate.
 
 ## As a request
@@ -113,8 +112,8 @@ ADVICE = """
   where a unit fades out; keep it narrower than the room between figure and border.
 - **Control itself makes the border less visible**: {free_seam:.1f} without, {recipe_seam:.1f} with
   both units.
-- **Depth outside changed nothing that these measures see**: seam {recipe_seam:.1f} with it,
-  {alone_seam:.1f} without, less than between seeds. The host puts the photograph back outside the
+- **Depth outside gained nothing here**: seam {recipe_seam:.1f} with it, {alone_seam:.1f} without,
+  less than between seeds; adherence {recipe:.2f} with it, {edges_inside:.2f} without. The host puts the photograph back outside the
   mask at every step, so such a unit speaks only through what the network sees beyond the border.
 
 ## What the demo models cannot show

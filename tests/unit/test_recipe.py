@@ -361,6 +361,7 @@ def test_advice_control_helps_and_depth_outside_is_below_the_noise() -> None:
     assert free - recipe_seam > 0.3
     alone = runs.values(results(), named("edges inside"), "seam")
     assert abs(recipe_seam - np.mean(alone)) < np.std(alone)
+    assert average("adherence", runs.RECIPE) <= average("adherence", named("edges inside"))
     assert average("seam", named("with the inpaint unit")) >= recipe_seam
     assert average("adherence", named("with the inpaint unit")) <= average("adherence", runs.RECIPE)
     assert {run["outside"] for run in results()["runs"].values()} == {0}
