@@ -113,8 +113,9 @@ ADVICE = """
 - **Control itself makes the border less visible**: {free_seam:.1f} without, {recipe_seam:.1f} with
   both units.
 - **Depth outside gained nothing here**: seam {recipe_seam:.1f} with it, {alone_seam:.1f} without,
-  less than between seeds; adherence {recipe:.2f} with it, {edges_inside:.2f} without. The host puts the photograph back outside the
-  mask at every step, so such a unit speaks only through what the network sees beyond the border.
+  less than between seeds; adherence {recipe:.2f} with it, {edges_inside:.2f} without.
+  The host puts the photograph back outside the mask at every step, so such a unit speaks only
+  through what the network sees beyond the border.
 
 ## What the demo models cannot show
 
