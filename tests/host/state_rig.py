@@ -236,7 +236,8 @@ class Rig:
         from modules.paths_internal import assets_path
 
         assets, folder = Path(assets_path), Path(sd_models.model_path)
-        shutil.copytree(assets / "demo-clip", folder / "demo-clip", dirs_exist_ok=True)
+        if not (folder / "demo-clip").exists():
+            shutil.copytree(assets / "demo-clip", folder / "demo-clip")
         tensors = load_file(assets / "demo.safetensors")
         unet = {k: v for k, v in tensors.items() if k.startswith(sd_models.UNET_PREFIX)}
         narrow = support.tiny_unet("demo", seed=2, model_channels=32)

@@ -23,14 +23,16 @@ def derived(host: Any) -> Iterator[None]:
 
     folder = Path(paths.models_path) / "Stable-diffusion"
     files = checkpoints.write(folder)
-    if not (folder / "demo-clip").exists():
-        (folder / "demo-clip").symlink_to(checkpoints.ASSETS / "demo-clip")
+    text_encoder = folder / "demo-clip"
+    is_there = text_encoder.exists()
+    if not is_there:
+        text_encoder.symlink_to(checkpoints.ASSETS / "demo-clip")
     sd_models.list_models()
     before = shared.opts.data.get("sd_model_checkpoint")
     yield
     shared.opts.data["sd_model_checkpoint"] = before
     sd_models.reload_model_weights(info=sd_models.get_closet_checkpoint_match(checkpoints.BASE))
-    for file in files:
+    for file in [*files, *([] if is_there else [text_encoder])]:
         file.unlink()
     sd_models.list_models()
 
