@@ -130,7 +130,9 @@ def test_drawn_region_confines_the_control(panel: Any, tmp_path: Path) -> None:
     page.uncheck(BOX)
     whole = build_unit(posted.generate(page)[0])
     assert (whole.region, whole.effective_region_mask) == ("Whole picture", None)
-    assert "Region" not in page.inner_text("#html_info_txt2img")
+    page.wait_for_function(  # a slow page still shows the text of the picture before
+        "() => !document.getElementById('html_info_txt2img').innerText.includes('Region')"
+    )
     assert followed(gallery(page, 2)[0], wanted)[1] > 0.6
 
 
@@ -210,12 +212,13 @@ def test_region_of_a_hidden_unit_is_laid_out_when_it_is_seen(panel: Any, picture
 def test_edits_of_regions_ask_nothing_of_the_server(panel: Any, picture: Path) -> None:
     page = panel
     upload(page, picture)
+    page.check("#txt2img_hr-visible-checkbox")
+    page.wait_for_timeout(500)  # the host itself asks for the target size
     posted = Posted(page)
     choose(page, REGION, "Own mask")
     wait_for_canvas(page, CANVAS, (128, 128))
     draw_left_half(page)
     set_number(page, FEATHER, 20)
-    page.check("#txt2img_hr-visible-checkbox")
     page.click("#txt2img_controlnet #controlnet_batch_options .label-wrap")
     choose(
         page,
