@@ -142,6 +142,19 @@ def labels_for(kind: str) -> list[str]:
     ]
 
 
+def control_type_of(catalog: Catalog, module: str, model: str) -> str:
+    """The control type under which a preprocessor and a model are offered together.
+
+    A preprocessor counts before a model's name; "All" where neither tells.
+    """
+    kinds = [kind for kind in control_types() if kind != ALL]
+    title = label(module)
+    by_module = [kind for kind in kinds if title != NO_MODULE and title in labels_for(kind)]
+    by_model = [kind for kind in kinds if model != NO_MODEL and model in models_for(catalog, kind)]
+    both = [kind for kind in by_module if kind in by_model]
+    return next(iter([*both, *by_module, *by_model]), ALL)
+
+
 def default_module(kind: str) -> str:
     """Label of the preprocessor that a control type starts with."""
     return preprocess.default_of(kind).title

@@ -16,11 +16,12 @@ import gradio as gr
 from lib_controlnet import __version__, infotext, listing
 from lib_controlnet.enums import ActingRegion, BatchOption
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.events import SLIDERS, connect, slider_updates
+from lib_controlnet.ui.events import SLIDERS, connect, slider_updates, union_type
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.region import MASK_NOT_PASTED
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets, build_unit
+from lib_controlnet.unit import NO_MODEL, NO_MODULE
 
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
 
@@ -89,8 +90,9 @@ def _value(
 def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
     """What "read generation parameters" writes into the panel.
 
-    Enable, the control type and the pictures stay as they are; where a unit was limited to a mask
-    of its own, a line says that the mask is missing. Empty when the setting
+    Units that the parameters name are switched on, with their control type; others are switched
+    off. Parameters without any unit change nothing. Pictures cannot be restored; where a unit was
+    limited to a mask of its own, a line says that the mask is missing. Empty when the setting
     `control_net_sync_field_args` is off.
 
     Args:
@@ -105,6 +107,10 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         for name in (*infotext.FIELDS, *infotext.FIELDS_IF_SET):
             read = partial(_pasted, index=index, name=name, runtime=runtime)
             fields.append((getattr(widgets, name), read))
+        fields.append((widgets.enabled, partial(_pasted_enable, index=index)))
+        kind = partial(_pasted_type, index=index, runtime=runtime)
+        fields.append((widgets.control_type, kind))
+        fields.append((widgets.union_type, lambda params, kind=kind: _union_type(kind(params))))
         fields.append((widgets.region_status, partial(_missing_mask, index=index)))
     return fields
 
@@ -119,10 +125,11 @@ def _pasted(params: dict[str, Any], index: int, name: str, runtime: Any) -> Any:
         return None
     value = pasted.get(name, infotext.FIELDS_IF_SET.get(name))
     if name == "module":
-        return _choose(listing.label(value), listing.labels_for(listing.ALL))
+        return _choose(listing.label(value), listing.labels_for, _type_of(pasted, runtime))
     if name == "model":
-        models = listing.models_for(runtime.catalog, listing.ALL)
-        return _choose(listing.offered_model(runtime.catalog, value), models)
+        models = partial(listing.models_for, runtime.catalog)
+        chosen = listing.offered_model(runtime.catalog, value)
+        return _choose(chosen, models, _type_of(pasted, runtime))
     if name in SLIDERS:
         updates = slider_updates(pasted.get("module", "none"), pasted.get("pixel_perfect", False))
         return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
@@ -140,6 +147,32 @@ def _missing_mask(params: dict[str, Any], index: int) -> dict[str, Any] | None:
     return gr.update(value=MASK_NOT_PASTED if missing else "", visible=missing)
 
 
-def _choose(value: str | None, choices: list[str]) -> dict[str, Any] | None:
-    """Offer everything and choose one; None (nothing happens) if there is no such choice."""
-    return None if value is None else gr.update(choices=choices, value=value)
+def _pasted_enable(params: dict[str, Any], index: int) -> bool | None:
+    """Whether the unit took part in the pasted picture; None for parameters without units."""
+    units = infotext.parse_all(params)
+    return index in units if units else None
+
+
+def _pasted_type(params: dict[str, Any], index: int, runtime: Any) -> str | None:
+    pasted = infotext.parse_all(params).get(index)
+    return None if pasted is None else _type_of(pasted, runtime)
+
+
+def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
+    model = listing.offered_model(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
+    return listing.control_type_of(runtime.catalog, pasted.get("module", NO_MODULE), model)
+
+
+def _union_type(kind: str | None) -> str | None:
+    return None if kind is None else union_type(kind).value
+
+
+def _choose(
+    value: str | None, choices_for: Callable[[str], list[str]], kind: str
+) -> dict[str, Any] | None:
+    """Offer a control type's choices, or all if need be, and choose one; None without one."""
+    if value is None:
+        return None
+    offered = choices_for(kind)
+    choices = offered if value in offered else choices_for(listing.ALL)
+    return gr.update(choices=choices, value=value)

@@ -169,4 +169,5 @@ def test_script_gives_one_default_unit_per_slot_in_both_tabs(host: object) -> No
         for argument in script.api_info.args:
             assert set(PUBLIC_FIELDS) == set(dict(argument.value))
         written = len(infotext.FIELDS) + len(infotext.FIELDS_IF_SET)
-        assert len(script.infotext_fields) == (written + 1) * runtime().unit_count()  # and a notice
+        # besides: enable, control type, union type, and a notice
+        assert len(script.infotext_fields) == (written + 4) * runtime().unit_count()

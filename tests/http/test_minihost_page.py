@@ -246,7 +246,9 @@ def test_batch_tab_makes_one_picture_per_file(page: Any, tmp_path: Path) -> None
     for name, value in (("steps", 3), ("width", 64), ("height", 64)):
         set_number(page, f"img2img_{name}", value)
     generate(page, "img2img")
-    assert len(page.query_selector_all("#img2img_gallery .thumbnails > .thumbnail-item")) == 2
+    page.wait_for_function(
+        "document.querySelectorAll('#img2img_gallery .thumbnails > .thumbnail-item').length === 2"
+    )
 
 
 def test_settings_are_saved_and_reach_the_scripts(page: Any, webui: Any) -> None:

@@ -203,6 +203,10 @@ def test_pasted_parameters_fill_the_unit(panel: Any) -> None:
         "Guidance Start: 0.1, Guidance End: 0.8, Pixel Perfect: False, "
         'Control Mode: My prompt is more important"',
     )
+    other = UNIT.replace("ControlNet-0", "ControlNet-1")
+    page.click("#txt2img_controlnet_tabs > div.tab-nav > button >> nth=1")
+    page.check(f"{other}_controlnet_enable_checkbox input")
+    page.click("#txt2img_controlnet_tabs > div.tab-nav > button >> nth=0")
     page.click("#paste")
     wait_for_value(page, "preprocessor_dropdown", "canny")
     wait_for_value(page, "model_dropdown", "control_demo_canny [")
@@ -221,4 +225,6 @@ def test_pasted_parameters_fill_the_unit(panel: Any) -> None:
         ("control_mode", "My prompt is more important"),
     ):
         assert page.is_checked(f"{UNIT}_controlnet_{suffix}_radio input[value='{value}']")
-    assert not page.is_checked(f"{UNIT}_controlnet_enable_checkbox input")
+    assert page.is_checked(f"{UNIT}_controlnet_type_filter_radio input[value='Canny']")
+    assert page.is_checked(f"{UNIT}_controlnet_enable_checkbox input")
+    assert not page.is_checked(f"{other}_controlnet_enable_checkbox input"), "it took no part"

@@ -11,6 +11,7 @@ import pytest
 from fastapi.encoders import jsonable_encoder
 from panels import CANNY, FakeRuntime, build, by_id, data_url
 
+from lib_controlnet import listing
 from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
 from lib_controlnet.image import Size
@@ -345,21 +346,27 @@ def test_notice_text_is_escaped() -> None:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 4 + 1)
+    assert len(fields) == 3 * (11 + 4 + 4)
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
         "Guidance End: 0.9, Pixel Perfect: False, Control Mode: ControlNet is more important"
     }
     found = by_id(demo)
-    values = {component.elem_id: read(params) for component, read in fields}
+    values = {component.elem_id: read(params) for component, read in fields if component.elem_id}
+    union = [read(params) for component, read in fields if not component.elem_id]
+    assert union == [None, "Hard Edge", None]
     assert values.pop("txt2img_controlnet_ControlNet-1_controlnet_region_status") == gr.update(
         value="", visible=False
     )
     prefix = "txt2img_controlnet_ControlNet-1_controlnet_"
+    switches = [f"txt2img_controlnet_ControlNet-{i}_controlnet_enable_checkbox" for i in range(3)]
+    assert [values.pop(name) for name in switches] == [False, True, False]
     assert all(value is None for name, value in values.items() if not name.startswith(prefix))
     pasted = {name.removeprefix(prefix): value for name, value in values.items()}
+    assert pasted["type_filter_radio"] == "Canny"
     assert pasted["preprocessor_dropdown"]["value"] == "canny"
+    assert pasted["preprocessor_dropdown"]["choices"] == listing.labels_for("Canny")
     assert pasted["model_dropdown"]["value"] == CANNY
     assert pasted["control_weight_slider"] == 0.7
     assert pasted["resize_mode_radio"] == "Just Resize"
@@ -369,6 +376,28 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     assert pasted["threshold_A_slider"]["label"] == "Low Threshold"
     assert pasted["pixel_perfect_checkbox"] is False
     assert set(values) <= set(found)
+
+
+def test_paste_without_units_changes_nothing(runtime: FakeRuntime) -> None:
+    _demo, units = build(runtime)
+    assert all(read({"Steps": "20"}) is None for _component, read in paste_fields(units, runtime))
+
+
+@pytest.mark.parametrize(
+    ("module", "model", "kind"),
+    [
+        ("canny", "None", "Canny"),
+        ("none", CANNY, "Canny"),
+        ("invert", CANNY, "Canny"),
+        ("scribble_xdog", CANNY, "Scribble"),
+        ("none", "None", "All"),
+        ("no such thing", "gone", "All"),
+    ],
+)
+def test_control_type_of_preprocessor_and_model(
+    runtime: FakeRuntime, module: str, model: str, kind: str
+) -> None:
+    assert listing.control_type_of(runtime.catalog, module, model) == kind
 
 
 def test_paste_fields_unknown_model_and_setting_off(runtime: FakeRuntime) -> None:

@@ -171,6 +171,7 @@ def pasted(runtime: FakeRuntime, text: str) -> dict[str, Any]:
     values = {
         component.elem_id: read({"ControlNet 1": text})
         for component, read in paste_fields(units, runtime)
+        if component.elem_id and not component.elem_id.endswith("enable_checkbox")
     }
     others = [value for name, value in values.items() if not name.startswith(UNIT)]
     assert others
