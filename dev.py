@@ -218,7 +218,8 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
     for suite in suites:
         started = time.monotonic()
         # Whole files to each of two workers; the other suites share one running WebUI.
-        workers = ["-n", "2", "--dist", "loadfile"] if suite == "unit" else []
+        parallel = suite in ("unit", "host")
+        workers = ["-n", "2", "--dist", "loadfile"] if parallel else []
         status = run(python, "-m", "pytest", f"tests/{suite}", *workers, *common)
         word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")
         report.append(f"{suite} {word} ({time.monotonic() - started:.0f} s)")

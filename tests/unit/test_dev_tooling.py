@@ -151,12 +151,13 @@ def run_tests(monkeypatch: pytest.MonkeyPatch, words: list[str], **statuses: int
 
 
 UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
+HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, ("tests/host",), ("tests/http",), ("tests/matrix",)]),
+        ([], [UNIT, HOST, ("tests/http",), ("tests/matrix",)]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
