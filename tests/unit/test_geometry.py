@@ -42,8 +42,11 @@ def segments(height: int, width: int, colours: list[tuple[int, int, int]] = ADE)
     return np.array(colours, np.uint8)[labels]
 
 
-def colours_of(image: np.ndarray) -> set[tuple[int, ...]]:
-    return {tuple(colour) for colour in image[:, :, :3].reshape(-1, 3).tolist()}
+def colours_of(image: np.ndarray) -> set[tuple[int, int, int]]:
+    """Every colour of a picture, uint8 (H, W, 3)."""
+    wide = image[:, :, :3].reshape(-1, 3).astype(np.int32)
+    packed = np.unique(wide[:, 0] << 16 | wide[:, 1] << 8 | wide[:, 2]).tolist()
+    return {(value >> 16, value >> 8 & 255, value & 255) for value in packed}
 
 
 # --- upright ------------------------------------------------------------------------------
