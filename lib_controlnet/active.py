@@ -56,7 +56,10 @@ class ActiveControl:
         region = "" if self.region is None else self.region.digest
         images = () if self.images is None else tuple(sorted(self.images))
         window = (self.window.start, self.window.end)
-        return (self.network.name, self.hint_key, self.strengths, window, region, images)
+        return (
+            *(self.network.name, self.hint_key, self.strengths, window, region, images),
+            self.cond_only,
+        )
 
     @property
     def wanted(self) -> tuple[bool, ...]:

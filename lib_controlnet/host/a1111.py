@@ -258,7 +258,9 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
     images = params.text_uncond.shape[0]
     layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])
     schedule = session.schedule or from_denoiser(denoiser)
-    progress = schedule.progress(denoiser.step, float(params.sigma.max()))
+    # Read only where it counts: the tensor is on the device, and reading it waits for the device.
+    sigma = 0.0 if schedule.sigmas is None else float(params.sigma.max())
+    progress = schedule.progress(denoiser.step, sigma)
     model = loaded_model()
     unet = None if model is None else model.model.diffusion_model
     noisy = None

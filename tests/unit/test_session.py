@@ -188,6 +188,19 @@ def test_order_of_units_does_not_matter(base, network):
         assert torch.equal(run(base, [made[i] for i in order]), expected), order
 
 
+def test_order_does_not_matter_where_only_the_mode_differs(base, network):
+    weights = tuple(0.3 + 0.07 * i for i in range(network.layers))
+
+    def units():
+        modes = (ControlMode.BALANCED, ControlMode.CONTROL)
+        return [prepared(network, advanced_weighting=weights, control_mode=m) for m in modes]
+
+    assert torch.equal(run(base, units()), run(base, units()[::-1]))
+    session = ControlSession(FakeHost(), units()[::-1])
+    session.begin_pass(info(), base)
+    assert [control.cond_only for control in session.active] == [False, True]
+
+
 def test_each_mode_acts_on_its_own_units_residuals_only(base, network):
     """Cond row: both units, each with its own curve; uncond row: the balanced unit alone."""
     balanced = {"seed": 1, "weight": 0.8}
