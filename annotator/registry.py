@@ -20,7 +20,11 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
+from .weights import WeightFile
+
 log = logging.getLogger(__name__)
+
+_MACHINERY = frozenset({"registry", "weights", "networks", "pose_drawing"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Detector:
         seeded: `detect` takes the keyword `rng`, an explicit generator.
         soft_in_hires: the control fades in the hires pass (thin binary lines would be burnt in).
         effect: name of what follows during sampling or after decoding, "" for nothing.
+        weights: files it needs, downloaded when it first runs.
         unavailable: why it cannot run here, as a sentence, None if it can.
     """
 
@@ -119,6 +124,7 @@ class Detector:
     seeded: ClassVar[bool] = False
     soft_in_hires: ClassVar[bool] = False
     effect: ClassVar[str] = ""
+    weights: ClassVar[tuple[WeightFile, ...]] = ()
     unavailable: str | None = None
 
     @property
@@ -144,6 +150,9 @@ class Detector:
 
         Returns:
             uint8 (H, W), (H, W, 3) or (H, W, 4).
+
+        Raises:
+            WeightsError: a weight file is missing or damaged.
         """
         raise NotImplementedError
 
@@ -209,7 +218,7 @@ class Registry:
             folders: its `__path__`.
         """
         for info in pkgutil.iter_modules(list(folders)):
-            if info.name == Path(__file__).stem or info.name.startswith("_"):
+            if info.ispkg or info.name in _MACHINERY or info.name.startswith("_"):
                 continue
             try:
                 importlib.import_module(f"{package}.{info.name}")
