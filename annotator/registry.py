@@ -9,14 +9,16 @@ declarations, never from its name.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import math
 import pkgutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -85,6 +87,72 @@ class MaskUse(str, Enum):
     REQUIRED = "required"
 
 
+class Detected(NamedTuple):
+    """A map with what was found beside it.
+
+    Attributes:
+        image: what `detect` returns otherwise.
+        pose: the figures as JSON (interface of OpenPose), None where there is no such thing.
+    """
+
+    image: np.ndarray
+    pose: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A Python package that only some preprocessors need, never installed by itself.
+
+    Attributes:
+        module: what is imported, "onnxruntime".
+        install: what `pip install` is given, with the version it was tried with.
+        note: further words for the user, a sentence or "".
+    """
+
+    module: str
+    install: str = ""
+    note: str = ""
+
+    @property
+    def hint(self) -> str:
+        """How to get it."""
+        line = f"`pip install {self.install or self.module}` in the WebUI's environment"
+        return f"{line}, then restart the WebUI" + (f". {self.note}" if self.note else "")
+
+    def missing(self) -> str | None:
+        """Why it cannot be used, as a sentence; None if it is there. Imports nothing."""
+        fault = _BROKEN.get(self.module)
+        if fault is not None:
+            return f"the Python package {self.module} cannot be used ({fault}); {self.hint}"
+        try:
+            there = sys.modules.get(self.module) or importlib.util.find_spec(self.module)
+        except (ImportError, ValueError, AttributeError):
+            there = None
+        return None if there else f"it needs the Python package {self.module}; {self.hint}"
+
+    def load(self) -> Any:
+        """The imported module.
+
+        Raises:
+            RequirementError: it is missing, or fails when it is imported; remembered, so that
+                the preprocessor is marked from then on.
+        """
+        if (reason := self.missing()) is not None:
+            raise RequirementError(reason)
+        try:
+            return importlib.import_module(self.module)
+        except Exception as error:  # a foreign package: OSError of a library, anything
+            _BROKEN[self.module] = f"{type(error).__name__}: {error}"[:300]
+            raise RequirementError(str(self.missing())) from error
+
+
+class RequirementError(RuntimeError):
+    """A package that a preprocessor needs is missing or broken; the text says what to do."""
+
+
+_BROKEN: dict[str, str] = {}
+
+
 class Detector:
     """One preprocessor. Subclasses set the fields that differ and define `detect`.
 
@@ -103,8 +171,12 @@ class Detector:
         seeded: `detect` takes the keyword `rng`, an explicit generator.
         soft_in_hires: the control fades in the hires pass (thin binary lines would be burnt in).
         effect: name of what follows during sampling or after decoding, "" for nothing.
+        sized: `detect` takes the keyword `kept`, (height, width) of the part of a padded picture
+            that stays, from its top left corner; for results with coordinates.
         weights: files it needs, downloaded when it first runs.
-        unavailable: why it cannot run here, as a sentence, None if it can.
+        requires: Python packages that it cannot run without.
+        unavailable: why it cannot run here, as a sentence, None if it can. Follows from
+            `requires`; a preprocessor that can never run sets it.
     """
 
     name: ClassVar[str] = ""
@@ -124,8 +196,13 @@ class Detector:
     seeded: ClassVar[bool] = False
     soft_in_hires: ClassVar[bool] = False
     effect: ClassVar[str] = ""
+    sized: ClassVar[bool] = False
     weights: ClassVar[tuple[WeightFile, ...]] = ()
-    unavailable: str | None = None
+    requires: ClassVar[tuple[Requirement, ...]] = ()
+
+    @property
+    def unavailable(self) -> str | None:
+        return next(filter(None, (package.missing() for package in self.requires)), None)
 
     @property
     def title(self) -> str:
@@ -140,7 +217,7 @@ class Detector:
         """Lists are in descending order of this text, "none" before all of them."""
         return f"{self.priority:08d}{self.title}"
 
-    def detect(self, image: np.ndarray, *values: float) -> np.ndarray:
+    def detect(self, image: np.ndarray, *values: float) -> np.ndarray | Detected:
         """Turn a picture into a control map.
 
         Args:
@@ -149,10 +226,11 @@ class Detector:
             values: one number per slider, in range.
 
         Returns:
-            uint8 (H, W), (H, W, 3) or (H, W, 4).
+            uint8 (H, W), (H, W, 3) or (H, W, 4), or that in a `Detected`.
 
         Raises:
             WeightsError: a weight file is missing or damaged.
+            RequirementError: a package is missing or broken.
         """
         raise NotImplementedError
 

@@ -72,6 +72,7 @@ def _declarations() -> Any:
 # Here and not at first use: the extension's folder is on sys.path only while scripts load.
 declarations: Final = _declarations()
 registry: Final = declarations.discover()
+weights: Final = importlib.import_module(f"{declarations.__package__}.weights")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Detection:
         display: the picture to show for it, uint8 (H, W, 3) or (H, W, 4) with alpha; read-only.
         resolution: short side it worked at, 0 where it does not resize.
         values: its sliders' values.
+        pose: the figures it found, as JSON, None where it does not look for any; not to be
+            modified.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Detection:
     display: np.ndarray
     resolution: int
     values: tuple[float, ...]
+    pose: dict[str, Any] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -246,8 +250,7 @@ def run_preprocessor(
     """
     detector = get(name)
     if detector.unavailable:
-        msg = f"preprocessor {detector.name} cannot run: {detector.unavailable}"
-        raise PreprocessorUnavailableError(msg)
+        raise PreprocessorUnavailableError(_cannot_run(detector, detector.unavailable))
     picture = _input_channels(detector, image, mask)
     settled = settle(detector.name, None if pixel_perfect else resolution, values)
     side = 0
@@ -296,7 +299,11 @@ def _detect(
         named["rng"] = np.random.RandomState(seed & 0xFFFFFFFF)
     if detector.frame is declarations.Frame.OWN:
         named["resolution"] = side
-    image = restore(detector.detect(framed, *values, **named))
+    if detector.sized:
+        named["kept"] = restore(framed).shape[:2]
+    made = _asked(detector, framed, values, named)
+    image, pose = made if isinstance(made, declarations.Detected) else (made, None)
+    image = restore(image)
     if image.ndim == 2 or image.shape[2] not in (3, 4):
         image = to_rgb(image)
     image = _read_only(image)
@@ -305,7 +312,25 @@ def _detect(
     size = Size.from_array(image)
     spent = (time.perf_counter() - started) * 1000
     log.debug("%s: %d x %d in %.0f ms", detector.name, size.width, size.height, spent)
-    return Detection(detector.name, image, shown, side, values)
+    return Detection(detector.name, image, shown, side, values, pose)
+
+
+def _asked(
+    detector: Detector, picture: np.ndarray, values: tuple[float, ...], named: dict[str, Any]
+) -> Any:
+    """What a detector answers.
+
+    Raises:
+        PreprocessorUnavailableError: a weight file or a package is missing or broken.
+    """
+    try:
+        return detector.detect(picture, *values, **named)
+    except (weights.WeightsError, declarations.RequirementError) as error:
+        raise PreprocessorUnavailableError(_cannot_run(detector, error)) from error
+
+
+def _cannot_run(detector: Detector, reason: object) -> str:
+    return f"preprocessor {detector.name} cannot run: {reason}"
 
 
 def _frame(
