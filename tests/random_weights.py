@@ -34,7 +34,7 @@ def random_state(
 
 def _values(key: str, shape: tuple[int, ...], seed: int, gain: float) -> Tensor:
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(key.encode())]))
-    uniform = torch.from_numpy(rng.random(shape, dtype=np.float32) * 2 - 1)
+    uniform = torch.from_numpy(np.asarray(rng.random(shape, dtype=np.float32) * 2 - 1))
     if key.endswith("num_batches_tracked"):
         return torch.ones(shape, dtype=torch.int64)
     if key.endswith("running_var"):
