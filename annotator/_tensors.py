@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,3 +34,41 @@ def as_planes(image: np.ndarray, network: nn.Module) -> Tensor:
 def as_array(tensor: Tensor) -> np.ndarray:
     """A tensor on any device and of any dtype as a float32 array of the same shape."""
     return tensor.detach().float().cpu().numpy()
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def as_input(
+    picture: np.ndarray,
+    network: nn.Module,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """A picture as networks take it that expect each channel centred and scaled.
+
+    Args:
+        picture: (H, W, 3), uint8, or float32 in 0 to 1.
+        network: whose device and dtype the tensor gets.
+        mean, std: per channel, of values in 0 to 1.
+
+    Returns:
+        (1, 3, H, W).
+    """
+    import torch  # noqa: PLC0415
+
+    device, dtype = place_of(network)
+    planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
+    if picture.dtype == np.uint8:
+        planes /= 255
+    centred = (planes - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None]
+    return torch.from_numpy(centred)[None].to(device, dtype)
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Numbers of any range as uint8, lowest 0 and highest 255; all zero where they are equal."""
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    return ((values - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,129 @@
+"""Depth by Depth Anything, versions 1 and 2, in the size that is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from ._tensors import as_array, as_input, spread
+from .networks import lend
+from .registry import Detector, register
+from .weights import STORE, WeightFile
+
+SIDE = 518
+"""Short side of what the network sees, as in training."""
+PATCH = 14
+LONGEST = 4
+"""Pictures longer than so many times their short side are squeezed: the time grows with the
+square of the area."""
+
+_V1 = "https://huggingface.co/spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints/"
+
+
+def _v1(size: str, nbytes: int) -> WeightFile:
+    name = f"depth_anything_vit{size}14.pth"
+    return WeightFile(
+        name,
+        "depth_anything",
+        nbytes,
+        "Apache-2.0",
+        exact=False,
+        url=_V1 + name,
+        variable="CONTROLNET_DEPTH_ANYTHING_MODEL_URL" if size == "l" else "",
+    )
+
+
+def _v2(size: str, word: str, nbytes: int, licence: str) -> WeightFile:
+    stem = f"depth_anything_v2_vit{size}"
+    return WeightFile(
+        f"{stem}.pth",
+        "depth_anything_v2",
+        nbytes,
+        licence,
+        exact=False,
+        repo=f"depth-anything/Depth-Anything-V2-{word}",
+        variable="CONTROLNET_DEPTH_ANYTHING_V2_MODEL_URL" if size == "l" else "",
+        others=(f"depth_anything_v2/{stem}.safetensors",),
+    )
+
+
+class _DepthAnything(Detector):
+    """Near is white. Sees RGB (the old extension swapped red and blue); a flat depth is black.
+
+    Fields:
+        larger: files used instead of the declared one, best first, where one of them is there or
+            its environment variable says where to get it.
+    """
+
+    tags = ("Depth",)
+    larger: ClassVar[tuple[WeightFile, ...]] = ()
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        from torch.nn import functional  # noqa: PLC0415
+
+        with lend(self._weight(), self._build()) as network:
+            depth = network(as_input(as_seen(image), network)).float()
+            depth = functional.interpolate(depth, image.shape[:2], mode="bilinear")
+            return spread(as_array(depth[0, 0]))
+
+    def _weight(self) -> WeightFile:
+        for file in (*self.larger, *self.weights):
+            if STORE.locate(file) or (file.variable and os.environ.get(file.variable)):
+                return file
+        return self.weights[0]
+
+    def _build(self) -> Callable:
+        raise NotImplementedError
+
+
+@register
+class DepthAnythingV1(_DepthAnything):
+    """Yang et al. (2024), arXiv:2401.10891."""
+
+    name = "depth_anything"
+    weights = (_v1("s", 99_000_000),)
+    larger = (_v1("l", 1_340_000_000), _v1("b", 390_000_000))
+
+    def _build(self) -> Callable:
+        from .nets.depth_anything import build_v1  # noqa: PLC0415
+
+        return build_v1
+
+
+@register
+class DepthAnythingV2(_DepthAnything):
+    """Yang et al. (2024), arXiv:2406.09414."""
+
+    name = "depth_anything_v2"
+    weights = (_v2("s", "Small", 99_000_000, "Apache-2.0"),)
+    larger = (
+        _v2("l", "Large", 1_340_000_000, "CC-BY-NC-4.0"),
+        _v2("b", "Base", 390_000_000, "CC-BY-NC-4.0"),
+    )
+
+    def _build(self) -> Callable:
+        from .nets.depth_anything import build_v2  # noqa: PLC0415
+
+        return build_v2
+
+
+def as_seen(image: np.ndarray) -> np.ndarray:
+    """The picture at the size the network works at: short side 518, both multiples of 14.
+
+    Args:
+        image: uint8 (H, W, 3).
+
+    Returns:
+        float32 (h, w, 3), 0 to 1 but for what cubic interpolation overshoots.
+    """
+    scale = SIDE / min(image.shape[:2])
+    height, width = (
+        PATCH * min(round(side * scale / PATCH), LONGEST * SIDE // PATCH)
+        for side in image.shape[:2]
+    )
+    unit = image.astype(np.float32) / 255
+    return cv2.resize(unit, (width, height), interpolation=cv2.INTER_CUBIC)
