@@ -161,11 +161,14 @@ def picture_of(
 def _painted(
     sketch: Image.Image, original: Image.Image, blur: float, alpha: float
 ) -> tuple[Image.Image, Image.Image]:
-    """The host's rule for "Inpaint sketch": every pixel that differs is masked and painted over."""
+    """The host's rule for "Inpaint sketch": every pixel that differs is masked and painted over.
+
+    The blur softens the strokes themselves as well as their borders.
+    """
     drawn, plain = sketch.convert("RGB"), original.convert("RGB")
     red, green, blue = ImageChops.difference(drawn, plain).split()
     most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     mask = most.point(lambda level: 255 if level else 0)
     mask = ImageEnhance.Brightness(mask).enhance(1 - alpha / 100)
-    soft = mask.filter(ImageFilter.GaussianBlur(blur))
-    return Image.composite(drawn, plain, soft), mask
+    soften = ImageFilter.GaussianBlur(blur)
+    return Image.composite(drawn.filter(soften), plain, mask.filter(soften)), mask

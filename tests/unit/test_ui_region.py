@@ -344,6 +344,18 @@ def test_tab_request_inpaint_sketch_masks_what_was_painted() -> None:
     assert request.init_image.getpixel((2, 2)) == (200, 10, 10)
 
 
+def test_tab_request_inpaint_sketch_blur_softens_the_strokes_too() -> None:
+    plain = Image.new("RGB", (60, 60), (0, 0, 90))
+    painted = Image.new("RGB", (60, 60), (255, 255, 255))
+    painted.paste((0, 0, 0), (0, 0, 30, 60))
+    values = [*tab_values(3, painted, img2img_mask_blur=3), plain]
+    request = host_tab.tab_request(64, 64, 3, 0, values)
+    red = [request.init_image.getpixel((x, 30))[0] for x in (15, 29, 30, 45)]
+    assert red[0] < 5
+    assert 50 < red[1] < 130 < red[2] < 210
+    assert red[3] > 250
+
+
 def test_tab_request_lays_transparent_pictures_on_the_host_s_colour(runtime: FakeRuntime) -> None:
     clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     request = host_tab.tab_request(32, 32, 0, 0, tab_values(0, clear), "#ff0000")
