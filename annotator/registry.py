@@ -26,7 +26,7 @@ from .weights import WeightFile
 
 log = logging.getLogger(__name__)
 
-_MACHINERY = frozenset({"registry", "weights", "networks", "pose_drawing"})
+_MACHINERY = frozenset({"registry", "weights", "download", "networks", "pose_drawing"})
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,8 @@ class Detector:
         seeded: `detect` takes the keyword `rng`, an explicit generator.
         soft_in_hires: the control fades in the hires pass (thin binary lines would be burnt in).
         effect: name of what follows during sampling or after decoding, "" for nothing.
+        fills: paints the masked part itself. "Resize and Fill" comes before it, so that it paints
+            the border, and sampling starts from its picture under full noise.
         sized: `detect` takes the keyword `kept`, (height, width) of the part of a padded picture
             that stays, from its top left corner; for results with coordinates.
         weights: files it needs, downloaded when it first runs.
@@ -196,6 +198,7 @@ class Detector:
     seeded: ClassVar[bool] = False
     soft_in_hires: ClassVar[bool] = False
     effect: ClassVar[str] = ""
+    fills: ClassVar[bool] = False
     sized: ClassVar[bool] = False
     weights: ClassVar[tuple[WeightFile, ...]] = ()
     requires: ClassVar[tuple[Requirement, ...]] = ()

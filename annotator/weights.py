@@ -1,16 +1,29 @@
 """Weight files of the preprocessors: where each one is published, and where it lies on disk.
 
 A preprocessor declares its files next to its code; the table of all of them is what the registry
-holds (`all_files`). Existing folders of the old extension and of Forge are found and reused.
+holds (`all_files`). Files that the user put there are used as they are; what is downloaded is
+checked (`annotator.download`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Final
+from urllib.parse import quote
 
-DOWNLOADS = Path(__file__).resolve().parent / "downloads"
+DOWNLOADS: Final = Path(__file__).resolve().parent / "downloads"
+HUB: Final = "https://huggingface.co"
+PINS: Final = {
+    "h94/IP-Adapter": "018e402774aeeddd60609b4ecdb7e298259dc729",
+    "lllyasviel/Annotators": "982e7edaec38759d914a963c48c4726685de7d96",
+    "yzd-v/DWPose": "1a7144101628d69ee7a3768d1ee3a094070dc388",
+}
+"""Commits that stand for "main", so that a later upload changes nothing here."""
+
+_UNITS: Final = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "bytes"))
 
 
 class WeightsError(RuntimeError):
@@ -27,7 +40,8 @@ class WeightFile:
         size: bytes; `exact` says whether that number was published or is an estimate.
         sha256: hex digest, "" where none was published.
         licence: of the weights, as their page states it.
-        repo: repository on the Hugging Face hub, "" where the file is elsewhere.
+        repo: repository on the Hugging Face hub ("spaces/..." for a space), "" where the file is
+            elsewhere.
         path: path inside the repository; "" means `name`.
         revision: branch or commit of the repository.
         url: address of a file that is not on the hub.
@@ -53,6 +67,66 @@ class WeightFile:
         """Paths below a weights folder, the one that a download goes to first."""
         return (f"{self.folder}/{self.name}", *self.others, self.name)
 
+    @property
+    def replaced(self) -> str:
+        """The address that the user's environment gives instead of the published one, or ""."""
+        return os.environ.get(self.variable, "") if self.variable else ""
+
+    @property
+    def commit(self) -> str:
+        """The pinned commit where there is one, else the branch."""
+        return PINS.get(self.repo, self.revision) if self.revision == "main" else self.revision
+
+    @property
+    def size_text(self) -> str:
+        """The size for people, in a unit that fits."""
+        unit, name = next((unit, name) for unit, name in _UNITS if self.size >= unit or unit == 1)
+        about = "" if self.exact else "about "
+        return f"{about}{self.size / unit:.3g} {name}"
+
+    def address(self, hub: str = HUB) -> str:
+        """Where it can be had.
+
+        Args:
+            hub: the Hugging Face hub or a mirror of it.
+        """
+        if self.replaced or self.url:
+            return self.replaced or self.url
+        path = quote(self.path or self.name)
+        return f"{hub.rstrip('/')}/{self.repo}/resolve/{self.commit}/{path}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files may be had. The host gives them; each download asks anew.
+
+    Attributes:
+        hub: address of a mirror of the Hugging Face hub, "" for HF_ENDPOINT or the hub itself.
+        offline: nothing may be downloaded, which HF_HUB_OFFLINE says as well.
+        report: shows one line beside the host's progress bar; None takes it away.
+        interrupted: whether the user wants to stop.
+        attempts: how often a broken connection is taken up again within one download.
+        pause: seconds before the first of these attempts; each later one waits twice as long.
+    """
+
+    hub: str = ""
+    offline: bool = False
+    report: Callable[[str | None], None] = lambda _line: None
+    interrupted: Callable[[], bool] = bool
+    attempts: int = 5
+    pause: float = 1.0
+
+    @property
+    def endpoint(self) -> str:
+        return self.hub or os.environ.get("HF_ENDPOINT", "") or HUB
+
+    @property
+    def is_offline(self) -> bool:
+        return self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
+
+
+_TRUE: Final = ("1", "ON", "YES", "TRUE")
+
 
 @dataclass
 class Store:
@@ -60,16 +134,23 @@ class Store:
 
     Attributes:
         roots: weights folders, the one that downloads go to first.
+        options: how missing files may be had.
     """
 
     roots: Sequence[Path] = field(default_factory=lambda: (DOWNLOADS,))
+    options: Callable[[], Options] = Options
 
     def locate(self, weight: WeightFile) -> Path | None:
-        """The file on disk, None if it is not there."""
+        """The file on disk, None if it is not there.
+
+        Letter case does not matter, as it does not for the systems that many of these folders
+        were filled on.
+        """
         for root in self.roots:
             for place in weight.places:
-                if (root / place).is_file():
-                    return root / place
+                found = _below(root, place)
+                if found is not None:
+                    return found
         return None
 
     def fetch(self, weight: WeightFile) -> Path:
@@ -81,12 +162,34 @@ class Store:
         found = self.locate(weight)
         if found is not None:
             return found
-        source = weight.url or f"https://huggingface.co/{weight.repo}"
-        msg = (
-            f"the file {weight.name} ({weight.size / 1e6:.0f} MB) is missing; download it from "
-            f"{source} and put it into {self.roots[0] / weight.folder}"
-        )
-        raise WeightsError(msg)
+        from .download import obtain
+
+        return obtain(weight, Path(self.roots[0]) / weight.places[0], self.options())
+
+
+def _below(root: Path, place: str) -> Path | None:
+    """A file that is not empty, by its path in any letter case."""
+    exact = root / place
+    if _is_filled(exact):
+        return exact
+    folders = [root]
+    for part in PurePosixPath(place).parts:
+        folders = [child for folder in folders for child in _children(folder, part)]
+    return next(filter(_is_filled, folders), None)
+
+
+def _children(folder: Path, name: str) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.name.lower() == name.lower())
+    except OSError:  # no folder, or none that may be read
+        return []
+
+
+def _is_filled(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 STORE = Store()
@@ -95,4 +198,4 @@ STORE = Store()
 def all_files(detectors: Iterable[object]) -> list[WeightFile]:
     """Every weight file that some preprocessors declare, each once, by name."""
     files = {weight for detector in detectors for weight in getattr(detector, "weights", ())}
-    return sorted(files, key=lambda weight: weight.name)
+    return sorted(files, key=lambda weight: (weight.name.lower(), weight.folder))

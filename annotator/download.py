@@ -1,0 +1,345 @@
+"""Downloads of weight files: resumed, checked, moved into place, once for all who wait for them.
+
+The hub's own library answers for its cache and for the user's token; the bytes are fetched here,
+because its versions differ in what they resume and report, and files from elsewhere need the same
+care.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .weights import HUB, Options, WeightFile, WeightsError
+
+log = logging.getLogger(__name__)
+
+STEP: Final = 1 << 15
+"""Bytes that are written at a time, and at most those that a broken connection loses."""
+TIMEOUT: Final = (15, 60)
+"""Seconds for the connection, and for the next bytes."""
+REPORT_SECONDS: Final = 0.5
+_OK, _PARTIAL, _NOT_FOUND, _UNSATISFIABLE = 200, 206, 404, 416
+_REFUSED: Final = (401, 403)
+_FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+class BrokenOffError(Exception):
+    """The connection ended before the file did; what is there can be continued."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that is being downloaded: its bytes so far, and which version they belong to."""
+
+    path: Path
+
+    @property
+    def tag_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.etag")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @property
+    def tag(self) -> str:
+        return self.tag_path.read_text(encoding="utf-8") if self.tag_path.exists() else ""
+
+    def start(self, tag: str) -> None:
+        """Begin with no bytes of a version that the server calls `tag`."""
+        self.path.write_bytes(b"")
+        self.tag_path.write_text(tag, encoding="utf-8")
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        for path in (self.path, self.tag_path):
+            path.unlink(missing_ok=True)
+
+
+def obtain(weight: WeightFile, target: Path, options: Options) -> Path:
+    """Download a file, unless the hub's own cache has it.
+
+    Args:
+        weight: what to download.
+        target: where it shall lie.
+        options: how it may be had.
+
+    Raises:
+        WeightsError: it cannot be had; the message says what to put where.
+    """
+    cached = None if weight.replaced else _in_hub_cache(weight)
+    if cached is not None:
+        return cached
+    if options.is_offline:
+        raise WeightsError(_missing(weight, target, "downloads are switched off"))
+    if not weight.address(HUB).startswith(("https://", "http://")):
+        raise WeightsError(_missing(weight, target, "its address is none of the web"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(weight, target, options):
+            if not target.is_file():  # else another one has brought it meanwhile
+                _download(weight, target, options)
+    except OSError as error:
+        why = "the disk is full" if error.errno in _FULL else f"writing it failed ({error})"
+        raise WeightsError(_missing(weight, target, why)) from error
+    finally:
+        options.report(None)
+    return target
+
+
+def _missing(weight: WeightFile, target: Path, why: str) -> str:
+    """The sentence for people whose file is not there."""
+    return (
+        f"the file {weight.name} ({weight.size_text}) is missing and cannot be downloaded: {why}; "
+        f"get it from {weight.address()} and put it into {target.parent}"
+    )
+
+
+def _in_hub_cache(weight: WeightFile) -> Path | None:
+    """The file in the cache that other programs share, where the user has that."""
+    if not weight.repo or weight.url:
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    is_space = weight.repo.startswith("spaces/")
+    kind, repo = ("space", weight.repo[len("spaces/") :]) if is_space else (None, weight.repo)
+    path = weight.path or weight.name
+    for revision in dict.fromkeys((weight.commit, weight.revision)):
+        found = try_to_load_from_cache(repo, path, revision=revision, repo_type=kind)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+@contextmanager
+def _alone(weight: WeightFile, target: Path, options: Options) -> Iterator[None]:
+    """Hold the file's lock; threads and processes that want the same file wait for it."""
+    import filelock
+
+    path = target.with_name(f".{target.name}.lock")
+    lock: Any = filelock.FileLock(path, thread_local=False)
+    waiting = False
+    while True:
+        try:
+            lock.acquire(timeout=REPORT_SECONDS)
+            break
+        except filelock.Timeout:
+            if not waiting:
+                options.report(f"Waiting for another download of {weight.name}")
+            waiting = True
+            _check_interrupt(weight, options)
+        except NotImplementedError:  # some network drives
+            lock = filelock.SoftFileLock(path, thread_local=False)
+    try:
+        yield
+    finally:
+        lock.release()
+        if target.is_file():  # nobody needs the lock any more; whoever waits sees the file
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _check_interrupt(weight: WeightFile, options: Options) -> None:
+    if options.interrupted():
+        msg = f"the download of {weight.name} was interrupted; the next one continues it"
+        raise WeightsError(msg)
+
+
+def _download(weight: WeightFile, target: Path, options: Options) -> None:
+    """Bring the file into place, taking up the connection again where it breaks."""
+    address = weight.address(options.endpoint)
+    mark = hashlib.sha256(f"{weight.sha256}{weight.address()}".encode()).hexdigest()[:8]
+    part = Part(target.with_name(f"{target.name}.{mark}.part"))
+    log.info("downloading %s (%s) from %s to %s", weight.name, weight.size_text, address, target)
+    failures = 0
+    while True:
+        before = part.size
+        try:
+            _receive(weight, part, address, options, target)
+            break
+        except BrokenOffError as error:
+            failures = 1 if part.size > before else failures + 1
+            log.warning("download of %s: %s", weight.name, error)
+            if failures >= options.attempts:
+                raise WeightsError(_missing(weight, target, str(error))) from error
+            _rest(weight, options, options.pause * 2 ** (failures - 1))
+    _check(weight, part, target)
+    part.path.replace(target)
+    part.remove()
+    log.info("%s is complete", target)
+
+
+def _rest(weight: WeightFile, options: Options, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        _check_interrupt(weight, options)
+        time.sleep(min(left, REPORT_SECONDS))
+
+
+def _receive(weight: WeightFile, part: Part, address: str, options: Options, target: Path) -> None:
+    """Fetch what is not there yet.
+
+    Raises:
+        BrokenOffError: the connection failed or ended early.
+        WeightsError: the server refuses, or there is no room.
+    """
+    import requests
+
+    headers = {**_headers(weight, options), "Accept-Encoding": "identity", **_range(part)}
+    try:
+        with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            if answer.status_code == _UNSATISFIABLE and _total(answer) == part.size:
+                return  # all of it was there
+            _check_answer(answer, weight, target)
+            _begin(answer, part)
+            _check_room(weight, part, _total(answer), target)
+            _write(answer, weight, part, options)
+    except requests.RequestException as error:
+        msg = f"no connection to {_site(address)} ({type(error).__name__})"
+        raise BrokenOffError(msg) from error
+
+
+def _range(part: Part) -> dict[str, str]:
+    """Headers that ask for what is not there yet, if the server still has the same version."""
+    if not part.size:
+        return {}
+    strong = part.tag and not part.tag.startswith("W/")
+    return {"Range": f"bytes={part.size}-", **({"If-Range": part.tag} if strong else {})}
+
+
+def _begin(answer: Any, part: Part) -> None:
+    """Make the bytes so far those that the answer goes on from.
+
+    Raises:
+        BrokenOffError: it goes on elsewhere.
+    """
+    if answer.status_code == _OK:
+        part.start(answer.headers.get("ETag", ""))
+    elif answer.status_code == _UNSATISFIABLE or _first_byte(answer) != part.size:
+        part.remove()
+        msg = f"{_site(answer.url)} has another file than the one that was begun"
+        raise BrokenOffError(msg)
+
+
+def _headers(weight: WeightFile, options: Options) -> dict[str, str]:
+    """The hub's own headers, with the user's token, for the hub alone."""
+    if weight.replaced or weight.url or options.endpoint.rstrip("/") != HUB:
+        return {}
+    try:
+        from huggingface_hub.utils import build_hf_headers
+    except ImportError:
+        return {}
+    return dict(build_hf_headers())
+
+
+def _check_answer(answer: Any, weight: WeightFile, target: Path) -> None:
+    """Raise for what no further attempt can mend."""
+    status = answer.status_code
+    if status in (_OK, _PARTIAL, _UNSATISFIABLE):
+        return
+    site = _site(answer.url)
+    if status == _NOT_FOUND:
+        why = f"{site} does not have it (404)"
+    elif status in _REFUSED:
+        why = f"{site} does not give it to everybody ({status})"
+    elif status >= 500 or status == 429:
+        msg = f"{site} answers {status}"
+        raise BrokenOffError(msg)
+    else:
+        why = f"{site} answers {status}"
+    raise WeightsError(_missing(weight, target, why))
+
+
+def _check_room(weight: WeightFile, part: Part, total: int | None, target: Path) -> None:
+    needed = (total or weight.size) - part.size
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        why = f"the disk has {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed"
+        raise WeightsError(_missing(weight, target, why))
+
+
+def _write(answer: Any, weight: WeightFile, part: Part, options: Options) -> None:
+    """Append what comes, telling console and host how far it is."""
+    import requests
+    from tqdm import tqdm
+
+    total, complete = _total(answer), False
+    bar = tqdm(
+        total=total, initial=part.size, unit="B", unit_scale=True, desc=weight.name, leave=False
+    )
+    told = 0.0
+    with part.path.open("ab") as file, bar, contextlib.suppress(requests.RequestException):
+        for chunk in answer.iter_content(STEP):
+            file.write(chunk)
+            bar.update(len(chunk))
+            if time.monotonic() - told >= REPORT_SECONDS:
+                told = time.monotonic()
+                options.report(_progress(weight, file.tell(), total))
+                _check_interrupt(weight, options)
+        complete = True
+    if not complete or total not in (None, part.size):
+        whole = total or weight.size
+        msg = f"the connection to {_site(answer.url)} ended after {part.size} of {whole} bytes"
+        raise BrokenOffError(msg)
+
+
+def _progress(weight: WeightFile, done: int, total: int | None) -> str:
+    whole = total or weight.size
+    return f"Downloading {weight.name}: {done / 1e6:.0f} of {whole / 1e6:.0f} MB"
+
+
+def _total(answer: Any) -> int | None:
+    """Bytes of the whole file, where the server tells."""
+    whole = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    if whole.isdecimal():
+        return int(whole)
+    length = answer.headers.get("Content-Length", "")
+    known = answer.status_code == _OK and length.isdecimal()
+    return int(length) if known and not answer.headers.get("Content-Encoding") else None
+
+
+def _first_byte(answer: Any) -> int | None:
+    first = answer.headers.get("Content-Range", "").rpartition(" ")[2].partition("-")[0]
+    return int(first) if first.isdecimal() else None
+
+
+def _site(address: str) -> str:
+    return "/".join(address.split("/")[:3])
+
+
+def _check(weight: WeightFile, part: Part, target: Path) -> None:
+    """Compare a complete download with what was published.
+
+    Raises:
+        WeightsError: it is something else; nothing of it is kept.
+    """
+    if weight.replaced:  # a file of the user's choice
+        return
+    fault = ""
+    if weight.exact and part.size != weight.size:
+        fault = f"it has {part.size} bytes instead of {weight.size}"
+    elif weight.sha256 and (found := _digest(part.path)) != weight.sha256:
+        fault = f"its SHA-256 is {found} instead of {weight.sha256}"
+    if fault:
+        part.remove()
+        raise WeightsError(_missing(weight, target, f"what came is another file, {fault}"))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
