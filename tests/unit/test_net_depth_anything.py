@@ -111,9 +111,7 @@ def expected_map(picture: np.ndarray, build: object, state: dict[str, torch.Tens
     return (values - values.min()) / (values.max() - values.min()) * 255
 
 
-@pytest.mark.parametrize(
-    ("detector", "version"), [(DepthAnythingV1, "v1"), (DepthAnythingV2, "v2")]
-)
+@pytest.mark.parametrize("detector", [DepthAnythingV1, DepthAnythingV2])
 def test_map_follows_the_recipe(folder: Path, detector: type) -> None:
     state = small_state()
     save_weights(folder, detector.weights[0], state)
