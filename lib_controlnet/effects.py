@@ -1,7 +1,8 @@
 """What a unit does to the latent beside its residuals: `inpaint_only` keeps the unmasked part.
 
 At every step the predicted clean latent x0 is replaced, outside the mask, by the VAE latent of
-the control image, so that the picture can only change where it was masked.
+the control image, so that the picture can only change where it was masked. A preprocessor that
+fills the masked part itself lets sampling start from its picture, under all of the noise.
 """
 
 from __future__ import annotations
@@ -49,6 +50,36 @@ class KeepUnmasked:
             return held
         rows = [held[i] if i in self.images else x0[i] for i in range(len(x0))]
         return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class StartPicture:
+    """What the first step finds under the noise.
+
+    The noise of the last training timestep still holds a trace of the picture (0.07 of it in SD),
+    and the sampler multiplies both, so the picture shows in the composition.
+
+    Attributes:
+        latent: scaled latent of the picture, (1, 4, h, w).
+        images: pictures of the batch it acts on; None means all.
+    """
+
+    latent: Tensor
+    images: frozenset[int] | None = None
+
+    def lay_under(self, noise: Tensor, alpha_bar: float) -> None:
+        """Mix the picture into unit noise (b, 4, h, w), in place; another size is left alone.
+
+        Args:
+            noise: what the host drew, before it is scaled for the sampler.
+            alpha_bar: cumulative product of alphas at the last timestep.
+        """
+        if noise.shape[1:] != self.latent.shape[1:]:
+            return
+        rows = range(len(noise)) if self.images is None else sorted(self.images)
+        trace = self.latent[0].to(noise) * alpha_bar**0.5
+        for row in rows:
+            noise[row].mul_((1.0 - alpha_bar) ** 0.5).add_(trace)
 
 
 def keep_unmasked(

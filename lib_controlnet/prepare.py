@@ -13,9 +13,9 @@ import numpy as np
 
 from lib_controlnet import preprocess
 from lib_controlnet.effects import INPAINT_ONLY
-from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError
+from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
-from lib_controlnet.image import Size, pixel_perfect_resolution, placement
+from lib_controlnet.image import Size, fit_map, pixel_perfect_resolution, placement
 from lib_controlnet.inputs import (
     ControlPicture,
     PictureSource,
@@ -175,7 +175,9 @@ def naming(unit: ControlUnit) -> Iterator[None]:
 def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -> PreparedUnit:
     request = preparation.request
     detector = preprocess.get(unit.module)
-    if detector.effect == INPAINT_ONLY and request.inpaint is not None and _uses_init(unit):
+    has_host_mask = request.inpaint is not None and _uses_init(unit)
+    held_by_host = detector.effect == INPAINT_ONLY and has_host_mask
+    if held_by_host and not detector.fills:
         comments.append(
             f"ControlNet {unit.name}: A1111 inpaint and ControlNet inpaint duplicated. "
             "Falls back to inpaint_global_harmonious."
@@ -192,6 +194,8 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
             "a mask, or choose Resize and Fill and a size of other proportions"
         )
+    if detector.fills:
+        picture = _with_border(picture, request)
     detection = preprocess.run_preprocessor(
         detector.name,
         picture.image,
@@ -210,7 +214,8 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         detected=detection.image,
         load=load,
         soft_in_hires=detector.soft_in_hires,
-        effect=detector.effect or None,
+        effect=None if held_by_host else detector.effect or None,
+        fills=detector.fills,
     )
 
 
@@ -220,6 +225,19 @@ def _keeps_everything(picture: ControlPicture, request: GenerationRequest) -> bo
     placed, _left, _top = placement(size, request.size, picture.resize_mode)
     has_border = placed.width < request.size.width or placed.height < request.size.height
     return not has_border and not (picture.image[:, :, 3] > 127).any()  # noqa: PLR2004 - half
+
+
+def _with_border(picture: ControlPicture, request: GenerationRequest) -> ControlPicture:
+    """The picture with the border of "Resize and Fill" and that border in its mask.
+
+    A hires pass follows in a size of about the same proportions; twice the first size keeps the
+    detail that it can show.
+    """
+    if picture.resize_mode is not ResizeMode.OUTER_FIT:
+        return picture
+    canvas = request.size.scaled(2) if request.has_hires else request.size
+    filled = fit_map(picture.image, canvas, ResizeMode.OUTER_FIT)
+    return dataclasses.replace(picture, image=filled)
 
 
 def _uses_init(unit: ControlUnit) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lib_controlnet.active import ActiveControl, evaluate_group
-from lib_controlnet.effects import INPAINT_ONLY, KeepUnmasked, keep_unmasked
+from lib_controlnet.effects import INPAINT_ONLY, KeepUnmasked, StartPicture, keep_unmasked
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.families.base import describe_unet
@@ -67,6 +67,7 @@ class PreparedUnit:
             means all.
         soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
         effect: name of a sampling effect the preprocessor declares, or None.
+        fills: sampling of a first pass starts from the map, which the preprocessor has painted.
         holds: its sampling effect acts in the present pass, or did in the first one of a hires
             fix.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
@@ -81,6 +82,7 @@ class PreparedUnit:
     turn: tuple[int, int] | None = None
     soft_in_hires: bool = False
     effect: str | None = None
+    fills: bool = False
     holds: bool = False
     maps: list[np.ndarray] = field(default_factory=list)
     control: ActiveControl | None = None
@@ -111,6 +113,7 @@ class ControlSession:
         self.comments: list[str] = []
         self.active: list[ActiveControl] = []
         self.effects: list[KeepUnmasked] = []
+        self.starts: list[StartPicture] = []
         self.cursor = StepCursor()
         self.schedule: Schedule | None = None
         self.evaluations = 0
@@ -128,6 +131,7 @@ class ControlSession:
         """
         self.active = []
         self.effects = []
+        self.starts = []
         self.schedule = None
         self.evaluations = 0
         self._one_by_one = False
@@ -170,10 +174,7 @@ class ControlSession:
         if not any(strengths) or window.is_empty or nowhere:
             log.info("%s has no effect in this pass (strength, window or region)", unit.name)
             return None
-        if prepared.effect == INPAINT_ONLY:
-            kept = keep_unmasked(to_pixels(placed), self.host.vae_encode, window)
-            self.effects += [] if kept is None else [replace(kept, images=images)]
-            prepared.holds = True
+        self._bind_effects(prepared, to_pixels(placed), window, info)
         log.info(
             "%s: %s, %s, %s, window %g to %g, %dx%d%s",
             *(unit.name, unit.module, network.name, unit.control_mode, window.start, window.end),
@@ -189,6 +190,20 @@ class ControlSession:
             region=None if region is None or region.is_full else region,
             images=images,
         )
+
+    def _bind_effects(
+        self, prepared: PreparedUnit, pixels: Tensor, window: Window, info: PassInfo
+    ) -> None:
+        """What the unit does beside its residuals; `pixels` (1, 3 or 4, H, W) is its placed map."""
+        images = prepared.images(info.images)
+        kept = None
+        if prepared.effect == INPAINT_ONLY:
+            kept = keep_unmasked(pixels, self.host.vae_encode, window)
+            self.effects += [] if kept is None else [replace(kept, images=images)]
+            prepared.holds = True
+        if prepared.fills and not info.is_hires:
+            latent = self.host.vae_encode(pixels[:, :3]) if kept is None else kept.latent
+            self.starts.append(StartPicture(latent, images))
 
     @staticmethod
     def _region(prepared: PreparedUnit, info: PassInfo) -> RegionMask | None:

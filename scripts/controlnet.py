@@ -16,6 +16,7 @@ from lib_controlnet.host import (
     generation,
     logs,
     neighbours,
+    send_to,
     settings,
     xyz,
 )
@@ -28,6 +29,7 @@ log = logging.getLogger("ControlNet")
 script_callbacks.remove_current_script_callbacks()
 
 RUNTIME = a1111.present_runtime() or Runtime()
+SEND_TO = send_to.SendTo()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
 
 
@@ -62,7 +64,7 @@ class Script(neighbours.ScriptViews, scripts.Script):
         self.show_generation(p)
 
     def process_before_every_sampling(self, p: Any, *_args: Any, **kwargs: Any) -> None:
-        generation.begin_pass(p, kwargs.get("x"), RUNTIME)
+        generation.begin_pass(p, kwargs.get("x"), RUNTIME, kwargs.get("noise"))
         self.show_pass(p)
 
     def postprocess_batch(self, p: Any, *_args: Any, **kwargs: Any) -> None:
@@ -97,9 +99,13 @@ def on_app_started(_demo: Any, app: Any) -> None:
     api.mount(app, RUNTIME)
 
 
-def on_after_component(_component: Any, **kwargs: Any) -> None:
-    hidden = bool(RUNTIME.host.flag("hide_ui_dir_config", False))
-    add_control_box(hidden, kwargs.get("elem_id"))
+def on_after_component(component: Any, **kwargs: Any) -> None:
+    name = kwargs.get("elem_id")
+    add_control_box(bool(RUNTIME.host.flag("hide_ui_dir_config", False)), name)
+    SEND_TO.see(component, name)
+    if name == send_to.PAGE:
+        panel = python_api.find_cn_script(scripts.scripts_img2img)
+        SEND_TO.connect(getattr(panel, "infotext_fields", None) or [])
 
 
 OTHER = conflicts.other_installation()

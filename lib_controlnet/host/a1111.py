@@ -284,6 +284,12 @@ def on_cfg_after_cfg(session: ControlSession, params: Any) -> None:
     params.x = x0_to_epsilon(noisy.x, x0, alpha_bar)
 
 
+def lay_starts(session: ControlSession, noise: Tensor) -> None:
+    """Put the pictures that sampling shall start from under its noise, (b, c, h, w), in place."""
+    for start in session.starts:
+        start.lay_under(noise, float(loaded_model().alphas_cumprod[-1]))
+
+
 def _prompts_per_image(denoiser: Any) -> list[int] | None:
     """How many AND sub-prompts each picture has, None if the sampler does not tell."""
     extra = getattr(denoiser.sampler, "sampler_extra_args", None) or {}

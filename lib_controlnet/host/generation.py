@@ -188,13 +188,15 @@ def describe(unit: ControlUnit) -> str:
     return infotext.serialize(unit, defaults)
 
 
-def begin_pass(p: Any, x: Any, runtime: Runtime) -> None:
+def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     """Bind the units to the pass that is about to be sampled, and arm them on its sampler.
 
     Args:
         p: the host's processing object.
         x: latent or noise of the pass, (b, c, h, w); only its size is read.
         runtime: what all generations share.
+        noise: unit noise that sampling starts from, (b, c, h, w); changed in place where a unit
+            has a picture to start from.
     """
     session = session_of(p)
     if session is None:
@@ -204,6 +206,8 @@ def begin_pass(p: Any, x: Any, runtime: Runtime) -> None:
     if session.error is None:
         try:
             session.begin_pass(pass_info(p, x), a1111.require_base())
+            if noise is not None:
+                a1111.lay_starts(session, noise)
         except Exception as error:  # the boundary: raised again before the first step
             session.error = error
             if not isinstance(error, ControlNetError):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_controlnet.effects import epsilon_to_x0, keep_unmasked, x0_to_epsilon
+from lib_controlnet.effects import StartPicture, epsilon_to_x0, keep_unmasked, x0_to_epsilon
 from lib_controlnet.finish import paste_back, soft_mask
 from lib_controlnet.window import Window
 
@@ -138,3 +138,27 @@ def test_paste_back_scales_to_the_picture_it_gets():
     assert out.shape == (3, 80, 120)
     assert not out[:, 24:56, 36:84].any()
     assert out[:, :18].min(dim=0).values.max() > 0.3
+
+
+def test_start_picture_is_the_last_step_of_diffusing_it():
+    """Ho et al. 2020, equation 4, at the last timestep."""
+    latent, noise = torch.randn(1, 4, 3, 5), torch.randn(2, 4, 3, 5)
+    given = noise.clone()
+    StartPicture(latent).lay_under(given, 0.0047)
+    torch.testing.assert_close(given, 0.0047**0.5 * latent + 0.9953**0.5 * noise)
+
+
+def test_start_picture_of_some_images_leaves_the_others():
+    noise = torch.randn(3, 4, 3, 5)
+    given = noise.clone()
+    StartPicture(torch.ones(1, 4, 3, 5), frozenset({1})).lay_under(given, 0.25)
+    assert torch.equal(given[[0, 2]], noise[[0, 2]])
+    torch.testing.assert_close(given[1], 0.5 + 0.75**0.5 * noise[1])
+
+
+def test_start_picture_of_another_size_or_without_a_trace_changes_nothing():
+    noise = torch.randn(1, 4, 3, 5)
+    given = noise.clone()
+    StartPicture(torch.ones(1, 4, 5, 3)).lay_under(given, 0.25)
+    StartPicture(torch.ones(1, 4, 3, 5)).lay_under(given, 0.0)  # zero terminal SNR
+    assert torch.equal(given, noise)
