@@ -77,15 +77,29 @@ def wait_for_canvas(page: Any, widget: str, size: tuple[int, int]) -> None:
 
 
 def draw(page: Any, widget: str, *points: tuple[float, float]) -> None:
-    """Draw a line through points given as fractions of the canvas."""
+    """Draw a line through points given as fractions of the canvas.
+
+    A1111's zoom extension hides a canvas for some milliseconds when the mouse first moves over it,
+    and may lay it out anew. A press in that moment would go to what lies behind, so the mouse
+    waits for the canvas as a hand does.
+    """
     canvas = page.locator(f"{widget} canvas[key=interface]")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    places = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
-    page.mouse.move(*places[0])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + box["width"] * x, box["y"] + box["height"] * y
+
+    page.mouse.move(*place(*points[0]))
+    page.wait_for_function(
+        "([x, y, canvas]) => document.elementFromPoint(x, y) === canvas",
+        arg=[*place(*points[0]), canvas.element_handle()],
+    )
+    box = canvas.bounding_box()
+    page.mouse.move(*place(*points[0]))
     page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=8)
+    for point in points[1:]:
+        page.mouse.move(*place(*point), steps=8)
     page.mouse.up()
 
 
