@@ -1,0 +1,89 @@
+"""Depth by MiDaS 3.0 hybrid, and surface directions read off the depth."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from ._tensors import as_array, as_input, spread
+from .networks import lend
+from .registry import Detector, Slider, register
+from .weights import WeightFile
+
+MIDAS = WeightFile(
+    "dpt_hybrid-midas-501f0c75.pt",
+    "midas",
+    492_757_791,
+    "MIT",
+    sha256="501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
+    repo="lllyasviel/Annotators",
+)
+CENTRE = (0.5, 0.5, 0.5)
+
+STEEPNESS = 2 * math.pi
+"""Depth differences of so much between neighbours are a slope of 45 degrees."""
+
+
+def inverse_depth(image: np.ndarray) -> np.ndarray:
+    """What the network makes of a picture: float32 (H, W), 0 and above, near is large.
+
+    Args:
+        image: uint8 (H, W, 3), both sides multiples of 32.
+    """
+    from .nets.midas import build  # noqa: PLC0415
+
+    with lend(MIDAS, build) as network:
+        return as_array(network(as_input(image, network, CENTRE, CENTRE))[0, 0])
+
+
+@register
+class DepthMidas(Detector):
+    """Ranftl et al. (2021), arXiv:2103.13413. Near is white; a flat depth is black."""
+
+    name = "depth"
+    label = "depth_midas"
+    tags = ("Depth",)
+    priority = 100
+    weights = (MIDAS,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        return spread(inverse_depth(image))
+
+
+@register
+class NormalMidas(Detector):
+    """Directions from the slopes of the inverse depth; what is far away faces the viewer.
+
+    Parity: the channels are (towards the viewer, down, right), the order that the old extension's
+    models were trained on.
+    """
+
+    name = "normal_map"
+    label = "normal_midas"
+    tags = ("NormalMap",)
+    sliders = (Slider("Normal Background Threshold", 0, 1, 0.4, 0.01),)
+    weights = (MIDAS,)
+
+    def detect(self, image: np.ndarray, background: float) -> np.ndarray:
+        return directions(inverse_depth(image), background)
+
+
+def directions(depth: np.ndarray, background: float) -> np.ndarray:
+    """Surface directions as colours.
+
+    Args:
+        depth: float32 (H, W), near is large.
+        background: share of the range of depths; what lies below it counts as flat.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    low, high = float(depth.min()), float(depth.max())
+    slopes = [cv2.Sobel(depth, cv2.CV_32F, 1, 0), cv2.Sobel(depth, cv2.CV_32F, 0, 1)]
+    for slope in slopes:
+        slope[depth - low < background * (high - low)] = 0
+    vectors = np.stack([np.full_like(depth, STEEPNESS), *reversed(slopes)], axis=2)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    return (vectors * 127.5 + 127.5).clip(0, 255).astype(np.uint8)
