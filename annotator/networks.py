@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .weights import STORE, WeightFile, WeightsError
 
@@ -22,87 +23,195 @@ log = logging.getLogger(__name__)
 Build = Callable[["dict[str, Tensor]"], "nn.Module"]
 """Makes a network of a file's tensors, strictly; raises KeyError or RuntimeError where they
 do not fit."""
+Opened = TypeVar("Opened")
+
+MAX_COUNT: Final = 6
+MAX_BYTES: Final = 4 << 30
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where networks run and in which precision."""
+    """Where networks run and in which precision.
+
+    Attributes:
+        device: as PyTorch calls it.
+        half: whether networks that can do so compute in half precision.
+    """
 
     device: str = "cpu"
     half: bool = False
 
 
 class NetworkCache:
-    """Networks in use and used lately. Safe to use from several threads."""
+    """Networks in use and used lately. Safe to use from several threads, one at a time.
 
-    def __init__(self, max_count: int = 4, max_bytes: int = 4 << 30) -> None:
+    Attributes:
+        max_count: networks kept.
+        max_bytes: bytes of all of them; a larger one is only kept while it is used.
+        place: where they run, unless `choose_place` says otherwise.
+        choose_place: asked before each use; the host sets it.
+    """
+
+    def __init__(self, max_count: int = MAX_COUNT, max_bytes: int = MAX_BYTES) -> None:
         self.max_count = max_count
         self.max_bytes = max_bytes
         self.place = Place()
-        self._entries: OrderedDict[tuple, nn.Module] = OrderedDict()
+        self.choose_place: Callable[[], Place] | None = None
+        self._entries: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
 
     @contextmanager
-    def lend(self, weight: WeightFile, build: Build) -> Iterator[nn.Module]:
+    def lend(self, weight: WeightFile, build: Build, *, half: bool = True) -> Iterator[nn.Module]:
         """A network in eval mode on the device it shall run on, without gradients.
 
         Args:
             weight: its file, downloaded if it is not there.
             build: makes the module of the file's tensors.
+            half: whether it can compute in half precision.
 
         Raises:
-            WeightsError: the file is missing, damaged, or holds something else.
+            WeightsError: the file is missing, damaged, or holds something else; or the device
+                has too little memory.
         """
-        import torch  # noqa: PLC0415
+        import torch
+
+        def load(path: Path, place: Place) -> nn.Module:
+            # Layers draw initial values when they are made; the user's random numbers stay.
+            with torch.random.fork_rng(devices=[]):
+                network = build(read_tensors(path))
+            dtype = torch.float16 if place.half and half else torch.float32
+            return network.eval().requires_grad_(False).to(place.device, dtype)
+
+        with self._lent(weight, load, build) as network:
+            yield network
+
+    @contextmanager
+    def lend_opened(
+        self, weight: WeightFile, open_file: Callable[[Path, Place], Opened]
+    ) -> Iterator[Opened]:
+        """The same for files that are more than tensors: ONNX, TorchScript, task bundles.
+
+        Args:
+            weight: the file.
+            open_file: opens it at its path for a place.
+
+        Raises:
+            WeightsError: the file is missing or damaged.
+        """
+        with self._lent(weight, open_file, open_file) as opened:
+            yield opened
+
+    @contextmanager
+    def _lent(
+        self, weight: WeightFile, load: Callable[[Path, Place], Any], maker: Callable[..., Any]
+    ) -> Iterator[Any]:
+        import torch
 
         path = STORE.fetch(weight)
         state = path.stat()
-        key = (path, state.st_size, state.st_mtime_ns, build.__qualname__, self.place)
         with self._lock:
-            network = self._entries.get(key)
-            if network is None:
-                network = self._build(path, weight, build)
-                self._entries[key] = network
-            self._entries.move_to_end(key)
-            self._shrink()
-            with torch.no_grad():
-                yield network
+            place = self.choose_place() if self.choose_place else self.place
+            name = f"{maker.__module__}.{maker.__qualname__}"
+            key = (path, state.st_size, state.st_mtime_ns, name, place)
+            try:
+                found = self._get(key, lambda: _loaded(path, weight, place, load))
+                with torch.no_grad(), _full_precision(place):
+                    yield found
+            except BaseException as error:
+                # Whatever state it is in, the next call begins with a fresh one.
+                self._entries.pop(key, None)
+                if _is_out_of_memory(error):
+                    self._entries.clear()
+                    msg = (
+                        f"{place.device} has not enough memory for {weight.name}; close other "
+                        "programs, choose a lower resolution, or start the WebUI with "
+                        "`--use-cpu controlnet`"
+                    )
+                    raise WeightsError(msg) from error
+                raise
+            finally:
+                self._shrink(least=0)
+
+    def _get(self, key: tuple, load: Callable[[], Any]) -> Any:
+        """The entry, on its device, made if it is not there."""
+        found = self._entries.get(key)
+        if found is None:
+            same = [other for other in self._entries if (other[0], other[3]) == (key[0], key[3])]
+            for other in same:  # the file has been replaced, or another place is chosen
+                del self._entries[other]
+            found = self._entries[key] = load()
+        elif _is_module(found):
+            found.to(key[-1].device)
+        self._entries.move_to_end(key)
+        self._shrink(least=1)
+        return found
+
+    def park(self) -> None:
+        """Take all networks off the device, which something else needs now."""
+        with self._lock:
+            for network in self._entries.values():
+                if _is_module(network):
+                    network.to("cpu")
 
     def clear(self) -> None:
         """Give back all memory."""
         with self._lock:
             self._entries.clear()
 
-    def _build(self, path: Path, weight: WeightFile, build: Build) -> nn.Module:
-        import torch  # noqa: PLC0415
+    @property
+    def nbytes(self) -> int:
+        """Memory of all networks; that of opened files is taken to be the files' size."""
+        with self._lock:
+            return sum(
+                _nbytes(entry) if _is_module(entry) else key[1]
+                for key, entry in self._entries.items()
+            )
 
-        try:
-            network = build(read_tensors(path))
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            msg = f"{path} is damaged or no {weight.name}: {str(error)[:500]}"
-            raise WeightsError(msg) from error
-        dtype = torch.float16 if self.place.half else torch.float32
-        return network.eval().requires_grad_(False).to(self.place.device, dtype)
+    def __len__(self) -> int:
+        return len(self._entries)
 
-    def _shrink(self) -> None:
-        while len(self._entries) > 1 and (
-            len(self._entries) > self.max_count or self._nbytes() > self.max_bytes
+    def _shrink(self, least: int) -> None:
+        while len(self._entries) > least and (
+            len(self._entries) > self.max_count or self.nbytes > self.max_bytes
         ):
             self._entries.popitem(last=False)
 
-    def _nbytes(self) -> int:
-        return sum(_nbytes(network) for network in self._entries.values())
+
+def _loaded(
+    path: Path, weight: WeightFile, place: Place, load: Callable[[Path, Place], Any]
+) -> Any:
+    """What a file holds, ready to use."""
+    from safetensors import SafetensorError
+
+    try:
+        return load(path, place)
+    except (
+        *(KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError, EOFError),
+        *(OSError, pickle.UnpicklingError, SafetensorError),
+    ) as error:
+        if isinstance(error, WeightsError) or _is_out_of_memory(error):
+            raise
+        msg = f"{path} is damaged or no {weight.name}: {str(error)[:500]}"
+        raise WeightsError(msg) from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What a `.safetensors` file or a pickle holds, read without running any code of it."""
+    """What a `.safetensors` file or a pickle holds, read without running any code of it.
+
+    Raises:
+        WeightsError: the WebUI refuses the file.
+    """
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file  # noqa: PLC0415
+        from safetensors.torch import load_file
 
         return load_file(path)
-    import torch  # noqa: PLC0415
+    import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state is None:  # the host's loader prints its reason and returns nothing
+        msg = f"{path} is no plain file of tensors, so the WebUI refused to load it"
+        raise WeightsError(msg)
+    return state
 
 
 def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -111,10 +220,31 @@ def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype]:
     return parameter.device, parameter.dtype
 
 
+def _full_precision(place: Place) -> AbstractContextManager[Any]:
+    """Nothing chooses another precision for a network than its own."""
+    import torch
+
+    kind = torch.device(place.device).type
+    return torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else nullcontext()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError)
+
+
+def _is_module(entry: object) -> bool:
+    import torch
+
+    return isinstance(entry, torch.nn.Module)
+
+
 def _nbytes(network: nn.Module) -> int:
-    tensors = [*network.parameters(), *network.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 CACHE = NetworkCache()
 lend = CACHE.lend
+lend_opened = CACHE.lend_opened
