@@ -134,6 +134,13 @@ A1111_PAGE_ERROR = "Cannot read properties of undefined (reading 'props')"
 GRADIO_PAGE_ERROR = "Failed to execute 'drawImage' on 'CanvasRenderingContext2D'"
 """Raised by gradio 3.41.2's own sketch widget when its picture is taken away while it draws."""
 
+SLOWER_TIMER = """
+  const start = window.setTimeout;
+  window.setTimeout = (run, time, ...rest) => start(run, time === 10 ? 150 : time, ...rest);
+"""
+"""Lets gradio 3.41.2 size the host's own drawing canvases however busy the machine is: it forgets
+them when its timer of 10 ms runs before a resize observer (javascript/controlnet_canvas.js)."""
+
 
 @pytest.fixture
 def page(browser: Any, webui: WebUI) -> Iterator[Any]:
@@ -141,6 +148,7 @@ def page(browser: Any, webui: WebUI) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1500, "height": 1400})
     context.set_default_timeout(60_000)
     page = context.new_page()
+    page.add_init_script(SLOWER_TIMER)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     host = httpx.URL(webui.url).host

@@ -27,10 +27,10 @@ INPUT = f"{UNIT}_input_image"
 LATE_OBSERVER = """
   const Observer = window.ResizeObserver;
   window.ResizeObserver = class extends Observer {
-    constructor(report) { super((...all) => setTimeout(() => report(...all), 60)); }
+    constructor(report) { super((...all) => setTimeout(() => report(...all), 400)); }
   };
 """
-"""Resize observers report later than gradio's timer of 10 ms, as they do on a busy machine."""
+"""Resize observers report later than gradio's timer, as they do on a busy machine."""
 
 
 @pytest.fixture
