@@ -22,11 +22,11 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from .weights import WeightFile
+from .weights import STORE, WeightFile
 
 log = logging.getLogger(__name__)
 
-_MACHINERY = frozenset({"registry", "weights", "download", "networks", "pose_drawing"})
+_MACHINERY = frozenset({"registry", "weights", "download", "networks", "palettes", "pose_drawing"})
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,9 @@ class Detector:
         sized: `detect` takes the keyword `kept`, (height, width) of the part of a padded picture
             that stays, from its top left corner; for results with coordinates.
         weights: files it needs, downloaded when it first runs.
+        larger: files that stand for the first of `weights` where the user has put one of them;
+            never downloaded unasked.
+        listed: offered to users; helpers that only other preprocessors call are not.
         requires: Python packages that it cannot run without.
         unavailable: why it cannot run here, as a sentence, None if it can. Follows from
             `requires`; a preprocessor that can never run sets it.
@@ -201,6 +204,8 @@ class Detector:
     fills: ClassVar[bool] = False
     sized: ClassVar[bool] = False
     weights: ClassVar[tuple[WeightFile, ...]] = ()
+    larger: ClassVar[tuple[WeightFile, ...]] = ()
+    listed: ClassVar[bool] = True
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
     @property
@@ -210,6 +215,17 @@ class Detector:
     @property
     def title(self) -> str:
         return self.label or self.name
+
+    @property
+    def files(self) -> tuple[WeightFile, ...]:
+        """Every weight file that it may use."""
+        return (*self.weights, *self.larger)
+
+    def missing_files(self) -> tuple[WeightFile, ...]:
+        """The files that its next run downloads."""
+        if any(map(STORE.locate, self.larger)):
+            return tuple(weight for weight in self.weights[1:] if not STORE.locate(weight))
+        return tuple(weight for weight in self.weights if not STORE.locate(weight))
 
     @property
     def uses_mask(self) -> bool:
