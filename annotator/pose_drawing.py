@@ -1,4 +1,4 @@
-"""Poses as points, and their picture as the openpose control models know it.
+"""Poses as points, their picture as the openpose control models know it, and their JSON form.
 
 Skeleton and colours: Cao et al., "OpenPose", arXiv:1812.08008; sizes of strokes and dots as in
 Zhang et al. (2023), arXiv:2302.05543, whose models were trained on such pictures. Animals: the 17
@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -23,6 +23,14 @@ HAND_POINTS: Final = 21
 FACE_POINTS: Final = 70
 """Contour, brows, nose, eyes and mouth (68), and the middle of each eye."""
 ANIMAL_POINTS: Final = 17
+
+KEYS: Final = {
+    "pose_keypoints_2d": "body",
+    "face_keypoints_2d": "face",
+    "hand_left_keypoints_2d": "left_hand",
+    "hand_right_keypoints_2d": "right_hand",
+}
+"""JSON key -> field of `Person`."""
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
@@ -204,3 +212,39 @@ def _off_the_edges(points: list[Point | None]) -> list[Point | None]:
 
 def _whole(point: Point) -> tuple[int, int]:
     return int(point[0]), int(point[1])
+
+
+def pose_json(pose: Pose) -> dict[str, Any]:
+    """The JSON form: people in fractions of the canvas, animals in pixels.
+
+    A missing point is (0, 0, 0), a missing part null. A part that reaches so far out of the canvas
+    that its fractions would be taken for pixels is written in pixels.
+    """
+    return {
+        "people": [
+            {
+                key: _flat(getattr(person, part), pose, as_fractions=True)
+                for key, part in KEYS.items()
+            }
+            for person in pose.people
+        ],
+        "animals": [_flat(animal, pose, as_fractions=False) for animal in pose.animals],
+        "canvas_height": pose.height,
+        "canvas_width": pose.width,
+    }
+
+
+def _flat(part: np.ndarray | None, pose: Pose, *, as_fractions: bool) -> list[float] | None:
+    if part is None:
+        return None
+    there = found(part)
+    points = np.where(there[:, None], part[:, :2], 0.0)
+    size = np.array([pose.width, pose.height], np.float64)
+    if in_fractions(part) and not as_fractions:
+        points *= size
+    elif as_fractions and not in_fractions(part):
+        fractions = points / size
+        # Times the size, a reader must not end up in the pixel before.
+        fractions = np.where(fractions * size < points, np.nextafter(fractions, np.inf), fractions)
+        points = fractions if (np.abs(fractions) <= 1).all() else points
+    return np.column_stack([points, there]).ravel().tolist()

@@ -27,14 +27,15 @@ MAX_FIGURES: Final = 1000
 _FARTHEST: Final = 10 * MAX_SIDE
 """Pixels from the canvas's corner beyond which a coordinate can only be a mistake."""
 
-_BODY: Final = "pose_keypoints_2d"
-_PARTS: Final = {
-    _BODY: ("body", drawing.BODY_POINTS),
-    "face_keypoints_2d": ("face", 1),
-    "hand_left_keypoints_2d": ("left_hand", drawing.HAND_POINTS),
-    "hand_right_keypoints_2d": ("right_hand", drawing.HAND_POINTS),
+_FEWEST: Final = {
+    "body": drawing.BODY_POINTS,
+    "face": 1,
+    "left_hand": drawing.HAND_POINTS,
+    "right_hand": drawing.HAND_POINTS,
 }
-"""JSON key -> field of `Person`, and the points it needs at least."""
+"""Field of `Person` -> the points it needs at least."""
+
+pose_json = drawing.pose_json
 
 
 def read_pose(data: Mapping[str, Any], where: str = "pose") -> Pose:
@@ -84,9 +85,10 @@ def _side(value: Any, where: str) -> int:
 
 def _person(data: Mapping[str, Any], where: str) -> Person:
     parts = {}
-    for key, (field, count) in _PARTS.items():
+    for key, field in drawing.KEYS.items():
         numbers = data.get(key)
-        if numbers is not None and (len(numbers) or key == _BODY):
+        if numbers is not None and (len(numbers) or field == "body"):
+            count = _FEWEST[field]
             parts[field] = _points(numbers, f"{where}.{key}", count, keeps_more=field == "face")
     return drawing.Person(**parts)
 
@@ -110,39 +112,3 @@ def _points(
         msg = f"{where} holds a number beyond {_FARTHEST}, far outside every canvas"
         raise ControlNetError(msg)
     return points if keeps_more else points[:count]
-
-
-def pose_json(pose: Pose) -> dict[str, Any]:
-    """The JSON form: people in fractions of the canvas, animals in pixels.
-
-    A missing point is (0, 0, 0), a missing part null. A part that reaches so far out of the canvas
-    that its fractions would be taken for pixels is written in pixels.
-    """
-    return {
-        "people": [
-            {
-                key: _flat(getattr(person, field), pose, as_fractions=True)
-                for key, (field, _) in _PARTS.items()
-            }
-            for person in pose.people
-        ],
-        "animals": [_flat(animal, pose, as_fractions=False) for animal in pose.animals],
-        "canvas_height": pose.height,
-        "canvas_width": pose.width,
-    }
-
-
-def _flat(part: np.ndarray | None, pose: Pose, *, as_fractions: bool) -> list[float] | None:
-    if part is None:
-        return None
-    found = drawing.found(part)
-    points = np.where(found[:, None], part[:, :2], 0.0)
-    size = np.array([pose.width, pose.height], np.float64)
-    if drawing.in_fractions(part) and not as_fractions:
-        points *= size
-    elif as_fractions and not drawing.in_fractions(part):
-        fractions = points / size
-        # Times the size, a reader must not end up in the pixel before.
-        fractions = np.where(fractions * size < points, np.nextafter(fractions, np.inf), fractions)
-        points = fractions if (np.abs(fractions) <= 1).all() else points
-    return np.column_stack([points, found]).ravel().tolist()
