@@ -72,3 +72,9 @@ def spread(values: np.ndarray) -> np.ndarray:
     if high <= low:
         return np.zeros(values.shape, np.uint8)
     return ((values - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
+
+
+def as_normal_map(vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors (3, H, W) as colours, uint8 (H, W, 3): -1 is 0 and 1 is 255."""
+    colours = (vectors.transpose(1, 2, 0) + 1) / 2 * 255
+    return colours.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,37 @@
+"""Surface directions by the estimator of Bae, Budvytis and Cipolla."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._tensors import as_array, as_input, as_normal_map
+from .networks import lend
+from .registry import Detector, register
+from .weights import WeightFile
+
+SCANNET = WeightFile(
+    "scannet.pt",
+    "normal_bae",
+    291_000_000,
+    "MIT",
+    sha256="03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
+    exact=False,
+    repo="lllyasviel/Annotators",
+)
+
+
+@register
+class NormalBae(Detector):
+    """Bae et al. (2021), arXiv:2109.09881. The three components as red, green and blue."""
+
+    name = "normal_bae"
+    tags = ("NormalMap",)
+    priority = 100
+    weights = (SCANNET,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        from .nets.normal_bae import build  # noqa: PLC0415
+
+        with lend(SCANNET, build) as network:
+            found = as_array(network(as_input(image, network))[0, :3])
+        return as_normal_map(found)
