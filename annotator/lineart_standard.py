@@ -14,6 +14,25 @@ WEAKEST = 16.0
 STRENGTH = 127.0
 
 
+def dark_lines(image: np.ndarray, sigma: float, faint: float) -> np.ndarray:
+    """Where a picture is darker than its surroundings in every channel.
+
+    Args:
+        image: uint8 (H, W, 3).
+        sigma: of the blur that stands for the surroundings, in pixels.
+        faint: differences up to this do not count when the strength of lines is measured.
+
+    Returns:
+        uint8 (H, W), white on black; the median line is STRENGTH.
+    """
+    picture = image.astype(np.float32)
+    surroundings = cv2.GaussianBlur(picture, (0, 0), sigma)
+    darkness = (surroundings - picture).min(axis=2).clip(0, 255)
+    strokes = darkness[darkness > faint]
+    typical = float(np.median(strokes)) if strokes.size else 0.0
+    return (darkness / max(WEAKEST, typical) * STRENGTH).clip(0, 255).astype(np.uint8)
+
+
 @register
 class LineartStandard(Detector):
     """Grey lines on black, where the picture is darker than its surroundings in every channel.
@@ -28,9 +47,4 @@ class LineartStandard(Detector):
     priority = 100
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        picture = image.astype(np.float32)
-        surroundings = cv2.GaussianBlur(picture, (0, 0), SIGMA)
-        darkness = (surroundings - picture).min(axis=2).clip(0, 255)
-        strokes = darkness[darkness > FAINT]
-        typical = float(np.median(strokes)) if strokes.size else 0.0
-        return (darkness / max(WEAKEST, typical) * STRENGTH).clip(0, 255).astype(np.uint8)
+        return dark_lines(image, SIGMA, FAINT)

@@ -1,0 +1,65 @@
+"""Soft edges by HED (Xie, Tu, ICCV 2015), in three forms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._edges import SAFE_STEPS, as_bytes, in_steps, scribble, soft_edges
+from .registry import Detector, register
+from .weights import WeightFile
+
+WEIGHTS = WeightFile(
+    name="ControlNetHED.pth",
+    folder="hed",
+    size=29_444_406,
+    sha256="5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
+    licence="Apache-2.0",
+    repo="lllyasviel/Annotators",
+)
+
+
+def _edges(image: np.ndarray) -> np.ndarray:
+    from .nets.hed import build  # noqa: PLC0415
+
+    return soft_edges(image, WEIGHTS, build)
+
+
+@register
+class Hed(Detector):
+    """White soft edges on black."""
+
+    name = "hed"
+    label = "softedge_hed"
+    tags = ("SoftEdge",)
+    weights = (WEIGHTS,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        return as_bytes(_edges(image))
+
+
+@register
+class HedSafe(Detector):
+    """The same in three grey levels, so that the picture cannot hide in them."""
+
+    name = "hed_safe"
+    label = "softedge_hedsafe"
+    tags = ("SoftEdge",)
+    weights = (WEIGHTS,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        return as_bytes(in_steps(_edges(image), SAFE_STEPS))
+
+
+@register
+class ScribbleHed(Detector):
+    """Broad white strokes along the ridges of the soft edges."""
+
+    name = "scribble_hed"
+    tags = ("Scribble", "SparseCtrl")
+    sized = True
+    weights = (WEIGHTS,)
+
+    def detect(self, image: np.ndarray, *, kept: tuple[int, int]) -> np.ndarray:
+        height, width = kept
+        # Cut first: strokes must not grow out of what the padding made up.
+        return scribble(as_bytes(_edges(image))[:height, :width])

@@ -1,0 +1,62 @@
+"""Line drawings of photographs (Chan, Durand, Isola, CVPR 2022), fine and coarse."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._edges import as_bytes
+from ._tensors import as_array, as_planes
+from .networks import lend
+from .registry import Detector, register
+from .weights import WeightFile
+
+FINE = WeightFile(
+    name="sk_model.pth",
+    folder="lineart",
+    size=17_173_511,
+    sha256="c686ced2a666b4850b4bb6ccf0748031c3eda9f822de73a34b8979970d90f0c6",
+    licence="MIT",
+    repo="lllyasviel/Annotators",
+)
+COARSE = WeightFile(
+    name="sk_model2.pth",
+    folder="lineart",
+    size=17_173_511,
+    sha256="30a534781061f34e83bb9406b4335da4ff2616c95d22a585c1245aa8363e74e0",
+    licence="MIT",
+    repo="lllyasviel/Annotators",
+)
+
+
+def _drawing(image: np.ndarray, weight: WeightFile) -> np.ndarray:
+    """White lines on black, uint8 (H, W)."""
+    from .nets.lineart import build  # noqa: PLC0415
+
+    with lend(weight, build) as network:
+        drawn = as_array(network(as_planes(image, network) / 255))[0, 0]
+    return 255 - as_bytes(drawn)
+
+
+@register
+class LineArt(Detector):
+    """White lines on black, as fine as the picture's detail."""
+
+    name = "lineart"
+    label = "lineart_realistic"
+    tags = ("Lineart",)
+    weights = (FINE,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        return _drawing(image, FINE)
+
+
+@register
+class LineArtCoarse(Detector):
+    """The same with fewer and broader lines."""
+
+    name = "lineart_coarse"
+    tags = ("Lineart",)
+    weights = (COARSE,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        return _drawing(image, COARSE)

@@ -1,0 +1,42 @@
+"""Lines of painted pictures, by a pix2pix U-Net (Isola et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ._tensors import as_array, as_planes
+from .networks import lend
+from .registry import Detector, register
+from .weights import WeightFile
+
+WEIGHTS = WeightFile(
+    name="netG.pth",
+    folder="lineart_anime",
+    size=217_631_959,
+    sha256="ccabdcc3f5cf3c07cf65d58776acb21df7dfda825cdc70c9766a93fd62bfc488",
+    licence="MIT",
+    repo="lllyasviel/Annotators",
+)
+STEP = 256
+"""The network halves the picture eight times."""
+
+
+@register
+class LineArtAnime(Detector):
+    """White lines on black."""
+
+    name = "lineart_anime"
+    tags = ("Lineart",)
+    weights = (WEIGHTS,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        from .nets.lineart_anime import build  # noqa: PLC0415
+
+        height, width = image.shape[:2]
+        stretched = width + -width % STEP, height + -height % STEP
+        picture = cv2.resize(image, stretched, interpolation=cv2.INTER_CUBIC)
+        with lend(WEIGHTS, build) as network:
+            drawn = as_array(network(as_planes(picture, network) / 127.5 - 1))[0, 0]
+        levels = cv2.resize(drawn * 127.5 + 127.5, (width, height), interpolation=cv2.INTER_CUBIC)
+        return 255 - levels.clip(0, 255).astype(np.uint8)

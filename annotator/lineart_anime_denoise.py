@@ -1,0 +1,37 @@
+"""Lines of manga without its screen tones (Li, Liu, Wong, 2017)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ._tensors import as_array, as_planes
+from .networks import lend
+from .registry import Detector, register
+from .weights import WeightFile
+
+WEIGHTS = WeightFile(
+    name="erika.pth",
+    folder="manga_line",
+    size=172_789_563,
+    sha256="badbd6baf013cefbd98993307b02cc14a26c770d067416e4fdecc8720b88feeb",
+    licence="MIT",
+    repo="lllyasviel/Annotators",
+)
+
+
+@register
+class LineArtAnimeDenoise(Detector):
+    """White lines on black."""
+
+    name = "lineart_anime_denoise"
+    tags = ("Lineart",)
+    weights = (WEIGHTS,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        from .nets.manga_line import build  # noqa: PLC0415
+
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        with lend(WEIGHTS, build) as network:
+            drawn = as_array(network(as_planes(grey, network)))[0, 0]
+        return 255 - drawn.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,35 @@
+"""Soft edges by TEED (Soria et al., 2023), which is small and its licence permissive."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._edges import SAFE_STEPS, as_bytes, in_steps, soft_edges
+from .registry import Detector, Slider, register
+from .weights import WeightFile
+
+WEIGHTS = WeightFile(
+    name="7_model.pth",
+    folder="TEED",
+    size=247_000,
+    exact=False,
+    licence="MIT",
+    repo="bdsqlsz/qinglong_controlnet-lllite",
+    path="Annotators/7_model.pth",
+    variable="CONTROLNET_TEED_MODEL_URL",
+)
+
+
+@register
+class SoftEdgeTeed(Detector):
+    """White soft edges on black, cut to a few grey levels; 0 steps leave them smooth."""
+
+    name = "softedge_teed"
+    tags = ("SoftEdge",)
+    sliders = (Slider("Safe Steps", 0, 10, SAFE_STEPS),)
+    weights = (WEIGHTS,)
+
+    def detect(self, image: np.ndarray, steps: float) -> np.ndarray:
+        from .nets.teed import build  # noqa: PLC0415
+
+        return as_bytes(in_steps(soft_edges(image, WEIGHTS, build), int(steps)))
