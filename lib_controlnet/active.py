@@ -28,7 +28,8 @@ class ActiveControl:
 
     Attributes:
         network: loaded weights, shared with other units.
-        hint: float32 (1, 3, H, W); another extension may put (n, 3, H, W) in its place.
+        hint: float32 (1, 3, H, W), or (n, 3, H, W) with one for each picture of the batch; another
+            extension may put (n, 3, H, W) of its own in its place.
         strengths: per layer, shallowest skip first, middle block last.
         window: when the unit acts.
         cond_only: whether it acts on cond rows only.
@@ -44,6 +45,7 @@ class ActiveControl:
     region: RegionMask | None = None
     images: frozenset[int] | None = None
     hint_key: str = field(default="", repr=False)
+    is_replaced: bool = field(default=False, repr=False)
     _guided_hint: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ class ActiveControl:
         """
         self.hint = hint[None] if hint.dim() == 3 else hint  # noqa: PLR2004 - no batch axis
         self.hint_key = f"given to {id(self)}"  # never taken for a copy of another unit's
+        self.is_replaced = True
         self._guided_hint = None
 
     def guided_hint(self) -> Tensor:
@@ -126,7 +129,10 @@ def evaluate_group(
         chosen = tensor if index is None else tensor[index]
         return chosen if copies == 1 else torch.cat([chosen] * copies)
 
-    hints = [_rows_of(control.guided_hint(), step, rows) for control in distinct.values()]
+    hints = [
+        _rows_of(control.guided_hint(), step, rows, control.is_replaced)
+        for control in distinct.values()
+    ]
     if copies > 1:
         hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
     wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))
@@ -146,7 +152,7 @@ def evaluate_group(
     ]
 
 
-def _rows_of(guided: Tensor, step: StepContext, rows: Rows) -> Tensor:
+def _rows_of(guided: Tensor, step: StepContext, rows: Rows, is_replaced: bool) -> Tensor:
     """The guided hint for some rows of a call: (1 or len(rows), c, h, w).
 
     Args:
@@ -155,6 +161,7 @@ def _rows_of(guided: Tensor, step: StepContext, rows: Rows) -> Tensor:
             cond and uncond).
         step: the U-Net call.
         rows: the wanted rows.
+        is_replaced: another extension gave the hint, and its order may be any of these.
 
     Raises:
         HostError: the number of hints fits none of these.
@@ -162,9 +169,10 @@ def _rows_of(guided: Tensor, step: StepContext, rows: Rows) -> Tensor:
     count, total = guided.shape[0], len(step.rows)
     if count == 1:
         return guided
-    if count == total:
+    pictures = 1 + max(row.image for row in step.rows)
+    if count == total and is_replaced:
         owners = list(rows)
-    elif count == 1 + max(row.image for row in step.rows):
+    elif count == pictures or (count > pictures and not is_replaced):  # a call may have a part
         owners = [step.rows[row].image for row in rows]
     elif total % count == 0:
         owners = [row % count for row in rows]

@@ -22,6 +22,7 @@ _DIGITS: Final = re.compile(r"(\d+)")
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _DATA_URL: Final = "data:"
 _MASK_LINE: Final = "mask:"
+_KEYFRAME_LINE: Final = "keyframe:"
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,21 @@ def unfold(units: Sequence[ControlUnit], source: BatchSource) -> list[ControlUni
     return unfolded
 
 
+def frames(unit: ControlUnit, source: BatchSource) -> tuple[BatchPicture, ...]:
+    """The pictures of an animation, with their masks.
+
+    Raises:
+        UnitError: the unit names no pictures, or a folder that is absent, closed or empty.
+        ImageError: a file or picture cannot be used; it is named.
+    """
+    return _masked(unit, _pictures_of(unit, source, []), source)
+
+
+def keyframe_line(given: Any) -> str | None:
+    """The numbers of a line `keyframe:0,6` behind the folder of the pictures, if there is one."""
+    return _line(given, _KEYFRAME_LINE)
+
+
 def natural_key(name: str) -> tuple[object, ...]:
     """Sorts `frame2` before `frame10`, letter case aside."""
     parts = _DIGITS.split(name.lower())
@@ -274,7 +290,7 @@ def _masked(
     Raises:
         UnitError: there are several masks, but fewer than pictures.
     """
-    folder = unit.batch_mask_dir or _mask_line(unit.batch_images)
+    folder = unit.batch_mask_dir or _line(unit.batch_images, _MASK_LINE)
     if not folder:
         return pictures
     masks = _listed(f"{unit.name}: batch_mask_dir", folder, source, [])
@@ -293,10 +309,10 @@ def _masked(
     )
 
 
-def _mask_line(given: Any) -> str | None:
-    """The folder of a line `mask:folder` behind that of the pictures, as AnimateDiff has it."""
+def _line(given: Any, start: str) -> str | None:
+    """What a line behind the folder of the pictures says, as AnimateDiff has it: `mask:folder`."""
     lines = given.splitlines()[1:] if isinstance(given, str) else []
-    found = [line.removeprefix(_MASK_LINE).strip() for line in lines if line.startswith(_MASK_LINE)]
+    found = [line.removeprefix(start).strip() for line in lines if line.startswith(start)]
     return next(iter(found), None)
 
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from lib_controlnet.active import ActiveControl, evaluate_group
-from lib_controlnet.effects import INPAINT_ONLY, KeepUnmasked, StartPicture, keep_unmasked
+from lib_controlnet.effects import (
+    INPAINT_ONLY,
+    TILE_COLORFIX,
+    HoldColours,
+    KeepUnmasked,
+    StartPicture,
+    box_blur,
+    keep_unmasked,
+)
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.families.base import describe_unet
@@ -19,7 +27,7 @@ from lib_controlnet.hint import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
 from lib_controlnet.patcher import UNetPatcher
 from lib_controlnet.region import Region, place_region
-from lib_controlnet.step import NoisyLatent, RowLayout, StepContext, StepCursor
+from lib_controlnet.step import NoisyLatent, Row, RowLayout, StepContext, StepCursor
 from lib_controlnet.window import Window, layer_strengths
 
 if TYPE_CHECKING:
@@ -61,15 +69,19 @@ class PreparedUnit:
         unit: what was asked.
         resize_mode: the mode that applies (an img2img picture brings its own).
         detected: uint8 (H, W, 3 or 4), the preprocessor's map.
+        frames: the same for the further frames of an animation; then `detected` controls the
+            first picture of a batch, and these the following ones.
         load: gives the control network for the base model that is loaded now.
         region: where the unit acts; None for the whole picture.
         turn: (i, n): of every n pictures of a batch the unit controls the one numbered i; None
             means all.
         soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
-        effect: name of a sampling effect the preprocessor declares, or None.
+        effect: name of an effect on sampling or on the finished picture that the preprocessor
+            declares, or None.
+        values: numbers of the preprocessor's sliders.
         fills: sampling of a first pass starts from the map, which the preprocessor has painted.
-        holds: its sampling effect acts in the present pass, or did in the first one of a hires
-            fix.
+        holds: its effect acts in the present pass, or did in the first one of a hires fix.
+        area: the region that it acts in, if there is one.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
         control: what it was bound to in the present pass; None where it has no effect.
     """
@@ -83,9 +95,16 @@ class PreparedUnit:
     soft_in_hires: bool = False
     effect: str | None = None
     fills: bool = False
+    frames: tuple[np.ndarray, ...] = ()
     holds: bool = False
     maps: list[np.ndarray] = field(default_factory=list)
     control: ActiveControl | None = None
+
+    def hint(self, geometry: PassGeometry) -> Tensor:
+        """Hint of a pass: float32 (1, 3, H, W), or one for each frame (n, 3, H, W)."""
+        maps = (self.detected, *self.frames)
+        placed = [to_hint(place_map(shown, geometry, self.resize_mode)) for shown in maps]
+        return placed[0] if len(placed) == 1 else torch.cat(placed)
 
     def images(self, count: int) -> frozenset[int] | None:
         """Which of the `count` pictures of a batch the unit controls; None means all."""
@@ -113,6 +132,7 @@ class ControlSession:
         self.comments: list[str] = []
         self.active: list[ActiveControl] = []
         self.effects: list[KeepUnmasked] = []
+        self.row_effects: list[HoldColours] = []
         self.starts: list[StartPicture] = []
         self.cursor = StepCursor()
         self.schedule: Schedule | None = None
@@ -131,6 +151,7 @@ class ControlSession:
         """
         self.active = []
         self.effects = []
+        self.row_effects = []
         self.starts = []
         self.schedule = None
         self.evaluations = 0
@@ -174,6 +195,7 @@ class ControlSession:
         if not any(strengths) or window.is_empty or nowhere:
             log.info("%s has no effect in this pass (strength, window or region)", unit.name)
             return None
+        prepared.area = None if region is None or region.is_full else region
         self._bind_effects(prepared, to_pixels(placed), window, info)
         log.info(
             "%s: %s, %s, %s, window %g to %g, %dx%d%s",
@@ -183,11 +205,11 @@ class ControlSession:
         )
         return ActiveControl(
             network=network,
-            hint=to_hint(placed),
+            hint=prepared.hint(info.geometry),
             strengths=strengths,
             window=window,
             cond_only=unit.control_mode is ControlMode.CONTROL or network.global_average_pooling,
-            region=None if region is None or region.is_full else region,
+            region=prepared.area,
             images=images,
         )
 
@@ -197,10 +219,23 @@ class ControlSession:
         """What the unit does beside its residuals; `pixels` (1, 3 or 4, H, W) is its placed map."""
         images = prepared.images(info.images)
         kept = None
+        prepared.holds = prepared.effect is not None
         if prepared.effect == INPAINT_ONLY:
             kept = keep_unmasked(pixels, self.host.vae_encode, window)
             self.effects += [] if kept is None else [replace(kept, images=images)]
-            prepared.holds = True
+        if prepared.effect == TILE_COLORFIX:
+            radius = int(prepared.values[0]) * (2 if info.is_hires else 1)
+            self.row_effects.append(
+                HoldColours(
+                    box_blur(self.host.vae_encode(pixels[:, :3]), radius),
+                    radius,
+                    0.01 * prepared.values[1] if len(prepared.values) > 1 else 0.0,
+                    min(max(prepared.unit.weight, 0.0), 1.0),
+                    window,
+                    prepared.area,
+                    images,
+                )
+            )
         if prepared.fills and not info.is_hires:
             latent = self.host.vae_encode(pixels[:, :3]) if kept is None else kept.latent
             self.starts.append(StartPicture(latent, images))
@@ -356,6 +391,13 @@ class ControlSession:
         for effect in self.effects:
             if effect.window.is_open(self.cursor.progress):
                 x0 = effect.apply(x0)
+        return x0
+
+    def adjust_rows(self, x0: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Apply the open effects on every row's predicted clean latent (n, 4, h, w)."""
+        for effect in self.row_effects:
+            if effect.window.is_open(self.cursor.progress):
+                x0 = effect.apply(x0, rows)
         return x0
 
     def check_effect(self) -> None:

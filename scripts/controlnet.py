@@ -11,6 +11,7 @@ from modules import script_callbacks, scripts
 from lib_controlnet import api, legacy, plugins, python_api
 from lib_controlnet.host import (
     a1111,
+    animation,
     batch,
     conflicts,
     generation,
@@ -89,6 +90,12 @@ def on_cfg_denoiser(params: Any) -> None:
             a1111.on_cfg_denoiser(session, params)
 
 
+def on_cfg_denoised(params: Any) -> None:
+    if (session := RUNTIME.sampling) is not None:
+        with a1111.kept_for_sampling(session):
+            a1111.on_cfg_denoised(session, params)
+
+
 def on_cfg_after_cfg(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
         with a1111.kept_for_sampling(session):
@@ -112,11 +119,14 @@ OTHER = conflicts.other_installation()
 if OTHER is None:
     script_callbacks.on_ui_settings(settings.register)
     script_callbacks.on_before_ui(lambda: xyz.register(RUNTIME))
+    script_callbacks.on_before_ui(animation.take_batch_tab)
     script_callbacks.on_after_component(on_after_component)
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
+    script_callbacks.on_cfg_denoised(on_cfg_denoised)
     script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_script_unloaded(RUNTIME.close)
+    script_callbacks.on_script_unloaded(animation.give_back_batch_tab)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(legacy.unregister)
     FOLDERS = (a1111.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link

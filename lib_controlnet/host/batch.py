@@ -204,7 +204,7 @@ def _expand(run: BatchRun, runtime: Runtime) -> None:
             "on one picture; choose a single image"
         )
         raise UnitError(msg)
-    block = int(p.n_iter) * _batch_size(p)
+    block = int(p.n_iter) * batch_size(p)
     if len(p.all_prompts) < block:
         msg = (
             f"{unit.name}: {len(p.all_prompts)} prompts do not fill {p.n_iter} batches of "
@@ -227,8 +227,8 @@ def _expand(run: BatchRun, runtime: Runtime) -> None:
     p.do_not_save_samples = p.do_not_save_samples or run.saves
 
 
-def _batch_size(p: Any) -> int:
-    """Pictures per iteration; img2img lowers the number to that of its input pictures."""
+def batch_size(p: Any) -> int:
+    """Pictures in each iteration; img2img lowers the number to that of its input pictures."""
     given = len(getattr(p, "init_images", None) or [])
     return given if 1 < given < p.batch_size else int(p.batch_size)
 
@@ -351,7 +351,7 @@ def end(p: Any, processed: Any, runtime: Runtime) -> bool:
         runtime.batch = None
     if not run.repeats:
         return True
-    wanted = run.repeats * _batch_size(p) * run.plan.count
+    wanted = run.repeats * batch_size(p) * run.plan.count
     folder = run.folder or p.outpath_samples
     text = f"ControlNet batch: {run.done} of {wanted} pictures made"
     saved = run.saves or (shared.opts.samples_save and not p.do_not_save_samples)

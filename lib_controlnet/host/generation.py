@@ -17,9 +17,9 @@ from PIL import Image
 from lib_controlnet import infotext, preprocess, remote, unit_object
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError, UnitError
-from lib_controlnet.finish import paste_back
+from lib_controlnet.finish import finished
 from lib_controlnet.hint import PassGeometry
-from lib_controlnet.host import a1111, batch, pictures, request, xyz
+from lib_controlnet.host import a1111, animation, batch, pictures, request, xyz
 from lib_controlnet.host.a1111 import SESSION_ATTRIBUTE, session_of
 from lib_controlnet.image import Size
 from lib_controlnet.prepare import Preparation, prepare_units
@@ -57,9 +57,11 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
             return
         setattr(p, SESSION_ATTRIBUTE, session)
         units = batch.unfolded(p, units, runtime)
+        frames = animation.frames_of(p, units, batch.source(p, runtime), batch.batch_size(p))
+        units = animation.with_first_frames(units, frames)
         run = batch.plan_run(p, units, runtime)
         if run is None:
-            _prepare(p, units, session, runtime)
+            _prepare(p, units, session, runtime, frames)
         else:
             _prepare_turn(run, run.first, session, runtime)
     except Exception as error:
@@ -120,7 +122,11 @@ def _prepare_turn(run: BatchRun, turn: int, session: ControlSession, runtime: Ru
 
 
 def _prepare(
-    p: Any, units: Sequence[ControlUnit], session: ControlSession, runtime: Runtime
+    p: Any,
+    units: Sequence[ControlUnit],
+    session: ControlSession,
+    runtime: Runtime,
+    frames: animation.Frames | None = None,
 ) -> None:
     runtime.host.report("ControlNet: preparing")
     try:
@@ -134,7 +140,10 @@ def _prepare(
                 interrupted=runtime.host.interrupted,
                 on_error=session.on_error,
             )
-            session.prepared = prepare_units(units, preparation, session.comments)
+            made = prepare_units(units, preparation, session.comments)
+            session.prepared = animation.add_frames(
+                made, units, frames or {}, preparation, session.comments
+            )
     finally:
         runtime.host.report(None)
     for position, prepared in enumerate(session.prepared):
@@ -254,7 +263,9 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
             continue
         own = prepared.images(len(images))
         for index in range(len(images)) if own is None else sorted(own):
-            images[index] = paste_back(images[index], prepared.maps[0], sigma)
+            images[index] = finished(
+                images[index], prepared.maps[0], prepared.effect, prepared.area, sigma
+            )
 
 
 def finish_picture(p: Any, picture: Image.Image) -> None:
@@ -287,7 +298,7 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
         Image.fromarray(picture)
         for prepared in session.prepared
         for picture in maps_to_show(prepared)
-        if prepared.unit.save_detected_map
+        if prepared.unit.save_detected_map and not prepared.frames
     ]
     if runtime.option("control_net_no_detectmap", False) or request.is_upscale_script(p):
         return

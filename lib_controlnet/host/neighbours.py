@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
-from lib_controlnet.hint import PassGeometry, place_map, to_hint
+from lib_controlnet.hint import PassGeometry
 from lib_controlnet.host import request
 from lib_controlnet.host.a1111 import loaded_model, runtime, session_of
 from lib_controlnet.image import Size
@@ -33,9 +33,10 @@ class ControlParams:
     """One unit that is steered by a control image, seen from outside.
 
     Further attributes may be put on it. The hints are those of the first pass (`hint_cond`) and
-    of the hires pass (`hr_hint_cond`): float32 (1, 3, H, W) in pixels, -1 where masked. What is
-    assigned acts from the next U-Net call on: one hint, one for each row of the call, or one for
-    each picture. None, or the tensor that was there at first, restores the unit's own.
+    of the hires pass (`hr_hint_cond`): float32 (1, 3, H, W) in pixels, -1 where masked, or
+    (n, 3, H, W) of an animation's n frames. What is assigned acts from the next U-Net call on: one
+    hint, one for each row of the call, or one for each picture. None, or the tensor that was there
+    at first, restores the unit's own.
     """
 
     def __init__(self, view: LatestNetwork, prepared: PreparedUnit) -> None:
@@ -73,9 +74,7 @@ class ControlParams:
             geometry = self._view.geometry(is_hires)
             if geometry is None:
                 return None
-            prepared = self._prepared
-            placed = place_map(prepared.detected, geometry, prepared.resize_mode)
-            self._own[is_hires] = to_hint(placed)
+            self._own[is_hires] = self._prepared.hint(geometry)
         return self._own[is_hires]
 
     def _assign(self, hint: Tensor | None, is_hires: bool) -> None:
