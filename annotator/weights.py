@@ -197,5 +197,5 @@ STORE = Store()
 
 def all_files(detectors: Iterable[object]) -> list[WeightFile]:
     """Every weight file that some preprocessors declare, each once, by name."""
-    files = {weight for detector in detectors for weight in getattr(detector, "weights", ())}
+    files = {weight for detector in detectors for weight in getattr(detector, "files", ())}
     return sorted(files, key=lambda weight: (weight.name.lower(), weight.folder))

@@ -45,8 +45,11 @@ _PREFERRED: Final = "11"
 
 
 def detectors() -> list[Any]:
-    """All preprocessors that can run, in display order, "none" first."""
-    return [detector for detector in preprocess.all_detectors() if not detector.unavailable]
+    """All preprocessors that are offered, in display order, "none" first.
+
+    Those that cannot run here are among them: they are marked, and refused with the reason.
+    """
+    return [detector for detector in preprocess.all_detectors() if detector.listed]
 
 
 def find(module: str) -> Any:
@@ -70,11 +73,15 @@ def module_names(labels: bool = False) -> list[str]:
 
 
 def module_detail(labels: bool = False) -> dict[str, Any]:
-    """For every preprocessor: `model_free`, and its visible sliders, resolution first."""
+    """For every preprocessor: `model_free`, and its visible sliders, resolution first.
+
+    One that cannot run here has `unavailable` besides, a sentence that says why.
+    """
     return {
         detector.title if labels else detector.name: {
             "model_free": not detector.needs_model,
             "sliders": [_describe(slider) for slider in _sliders(detector) if slider is not None],
+            **({"unavailable": reason} if (reason := detector.unavailable) else {}),
         }
         for detector in detectors()
     }
@@ -107,6 +114,11 @@ def sliders(module: str) -> list[Any]:
     """
     found = preprocess.find(module)
     return [None] * 3 if found is None or found.identity else _sliders(found)[:3]
+
+
+def remark(module: str) -> str | None:
+    """What the panel says about a chosen preprocessor: that it cannot run, or what it downloads."""
+    return preprocess.remark(module)
 
 
 def needs_model(module: str) -> bool:

@@ -190,7 +190,7 @@ class Preprocessor:
 
     @classmethod
     def get_sorted_preprocessors(cls) -> list[Preprocessor]:
-        """All that can run, in the order of the panel."""
+        """All of the panel, in its order."""
         return [cls.all_processors_by_name[d.name] for d in listing.detectors()]
 
     @classmethod
@@ -238,6 +238,7 @@ class _Plugin(_declarations.Detector):
     """A foreign preprocessor in our registry."""
 
     frame = _declarations.Frame.OWN
+    unavailable: str | None = None
 
     def __init__(self, plugin: Preprocessor) -> None:
         if not isinstance(plugin, Preprocessor) or not str(plugin.name or "").strip():
@@ -263,6 +264,7 @@ class _Plugin(_declarations.Detector):
         if not plugin.returns_image:
             self.output = _declarations.Output.EMBEDDING
             self.unavailable = NO_PICTURE
+            self.listed = False
 
     @property
     def origin(self) -> tuple[str, str]:

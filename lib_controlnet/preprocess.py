@@ -99,7 +99,20 @@ class Detection:
     @property
     def nbytes(self) -> int:
         shown = 0 if self.display is self.image else self.display.nbytes
-        return self.image.nbytes + shown
+        return self.image.nbytes + shown + _NUMBER_BYTES * _numbers(self.pose)
+
+
+_NUMBER_BYTES: Final = 32
+"""A float and its place in a list."""
+
+
+def _numbers(value: object) -> int:
+    """Numbers in nested lists and dictionaries."""
+    if isinstance(value, dict):
+        return sum(map(_numbers, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_numbers, value))
+    return int(isinstance(value, (int, float)))
 
 
 @dataclass(frozen=True)
@@ -185,6 +198,33 @@ def get(name: str | None) -> Detector:
     raise PreprocessorUnavailableError(msg)
 
 
+def require(detector: Detector) -> None:
+    """Refuse a preprocessor that cannot run here.
+
+    Raises:
+        PreprocessorUnavailableError: says why, and what to do.
+    """
+    if reason := detector.unavailable:
+        raise PreprocessorUnavailableError(_cannot_run(detector, reason))
+
+
+def remark(name: str | None) -> str | None:
+    """What a user should know before choosing a preprocessor, None if nothing.
+
+    That it cannot run here, or what its first run will download.
+    """
+    detector = find(name)
+    if detector is None:
+        return None
+    if reason := detector.unavailable:
+        return _cannot_run(detector, reason)
+    missing = detector.missing_files()
+    if not missing:
+        return None
+    files = ", ".join(f"{weight.name} ({weight.size_text})" for weight in missing)
+    return f"The first run of {detector.title} downloads {files} to {weights.STORE.roots[0]}."
+
+
 def settle(
     name: str | None, resolution: float | None, values: Sequence[float | None] = ()
 ) -> Settled:
@@ -249,8 +289,7 @@ def run_preprocessor(
         ImageError: the picture is empty or absurdly large.
     """
     detector = get(name)
-    if detector.unavailable:
-        raise PreprocessorUnavailableError(_cannot_run(detector, detector.unavailable))
+    require(detector)
     picture = _input_channels(detector, image, mask)
     settled = settle(detector.name, None if pixel_perfect else resolution, values)
     side = 0
@@ -259,12 +298,22 @@ def run_preprocessor(
     used = settled.values[: len(detector.sliders)]
     if cache is None or detector.identity:
         return _detect(detector, picture, side, used, seed)
-    key = (detector.name, side, used, seed if detector.seeded else 0, *_fingerprint(picture))
-    found = cache.get(key)
+    asked = (detector.name, side, used, seed if detector.seeded else 0, *_fingerprint(picture))
+    found = cache.get((*asked, _files_of(detector)))
     if found is None:
         found = _detect(detector, picture, side, used, seed)
-        cache.put(key, found)
+        cache.put((*asked, _files_of(detector)), found)  # files that have come meanwhile included
     return found
+
+
+def _files_of(detector: Detector) -> tuple[object, ...]:
+    """What tells whether a preprocessor's weight files are still the same."""
+    found = []
+    for weight in detector.files:
+        path = weights.STORE.locate(weight)
+        state = path.stat() if path else None
+        found.append((path, state.st_size, state.st_mtime_ns) if state else None)
+    return tuple(found)
 
 
 def _input_channels(detector: Detector, image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

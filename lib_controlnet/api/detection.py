@@ -135,6 +135,7 @@ def _detector(asked: Asked) -> Any:
     detector = preprocess.find(asked.module)
     if detector is None:
         raise ControlNetError(NO_SUCH_MODULE)
+    preprocess.require(detector)
     if detector.output is preprocess.declarations.Output.EMBEDDING:
         raise ControlNetError(NOT_SUPPORTED)
     if not asked.images:

@@ -83,6 +83,7 @@ def _connect_pictures(widgets: UnitWidgets, tab: str) -> None:
 def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     sliders = [getattr(widgets, name) for name in SLIDERS]
     follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode]
+    follow_module.append(widgets.status)
     widgets.control_type.input(
         fn=lambda kind, perfect: on_control_type(kind, perfect, runtime),
         inputs=[widgets.control_type, widgets.pixel_perfect],
@@ -184,13 +185,15 @@ def slider_updates(module: str, pixel_perfect: bool) -> dict[str, Update]:
 
 
 def on_module(module: str, pixel_perfect: bool) -> list[Update]:
-    """Sliders, model, refresh button and control mode for a chosen preprocessor."""
+    """Sliders, model, refresh button, control mode and status line for a chosen preprocessor."""
     needs_model, control_mode = listing.needs_model(module), listing.has_control_mode(module)
+    remark = listing.remark(module)
     return [
         *slider_updates(module, pixel_perfect).values(),
         gr.update(visible=needs_model),
         gr.update(visible=needs_model),
         gr.update(visible=control_mode),
+        notice(remark) if remark else gr.update(value="", visible=False),
     ]
 
 

@@ -109,7 +109,7 @@ def test_module_list_shapes_follow_the_spelling(client: TestClient, alias: bool)
     assert list(body["module_detail"]) == body["module_list"]
     assert ("invert" in body["module_list"]) is not alias
     for detail in body["module_detail"].values():
-        assert set(detail) == {"model_free", "sliders"}
+        assert set(detail) - {"unavailable"} == {"model_free", "sliders"}
         assert all(list(s) == ["name", "value", "min", "max", "step"] for s in detail["sliders"])
     canny = body["module_detail"]["canny"]["sliders"]
     assert canny[0] == {"name": "Resolution", "value": 512, "min": 64, "max": 2048, "step": 8}
@@ -336,7 +336,12 @@ def test_schema_names_are_those_of_generated_clients(client: TestClient) -> None
     }
 
 
-@pytest.mark.parametrize("detector", preprocess.all_detectors(), ids=lambda d: d.name)
+EVERY = preprocess.all_detectors()
+READY = [d for d in EVERY if not (d.unavailable or d.weights or d.requires)]
+"""Those that run without downloads."""
+
+
+@pytest.mark.parametrize("detector", READY, ids=lambda d: d.name)
 def test_detect_every_preprocessor_by_name_and_label(
     client: TestClient, runtime: FakeRuntime, picture: str, detector: Any
 ) -> None:
@@ -359,6 +364,22 @@ def test_detect_every_preprocessor_by_name_and_label(
         side = 64
     assert {shape[:2] for shape in shapes} == {(side, side * 3 // 2)}
     assert {call[0] for call in runtime.calls} <= {detector.name}
+
+
+@pytest.mark.parametrize("detector", [d for d in EVERY if d.unavailable], ids=lambda d: d.name)
+def test_detect_unavailable_one_is_422_with_a_reason(
+    client: TestClient, picture: str, detector: Any
+) -> None:
+    for spelling in (detector.name, detector.title):
+        answer = detect(
+            client,
+            controlnet_module=spelling,
+            controlnet_input_images=[picture],
+            controlnet_masks=[picture],
+        )
+        assert answer.status_code == 422
+        refused = f"preprocessor {detector.name} cannot run: {detector.unavailable}"
+        assert answer.json()["detail"] in (refused, "Module not supported")
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
@@ -427,7 +448,8 @@ def test_control_types_match_models_by_word(tmp_path: Path) -> None:
         assert described["module_list"][0] == "none"
         default = described["default_option"]
         assert default in described["module_list"]
-        assert (default == "none") is (len(described["module_list"]) == 1), kind
+        found = [preprocess.get(label) for label in described["module_list"][1:]]
+        assert (default == "none") is all(detector.unavailable for detector in found), kind
 
 
 BODY = [0.5, 0.5, 1.0] * 18

@@ -18,7 +18,7 @@ class Halftone(Preprocessor):
 
     def __init__(self, name: str = "depth_halftone") -> None:
         super().__init__(name=name)
-        self.tags = ["Depth"]
+        self.tags = ["Depth", "Halftones"]
         self.slider_resolution = PreprocessorParameter(
             label="Resolution", minimum=128, maximum=2048, value=768, step=8, visible=True
         )
@@ -57,8 +57,9 @@ def test_added_preprocessor_is_listed_like_our_own() -> None:
     added = Halftone()
     Preprocessor.add_supported_preprocessor(added)
     assert "depth_halftone" in listing.module_names()
-    assert listing.labels_for("Depth") == ["none", "depth_halftone"]
-    assert listing.default_module("Depth") == "depth_halftone"
+    assert listing.labels_for("Halftones") == ["none", "depth_halftone"]
+    assert listing.default_module("Halftones") == "depth_halftone"
+    assert "depth_halftone" in listing.labels_for("Depth")
     assert listing.module_detail()["depth_halftone"] == {
         "model_free": False,
         "sliders": [
@@ -68,7 +69,7 @@ def test_added_preprocessor_is_listed_like_our_own() -> None:
     }
     assert Preprocessor.get_preprocessor("depth_halftone") is added
     assert added in Preprocessor.get_filtered_preprocessors("Depth")
-    assert Preprocessor.get_default_preprocessor("Depth") is added
+    assert Preprocessor.get_default_preprocessor("Halftones") is added
     assert Preprocessor.all_processors["depth_halftone"] is added
     assert Preprocessor.all_processors_by_name["depth_halftone"] is added
 

@@ -40,7 +40,7 @@ class Counting(Detector):
 
 class Absent(Detector):
     name = "absent"
-    tags = ("Depth",)
+    tags = ("Absent",)
     unavailable = "it needs the package absent; `pip install absent`"
 
 
@@ -87,7 +87,7 @@ def test_unavailable_preprocessor_says_why() -> None:
     assert str(caught.value) == (
         "preprocessor absent cannot run: it needs the package absent; `pip install absent`"
     )
-    assert preprocess.default_of("Depth").name == "none"
+    assert preprocess.default_of("Absent").name == "none"
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,15 @@ def test_unavailable_preprocessor_says_why() -> None:
         ("Canny", "canny"),
         ("Inpaint", "inpaint_only"),
         ("InstructP2P", "none"),
-        ("Scribble", "scribble_xdog"),  # made for it, unlike the more prominent invert
-        ("SparseCtrl", "scribble_xdog"),
+        ("Scribble", "pidinet_scribble"),
+        ("SparseCtrl", "pidinet_scribble"),
         ("Tile", "tile_resample"),
-        ("MLSD", "invert"),
-        ("Lineart", "lineart_standard"),
-        ("Depth", "none"),
+        ("MLSD", "mlsd"),
+        ("Lineart", "lineart_standard"),  # made for it, unlike the more prominent invert
+        ("Depth", "depth"),
+        ("T2I-Adapter", "pidinet_sketch"),  # the first of those that can run
+        ("IP-Adapter", "none"),
+        ("Reference", "none"),
     ],
 )
 def test_default_of_a_control_type(control_type: str, name: str) -> None:

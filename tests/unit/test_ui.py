@@ -196,7 +196,8 @@ def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> N
     assert module["choices"] == ["none", "canny", "invert (from white bg & black line)"]
     assert module["value"] == "canny"
     assert union == "Hard Edge"
-    resolution, low, _high, model, _refresh, control_mode = rest
+    resolution, low, _high, model, _refresh, control_mode, status = rest
+    assert not status["visible"]
     assert (resolution["label"], resolution["value"], resolution["visible"]) == (
         "Resolution",
         512,

@@ -1,0 +1,43 @@
+"""Reference: the picture itself steers the attention of the U-Net, without a control model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .registry import Detector, Frame, Slider, register
+
+
+class _Reference(Detector):
+    """The picture as it came."""
+
+    tags = ("Reference",)
+    sliders = (Slider("Style Fidelity (only for Balanced mode)", 0, 1, 0.5, 0.01),)
+    frame = Frame.AS_GIVEN
+    needs_model = False
+    identity = True
+    unavailable = "the reference control it belongs to cannot be used here yet"
+
+    def detect(self, image: np.ndarray, _fidelity: float) -> np.ndarray:
+        return image
+
+
+@register
+class ReferenceOnly(_Reference):
+    """Not available yet: a reference picture through self-attention."""
+
+    name = "reference_only"
+    priority = 100
+
+
+@register
+class ReferenceAdain(_Reference):
+    """Not available yet: a reference picture through the statistics of the features."""
+
+    name = "reference_adain"
+
+
+@register
+class ReferenceAdainAttention(_Reference):
+    """Not available yet: a reference picture through self-attention and statistics."""
+
+    name = "reference_adain+attn"

@@ -1,0 +1,122 @@
+"""Every preprocessor that users and clients know is declared, exactly as they know it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from annotator.registry import Output, discover
+from lib_controlnet import listing, preprocess
+from lib_controlnet.errors import PreprocessorUnavailableError
+from lib_controlnet.listing import CONTROL_TYPES
+
+TABLE = json.loads(
+    (Path(__file__).parents[1] / "data" / "preprocessors.json").read_text(encoding="utf-8")
+)
+KNOWN = {detector.name: detector for detector in discover().all()}
+PENDING = {
+    *("depth_zoe", "depth_leres", "depth_leres++", "normal_bae", "normal_dsine"),
+    *("openpose_full", "openpose", "openpose_face", "openpose_faceonly", "openpose_hand"),
+    *("dw_openpose_full", "animal_openpose", "densepose", "densepose_parula"),
+    *("oneformer_ade20k", "oneformer_coco", "segmentation", "anime_face_segment", "mobile_sam"),
+    *("pidinet", "pidinet_safe", "pidinet_scribble", "pidinet_sketch"),
+    *("hed", "hed_safe", "scribble_hed", "softedge_teed", "softedge_anyline"),
+    *("mlsd", "lineart", "lineart_coarse", "lineart_anime", "lineart_anime_denoise"),
+    *("tile_colorfix", "tile_colorfix+sharp", "recolor_luminance", "recolor_intensity"),
+    *("instant_id_face_keypoints", "mediapipe_face", "facexlib"),
+}
+DECLARED = [row for row in TABLE if row["name"] in KNOWN]
+
+
+def test_table_is_whole_and_nothing_is_missing() -> None:
+    assert len(TABLE) == 72
+    assert {row["name"] for row in TABLE} - set(KNOWN) <= PENDING
+
+
+@pytest.mark.parametrize("row", DECLARED, ids=lambda row: row["name"])
+def test_declaration_is_that_of_the_table(row: dict[str, Any]) -> None:
+    detector = KNOWN[row["name"]]
+    assert row["label"] in (detector.title, *detector.aliases)
+    assert detector.tags == tuple(row["tags"])
+    assert detector.priority == row["priority"]
+    sliders = [(s.label, s.minimum, s.maximum, s.step, s.default) for s in detector.sliders]
+    assert sliders == [tuple(slider) for slider in row["sliders"]]
+    assert all(slider.visible for slider in detector.sliders)
+    if row["resolution"] is None:
+        assert detector.resolution is None
+    else:
+        side = detector.resolution
+        expected = ("Resolution", 64, 2048, 8, row["resolution"])
+        assert (side.label, side.minimum, side.maximum, side.step, side.default) == expected
+    assert detector.mask.value == row["mask"]
+    assert detector.needs_model is not row["model_free"]
+    assert detector.control_mode is row["control_mode"]
+    assert (detector.output is Output.EMBEDDING) is row["embedding"]
+
+
+@pytest.mark.parametrize("row", DECLARED, ids=lambda row: row["name"])
+def test_name_and_label_find_it(row: dict[str, Any]) -> None:
+    for spelling in (row["name"], row["label"], row["label"].upper()):
+        assert discover().get(spelling) is KNOWN[row["name"]]
+
+
+def test_lists_hold_every_row_in_the_order_of_priority_and_label() -> None:
+    offered = listing.module_names()
+    names = [row["name"] for row in sorted(DECLARED, key=sort_key, reverse=True)]
+    names.insert(0, names.pop(names.index("none")))
+    assert [name for name in offered if name in set(names)] == names
+
+
+def sort_key(row: dict[str, Any]) -> str:
+    return f"{row['priority']:08d}{KNOWN[row['name']].title}"
+
+
+@pytest.mark.parametrize("kind", CONTROL_TYPES)
+def test_default_is_that_of_the_table_or_one_that_can_run(kind: str) -> None:
+    (expected,) = (row["name"] for row in TABLE if kind in row["default_of"])
+    chosen = preprocess.default_of(kind)
+    assert not chosen.unavailable
+    usable = [d for d in KNOWN.values() if kind in d.tags and not d.unavailable]
+    if expected in KNOWN and not KNOWN[expected].unavailable:
+        assert chosen.name == expected
+    else:
+        assert chosen in usable or (chosen.name == "none" and not usable)
+
+
+@pytest.mark.parametrize("kind", ["IP-Adapter", "Reference", "Revision"])
+def test_type_of_which_nothing_can_run_starts_with_none(kind: str) -> None:
+    assert len(listing.labels_for(kind)) > 1
+    assert listing.default_module(kind) == "none"
+
+
+UNAVAILABLE = [d.name for d in KNOWN.values() if "unavailable" in vars(type(d)) or d.unavailable]
+
+
+def test_some_are_unavailable() -> None:
+    assert {"ip-adapter-auto", "clip_vision", "depth_hand_refiner"} < set(UNAVAILABLE)
+
+
+@pytest.mark.parametrize("name", UNAVAILABLE)
+def test_unavailable_one_is_listed_marked_and_refused_with_its_reason(name: str) -> None:
+    detector = KNOWN[name]
+    reason = detector.unavailable
+    assert reason
+    assert reason[0].islower() or not reason[0].isalpha()
+    assert not reason.endswith(".")
+    assert listing.module_detail()[name]["unavailable"] == reason
+    assert listing.module_detail(labels=True)[detector.title]["unavailable"] == reason
+    assert listing.remark(name) == f"preprocessor {name} cannot run: {reason}"
+    with pytest.raises(PreprocessorUnavailableError) as caught:
+        preprocess.run_preprocessor(name, np.zeros((8, 8, 3), np.uint8))
+    assert str(caught.value) == f"preprocessor {name} cannot run: {reason}"
+    assert caught.value.status_code == 422
+
+
+def test_usable_ones_are_not_marked() -> None:
+    assert "unavailable" not in listing.module_detail()["canny"]
+    assert listing.remark("canny") is None
+    assert listing.remark("no such") is None
