@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from ._labels import most_likely
+from ._sizes import within_box
 from ._tensors import as_planes
 from .networks import lend
 from .palettes import ANIME_FACE
@@ -41,21 +42,9 @@ class AnimeFaceSegment(Detector):
     weights = (UNET,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from torch.nn.functional import interpolate  # noqa: PLC0415
-
         from .nets.anime_face import build  # noqa: PLC0415
 
         with lend(UNET, build) as network:
-            parts = network(as_planes(_trained_size(image), network) / 255.0).float()
-        labels = interpolate(parts, image.shape[:2], mode="bilinear").argmax(dim=1)[0]
-        return ANIME_FACE.paint(labels.cpu().numpy())
-
-
-def _trained_size(image: np.ndarray) -> np.ndarray:
-    """The short side brought to 512, a strip's long side to 2048 instead; multiples of 32."""
-    height, width = image.shape[:2]
-    factor = min(SHORT_SIDE / min(height, width), LONGEST_SIDE / max(height, width))
-    size = [max(round(side * factor / STEP), 1) * STEP for side in (width, height)]
-    if size == [width, height]:
-        return image
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
+            seen = within_box(image, SHORT_SIDE, LONGEST_SIDE, STEP)
+            parts = network(as_planes(seen, network) / 255.0)
+        return ANIME_FACE.paint(most_likely(parts, image.shape[:2]))

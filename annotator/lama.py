@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ._sizes import within_box
 from ._tensors import as_array, as_planes
 from .networks import lend
 from .registry import Detector, Frame, MaskUse, Output, register
@@ -69,7 +70,7 @@ def fill(image: np.ndarray) -> np.ndarray:
 
     from .nets.lama import build  # noqa: PLC0415
 
-    small = _resized(image)
+    small = within_box(image, SHORT_SIDE, LONGEST_SIDE)
     height, width = small.shape[:2]
     bottom, right = -height % PAD_STEP, -width % PAD_STEP
     padded = cv2.copyMakeBorder(small, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
@@ -80,11 +81,3 @@ def fill(image: np.ndarray) -> np.ndarray:
         filled = shown + network(torch.cat((shown, hole), dim=1)) * hole
         pixels = as_array(filled[0].permute(1, 2, 0)) * 255.0
     return pixels[:height, :width].clip(0, 255).astype(np.uint8)
-
-
-def _resized(image: np.ndarray) -> np.ndarray:
-    """The short side brought to 256; a strip's long side to 2048 instead."""
-    height, width = image.shape[:2]
-    factor = min(SHORT_SIDE / min(height, width), LONGEST_SIDE / max(height, width))
-    size = max(round(width * factor), 1), max(round(height * factor), 1)
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
