@@ -1,13 +1,16 @@
-"""What a unit does to the latent beside its residuals: `inpaint_only` keeps the unmasked part.
+"""What a unit does to the latent beside its residuals.
 
-At every step the predicted clean latent x0 is replaced, outside the mask, by the VAE latent of
-the control image, so that the picture can only change where it was masked. A preprocessor that
-fills the masked part itself lets sampling start from its picture, under all of the noise.
+`inpaint_only` keeps the unmasked part: at every step the predicted clean latent x0 is replaced,
+outside the mask, by the VAE latent of the control image, so that the picture can only change where
+it was masked. A preprocessor that fills the masked part itself lets sampling start from its
+picture, under all of the noise.
+
+`tile_colorfix` keeps the colours: the low frequencies of x0 are those of the control image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,10 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from lib_controlnet.injection import RegionMask
+    from lib_controlnet.step import Row
     from lib_controlnet.window import Window
 
 INPAINT_ONLY: Final = "inpaint_only"
-"""Effect that the preprocessor of that name declares."""
+TILE_COLORFIX: Final = "tile_colorfix"
+RECOLOR_LUMINANCE: Final = "recolor_luminance"
+RECOLOR_INTENSITY: Final = "recolor_intensity"
+"""Effects, named after the preprocessors that declare them."""
 
 POOL_KERNEL: Final = 10
 POOL_STRIDE: Final = 8
@@ -50,6 +58,51 @@ class KeepUnmasked:
             return held
         rows = [held[i] if i in self.images else x0[i] for i in range(len(x0))]
         return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class HoldColours:
+    """Gives every row's x0 the low frequencies of the control image.
+
+    Attributes:
+        low: blurred scaled latent of the control image, (1, 4, h, w).
+        radius: of the blur, latent pixels.
+        sharpness: share of blur in the unconditional rows, which guidance moves away from.
+        weight: share of the corrected prediction, 0 to 1.
+        window: when it acts.
+        region: where it acts; None means everywhere.
+        images: pictures of the batch it acts on; None means all.
+    """
+
+    low: Tensor
+    radius: int
+    sharpness: float
+    weight: float
+    window: Window
+    region: RegionMask | None = None
+    images: frozenset[int] | None = None
+
+    def apply(self, x0: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Correct predicted clean latents (n, 4, h, w); the argument is not changed."""
+        held = x0 - box_blur(x0, self.radius) + self.low.to(x0)
+        if self.sharpness:
+            uncond = [i for i, row in enumerate(rows) if not row.is_cond]
+            blurred = box_blur(held[uncond], self.radius)
+            held[uncond] = torch.lerp(held[uncond], blurred, self.sharpness)
+        share = torch.full_like(x0[:1, :1], self.weight)
+        if self.region is not None:
+            share = share * self.region.at(x0.shape[-2:], x0)
+        mixed = torch.lerp(x0, held, share)
+        if self.images is None:
+            return mixed
+        picked = [mixed[i] if row.image in self.images else x0[i] for i, row in enumerate(rows)]
+        return torch.stack(picked)
+
+
+def box_blur(latent: Tensor, radius: int) -> Tensor:
+    """Mean over (2 radius + 1) squared latent pixels (n, c, h, w), borders repeated."""
+    padded = F.pad(latent, (radius, radius, radius, radius), mode="replicate")
+    return F.avg_pool2d(padded, 2 * radius + 1, 1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""After decoding: `inpaint_only` pastes the untouched pixels back around the mask."""
+"""After decoding: what a unit's preprocessor still owes the finished picture.
+
+`inpaint_only` pastes the untouched pixels back around the mask; recolouring puts the brightness of
+the control image back.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,60 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from lib_controlnet.effects import INPAINT_ONLY, RECOLOR_INTENSITY, RECOLOR_LUMINANCE
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lib_controlnet.injection import RegionMask
+
+
+def finished(
+    image: Tensor, placed: np.ndarray, effect: str | None, area: RegionMask | None, sigma: int
+) -> Tensor:
+    """The picture after a unit's effect on it.
+
+    Args:
+        image: (3, H, W) in [0, 1], the generated picture.
+        placed: uint8 (H, W, 3 or 4), the unit's map at the picture's size.
+        effect: name of the effect; those on sampling alone leave the picture as it is.
+        area: where recolouring acts; None means everywhere.
+        sigma: see `paste_back`.
+    """
+    if effect == INPAINT_ONLY:
+        return paste_back(image, placed, sigma)
+    if effect not in (RECOLOR_LUMINANCE, RECOLOR_INTENSITY):
+        return image
+    merged = with_brightness(image, placed[:, :, 0], by_value=effect == RECOLOR_INTENSITY)
+    if area is None:
+        return merged
+    return image.lerp(merged, area.at(image.shape[-2:], image)[0])
+
+
+def with_brightness(image: Tensor, brightness: np.ndarray, *, by_value: bool) -> Tensor:
+    """A picture with another brightness and its own colours.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        brightness: uint8 (H, W), full scale for white.
+        by_value: it is the V of HSV, else the L of CIELAB.
+    """
+    import torch
+
+    height, width = image.shape[-2:]
+    if brightness.shape != (height, width):
+        brightness = cv2.resize(brightness, (width, height), interpolation=cv2.INTER_AREA)
+    scaled = brightness.astype(np.float32) / 255.0
+    pixels = image.permute(1, 2, 0).float().cpu().numpy()
+    if by_value:
+        planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+        planes[:, :, 2] = scaled
+        merged = cv2.cvtColor(planes, cv2.COLOR_HSV2RGB)
+    else:
+        planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
+        planes[:, :, 0] = scaled * 100.0
+        merged = cv2.cvtColor(planes, cv2.COLOR_LAB2RGB)
+    return torch.from_numpy(merged).permute(2, 0, 1).clamp(0, 1).to(image)
 
 
 def paste_back(image: Tensor, placed: np.ndarray, sigma: int) -> Tensor:

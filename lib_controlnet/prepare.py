@@ -183,8 +183,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
             "Falls back to inpaint_global_harmonious."
         )
         detector = preprocess.get(GLOBAL_INPAINT)
-    if detector.unavailable:
-        raise PreprocessorUnavailableError(detector.unavailable)
+    preprocess.require(detector)
     load = None
     if detector.needs_model:
         load = _model_loader(unit, preparation)
@@ -215,6 +214,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         load=load,
         soft_in_hires=detector.soft_in_hires,
         effect=None if held_by_host else detector.effect or None,
+        values=detection.values,
         fills=detector.fills,
     )
 

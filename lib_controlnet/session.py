@@ -94,9 +94,11 @@ class PreparedUnit:
     turn: tuple[int, int] | None = None
     soft_in_hires: bool = False
     effect: str | None = None
+    values: tuple[float, ...] = ()
     fills: bool = False
     frames: tuple[np.ndarray, ...] = ()
     holds: bool = False
+    area: RegionMask | None = None
     maps: list[np.ndarray] = field(default_factory=list)
     control: ActiveControl | None = None
 

@@ -271,17 +271,39 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
 
 def on_cfg_after_cfg(session: ControlSession, params: Any) -> None:
     """Once per evaluation, after guidance: hold the prediction where a unit asks for it."""
-    if not session.effects:
+    if session.effects:
+        params.x = _adjusted(params.x, session.noisy, session.adjust_x0)
+
+
+def on_cfg_denoised(session: ControlSession, params: Any) -> None:
+    """Once per evaluation, before guidance: every row's prediction, changed in place."""
+    layout = session.cursor.layout
+    if not session.row_effects or layout is None:
         return
-    noisy = session.noisy
+    rows, noisy = layout.rows, session.noisy
+    if len(rows) != len(params.x):
+        msg = (
+            f"ControlNet: {len(rows)} rows were announced and {len(params.x)} were denoised; "
+            "another extension has changed the batch, so colours cannot be held"
+        )
+        raise HostError(msg)
+    if noisy is not None:
+        images = [row.image for row in rows]
+        noisy = NoisyLatent(noisy.x[images], noisy.timesteps[images])
+    params.x.copy_(_adjusted(params.x, noisy, lambda x0: session.adjust_rows(x0, rows)))
+
+
+def _adjusted(
+    prediction: Tensor, noisy: NoisyLatent | None, adjust: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """A prediction whose clean latent was adjusted; it is noise where `noisy` is given."""
     if noisy is None:
-        params.x = session.adjust_x0(params.x)
-        return
-    model = loaded_model()
+        return adjust(prediction)
     steps = noisy.timesteps.long().cpu()
-    alpha_bar = model.alphas_cumprod.cpu()[steps].to(params.x)[:, None, None, None]
-    x0 = session.adjust_x0(epsilon_to_x0(noisy.x, params.x, alpha_bar))
-    params.x = x0_to_epsilon(noisy.x, x0, alpha_bar)
+    alphas = loaded_model().alphas_cumprod.cpu()
+    alpha_bar = alphas[steps].to(prediction)[:, None, None, None]
+    x0 = adjust(epsilon_to_x0(noisy.x, prediction, alpha_bar))
+    return x0_to_epsilon(noisy.x, x0, alpha_bar)
 
 
 def lay_starts(session: ControlSession, noise: Tensor) -> None:
