@@ -112,3 +112,33 @@ def overlaps(people: list[np.ndarray]) -> int:
         bool((np.maximum(a[0], b[0]) < np.minimum(a[1], b[1])).all())
         for a, b in itertools.combinations(boxes, 2)
     )
+
+
+def patches(seed: int = 4, side: int = 640) -> np.ndarray:
+    """A grey-brown picture with two red cells and a green one, for `data/onnx/boxes.onnx`."""
+    image = picture(seed, side, side) // 4 * 3
+    image[:] = image.mean(axis=2, keepdims=True)
+    for row, column, colour in ((9, 4, (255, 0, 0)), (8, 13, (230, 20, 20)), (4, 9, (10, 250, 0))):
+        image[32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = colour
+    return image
+
+
+def yolox_rows(seed: int) -> np.ndarray:
+    """What YOLOX might give: float32 (8400, 85), ninety sure cells, neighbours among them."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(0, 1, (8400, 85)).astype(np.float32)
+    rows[:, 4:] = 0.02 * rng.random((8400, 81))
+    hot = rng.integers(0, 8399, 60)
+    hot = np.concatenate([hot, hot[:30] + 1])
+    rows[hot, 2:4] = rng.normal(1.5, 0.3, (90, 2))
+    rows[hot, 4] = rng.random(90)
+    rows[hot, 5] = rng.random(90)
+    rows[hot, 5 + rng.integers(14, 24, 90)] = rng.random(90)
+    return rows
+
+
+def simcc(seed: int, count: int, points: int, bins: int) -> np.ndarray:
+    """Scores along one axis: float32 (count, points, bins), some points surer than others."""
+    rng = np.random.default_rng(seed)
+    scores = rng.random((count, points, bins)) * rng.random((count, points, 1))
+    return scores.astype(np.float32)

@@ -1,0 +1,103 @@
+"""ONNX files: run by onnxruntime where that is installed, else by OpenCV."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from .networks import Place
+from .registry import Requirement, RequirementError
+
+log = logging.getLogger(__name__)
+
+ONNXRUNTIME: Final = Requirement("onnxruntime", "onnxruntime>=1.17")
+
+Run = Callable[[np.ndarray], "list[np.ndarray]"]
+
+
+class OnnxNet:
+    """A network of one input.
+
+    Attributes:
+        engine: what runs it.
+    """
+
+    def __init__(self, engine: str, run: Run, *, batches: bool) -> None:
+        """Wrap an engine.
+
+        Args:
+            engine: its name.
+            run: float32 (b, ...) -> every output, (b, ...) each.
+            batches: whether `run` takes more than one row at a time.
+        """
+        self.engine, self._run, self._batches = engine, run, batches
+
+    def __call__(self, given: np.ndarray) -> list[np.ndarray]:
+        """Every output, float32 (b, ...), in the file's order.
+
+        Args:
+            given: float32 (b, ...), at least one row.
+
+        Raises:
+            RequirementError: OpenCV cannot run this file.
+        """
+        if self._batches:
+            return self._run(given)
+        rows = [self._run(given[i : i + 1]) for i in range(len(given))]
+        return [np.concatenate(output) for output in zip(*rows, strict=True)]
+
+
+def open_onnx(path: Path, place: Place) -> OnnxNet:
+    """Open a file; the device counts only where onnxruntime was made for it.
+
+    Raises:
+        ValueError: it is no ONNX file, or damaged.
+    """
+    if ONNXRUNTIME.missing() is None:
+        try:
+            return _in_onnxruntime(path, place)
+        except RequirementError as error:
+            log.warning("%s; OpenCV runs %s instead", error, path.name)
+    return _in_opencv(path)
+
+
+def _in_onnxruntime(path: Path, place: Place) -> OnnxNet:
+    runtime = ONNXRUNTIME.load()
+    wanted = ["CUDAExecutionProvider"] if place.device.startswith("cuda") else []
+    there = runtime.get_available_providers()
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in there]
+    try:
+        session = runtime.InferenceSession(str(path), providers=providers)
+    except Exception as error:  # its own kinds, one per fault
+        raise ValueError(str(error)) from error
+    given = session.get_inputs()[0]
+
+    def run(rows: np.ndarray) -> list[np.ndarray]:
+        return session.run(None, {given.name: rows})
+
+    log.debug("%s is run by onnxruntime on %s", path.name, session.get_providers()[0])
+    return OnnxNet("onnxruntime", run, batches=not isinstance(given.shape[0], int))
+
+
+def _in_opencv(path: Path) -> OnnxNet:
+    try:
+        network = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8))
+    except cv2.error as error:
+        raise ValueError(str(error)) from error
+    outputs = network.getUnconnectedOutLayersNames()
+
+    def run(rows: np.ndarray) -> list[np.ndarray]:
+        network.setInput(rows)
+        try:
+            return [np.array(output) for output in network.forward(outputs)]
+        except cv2.error as error:
+            msg = f"OpenCV {cv2.__version__} cannot run {path.name}; {ONNXRUNTIME.hint}"
+            raise RequirementError(msg) from error
+
+    log.debug("%s is run by OpenCV; onnxruntime would be faster", path.name)
+    return OnnxNet("OpenCV", run, batches=False)
