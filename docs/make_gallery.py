@@ -30,15 +30,33 @@ QUALITY = 82
 COLUMNS = 4
 
 # Sliders other than the defaults where those would show nothing on this photograph.
-EXAMPLES = {"tile_resample": (8,)}
+EXAMPLES = {"tile_resample": (8,), "recolor_luminance": (1.5,)}
 
 HEAD = """# Preprocessors
 
 A preprocessor turns a picture into the control map that a control model was trained on. This
 page is written by `docs/make_gallery.py` from the registry in `annotator/`; the pictures are real
 outputs for one photograph (NASA, public domain) at resolution 512 with default sliders, unless
-said otherwise.
+said otherwise. Preprocessors with a network need a weight file, which is downloaded when one
+first runs; they follow in a table. [weight-files.md](weight-files.md) tells where the files lie
+and how to get them otherwise, [networks.md](networks.md) what each network was compared with.
 
+"""
+
+WEIGHTS_HEAD = """
+## With a network
+
+| name | makes | weight files | size | licence of the weights | needs |
+|---|---|---|---|---|---|
+"""
+
+ABSENT_HEAD = """
+## Not available yet
+
+Declared, so that programs and old settings find their names, and refused with the reason:
+
+| name | reason |
+|---|---|
 """
 
 TABLE_HEAD = """
@@ -107,7 +125,7 @@ def main() -> None:
         old.unlink()
     photograph = photographs.load("astronaut")
     save("photograph", photograph)
-    for detector in all_detectors():
+    for detector in shown_detectors():
         save(detector.name, example(detector, photograph))
     PAGE.write_text(page(), encoding="utf-8", newline="\n")
 
@@ -134,14 +152,43 @@ def save(name: str, picture: np.ndarray) -> None:
 
 def page() -> str:
     """The page's text."""
-    rows = "".join(map(row, all_detectors()))
-    return HEAD + gallery() + TABLE_HEAD + rows + HOW_TO
+    rows = "".join(row(detector) for detector in all_detectors() if not never(detector))
+    parts = [HEAD, gallery(), WEIGHTS_HEAD, *map(weights_row, with_network()), ABSENT_HEAD]
+    parts += [f"| `{d.name}` | {never(d)} |\n" for d in all_detectors() if never(d)]
+    return "".join([*parts, TABLE_HEAD, rows, HOW_TO])
+
+
+def never(detector: Detector) -> str:
+    """Why a preprocessor cannot run anywhere, "" for one that can."""
+    return "" if detector.requires else detector.unavailable or ""
+
+
+def with_network() -> list[Detector]:
+    """Those that need a weight file or a package."""
+    return [d for d in all_detectors() if (d.files or d.requires) and not never(d)]
+
+
+def shown_detectors() -> list[Detector]:
+    """Those that run everywhere, without any file."""
+    return [d for d in all_detectors() if not (d.files or d.requires or never(d))]
+
+
+def weights_row(detector: Detector) -> str:
+    """One line about what a preprocessor needs; files that may stand for others in brackets."""
+    files = [f"`{weight.name}`" for weight in detector.weights]
+    files += [f"(`{weight.name}`)" for weight in detector.larger]
+    sizes = [weight.size_text for weight in detector.files]
+    licences = list(dict.fromkeys(weight.licence for weight in detector.files))
+    packages = ", ".join(package.install or package.module for package in detector.requires)
+    makes = " ".join((type(detector).__doc__ or "").split("\n\n")[0].split())
+    cells = (f"`{detector.name}`", makes, *map("<br>".join, (files, sizes, licences)), packages)
+    return f"| {' | '.join(cells)} |\n"
 
 
 def gallery() -> str:
     """All pictures, `COLUMNS` to a row, the photograph first."""
     cells = [("photograph", "the photograph")]
-    for detector in all_detectors():
+    for detector in shown_detectors():
         values = ", ".join(
             f"{slider.label} {value}"
             for slider, value in zip(

@@ -21,14 +21,21 @@ def paragraphs(text: str | None) -> list[str]:
 
 
 def preprocessors() -> str:
-    """One line for each preprocessor: name, control types, what it makes."""
+    """One line for each control type: its preprocessors, by what they need."""
     from annotator.registry import discover
 
-    lines = ["| preprocessor | control types | makes |", "|---|---|---|"]
-    for detector in sorted(discover().all(), key=lambda d: (d.name != "none", d.name)):
-        everywhere = not detector.tags or detector.name == "none"
-        tags = "all" if everywhere else ", ".join(detector.tags)
-        lines.append(f"| `{detector.name}` | {tags} | {paragraphs(type(detector).__doc__)[0]} |")
+    detectors = [d for d in discover().all() if d.listed and (d.requires or not d.unavailable)]
+    lines = [
+        "| control type | at once | with a weight file, fetched at first use |",
+        "|---|---|---|",
+    ]
+    types = sorted({tag for detector in detectors for tag in detector.tags} - {"InstructP2P"})
+    for name in [*types, ""]:
+        found = [d for d in detectors if (name in d.tags if name else not d.tags)]
+        plain = [d for d in found if not (d.files or d.requires) and d.name != "none"]
+        others = [d for d in found if d.files or d.requires]
+        cells = (", ".join(f"`{d.name}`" for d in part) for part in (plain, others))
+        lines.append(f"| {name or 'listed under All'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
