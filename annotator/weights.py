@@ -167,6 +167,30 @@ class Store:
         return obtain(weight, Path(self.roots[0]) / weight.places[0], self.options())
 
 
+def folders(
+    chosen: str = "",
+    data: Path | None = None,
+    models: Path | None = None,
+    extension: Path = DOWNLOADS.parents[1],
+) -> tuple[Path, ...]:
+    """Weights folders: the one that downloads go to, then those where users have files already.
+
+    Args:
+        chosen: what the user asks for, "" for this package's own folder.
+        data: the WebUI's data folder, which relative paths start at.
+        models: the WebUI's folder of models; Forge keeps such files in there.
+        extension: this extension's folder; others beside it may have downloads of their own.
+    """
+    first = (data or Path.cwd()) / Path(chosen).expanduser() if chosen else DOWNLOADS
+    found = [first, DOWNLOADS]
+    if models is not None:
+        found += _children(models, "ControlNetPreprocessor")
+    if extension.parent.name.lower().startswith("extensions"):
+        found += sorted(extension.parent.glob("*/annotator/downloads"))
+    unique = {path.resolve(): path for path in reversed(found) if path == first or path.is_dir()}
+    return tuple(reversed(unique.values()))
+
+
 def _below(root: Path, place: str) -> Path | None:
     """A file that is not empty, by its path in any letter case."""
     exact = root / place

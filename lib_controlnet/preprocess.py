@@ -73,6 +73,7 @@ def _declarations() -> Any:
 declarations: Final = _declarations()
 registry: Final = declarations.discover()
 weights: Final = importlib.import_module(f"{declarations.__package__}.weights")
+networks: Final = importlib.import_module(f"{declarations.__package__}.networks")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError, UnitError
 from lib_controlnet.finish import finished
 from lib_controlnet.hint import PassGeometry
-from lib_controlnet.host import a1111, animation, batch, pictures, request, xyz
+from lib_controlnet.host import a1111, animation, annotators, batch, pictures, request, xyz
 from lib_controlnet.host.a1111 import SESSION_ATTRIBUTE, session_of
 from lib_controlnet.image import Size
 from lib_controlnet.prepare import Preparation, prepare_units
@@ -212,6 +212,7 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
         if runtime.sampling is None:
             return
         session = ControlSession(runtime.host, [])  # keeps the outer generation's controls quiet
+    annotators.make_room()
     if session.error is None:
         try:
             session.begin_pass(pass_info(p, x), a1111.require_base())

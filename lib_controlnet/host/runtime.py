@@ -10,9 +10,10 @@ from lib_controlnet.catalog import Catalog
 from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.families import load_network
 from lib_controlnet.hash_store import HashStore
+from lib_controlnet.host import annotators
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.model_cache import ModelCache
-from lib_controlnet.preprocess import DetectionCache, run_preprocessor
+from lib_controlnet.preprocess import DetectionCache, networks, run_preprocessor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,7 @@ class Runtime:
         self.host = A1111Host()
         self.hashes = HashStore(self.host.cache_folder() / "controlnet-hashes.json")
         self.catalog = self._scan()
+        annotators.set_up(self.host)
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
         self.sampling: ControlSession | None = None
         self.batch: BatchRun | None = None
@@ -123,4 +125,5 @@ class Runtime:
         """Give back all memory."""
         self.model_cache.clear()
         self.detections.clear()
+        networks.CACHE.clear()
         self.host.free_memory()

@@ -124,6 +124,20 @@ SETTINGS: Final = (
         False,
         "Ignore mask on ControlNet input image if control type is not inpaint",
     ),
+    Setting(
+        "controlnet_offline",
+        False,
+        "Never download files of preprocessors",
+        note="HF_HUB_OFFLINE=1 has the same effect",
+    ),
+    Setting(
+        "controlnet_hub_mirror",
+        "",
+        "Mirror of huggingface.co for files of preprocessors",
+        "text",
+        note="for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
+        restrict_api=True,
+    ),
     Setting("controlnet_clip_detector_on_cpu", False, "Load CLIP preprocessor model on CPU"),
     Setting(
         "controlnet_control_type_dropdown",

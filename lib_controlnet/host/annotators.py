@@ -1,0 +1,64 @@
+"""What the preprocessors get from the host: folders, downloads, a device, and room for sampling."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules import devices, paths, shared
+
+from lib_controlnet import preprocess
+
+if TYPE_CHECKING:
+    from lib_controlnet.host.a1111 import A1111Host
+
+log = logging.getLogger(__name__)
+
+
+def set_up(host: A1111Host) -> None:
+    """Have the preprocessors use the user's folders, settings and device from now on."""
+    chosen = host.option("control_net_modules_path", "")
+    chosen = chosen or host.flag("controlnet_annotator_models_path", "")
+    roots = preprocess.weights.folders(
+        str(chosen or "").strip(), Path(paths.data_path), Path(shared.models_path)
+    )
+    preprocess.weights.STORE.roots = roots
+    preprocess.weights.STORE.options = lambda: download_options(host)
+    preprocess.networks.CACHE.choose_place = lambda: network_place(host)
+    log.info("ControlNet preprocessor location: %s", roots[0])
+
+
+def download_options(host: A1111Host) -> Any:
+    """How files may be had, by the present settings; progress goes to the host's bar."""
+    return preprocess.weights.Options(
+        hub=str(host.option("controlnet_hub_mirror", "") or "").strip(),
+        offline=bool(host.option("controlnet_offline", False)),
+        report=host.report,
+        # What stopped an earlier job must not stop a preview.
+        interrupted=lambda: bool(shared.state.job) and host.interrupted(),
+    )
+
+
+def network_place(host: A1111Host) -> Any:
+    """The device of `--use-cpu controlnet` or the U-Net's; half precision on CUDA alone."""
+    device = host.device
+    full = getattr(shared.cmd_opts, "no_half_controlnet", False)
+    half = device.type == "cuda" and str(devices.dtype) == "torch.float16" and not full
+    return preprocess.networks.Place(str(device), half)
+
+
+def make_room() -> None:
+    """Before sampling: nothing of the preprocessors stays on the device.
+
+    They wait on the CPU; with `--lowvram` and `--medvram`, where main memory tends to be short
+    too, they are given back.
+    """
+    cache = preprocess.networks.CACHE
+    if not len(cache):
+        return
+    if any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram")):
+        cache.clear()
+    else:
+        cache.park()
+    devices.torch_gc()
