@@ -84,7 +84,7 @@ class UNetPatcher:
 
     def _begin_call(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x, timesteps, context, y = _unet_arguments(args, kwargs)
-        rows = self.cursor.next_rows(x.shape[0])
+        rows = self.cursor.next_rows(x.shape[0], context)
         if rows is None:
             self._current = []
             return

@@ -9,7 +9,7 @@ each belongs to, without touching the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,10 +30,48 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Text embeddings of one evaluation, by which the rows of a foreign call can be told.
+
+    Attributes:
+        cond: (n, tokens, width), of the prompts.
+        uncond: (m, tokens, width), of the negative prompts.
+    """
+
+    cond: Tensor
+    uncond: Tensor
+
+    def are_cond(self, context: Tensor | None) -> list[bool] | None:
+        """Which rows of a call carry a prompt; None where the texts do not tell.
+
+        Args:
+            context: the call's embeddings, (k, tokens, width).
+        """
+        if context is None or not (
+            self.cond.shape[1:] == self.uncond.shape[1:] == context.shape[1:]
+        ):
+            return None
+        cond, uncond = (_any_of(context, texts) for texts in (self.cond, self.uncond))
+        return cond.tolist() if bool((cond ^ uncond).all()) else None
+
+
+def _any_of(context: Tensor, texts: Tensor) -> Tensor:
+    """(k,): whether a row of `context` equals any of the texts."""
+    return (context[:, None] == texts[None].to(context)).flatten(2).all(2).any(1)
+
+
+@dataclass(frozen=True)
 class RowLayout:
-    """All rows of one evaluation, in the order in which U-Net calls consume them."""
+    """All rows of one evaluation, in the order in which U-Net calls consume them.
+
+    Attributes:
+        rows: the rows.
+        texts: what they say; given where it matters that a neighbour (AnimateDiff) takes some of
+            the rows in an order of its own.
+    """
 
     rows: tuple[Row, ...]
+    texts: Texts | None = field(default=None, compare=False)
 
     @staticmethod
     def build(prompts_per_image: Sequence[int] | None, images: int, total: int) -> RowLayout:
@@ -123,12 +161,17 @@ class StepCursor:
         self.progress = min(max(progress, 0.0), 1.0)
         self.position = 0
 
-    def next_rows(self, count: int) -> tuple[Row, ...] | None:
+    def next_rows(self, count: int, context: Tensor | None = None) -> tuple[Row, ...] | None:
         """The next `count` rows, or None if no evaluation was announced.
+
+        Args:
+            count: rows of the U-Net call.
+            context: its text embeddings, (count, tokens, width).
 
         A neighbour that calls the U-Net several times per evaluation with pieces of a picture
         runs past the end; the table then starts over. One that puts several pieces into a call
-        (tiles) sends all rows for each of them.
+        (tiles) sends all rows for each of them. One that takes some pictures at a time (frames)
+        sends their cond and their uncond rows; only the texts tell which is which.
         """
         if self.layout is None:
             return None
@@ -140,4 +183,7 @@ class StepCursor:
             self.position = 0
         rows = self.layout.take(self.position, count)
         self.position += count
-        return rows
+        if count == total or self.layout.texts is None:
+            return rows
+        told = self.layout.texts.are_cond(context) or [row.is_cond for row in rows]
+        return tuple(replace(row, is_cond=flag) for row, flag in zip(rows, told, strict=True))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from lib_controlnet.effects import epsilon_to_x0, x0_to_epsilon
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.host.schedule import from_denoiser, watched
-from lib_controlnet.step import NoisyLatent, RowLayout
+from lib_controlnet.step import NoisyLatent, RowLayout, Texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -257,6 +258,8 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
         return
     images = params.text_uncond.shape[0]
     layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])
+    if images > 1 and any(control.cond_only for control in session.active):
+        layout = replace(layout, texts=_texts(params))
     schedule = session.schedule or from_denoiser(denoiser)
     # Read only where it counts: the tensor is on the device, and reading it waits for the device.
     sigma = 0.0 if schedule.sigmas is None else float(params.sigma.max())
@@ -310,6 +313,15 @@ def lay_starts(session: ControlSession, noise: Tensor) -> None:
     """Put the pictures that sampling shall start from under its noise, (b, c, h, w), in place."""
     for start in session.starts:
         start.lay_under(noise, float(loaded_model().alphas_cumprod[-1]))
+
+
+def _texts(params: Any) -> Texts:
+    """Embeddings of prompts and negative prompts; SDXL keeps them in a dict."""
+    cond, uncond = (
+        given["crossattn"] if isinstance(given, Mapping) else given
+        for given in (params.text_cond, params.text_uncond)
+    )
+    return Texts(cond, uncond)
 
 
 def _prompts_per_image(denoiser: Any) -> list[int] | None:

@@ -98,6 +98,20 @@ def with_first_frames(units: Sequence[ControlUnit], frames: Frames) -> list[Cont
     return [frames[i][0].given_to(unit) if i in frames else unit for i, unit in enumerate(units)]
 
 
+def refuse_turns(units: Sequence[ControlUnit], frames: Frames, run: object | None) -> None:
+    """Refuse frames of an animation beside pictures of a batch.
+
+    Raises:
+        UnitError: both are asked for.
+    """
+    if frames and run is not None:
+        msg = (
+            f"{units[min(frames)].name}: frames of an animation and pictures of a batch cannot be "
+            "mixed in one generation; use one of them"
+        )
+        raise UnitError(msg)
+
+
 def add_frames(
     prepared: Sequence[PreparedUnit],
     units: Sequence[ControlUnit],

@@ -60,6 +60,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         frames = animation.frames_of(p, units, batch.source(p, runtime), batch.batch_size(p))
         units = animation.with_first_frames(units, frames)
         run = batch.plan_run(p, units, runtime)
+        animation.refuse_turns(units, frames, run)
         if run is None:
             _prepare(p, units, session, runtime, frames)
         else:

@@ -172,17 +172,17 @@ def img2img(
     with closing(p):
         if mode == MODE_BATCH:
             uploaded = img2img_batch_source_type == "upload"
-            files = _batch_files(img2img_batch_upload if uploaded else img2img_batch_input_dir)
-            wanted = (img2img_batch_png_info_props, img2img_batch_png_info_dir)
-            info = _png_info(img2img_batch_use_png_info, *wanted)
             processed = process_batch(
                 p,
-                files,
-                None if uploaded else img2img_batch_output_dir,
-                None if uploaded else img2img_batch_inpaint_mask_dir,
+                img2img_batch_upload if uploaded else img2img_batch_input_dir,
+                "" if uploaded else img2img_batch_output_dir,
+                "" if uploaded else img2img_batch_inpaint_mask_dir,
                 args,
-                scale_by=scale_by if selected_scale_tab == 1 else None,
-                png_info=info,
+                to_scale=selected_scale_tab == 1,
+                scale_by=scale_by,
+                use_png_info=img2img_batch_use_png_info,
+                png_info_props=img2img_batch_png_info_props,
+                png_info_dir=img2img_batch_png_info_dir,
             )
         else:
             processed = scripts.scripts_img2img.run(p, *args)
@@ -234,24 +234,32 @@ def _png_info(use: bool, props: list[str], folder: str) -> dict | None:
 
 def process_batch(
     p: StableDiffusionProcessingImg2Img,
-    files: list[Path],
-    output_dir: str | None,
-    inpaint_mask_dir: str | None,
+    input: str | list,
+    output_dir: str,
+    inpaint_mask_dir: str,
     args: tuple,
-    scale_by: float | None = None,
-    png_info: dict | None = None,
+    to_scale: bool = False,
+    scale_by: float = 1.0,
+    use_png_info: bool = False,
+    png_info_props: list[str] | None = None,
+    png_info_dir: str | None = None,
 ) -> Processed:
     """The same job for every file; pictures and infotexts of all are joined.
 
     Args:
         p: the job; its input, mask, seed, prompts and sizes change from file to file.
-        files: pictures.
-        output_dir: where to save; None: the usual folder.
+        input: folder of pictures, or uploaded files.
+        output_dir: where to save; empty: the usual folder.
         inpaint_mask_dir: folder of masks with the pictures' names, or a single mask for all.
         args: values of the scripts' components.
-        scale_by: size as a multiple of each picture's.
-        png_info: which parameters of each picture's infotext replace the job's.
+        to_scale: whether sizes are multiples of each picture's.
+        scale_by: that multiple.
+        use_png_info: parameters of each picture's infotext replace the job's.
+        png_info_props: which of them.
+        png_info_dir: where the pictures with the infotexts are; empty: those of the job.
     """
+    files = _batch_files(input)
+    png_info = _png_info(use_png_info, png_info_props or [], png_info_dir or "")
     masks = _batch_files(inpaint_mask_dir) if inpaint_mask_dir else []
     state.job_count = len(files) * p.n_iter
     original = {name: getattr(p, name) for name in _FROM_INFOTEXT}
@@ -262,7 +270,7 @@ def process_batch(
         if state.interrupted or state.stopping_generation:
             break
         image = ImageOps.exif_transpose(images.read(path))
-        if scale_by is not None:
+        if to_scale:
             p.width, p.height = int(image.width * scale_by), int(image.height * scale_by)
         p.init_images = [image] * p.batch_size
         if masks:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib_controlnet.step import Row, RowLayout, StepContext, StepCursor
+from lib_controlnet.step import Row, RowLayout, StepContext, StepCursor, Texts
 
 
 def flags(layout):
@@ -65,3 +65,28 @@ def test_cursor_tiles_of_one_call_have_all_rows_each():
     assert cursor.next_rows(6) == layout.rows * 3
     assert cursor.next_rows(4) == layout.rows * 2
     assert cursor.next_rows(2) == layout.rows
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [("ccuu", [True, True, False, False]), ("uuuu", [False] * 4), ("cuXu", [True] * 4)],
+    ids=["a window of frames", "uncond rows first", "a text of somebody else"],
+)
+def test_cursor_rows_of_a_part_are_told_by_their_texts(shown, expected):
+    texts = {"c": torch.zeros(3, 2), "u": torch.ones(3, 2), "X": torch.full((3, 2), 7.0)}
+    cursor = StepCursor()
+    layout = RowLayout.build([1] * 4, 4, 8)
+    known = Texts(torch.stack([texts["c"]] * 4), torch.stack([texts["u"]] * 4))
+    cursor.begin(RowLayout(layout.rows, known), 0.0)
+    context = torch.stack([texts[name] for name in shown])
+    assert [row.is_cond for row in cursor.next_rows(4, context)] == expected
+
+
+def test_cursor_equal_texts_tell_nothing():
+    same = torch.zeros(4, 3, 2)
+    cursor = StepCursor()
+    rows = RowLayout.build([1] * 4, 4, 8).rows
+    cursor.begin(RowLayout(rows, Texts(same, same)), 0.0)
+    assert cursor.next_rows(4, same) == rows[:4]
+    cursor.begin(RowLayout(rows, Texts(same, torch.zeros(4, 6, 2))), 0.0)
+    assert cursor.next_rows(4, same) == rows[:4]
