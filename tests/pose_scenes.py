@@ -142,3 +142,17 @@ def simcc(seed: int, count: int, points: int, bins: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     scores = rng.random((count, points, bins)) * rng.random((count, points, 1))
     return scores.astype(np.float32)
+
+
+def surfaces(seed: int, width: int, height: int, people: int) -> tuple[Tensor, ...]:
+    """What DensePose might give: boxes (n, 4), coarse (n, 2, ...), fine (n, 25, ...), u, v."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, (0.6 * width, 0.6 * height), (people, 2))
+    sizes = rng.uniform((0.15 * width, 0.2 * height), (0.4 * width, 0.4 * height), (people, 2))
+    boxes = np.hstack([corners, corners + sizes]).astype(np.float32)
+    coarse, fine, u, v = (
+        np.stack([cv2.GaussianBlur(m, (0, 0), 2) for m in rng.normal(0, 1, (people * c, 28, 28))])
+        for c in (2, 25, 25, 25)
+    )
+    parts = (m.reshape(people, -1, 28, 28).astype(np.float32) for m in (coarse, fine, u, v))
+    return tuple(torch.from_numpy(part) for part in (boxes, *parts))
