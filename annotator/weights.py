@@ -185,7 +185,7 @@ def folders(
     found = [first, DOWNLOADS]
     if models is not None:
         found += _children(models, "ControlNetPreprocessor")
-    if extension.parent.name.lower().startswith("extensions"):
+    if extension.parent.name == "extensions":
         found += sorted(extension.parent.glob("*/annotator/downloads"))
     unique = {path.resolve(): path for path in reversed(found) if path == first or path.is_dir()}
     return tuple(reversed(unique.values()))

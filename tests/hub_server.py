@@ -19,6 +19,7 @@ class Hub:
         cuts: for each of the next answers, the bytes after which the connection is closed.
         status: answer this instead of a file; 0 for the file.
         ranges: whether parts of files are served.
+        shift: bytes that parts begin later than asked, once.
         wait: answers are held back until this is set.
         asked: (path, Range header) of every request.
         sent: bytes of content that went out.
@@ -28,6 +29,7 @@ class Hub:
     cuts: list[int] = field(default_factory=list)
     status: int = 0
     ranges: bool = True
+    shift: int = 0
     wait: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -63,6 +65,8 @@ def local_hub() -> Iterator[Hub]:
         def answer(self, content: bytes) -> None:
             tag = f'"{hashlib.md5(content).hexdigest()}"'
             start = self.first_byte(tag)
+            if start:
+                start, hub.shift = start + hub.shift, 0
             if start >= len(content):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")
