@@ -116,7 +116,9 @@ class Requirement:
     @property
     def hint(self) -> str:
         """How to get it."""
-        line = f"`pip install {self.install or self.module}` in the WebUI's environment"
+        words = (self.install or self.module).split()  # a shell takes a bare > for itself
+        quoted = (f'"{word}"' if {"<", ">"} & set(word) else word for word in words)
+        line = f"`pip install {' '.join(quoted)}` in the WebUI's environment"
         return f"{line}, then restart the WebUI" + (f". {self.note}" if self.note else "")
 
     def missing(self) -> str | None:

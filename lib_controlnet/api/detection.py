@@ -90,16 +90,26 @@ class PixelBudget:
         return picture
 
 
-def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> list[Image.Image]:
+@dataclass(frozen=True)
+class Found:
+    """What a preprocessor made of the pictures of a request, in their order.
+
+    Attributes:
+        images: the maps as they are shown to people.
+        poses: the figures in each of them as JSON; None where the preprocessor finds none.
+    """
+
+    images: list[Image.Image]
+    poses: list[dict[str, Any]] | None = None
+
+
+def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> Found:
     """Run one preprocessor on several pictures.
 
     Args:
         runtime: the extension's services; its `detect` runs a preprocessor.
         fetch: loads a picture by URL.
         asked: the request.
-
-    Returns:
-        The maps as they are shown to people, in the order of the pictures.
 
     Raises:
         ControlNetError: what is wrong with the request.
@@ -108,7 +118,8 @@ def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> list[Image.Image]:
     if not detector.uses_mask and asked.masks:
         log.warning("%s uses no mask, those sent are ignored", detector.name)
     budget = PixelBudget()
-    shown = []
+    shown: list[Image.Image] = []
+    poses: list[dict[str, Any]] = []
     for index, text in enumerate(asked.images):
         where = f"controlnet_input_images[{index}]"
         if detector.identity and not detector.uses_mask:
@@ -121,7 +132,9 @@ def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> list[Image.Image]:
             picture = join_mask(picture, mask)
         detection = runtime.detect(detector.name, picture, *asked.sliders)
         shown.append(Image.fromarray(np.ascontiguousarray(budget.spend(detection.display))))
-    return shown
+        if detection.pose is not None:
+            poses.append(detection.pose)
+    return Found(shown, poses or None)
 
 
 def _detector(asked: Asked) -> Any:

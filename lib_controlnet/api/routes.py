@@ -122,7 +122,7 @@ def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
         controlnet_images: Texts = Body([], title="Older name of the input images"),  # noqa: B008
         low_vram: bool | None = Body(False, title="Low vram"),
     ) -> dict[str, Any]:
-        del low_vram  # every preprocessor here runs on the CPU
+        del low_vram  # networks leave the device before sampling, whatever a request says
         asked = Asked(
             controlnet_module,
             controlnet_input_images or controlnet_images or [],
@@ -132,8 +132,10 @@ def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
             controlnet_threshold_b,
         )
         with _answering():
-            shown = detect_all(runtime, services.fetch, asked)
-        return {"images": [services.encode(picture) for picture in shown], "info": "Success"}
+            found = detect_all(runtime, services.fetch, asked)
+        pictures = [services.encode(picture) for picture in found.images]
+        poses = {} if found.poses is None else {"poses": found.poses}
+        return {"images": pictures, **poses, "info": "Success"}
 
 
 def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None:

@@ -12,6 +12,7 @@ import pytest
 from fake_web import FakeRuntime, decode, encode, served, square
 from starlette.testclient import TestClient
 
+from annotator.registry import Detected, Detector
 from lib_controlnet import preprocess, python_api
 from lib_controlnet.api.routes import API_VERSION
 
@@ -380,6 +381,37 @@ def test_detect_unavailable_one_is_422_with_a_reason(
         assert answer.status_code == 422
         refused = f"preprocessor {detector.name} cannot run: {detector.unavailable}"
         assert answer.json()["detail"] in (refused, "Module not supported")
+
+
+class Posed(Detector):
+    """Finds a figure as wide as the picture."""
+
+    name = "posed"
+
+    def detect(self, image: np.ndarray) -> Detected:
+        return Detected(image, {"people": [], "canvas_width": image.shape[1]})
+
+
+def test_detect_gives_poses_in_the_order_of_the_pictures_where_there_are_any(
+    client: TestClient, picture: str
+) -> None:
+    wide = encode(np.zeros((64, 192, 3), np.uint8))
+    preprocess.registry.add(Posed())
+    try:
+        answer = detect(
+            client,
+            controlnet_module="posed",
+            controlnet_input_images=[wide, picture],
+            controlnet_processor_res=64,
+        ).json()
+    finally:
+        preprocess.registry.remove("posed")
+    assert answer["poses"] == [
+        {"people": [], "canvas_width": 192},
+        {"people": [], "canvas_width": 128},
+    ]
+    assert len(answer["images"]) == 2
+    assert "poses" not in detect(client, controlnet_input_images=[picture]).json()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
