@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -78,6 +79,30 @@ class Scratch(nn.Module):
             fusion = getattr(self, f"refinenet{number}")
             maps.append(fusion(maps[-1], level, sizes[number - 1]))
         return maps
+
+
+class Readout(nn.Module):
+    """Mixes the class token into every other token and drops it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(2 * width, width), nn.GELU())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rest = tokens[:, 1:]
+        return self.project(torch.cat([rest, tokens[:, :1].expand_as(rest)], dim=2))
+
+
+def depth_head(width: int) -> nn.Sequential:
+    """What MiDaS makes depth of the finest map with: (b, width, h, w) -> (b, 1, 2 h, 2 w)."""
+    return nn.Sequential(
+        nn.Conv2d(width, width // 2, 3, padding=1),
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+        nn.Conv2d(width // 2, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 1, 1),
+        nn.ReLU(),
+    )
 
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:

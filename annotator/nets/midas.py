@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._load import filled
-from .dpt import Scratch, count_blocks, scratch_sizes
+from .dpt import Readout, Scratch, count_blocks, depth_head, scratch_sizes
 from .same_padding import SameConv2d, pad_same
 from .vit import NORM_EPS, Block, to_grid
 
@@ -193,32 +193,12 @@ class Pretrained(nn.Module):
         return [first, second, third, self.act_postprocess4["4"](fourth)]
 
 
-class Readout(nn.Module):
-    """Mixes the class token into every other token and drops it."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.project = nn.Sequential(nn.Linear(2 * width, width), nn.GELU())
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        rest = tokens[:, 1:]
-        return self.project(torch.cat([rest, tokens[:, :1].expand_as(rest)], dim=2))
-
-
 class Midas(nn.Module):
     def __init__(self, params: Params) -> None:
         super().__init__()
         self.pretrained = Pretrained(params)
-        features = params.features
-        self.scratch = Scratch(params.levels, features)
-        self.scratch.output_conv = nn.Sequential(
-            nn.Conv2d(features, features // 2, 3, padding=1),
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
-            nn.Conv2d(features // 2, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 1, 1),
-            nn.ReLU(),
-        )
+        self.scratch = Scratch(params.levels, params.features)
+        self.scratch.output_conv = depth_head(params.features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Inverse depth up to scale and shift.

@@ -1,0 +1,50 @@
+"""Depth by ZoeDepth, trained indoors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._tensors import as_array, as_input
+from .networks import lend
+from .registry import Detector, register
+from .weights import WeightFile
+
+ZOE = WeightFile(
+    "ZoeD_M12_N.pt",
+    "zoedepth",
+    1_443_406_099,
+    "MIT",
+    sha256="c97f94c4d53c5b788af46c5da0462262aebb37ea116fd70014bcbba93146c33b",
+    repo="lllyasviel/Annotators",
+)
+CENTRE = (0.5, 0.5, 0.5)
+NEAREST, FARTHEST = 2, 85
+"""Percentiles of the depth that become white and black."""
+
+
+@register
+class DepthZoe(Detector):
+    """Bhat et al. (2023), arXiv:2302.12288. Near is white; a flat depth is black.
+
+    Runs in full precision everywhere: the exponents that decide between its bins reach tens of
+    thousands.
+    """
+
+    name = "depth_zoe"
+    tags = ("Depth",)
+    weights = (ZOE,)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        from .nets.zoe import build, measure  # noqa: PLC0415
+
+        with lend(ZOE, build, half=False) as network:
+            metres = measure(network, as_input(image, network, CENTRE, CENTRE))
+            return nearness(as_array(metres[0, 0]))
+
+
+def nearness(metres: np.ndarray) -> np.ndarray:
+    """Metres as a map, uint8: the nearest are white, what is far is black."""
+    near, far = np.percentile(metres, (NEAREST, FARTHEST))
+    if far <= near:
+        return np.zeros(metres.shape, np.uint8)
+    return ((1 - (metres - near) / (far - near)) * 255).clip(0, 255).astype(np.uint8)
