@@ -156,3 +156,29 @@ def surfaces(seed: int, width: int, height: int, people: int) -> tuple[Tensor, .
     )
     parts = (m.reshape(people, -1, 28, 28).astype(np.float32) for m in (coarse, fine, u, v))
     return tuple(torch.from_numpy(part) for part in (boxes, *parts))
+
+
+FACE_SETS = ("FACE_OVAL", "LEFT_EYE", "LEFT_EYEBROW", "RIGHT_EYE", "RIGHT_EYEBROW", "LIPS")
+
+
+def face_rings() -> dict[str, list[tuple[int, int]]]:
+    """Lines between the landmarks of a face: a ring of twelve points for each set of MediaPipe."""
+    return {
+        name: [(12 * i + j, 12 * i + (j + 1) % 12) for j in range(12)]
+        for i, name in enumerate(FACE_SETS)
+    }
+
+
+def landmarks(seed: int, left: float, top: float, wide: float, tall: float) -> np.ndarray:
+    """The 478 landmarks of a face of some size, float32, in fractions of a picture."""
+    rng = np.random.default_rng(seed)
+    points = rng.random((478, 2))
+    points[:2] = (0, 0), (1, 1)
+    return ((left, top) + points * (wide, tall)).astype(np.float32)
+
+
+FACES = (
+    landmarks(1, 0.1, 0.15, 0.6, 0.7),
+    landmarks(2, 0.55, 0.4, 0.7, 0.8),
+    landmarks(3, 0.1, 0.1, 0.2, 0.9),  # 51 of 256 pixels wide: too small
+)
