@@ -17,6 +17,9 @@ from urllib.parse import quote
 DOWNLOADS: Final = Path(__file__).resolve().parent / "downloads"
 HUB: Final = "https://huggingface.co"
 PINS: Final = {
+    "depth-anything/Depth-Anything-V2-Base": "a4e71a6c2ce52fe50df0f212066b0d4a87be9b5e",
+    "depth-anything/Depth-Anything-V2-Large": "cbbb86a30ce19b5684b7a05155dc7e6cbc7685b9",
+    "depth-anything/Depth-Anything-V2-Small": "03876f8651c73a60fe4c2c48294e09fcb6838fcf",
     "h94/IP-Adapter": "018e402774aeeddd60609b4ecdb7e298259dc729",
     "lllyasviel/Annotators": "982e7edaec38759d914a963c48c4726685de7d96",
     "yzd-v/DWPose": "1a7144101628d69ee7a3768d1ee3a094070dc388",
