@@ -152,6 +152,10 @@ class RequirementError(RuntimeError):
     """A package that a preprocessor needs is missing or broken; the text says what to do."""
 
 
+class NothingFoundError(RuntimeError):
+    """The picture does not show what a preprocessor cannot do without; the text says what."""
+
+
 _BROKEN: dict[str, str] = {}
 
 
@@ -252,6 +256,7 @@ class Detector:
         Raises:
             WeightsError: a weight file is missing or damaged.
             RequirementError: a package is missing or broken.
+            NothingFoundError: the picture has nothing to make a map of.
         """
         raise NotImplementedError
 

@@ -372,11 +372,15 @@ def _asked(
 
     Raises:
         PreprocessorUnavailableError: a weight file or a package is missing or broken.
+        ImageError: the picture does not show what it looks for.
     """
     try:
         return detector.detect(picture, *values, **named)
     except (weights.WeightsError, declarations.RequirementError) as error:
         raise PreprocessorUnavailableError(_cannot_run(detector, error)) from error
+    except declarations.NothingFoundError as error:
+        msg = f"preprocessor {detector.name}: {error}"
+        raise ImageError(msg) from error
 
 
 def _cannot_run(detector: Detector, reason: object) -> str:
