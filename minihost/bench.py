@@ -374,11 +374,21 @@ def main() -> int:
     reader.add_argument("--width", type=int, default=64, help="model_channels; SD1.5 has 320")
     reader.add_argument("--latent", type=int, default=64, help="edge of the latent; SD1.5 has 64")
     reader.add_argument("--rounds", type=int, default=3, help="turns that each variant gets")
+    reader.add_argument(
+        "--preprocessors",
+        nargs="*",
+        metavar="NAME",
+        help="measure preprocessors instead: these, or all of them",
+    )
     reader.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     options = reader.parse_args()
     if options.load:
         print(loading(options.load, options.width))
         return 0
+    if options.preprocessors is not None:
+        from bench_preprocessors import main as bench_preprocessors  # noqa: PLC0415
+
+        return bench_preprocessors(options.preprocessors)
     torch.set_num_threads(1)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
