@@ -1,0 +1,47 @@
+"""Surface directions by DSINE, which takes the angle of view into account."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._tensors import as_array, as_input, as_normal_map
+from .networks import lend
+from .registry import Detector, Slider, register
+from .weights import WeightFile
+
+DSINE = WeightFile(
+    "dsine.pt",
+    "normal_dsine",
+    290_000_000,
+    "Imperial College agreement, non-commercial",
+    exact=False,
+    repo="bdsqlsz/qinglong_controlnet-lllite",
+    path="Annotators/dsine.pt",
+)
+NARROWEST, WIDEST = 1.0, 179.0
+"""Degrees; a pinhole camera sees less than half of its surroundings."""
+
+
+@register
+class NormalDsine(Detector):
+    """Bae, Davison (2024), arXiv:2403.00712.
+
+    The camera looks through the middle of the picture as it was resized; the old extension took
+    the middle and the angle of the picture before that. Runs in full precision everywhere.
+    """
+
+    name = "normal_dsine"
+    tags = ("NormalMap",)
+    sliders = (Slider("Fov", 0, 360, 60, 0.1), Slider("Iterations", 1, 20, 5))
+    sized = True
+    weights = (DSINE,)
+
+    def detect(
+        self, image: np.ndarray, degrees: float, iterations: float, *, kept: tuple[int, int]
+    ) -> np.ndarray:
+        from .nets.dsine import Camera, build  # noqa: PLC0415
+
+        camera = Camera.seeing(min(max(degrees, NARROWEST), WIDEST), *kept)
+        with lend(DSINE, build, half=False) as network:
+            found = network(as_input(image, network), camera, int(iterations))
+            return as_normal_map(as_array(found[0]))
