@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from ._labels import most_likely
@@ -43,7 +44,7 @@ class Segmentation(Detector):
     def detect(self, image: np.ndarray) -> np.ndarray:
         from .nets.uniformer import build  # noqa: PLC0415
 
-        seen = within_box(image, SHORT_SIDE, LONG_SIDE, STEP, linear=True)
+        seen = within_box(image, SHORT_SIDE, LONG_SIDE, STEP, cv2.INTER_LINEAR, cv2.INTER_LINEAR)
         with lend(UPERNET, build) as network:
             scores = network(as_input(seen, network))
         return ADE20K.paint(most_likely(scores, image.shape[:2]))
