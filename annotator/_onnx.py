@@ -88,7 +88,9 @@ def _in_opencv(path: Path) -> OnnxNet:
     try:
         network = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8))
     except cv2.error as error:
-        raise ValueError(str(error)) from error
+        fault = str(error).strip().rpartition("error: ")[2]
+        msg = f"OpenCV cannot read it; if the file is whole, {ONNXRUNTIME.hint} ({fault})"
+        raise ValueError(msg) from error
     outputs = network.getUnconnectedOutLayersNames()
 
     def run(rows: np.ndarray) -> list[np.ndarray]:

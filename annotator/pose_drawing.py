@@ -42,6 +42,7 @@ _HAND_LINE: Final = 2
 _FACE_DOT: Final = 3
 _ANIMAL_LINE: Final = 5
 _LIMB_SHADE: Final = 0.6
+_FACE_KEY_DOT: Final = 10
 
 
 def _colours(*codes: str) -> tuple[Colour, ...]:
@@ -75,6 +76,8 @@ _ANIMAL_COLOURS: Final = _colours(
     *("ffffff", "64ff64", "96ffff", "6432ff", "3296c8", "00ffff", "009600", "0000ff", "000096"),
     *("ff32ff", "ff00ff", "ff0000", "960000", "ffff64", "009600", "ffff00", "969696"),
 )
+_FACE_KEY_LIMBS: Final = ((0, 2), (1, 2), (3, 2), (4, 2))
+_FACE_KEY_COLOURS: Final = _colours("ff0000", "00ff00", "0000ff", "ffff00", "ff00ff")
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,28 @@ def draw_pose(
             _draw_face(canvas, pixels(person.face, pose))
     for animal in pose.animals:
         _draw_animal(canvas, pixels(animal, pose))
+    return canvas
+
+
+def draw_face_keys(points: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Draw a face by five points, as InstantID's control model knows it.
+
+    Wang et al. (2024), arXiv:2401.07519.
+
+    Args:
+        points: float (5, 2) in pixels: the eye at the picture's left and the other one, nose,
+            the mouth's corner at the left and the other one.
+        width, height: of the picture.
+
+    Returns:
+        uint8 (height, width, 3), black where nothing is.
+    """
+    canvas = np.zeros((height, width, 3), np.uint8)
+    spots: list[Point] = [(float(x), float(y)) for x, y in points]
+    for first, second in _FACE_KEY_LIMBS:
+        _draw_limb(canvas, spots[first], spots[second], _FACE_KEY_COLOURS[first])
+    for spot, colour in zip(spots, _FACE_KEY_COLOURS, strict=True):
+        cv2.circle(canvas, _whole(spot), _FACE_KEY_DOT, colour, thickness=-1)
     return canvas
 
 

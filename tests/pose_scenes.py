@@ -182,3 +182,17 @@ FACES = (
     landmarks(2, 0.55, 0.4, 0.7, 0.8),
     landmarks(3, 0.1, 0.1, 0.2, 0.9),  # 51 of 256 pixels wide: too small
 )
+
+
+def scrfd_outputs(seed: int) -> list[np.ndarray]:
+    """What SCRFD might give: scores, boxes and points at three strides; some thirty sure faces."""
+    rng = np.random.default_rng(seed)
+    scores, boxes, points = [], [], []
+    for stride in (8, 16, 32):
+        rows = (640 // stride) ** 2 * 2
+        score = 0.4 * rng.random((rows, 1))
+        score[rng.integers(0, rows, 12)] = rng.uniform(0.4, 1, (12, 1))
+        scores.append(score.astype(np.float32))
+        boxes.append(rng.uniform(0.5, 4, (rows, 4)).astype(np.float32))
+        points.append(rng.uniform(-3, 3, (rows, 10)).astype(np.float32))
+    return [*scores, *boxes, *points]

@@ -76,12 +76,24 @@ def pick_boxes(boxes: np.ndarray, scores: np.ndarray, classes: Sequence[int]) ->
     picked = [np.zeros((0, 4))]
     for kind in classes:
         sure = np.flatnonzero(scores[:, kind] > _SURE)
-        left = boxes[sure[np.argsort(-scores[sure, kind], kind="stable")]]
-        while len(left):
-            best, left = left[:1], left[1:]
-            picked.append(best)
-            left = left[_shared(best[0], left) <= _OVERLAP]
+        kept = best_of_overlapping(boxes[sure], scores[sure, kind], _OVERLAP)
+        picked.append(boxes[sure[kept]])
     return np.concatenate(picked)
+
+
+def best_of_overlapping(boxes: np.ndarray, scores: np.ndarray, limit: float) -> list[int]:
+    """Indices of boxes (n, 4) by falling score (n,), without those that cover a better one.
+
+    Args:
+        limit: the share of their union that two boxes may have in common.
+    """
+    left = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        left = left[_shared(boxes[best], boxes[left]) <= limit]
+    return kept
 
 
 def _shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Makes the small ONNX files of this folder, in the form of YOLOX and RTMPose.
+"""Makes the small ONNX files of this folder, in the form of YOLOX, RTMPose and SCRFD.
 
-They look at colours: the boxes are where a cell of 32 x 32 pixels is red (a person) or green (a
-dog), the points follow from the brightness of columns and rows. Needs the package `onnx`:
+They look at colours: the boxes are where a cell of 32 x 32 pixels is red (a person, a face) or
+green (a dog), the points follow from the brightness of columns and rows. Needs the package `onnx`:
 `python tests/data/make_onnx.py`.
 """
 
@@ -77,7 +77,46 @@ def points(name: str, count: int, width: int, height: int, seed: int) -> None:
     _save(name, nodes, constants, ("b", 3, height, width), outputs)
 
 
+def faces() -> None:
+    """(1, 3, 640, 640) in -1 to 1 -> nine outputs, without a batch."""
+    constants, nodes, outputs = {}, [], {}
+    for stride in (8, 16, 32):
+        nodes.append(
+            helper.make_node(
+                "AveragePool",
+                ["input"],
+                [f"mean{stride}"],
+                kernel_shape=[stride] * 2,
+                strides=[stride] * 2,
+            )
+        )
+    for kind, channels in (("score", 1), ("box", 4), ("point", 10)):
+        weight = np.zeros((2 * channels, 3, 1, 1), np.float32)
+        bias = np.linspace(-1, 1, 2 * channels).astype(np.float32)
+        if kind == "score":
+            weight[0, :, 0, 0] = 0.5, -0.5, 0
+        elif kind == "box":
+            bias = np.float32([1, 1.5, 1, 1.5, 2, 2, 2, 2])
+        constants[f"weight_{kind}"] = weight
+        constants[f"shape_{kind}"] = np.array([-1, channels], np.int64)
+        for stride in (8, 16, 32):
+            end = f"{kind}{stride}"
+            off = kind == "score"
+            constants[f"bias_{end}"] = (
+                np.float32([0, -5] if stride == 32 else [-5, -5]) if off else bias
+            )
+            names = [f"mean{stride}", f"weight_{kind}", f"bias_{end}"]
+            nodes += [
+                helper.make_node("Conv", names, [f"maps_{end}"], kernel_shape=[1, 1]),
+                helper.make_node("Transpose", [f"maps_{end}"], [f"last_{end}"], perm=[0, 2, 3, 1]),
+                helper.make_node("Reshape", [f"last_{end}", f"shape_{kind}"], [end]),
+            ]
+            outputs[end] = ((640 // stride) ** 2 * 2, channels)
+    _save("faces", nodes, constants, (1, 3, 640, 640), outputs)
+
+
 if __name__ == "__main__":
+    faces()
     boxes()
     points("people", 133, 288, 384, seed=5)
     points("animals", 17, 256, 256, seed=6)
