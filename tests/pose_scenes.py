@@ -7,12 +7,18 @@ after a network can be compared without its weights.
 from __future__ import annotations
 
 import itertools
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from random_weights import random_state
 from torch import Tensor, nn
+
+from annotator import animal_openpose, dw_openpose
+
+ONNX = Path(__file__).resolve().parent / "data" / "onnx"
 
 # First joint, second joint, and the channel of the field's x between them.
 LIMBS = (
@@ -196,3 +202,16 @@ def scrfd_outputs(seed: int) -> list[np.ndarray]:
         boxes.append(rng.uniform(0.5, 4, (rows, 4)).astype(np.float32))
         points.append(rng.uniform(-3, 3, (rows, 10)).astype(np.float32))
     return [*scores, *boxes, *points]
+
+
+def put_small_networks(folder: Path) -> None:
+    """Put the networks of `data/onnx` into a weights folder, where DWPose and animals look."""
+    files = {
+        dw_openpose.BOXES: "boxes.onnx",
+        dw_openpose.POINTS: "people.onnx",
+        animal_openpose.POINTS: "animals.onnx",
+    }
+    for weight, name in files.items():
+        target = folder / weight.places[0]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ONNX / name, target)

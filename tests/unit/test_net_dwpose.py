@@ -7,7 +7,6 @@ of `pose_scenes`, under "patches" for the small networks of `data/onnx` in onnxr
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import types
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from pose_scenes import patches, picture, simcc, yolox_rows
+from pose_scenes import patches, picture, put_small_networks, simcc, yolox_rows
 from weights import weights_folder
 
-from annotator import _onnx, animal_openpose, dw_openpose
+from annotator import _onnx, dw_openpose
 from annotator.networks import CACHE, Place
 from annotator.pose import wholebody
 from annotator.registry import Requirement, RequirementError
@@ -30,11 +29,6 @@ from lib_controlnet.preprocess import run_preprocessor
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GOLDEN = json.loads((DATA / "poses" / "wholebody.json").read_text(encoding="utf-8"))
-FILES = {
-    dw_openpose.BOXES: "boxes.onnx",
-    dw_openpose.POINTS: "people.onnx",
-    animal_openpose.POINTS: "animals.onnx",
-}
 SIDE = 640
 PARTS = ("body", "left_hand", "right_hand", "face")
 
@@ -43,10 +37,7 @@ PARTS = ("body", "left_hand", "right_hand", "face")
 def files(tmp_path: Path) -> Iterator[Path]:
     """The small networks in the place of the published ones."""
     with weights_folder(tmp_path / "weights") as folder:
-        for weight, name in FILES.items():
-            target = folder / weight.folder / weight.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(DATA / "onnx" / name, target)
+        put_small_networks(folder)
         yield folder
 
 
