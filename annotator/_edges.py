@@ -32,7 +32,8 @@ def soft_edges(image: np.ndarray, weight: WeightFile, build: Build) -> np.ndarra
         float64 (H, W), 0 to 1.
     """
     height, width = image.shape[:2]
-    with lend(weight, build) as network:
+    # Sums of unscaled pixels may pass the largest number of half precision.
+    with lend(weight, build, half=False) as network:
         maps = [as_array(logits)[0, 0] for logits in network(as_planes(image, network))]
     sized = [cv2.resize(logits, (width, height)) for logits in maps]
     mean = np.mean(sized, axis=0).astype(np.float64)

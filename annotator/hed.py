@@ -39,7 +39,7 @@ class Hed(Detector):
 
 @register
 class HedSafe(Detector):
-    """The same in three grey levels, so that the picture cannot hide in them."""
+    """White soft edges in three grey levels, so that the picture cannot hide in them."""
 
     name = "hed_safe"
     label = "softedge_hedsafe"

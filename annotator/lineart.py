@@ -52,7 +52,7 @@ class LineArt(Detector):
 
 @register
 class LineArtCoarse(Detector):
-    """The same with fewer and broader lines."""
+    """White lines on black, fewer and broader than the fine ones."""
 
     name = "lineart_coarse"
     tags = ("Lineart",)

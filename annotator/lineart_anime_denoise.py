@@ -32,6 +32,7 @@ class LineArtAnimeDenoise(Detector):
         from .nets.manga_line import build  # noqa: PLC0415
 
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        with lend(WEIGHTS, build) as network:
+        # Sums of unscaled pixels may pass the largest number of half precision.
+        with lend(WEIGHTS, build, half=False) as network:
             drawn = as_array(network(as_planes(grey, network)))[0, 0]
         return 255 - drawn.clip(0, 255).astype(np.uint8)

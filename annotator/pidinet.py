@@ -46,7 +46,7 @@ class PidiNet(Detector):
 
 @register
 class PidiNetSafe(Detector):
-    """The same in three grey levels, so that the picture cannot hide in them."""
+    """White soft edges in three grey levels, so that the picture cannot hide in them."""
 
     name = "pidinet_safe"
     label = "softedge_pidisafe"
