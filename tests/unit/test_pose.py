@@ -1,7 +1,7 @@
 """Poses: their JSON form, and their picture against an independent drawing.
 
-`data/poses/people.png` was drawn from `people.json` by the package controlnet_aux 0.0.10
-(`open_pose.util`), which shares no code with this repository.
+`data/poses/people*.png` were drawn from `people.json` by the package controlnet_aux 0.0.10
+(`open_pose.util`), which shares no code with this repository, in three sizes.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ def drawn(**changes: Any) -> np.ndarray:
     return drawing.draw_pose(read_pose(scene(**changes)))
 
 
-def test_drawing_equals_an_independent_one_to_the_byte(people: dict) -> None:
-    wanted = np.asarray(Image.open(DATA / "people.png"))
-    assert (wanted > 0).any(axis=2).mean() > 0.08, "the picture shows people"
-    assert np.array_equal(drawing.draw_pose(read_pose(people)), wanted)
+@pytest.mark.parametrize("size", ["", "_161x97", "_777x1033"])
+def test_drawing_equals_an_independent_one_to_the_byte(people: dict, size: str) -> None:
+    wanted = np.asarray(Image.open(DATA / f"people{size}.png"))
+    assert (wanted > 0).any(axis=2).mean() > 0.02, "the picture shows people"
+    canvas = {"canvas_width": wanted.shape[1], "canvas_height": wanted.shape[0]}
+    assert np.array_equal(drawing.draw_pose(read_pose({**people, **canvas})), wanted)
 
 
 def test_drawing_in_pixels_is_that_in_fractions(people: dict) -> None:
