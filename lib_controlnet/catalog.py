@@ -97,6 +97,13 @@ def short_hash(path: Path) -> str:
         return "NOFILE"
 
 
+def listed_under(entry: ModelFile, control_type: str) -> bool:
+    """Whether a model's name speaks of a control type."""
+    kind = control_type.strip().lower()
+    words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
+    return any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
+
+
 class Catalog:
     """All control models below some folders.
 
@@ -169,12 +176,7 @@ class Catalog:
         kind = control_type.strip().lower()
         if kind in ("", "all"):
             return self.names()
-        words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
-        return [
-            name
-            for name, entry in self.files.items()
-            if any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
-        ]
+        return [name for name, entry in self.files.items() if listed_under(entry, kind)]
 
     def find(self, text: str) -> Path:
         """The file a user means.
