@@ -12,28 +12,27 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import torch
 from torch import Tensor
 
-from lib_controlnet.containers import HEADER_LIMIT, SAFETENSORS_DTYPES, TensorInfo
+from lib_controlnet.containers import HEADER_LIMIT, SAFETENSORS_DTYPES
 from lib_controlnet.tools.errors import ToolError
 
 CODES: Final = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
 
+LENGTH_BYTES: Final = 8
 ALIGNMENT: Final = 8
 """The header is padded so that tensors begin at a multiple of this."""
 
-Plan = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""Shape and dtype of every tensor to be written, by name."""
+Entry = tuple[tuple[int, ...], torch.dtype]
+"""Shape and dtype of a tensor to be written."""
 
-
-def plan_of(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """The plan of a file that holds what another one does."""
-    return {name: (info.shape, info.dtype) for name, info in infos.items()}
+Plan = Mapping[str, Entry]
+"""Every tensor to be written, by name."""
 
 
 def nbytes(plan: Plan) -> int:
@@ -96,7 +95,11 @@ def whole_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
 
 
 def write_safetensors(
-    path: Path, plan: Plan, tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]
+    path: Path,
+    plan: Plan,
+    tensors: Iterable[tuple[str, Tensor]],
+    metadata: Mapping[str, str],
+    final: Callable[[], Mapping[str, str]] | None = None,
 ) -> None:
     """Write a file from tensors that arrive one by one, in any order.
 
@@ -105,6 +108,8 @@ def write_safetensors(
         plan: what will arrive.
         tensors: each name of the plan once, with a tensor of the shape and dtype announced.
         metadata: text for the header.
+        final: text that is known at the end only; no longer than `metadata`, which keeps its
+            place until then.
 
     Raises:
         ToolError: the disk is full.
@@ -126,10 +131,15 @@ def write_safetensors(
         if missing:
             msg = f"{len(missing)} tensors did not arrive ({min(missing)}, ...)"
             raise ValueError(msg)
+        if final is not None:
+            stream.seek(0)
+            stream.write(_header(plan, final(), len(header))[0])
 
 
-def _header(plan: Plan, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+def _header(plan: Plan, metadata: Mapping[str, str], size: int = 0) -> tuple[bytes, dict[str, int]]:
     """The file's start, length included, and where each tensor begins behind it.
+
+    Padded to `size` bytes if one is given.
 
     Wide dtypes come first, so that every tensor begins at a multiple of its own width.
     """
@@ -142,8 +152,11 @@ def _header(plan: Plan, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, i
         entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [begin, end]}
         places[name], begin = begin, end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * ((size - LENGTH_BYTES - len(text)) if size else -len(text) % ALIGNMENT)
+    if size and len(text) + LENGTH_BYTES != size:
+        msg = f"the header takes {len(text)} bytes, {size - LENGTH_BYTES} were kept for it"
+        raise ValueError(msg)
     if len(text) > HEADER_LIMIT:
         msg = f"the header would take {len(text) / 1e6:.0f} MB, readers allow 100 MB"
         raise ToolError(msg)
-    return len(text).to_bytes(8, "little") + text, places
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, places
