@@ -51,10 +51,12 @@ def drawn(**changes: Any) -> np.ndarray:
     return drawing.draw_pose(read_pose(scene(**changes)))
 
 
-@pytest.mark.parametrize("size", ["", "_161x97", "_777x1033"])
-def test_drawing_equals_an_independent_one_to_the_byte(people: dict, size: str) -> None:
+@pytest.mark.parametrize(("size", "least"), [("", 0.08), ("_161x97", 0.2), ("_777x1033", 0.02)])
+def test_drawing_equals_an_independent_one_to_the_byte(
+    people: dict, size: str, least: float
+) -> None:
     wanted = np.asarray(Image.open(DATA / f"people{size}.png"))
-    assert (wanted > 0).any(axis=2).mean() > 0.02, "the picture shows people"
+    assert (wanted > 0).any(axis=2).mean() > least, "the picture shows people"
     canvas = {"canvas_width": wanted.shape[1], "canvas_height": wanted.shape[0]}
     assert np.array_equal(drawing.draw_pose(read_pose({**people, **canvas})), wanted)
 
