@@ -5,7 +5,6 @@ A fault is what makes a model useless; a remark is what its owner may want to kn
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
+
 from lib_controlnet.families.controlnet import SHARED_WITH_BASE
 from lib_controlnet.nets.cldm import ControlNet, read_params
 from lib_controlnet.tools.low_rank import full_shapes
@@ -20,8 +20,6 @@ from lib_controlnet.tools.source import ControlFile, open_control, read_all
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-log = logging.getLogger(__name__)
 
 KNOWN_KEYS: Final = frozenset({"controlnet", "control_lora"})
 """Kinds whose tensors' names follow from their shapes."""

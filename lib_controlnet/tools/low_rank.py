@@ -1,9 +1,9 @@
 """`to-lora`: a ControlNet as a low-rank change to its base, in the Control-LoRA layout.
 
-The layout is that of stabilityai/control-lora:
-every weight of the encoder becomes `up` and `down` with W = W_base + up @ down; biases, norms and
-the parts that the base does not have are kept as they are. By Eckart and Young (1936) the
-truncated singular value decomposition is the best such pair of its rank.
+The layout is that of stabilityai/control-lora: every weight of the encoder becomes `up` and
+`down` with W = W_base + up @ down; biases, norms and the parts that the base does not have are
+kept as they are. By Eckart and Young (1936) the truncated singular value decomposition is the
+best such pair of its rank.
 """
 
 from __future__ import annotations
@@ -186,6 +186,9 @@ def _factors(
         if not control.is_difference:
             change = change - base.tensor(name, tensor.shape)
         change = change.flatten(1)
+        if not change.isfinite().all():
+            msg = f"{control.name} or {base.name} holds NaN or infinite values in {name}"
+            raise ToolError(msg)
         up, down = factorise(change, up_shape[1])
         up, down = converted(name, up, dtype), converted(name, down, dtype)
         norm = float(change.norm())
