@@ -276,9 +276,9 @@ def _write(answer: Any, weight: WeightFile, part: Part, options: Options) -> Non
     from tqdm import tqdm
 
     total, complete = _total(answer), False
-    bar = tqdm(
-        total=total, initial=part.size, unit="B", unit_scale=True, desc=weight.name, leave=False
-    )
+    # disable=None: no bar where the output is no terminal, a log would be full of it
+    shown = {"unit": "B", "unit_scale": True, "desc": weight.name, "leave": False, "disable": None}
+    bar = tqdm(total=total, initial=part.size, **shown)
     told = 0.0
     with part.path.open("ab") as file, bar, contextlib.suppress(requests.RequestException):
         for chunk in answer.iter_content(STEP):

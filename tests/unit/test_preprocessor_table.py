@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 
 from annotator.registry import Output, discover
+from annotator.weights import WeightFile, all_files
 from lib_controlnet import listing, preprocess
 from lib_controlnet.errors import PreprocessorUnavailableError
 from lib_controlnet.listing import CONTROL_TYPES
 
 TABLE = json.loads(
     (Path(__file__).parents[1] / "data" / "preprocessors.json").read_text(encoding="utf-8")
+)
+PUBLISHED = json.loads(
+    (Path(__file__).parents[1] / "data" / "weight_files.json").read_text(encoding="utf-8")
 )
 KNOWN = {detector.name: detector for detector in discover().all()}
 PENDING = {
@@ -114,6 +119,30 @@ def test_unavailable_one_is_listed_marked_and_refused_with_its_reason(name: str)
         preprocess.run_preprocessor(name, np.zeros((8, 8, 3), np.uint8))
     assert str(caught.value) == f"preprocessor {name} cannot run: {reason}"
     assert caught.value.status_code == 422
+
+
+@pytest.mark.parametrize("file", all_files(KNOWN.values()), ids=lambda file: file.name)
+def test_weight_file_is_the_published_one(file: WeightFile) -> None:
+    assert file.address().startswith(("https://huggingface.co/", "https://"))
+    assert file.licence
+    assert file.folder == file.folder.strip("/")
+    assert file.folder
+    assert file.size > 1000
+    assert re.fullmatch("[0-9a-f]{64}|", file.sha256)
+    published = PUBLISHED.get(file.name)
+    if published is not None:
+        assert file.sha256 in (published["sha256"], "")
+        if published["bytes"]:
+            assert abs(file.size / published["bytes"] - 1) < 0.03
+        if file.exact:
+            assert (file.size, file.sha256) == (published["bytes"], published["sha256"])
+    else:
+        assert not file.exact or file.sha256, "an exact size comes from where a digest is"
+
+
+def test_files_of_one_name_and_place_are_the_same() -> None:
+    places = [(file.folder.lower(), file.name.lower()) for file in all_files(KNOWN.values())]
+    assert len(places) == len(set(places))
 
 
 def test_usable_ones_are_not_marked() -> None:
