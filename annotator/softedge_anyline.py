@@ -16,8 +16,8 @@ from .weights import WeightFile
 WEIGHTS = WeightFile(
     name="MTEED.pth",
     folder="TEED",
-    size=247_000,
-    exact=False,
+    size=248_298,
+    sha256="a3c2d8a8ce9422555c787160bd46362d761325a565333c0e3f6a53e0bae2abdb",
     licence="not stated",
     repo="TheMistoAI/MistoLine",
     path="Anyline/MTEED.pth",

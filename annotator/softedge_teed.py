@@ -11,8 +11,8 @@ from .weights import WeightFile
 WEIGHTS = WeightFile(
     name="7_model.pth",
     folder="TEED",
-    size=247_000,
-    exact=False,
+    size=247_232,
+    sha256="b9037964149c55156c6adbffdfbd7e8ca7d2ef2a4d90573520efa7f3a1aacf06",
     licence="MIT",
     repo="bdsqlsz/qinglong_controlnet-lllite",
     path="Annotators/7_model.pth",
