@@ -128,7 +128,7 @@ class Requirement:
             return f"the Python package {self.module} cannot be used ({fault}); {self.hint}"
         try:
             there = sys.modules.get(self.module) or importlib.util.find_spec(self.module)
-        except (ImportError, ValueError, AttributeError):
+        except (ImportError, ValueError):
             there = None
         return None if there else f"it needs the Python package {self.module}; {self.hint}"
 

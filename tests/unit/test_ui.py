@@ -313,6 +313,11 @@ def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
         pytest.param({"image": None}, "There is no picture to preview", id="no-picture"),
         pytest.param({"module": "nonsense"}, "Module not available", id="module"),
         pytest.param(
+            {"module": "ip-adapter-auto"},
+            "preprocessor ip-adapter-auto cannot run: what it returns",
+            id="unavailable",
+        ),
+        pytest.param(
             {"image": {"image": "data:image/png;base64,AAAA", "mask": None}},
             "cannot be decoded",
             id="undecodable",
