@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import neighbours
@@ -88,39 +86,27 @@ def test_impossible_attribute_stops_with_a_sentence(webui, allowed):
         generate(processing_of(unit(), control_net_weight="heavy"))
 
 
-@dataclass
-class AxisOption:
-    """The grid script's class, as far as the contract names it (section 8.1)."""
-
-    label: str
-    type: Any
-    apply: Any
-    format_value: Any = None
-    confirm: Any = None
-    cost: float = 0.0
-    choices: Any = None
-    prepare: Any = None
-
-
 @pytest.fixture
-def grid(webui, monkeypatch):
-    """The axes, registered in a stand-in of the grid script; label -> axis."""
+def grid(webui):
+    """Our axes in the host's grid script; label -> axis."""
     from modules import scripts
 
     from lib_controlnet.host import a1111, xyz
 
-    made = type("Script", (), {"__module__": "xyz_grid.py"})
-    module = SimpleNamespace(axis_options=[AxisOption("Nothing", str, None)], AxisOption=AxisOption)
-    data = SimpleNamespace(script_class=made, path="", basedir="", module=module)
-    monkeypatch.setattr(scripts, "scripts_data", [*scripts.scripts_data, data])
-    for _ in range(2):
-        xyz.register(a1111.runtime())
+    (module,) = (
+        data.module
+        for data in scripts.scripts_data
+        if data.script_class.__module__ == xyz.SCRIPT_FILE
+    )
+    xyz.register(a1111.runtime())
     labels = [axis.label for axis in module.axis_options]
     assert len(labels) == len(set(labels)), "registering again adds nothing"
-    return {axis.label.removeprefix("[ControlNet] "): axis for axis in module.axis_options[1:]}
+    prefix = xyz.PREFIX
+    ours = [axis for axis in module.axis_options if axis.label.startswith(prefix)]
+    return {axis.label.removeprefix(prefix): axis for axis in ours}
 
 
-def cells(axis: AxisOption, text: str) -> list[Any]:
+def cells(axis: Any, text: str) -> list[Any]:
     """Values as the grid script reads them from its text box."""
     values = [axis.type(word) for word in axis.prepare(text)]
     if axis.confirm:
