@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MOBILE_SAM = WeightFile(
     name="mobile_sam.pt",
     folder="mobile_sam",
-    size=40_700_000,
-    exact=False,
+    size=40_728_226,
+    sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
     licence="Apache-2.0 (its page says MIT)",
     repo="dhkim2810/MobileSAM",
     variable="CONTROLNET_MOBILE_SAM_MODEL_URL",
