@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -37,14 +36,14 @@ def _v1(size: str, nbytes: int) -> WeightFile:
     )
 
 
-def _v2(size: str, word: str, nbytes: int, licence: str) -> WeightFile:
+def _v2(size: str, word: str, nbytes: int, sha256: str) -> WeightFile:
     stem = f"depth_anything_v2_vit{size}"
     return WeightFile(
         f"{stem}.pth",
         "depth_anything_v2",
         nbytes,
-        licence,
-        exact=False,
+        "Apache-2.0" if word == "Small" else "CC-BY-NC-4.0",
+        sha256=sha256,
         repo=f"depth-anything/Depth-Anything-V2-{word}",
         variable="CONTROLNET_DEPTH_ANYTHING_V2_MODEL_URL" if size == "l" else "",
         others=(f"depth_anything_v2/{stem}.safetensors",),
@@ -54,13 +53,10 @@ def _v2(size: str, word: str, nbytes: int, licence: str) -> WeightFile:
 class _DepthAnything(Detector):
     """Near is white. Sees RGB (the old extension swapped red and blue); a flat depth is black.
 
-    Fields:
-        larger: files used instead of the declared one, best first, where one of them is there or
-            its environment variable says where to get it.
+    Uses the largest file that is there, or whose environment variable says where to get it.
     """
 
     tags = ("Depth",)
-    larger: ClassVar[tuple[WeightFile, ...]] = ()
 
     def detect(self, image: np.ndarray) -> np.ndarray:
         from torch.nn import functional  # noqa: PLC0415
@@ -99,10 +95,21 @@ class DepthAnythingV2(_DepthAnything):
     """Yang et al. (2024), arXiv:2406.09414."""
 
     name = "depth_anything_v2"
-    weights = (_v2("s", "Small", 99_000_000, "Apache-2.0"),)
+    weights = (
+        _v2(
+            *("s", "Small", 99_218_434),
+            "715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
+        ),
+    )
     larger = (
-        _v2("l", "Large", 1_340_000_000, "CC-BY-NC-4.0"),
-        _v2("b", "Base", 390_000_000, "CC-BY-NC-4.0"),
+        _v2(
+            *("l", "Large", 1_341_395_338),
+            "a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
+        ),
+        _v2(
+            *("b", "Base", 389_961_218),
+            "0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
+        ),
     )
 
     def _build(self) -> Callable:
