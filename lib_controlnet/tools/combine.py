@@ -44,6 +44,7 @@ class Rounding:
     values: int = 0
     changed: int = 0
     largest: float = 0.0
+    advice: str = ""
 
     def note(self, original: Tensor, rebuilt: Tensor) -> None:
         """Compare a tensor with itself after the way through the file."""
@@ -58,7 +59,7 @@ class Rounding:
             return f"added to the base again, all {self.values} values are the original's"
         return (
             f"added to the base again, {self.changed} of {self.values} values differ from the "
-            f"original's, by up to {self.largest:.2g}; --dtype fp32 keeps more"
+            f"original's, by up to {self.largest:.2g}{self.advice}"
         )
 
 
@@ -164,6 +165,7 @@ def _differences(
             continue
         original = base.tensor(name, tensor.shape)
         stored = converted(name, tensor.float() - original, dtype or tensor.dtype)
+        rounding.advice = "" if stored.dtype is torch.float32 else "; --dtype fp32 keeps more"
         rounding.note(tensor, original.add_(stored.float()).to(tensor.dtype))
         yield name, stored
     yield "difference", torch.ones(())

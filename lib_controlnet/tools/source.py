@@ -259,7 +259,8 @@ def require_fit(control: ControlFile, base: BaseFile) -> None:
         ToolError: base family, widths or the shape of a tensor differ.
     """
     shape = control.shape() if not control.is_difference else None
-    if shape is not None and shape.context_dim and str(shape) != str(base.shape):
+    theirs = (base.shape.context_dim, base.shape.adm_channels)
+    if shape is not None and (shape.context_dim or theirs[0], shape.adm_channels) != theirs:
         msg = f"{control.name} is made for {shape}, {base.name} is {base.shape}; name another base"
         raise ToolError(msg)
     for name in shared_names(control):
