@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ class AnimateDiff:
         length: frames, which it makes the host's batch size; at most so many control pictures.
         enable: its checkbox.
         video: folder of frames for units without a picture (its video to video).
+        claims: whether it marks the units whose batch it takes over.
         is_i2i_batch: set by ControlNet in the batch tab of img2img.
         batch_calls: arguments with which its own batch was called.
     """
@@ -32,6 +34,7 @@ class AnimateDiff:
     length: int
     enable: bool = True
     video: str | None = None
+    claims: bool = True
     is_i2i_batch: bool = False
     batch_calls: list[Any] = field(default_factory=list)
 
@@ -52,7 +55,7 @@ class AnimateDiff:
         if unit.input_mode.name == "SIMPLE" and unit.image is None and self.video:
             unit.input_mode = unit.input_mode.__class__.BATCH
             unit.batch_images = self.video
-        if unit.input_mode.name != "BATCH":
+        if unit.input_mode.name != "BATCH" or not self.claims:
             return
         folder, *lines = unit.batch_images.split("\n")
         for line in lines:
@@ -70,8 +73,6 @@ class AnimateDiff:
         from PIL import Image
 
         self.batch_calls.append((args, kwargs))
-        from pathlib import Path
-
         p.init_images = [Image.open(path) for path in sorted(Path(args[0]).iterdir())]
         return process_images(p)
 

@@ -114,6 +114,14 @@ def test_row_11_animatediff_masks_of_frames_reach_an_inpaint_unit(webui, runner,
         assert near(made[frame], alone(webui, frame, mask=own, **fields)), f"frame {frame}"
 
 
+def test_row_11_animatediff_on_takes_every_batch(webui, runner, folder):
+    asked = as_object(batch_unit(str(folder)))
+    with installed(AnimateDiff(2, claims=False), runner):
+        made = generated(run(job(asked)), 2)
+    for frame in range(2):
+        assert near(made[frame], alone(webui, frame)), f"frame {frame}"
+
+
 def test_row_11_animatediff_off_leaves_batches_to_us(webui, runner, folder):
     with installed(AnimateDiff(2, enable=False), runner):
         made = run(job(as_object(batch_unit(str(folder))), do_not_save_samples=True))
@@ -151,6 +159,22 @@ def test_animation_that_cannot_be_made_stops_with_a_sentence(webui, fields, mess
         webui.txt2img(**request(asked, *other, batch_size=3))
     assert caught.value.status == 422
     assert unet_hooks() == hooks
+
+
+def test_modifiers_choose_and_order_the_control_pictures(webui, folder):
+    asked = as_object(batch_unit(str(folder), animatediff_batch=True))
+    seen: list[Any] = []
+
+    def last_first(files: list[str], p: Any) -> list[str]:
+        seen.append((len(files), p.batch_size))
+        return files[::-1]
+
+    asked.batch_modifiers.append(last_first)
+    made = generated(run(job(asked, batch_size=2)), 2)
+    assert seen == [(len(NAMES), 2)]
+    for frame, seed in enumerate((4, 3)):
+        own = unit(image=encoded(picture(seed=seed)))
+        assert near(made[frame], first(webui.txt2img(**request(own, seed=5 + frame))))
 
 
 def test_one_picture_serves_all_frames(webui):

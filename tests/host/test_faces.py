@@ -24,30 +24,17 @@ def runtime() -> Any:
     return running()
 
 
-PUBLISHED = set(
-    [
-        "control_net_detectedmap_dir",
-        "control_net_models_path",
-        "control_net_modules_path",
-        "control_net_unit_count",
-        "control_net_model_cache_size",
-        "control_net_inpaint_blur_sigma",
-        "control_net_no_detectmap",
-        "control_net_detectmap_autosaving",
-        "control_net_allow_script_control",
-        "control_net_sync_field_args",
-        "controlnet_show_batch_images_in_ui",
-        "controlnet_increment_seed_during_batch",
-        "controlnet_disable_openpose_edit",
-        "controlnet_disable_photopea_edit",
-        "controlnet_photopea_warning",
-        "controlnet_ignore_noninpaint_mask",
-        "controlnet_clip_detector_on_cpu",
-        "controlnet_control_type_dropdown",
-    ]
-)
-LABELS = {
+SETTINGS = {
     "control_net_detectedmap_dir": ("detected_maps", "Directory for detected maps auto saving"),
+    "control_net_models_path": (
+        "",
+        "Extra path to scan for ControlNet models (e.g. training output directory)",
+    ),
+    "control_net_modules_path": (
+        "",
+        "Path to directory containing annotator model directories "
+        "(overrides corresponding command line flag)",
+    ),
     "control_net_unit_count": (3, "Multi-ControlNet: ControlNet unit number"),
     "control_net_model_cache_size": (2, "Model cache size"),
     "control_net_inpaint_blur_sigma": (7, "ControlNet inpainting Gaussian blur sigma"),
@@ -55,20 +42,33 @@ LABELS = {
     "control_net_detectmap_autosaving": (False, "Allow detectmap auto saving"),
     "control_net_allow_script_control": (False, "Allow other script to control this extension"),
     "control_net_sync_field_args": (True, "Paste ControlNet parameters in infotext"),
+    "controlnet_show_batch_images_in_ui": (False, "Show batch images in gradio gallery output"),
+    "controlnet_increment_seed_during_batch": (
+        False,
+        "Increment seed after each controlnet batch iteration",
+    ),
+    "controlnet_disable_openpose_edit": (False, "Disable openpose edit"),
+    "controlnet_disable_photopea_edit": (False, "Disable photopea edit"),
     "controlnet_photopea_warning": (True, "Photopea popup warning"),
+    "controlnet_ignore_noninpaint_mask": (
+        False,
+        "Ignore mask on ControlNet input image if control type is not inpaint",
+    ),
+    "controlnet_clip_detector_on_cpu": (False, "Load CLIP preprocessor model on CPU"),
     "controlnet_control_type_dropdown": (False, "Display control type as dropdown"),
     "control_net_on_error": ("stop", "When a ControlNet unit cannot do what it was asked"),
 }
+"""Key -> default and label."""
 
 
-def test_settings_are_registered_with_published_keys_labels_and_defaults(host: object) -> None:
+def test_row_21_settings_have_their_published_keys_labels_and_defaults(host: object) -> None:
     from modules import shared
 
-    for key, (default, label) in LABELS.items():
+    for key, (default, label) in SETTINGS.items():
         option = shared.opts.data_labels[key]
         assert (option.default, option.label) == (default, label)
         assert tuple(option.section)[:2] == ("control_net", "ControlNet")
-    assert {item.key for item in settings.SETTINGS} >= PUBLISHED
+    assert {item.key for item in settings.SETTINGS} >= set(SETTINGS)
     assert all(item.key in shared.opts.data_labels for item in settings.SETTINGS)
 
 
@@ -160,7 +160,7 @@ def test_fetch_of_a_local_address_is_refused(host: object) -> None:
         A1111Web().fetch("http://127.0.0.1/picture.png")
 
 
-def test_script_gives_one_default_unit_per_slot_in_both_tabs(host: object) -> None:
+def test_row_01_panel_can_be_built_again_and_again(host: object) -> None:
     from modules import scripts
 
     for runner in (scripts.scripts_txt2img, scripts.scripts_img2img):

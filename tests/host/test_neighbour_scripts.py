@@ -33,7 +33,7 @@ def allowed(webui, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["controlled", "muted"])
-def test_detailer_inside_a_run_leaves_the_outer_run_as_it_is(
+def test_row_08_adetailer_inside_a_run_leaves_the_outer_run_as_it_is(
     webui, external_code, allowed, monkeypatch, kind
 ):
     from modules import scripts
@@ -80,7 +80,7 @@ def test_detailer_inside_a_run_leaves_the_outer_run_as_it_is(
     assert same == (kind == "muted")
 
 
-def test_detailer_finds_controlnet_by_its_folder(webui, host):
+def test_row_08_adetailer_finds_controlnet_by_its_folder(webui, host):
     """The name is built of the last two parts of the extension's path."""
     from pathlib import Path
 
@@ -99,7 +99,7 @@ def test_detailer_finds_controlnet_by_its_folder(webui, host):
         importlib.import_module("lib_controlnet.global_state")
 
 
-def test_script_is_known_by_file_title_and_module(webui):
+def test_row_01_script_is_known_by_file_title_and_module(webui):
     script = controlnet_script()
     assert script.title() == "ControlNet"
     assert script.__class__.__module__ == "controlnet.py"
@@ -129,7 +129,7 @@ def deforum_processing(units: list[Any], external_code: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", ["array", "dict", "dict with mask"])
-def test_deforum_units_of_a_frame(webui, external_code, form):
+def test_row_09_deforum_units_of_a_frame(webui, external_code, form):
     image: Any = picture()
     if form != "array":
         image = {"image": image, "mask": None}
@@ -158,7 +158,7 @@ def test_deforum_units_of_a_frame(webui, external_code, form):
     assert np.array_equal(found, first(webui.txt2img(**request(unit()))))
 
 
-def test_deforum_without_picture_or_with_an_excessive_weight(webui, external_code):
+def test_row_09_deforum_without_picture_or_with_an_excessive_weight(webui, external_code):
     absent = external_code.ControlNetUnit(enabled=False, image=None, some_new_key=1)
     p = deforum_processing([absent], external_code)
     run(p)
@@ -167,7 +167,7 @@ def test_deforum_without_picture_or_with_an_excessive_weight(webui, external_cod
     assert np.array_equal(found, first(webui.txt2img(**request(unit(weight=2.0)))))
 
 
-def test_deforum_slider_lists(webui, external_code):
+def test_row_09_deforum_slider_lists(webui, external_code):
     detail = external_code.get_modules_detail()
     assert set(detail) == set(external_code.get_modules())
     assert all(isinstance(entry["sliders"], list) for entry in detail.values())
@@ -215,7 +215,7 @@ def test_units_of_a_request_in_an_older_form_are_reported_once(webui, caplog):
 # ---- Replacer ----
 
 
-def test_replacer_builds_the_panel_again_in_its_own_tab(webui, external_code):
+def test_row_13_replacer_builds_the_panel_again_in_its_own_tab(webui, external_code):
     import gradio as gr
     from scripts.controlnet_ui.controlnet_ui_group import ControlNetUiGroup, UiControlNetUnit
 
@@ -236,7 +236,7 @@ def test_replacer_builds_the_panel_again_in_its_own_tab(webui, external_code):
     assert not any(default.enabled for default in defaults)
 
 
-def test_replacer_hands_over_picture_and_mask(webui, external_code):
+def test_row_13_replacer_hands_over_picture_and_mask(webui, external_code):
     from scripts.enums import InputMode
 
     from annotator.util import HWC3
@@ -286,7 +286,7 @@ def companion(webui):
     plugins.forget_plugins()
 
 
-def test_companion_is_in_the_routes_the_panel_and_a_generation(webui, companion):
+def test_row_14_companion_is_in_the_routes_and_a_generation(webui, companion):
     listed = webui.get("/controlnet/module_list").json()
     assert "depth_posterised" in listed["module_list"]
     sliders = listed["module_detail"]["depth_posterised"]["sliders"]
@@ -311,7 +311,7 @@ def test_companion_is_in_the_routes_the_panel_and_a_generation(webui, companion)
     assert "Module: depth_posterised" in found.info["infotexts"][0]
 
 
-def test_companion_in_the_panel(webui, companion):
+def test_row_14_companion_is_in_the_panel(webui, companion):
     import gradio as gr
 
     from lib_controlnet.host.a1111 import runtime

@@ -57,7 +57,7 @@ def one_tile(webui: Any, call: dict[str, Any], tile: int, image: np.ndarray, mod
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_tiles_act_as_if_their_part_were_the_units_own_picture(webui, mode):
+def test_row_10_tiles_act_as_if_their_part_were_the_units_own_picture(webui, mode):
     image = picture(SIZE * len(TILES))
     tiles = Tiles(TILES)
     with denoiser_replaced(tiles.attach):
@@ -75,7 +75,7 @@ def test_tiles_act_as_if_their_part_were_the_units_own_picture(webui, mode):
     assert not torch.allclose(elsewhere[:1], call["out"][2:3], atol=1e-4)
 
 
-def test_tiles_over_several_units_and_batches_leave_nothing_behind(webui):
+def test_row_10_tiles_over_several_units_and_batches_leave_nothing_behind(webui):
     width = SIZE * len(TILES)
     units = [unit(image=encoded(picture(width, seed=n)), weight=0.5) for n in (1, 2)]
     before, hooks = first(webui.txt2img(**request(units[0]))), unet_hooks()
@@ -209,7 +209,7 @@ def test_hint_of_the_other_pass_does_not_act(webui):
 # ---- AnimateDiff ----
 
 
-def test_frames_of_an_animation_follow_their_own_hints_in_windows(webui):
+def test_row_11_frames_follow_hints_that_animatediff_assigns(webui):
     images = [picture(seed=20 + frame) for frame in range(4)]
     frames = Frames(torch.cat([to_tensor(image) for image in images]), [[0, 1], [2, 3], [1, 3]])
     with denoiser_replaced(frames.attach):
@@ -237,7 +237,7 @@ def test_one_hint_for_each_picture_of_the_batch(webui):
         assert near(np.array(answer.images[frame]), first(alone)), f"frame {frame}"
 
 
-def test_types_that_animations_ask_for(webui, external_code):
+def test_row_11_types_that_animatediff_asks_for(webui, external_code):
     from scripts.batch_hijack import InputMode
     from scripts.hook import ControlModelType
 
@@ -325,7 +325,7 @@ def test_unit_fields_cannot_be_set_in_vain(webui):
     assert len(errors) == 3
 
 
-def test_network_is_none_without_units_and_after_a_run_or_failure(webui):
+def test_row_10_network_is_none_without_units_and_after_a_run_or_failure(webui):
     import embedded
 
     script = controlnet_script()

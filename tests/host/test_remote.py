@@ -62,7 +62,7 @@ def test_attributes_with_permission_change_this_generation_only(webui, allowed, 
 
 
 @pytest.mark.parametrize("form", ["pil", "array", "list", "dict"])
-def test_picture_given_by_a_script_controls(webui, allowed, controlled, form):
+def test_row_16_picture_given_by_a_script_controls(webui, allowed, controlled, form):
     pixels = picture()
     forms = {
         "pil": Image.fromarray(pixels),
@@ -114,7 +114,7 @@ def cells(axis: Any, text: str) -> list[Any]:
     return values
 
 
-def test_axes_have_their_titles_in_order(grid):
+def test_row_17_xyz_axes_have_their_titles_in_order(grid):
     assert list(grid)[:11] == TITLES
     assert {"Region Feather", "Region", "Window (start-end)"} <= set(grid)
 
@@ -136,7 +136,7 @@ def test_axes_have_their_titles_in_order(grid):
         ("Window (start-end)", "0-0.5, [0.5-1, None]", [(0.0, 0.5), [(0.5, 1.0), None]]),
     ],
 )
-def test_axis_values_are_read(grid, title, text, expected):
+def test_row_17_xyz_values_are_read(grid, title, text, expected):
     assert cells(grid[title], text) == (expected or [word.strip() for word in text.split(",")])
 
 

@@ -22,7 +22,7 @@ def statuses(client: httpx.Client, **options: object) -> set[int]:
 OPEN, SHUT = {200, 422}, {401}
 
 
-def test_every_api_user_has_access_and_nobody_else(tmp_path: Path) -> None:
+def test_row_26_every_api_user_has_access_and_nobody_else(tmp_path: Path) -> None:
     flags = ("--api", "--nowebui", "--api-auth", "me:secret,you:other")
     with plain_server(tmp_path, *flags) as server:
         client = server.client

@@ -36,7 +36,7 @@ REQUEST = {"prompt": "a red circle", "steps": 1, "width": 64, "height": 64, "see
 
 
 @pytest.mark.parametrize("folder", ["a-controlnet", "zz-controlnet"])
-def test_second_installation_stays_off_with_a_sentence(tmp_path: Path, folder: str) -> None:
+def test_row_02_second_installation_stays_off_with_a_sentence(tmp_path: Path, folder: str) -> None:
     """Loaded before ours, or after it."""
     script = tmp_path / "extensions" / folder / "scripts" / "controlnet.py"
     script.parent.mkdir(parents=True)

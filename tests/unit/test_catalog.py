@@ -148,7 +148,7 @@ def test_refresh_sees_new_and_lost_files(folder: Path) -> None:
     assert "Control_Scribble" not in stems(catalog.names())
 
 
-def test_sorting_and_filter(folder: Path) -> None:
+def test_row_21_hidden_keys_sort_and_filter_models(folder: Path) -> None:
     os.utime(folder / "control_v11p_sd15_canny.pth", (2e9, 2e9))
     assert stems(Catalog([folder], "date").names())[0] == "control_v11p_sd15_canny"
     by_path = stems(Catalog([folder], "path name").names())

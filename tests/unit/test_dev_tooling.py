@@ -26,7 +26,7 @@ FLAGS = {
 }
 
 
-def test_preload_adds_every_flag_with_its_default() -> None:
+def test_row_21_flags_exist_with_their_defaults() -> None:
     parser = argparse.ArgumentParser()
     preload.preload(parser)
     assert vars(parser.parse_args([])) == dict(FLAGS.values())

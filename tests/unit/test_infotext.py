@@ -18,7 +18,7 @@ PUBLISHED = (
 )
 
 
-def test_serialize_default_sliders_gives_the_published_text() -> None:
+def test_row_18_infotext_has_the_published_text() -> None:
     unit = ControlUnit(module="canny", model="control_v11p_sd15_canny [d14c016b]")
     assert infotext.serialize(unit, CANNY) == PUBLISHED
 
@@ -44,7 +44,7 @@ def test_serialize_preprocessor_without_sliders_prints_a_half() -> None:
     "model",
     ["plain [01234567]", "a, b: c [01234567]", 'quo"te', "C:\\models\\x", "line\nbreak", "Ünï, 画"],
 )
-def test_round_trip_any_model_name_survives(model: str) -> None:
+def test_row_18_infotext_of_any_model_name_survives(model: str) -> None:
     unit = ControlUnit(
         module="invert (from white bg & black line)",
         model=model,
@@ -103,7 +103,7 @@ def test_parse_keys_of_other_programs_are_read(extra: str, name: str, value: obj
     assert infotext.parse(f"{PUBLISHED}, {extra}")[name] == value
 
 
-def test_parse_forge_none_and_unknown_keys_keep_the_unit() -> None:
+def test_row_18_infotext_of_forge_keeps_the_unit() -> None:
     fields = infotext.parse("Module: None, Model: m [1], Something: new, Weight: 0.5")
     assert fields == {"module": "none", "model": "m [1]", "weight": 0.5}
 
@@ -149,7 +149,7 @@ def test_parse_all_numbers_units_and_ignores_the_rest() -> None:
     assert infotext.parse_all({"ControlNet": "Module: x"})[0] == {"module": "x"}
 
 
-def test_parse_all_flat_notation_of_2023() -> None:
+def test_row_18_infotext_of_2023_in_flat_notation() -> None:
     units = infotext.parse_all(
         {
             "ControlNet-0 Enabled": "True",

@@ -167,7 +167,7 @@ def test_nothing_looks_like_forge(paths: None) -> None:
         assert importlib.util.find_spec(f"lib_controlnet.{name}") is None
 
 
-def test_hwc3_and_resize_image_with_pad(paths: None) -> None:
+def test_row_14_hwc3_and_resize_image_with_pad(paths: None) -> None:
     from scripts.utils import resize_image_with_pad
 
     from annotator.util import HWC3
@@ -207,7 +207,7 @@ def test_global_state_lists_models_and_runs_preprocessors(
         state.no_such
 
 
-def test_ui_group_takes_what_neighbours_set(paths: None) -> None:
+def test_row_13_ui_group_takes_what_neighbours_set(paths: None) -> None:
     import copy
 
     from scripts.controlnet_ui.controlnet_ui_group import ControlNetUiGroup

@@ -53,7 +53,7 @@ def picture(height: int = 50, width: int = 30) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_added_preprocessor_is_listed_like_our_own() -> None:
+def test_row_14_added_preprocessor_is_listed_like_our_own() -> None:
     added = Halftone()
     Preprocessor.add_supported_preprocessor(added)
     assert "depth_halftone" in listing.module_names()

@@ -278,7 +278,7 @@ def test_unit_impossible_choice_is_kept_and_reported_when_used() -> None:
         parse_unit(unit, 1)
 
 
-def test_unit_copy_and_assignment_leave_the_original() -> None:
+def test_row_08_adetailer_copy_of_a_unit_can_be_switched_off() -> None:
     unit = ControlNetUnit(enabled=True, batch_modifiers=[])
     for duplicate in (copy.copy(unit), copy.deepcopy(unit)):
         duplicate.enabled = False
@@ -387,7 +387,7 @@ def test_find_cn_script_ignores_letter_case_and_no_runner() -> None:
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
-def test_update_in_processing_keeps_container_and_fills_up(kind: type) -> None:
+def test_row_08_adetailer_update_keeps_the_container_and_fills_up(kind: type) -> None:
     runner = FakeRunner()
     p = SimpleNamespace(scripts=runner, script_args=None, script_args_value=kind(ARGS))
     python_api.update_cn_script_in_processing(
