@@ -81,27 +81,30 @@ def pick_boxes(boxes: np.ndarray, scores: np.ndarray, classes: Sequence[int]) ->
     return np.concatenate(picked)
 
 
-def best_of_overlapping(boxes: np.ndarray, scores: np.ndarray, limit: float) -> list[int]:
+def best_of_overlapping(
+    boxes: np.ndarray, scores: np.ndarray, limit: float, last_pixel: int = 1
+) -> list[int]:
     """Indices of boxes (n, 4) by falling score (n,), without those that cover a better one.
 
     Args:
         limit: the share of their union that two boxes may have in common.
+        last_pixel: 1 where right and bottom belong to the box, 0 where they are beyond it.
     """
     left = np.argsort(-scores, kind="stable")
     kept = []
     while len(left):
         best, left = left[0], left[1:]
         kept.append(int(best))
-        left = left[_shared(boxes[best], boxes[left]) <= limit]
+        left = left[_shared(boxes[best], boxes[left], last_pixel) <= limit]
     return kept
 
 
-def _shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Common area over united area (n,), the last pixel of a box being part of it."""
+def _shared(box: np.ndarray, others: np.ndarray, last_pixel: int) -> np.ndarray:
+    """Common area over united area (n,)."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    common = np.maximum(high - low + 1, 0).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2] + 1).prod(axis=1)
-    return common / ((box[2:] - box[:2] + 1).prod() + areas - common)
+    common = np.maximum(high - low + last_pixel, 0).prod(axis=1)
+    areas = (others[:, 2:] - others[:, :2] + last_pixel).prod(axis=1)
+    return common / ((box[2:] - box[:2] + last_pixel).prod() + areas - common)
 
 
 def find_points(

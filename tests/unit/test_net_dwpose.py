@@ -62,6 +62,15 @@ def test_boxes_are_those_of_the_reference(classes: range, key: str, count: int) 
     assert np.abs(found - wanted).max() < 1e-3
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(45, 2), (46, 1)])
+def test_box_that_covers_a_better_one_goes(rows: int, kept: int) -> None:
+    """The second box is the upper part of the first, some rows of a hundred."""
+    boxes = np.array([[0.0, 0, 99, 99], [0, 0, 99, rows - 1]])
+    scores = np.array([[0.9], [0.8]])
+    assert len(wholebody.pick_boxes(boxes, scores, (0,))) == kept
+    assert len(wholebody.pick_boxes(boxes, np.hstack([scores, scores]), (0, 1))) == 2 * kept
+
+
 def test_picture_is_seen_without_distortion() -> None:
     seen = []
 
