@@ -6,9 +6,11 @@ raised on purpose end here, as a sentence in the unit's status line.
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import logging
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 import numpy as np
@@ -27,6 +29,9 @@ from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets
 from lib_controlnet.unit import NO_MODEL, parse_unit
 from lib_controlnet.unit_object import ControlNetUnit
+
+if TYPE_CHECKING:
+    from lib_controlnet.preprocess import Detection
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +135,8 @@ def _connect_run(
     widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any, host_tab: HostTab | None
 ) -> None:
     size = [widgets.target_width, widgets.target_height]
-    outputs = [widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status]
+    outputs = [widgets.preview, widgets.preview_group, widgets.allow_preview]
+    outputs += [widgets.status, widgets.pose]
     if host_tab is None:
         widgets.run.click(
             fn=lambda unit, *size: on_run(unit, plain_request(*size), runtime),
@@ -254,19 +260,29 @@ def on_run(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> li
         runtime: the extension's services.
 
     Returns:
-        Preview, its group, the "Allow Preview" box, the status line.
+        Preview, its group, the "Allow Preview" box, the status line, the link to the pose.
     """
     try:
-        shown = preview(unit, request, runtime)
+        found = detected(unit, request, runtime)
     except ControlNetError as error:
-        return [None, gr.update(), gr.update(), notice(str(error))]
+        return [None, gr.update(), gr.update(), notice(str(error)), pose_link(None)]
     except Exception as error:  # boundary: a broken preprocessor must not leave the page waiting
         log.exception("preview with %s failed", unit.module)
         sentence = f"{unit.module} failed: {type(error).__name__}: {error}"
-        return [None, gr.update(), gr.update(), notice(sentence)]
+        return [None, gr.update(), gr.update(), notice(sentence), pose_link(None)]
     missing = model_notice(unit, runtime)
     status = notice(missing) if missing else gr.update(value="", visible=False)
-    return [shown, gr.update(visible=True), True, status]
+    shown = np.array(found.display)
+    return [shown, gr.update(visible=True), True, status, pose_link(found.pose)]
+
+
+def pose_link(pose: dict[str, Any] | None) -> Update:
+    """A link that saves what the preprocessor found as a file, for pose editors."""
+    if pose is None:
+        return gr.update(value="", visible=False)
+    data = base64.b64encode(json.dumps(pose).encode()).decode()
+    address = f"data:application/json;base64,{data}"
+    return gr.update(value=f'<a href="{address}" download="pose.json">JSON</a>', visible=True)
 
 
 def model_notice(unit: ControlNetUnit, runtime: Any) -> str | None:
@@ -288,7 +304,12 @@ def notice(sentence: str) -> Update:
 
 
 def preview(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> np.ndarray:
-    """The map that a unit's preprocessor makes, as it is shown to people.
+    """The map that a unit's preprocessor makes, as it is shown to people; see `detected`."""
+    return np.array(detected(unit, request, runtime).display)
+
+
+def detected(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> Detection:
+    """What a unit's preprocessor makes of its picture.
 
     The picture is found by the rules of a generation, so what is shown is what would be used.
 
@@ -308,8 +329,7 @@ def preview(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> n
     if asked.pixel_perfect:
         size, target = Size.from_array(picture.image), request.size.multiple_of_down(LATENT_SCALE)
         resolution = pixel_perfect_resolution(size, target, picture.resize_mode)
-    detection = runtime.detect(
+    return runtime.detect(
         *(asked.module, picture.image, resolution, asked.threshold_a, asked.threshold_b),
         pixel_perfect=asked.pixel_perfect,
     )
-    return np.array(detection.display)

@@ -43,6 +43,7 @@ class UnitWidgets:
     canvas_cancel: Component
     canvas_open: Component
     send_size: Component
+    pose: Component
     close_preview: Component
     enabled: Component
     low_vram: Component
@@ -174,6 +175,11 @@ def _preview(name: str) -> dict[str, Component]:
             elem_classes=["cnet-image"],
         )
         with gr.Group(elem_classes=["cnet-generated-image-control-group"]):
+            made["pose"] = gr.HTML(
+                visible=False,
+                elem_id=f"{name}_controlnet_download_pose",
+                elem_classes=["cnet-download-pose"],
+            )
             made["close_preview"] = gr.Button("Close", elem_classes=["cnet-close-preview"])
     return made | {"preview_group": group}
 

@@ -88,6 +88,11 @@ def test_download_takes_names_labels_and_files(
     assert capsys.readouterr().out == f"Marks.pth: {path} (was there)\n"
 
 
+def test_file_of_two_names_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "download", "marks", "Marks.pth") == cli.DONE
+    assert capsys.readouterr().out.count("Marks.pth: ") == 1
+
+
 def test_larger_files_come_only_by_their_own_name(tmp_path: Path, hub: Hub) -> None:
     hub.publish(LARGE.repo, LARGE.name, b"abc")
     run(tmp_path, "download", "marks")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import pytest
 from fastapi.encoders import jsonable_encoder
 from panels import CANNY, FakeRuntime, build, by_id, data_url
 
-from lib_controlnet import listing
+from annotator.registry import Detected, Detector
+from lib_controlnet import listing, preprocess
 from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
 from lib_controlnet.image import Size
@@ -271,12 +275,37 @@ def edge_unit(**fields: Any) -> ControlNetUnit:
 
 
 def test_on_run_shows_the_map_and_opens_the_preview(runtime: FakeRuntime) -> None:
-    shown, group, allow, status = events.on_run(
+    shown, group, allow, status, pose = events.on_run(
         edge_unit(processor_res=96), asked(128, 128), runtime
     )
     assert shown.shape == (96, 192, 3)
     assert shown.max() == 255
     assert (group["visible"], allow, status["visible"]) == (True, True, False)
+    assert not pose["visible"]
+
+
+class Posed(Detector):
+    """Finds a figure."""
+
+    name = "posed"
+
+    def detect(self, image: np.ndarray) -> Detected:
+        return Detected(image, {"people": ["<ä>"], "canvas_width": 64})
+
+
+def test_on_run_offers_the_pose_as_a_file(runtime: FakeRuntime) -> None:
+    preprocess.registry.add(Posed())
+    try:
+        *_, pose = events.on_run(edge_unit(module="posed"), asked(64, 64), runtime)
+    finally:
+        preprocess.registry.remove("posed")
+    assert pose["visible"]
+    link = re.fullmatch(
+        r'<a href="data:application/json;base64,([\w+/=]+)" download="pose\.json">JSON</a>',
+        pose["value"],
+    )
+    found = json.loads(base64.b64decode(link[1]))
+    assert found == {"people": ["<ä>"], "canvas_width": 64}
 
 
 def test_on_run_previews_pixel_perfect_beyond_the_resolution_slider(runtime: FakeRuntime) -> None:
@@ -327,7 +356,9 @@ def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
 def test_on_run_problem_is_a_sentence_in_the_status_line(
     runtime: FakeRuntime, fields: dict, sentence: str
 ) -> None:
-    shown, _group, _allow, status = events.on_run(edge_unit(**fields), asked(64, 64), runtime)
+    shown, _group, _allow, status, _pose = events.on_run(
+        edge_unit(**fields), asked(64, 64), runtime
+    )
     assert shown is None
     assert status["visible"]
     assert sentence in status["value"]
@@ -340,7 +371,9 @@ def test_on_run_problem_is_a_sentence_in_the_status_line(
 def test_on_run_missing_model_is_said_beside_the_preview(
     runtime: FakeRuntime, model: str, sentence: str
 ) -> None:
-    shown, _group, _allow, status = events.on_run(edge_unit(model=model), asked(64, 64), runtime)
+    shown, _group, _allow, status, _pose = events.on_run(
+        edge_unit(model=model), asked(64, 64), runtime
+    )
     assert shown is not None
     assert sentence in status["value"]
 

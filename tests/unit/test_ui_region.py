@@ -370,7 +370,7 @@ def edges(**fields: Any) -> ControlNetUnit:
 
 def test_preview_of_the_tab_s_picture(runtime: FakeRuntime) -> None:
     request = host_tab.tab_request(96, 48, 0, 0, tab_values(0, shapes()))
-    shown, group, allow, status = events.on_run(edges(), request, runtime)
+    shown, group, allow, status, _pose = events.on_run(edges(), request, runtime)
     assert shown.shape == (96, 192, 3)
     assert (shown.max(), group["visible"], allow, status["visible"]) == (255, True, True, False)
 
