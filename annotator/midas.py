@@ -29,12 +29,15 @@ STEEPNESS = 2 * math.pi
 def inverse_depth(image: np.ndarray) -> np.ndarray:
     """What the network makes of a picture: float32 (H, W), 0 and above, near is large.
 
+    In full precision everywhere: depths reach thousands, where half precision knows only every
+    second number, and directions are made of the differences.
+
     Args:
         image: uint8 (H, W, 3), both sides multiples of 32.
     """
     from .nets.midas import build  # noqa: PLC0415
 
-    with lend(MIDAS, build) as network:
+    with lend(MIDAS, build, half=False) as network:
         return as_array(network(as_input(image, network, CENTRE, CENTRE))[0, 0])
 
 

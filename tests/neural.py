@@ -80,14 +80,26 @@ def check_memory_is_given_back(name: str) -> None:
     assert not [ref for ref in held if ref() is not None]
 
 
-def half_precision_error(name: str, picture: np.ndarray, side: int) -> float:
-    """Mean difference of the maps in half and in full precision, in levels of 255."""
-    full = run_preprocessor(name, picture, side).image.astype(int)
+def in_half_precision(name: str, picture: np.ndarray, side: int) -> np.ndarray:
+    """The map where the device is said to compute in half precision, as integers."""
     before = CACHE.place
     CACHE.place = Place(before.device, half=True)
     try:
-        half = run_preprocessor(name, picture, side).image.astype(int)
+        return run_preprocessor(name, picture, side).image.astype(int)
     finally:
         CACHE.place = before
+
+
+def half_precision_error(name: str, picture: np.ndarray, side: int) -> float:
+    """Mean difference of the maps in half and in full precision, in levels of 255."""
+    full = run_preprocessor(name, picture, side).image.astype(int)
+    half = in_half_precision(name, picture, side)
     assert not np.array_equal(half, full), "nothing ran in half precision"
     return float(np.abs(half - full).mean())
+
+
+def check_full_precision(name: str) -> None:
+    """A network that loses too much in half precision runs in full precision there, too."""
+    picture = smooth_picture(64, 64)
+    full = run_preprocessor(name, picture, 64).image.astype(int)
+    assert np.array_equal(in_half_precision(name, picture, 64), full)

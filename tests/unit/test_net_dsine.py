@@ -12,6 +12,7 @@ import pytest
 import torch
 from neural import (
     check_batch,
+    check_full_precision,
     check_memory_is_given_back,
     check_odd_pictures,
     save_weights,
@@ -143,6 +144,7 @@ def test_preprocessor_end_to_end() -> None:
     for degrees in (0, 180, 360):  # no pinhole camera sees these
         found = run_preprocessor("normal_dsine", smooth_picture(64, 64), 64, (degrees, 1)).image
         assert np.ptp(found) > 0
+    check_full_precision("normal_dsine")
     check_memory_is_given_back("normal_dsine")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from neural import (
     check_batch,
+    check_full_precision,
     check_memory_is_given_back,
     check_odd_pictures,
     save_weights,
@@ -136,4 +137,5 @@ def test_map_follows_the_recipe(exact: torch.nn.Module, monkeypatch: pytest.Monk
 def test_preprocessor_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoe, "SEEN", (96, 128))  # a smaller grid is enough here
     check_odd_pictures("depth_zoe")
+    check_full_precision("depth_zoe")
     check_memory_is_given_back("depth_zoe")
