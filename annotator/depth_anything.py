@@ -78,7 +78,10 @@ class _DepthAnything(Detector):
 
 @register
 class DepthAnythingV1(_DepthAnything):
-    """Yang et al. (2024), arXiv:2401.10891."""
+    """Depth: near is white.
+
+    Yang et al. (2024), arXiv:2401.10891.
+    """
 
     name = "depth_anything"
     weights = (_v1("s", 99_000_000),)
@@ -92,7 +95,10 @@ class DepthAnythingV1(_DepthAnything):
 
 @register
 class DepthAnythingV2(_DepthAnything):
-    """Yang et al. (2024), arXiv:2406.09414."""
+    """Depth with finer details than version 1: near is white.
+
+    Yang et al. (2024), arXiv:2406.09414.
+    """
 
     name = "depth_anything_v2"
     weights = (

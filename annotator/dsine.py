@@ -24,9 +24,9 @@ NARROWEST, WIDEST = 1.0, 179.0
 
 @register
 class NormalDsine(Detector):
-    """Bae, Davison (2024), arXiv:2403.00712.
+    """Surface directions as seen by a camera with that angle of view.
 
-    The camera looks through the middle of the picture as it was resized; the old extension took
+    Bae, Davison (2024), arXiv:2403.00712. The camera looks through the middle of the picture as it was resized; the old extension took
     the middle and the angle of the picture before that. Runs in full precision everywhere.
     """
 

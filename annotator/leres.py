@@ -21,7 +21,7 @@ RES101 = WeightFile(
     "res101.pth",
     "leres",
     530_760_553,
-    "AdelaiDepth terms",
+    "not stated (AdelaiDepth)",
     sha256="1d696b2ef3e8336b057d0c15bc82d2fecef821bfebe5ef9d7671a5ec5dde520b",
     repo="lllyasviel/Annotators",
 )
@@ -42,9 +42,9 @@ SLIDERS = (
 
 @register
 class DepthLeres(Detector):
-    """Yin et al. (2021), arXiv:2012.09365. Near is white.
+    """Depth: near is white; what is nearest or farthest can be cut off.
 
-    Sees RGB scaled like the pictures it was trained on. The old extension gave it blue first and
+    Yin et al. (2021), arXiv:2012.09365. Sees RGB scaled like the pictures it was trained on. The old extension gave it blue first and
     numbers of up to 255, so its maps look different.
     """
 
@@ -63,9 +63,10 @@ class DepthLeres(Detector):
 
 @register
 class DepthLeresBoosted(Detector):
-    """The same with finer details, by the method of Miangoleh et al. (2021), arXiv:2105.14021.
+    """Depth with finer details: near is white. Takes minutes on a CPU.
 
-    Runs both networks many times; minutes on a CPU.
+    LeReS by the method of Miangoleh et al. (2021), arXiv:2105.14021, which runs two networks many
+    times.
     """
 
     name = "depth_leres++"

@@ -43,7 +43,10 @@ def inverse_depth(image: np.ndarray) -> np.ndarray:
 
 @register
 class DepthMidas(Detector):
-    """Ranftl et al. (2021), arXiv:2103.13413. Near is white; a flat depth is black."""
+    """Depth: near is white, and a flat depth is black.
+
+    Ranftl et al. (2021), arXiv:2103.13413.
+    """
 
     name = "depth"
     label = "depth_midas"

@@ -22,7 +22,10 @@ SCANNET = WeightFile(
 
 @register
 class NormalBae(Detector):
-    """Bae et al. (2021), arXiv:2109.09881. The three components as red, green and blue."""
+    """Surface directions: x, y and z as red, green and blue.
+
+    Bae et al. (2021), arXiv:2109.09881.
+    """
 
     name = "normal_bae"
     tags = ("NormalMap",)

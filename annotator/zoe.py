@@ -24,9 +24,9 @@ NEAREST, FARTHEST = 2, 85
 
 @register
 class DepthZoe(Detector):
-    """Bhat et al. (2023), arXiv:2302.12288. Near is white; a flat depth is black.
+    """Depth indoors: near is white, and a flat depth is black.
 
-    Runs in full precision everywhere: the exponents that decide between its bins reach tens of
+    Bhat et al. (2023), arXiv:2302.12288. Runs in full precision everywhere: the exponents that decide between its bins reach tens of
     thousands.
     """
 
