@@ -26,8 +26,9 @@ NARROWEST, WIDEST = 1.0, 179.0
 class NormalDsine(Detector):
     """Surface directions as seen by a camera with that angle of view.
 
-    Bae, Davison (2024), arXiv:2403.00712. The camera looks through the middle of the picture as it was resized; the old extension took
-    the middle and the angle of the picture before that. Runs in full precision everywhere.
+    Bae, Davison (2024), arXiv:2403.00712. The camera looks through the middle of the picture as it
+    was resized; the old extension took the middle and the angle of the picture before that. Runs
+    in full precision everywhere.
     """
 
     name = "normal_dsine"

@@ -44,8 +44,8 @@ SLIDERS = (
 class DepthLeres(Detector):
     """Depth: near is white; what is nearest or farthest can be cut off.
 
-    Yin et al. (2021), arXiv:2012.09365. Sees RGB scaled like the pictures it was trained on. The old extension gave it blue first and
-    numbers of up to 255, so its maps look different.
+    Yin et al. (2021), arXiv:2012.09365. Sees RGB scaled like the pictures it was trained on. The
+    old extension gave it blue first and numbers of up to 255, so its maps look different.
     """
 
     name = "depth_leres"

@@ -26,8 +26,8 @@ NEAREST, FARTHEST = 2, 85
 class DepthZoe(Detector):
     """Depth indoors: near is white, and a flat depth is black.
 
-    Bhat et al. (2023), arXiv:2302.12288. Runs in full precision everywhere: the exponents that decide between its bins reach tens of
-    thousands.
+    Bhat et al. (2023), arXiv:2302.12288. Runs in full precision everywhere: the exponents that
+    decide between its bins reach tens of thousands.
     """
 
     name = "depth_zoe"
