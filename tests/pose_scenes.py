@@ -215,3 +215,16 @@ def put_small_networks(folder: Path) -> None:
         target = folder / weight.places[0]
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ONNX / name, target)
+
+
+def retinaface_outputs(seed: int, width: int, height: int) -> tuple[np.ndarray, ...]:
+    """What RetinaFace might give for a picture: boxes (n, 4), scores (n, 2), points (n, 10)."""
+    rng = np.random.default_rng(seed)
+    rows = sum(2 * -(-width // step) * -(-height // step) for step in (8, 16, 32))
+    boxes = rng.normal(0, 1, (rows, 4))
+    sure = 0.5 * rng.random(rows)
+    sure[rng.integers(0, rows, 12)] = rng.uniform(0.9, 1, 12)
+    sure[-1] = 0.99
+    points = rng.normal(0, 3, (rows, 10))
+    scores = np.stack([1 - sure, sure], axis=-1)
+    return tuple(part.astype(np.float32) for part in (boxes, scores, points))

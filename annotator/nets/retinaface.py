@@ -1,0 +1,135 @@
+"""RetinaFace: boxes of faces and their eyes, nose and mouth.
+
+Deng et al., "RetinaFace: Single-stage Dense Face Localisation in the Wild", arXiv:1905.00641.
+Key names of the file that the project facexlib publishes; its encoder is a ResNet-50.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._load import filled, without_prefix
+from .leres import Bottleneck, StageParams
+
+_STAGES = (
+    StageParams(3, 64, 256, 1),
+    StageParams(4, 128, 512, 1),
+    StageParams(6, 256, 1024, 1),
+    StageParams(3, 512, 2048, 1),
+)
+_WIDTH = 256
+_PER_CELL = 2
+
+
+class ResNet50(nn.Module):
+    """He et al. (2015), arXiv:1512.03385."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        inputs = 64
+        for number, stage in enumerate(_STAGES, 1):
+            first = Bottleneck(inputs, stage, 1 if number == 1 else 2)
+            rest = (Bottleneck(stage.outputs, stage, 1) for _ in range(stage.blocks - 1))
+            self.add_module(f"layer{number}", nn.Sequential(first, *rest))
+            inputs = stage.outputs
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(b, 3, h, w) -> maps at 1/8, 1/16 and 1/32."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
+        fine = self.layer2(self.layer1(x))
+        middle = self.layer3(fine)
+        return [fine, middle, self.layer4(middle)]
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+def _rectified(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(*_conv(inputs, outputs, kernel), nn.ReLU())
+
+
+class Pyramid(nn.Module):
+    """Brings the maps to one width and adds each coarser one to the next finer one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, stage in enumerate(_STAGES[1:], 1):
+            self.add_module(f"output{number}", _rectified(stage.outputs, _WIDTH, 1))
+        self.merge1 = _rectified(_WIDTH, _WIDTH)
+        self.merge2 = _rectified(_WIDTH, _WIDTH)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        fine, middle, coarse = self.output1(maps[0]), self.output2(maps[1]), self.output3(maps[2])
+        middle = self.merge2(middle + F.interpolate(coarse, middle.shape[2:]))
+        fine = self.merge1(fine + F.interpolate(middle, fine.shape[2:]))
+        return [fine, middle, coarse]
+
+
+class Context(nn.Module):
+    """Looks at a map through windows of 3, 5 and 7 cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        half, quarter = _WIDTH // 2, _WIDTH // 4
+        self.conv3X3 = nn.Sequential(*_conv(_WIDTH, half))
+        self.conv5X5_1 = _rectified(_WIDTH, quarter)
+        self.conv5X5_2 = nn.Sequential(*_conv(quarter, quarter))
+        self.conv7X7_2 = _rectified(quarter, quarter)
+        self.conv7x7_3 = nn.Sequential(*_conv(quarter, quarter))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shared = self.conv5X5_1(x)
+        wide = self.conv7x7_3(self.conv7X7_2(shared))
+        return F.relu(torch.cat([self.conv3X3(x), self.conv5X5_2(shared), wide], dim=1))
+
+
+class Head(nn.Module):
+    """Some numbers for each of the two faces that a cell may show."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self.conv1x1 = nn.Conv2d(_WIDTH, _PER_CELL * numbers, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, 256, h, w) -> (b, 2 h w, numbers)."""
+        return self.conv1x1(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, self.numbers))
+
+
+class RetinaFace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = ResNet50()
+        self.fpn = Pyramid()
+        self.ssh1, self.ssh2, self.ssh3 = Context(), Context(), Context()
+        self.ClassHead = nn.ModuleList(Head(2) for _ in range(3))
+        self.BboxHead = nn.ModuleList(Head(4) for _ in range(3))
+        self.LandmarkHead = nn.ModuleList(Head(10) for _ in range(3))
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (b, n, 4), scores of nothing and a face (b, n, 2), points (b, n, 10).
+
+        Args:
+            picture: (b, 3, h, w), BGR in 0 to 255 minus 104, 117, 123.
+        """
+        pyramid = self.fpn(self.body(picture))
+        contexts = zip((self.ssh1, self.ssh2, self.ssh3), pyramid, strict=True)
+        features = [context(x) for context, x in contexts]
+        boxes, scores, points = (
+            torch.cat([head(x) for head, x in zip(heads, features, strict=True)], dim=1)
+            for heads in (self.BboxHead, self.ClassHead, self.LandmarkHead)
+        )
+        return boxes, scores.softmax(dim=-1), points
+
+
+def build(state: Mapping[str, Tensor]) -> RetinaFace:
+    """The network with the weights of detection_Resnet50_Final.pth."""
+    return filled(RetinaFace, without_prefix(state))
