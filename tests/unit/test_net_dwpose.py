@@ -199,6 +199,7 @@ class Session:
     """Stands for onnxruntime's session."""
 
     made: list[tuple[str, list[str]]]
+    rows: list[int]
 
     def __init__(self, path: str, providers: list[str]) -> None:
         self.made.append((Path(path).name, providers))
@@ -210,13 +211,14 @@ class Session:
         return ["CPUExecutionProvider"]
 
     def run(self, names: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.rows.append(len(given["input"]))
         return [given["input"] + 1]
 
 
 def test_onnxruntime_is_preferred_and_gets_all_rows_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Session.made = []
+    Session.made, Session.rows = [], []
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     runtime = types.SimpleNamespace(
         InferenceSession=Session, get_available_providers=lambda: providers
@@ -225,6 +227,7 @@ def test_onnxruntime_is_preferred_and_gets_all_rows_at_once(
     network = _onnx.open_onnx(DATA / "onnx" / "people.onnx", Place("cpu"))
     assert network.engine == "onnxruntime"
     assert network(np.zeros((3, 2), np.float32))[0].shape == (3, 2)
+    assert Session.rows == [3]
     _onnx.open_onnx(DATA / "onnx" / "people.onnx", Place("cuda:0"))
     assert Session.made == [("people.onnx", providers[1:]), ("people.onnx", providers)]
 
