@@ -23,14 +23,15 @@ square of the area."""
 _V1 = "https://huggingface.co/spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints/"
 
 
-def _v1(size: str, nbytes: int) -> WeightFile:
+def _v1(size: str, nbytes: int, sha256: str) -> WeightFile:
     name = f"depth_anything_vit{size}14.pth"
     return WeightFile(
         name,
         "depth_anything",
         nbytes,
         "Apache-2.0",
-        exact=False,
+        sha256=sha256,
+        exact=size == "l",
         url=_V1 + name,
         variable="CONTROLNET_DEPTH_ANYTHING_MODEL_URL" if size == "l" else "",
     )
@@ -84,8 +85,22 @@ class DepthAnythingV1(_DepthAnything):
     """
 
     name = "depth_anything"
-    weights = (_v1("s", 99_000_000),)
-    larger = (_v1("l", 1_340_000_000), _v1("b", 390_000_000))
+    weights = (
+        _v1(
+            *("s", 99_000_000),
+            "59afe57cfd9f4284deaf5b753d954723d7136ae842fba3e068ba03537ca1e60e",
+        ),
+    )
+    larger = (
+        _v1(
+            *("l", 1_341_401_882),
+            "6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63",
+        ),
+        _v1(
+            *("b", 390_000_000),
+            "64ae214ae4e27424b644c49464c0aa243016f6f753d95097c8eb9ad0b9cb2d9b",
+        ),
+    )
 
     def _build(self) -> Callable:
         from .nets.depth_anything import build_v1  # noqa: PLC0415
