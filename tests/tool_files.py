@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support import save_controlnet, tiny_controlnet, tiny_unet
+from support import tiny_controlnet, tiny_unet
 from torch import Tensor
 
 from lib_controlnet.tools.__main__ import main
@@ -18,20 +19,35 @@ from lib_controlnet.tools.__main__ import main
 UNET = "model.diffusion_model."
 
 
+@lru_cache
+def _control(kind: str) -> Mapping[str, Tensor]:
+    return dict(tiny_controlnet(kind).module.state_dict())
+
+
+@lru_cache
+def _unet(kind: str, seed: int) -> Mapping[str, Tensor]:
+    return dict(tiny_unet(kind, seed).state_dict())
+
+
 def control_file(
-    folder: Path, kind: str = "SD1", dtype: torch.dtype = torch.float32, **options: object
+    folder: Path,
+    kind: str = "SD1",
+    dtype: torch.dtype = torch.float32,
+    name: str = "control.safetensors",
+    metadata: Mapping[str, str] | None = None,
+    **extra: Tensor,
 ) -> Path:
-    """A random ControlNet for `tiny_unet(kind)`; further options are those of the writer."""
-    name = options.pop("name", "control.safetensors")
-    return save_controlnet(folder / name, tiny_controlnet(kind), dtype, **options)
+    """A random ControlNet for `tiny_unet(kind)`, with further tensors."""
+    tensors = {key: value.to(dtype) for key, value in _control(kind).items()} | extra
+    save_file(tensors, folder / name, metadata=dict(metadata or {}))
+    return folder / name
 
 
 def base_file(folder: Path, kind: str = "SD1", seed: int = 0, **changes: object) -> Path:
     """A checkpoint with `tiny_unet(kind, seed)` and a few tensors of other parts."""
     path = folder / f"base-{kind}-{seed}.safetensors"
-    tensors = {
-        UNET + name: value for name, value in tiny_unet(kind, seed, **changes).state_dict().items()
-    }
+    weights = tiny_unet(kind, seed, **changes).state_dict() if changes else _unet(kind, seed)
+    tensors = {UNET + name: value for name, value in weights.items()}
     tensors["first_stage_model.decoder.conv_in.weight"] = torch.ones(4, 4, 3, 3)
     save_file(tensors, path)
     return path
