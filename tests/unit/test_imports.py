@@ -27,7 +27,7 @@ LAYERS = (
     ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
-    ("remote", "plugins", "unit_object", "pose", "tools"),
+    ("remote", "plugins", "unit_object", "pose", "tools", "train"),
     ("session",),
     ("prepare",),
     ("host",),

@@ -1,0 +1,116 @@
+"""The networks of a training: the locked base, the control that learns, the averaged control."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .config import Settings
+
+DECODER: Final = ("up_blocks.", "conv_norm_out.", "conv_out.")
+SIDE_OUTPUTS: Final = "controlnet_down_blocks."
+
+
+class Controlled(nn.Module):
+    """A U-Net with a control, from noisy latent to prediction.
+
+    The U-Net is a submodule only where its decoder learns too; a locked one is kept aside, so
+    that it is neither saved nor sent between processes.
+    """
+
+    def __init__(self, unet: nn.Module, control: nn.Module, settings: Settings) -> None:
+        super().__init__()
+        self.control = control
+        self.only_middle = settings.only_middle
+        control.requires_grad_(True)
+        if settings.only_middle:
+            for name, parameter in control.named_parameters():
+                parameter.requires_grad_(not name.startswith(SIDE_OUTPUTS))
+        unet.requires_grad_(False)
+        if settings.unlock_decoder:
+            self.decoder = nn.ModuleDict(
+                {
+                    name.rstrip("."): getattr(unet, name.rstrip("."))
+                    for name in DECODER
+                    if getattr(unet, name.rstrip("."), None) is not None
+                }
+            )
+            self.decoder.requires_grad_(True)
+        self._aside = [unet]
+        if settings.checkpointing:
+            control.enable_gradient_checkpointing()
+            unet.enable_gradient_checkpointing()
+            unet.train()  # diffusers looks at this flag; nothing in these networks drops out
+
+    @property
+    def unet(self) -> nn.Module:
+        return self._aside[0]
+
+    def forward(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        pooled: Tensor | None,
+        hint: Tensor,
+    ) -> Tensor:
+        """Predict; arguments as in `steps.Batch`."""
+        return predict(
+            self.unet, self.control, self.only_middle, noisy, timesteps, context, pooled, hint
+        )
+
+
+def predict(
+    unet: nn.Module,
+    control: nn.Module | None,
+    only_middle: bool,
+    noisy: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    pooled: Tensor | None,
+    hint: Tensor | None,
+) -> Tensor:
+    """The U-Net's prediction (b, 4, h, w), with the control's residuals where there is one."""
+    dtype = next(unet.parameters()).dtype
+    extra = {}
+    if pooled is not None:
+        added = {"text_embeds": pooled.to(dtype), "time_ids": time_ids(noisy).to(dtype)}
+        extra["added_cond_kwargs"] = added
+    residuals = {}
+    if control is not None:
+        down, middle = control(noisy, timesteps, context, hint, return_dict=False, **extra)
+        if only_middle:
+            down = [torch.zeros_like(part) for part in down]
+        residuals["down_block_additional_residuals"] = tuple(part.to(dtype) for part in down)
+        residuals["mid_block_additional_residual"] = middle.to(dtype)
+    answer = unet(
+        noisy.to(dtype), timesteps, context.to(dtype), return_dict=False, **residuals, **extra
+    )
+    return answer[0]
+
+
+def time_ids(latent: Tensor) -> Tensor:
+    """SDXL's sizes (b, 6): original, crop and target of pictures that are used as they are."""
+    height, width = 8 * latent.shape[2], 8 * latent.shape[3]
+    row = torch.tensor([height, width, 0, 0, height, width], device=latent.device)
+    return row.to(latent.dtype).expand(len(latent), -1)
+
+
+class Average:
+    """Moving average of a network's weights; quick at first, so that the start is forgotten."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's weights after a step, counted from 0."""
+        decay = min(self.decay, (step + 1) / (step + 10))
+        own = list(self.module.parameters())
+        new = [p.detach().to(o.device) for p, o in zip(module.parameters(), own, strict=True)]
+        torch._foreach_lerp_(own, new, 1 - decay)
