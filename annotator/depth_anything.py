@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import cv2
@@ -69,7 +68,7 @@ class _DepthAnything(Detector):
 
     def _weight(self) -> WeightFile:
         for file in (*self.larger, *self.weights):
-            if STORE.locate(file) or (file.variable and os.environ.get(file.variable)):
+            if file.replaced or STORE.locate(file):
                 return file
         return self.weights[0]
 
