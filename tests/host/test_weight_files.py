@@ -209,9 +209,9 @@ def test_networks_run_where_the_host_says(
     from modules import devices, shared
 
     set_options()
-    assert CACHE.choose_place() == Place("cpu")
-    monkeypatch.setattr(devices, "get_device_for", lambda _task: torch.device("cuda:0"))
     monkeypatch.setattr(devices, "dtype", torch.float16)
+    assert CACHE.choose_place() == Place("cpu"), "half precision on the CPU"
+    monkeypatch.setattr(devices, "get_device_for", lambda _task: torch.device("cuda:0"))
     assert CACHE.choose_place() == Place("cuda:0", half=True)
     monkeypatch.setattr(shared.cmd_opts, "no_half_controlnet", True, raising=False)
     assert CACHE.choose_place() == Place("cuda:0")

@@ -23,26 +23,14 @@ PUBLISHED = json.loads(
     (Path(__file__).parents[1] / "data" / "weight_files.json").read_text(encoding="utf-8")
 )
 KNOWN = {detector.name: detector for detector in discover().all()}
-PENDING = {
-    *("depth_zoe", "depth_leres", "depth_leres++", "normal_bae", "normal_dsine"),
-    *("openpose_full", "openpose", "openpose_face", "openpose_faceonly", "openpose_hand"),
-    *("dw_openpose_full", "animal_openpose", "densepose", "densepose_parula"),
-    *("oneformer_ade20k", "oneformer_coco", "segmentation", "anime_face_segment", "mobile_sam"),
-    *("pidinet", "pidinet_safe", "pidinet_scribble", "pidinet_sketch"),
-    *("hed", "hed_safe", "scribble_hed", "softedge_teed", "softedge_anyline"),
-    *("mlsd", "lineart", "lineart_coarse", "lineart_anime", "lineart_anime_denoise"),
-    *("tile_colorfix", "tile_colorfix+sharp", "recolor_luminance", "recolor_intensity"),
-    *("instant_id_face_keypoints", "mediapipe_face", "facexlib"),
-}
-DECLARED = [row for row in TABLE if row["name"] in KNOWN]
 
 
 def test_table_is_whole_and_nothing_is_missing() -> None:
     assert len(TABLE) == 72
-    assert {row["name"] for row in TABLE} - set(KNOWN) <= PENDING
+    assert {row["name"] for row in TABLE} == set(KNOWN)
 
 
-@pytest.mark.parametrize("row", DECLARED, ids=lambda row: row["name"])
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row["name"])
 def test_declaration_is_that_of_the_table(row: dict[str, Any]) -> None:
     detector = KNOWN[row["name"]]
     assert row["label"] in (detector.title, *detector.aliases)
@@ -63,7 +51,7 @@ def test_declaration_is_that_of_the_table(row: dict[str, Any]) -> None:
     assert (detector.output is Output.EMBEDDING) is row["embedding"]
 
 
-@pytest.mark.parametrize("row", DECLARED, ids=lambda row: row["name"])
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row["name"])
 def test_name_and_label_find_it(row: dict[str, Any]) -> None:
     for spelling in (row["name"], row["label"], row["label"].upper()):
         assert discover().get(spelling) is KNOWN[row["name"]]
@@ -71,7 +59,7 @@ def test_name_and_label_find_it(row: dict[str, Any]) -> None:
 
 def test_lists_hold_every_row_in_the_order_of_priority_and_label() -> None:
     offered = listing.module_names()
-    names = [row["name"] for row in sorted(DECLARED, key=sort_key, reverse=True)]
+    names = [row["name"] for row in sorted(TABLE, key=sort_key, reverse=True)]
     names.insert(0, names.pop(names.index("none")))
     assert [name for name in offered if name in set(names)] == names
 
@@ -86,7 +74,7 @@ def test_default_is_that_of_the_table_or_one_that_can_run(kind: str) -> None:
     chosen = preprocess.default_of(kind)
     assert not chosen.unavailable
     usable = [d for d in KNOWN.values() if kind in d.tags and not d.unavailable]
-    if expected in KNOWN and not KNOWN[expected].unavailable:
+    if not KNOWN[expected].unavailable:
         assert chosen.name == expected
     else:
         assert chosen in usable or (chosen.name == "none" and not usable)
