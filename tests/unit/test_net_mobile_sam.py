@@ -136,7 +136,7 @@ def test_a_seed_always_gives_the_same_colours() -> None:
 
 
 @pytest.mark.usefixtures("_small", "_stored")
-@pytest.mark.parametrize("size", [(61, 83), (1, 96), (96, 1), (1, 1)])
+@pytest.mark.parametrize("size", [(61, 83), (1, 20), (20, 1), (1, 1)])
 def test_odd_sizes_give_maps_of_the_detect_size(size: tuple[int, int]) -> None:
     found = run_preprocessor(NAME, picture(*size), 64).image
     factor = 64 / min(size)

@@ -16,7 +16,7 @@ from weights import weights_folder
 
 from annotator.nets.oneformer import TASK, build, config_of, converted, semantic
 from annotator.networks import CACHE, lend
-from annotator.oneformer import ADE20K_FILE, COCO_FILE
+from annotator.oneformer import ADE20K_FILE, COCO_FILE, OneFormerAde20k
 from annotator.palettes import ADE20K, COCO, Palette
 from lib_controlnet.preprocess import run_preprocessor
 
@@ -135,8 +135,12 @@ def test_map_has_the_colours_of_its_data_set(
 
 
 @pytest.mark.usefixtures("_stored")
-@pytest.mark.parametrize("given", [picture(61, 83), picture(1, 96), np.full((9, 9), 128, np.uint8)])
-def test_odd_pictures_give_maps_of_the_detect_size(given: np.ndarray) -> None:
+@pytest.mark.parametrize("given", [picture(61, 83), picture(1, 20), np.full((9, 9), 128, np.uint8)])
+def test_odd_pictures_give_maps_of_the_detect_size(
+    given: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneFormerAde20k, "short_side", 160)
+    monkeypatch.setattr(OneFormerAde20k, "long_side", 640)
     found = run_preprocessor("oneformer_ade20k", given, 64).image
     height, width = given.shape[:2]
     factor = 64 / min(height, width)
