@@ -196,12 +196,16 @@ def _loaded(
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What a `.safetensors` file or a pickle holds, read without running any code of it.
+    """What a safetensors file or a pickle holds, read without running any code of it.
+
+    Files under another name than their kind's are common: an address of the user's may give one.
 
     Raises:
         WeightsError: the WebUI refuses the file.
     """
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"  # behind the length of the header
+    if is_safetensors:
         from safetensors.torch import load_file
 
         return load_file(path)

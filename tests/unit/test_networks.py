@@ -56,10 +56,14 @@ def test_network_is_ready_to_use_and_loaded_once(folder: Path) -> None:
 def test_tensors_are_those_of_the_file_in_either_form(folder: Path) -> None:
     plain = replace(FILE, name="net.safetensors")
     save_file(torch.load(folder / "nets/net.pth"), folder / "nets/net.safetensors")
+    misnamed = folder / "nets" / OTHERS[0].name
+    misnamed.write_bytes((folder / "nets/net.safetensors").read_bytes())
     cache = NetworkCache()
     with cache.lend(FILE, build) as one, cache.lend(plain, build) as two:
         assert one is not two
         assert torch.equal(one.weight, two.weight)
+    with cache.lend(OTHERS[0], build) as three:
+        assert torch.equal(three.weight, one.weight)
 
 
 def test_loading_leaves_the_users_random_numbers(folder: Path) -> None:
