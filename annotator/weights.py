@@ -116,7 +116,7 @@ class Options:
     offline: bool = False
     report: Callable[[str | None], None] = lambda _line: None
     interrupted: Callable[[], bool] = bool
-    attempts: int = 5
+    attempts: int = 4
     pause: float = 1.0
 
     @property

@@ -270,7 +270,7 @@ def test_message_names_file_size_source_and_folder(hub: Hub, store: Store) -> No
 
 @pytest.mark.parametrize(
     ("status", "requests", "why"),
-    [(403, 1, "does not give it to everybody"), (500, 5, "answers 500"), (429, 5, "answers 429")],
+    [(403, 1, "does not give it to everybody"), (500, 4, "answers 500"), (429, 4, "answers 429")],
 )
 def test_refusals_are_final_and_troubles_are_tried_again(
     hub: Hub, store: Store, status: int, requests: int, why: str
