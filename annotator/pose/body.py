@@ -119,33 +119,32 @@ def find_bodies(picture: np.ndarray, network: nn.Module) -> list[np.ndarray]:
     fields, joints = (
         _enlarged(part[0].float().cpu().numpy(), inner, width, height) for part in maps
     )
-    return assemble(fields, joints.astype(np.float64))
+    return assemble(fields, joints)
 
 
 def _enlarged(maps: np.ndarray, inner: tuple[int, int], width: int, height: int) -> np.ndarray:
-    """A network's maps (c, h, w) in the size of the picture, (height, width, c)."""
+    """A network's maps (c, h, w) in the size of the picture."""
     rows, columns = maps.shape[1] * STRIDE, maps.shape[2] * STRIDE
     channels = []
     for channel in maps:
         large = resize(channel, columns, rows)[: inner[0], : inner[1]]
         channels.append(resize(large, width, height))
-    return np.stack(channels, axis=2)
+    return np.stack(channels)
 
 
 def assemble(fields: np.ndarray, joints: np.ndarray) -> list[np.ndarray]:
     """People of a network's maps.
 
     Args:
-        fields: float (h, w, 38).
-        joints: float64 (h, w, 18 or more).
+        fields: float (38, h, w).
+        joints: float (18 or more, h, w).
 
     Returns:
         One part of 18 points per person.
     """
     peaks = find_peaks(joints)
     links = [
-        find_links(fields[:, :, x : x + 2], peaks[first], peaks[second])
-        for first, second, x in _LIMBS
+        find_links(fields[x : x + 2], peaks[first], peaks[second]) for first, second, x in _LIMBS
     ]
     points = np.concatenate([part.points for part in peaks])
     scores = np.concatenate([part.scores for part in peaks])
@@ -164,9 +163,8 @@ def assemble(fields: np.ndarray, joints: np.ndarray) -> list[np.ndarray]:
 def find_peaks(joints: np.ndarray) -> list[Peaks]:
     """Where each joint may be: no neighbour's smoothed value is larger."""
     found, first = [], 0
-    for index in range(JOINTS):
-        score_map = joints[:, :, index]
-        smoothed = smooth(np.ascontiguousarray(score_map))
+    for score_map in joints[:JOINTS].astype(np.float64):
+        smoothed = smooth(score_map)
         around = np.pad(smoothed, 1)
         sides = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
         top = (smoothed >= np.maximum.reduce(sides)) & (smoothed > _PEAK)
@@ -181,7 +179,7 @@ def find_links(field: np.ndarray, starts: Peaks, ends: Peaks) -> list[Link]:
     """Which candidates of two joints make a limb, the best first, each end used once.
 
     Args:
-        field: float (h, w, 2), x and y of the unit vector from the first joint to the second,
+        field: float (2, h, w), x and y of the unit vector from the first joint to the second,
             where there is such a limb.
     """
     if not (len(starts.points) and len(ends.points)):
@@ -191,9 +189,10 @@ def find_links(field: np.ndarray, starts: Peaks, ends: Peaks) -> list[Link]:
     length = np.maximum(np.sqrt((way**2).sum(axis=-1)), 0.001)
     columns, rows = np.moveaxis(np.rint(np.linspace(start, end, _SAMPLES)).astype(int), -1, 0)
     direction = way / length[..., None]
-    along = (field[rows, columns].astype(np.float64) * direction).sum(axis=-1)
+    there = np.moveaxis(field[:, rows, columns], 0, -1).astype(np.float64)
+    along = (there * direction).sum(axis=-1)
     # Limbs longer than half the picture's height are less likely.
-    score = along.mean(axis=0) + np.minimum(0.5 * field.shape[0] / length - 1, 0)
+    score = along.mean(axis=0) + np.minimum(0.5 * field.shape[1] / length - 1, 0)
     limbs = ((along > _ALONG).sum(axis=0) > _ENOUGH_SAMPLES) & (score > 0)
     pairs = np.argwhere(limbs)
     ranked = pairs[np.argsort(-score[limbs], kind="stable")]

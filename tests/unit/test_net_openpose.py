@@ -112,8 +112,8 @@ def test_limb_is_where_the_field_points_along_it(
     strength: float, pointing: int, height: int, is_limb: bool
 ) -> None:
     """Joints 90 pixels apart: far in a picture 100 pixels high, near in one of 400."""
-    field = np.zeros((height, 120, 2), np.float32)
-    field[50, 10 : 10 + 10 * pointing, 0] = strength
+    field = np.zeros((2, height, 120), np.float32)
+    field[0, 50, 10 : 10 + 10 * pointing] = strength
     starts = Peaks(np.array([[10, 50]]), np.ones(1), 5)
     ends = Peaks(np.array([[100, 50], [100, 90]]), np.ones(2), 7)
     links = find_links(field, starts, ends)
@@ -121,13 +121,13 @@ def test_limb_is_where_the_field_points_along_it(
 
 
 def test_peaks_are_above_a_tenth_once_smoothed() -> None:
-    spots = np.zeros((80, 120, 18))
+    spots = np.zeros((18, 80, 120))
     for x, height in ((20, 0.13), (60, 0.09), (100, 1.0)):
         blob = np.zeros((80, 120))
         blob[40, x] = 1
         blob = cv2.GaussianBlur(blob, (0, 0), 6)
         # A second blur, of sigma 3, lowers the peak by 36 / (36 + 9).
-        spots[:, :, 4] += height * blob / blob.max() * 45 / 36
+        spots[4] += height * blob / blob.max() * 45 / 36
     peaks = find_peaks(spots)
     assert peaks[4].points.tolist() == [[20, 40], [100, 40]]
     assert (peaks[3].first, peaks[4].first, peaks[5].first) == (0, 0, 2)
