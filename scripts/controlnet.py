@@ -130,6 +130,6 @@ if OTHER is None:
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(legacy.unregister)
     FOLDERS = (a1111.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
-    legacy.register(FOLDERS, {"Script": Script}, neighbours.PUBLISHED)
+    legacy.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
 else:
     Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered

@@ -10,8 +10,10 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from torch import Tensor
 
+from lib_controlnet import crop, listing
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
 from lib_controlnet.hint import PassGeometry
@@ -22,6 +24,8 @@ from lib_controlnet.published import ControlModelType
 from lib_controlnet.unit_object import to_unit
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from lib_controlnet.model_cache import ModelCache
     from lib_controlnet.session import ControlSession, PreparedUnit
 
@@ -283,7 +287,6 @@ class ScriptViews:
         self.latest_model_hash = ""
         self.post_processors: list[Any] = []
         self.noise_modifier: Any = None
-        self.ui_batch_option_state = [BatchOption.DEFAULT.value, False]
 
     @property
     def _session(self) -> ControlSession | None:
@@ -308,6 +311,14 @@ class ScriptViews:
         session = self._session
         made = [] if session is None else session.prepared
         return [(one.detected, one.unit.module) for one in made]
+
+    @property
+    def ui_batch_option_state(self) -> list[Any]:
+        """Batch option of the generation that runs, and whether styles are aligned (never)."""
+        session = self._session
+        asked = [] if session is None else [made.unit.batch_option for made in session.prepared]
+        option = next((one for one in asked if one is not BatchOption.DEFAULT), BatchOption.DEFAULT)
+        return [option.value, False]
 
     @property
     def model_cache(self) -> ModelCache:
@@ -361,6 +372,30 @@ def _view(p: Any, session: ControlSession) -> LatestNetwork | None:
     setattr(p, VIEW_ATTRIBUTE, view)
     return view if view.control_params else None
 
+
+def prepare_mask(mask: Image.Image, p: Any) -> Image.Image:
+    """A mask as the host uses it in this generation: grey, inverted and blurred as asked."""
+    return crop.prepare_mask(request.inpaint_rules(mask, p))
+
+
+def set_numpy_seed(p: Any) -> int:
+    """Seed numpy's own generator as preprocessors are seeded; the seed is given back."""
+    seed = request.preparation_seed(p)
+    np.random.seed(seed)
+    return seed
+
+
+def find_closest_lora_model_name(search: str) -> str | None:
+    """Display name of the control model that a text means, None for none (loras have no part)."""
+    return listing.offered_model(runtime().catalog, search)
+
+
+FUNCTIONS: Final = {
+    "find_closest_lora_model_name": find_closest_lora_model_name,
+    "prepare_mask": prepare_mask,
+    "set_numpy_seed": set_numpy_seed,
+}
+"""What others import from the script's module, `scripts.controlnet`."""
 
 PUBLISHED: Final = {"ControlParams": ControlParams, "UnetHook": LatestNetwork}
 """The views' classes, by the names under which other extensions import them."""

@@ -22,7 +22,7 @@ def read_request(p: Any) -> GenerationRequest:
         size=Size(int(p.width), int(p.height)),
         batch_size=int(p.batch_size),
         iterations=int(p.n_iter),
-        seed=_seed(p),
+        seed=preparation_seed(p),
         init_image=init_images[0] if init_images else None,
         resize_mode=int(getattr(p, "resize_mode", 0) or 0),
         inpaint=_inpaint(p) if init_images else None,
@@ -44,17 +44,16 @@ def hires_canvas(p: Any) -> Size | None:
     return Size(int(width), int(height)) if width and height else None
 
 
-def _seed(p: Any) -> int:
+def preparation_seed(p: Any) -> int:
+    """Seed of preprocessors that use random numbers: the first picture's, with its variation."""
     seeds = getattr(p, "all_seeds", None) or [p.seed]
     subseeds = getattr(p, "all_subseeds", None) or [p.subseed]
     first, second = (max(int(values[0] or 0), 0) for values in (seeds, subseeds))
     return (first + second) & 0xFFFFFFFF
 
 
-def _inpaint(p: Any) -> InpaintRules | None:
-    mask = getattr(p, "image_mask", None)
-    if mask is None:
-        return None
+def inpaint_rules(mask: Any, p: Any) -> InpaintRules:
+    """How the host prepares a mask (PIL picture) in this generation."""
     return InpaintRules(
         mask=mask,
         blur_x=float(getattr(p, "mask_blur_x", 4) or 0),
@@ -64,3 +63,8 @@ def _inpaint(p: Any) -> InpaintRules | None:
         only_masked=bool(getattr(p, "inpaint_full_res", False)),
         padding=int(getattr(p, "inpaint_full_res_padding", 0) or 0),
     )
+
+
+def _inpaint(p: Any) -> InpaintRules | None:
+    mask = getattr(p, "image_mask", None)
+    return None if mask is None else inpaint_rules(mask, p)

@@ -80,6 +80,7 @@ def _modules(script: Mapping[str, Any], hook: Mapping[str, Any]) -> dict[str, Mo
     holding: dict[str, Mapping[str, Any]] = {
         "scripts.batch_hijack": {"InputMode": enums.InputMode},
         "scripts.cldm": {"ControlNet": cldm.ControlNet},
+        "scripts.controlmodel_ipadapter": {"ImageEmbed": published.ImageEmbed},
         "scripts.controlnet": script,
         "scripts.controlnet_ui.controlnet_ui_group": vars(names) | unit,
         "scripts.enums": choices,

@@ -31,6 +31,7 @@ CLASSES = (
 HELD = {
     "scripts.batch_hijack": ("InputMode",),
     "scripts.cldm": ("ControlNet",),
+    "scripts.controlmodel_ipadapter": ("ImageEmbed",),
     "scripts.controlnet": ("Script",),
     "scripts.controlnet_ui.controlnet_ui_group": ("ControlNetUiGroup", "UiControlNetUnit"),
     "scripts.enums": (
