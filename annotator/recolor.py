@@ -15,7 +15,6 @@ GAMMA = Slider("Gamma Correction", 0.1, 2, 1, 0.001)
 
 class _Recolor(Detector):
     tags = ("Recolor",)
-    resolution = None
     frame = Frame.AS_GIVEN
     sliders = (GAMMA,)
 

@@ -12,7 +12,6 @@ VARIATION = Slider("Variation", 3, 32, 8)
 
 class _ColorFix(Detector):
     tags = ("Tile",)
-    resolution = None
     frame = Frame.AS_GIVEN
     identity = True
 
