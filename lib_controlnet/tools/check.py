@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from lib_controlnet.families.base import read_shape
 from lib_controlnet.families.controlnet import SHARED_WITH_BASE
 from lib_controlnet.nets.cldm import ControlNet, read_params
 from lib_controlnet.tools.low_rank import full_shapes
-from lib_controlnet.tools.source import ControlFile, open_control, read_all
+from lib_controlnet.tools.source import ControlFile, all_finite, open_control, pieces, read_all
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 KNOWN_KEYS: Final = frozenset({"controlnet", "control_lora"})
 """Kinds whose tensors' names follow from their shapes."""
@@ -68,6 +69,7 @@ def _check_names(control: ControlFile, verdict: Verdict) -> None:
             verdict.faults.append(f"{_count(halves, 'tensor')} without the other half of a pair")
         found = full_shapes(found)
     try:
+        read_shape(found)
         with torch.device("meta"):
             state = ControlNet(read_params(found, lambda _block, _width: 1)).state_dict()
     except (KeyError, IndexError, ValueError) as error:
@@ -129,12 +131,13 @@ def _check_values(control: ControlFile, verdict: Verdict) -> None:
     for name, tensor in read_all(control):
         if not tensor.is_floating_point() or not tensor.nelement():
             continue
-        if _lacks_finite(tensor):
-            (nan if bool(tensor.float().isnan().any()) else infinite).append(name)
+        if not all_finite(tensor):
+            has_nan = any(part.float().isnan().any() for (part,) in pieces(tensor))
+            (nan if has_nan else infinite).append(name)
         is_output = name.startswith(OUTPUTS) and name.endswith(".weight")
         if is_output:
             outputs.append(name)
-        if (is_output or name == last_hint) and not tensor.count_nonzero():
+        if (is_output or name == last_hint) and not tensor.float().any():
             silent.append(name)
     for names, what in ((nan, "NaN"), (infinite, "infinite values")):
         if names:
@@ -146,11 +149,6 @@ def _check_values(control: ControlFile, verdict: Verdict) -> None:
         verdict.faults.append("never trained: every zero convolution is zero")
     elif silent:
         verdict.remarks.append(f"without effect, being zero: {_count(silent, 'zero convolution')}")
-
-
-def _lacks_finite(tensor: Tensor) -> bool:
-    wide = tensor.float() if tensor.element_size() == 1 else tensor
-    return not bool(wide.isfinite().all())
 
 
 def _last_hint(names: Iterable[str]) -> str | None:

@@ -25,6 +25,7 @@ from lib_controlnet.tools.source import (
     converted,
     facts,
     open_control,
+    pieces,
     plan_of,
     read_all,
     require_fit,
@@ -49,6 +50,8 @@ class Rounding:
     def note(self, original: Tensor, rebuilt: Tensor) -> None:
         """Compare a tensor with itself after the way through the file."""
         error = (rebuilt.float() - original.float()).abs()
+        if not error.numel():
+            return
         self.values += error.numel()
         self.changed += int(error.count_nonzero())
         self.largest = max(self.largest, float(error.max()))
@@ -163,10 +166,12 @@ def _differences(
         if not name.startswith(SHARED_WITH_BASE):
             yield name, converted(name, tensor, dtype)
             continue
+        stored = torch.empty_like(tensor, dtype=dtype)
         original = base.tensor(name, tensor.shape)
-        stored = converted(name, tensor.float() - original, dtype or tensor.dtype)
+        for whole, part, out in pieces(tensor, original, stored):
+            out.copy_(converted(name, whole.float() - part.float(), stored.dtype))
+            rounding.note(whole, (part.float() + out.float()).to(whole.dtype))
         rounding.advice = "" if stored.dtype is torch.float32 else "; --dtype fp32 keeps more"
-        rounding.note(tensor, original.add_(stored.float()).to(tensor.dtype))
         yield name, stored
     yield "difference", torch.ones(())
 
@@ -183,11 +188,14 @@ def _moved(
         if not name.startswith(SHARED_WITH_BASE):
             yield name, converted(name, tensor, dtype)
             continue
-        before = old.tensor(name, tensor.shape)
-        change = new.tensor(name, tensor.shape) - before
-        squares[0] += float(change.double().square().sum())
-        squares[1] += float(before.double().square().sum())
-        yield name, converted(name, change.add_(tensor.float()), dtype or tensor.dtype)
+        moved = torch.empty_like(tensor, dtype=dtype)
+        bases = (base.tensor(name, tensor.shape) for base in (old, new))
+        for whole, before, after, out in pieces(tensor, *bases, moved):
+            change = after.float() - before.float()
+            squares[0] += float(change.double().square().sum())
+            squares[1] += float(before.double().square().sum())
+            out.copy_(converted(name, whole.float() + change, moved.dtype))
+        yield name, moved
 
 
 def _left_out(control: ControlFile, base: BaseFile) -> dict[str, tuple[int, ...]]:
@@ -204,9 +212,12 @@ def _completed(control: ControlFile, base: BaseFile, plan: Plan) -> Iterator[tup
     for name, tensor in read_all(control):
         if name == "difference":
             continue
-        total = tensor
-        if name.startswith(SHARED_WITH_BASE):
-            total = base.tensor(name, tensor.shape).add_(tensor.float())
-        yield name, converted(name, total, plan[name][1])
+        if not name.startswith(SHARED_WITH_BASE):
+            yield name, converted(name, tensor, plan[name][1])
+            continue
+        total = torch.empty_like(tensor, dtype=plan[name][1])
+        for change, part, out in pieces(tensor, base.tensor(name, tensor.shape), total):
+            out.copy_(converted(name, part.float() + change.float(), total.dtype))
+        yield name, total
     for name, shape in _left_out(control, base).items():
         yield name, converted(name, base.tensor(name, shape), plan[name][1])

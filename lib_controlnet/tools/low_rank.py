@@ -21,6 +21,7 @@ from lib_controlnet.tools.errors import ToolError
 from lib_controlnet.tools.source import (
     BaseFile,
     ControlFile,
+    all_finite,
     converted,
     facts,
     open_control,
@@ -177,26 +178,38 @@ def _factors(
             continue
         if not _is_factored(control, name):
             if control.is_difference and name.startswith(SHARED_WITH_BASE):
-                tensor = base.tensor(name, tensor.shape).add_(tensor.float())
+                tensor = base.tensor(name, tensor.shape).float() + tensor.float()
             yield name, converted(name, tensor, plan[name][1])
             continue
         layer = name.removesuffix(".weight")
         (up_shape, dtype), (down_shape, _) = plan[f"{layer}.up"], plan[f"{layer}.down"]
-        change = tensor.float()
-        if not control.is_difference:
-            change = change - base.tensor(name, tensor.shape)
-        change = change.flatten(1)
-        if not change.isfinite().all():
-            msg = f"{control.name} or {base.name} holds NaN or infinite values in {name}"
-            raise ToolError(msg)
-        up, down = factorise(change, up_shape[1])
-        up, down = converted(name, up, dtype), converted(name, down, dtype)
-        norm = float(change.norm())
-        lost = float(change.sub_(up.float() @ down.float()).norm())
-        report.layers[places[layer]] = LayerError(layer, up_shape[1], norm, lost)
+        up, down, error = _layer(control, base, name, tensor, (up_shape[1], dtype))
+        report.layers[places[layer]] = error
         yield f"{layer}.up", up.reshape(up_shape)
         yield f"{layer}.down", down.reshape(down_shape)
     yield MARK, torch.zeros(0)
+
+
+def _layer(
+    control: ControlFile,
+    base: BaseFile,
+    name: str,
+    tensor: Tensor,
+    target: tuple[int, torch.dtype],
+) -> tuple[Tensor, Tensor, LayerError]:
+    """A layer's factors (o, rank) and (rank, n) in a rank and precision, and what they lose."""
+    rank, dtype = target
+    change = tensor.float()
+    if not control.is_difference:
+        change = base.tensor(name, tensor.shape).float().neg_().add_(tensor)
+    change = change.flatten(1)
+    if not all_finite(change):
+        msg = f"{control.name} or {base.name} holds NaN or infinite values in {name}"
+        raise ToolError(msg)
+    up, down = (converted(name, factor, dtype) for factor in factorise(change, rank))
+    norm = float(change.norm())
+    lost = float(change.addmm_(up.float(), down.float(), alpha=-1).norm())
+    return up, down, LayerError(name.removesuffix(".weight"), rank, norm, lost)
 
 
 def factorise(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:

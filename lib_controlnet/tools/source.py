@@ -38,6 +38,9 @@ DTYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.fl
 FIRST_BLOCK: Final = "input_blocks.0.0.weight"
 LATENT_CHANNELS: Final = 4
 
+PIECE: Final = 2**19
+"""Elements of a tensor that are worked on at a time."""
+
 
 @dataclass(frozen=True)
 class ControlFile:
@@ -173,6 +176,16 @@ def facts(control: ControlFile, step: str) -> dict[str, str]:
     return {**metadata, "history": f"{before}{step}"}
 
 
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of equally large tensors, flat, in step: temporary copies of a part are small."""
+    yield from zip(*(tensor.reshape(-1).split(PIECE) for tensor in tensors), strict=True)
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(part.float().isfinite().all()) for (part,) in pieces(tensor))
+
+
 def converted(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A tensor in another precision; None and integers change nothing.
 
@@ -182,13 +195,14 @@ def converted(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is None or not tensor.is_floating_point() or tensor.dtype is dtype:
         return tensor
     result = tensor.to(dtype)
-    if not result.isfinite().all() and bool((result.isinf() & tensor.float().isfinite()).any()):
-        largest = tensor.float().nan_to_num(0.0, 0.0, 0.0).abs().max().item()
-        msg = (
-            f"{name} holds values up to {largest:.3g}, {str(dtype).removeprefix('torch.')} ends "
-            f"at {torch.finfo(dtype).max:.3g}; choose bf16 or fp32"
-        )
-        raise ToolError(msg)
+    for before, after in pieces(tensor, result):
+        if bool((after.float().isinf() & before.float().isfinite()).any()):
+            largest = before.float().nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+            msg = (
+                f"{name} holds values up to {largest:.3g}, {str(dtype).removeprefix('torch.')} "
+                f"ends at {torch.finfo(dtype).max:.3g}; choose bf16 or fp32"
+            )
+            raise ToolError(msg)
     return result
 
 
@@ -222,12 +236,12 @@ class BaseFile:
         return name in self._names
 
     def tensor(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Read one tensor in float32, in a control model's shape of it.
+        """Read one tensor in its own precision, in a control model's shape of it.
 
         Inpainting checkpoints read more channels than control models, and 1x1 convolutions may
         be kept as linear layers.
         """
-        tensor = next(iter(self._file.read([self._names[name]], torch.float32, "cpu")))[1]
+        tensor = next(iter(self._file.read([self._names[name]], None, "cpu")))[1]
         if name == FIRST_BLOCK:
             tensor = tensor[:, : shape[1]]
         return tensor.reshape(tuple(shape))
