@@ -20,6 +20,7 @@ from neural import (
 from random_weights import random_input, random_state, read_keys, read_output, relative_error
 from weights import weights_folder
 
+from annotator._tensors import spread
 from annotator.depth_anything import LONGEST, SIDE, DepthAnythingV1, DepthAnythingV2, as_seen
 from annotator.nets.depth_anything import DepthAnything, Params, build_v1, build_v2
 from annotator.weights import WeightsError
@@ -135,6 +136,11 @@ def test_the_best_file_that_is_there_is_used(folder: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CONTROLNET_DEPTH_ANYTHING_MODEL_URL", "http://127.0.0.1:9/model.pth")
     with pytest.raises(WeightsError, match=r"depth_anything_vitl14\.pth"):
         DepthAnythingV1().detect(smooth_picture(64, 64))
+
+
+def test_a_flat_depth_is_black_and_any_other_uses_the_whole_range() -> None:
+    assert not spread(np.full((3, 4), 2.5, np.float32)).any()
+    assert spread(np.float32([[-1, 0, 1, 3]])).tolist() == [[0, 63, 127, 255]]
 
 
 def test_preprocessor_end_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
