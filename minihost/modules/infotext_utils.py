@@ -248,7 +248,7 @@ def connect_paste_params_buttons() -> None:
         target = paste_fields.get(binding.tabname)
         if target is None:
             continue
-        _connect_image(binding, target["init_img"])
+        _connect_image(binding, target)
         override = binding.override_settings_component or target["override_settings_component"]
         if binding.source_text_component is not None and target["fields"] is not None:
             connect_paste(
@@ -263,17 +263,31 @@ def connect_paste_params_buttons() -> None:
         )  # fmt: skip
 
 
-def _connect_image(binding: ParamBinding, target: Any) -> None:
-    source = binding.source_image_component
-    if source is None or target is None:
+def _connect_image(binding: ParamBinding, target: dict[str, Any]) -> None:
+    """Send the picture, and its size where the target has one of its own (inpaint has not)."""
+    source, image = binding.source_image_component, target["init_img"]
+    if source is None or image is None:
         return
-    if isinstance(source, gr.Gallery):
-        func, js = image_from_url_text, "extract_image_from_gallery"
-    else:
-        func, js = (lambda image: image), None
+    sizes = {name: field for field, name in target["fields"] or [] if name in ("Size-1", "Size-2")}
+    with_size = len(sizes) == 2 and binding.tabname != "inpaint"
     binding.paste_button.click(
-        fn=func, _js=js, inputs=[source], outputs=[target], show_progress=False
+        fn=_image_and_size if with_size else _image_of,
+        _js="extract_image_from_gallery" if isinstance(source, gr.Gallery) else None,
+        inputs=[source],
+        outputs=[image, sizes["Size-1"], sizes["Size-2"]] if with_size else [image],
+        show_progress=False,
     )
+
+
+def _image_of(sent: Any) -> Image.Image | None:
+    return sent if isinstance(sent, Image.Image) else image_from_url_text(sent)
+
+
+def _image_and_size(sent: Any) -> tuple[Any, Any, Any]:
+    image = _image_of(sent)
+    if image is None or not shared.opts.send_size:
+        return image, gr.update(), gr.update()
+    return image, image.width, image.height
 
 
 def _connect_fields(binding: ParamBinding, fields: list) -> None:

@@ -114,6 +114,7 @@ def test_units_of_a_txt2img_picture_arrive_in_img2img_and_inpaint(
     page.wait_for_timeout(500)
     assert is_on(page, "img2img2"), "a picture without units changes nothing"
     assert not is_on(page, "img2img0")
+    assert page.input_value("#img2img_width input[type=number]") == "128", "its size came along"
 
     page.locator(TABS).nth(0).click()
     set_up(page, picture)
