@@ -242,13 +242,15 @@ def _whole(point: Point) -> tuple[int, int]:
 def pose_json(pose: Pose) -> dict[str, Any]:
     """The JSON form: people in fractions of the canvas, animals in pixels.
 
-    A missing point is (0, 0, 0), a missing part null. A part that reaches so far out of the canvas
-    that its fractions would be taken for pixels is written in pixels.
+    A missing point is (0, 0, 0), a missing part null. If anybody reaches so far out of the canvas
+    that fractions would be taken for pixels, all people are written in pixels.
     """
+    parts = [getattr(person, part) for person in pose.people for part in KEYS.values()]
+    fractions = all(_fits(part, pose) for part in parts if part is not None)
     return {
         "people": [
             {
-                key: _flat(getattr(person, part), pose, as_fractions=True)
+                key: _flat(getattr(person, part), pose, as_fractions=fractions)
                 for key, part in KEYS.items()
             }
             for person in pose.people
@@ -257,6 +259,12 @@ def pose_json(pose: Pose) -> dict[str, Any]:
         "canvas_height": pose.height,
         "canvas_width": pose.width,
     }
+
+
+def _fits(part: np.ndarray, pose: Pose) -> bool:
+    """Whether fractions of a part are read as such."""
+    reach = np.abs(part[found(part), :2]) <= (pose.width, pose.height)
+    return in_fractions(part) or bool(reach.all())
 
 
 def _flat(part: np.ndarray | None, pose: Pose, *, as_fractions: bool) -> list[float] | None:
@@ -270,6 +278,5 @@ def _flat(part: np.ndarray | None, pose: Pose, *, as_fractions: bool) -> list[fl
     elif as_fractions and not in_fractions(part):
         fractions = points / size
         # Times the size, a reader must not end up in the pixel before.
-        fractions = np.where(fractions * size < points, np.nextafter(fractions, np.inf), fractions)
-        points = fractions if (np.abs(fractions) <= 1).all() else points
+        points = np.where(fractions * size < points, np.nextafter(fractions, np.inf), fractions)
     return np.column_stack([points, there]).ravel().tolist()

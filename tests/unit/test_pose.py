@@ -165,6 +165,23 @@ def test_json_of_points_outside_the_canvas_stays_in_pixels() -> None:
     assert np.array_equal(drawing.draw_pose(read_pose(told)), drawing.draw_pose(pose))
 
 
+def test_json_of_people_is_in_one_form() -> None:
+    """One joint beyond the canvas, and everybody is written in pixels."""
+    far = np.array(flat({2: (20, 40), 3: (130, 40)}, 18)).reshape(-1, 3)
+    near = np.array(flat({2: (0.2, 0.5), 3: (0.6, 0.5)}, 18)).reshape(-1, 3)
+    hand = np.array(flat({0: (30, 40), 1: (35, 50)}, 21)).reshape(-1, 3)
+    people = (drawing.Person(near), drawing.Person(far, left_hand=hand))
+    pose = drawing.Pose(100, 80, people)
+    told = pose_json(pose)["people"]
+    assert told[0]["pose_keypoints_2d"][6:9] == [20, 40, 1]
+    assert told[1]["hand_left_keypoints_2d"][:3] == [30, 40, 1]
+    assert np.array_equal(drawing.draw_pose(read_pose(pose_json(pose))), drawing.draw_pose(pose))
+    inside = drawing.Pose(100, 80, (people[0], drawing.Person(near, left_hand=hand)))
+    told = pose_json(inside)["people"]
+    assert told[0]["pose_keypoints_2d"][6:9] == [0.2, 0.5, 1]
+    assert told[1]["hand_left_keypoints_2d"][:3] == [0.3, 0.5, 1]
+
+
 def test_json_of_animal_fractions_is_in_pixels() -> None:
     told = pose_json(read_pose(scene(animals=[flat({4: (0.5, 0.25)}, 17)])))
     assert told["animals"][0][12:15] == [50, 20, 1]
