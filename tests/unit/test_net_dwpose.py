@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from neural import check_memory_is_given_back
 from pose_scenes import patches, picture, put_small_networks, simcc, yolox_rows
 from weights import weights_folder
 
@@ -191,8 +192,10 @@ def test_opened_files_are_kept_and_given_back(files: Path) -> None:
     assert len(before) == 2
     run_preprocessor("dw_openpose_full", patches(), SIDE)
     assert [a is b for a, b in zip(before, CACHE._entries.values(), strict=True)] == [True] * 2
+    del before
     CACHE.clear()
     assert CACHE.nbytes == 0
+    check_memory_is_given_back("animal_openpose")
 
 
 class Session:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from neural import check_memory_is_given_back
 from pose_scenes import PatchNet, SceneNet, picture
 from random_weights import random_input, random_state, read_keys, read_output, relative_error
 from weights import weights_folder
@@ -184,6 +185,11 @@ def test_padding_is_no_part_of_the_canvas(stubs: Path) -> None:
     assert (found.pose["canvas_width"], found.pose["canvas_height"]) == (500, 380)
     assert found.pose["people"]
     assert np.array_equal(found.image, drawing.draw_pose(read_pose(found.pose)))
+
+
+def test_memory_is_given_back(stubs: Path) -> None:
+    put(stubs, BODY)
+    check_memory_is_given_back("openpose")
 
 
 def test_missing_file_of_a_part_is_named(stubs: Path) -> None:
