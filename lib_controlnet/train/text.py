@@ -136,7 +136,9 @@ def _open_clip(tensors: dict[str, Tensor], folder: str, two: bool) -> TextEncode
     kept = layers if two else layers - 1
     own = dict(open_clip_tensors(tensors, kept))
     arguments = clip_arguments({name: tuple(t.shape) for name, t in own.items()})
+    tokenizer = _tokenizer(folder)
     config = transformers.CLIPTextConfig(**arguments, hidden_act="gelu")
+    config.eos_token_id = tokenizer.eos_token_id  # where the pooled text is read
     if two:
         config.projection_dim = own["text_projection.weight"].shape[0]
         module = transformers.CLIPTextModelWithProjection(config)
@@ -144,7 +146,7 @@ def _open_clip(tensors: dict[str, Tensor], folder: str, two: bool) -> TextEncode
         own.pop("text_projection.weight", None)
         module = transformers.CLIPTextModel(config)
     _load(module, own)
-    return TextEncoder(module, _tokenizer(folder), penultimate=two, zero_padding=True)
+    return TextEncoder(module, tokenizer, penultimate=two, zero_padding=True)
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
