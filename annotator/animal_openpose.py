@@ -17,7 +17,7 @@ from .weights import WeightFile
 POINTS: Final = WeightFile(
     "rtmpose-m_simcc-ap10k_pt-aic-coco_210e-256x256-7a041aa1_20230206.onnx",
     "openpose",
-    54_500_000,
+    54_478_120,
     "mmpose, Apache-2.0",
     exact=False,
     repo="bdsqlsz/qinglong_controlnet-lllite",

@@ -21,17 +21,17 @@ _RELEASES: Final = "https://github.com/xinntao/facexlib/releases/download"
 FACES: Final = WeightFile(
     "detection_Resnet50_Final.pth",
     "facexlib",
-    109_000_000,
+    109_497_761,
     "MIT",
-    exact=False,
+    sha256="6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
     url=f"{_RELEASES}/v0.1.0/detection_Resnet50_Final.pth",
 )
 PARTS: Final = WeightFile(
     "parsing_bisenet.pth",
     "facexlib",
-    53_000_000,
+    53_289_463,
     "MIT",
-    exact=False,
+    sha256="468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
     url=f"{_RELEASES}/v0.2.0/parsing_bisenet.pth",
 )
 

@@ -19,7 +19,7 @@ from .weights import WeightFile
 FACES: Final = WeightFile(
     "scrfd_10g_bnkps.onnx",
     "insightface/models/antelopev2",
-    16_900_000,
+    16_923_827,
     "InsightFace: non-commercial research",
     exact=False,
     repo="DIAMONIK7777/antelopev2",

@@ -21,10 +21,9 @@ from .weights import STORE, WeightFile, WeightsError
 BUNDLE: Final = WeightFile(
     "face_landmarker.task",
     "mediapipe",
-    3_800_000,
+    3_758_596,
     "Apache-2.0",
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
-    exact=False,
     url=(
         "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/"
         "float16/1/face_landmarker.task"
