@@ -67,4 +67,6 @@ def inpaint_rules(mask: Any, p: Any) -> InpaintRules:
 
 def _inpaint(p: Any) -> InpaintRules | None:
     mask = getattr(p, "image_mask", None)
+    if isinstance(mask, (list, tuple)):  # AnimateDiff has one for each frame
+        mask = mask[0] if mask else None
     return None if mask is None else inpaint_rules(mask, p)

@@ -231,6 +231,15 @@ def test_row_11_animatediff_takes_over_the_batch_tab(webui, folder, inputs, monk
     assert img2img.process_batch is original
 
 
+def test_masks_of_all_frames_are_represented_by_the_first(webui):
+    from lib_controlnet.host import request as requests
+
+    masks = [Image.new("L", (SIZE, SIZE), level) for level in (255, 0)]
+    p = job(kind="Img2Img", init_images=[Image.new("RGB", (SIZE, SIZE))] * 2)
+    p.image_mask = masks
+    assert requests.read_request(p).inpaint.mask is masks[0]
+
+
 def test_batch_tab_is_untouched_without_animatediff(webui):
     from modules import img2img
 
