@@ -91,6 +91,21 @@ def test_cells_at_the_edge_count_whole() -> None:
     assert squares[-1].tolist() == [80, 48, 512, 512]
 
 
+@pytest.mark.parametrize(("height", "kept"), [(39.9, 2), (40.1, 1)])
+def test_face_that_covers_a_surer_one_goes(height: float, kept: int) -> None:
+    """The second face is the upper part of the first, some rows of a hundred."""
+    squares = anchors(320, 320)
+    boxes, scores = np.zeros((len(squares), 4)), np.zeros(len(squares))
+    for row, score, rows in ((-2, 0.99, 100), (-1, 0.98, height)):
+        centre, side = squares[row, :2], squares[row, 2:]
+        boxes[row, :2] = ((150, 100 + rows / 2) - centre) / side / 0.1
+        boxes[row, 2:] = np.log((100, rows) / side) / 0.2
+        scores[row] = score
+    found, _ = decode_faces(boxes, scores, np.zeros((len(squares), 10)), 320, 320)
+    assert len(found) == kept
+    assert np.allclose(found[0], (100, 100, 200, 200))
+
+
 class Faces(nn.Module):
     """Gives the same outputs for any picture of the expected size."""
 
