@@ -9,10 +9,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from lib_controlnet.errors import ModelNotFoundError, shown
+from lib_controlnet.containers import read_metadata
+from lib_controlnet.errors import BrokenCheckpointError, ModelNotFoundError, shown
 from lib_controlnet.hash_store import HashStore
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,18 @@ class ModelFile:
         """What the user sees: `stem [hash]`."""
         return f"{self.stem} [{self.hash}]"
 
+    @cached_property
+    def control_type(self) -> str | None:
+        """Lower-case control type that the file's own metadata names; None where it names none."""
+        if self.path.suffix.lower() != ".safetensors":
+            return None
+        try:
+            given = str(read_metadata(self.path).get("control_type", ""))
+            return given.strip().lower() or None
+        except (BrokenCheckpointError, OSError) as error:
+            log.debug("%s has no readable metadata: %s", self.path, error)
+            return None
+
     @property
     def search_text(self) -> str:
         """Lower-case text for partial matches; a repository's folder stands for a generic stem."""
@@ -98,9 +112,11 @@ def short_hash(path: Path) -> str:
 
 
 def listed_under(entry: ModelFile, control_type: str) -> bool:
-    """Whether a model's name speaks of a control type."""
+    """Whether a model's own metadata or, where that says nothing, its name is of a control type."""
     kind = control_type.strip().lower()
     words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
+    if entry.control_type is not None:
+        return entry.control_type in words
     return any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
 
 
@@ -172,7 +188,7 @@ class Catalog:
         return list(self.files)
 
     def for_type(self, control_type: str) -> list[str]:
-        """Displayed names of models whose names speak of a control type; all for `All`."""
+        """Displayed names of the models for a control type, by metadata or name; all for `All`."""
         kind = control_type.strip().lower()
         if kind in ("", "all"):
             return self.names()

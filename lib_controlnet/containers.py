@@ -134,6 +134,17 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[dict, int]:
     return header, 8 + length
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Free text in the header of a safetensors file; nothing else is read.
+
+    Raises:
+        BrokenCheckpointError: it is no such file.
+    """
+    with path.open("rb") as stream:
+        found = _read_header(path, stream)[0].get("__metadata__")
+    return found if isinstance(found, dict) else {}
+
+
 def _read_entry(path: Path, name: str, entry: object) -> TensorInfo:
     try:
         dtype = SAFETENSORS_DTYPES[entry["dtype"]]
