@@ -165,6 +165,14 @@ def test_json_of_points_outside_the_canvas_stays_in_pixels() -> None:
     assert np.array_equal(drawing.draw_pose(read_pose(told)), drawing.draw_pose(pose))
 
 
+def test_json_of_a_missing_point_is_zeros() -> None:
+    body = np.array(flat({2: (20, 40), 3: (60, 40)}, 18)).reshape(-1, 3)
+    body[3, 2] = 0.9
+    told = pose_json(drawing.Pose(100, 80, (drawing.Person(body),)))["people"][0]
+    assert told["pose_keypoints_2d"][6:12] == [0.2, 0.5, 1, 0, 0, 0]
+    assert told["face_keypoints_2d"] is None
+
+
 def test_json_of_people_is_in_one_form() -> None:
     """One joint beyond the canvas, and everybody is written in pixels."""
     far = np.array(flat({2: (20, 40), 3: (130, 40)}, 18)).reshape(-1, 3)
