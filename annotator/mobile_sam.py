@@ -79,11 +79,16 @@ class MobileSamParts(Detector):
 
         with lend(MOBILE_SAM, build, half=False) as network:
             masks = without_doubles(list(all_masks(image, network)))
-        painted = np.zeros(image.shape, np.uint8)
-        for mask in sorted(masks, key=lambda mask: mask.area, reverse=True):
-            inside = np.unpackbits(mask.bits, count=painted[:, :, 0].size)
-            painted[inside.reshape(painted.shape[:2]) > 0] = rng.randint(255, size=3)
-        return painted
+        return painted(masks, image.shape[:2], rng)
+
+
+def painted(masks: list[Mask], size: tuple[int, int], rng: np.random.RandomState) -> np.ndarray:
+    """Masks in random colours, the smaller over the larger ones; uint8 (*size, 3)."""
+    picture = np.zeros((*size, 3), np.uint8)
+    for mask in sorted(masks, key=lambda mask: mask.area, reverse=True):
+        inside = np.unpackbits(mask.bits, count=size[0] * size[1]).reshape(size)
+        picture[inside > 0] = rng.randint(255, size=3)
+    return picture
 
 
 def all_masks(image: np.ndarray, network: MobileSam) -> Iterator[Mask]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weights import weights_folder
 
 import annotator.mobile_sam as detector
-from annotator.mobile_sam import MOBILE_SAM, all_masks, without_doubles
+from annotator.mobile_sam import MOBILE_SAM, Mask, all_masks, painted, without_doubles
 from annotator.nets.mobile_sam import MobileSam, build
 from annotator.networks import CACHE, lend
 from lib_controlnet.preprocess import run_preprocessor
@@ -28,7 +28,7 @@ SIZE = (70, 100)
 class SquaresAtPoints(nn.Module):
     """In the network's place: three squares around each point, some blurred, some poor.
 
-    Squares lie on a coarse raster, so that neighbouring points give the same ones.
+    Squares are drawn to a coarse raster, so that neighbouring points give nearly the same ones.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,15 @@ class SquaresAtPoints(nn.Module):
 
     def masks_at(self, _features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         cells = torch.arange(32).float()
-        place = (points.float() * 32 / 3).floor() * 3 + 1.5
+        raster = (points.float() * 32 / 3).floor() * 3 + 1.5
+        place = raster + 0.5 * (points.float() * 32 - raster)
         away = torch.maximum(
             (cells[None, None, :] - place[:, 0, None, None]).abs(),
             (cells[None, :, None] - place[:, 1, None, None]).abs(),
         )
         sizes, slopes = torch.tensor([1.6, 4.2, 9.0]), torch.tensor([40.0, 60.0, 30.0])
         logits = (sizes[None, :, None, None] - away[:, None]) * slopes[None, :, None, None]
-        wave = torch.sin(place @ torch.tensor([1.7, 2.9]))[:, None] * torch.tensor([1, 0.7, -1])
+        wave = torch.sin(raster @ torch.tensor([1.7, 2.9]))[:, None] * torch.tensor([1, 0.7, -1])
         return logits, 0.9 + 0.08 * wave
 
 
@@ -121,6 +122,18 @@ def test_masks_and_their_order_equal_the_references() -> None:
         labels[inside] = number
     assert 10 < len(kept) < len(found)
     assert np.array_equal(labels, read_output("mobile_sam_masks"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_small_parts_lie_over_large_ones(order: int) -> None:
+    large, small = np.zeros((5, 7), bool), np.zeros((5, 7), bool)
+    large[1:, 1:], small[2:4, 2:4] = True, True
+    masks = [Mask(np.packbits(mask), int(mask.sum()), (0, 0, 6, 4), 0.9) for mask in (large, small)]
+    found = painted(masks[::order], (5, 7), np.random.RandomState(3))
+    first, second = np.random.RandomState(3).randint(255, size=(2, 3))
+    expected = np.zeros((5, 7, 3))
+    expected[large], expected[small] = first, second
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.usefixtures("_small", "_stored")
