@@ -234,6 +234,11 @@ class Detector:
         return tuple(weight for weight in self.weights if not STORE.locate(weight))
 
     @property
+    def is_as_given(self) -> bool:
+        """Whether the picture's own size is worked at, so that a resolution has no effect."""
+        return self.frame is Frame.AS_GIVEN
+
+    @property
     def uses_mask(self) -> bool:
         return self.mask is not MaskUse.IGNORED
 

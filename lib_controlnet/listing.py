@@ -109,11 +109,14 @@ def _sliders(detector: Any) -> list[Any]:
 def sliders(module: str) -> list[Any]:
     """Resolution, first and second slider of a preprocessor; None where there is none.
 
-    The routes list a resolution for "none" too, because clients expect one; it has no effect, so
-    the panel does not show it.
+    The routes list a resolution for all but a few, because clients expect one; where it has no
+    effect, the panel does not show it.
     """
     found = preprocess.find(module)
-    return [None] * 3 if found is None or found.identity else _sliders(found)[:3]
+    if found is None:
+        return [None] * 3
+    resolution, first, second, _third = _sliders(found)
+    return [None if found.is_as_given else resolution, first, second]
 
 
 def remark(module: str) -> str | None:

@@ -137,3 +137,19 @@ def test_usable_ones_are_not_marked() -> None:
     assert "unavailable" not in listing.module_detail()["canny"]
     assert listing.remark("canny") is None
     assert listing.remark("no such") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("none", []),
+        ("canny", ["Resolution", "Low Threshold", "High Threshold"]),
+        ("tile_resample", ["Down Sampling Rate"]),
+        ("tile_colorfix", ["Variation"]),
+        ("tile_colorfix+sharp", ["Variation", "Sharpness"]),
+        ("recolor_luminance", ["Gamma Correction"]),
+        ("inpaint_only", []),
+    ],
+)
+def test_panel_shows_the_sliders_that_have_an_effect(name: str, shown: list[str]) -> None:
+    assert [slider.label for slider in listing.sliders(name) if slider is not None] == shown
