@@ -96,7 +96,7 @@ def test_every_pair_of_tokens_reads_the_row_of_its_distance() -> None:
 
 @pytest.mark.parametrize(
     ("size", "seen"),
-    [((384, 512), (384, 512)), ((608, 608), (512, 512)), ((80, 2000), (32, 512))],
+    [((384, 512), (384, 512)), ((608, 608), (512, 512)), ((60, 2000), (32, 512))],
 )
 def test_pictures_are_resized_to_near_the_size_of_training(
     size: tuple[int, int], seen: tuple[int, int]
@@ -110,7 +110,8 @@ def test_near_and_far_are_percentiles() -> None:
     assert (found[:3] == 255).all()
     assert (found[85:] == 0).all()
     assert abs(found[43] - (1 - (43 - 2) / 83) * 255) <= 1
-    assert not nearness(np.full((3, 4), 2.0, np.float32)).any()
+    with np.errstate(all="raise"):
+        assert not nearness(np.full((3, 4), 2.0, np.float32)).any()
 
 
 @pytest.fixture
