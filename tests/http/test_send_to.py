@@ -79,12 +79,25 @@ def set_up(page: Any, picture: Path, unit: str = UNIT) -> None:
     page.check(enabled(unit))
 
 
-def assert_restored(page: Any, unit: str) -> None:
-    """The fields of `set_up` are in another panel's unit."""
+def choose_grid(page: Any, *weights: float) -> None:
+    """Let the X/Y/Z plot make a picture for each weight of the units."""
+    script = "#txt2img_script_container"
+    page.click(f"{script} #script_list input")
+    page.click(f"{script} #script_list ul.options li:has-text('X/Y/Z plot')")
+    axis = "#script_txt2img_xyz_plot_x"
+    page.click(f"{axis}_type input")
+    page.click(f"{axis}_type ul.options li:has-text('[ControlNet] Weight')")
+    page.wait_for_selector(f"{axis}_values textarea", state="visible")
+    page.fill(f"{axis}_values textarea", ", ".join(str(weight) for weight in weights))
+    page.check(f"{script} label:has-text('Include Sub Images') input")
+
+
+def assert_restored(page: Any, unit: str, **others: str) -> None:
+    """The fields of `set_up` are in another panel's unit, but for the other values given."""
     page.wait_for_function("(box) => document.querySelector(box).checked", arg=enabled(unit))
     wait_for_value(page, "preprocessor_dropdown", "canny", unit)
     wait_for_value(page, "model_dropdown", "control_demo_canny [", unit)
-    for suffix, value in NUMBERS.items():
+    for suffix, value in {**NUMBERS, **others}.items():
         wait_for_value(page, suffix, value, unit)
     mode = "ControlNet is more important"
     assert page.is_checked(f"{unit}_controlnet_control_mode_radio input[value='{mode}']")
@@ -123,13 +136,18 @@ def test_units_of_a_txt2img_picture_arrive_in_img2img_and_inpaint(
     choose_canny(page, unit_id(1))
     page.check(enabled(unit_id(1)))
     page.locator("#txt2img_controlnet_tabs > div.tab-nav > button").nth(0).click()
+    choose_grid(page, 0.6, 0.9)
     posted.generate(page)
     spoil(page, UNIT)
-    for target, shown in PICTURES.items():
+    # The grid has the parameters of its first cell; the last thumbnail is the second cell.
+    for (target, shown), place, weight in zip(
+        PICTURES.items(), (0, 2), ("0.6", "0.9"), strict=True
+    ):
         page.locator(TABS).nth(0).click()
+        page.locator("#txt2img_gallery .thumbnails > .thumbnail-item").nth(place).click()
         page.click(f"#txt2img_send_to_{target}")
         page.wait_for_selector(shown, state="attached")
-        assert_restored(page, TARGET)
+        assert_restored(page, TARGET, control_weight_slider=weight)
         assert is_on(page, "img2img1")
         assert not is_on(page, "img2img2"), "it took no part"
         spoil(page, TARGET)
