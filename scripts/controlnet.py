@@ -8,7 +8,7 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from lib_controlnet import api, legacy, plugins, python_api
+from lib_controlnet import api, legacy, plugins, preprocess, python_api
 from lib_controlnet.host import (
     a1111,
     animation,
@@ -32,6 +32,7 @@ script_callbacks.remove_current_script_callbacks()
 RUNTIME = a1111.present_runtime() or Runtime()
 SEND_TO = send_to.SendTo()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
+log.info("ControlNet preprocessor location: %s", preprocess.weights.STORE.roots[0])
 
 
 class Script(neighbours.ScriptViews, scripts.Script):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +12,16 @@ from lib_controlnet import preprocess
 if TYPE_CHECKING:
     from lib_controlnet.host.a1111 import A1111Host
 
-log = logging.getLogger(__name__)
-
 
 def set_up(host: A1111Host) -> None:
     """Have the preprocessors use the user's folders, settings and device from now on."""
     chosen = host.option("control_net_modules_path", "")
     chosen = chosen or host.flag("controlnet_annotator_models_path", "")
-    roots = preprocess.weights.folders(
+    preprocess.weights.STORE.roots = preprocess.weights.folders(
         str(chosen or "").strip(), Path(paths.data_path), Path(shared.models_path)
     )
-    preprocess.weights.STORE.roots = roots
     preprocess.weights.STORE.options = lambda: download_options(host)
     preprocess.networks.CACHE.choose_place = lambda: network_place(host)
-    log.info("ControlNet preprocessor location: %s", roots[0])
 
 
 def download_options(host: A1111Host) -> Any:

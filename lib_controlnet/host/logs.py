@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 FORM: Final = "%(asctime)s - ControlNet - %(levelname)s - %(message)s"
-PACKAGES: Final = ("lib_controlnet", "annotator", "ControlNet")
+PACKAGES: Final = ("lib_controlnet", "annotator", "controlnet_annotator", "ControlNet")
 MARK: Final = "controlnet"
 
 

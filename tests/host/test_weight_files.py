@@ -121,6 +121,14 @@ def test_folder_of_forge_is_searched_in_any_letter_case(set_options: Any) -> Non
         forge.rmdir()
 
 
+def test_start_names_the_folder_in_words_that_users_quote(
+    host: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.reload_ui()
+    said = capsys.readouterr().out
+    assert f" - ControlNet - INFO - ControlNet preprocessor location: {STORE.roots[0]}\n" in said
+
+
 # --- downloads -----------------------------------------------------------------------------
 
 
