@@ -121,9 +121,9 @@ def test_weight_file_is_the_published_one(file: WeightFile) -> None:
     if published is not None:
         assert file.sha256 in (published["sha256"], "")
         if published["bytes"]:
+            assert file.size == published["bytes"] or not file.exact
             assert abs(file.size / published["bytes"] - 1) < 0.03
-        if file.exact:
-            assert (file.size, file.sha256) == (published["bytes"], published["sha256"])
+        assert file.sha256 or not file.exact
     else:
         assert not file.exact or file.sha256, "an exact size comes from where a digest is"
 
