@@ -61,7 +61,7 @@ def test_region_canvas_that_gradio_left_unsized_is_sized(panel: Any) -> None:
     wait_for_canvas(panel, f"{UNIT}_region_canvas", (128, 128))
 
 
-def test_unit_picture_on_an_unsized_canvas_is_shown_and_drawn_on(panel: Any, tmp_path: Path) -> None:
+def test_unit_picture_on_an_unsized_canvas_is_drawn_on(panel: Any, tmp_path: Path) -> None:
     picture = save_shapes(tmp_path / "shapes.png", (192, 128))
     posted = Posted(panel)
     upload(panel, picture)
