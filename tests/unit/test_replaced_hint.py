@@ -76,6 +76,22 @@ def test_rows_of_a_window_repeat_its_frames(network):
     assert same(list(residuals.layers), expected)
 
 
+@pytest.mark.parametrize(
+    "images",
+    [(0, 0), (1, 1), (1, 0), (0, 1, 0, 1), (0, 0, 1, 1, 0, 1)],
+    ids=["first alone", "last alone", "turned", "cond, uncond", "AND"],
+)
+def test_own_frames_go_to_their_pictures_in_any_part_of_the_rows(network, images):
+    rows = tuple(Row(image, is_cond=True) for image in images)
+    places = tuple(range(len(images)))
+    (residuals,) = evaluate_group([active(network, HINTS[:FRAMES])], step(rows), places)
+    alone = [
+        evaluate_group([active(network, HINTS[image][None])], step(rows), (place,))[0].layers
+        for place, image in zip(places, images, strict=True)
+    ]
+    assert same(list(residuals.layers), [torch.cat(layer) for layer in zip(*alone, strict=True)])
+
+
 def test_hint_for_no_number_of_rows_is_refused(network):
     control = active(network, HINTS[:1])
     control.replace_hint(HINTS[:3])
