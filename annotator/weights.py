@@ -190,8 +190,11 @@ def folders(
         found += _children(models, "ControlNetPreprocessor")
     if extension.parent.name == "extensions":
         found += sorted(extension.parent.glob("*/annotator/downloads"))
-    unique = {path.resolve(): path for path in reversed(found) if path == first or path.is_dir()}
-    return tuple(reversed(unique.values()))
+    unique: dict[Path, Path] = {}
+    for path in found:
+        if path == first or path.is_dir():
+            unique.setdefault(path.resolve(), path)
+    return tuple(unique.values())
 
 
 def _below(root: Path, place: str) -> Path | None:

@@ -178,6 +178,9 @@ def test_folder_is_that_of_the_webui_round_the_extension(
     (webui / "config.json").write_text(json.dumps(config))
     assert cli.roots("")[0] == webui / "shared/annotators"
     assert cli.roots(str(tmp_path / "chosen"))[0] == tmp_path / "chosen"
+    forge = cli.roots(str(webui / "models" / "ControlNetPreprocessor"))
+    assert forge[0] == webui / "models" / "ControlNetPreprocessor"
+    assert len(forge) == len({path.resolve() for path in forge})
     (webui / "config.json").write_text("broken")
     assert cli.roots("") == default
 

@@ -210,7 +210,7 @@ def test_threads_that_want_one_file_download_it_once(hub: Hub, store: Store) -> 
     threads[0].join(0.3)
     hub.wait.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert found == [CONTENT] * 4
     assert len(hub.asked) == 1
     assert [path.name for path in (store.roots[0] / "edges").iterdir()] == ["Edges.pth"]
@@ -246,7 +246,7 @@ def test_processes_that_want_one_file_download_it_once(
             worker.stdin.flush()
         threading.Event().wait(1.5)
         hub.wait.set()
-        assert [worker.communicate(timeout=30)[0] for worker in workers] == ["300000\n"] * 2
+        assert [worker.communicate(timeout=120)[0] for worker in workers] == ["300000\n"] * 2
     finally:
         for worker in workers:
             worker.kill()
