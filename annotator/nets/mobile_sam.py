@@ -29,7 +29,7 @@ _UNUSED = (
 
 
 class Attention(nn.Module):
-    """Attention of some tokens to others, (b, tokens, width), at a share of their width."""
+    """Attention of some tokens to others, (b or 1, tokens, width), at a share of their width."""
 
     def __init__(self, inner: int = WIDTH // 2) -> None:
         super().__init__()
@@ -39,8 +39,9 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, WIDTH)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        heads = (
-            projection(x).unflatten(2, (HEADS, -1)).transpose(1, 2)
+        count = max(len(q), len(k))
+        heads = (  # what all prompts share is projected once
+            projection(x).unflatten(2, (HEADS, -1)).transpose(1, 2).expand(count, -1, -1, -1)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
         mixed = F.scaled_dot_product_attention(*heads)
@@ -91,7 +92,7 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Lets tokens and picture inform each other, both (b, tokens, width)."""
+    """Lets tokens (b, tokens, width) and picture (1, cells, width) inform each other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class MaskDecoder(nn.Module):
         count, (height, width) = len(prompts), features.shape[2:]
         own = torch.cat((self.iou_token.weight, self.mask_tokens.weight))
         tokens = torch.cat((own.expand(count, -1, -1), prompts), dim=1)
-        cells = features.flatten(2).transpose(1, 2).expand(count, -1, -1)
+        cells = features.flatten(2).transpose(1, 2)
         tokens, cells = self.transformer(cells, places.flatten(2).transpose(1, 2), tokens)
         image = self.output_upscaling(cells.transpose(1, 2).unflatten(2, (height, width)))
         shapes = torch.stack(
