@@ -30,7 +30,7 @@ MOBILE_SAM = WeightFile(
 )
 
 # The square that the network sees, and the points that are asked in it: so many in a row, and so
-# many at a time (0.2 GB; more at a time is no faster on a CPU).
+# many at a time (0.3 GB; more at a time is no faster on a CPU).
 SIDE = 1024
 POINTS = 32
 AT_ONCE = 16
