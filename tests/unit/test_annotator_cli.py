@@ -178,9 +178,10 @@ def test_folder_is_that_of_the_webui_round_the_extension(
     (webui / "config.json").write_text(json.dumps(config))
     assert cli.roots("")[0] == webui / "shared/annotators"
     assert cli.roots(str(tmp_path / "chosen"))[0] == tmp_path / "chosen"
-    forge = cli.roots(str(webui / "models" / "ControlNetPreprocessor"))
-    assert forge[0] == webui / "models" / "ControlNetPreprocessor"
-    assert len(forge) == len({path.resolve() for path in forge})
+    chosen = cli.roots(str(webui / "extensions" / "old" / "annotator" / "downloads"))
+    assert chosen[0] == webui / "extensions" / "old" / "annotator" / "downloads"
+    assert webui / "models" / "ControlNetPreprocessor" in chosen[1:]
+    assert len(chosen) == len({path.resolve() for path in chosen})
     (webui / "config.json").write_text("broken")
     assert cli.roots("") == default
 
