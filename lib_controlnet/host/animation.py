@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import img2img
 
 from lib_controlnet import batch
-from lib_controlnet.effects import INPAINT_ONLY
 from lib_controlnet.enums import ActingRegion, InputMode, OnError
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.prepare import Preparation, prepare_units
@@ -148,10 +147,10 @@ def _with_frames(
 ) -> PreparedUnit:
     if not pictures:
         return made
-    if made.effect == INPAINT_ONLY or made.fills:
+    if made.effect or made.fills:
         msg = (
-            f"{made.unit.name}: {made.unit.module} keeps the pixels of one picture, and an "
-            "animation has several; choose inpaint_global_harmonious"
+            f"{made.unit.name}: {made.unit.module} brings pixels of one picture into the result, "
+            "and an animation has several; choose another preprocessor"
         )
         raise UnitError(msg)
     # The region is that of the unit, and its model has been found already.

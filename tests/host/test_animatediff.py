@@ -142,10 +142,12 @@ def test_frames_over_http_are_one_batch(webui):
     [
         ({}, "there are 2 control pictures for the 3 frames"),
         ({"batch_keyframe_idx": [0, 2]}, "keyframes are for SparseCtrl"),
-        ({"module": "inpaint_only"}, "choose inpaint_global_harmonious"),
+        ({"module": "inpaint_only"}, "inpaint_only brings pixels of one picture"),
+        ({"module": "tile_colorfix"}, "tile_colorfix brings pixels of one picture"),
+        ({"module": "recolor_luminance"}, "recolor_luminance brings pixels of one picture"),
         ({"other": True}, "frames of an animation and pictures of a batch"),
     ],
-    ids=["too few", "keyframes", "inpaint_only", "mixed with turns"],
+    ids=["too few", "keyframes", "inpaint_only", "tile_colorfix", "recolor", "mixed with turns"],
 )
 def test_animation_that_cannot_be_made_stops_with_a_sentence(webui, fields, message):
     import embedded
