@@ -35,7 +35,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 
 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
-def test_panel_element_ids_and_labels_are_the_published_ones(
+def test_row_13_panel_element_ids_and_labels_are_published(
     runtime: FakeRuntime, tab: str
 ) -> None:
     found = by_id(build(runtime, tab)[0])
