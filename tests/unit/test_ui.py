@@ -35,9 +35,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 
 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
-def test_row_13_panel_element_ids_and_labels_are_published(
-    runtime: FakeRuntime, tab: str
-) -> None:
+def test_row_13_panel_element_ids_and_labels_are_published(runtime: FakeRuntime, tab: str) -> None:
     found = by_id(build(runtime, tab)[0])
     panel = f"{tab}_controlnet"
     assert {panel, "controlnet", f"{panel}_tabs"} <= set(found)
