@@ -22,7 +22,7 @@ from annotator._boost import (
     fitted,
     two_scales,
 )
-from annotator.leres import MERGE, RES101, cut
+from annotator.leres import MERGE, RES101, _merged, cut
 from annotator.nets.leres_merge import build
 from lib_controlnet.preprocess import run_preprocessor
 
@@ -137,6 +137,19 @@ def test_merging_is_that_of_the_reference() -> None:
     with torch.no_grad():
         found = network(random_input((1, 2, 1024, 1024), -1, 1).double())
     assert relative_error(found[:, :, ::16, ::16], read_output("leres_merge_small")) < 1e-6
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_the_merging_network_sees_the_whole_first_and_the_details_second(channel: int) -> None:
+    class Choose(torch.nn.Conv2d):
+        """Hands out one of its channels, which lie in -1 to 1."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert (float(x.min()), float(x.max())) == (-1, 1)
+            return x[:, channel : channel + 1]
+
+    pair = [np.float32([[0, 0.25], [0.5, 1]]), np.float32([[1, 0], [0.75, 0.5]])]
+    assert np.array_equal(_merged(Choose(1, 1, 1), *pair), pair[channel])
 
 
 @pytest.fixture

@@ -135,7 +135,9 @@ def test_map_follows_the_recipe() -> None:
     expected = ((found.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255)[:, :90]
     shown = run_preprocessor("normal_dsine", picture, 64, (75, 2)).image
     assert np.abs(shown - expected).max() <= 1.1  # cut to whole levels
-    assert not np.array_equal(shown, run_preprocessor("normal_dsine", picture, 64, (60, 2)).image)
+    for others in ((60, 2), (75, 3)):
+        other = run_preprocessor("normal_dsine", picture, 64, others).image
+        assert not np.array_equal(shown, other), others
 
 
 @pytest.mark.usefixtures("folder")
