@@ -218,6 +218,19 @@ def test_row_09_deforum_module_details_and_units(webui: Any, unit: dict) -> None
     assert heavy == pictures(webui, {**unit, "weight": 2.0})
 
 
+def test_row_11_animatediff_frames_over_http_are_one_batch(webui: Any, codec: Any) -> None:
+    frames = [codec.encode(np.roll(shapes(), 40 * number, axis=1)) for number in range(2)]
+    asked = {"module": "canny", "model": MODEL}
+    several = {"input_mode": "batch", "animatediff_batch": True, "batch_images": frames}
+    made = pictures(webui, {**asked, **several}, batch_size=2)
+    assert len(made) in (2, 3), "no maps; A1111 may put a grid in front"
+    for number, (picture, frame) in enumerate(zip(made[-2:], frames, strict=True)):
+        (alone, *_) = pictures(webui, {**asked, "image": frame}, seed=FEW["seed"] + number)
+        apart = codec.decode(picture).astype(int) - codec.decode(alone)
+        assert abs(apart).max() <= 1, f"frame {number}"
+    assert made[-1] != made[-2]
+
+
 def test_row_12_upscaler_map_is_the_hosts_crop(webui: Any, codec: Any) -> None:
     array = shapes(256, 256)
     mask = np.zeros((256, 256), np.uint8)
