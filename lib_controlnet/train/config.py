@@ -160,8 +160,14 @@ def read_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def refuse_changes(old: Mapping[str, Any], new: Settings) -> None:
-    """Stop if a run is continued with settings that would make other numbers.
+def refuse_changes(
+    old: Mapping[str, Any], new: Settings, contents: Mapping[str, str] | None = None
+) -> None:
+    """Stop if a run is continued with what would make other numbers.
+
+    Args:
+        old: what the run has recorded.
+        contents: what tells whether base, start and data are the recorded ones.
 
     Raises:
         TrainError: names what differs.
@@ -171,6 +177,12 @@ def refuse_changes(old: Mapping[str, Any], new: Settings) -> None:
         f"{name} {old[name]!r} -> {now[name]!r}"
         for name in now
         if name in old and name not in FREE and old[name] != now[name]
+    ]
+    before = old.get("contents", {})
+    different += [
+        f"another {name}: {now[name]}"
+        for name, mark in (contents or {}).items()
+        if name in before and before[name] != mark
     ]
     if different:
         msg = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -22,7 +23,7 @@ from . import control_file, state
 from .base import Base, open_base
 from .cache import Cache
 from .config import Settings, refuse_changes
-from .dataset import about, check, first_size, read_items, refuse, write_text
+from .dataset import Item, about, check, first_size, read_items, refuse, write_text
 from .errors import TrainError
 from .model import Average, Controlled
 from .packages import need
@@ -60,8 +61,22 @@ def chosen_objective(settings: Settings, base: Base) -> str:
     return "eps"
 
 
-def checked_data(settings: Settings, multiple: int) -> tuple[list, Any]:
-    """The examples of the data set, every picture decoded once, and their size.
+def contents_of(settings: Settings, items: list[Item]) -> dict[str, str]:
+    """What tells whether base, start and data are the same files as before, wherever they are."""
+    digest = hashlib.sha256()
+    for item in items:
+        size = (Path(settings.data) / item.target).stat().st_size
+        digest.update(f"{item.source}|{item.target}|{size}|{item.prompt}\n".encode())
+    found = {"data": digest.hexdigest()[:16]}
+    for name in ("base", "control"):
+        path = Path(getattr(settings, name))
+        if path.is_file():
+            found[name] = f"{short_hash(path)} {path.stat().st_size}"
+    return found
+
+
+def checked_data(settings: Settings, multiple: int) -> list[Item]:
+    """The examples of the data set, after every picture was decoded once.
 
     Raises:
         TrainError: lists everything that is wrong with them.
@@ -79,7 +94,7 @@ def checked_data(settings: Settings, multiple: int) -> tuple[list, Any]:
             "out for samples: nothing is left to train on"
         )
         raise TrainError(msg)
-    return items, size
+    return items
 
 
 class Training:
@@ -95,11 +110,11 @@ class Training:
         self.objective = chosen_objective(settings, self.base)
         levels = len(self.base.unet_arguments["block_out_channels"])
         control = control_file.network(self.base, Path(settings.control))
-        items, _size = checked_data(settings, 8 * 2 ** (levels - 1))
+        items = checked_data(settings, 8 * 2 ** (levels - 1))
         self.accelerator = _accelerator(settings)
         self.device = self.accelerator.device
         self._refuse_uneven()
-        self._take_up()
+        self._take_up(items)
         self.cache = self._cached(items)
         self.alphas = self.base.alphas()
         count = len(items) - settings.samples
@@ -123,17 +138,19 @@ class Training:
             )
             raise TrainError(msg)
 
-    def _take_up(self) -> None:
+    def _take_up(self, items: list[Item]) -> None:
         """Compare with the run that is in the folder, or begin one."""
-        path = self.run / SETTINGS
+        path, contents = self.run / SETTINGS, contents_of(self.settings, items)
         if path.is_file():
-            refuse_changes(json.loads(path.read_text(encoding="utf-8")), self.settings)
+            known = json.loads(path.read_text(encoding="utf-8"))
+            refuse_changes(known, self.settings, contents)
         self.accelerator.wait_for_everyone()
         if self.is_first:
-            write_text(path, json.dumps(dataclasses.asdict(self.settings), indent=1))
+            record = {**dataclasses.asdict(self.settings), "contents": contents}
+            write_text(path, json.dumps(record, indent=1))
             state.remove_partial(self.run)
 
-    def _cached(self, items: list) -> Cache:
+    def _cached(self, items: list[Item]) -> Cache:
         settings = self.settings
         folder = Path(settings.cache) if settings.cache else Path(settings.data) / ".cache"
         cache = Cache(folder, self.base, Path(settings.data), items)
@@ -204,7 +221,7 @@ class Training:
             self._sample(tables, 0)
         batches = prefetched(self.source, self._plan())
         bar = tqdm(
-            *(range(self.done, self.settings.steps),),
+            range(self.done, self.settings.steps),
             initial=self.done,
             total=self.settings.steps,
             disable=not self.is_first,
