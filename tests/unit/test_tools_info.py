@@ -111,11 +111,21 @@ def test_files_that_are_no_control_models_are_described_too(tmp_path: Path, tool
 
 
 @pytest.mark.parametrize(
-    "stem",
-    ["control_v11p_sd15_canny_fp16", "my-sketch", "xinsir_union", "plain", "control_seg_depth"],
+    ("stem", "own"),
+    [
+        ("control_v11p_sd15_canny_fp16", {}),
+        ("my-sketch", {}),
+        ("xinsir_union", {}),
+        ("plain", {}),
+        ("control_seg_depth", {}),
+        ("canny", {"control_type": "Tile"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value.values()),
 )
-def test_lists_are_those_of_the_panel(stem: str, tmp_path: Path, tools: Tools) -> None:
-    path = control_file(tmp_path, name=f"{stem}.safetensors")
+def test_lists_are_those_of_the_panel(
+    stem: str, own: dict[str, str], tmp_path: Path, tools: Tools
+) -> None:
+    path = control_file(tmp_path, name=f"{stem}.safetensors", metadata=own)
     (found,) = told(tools, path)
     catalog = Catalog([tmp_path])
     kinds = [
