@@ -151,13 +151,14 @@ def run_tests(monkeypatch: pytest.MonkeyPatch, words: list[str], **statuses: int
 
 
 UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
+NETWORKS = ("tests/networks", "-n", "2", "--dist", "loadfile")
 HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, HOST, ("tests/http",), ("tests/matrix",)]),
+        ([], [UNIT, NETWORKS, HOST, ("tests/http",), ("tests/matrix",)]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
@@ -180,7 +181,7 @@ def test_dev_test_starts_the_suites(
         ({"host": 2}, 1),
         ({"matrix": 1}, 1),
         ({"unit": 5, "http": 5}, 0),
-        ({"unit": 5, "host": 5, "http": 5, "matrix": 5}, 5),
+        ({"unit": 5, "networks": 5, "host": 5, "http": 5, "matrix": 5}, 5),
     ],
     ids=[
         "a failed suite",
@@ -195,4 +196,4 @@ def test_dev_test_status_is_that_of_all_suites(
 ) -> None:
     status, commands = run_tests(monkeypatch, [], **statuses)
     assert status == expected
-    assert len(commands) == 4, "a failure must not hide the later suites"
+    assert len(commands) == len(dev.SUITES), "a failure must not hide the later suites"

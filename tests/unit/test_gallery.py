@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lib_controlnet import preprocess
+from lib_controlnet import listing, preprocess
 
 MAX_BYTES = 400_000
 
@@ -43,6 +43,6 @@ def test_example_of_a_new_preprocessor_works(gallery: ModuleType, photograph: np
         found = preprocess.run_preprocessor("softedge_sobel", photograph, 64)
         assert found.image.shape == (64, 64, 3)
         assert found.image.std() > 20
-        assert preprocess.default_of("SoftEdge").name == "softedge_sobel"
+        assert "softedge_sobel" in listing.labels_for("SoftEdge")
     finally:
         preprocess.registry.remove("softedge_sobel")
