@@ -272,6 +272,17 @@ def test_other_kinds_have_no_difference(tmp_path: Path, tools: Tools) -> None:
     assert "l.safetensors is a ControlNet-LLLite; this works on ControlNets only" in tools.said
 
 
+def test_union_is_transferred_with_its_own_tensors(tmp_path: Path, tools: Tools) -> None:
+    extra = {"task_embedding": torch.ones(6, 32)}
+    extra["control_add_embedding.linear_1.weight"] = torch.ones(128, 8)
+    union, base = control_file(tmp_path, "SDXL", **extra), base_file(tmp_path, "SDXL")
+    out = tmp_path / "out.safetensors"
+    assert tools("transfer", union, "--from", base, "--to", base, out) == 0
+    assert same_tensors(union, out)
+    assert tools("diff", union, base, out, "--force") == 1
+    assert "is a ControlNet Union; this works on ControlNets only" in tools.said
+
+
 def test_engine_loads_a_transferred_model(tmp_path: Path, tools: Tools) -> None:
     """The file is an ordinary ControlNet: no base is needed to load it."""
     control, old, new = control_file(tmp_path), base_file(tmp_path), base_file(tmp_path, seed=2)

@@ -11,11 +11,11 @@ import pytest
 from tools_page import BLOCK, PAGE, commands, cut, prepare, run
 
 ROOT = Path(__file__).resolve().parents[2]
-NUMBER = re.compile(r"^\d+(\.\d+)?(e-\d+)?$")
+NUMBER = re.compile(r"^\d+\.\d+(e-\d+)?$")
 
 
 def same_word(shown: str, printed: str) -> bool:
-    """Equal, or numbers that differ as those of two linear algebra libraries may."""
+    """Equal, or fractions that differ as those of two linear algebra libraries may."""
     if NUMBER.match(shown) and NUMBER.match(printed):
         return float(printed) == pytest.approx(float(shown), rel=0.01, abs=0.0011)
     return shown == printed
