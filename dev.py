@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one entry for everybody without a WebUI: demo, test, ui, lint, bench, train-assets.
+"""The one entry for everybody without a WebUI: demo, test, ui, lint, bench, train.
 
 Needs nothing but Python: makes an environment of its own beside this file (`.venv-dev`), installs
 the pinned requirements into it once, and runs the wanted program there.
@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_TESTS = 5  # pytest's exit status when nothing was selected
-SUITES = ("unit", "networks", "host", "http", "matrix")
+SUITES = ("unit", "networks", "train", "host", "http", "matrix")
 SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",
@@ -251,6 +251,7 @@ def parser() -> argparse.ArgumentParser:
     command("ui", "open the embedded WebUI in the browser; further options go to it")
     command("lint", "check style and layout").add_argument("--fix", action="store_true")
     command("bench", "measure speed and memory, as ratios within one run")
+    command("train", "train a ControlNet of your own; further words go to the trainer")
     command("train-assets", "train the small demo models again")
     return top
 
@@ -266,6 +267,8 @@ def main(arguments: list[str]) -> int:
         return test(python, options, rest)
     if options.command == "ui":
         rest = ["--autolaunch", *rest]
+    if options.command == "train":
+        return run(python, "-m", "lib_controlnet.train", *rest)
     return run(python, SCRIPTS[options.command], *rest)
 
 

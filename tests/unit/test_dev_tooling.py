@@ -83,6 +83,13 @@ def test_dev_subcommand_has_its_program(command: str) -> None:
     assert (ROOT / dev.SCRIPTS[command]).is_file()
 
 
+def test_dev_train_passes_its_words_to_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs()
+    monkeypatch.setattr(dev, "run", runs)
+    assert dev.main(["train", "--here", "init", "base", "out", "--seed", "3"]) == 0
+    assert runs.commands == [("-m", "lib_controlnet.train", "init", "base", "out", "--seed", "3")]
+
+
 @pytest.mark.parametrize("env", [dev.HOST, dev.NEWEST, dev.LINT], ids=lambda env: env.folder)
 def test_dev_environment_requirements_exist_and_are_pinned(env: dev.Environment) -> None:
     for name in env.requirements:
@@ -158,7 +165,7 @@ HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, NETWORKS, HOST, ("tests/http",), ("tests/matrix",)]),
+        ([], [UNIT, NETWORKS, ("tests/train",), HOST, ("tests/http",), ("tests/matrix",)]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
@@ -181,7 +188,7 @@ def test_dev_test_starts_the_suites(
         ({"host": 2}, 1),
         ({"matrix": 1}, 1),
         ({"unit": 5, "http": 5}, 0),
-        ({"unit": 5, "networks": 5, "host": 5, "http": 5, "matrix": 5}, 5),
+        ({"unit": 5, "networks": 5, "train": 5, "host": 5, "http": 5, "matrix": 5}, 5),
     ],
     ids=[
         "a failed suite",
