@@ -39,6 +39,7 @@ SIDES: Final = (512, 1024)
 SLOW: Final = 30.0
 """Seconds at the smaller size from which on the larger one is not measured."""
 TABLES: Final = {
+    "250_16_swin_l_oneformer_ade20k_160k.pth": "oneformer_ade20k",
     "7_model.pth": "teed",
     "ControlNetHED.pth": "hed",
     "ControlNetLama.pth": "lama",
@@ -46,6 +47,7 @@ TABLES: Final = {
     "UNet.pth": "anime_face",
     "ZoeD_M12_N.pt": "zoe",
     "body_pose_model.pth": "openpose_body",
+    "detection_Resnet50_Final.pth": "retinaface",
     "depth_anything_v2_vits.pth": "depth_anything_vits",
     "depth_anything_vits14.pth": "depth_anything_vits",
     "dpt_hybrid-midas-501f0c75.pt": "midas",
@@ -53,9 +55,11 @@ TABLES: Final = {
     "erika.pth": "manga_line",
     "facenet.pth": "openpose_face",
     "hand_pose_model.pth": "openpose_hand",
+    "latest_net_G.pth": "leres_merge",
     "mlsd_large_512_fp32.pth": "mlsd",
     "mobile_sam.pt": "mobile_sam",
     "netG.pth": "lineart_anime",
+    "parsing_bisenet.pth": "bisenet",
     "res101.pth": "leres",
     "scannet.pt": "normal_bae",
     "sk_model.pth": "lineart",
@@ -65,6 +69,7 @@ TABLES: Final = {
 }
 """Key table of each weight file."""
 WRAPPED: Final = {
+    "250_16_swin_l_oneformer_ade20k_160k.pth": "model",
     "ZoeD_M12_N.pt": "model",
     "dsine.pt": "model",
     "res101.pth": "depth_model",

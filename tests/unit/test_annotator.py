@@ -135,6 +135,19 @@ def test_output_is_a_picture_of_the_declared_kind(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_4k_picture_gives_the_map_of_the_declared_size(name: str, photograph: np.ndarray) -> None:
+    detector = discover().get(name)
+    given = cv2.resize(photograph, (3840, 2160))
+    found = run_preprocessor(name, given, 1024).image
+    if detector.frame is Frame.AS_GIVEN:
+        assert found.shape[:2] == (2160, 3840)
+    else:
+        side = 1024 if detector.resolution else detector.fixed_resolution
+        assert found.shape[:2] == (side, round(3840 * side / 2160))
+    assert found[..., :3].std() > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_extreme_sliders_still_give_a_picture(name: str) -> None:
     detector = discover().get(name)
     for pick in ("minimum", "maximum"):

@@ -126,6 +126,19 @@ def test_recolor_brightness_of_pure_colours(name, red, green):
     assert (found[:, 4:] == green).all()
 
 
+def test_recolor_of_a_photograph_is_its_brightness(photograph):
+    found = preprocess.run_preprocessor("recolor_intensity", photograph).image
+    assert np.array_equal(found[:, :, 0], photograph.max(axis=2))
+    grey = preprocess.run_preprocessor("recolor_luminance", photograph).image
+    # CIE 1976 from linear sRGB, written out.
+    linear = photograph / 255.0
+    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+    y = linear @ np.array([0.212671, 0.715160, 0.072169])
+    lightness = np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, y * (29 / 3) ** 3)
+    assert np.abs(grey[:, :, 0] - lightness * 2.55).max() < 2.5
+    assert (grey == grey[:, :, :1]).all()
+
+
 def test_recolor_gamma_darkens_above_one():
     image = np.full((4, 4, 3), 128, np.uint8)
     found = preprocess.run_preprocessor("recolor_intensity", image, None, (2.0,)).image
