@@ -80,7 +80,9 @@ def draw(networks: Networks, wish: Wish, noise: Tensor, steps: int, cfg: float) 
             answer = alpha**0.5 * answer + (1 - alpha) ** 0.5 * latent
         clean = (latent - (1 - alpha) ** 0.5 * answer) / alpha**0.5
         latent = after**0.5 * clean + (1 - after) ** 0.5 * answer
-    pictures = [networks.vae.decode(row[None] / networks.scale).sample for row in latent]
+    # Half precision overflows in SDXL's autoencoder, so mixed precision ends before it.
+    with torch.autocast(latent.device.type, enabled=False):
+        pictures = [networks.vae.decode(row[None] / networks.scale).sample for row in latent]
     return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
 
 

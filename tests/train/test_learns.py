@@ -12,8 +12,8 @@ from lib_controlnet.train.record import read_rows
 STEPS = 300
 REACHED = 0.3
 GAINED = 0.15
-"""Edge F1 within two pixels on examples never trained on. Longer runs go on rising, see
-docs/training.md. Measured: 0.40 from 0.12; the rest is room for the rounding of other processors."""
+"""Edge F1 within two pixels on examples never trained on. Measured: 0.40 from 0.12; the rest is
+room for the rounding of other processors. Longer runs go on rising, see docs/training.md."""
 
 
 def test_short_training_makes_pictures_follow_their_lines(tmp_path: Path) -> None:
