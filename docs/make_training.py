@@ -117,7 +117,7 @@ def drawings(work: Path, steps: int) -> dict[str, float]:
     log.info("a new control's pictures are the base's own: %s", same)
     shown = [sampler.hints, *drawn.values()]
     write_picture(
-        PICTURES / "training-sheet.png", np.vstack([np.hstack(list(row)[:8]) for row in shown])
+        PICTURES / "training-observed-sheet.png", np.vstack([np.hstack(list(row)[:8]) for row in shown])
     )
     measured = {name: sampler.measure(pictures) for name, pictures in drawn.items()}
     return {"start is harmless": float(same), **measured}
@@ -141,7 +141,7 @@ def plot(work: Path) -> None:
     lower.set(ylabel="loss", xlabel="step", yscale="log")
     upper.legend()
     figure.tight_layout()
-    figure.savefig(PICTURES / "training-curves.png", dpi=110)
+    figure.savefig(PICTURES / "training-observed-curves.png", dpi=110)
 
 
 def write_page(work: Path, steps: int, figures: dict[str, float]) -> None:
@@ -152,10 +152,10 @@ def write_page(work: Path, steps: int, figures: dict[str, float]) -> None:
         f"Made by `docs/make_training.py` from runs of {steps} steps on circles",
         f"({SAMPLES} examples held out). [How to train](training.md).",
         "",
-        "![Adherence and loss over steps](images/training-curves.png)",
+        "![Adherence and loss over steps](images/training-observed-curves.png)",
         "",
         "![Controls; base alone, new control, trained with prompt, without, without and the control"
-        " more important](images/training-sheet.png)",
+        " more important](images/training-observed-sheet.png)",
         "",
         "| drawn | adherence |",
         "|---|---|",
