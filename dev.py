@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_TESTS = 5  # pytest's exit status when nothing was selected
-SUITES = ("unit", "networks", "train", "host", "http", "matrix")
+SUITES = ("unit", "networks", "tools", "train", "host", "http", "matrix")
 SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",
@@ -218,7 +218,7 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
     for suite in suites:
         started = time.monotonic()
         # Whole files to each of two workers; the other suites share one running WebUI.
-        parallel = suite in ("unit", "networks", "host")
+        parallel = suite in ("unit", "networks", "tools", "host")
         workers = ["-n", "2", "--dist", "loadfile"] if parallel else []
         status = run(python, "-m", "pytest", f"tests/{suite}", *workers, *common)
         word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")

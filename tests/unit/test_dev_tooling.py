@@ -159,13 +159,15 @@ def run_tests(monkeypatch: pytest.MonkeyPatch, words: list[str], **statuses: int
 
 UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
 NETWORKS = ("tests/networks", "-n", "2", "--dist", "loadfile")
+TOOLS = ("tests/tools", "-n", "2", "--dist", "loadfile")
 HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
+REST = [("tests/http",), ("tests/matrix",)]
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, NETWORKS, ("tests/train",), HOST, ("tests/http",), ("tests/matrix",)]),
+        ([], [UNIT, NETWORKS, TOOLS, ("tests/train",), HOST, *REST]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
@@ -188,7 +190,7 @@ def test_dev_test_starts_the_suites(
         ({"host": 2}, 1),
         ({"matrix": 1}, 1),
         ({"unit": 5, "http": 5}, 0),
-        ({"unit": 5, "networks": 5, "train": 5, "host": 5, "http": 5, "matrix": 5}, 5),
+        (dict.fromkeys(dev.SUITES, 5), 5),
     ],
     ids=[
         "a failed suite",
