@@ -90,6 +90,9 @@ def stand_in(weight: WeightFile, folder: Path) -> bool:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         state: dict[str, object] = dict(random_state(read_keys(table)))
+        for key, shape in read_keys(table).items():
+            if key.endswith("position_index"):  # any place will do for the time it takes
+                state[key] = torch.zeros(shape, dtype=torch.int64)
         torch.save({WRAPPED[weight.name]: state} if weight.name in WRAPPED else state, path)
     return True
 
