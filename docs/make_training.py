@@ -117,7 +117,8 @@ def drawings(work: Path, steps: int) -> dict[str, float]:
     log.info("a new control's pictures are the base's own: %s", same)
     shown = [sampler.hints, *drawn.values()]
     write_picture(
-        PICTURES / "training-observed-sheet.png", np.vstack([np.hstack(list(row)[:8]) for row in shown])
+        PICTURES / "training-observed-sheet.png",
+        np.vstack([np.hstack(list(row)[:8]) for row in shown]),
     )
     measured = {name: sampler.measure(pictures) for name, pictures in drawn.items()}
     return {"start is harmless": float(same), **measured}

@@ -175,6 +175,7 @@ def write(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(kept, partial, metadata={"format": "pt", **(metadata or {})})
+        partial.chmod(_usual_mode())  # safetensors makes files that only their owner may read
         partial.replace(path)
     except OSError as error:
         msg = f"{path} cannot be written: {error.strerror or error}"
@@ -183,9 +184,11 @@ def write(
         partial.unlink(missing_ok=True)
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Free text in a file's header."""
-    return dict(open_checkpoint(path).metadata)
+def _usual_mode() -> int:
+    """Permissions that new files get from everybody else."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def facts(values: Mapping[str, object]) -> dict[str, str]:

@@ -96,6 +96,14 @@ def test_precision_and_facts_of_an_export(name: str, dtype: torch.dtype, tmp_pat
     assert json.loads(known["training"])["gaussian"] is True
 
 
+def test_files_can_be_read_by_whom_other_new_files_can(tmp_path: Path) -> None:
+    """A WebUI may run under another user."""
+    _base, control = trained(tmp_path, "SD1")
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert control.stat().st_mode == plain.stat().st_mode
+
+
 def test_export_refuses_with_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _base, control = trained(tmp_path, "SD1")
     for words, text in (
