@@ -25,11 +25,11 @@ class Controlled(nn.Module):
     def __init__(self, unet: nn.Module, control: nn.Module, settings: Settings) -> None:
         super().__init__()
         self.control = control
-        self.only_middle = settings.only_middle
         control.requires_grad_(True)
         if settings.only_middle:
             for name, parameter in control.named_parameters():
-                parameter.requires_grad_(not name.startswith(SIDE_OUTPUTS))
+                if name.startswith(SIDE_OUTPUTS):
+                    torch.nn.init.zeros_(parameter.requires_grad_(False))
         unet.requires_grad_(False)
         if settings.unlock_decoder:
             self.decoder = nn.ModuleDict(
@@ -59,15 +59,12 @@ class Controlled(nn.Module):
         hint: Tensor,
     ) -> Tensor:
         """Predict; arguments as in `steps.Batch`."""
-        return predict(
-            self.unet, self.control, self.only_middle, noisy, timesteps, context, pooled, hint
-        )
+        return predict(self.unet, self.control, noisy, timesteps, context, pooled, hint)
 
 
 def predict(
     unet: nn.Module,
     control: nn.Module | None,
-    only_middle: bool,
     noisy: Tensor,
     timesteps: Tensor,
     context: Tensor,
@@ -83,8 +80,6 @@ def predict(
     residuals = {}
     if control is not None:
         down, middle = control(noisy, timesteps, context, hint, return_dict=False, **extra)
-        if only_middle:
-            down = [torch.zeros_like(part) for part in down]
         residuals["down_block_additional_residuals"] = tuple(part.to(dtype) for part in down)
         residuals["mid_block_additional_residual"] = middle.to(dtype)
     answer = unet(

@@ -123,6 +123,11 @@ class Training:
         self._build(control)
         self.sampler = self._sampler(range(count, len(items)))
         self.done = self._restore()
+        if self.is_first:
+            log.info(
+                "%s: %d examples, %s objective, processes: %d",
+                *(self.run, count, self.objective, self.accelerator.num_processes),
+            )
 
     @property
     def is_first(self) -> bool:
@@ -293,7 +298,7 @@ class Training:
         was_training = control.training
         networks = Networks(
             *(self.model.unet, control.eval(), self.vae, self.alphas, self.base.scale_factor),
-            *(self.objective, self.settings.only_middle),
+            self.objective,
         )
         with self.accelerator.autocast():
             found = self.sampler.sample(networks, self.run / "samples" / f"{step:08d}.png")

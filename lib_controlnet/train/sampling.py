@@ -34,7 +34,6 @@ class Networks:
     alphas: Tensor
     scale: float
     objective: str
-    only_middle: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,6 @@ def _guided(networks: Networks, wish: Wish, latent: Tensor, time: int, cfg: floa
             predict(
                 networks.unet,
                 control,
-                networks.only_middle,
                 latent,
                 torch.full((count,), time, device=latent.device),
                 context.expand(count, -1, -1),

@@ -71,8 +71,8 @@ def through_diffusers(kind: str, base: Path, control: Path) -> tuple[torch.Tenso
     pooled = torch.randn(2, 48) if kind == "SDXL" else None
     hint = torch.rand(2, 3, 64, 128)
     rest = (call["x"], call["timesteps"], call["context"], pooled)
-    plain = predict(unet, None, False, *rest, None)
-    return plain, predict(unet, module, False, *rest, hint)
+    plain = predict(unet, None, *rest, None)
+    return plain, predict(unet, module, *rest, hint)
 
 
 @pytest.mark.parametrize("kind", KINDS)
