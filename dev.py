@@ -218,7 +218,7 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
     for suite in suites:
         started = time.monotonic()
         # Whole files to each of two workers; the other suites share one running WebUI.
-        parallel = suite in ("unit", "networks", "tools", "host")
+        parallel = suite in ("unit", "networks", "tools", "train", "host")
         workers = ["-n", "2", "--dist", "loadfile"] if parallel else []
         status = run(python, "-m", "pytest", f"tests/{suite}", *workers, *common)
         word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")

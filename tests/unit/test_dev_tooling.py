@@ -160,6 +160,7 @@ def run_tests(monkeypatch: pytest.MonkeyPatch, words: list[str], **statuses: int
 UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
 NETWORKS = ("tests/networks", "-n", "2", "--dist", "loadfile")
 TOOLS = ("tests/tools", "-n", "2", "--dist", "loadfile")
+TRAIN = ("tests/train", "-n", "2", "--dist", "loadfile")
 HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
 REST = [("tests/http",), ("tests/matrix",)]
 
@@ -167,7 +168,7 @@ REST = [("tests/http",), ("tests/matrix",)]
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, NETWORKS, TOOLS, ("tests/train",), HOST, *REST]),
+        ([], [UNIT, NETWORKS, TOOLS, TRAIN, HOST, *REST]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
