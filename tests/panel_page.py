@@ -118,6 +118,15 @@ def choose_canny(page: Any, unit: str = UNIT) -> None:
     wait_for_value(page, "model_dropdown", "control_", unit)
 
 
+def choose_preprocessor(page: Any, title: str, unit: str = UNIT) -> None:
+    """Choose a preprocessor by its label among those that are listed."""
+    box = f"{unit}_controlnet_preprocessor_dropdown"
+    page.click(f"{box} input")
+    page.fill(f"{box} input", title)
+    page.click(f'{box} ul.options li[aria-label="{title}"]')
+    wait_for_value(page, "preprocessor_dropdown", title, unit)
+
+
 def chosen(page: Any, suffix: str, unit: str = UNIT) -> str:
     """What a dropdown or number box shows."""
     return page.input_value(f"{unit}_controlnet_{suffix} input >> nth=0")

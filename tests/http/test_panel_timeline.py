@@ -9,6 +9,7 @@ import pytest
 from panel_page import (
     UNIT,
     choose,
+    choose_preprocessor,
     choose_type,
     draw,
     open_panel,
@@ -118,6 +119,8 @@ def test_labels_name_the_preprocessor_or_the_model(panel: Any) -> None:
     assert page.inner_text(label) == "0 no preprocessor"
     choose_type(page, "Depth")
     wait_for_value(page, "model_dropdown", "control_demo_depth")
+    page.wait_for_selector(f"{TIMELINE} .cnet-timeline-name:has-text('0 depth_midas')")
+    choose_preprocessor(page, "none")
     page.wait_for_selector(f"{TIMELINE} .cnet-timeline-name:has-text('0 control_demo_depth')")
     choose_type(page, "Canny")
     wait_for_value(page, "model_dropdown", "control_demo_canny")

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from panel_page import UNIT, choose_type, draw, open_panel, save_shapes, upload, wait_for_value
+from panel_page import (
+    UNIT,
+    choose_preprocessor,
+    choose_type,
+    draw,
+    open_panel,
+    save_shapes,
+    upload,
+)
 from PIL import Image
 
 from lib_controlnet import preprocess
@@ -17,7 +25,6 @@ from lib_controlnet.preprocess import run_preprocessor
 
 pytestmark = pytest.mark.browser
 
-BOX = f"{UNIT}_controlnet_preprocessor_dropdown"
 RUN = f"{UNIT}_controlnet_trigger_preprocessor"
 PREVIEW = f"{UNIT}_generated_image img"
 RUNNABLE = [d for d in preprocess.all_detectors() if not (d.files or d.requires or d.unavailable)]
@@ -32,13 +39,6 @@ def panel(page: Any, tmp_path: Path) -> Any:
     upload(page, save_shapes(tmp_path / "shapes.png"))
     choose_type(page, "All")
     return page
-
-
-def choose_preprocessor(page: Any, title: str) -> None:
-    page.click(f"{BOX} input")
-    page.fill(f"{BOX} input", title)
-    page.click(f'{BOX} ul.options li[aria-label="{title}"]')
-    wait_for_value(page, "preprocessor_dropdown", title)
 
 
 def preview(page: Any) -> np.ndarray:
