@@ -131,6 +131,9 @@ INTERRUPTED = """
 import os, runpy, signal, sys
 from lib_controlnet.tools import source
 
+# Programs that a shell starts in the background ignore Ctrl-C; this one is not such.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 inner = source.converted
 def at_the_third(name, tensor, dtype, count=[0]):
     count[0] += 1
