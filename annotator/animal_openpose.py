@@ -6,10 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from ._onnx import open_onnx
-from .dw_openpose import BOXES
-from .networks import lend_opened
-from .pose.wholebody import find_boxes, find_points
+from .dw_openpose import BOXES, find_figures
 from .pose_drawing import Pose, draw_pose, pose_json
 from .registry import Detected, Detector, register
 from .weights import WeightFile
@@ -44,13 +41,9 @@ class AnimalOpenPose(Detector):
             image: uint8 (H, W, 3) RGB.
             kept: height and width of the part of it that is no padding.
         """
-        with lend_opened(BOXES, open_onnx) as network:
-            boxes, _ = find_boxes(image, network, _ANIMALS)
         animals = []
-        if len(boxes):
-            with lend_opened(POINTS, open_onnx) as network:
-                points, scores = find_points(image, boxes, network, _SIZE)
-            there = (scores > 0)[..., None]
-            animals = list(np.concatenate([points * there, there], axis=-1))
+        for points, scores in find_figures(image, _ANIMALS, POINTS, _SIZE):
+            there = (scores > 0)[:, None]
+            animals.append(np.concatenate([points * there, there], axis=-1))
         pose = Pose(kept[1], kept[0], animals=tuple(animals))
         return Detected(draw_pose(pose), pose_json(pose))

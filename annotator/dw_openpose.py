@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -33,6 +34,34 @@ _SIZE: Final = (288, 384)
 _PERSON: Final = 0
 
 
+def find_figures(
+    image: np.ndarray,
+    classes: Sequence[int],
+    file: WeightFile,
+    size: tuple[int, int],
+    *,
+    or_whole: bool = False,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Points (p, 2) in pixels and their scores (p,) of every figure in a picture.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        classes: of COCO's 80, in the order in which they are wanted.
+        file: the network that finds the points of one figure.
+        size: width and height of what that network sees.
+        or_whole: where something may be seen, but surely nothing of these classes, take the
+            picture as a whole.
+    """
+    with lend_opened(BOXES, open_onnx) as network:
+        boxes, something = find_boxes(image, network, classes)
+    if or_whole and something and not len(boxes):
+        boxes = np.array([[0.0, 0.0, image.shape[1], image.shape[0]]])
+    if not len(boxes):
+        return []
+    with lend_opened(file, open_onnx) as network:
+        return list(zip(*find_points(image, boxes, network, size), strict=True))
+
+
 @register
 class DwOpenPoseFull(Detector):
     """Bodies, hands and faces, drawn as OpenPose draws them.
@@ -53,16 +82,9 @@ class DwOpenPoseFull(Detector):
             image: uint8 (H, W, 3) RGB.
             kept: height and width of the part of it that is no padding.
         """
-        with lend_opened(BOXES, open_onnx) as network:
-            boxes, something = find_boxes(image, network, (_PERSON,))
-        if something and not len(boxes):
-            boxes = np.array([[0.0, 0.0, image.shape[1], image.shape[0]]])
-        people = []
-        if len(boxes):
-            with lend_opened(POINTS, open_onnx) as network:
-                points, scores = find_points(image, boxes, network, _SIZE)
-            parts = map(openpose_parts, points, scores)
-            people = [Person(**part) for part in parts if any_found(part)]
+        found = find_figures(image, (_PERSON,), POINTS, _SIZE, or_whole=True)
+        parts = (openpose_parts(points, scores) for points, scores in found)
+        people = [Person(**part) for part in parts if any_found(part)]
         pose = Pose(kept[1], kept[0], tuple(people))
         return Detected(draw_pose(pose), pose_json(pose))
 

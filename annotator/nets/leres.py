@@ -14,19 +14,10 @@ from torch import Tensor, nn
 
 from ._load import filled, without_prefix
 from .dpt import count_blocks, enlarge
+from .resnet import ResNet, StageParams
 
 _ENCODER = "depth_model.encoder_modules.encoder."
 _DECODER = "depth_model.decoder_modules."
-
-
-@dataclass(frozen=True)
-class StageParams:
-    """One stage of the encoder: blocks, channels within and out, groups of the 3x3."""
-
-    blocks: int
-    inside: int
-    outputs: int
-    groups: int
 
 
 @dataclass(frozen=True)
@@ -44,54 +35,6 @@ class Params:
     stages: Sequence[StageParams]
     deep: int
     width: int
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, inputs: int, stage: StageParams, stride: int) -> None:
-        super().__init__()
-        inside, outputs = stage.inside, stage.outputs
-        self.conv1 = nn.Conv2d(inputs, inside, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inside)
-        self.conv2 = nn.Conv2d(
-            inside, inside, 3, stride, padding=1, groups=stage.groups, bias=False
-        )
-        self.bn2 = nn.BatchNorm2d(inside)
-        self.conv3 = nn.Conv2d(inside, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Identity()
-        if stride > 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        changed = F.relu(self.bn1(self.conv1(x)))
-        changed = F.relu(self.bn2(self.conv2(changed)))
-        return F.relu(self.bn3(self.conv3(changed)) + self.downsample(x))
-
-
-class ResNext(nn.Module):
-    """Xie et al. (2017), arXiv:1611.05431."""
-
-    def __init__(self, params: Params) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, params.stem, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(params.stem)
-        inputs = params.stem
-        for number, stage in enumerate(params.stages, 1):
-            first = Bottleneck(inputs, stage, 1 if number == 1 else 2)
-            rest = (Bottleneck(stage.outputs, stage, 1) for _ in range(stage.blocks - 1))
-            self.add_module(f"layer{number}", nn.Sequential(first, *rest))
-            inputs = stage.outputs
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(b, 3, h, w) -> maps at 1/4, 1/8, 1/16 and 1/32."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            maps.append(x)
-        return maps
 
 
 class Transfer(nn.Module):
@@ -161,7 +104,7 @@ class Decoder(nn.Module):
 class DepthModel(nn.Module):
     def __init__(self, params: Params) -> None:
         super().__init__()
-        self.encoder_modules = nn.ModuleDict({"encoder": ResNext(params)})
+        self.encoder_modules = nn.ModuleDict({"encoder": ResNet(params.stem, params.stages)})
         self.decoder_modules = Decoder(params)
 
 

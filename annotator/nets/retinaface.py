@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._load import filled, without_prefix
-from .leres import Bottleneck, StageParams
+from .resnet import ResNet, StageParams
 
 _STAGES = (
     StageParams(3, 64, 256, 1),
@@ -23,28 +23,6 @@ _STAGES = (
 )
 _WIDTH = 256
 _PER_CELL = 2
-
-
-class ResNet50(nn.Module):
-    """He et al. (2015), arXiv:1512.03385."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        inputs = 64
-        for number, stage in enumerate(_STAGES, 1):
-            first = Bottleneck(inputs, stage, 1 if number == 1 else 2)
-            rest = (Bottleneck(stage.outputs, stage, 1) for _ in range(stage.blocks - 1))
-            self.add_module(f"layer{number}", nn.Sequential(first, *rest))
-            inputs = stage.outputs
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(b, 3, h, w) -> maps at 1/8, 1/16 and 1/32."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
-        fine = self.layer2(self.layer1(x))
-        middle = self.layer3(fine)
-        return [fine, middle, self.layer4(middle)]
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3) -> list[nn.Module]:
@@ -107,7 +85,7 @@ class Head(nn.Module):
 class RetinaFace(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = ResNet50()
+        self.body = ResNet(64, _STAGES)
         self.fpn = Pyramid()
         self.ssh1, self.ssh2, self.ssh3 = Context(), Context(), Context()
         self.ClassHead = nn.ModuleList(Head(2) for _ in range(3))
@@ -120,7 +98,7 @@ class RetinaFace(nn.Module):
         Args:
             picture: (b, 3, h, w), BGR in 0 to 255 minus 104, 117, 123.
         """
-        pyramid = self.fpn(self.body(picture))
+        pyramid = self.fpn(self.body(picture)[1:])
         contexts = zip((self.ssh1, self.ssh2, self.ssh3), pyramid, strict=True)
         features = [context(x) for context, x in contexts]
         boxes, scores, points = (
