@@ -25,10 +25,18 @@ def save_weights(folder: Path, weight: WeightFile, content: Mapping[str, object]
     return path
 
 
-def smooth_picture(height: int, width: int, seed: int = 7) -> np.ndarray:
+def as_checkpoint(
+    state: Mapping[str, Tensor], name: str, dtype: torch.dtype = torch.float32
+) -> dict[str, dict[str, Tensor]]:
+    """Weights in a precision as a training on several GPUs saves them, under a name."""
+    floats = {k: t.to(dtype) if t.is_floating_point() else t for k, t in state.items()}
+    return {name: {f"module.{key}": tensor for key, tensor in floats.items()}}
+
+
+def smooth_picture(height: int, width: int, seed: int = 7, sigma: float = 2) -> np.ndarray:
     """A smooth random picture, uint8 (height, width, 3), that uses the whole range."""
     noise = np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), 2).reshape(noise.shape)
+    smooth = cv2.GaussianBlur(noise, (0, 0), sigma).reshape(noise.shape)
     return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
 
 
@@ -51,6 +59,18 @@ def check_odd_pictures(name: str, side: int = 64) -> None:
         assert found.dtype == np.uint8
     again = run_preprocessor(name, given, side).image
     assert np.array_equal(found, again)
+
+
+def check_colour_maps(name: str, colours: set[tuple[int, ...]], side: int = 64) -> None:
+    """Every odd picture gives a map of the promised size in nothing but the palette's colours."""
+    sizes = ((61, 83), (1, 20), (20, 1), (1, 1))
+    odd = [smooth_picture(*size, seed=5, sigma=3) for size in sizes]
+    flat = np.full((64, 96, 3), 128, np.uint8)
+    for given in (*odd, flat, smooth_picture(64, 96, seed=5, sigma=3)[:, :, 0]):
+        found = run_preprocessor(name, given, side).image
+        factor = side / min(given.shape[:2])
+        assert found.shape[:2] == tuple(round(length * factor) for length in given.shape[:2])
+        assert set(map(tuple, found.reshape(-1, 3).tolist())) <= colours
 
 
 def check_batch(network: nn.Module, pair: Tensor, bound: float = 1e-5) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from neural import check_colour_maps, smooth_picture
 from random_weights import (
     random_input,
     random_state,
@@ -39,10 +41,7 @@ def _stored(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    noise = np.random.default_rng(5).random((height, width, 3), dtype=np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), 3).reshape(noise.shape)
-    return ((smooth - smooth.min()) / max(float(np.ptp(smooth)), 1e-6) * 255).astype(np.uint8)
+picture = partial(smooth_picture, seed=5, sigma=3)
 
 
 def test_published_keys_load_strictly() -> None:
@@ -88,22 +87,11 @@ def test_map_is_the_most_probable_class_at_the_resolution(resolution: int) -> No
 
 
 @pytest.mark.usefixtures("_stored")
-@pytest.mark.parametrize("size", [(61, 83), (1, 20), (20, 1), (1, 1)])
-def test_odd_sizes_give_maps_of_the_detect_size(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+def test_odd_flat_and_grey_pictures_give_maps_of_the_detect_size(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(detector, "SHORT_SIDE", 128)
-    found = run_preprocessor(NAME, picture(*size), 64).image
-    factor = 64 / min(size)
-    assert found.shape[:2] == (round(size[0] * factor), round(size[1] * factor))
-    assert set(map(tuple, found.reshape(-1, 3).tolist())) <= COLOURS
-
-
-@pytest.mark.usefixtures("_stored")
-@pytest.mark.parametrize("given", [np.full((64, 96, 3), 128, np.uint8), picture(64, 96)[:, :, 0]])
-def test_flat_and_grey_pictures_give_a_map(given: np.ndarray) -> None:
-    found = run_preprocessor(NAME, given, 64).image
-    assert set(map(tuple, found.reshape(-1, 3).tolist())) <= COLOURS
+    check_colour_maps(NAME, COLOURS)
 
 
 def test_half_precision_stays_close() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from neural import (
+    as_checkpoint,
     check_batch,
     check_full_precision,
     check_memory_is_given_back,
@@ -30,12 +31,7 @@ CAMERA = Camera.seeing(60, 50, 110)
 
 def small_checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, torch.Tensor]]:
     """Random weights of the published layout at an eighth of its width, as a file has them."""
-    state = random_state(read_keys("dsine_small"))
-    return {
-        "model": {
-            f"module.{key}": t.to(dtype) if t.is_floating_point() else t for key, t in state.items()
-        }
-    }
+    return as_checkpoint(random_state(read_keys("dsine_small")), "model", dtype)
 
 
 def test_published_layout_loads_strictly() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from neural import (
+    as_checkpoint,
     check_batch,
     check_memory_is_given_back,
     check_odd_pictures,
@@ -27,12 +28,7 @@ from lib_controlnet.preprocess import run_preprocessor
 
 def small_checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, torch.Tensor]]:
     """Random weights of the published layout at a sixteenth of its width, as a file has them."""
-    state = random_state(read_keys("leres_small"))
-    return {
-        "depth_model": {
-            f"module.{key}": t.to(dtype) if t.is_floating_point() else t for key, t in state.items()
-        }
-    }
+    return as_checkpoint(random_state(read_keys("leres_small")), "depth_model", dtype)
 
 
 def test_published_layout_loads_strictly() -> None:

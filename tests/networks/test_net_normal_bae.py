@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from neural import (
+    as_checkpoint,
     check_batch,
     check_memory_is_given_back,
     check_odd_pictures,
@@ -28,12 +29,7 @@ from lib_controlnet.preprocess import run_preprocessor
 
 def small_checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, torch.Tensor]]:
     """Random weights of the published layout at an eighth of its width, as a file has them."""
-    state = random_state(read_keys("normal_bae_small"))
-    return {
-        "model": {
-            f"module.{key}": t.to(dtype) if t.is_floating_point() else t for key, t in state.items()
-        }
-    }
+    return as_checkpoint(random_state(read_keys("normal_bae_small")), "model", dtype)
 
 
 def test_published_layout_loads_strictly() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from neural import smooth_picture
 from random_weights import random_input, random_state, read_keys, read_output, relative_error
 from transformers import OneFormerForUniversalSegmentation
 from weights import weights_folder
@@ -61,10 +63,7 @@ def _stored(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    noise = np.random.default_rng(5).random((height, width, 3), dtype=np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), 3).reshape(noise.shape)
-    return ((smooth - smooth.min()) / max(float(np.ptp(smooth)), 1e-6) * 255).astype(np.uint8)
+picture = partial(smooth_picture, seed=5, sigma=3)
 
 
 @pytest.mark.parametrize(("classes", "queries"), [(150, 250), (133, 150)], ids=["ade20k", "coco"])
