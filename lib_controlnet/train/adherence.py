@@ -1,6 +1,7 @@
 """How far a picture follows its control: the control's preprocessor is asked, and compared.
 
 For lines the measure is F1 within two pixels, for everything else the correlation of the maps.
+Inpaint controls are the picture itself: what is not masked is compared with it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def edge_f1(found: np.ndarray, wanted: np.ndarray, reach: int = REACH) -> float:
 
 
 def correlation(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Correlation of two maps, uint8 (H, W, 3); 0 where it is negative or a map is flat."""
+    """Correlation of two maps, uint8 of one shape; 0 where it is negative or a map is flat."""
     a, b = (picture.astype(np.float64).ravel() for picture in (found, wanted))
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))

@@ -23,6 +23,8 @@ from lib_controlnet.image import Size, resize_map, to_rgb
 from . import captions
 from .dataset import ABOUT, Item, about, write_items, write_picture, write_text
 from .errors import TrainError
+from .masks import random_mask
+from .steps import seed_of
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +83,17 @@ def framed(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return np.ascontiguousarray(picture[top : top + size[1], left : left + size[0]])
 
 
-def control_picture(picture: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """What the preprocessor makes of a picture, uint8 (H, W, 3) of the picture's size."""
+def control_picture(picture: np.ndarray, recipe: Recipe, name: str) -> np.ndarray:
+    """What the preprocessor makes of a picture, uint8 (H, W, 3) of the picture's size.
+
+    For inpaint preprocessors the picture itself, uint8 (H, W, 4), transparent where a random mask
+    that follows from `name` covers it.
+    """
     height, width = picture.shape[:2]
+    if preprocess.get(recipe.preprocessor).mask.value == "required":
+        rng = np.random.default_rng(seed_of("mask", name))
+        masked = random_mask(width, height, rng)
+        return np.dstack([np.where(masked[..., None], 0, picture), np.where(masked, 0, 255)])
     side = recipe.resolution or min(height, width)
     detection = preprocess.run_preprocessor(
         recipe.preprocessor, picture, side, recipe.values, pixel_perfect=True
@@ -95,10 +105,10 @@ def annotate_one(path: Path, item: Item, folder: Path, recipe: Recipe) -> str | 
     """Write one example's pictures; what went wrong, or None."""
     try:
         picture = framed(to_rgb(decode_image(path.read_bytes(), path.name)), recipe.size)
-        control = control_picture(picture, recipe)
+        control = control_picture(picture, recipe, item.source)
     except (ControlNetError, OSError) as error:
         return f"{path.name}: {error}"
-    write_picture(folder / item.source, control)
+    write_picture(folder / item.source, control.astype(np.uint8))
     write_picture(folder / item.target, picture)
     return None
 
@@ -146,7 +156,7 @@ def annotate(
     """
     detector = preprocess.get(recipe.preprocessor)
     preprocess.require(detector)
-    if detector.output.value == "embedding" or detector.mask.value == "required":
+    if detector.output.value == "embedding":
         msg = f"preprocessor {detector.name} makes no control picture of a picture alone"
         raise TrainError(msg)
     settings, known = recipe.describe(), about(folder)

@@ -32,12 +32,18 @@ class Settings:
     accumulation: int = setting(1, "parts in which a process computes its share of a batch")
     lr: float = setting(1e-5, "learning rate")
     warmup: int = setting(0, "steps over which the learning rate rises from zero")
+    decay: float = setting(0.0, "share of the steps, the last ones, over which it falls to zero")
     weight_decay: float = setting(1e-2, "weight decay of AdamW")
     clip: float = setting(1.0, "largest norm of the gradient")
     empty_prompts: float = setting(0.5, "share of examples whose prompt is emptied")
     objective: str = setting("auto", "what the base predicts", ("auto", "eps", "v"))
     timesteps: str = setting(
         "uniform", "noise levels: alike, or more of the noisy ones", ("uniform", "noisy")
+    )
+    weighting: str = setting(
+        "alike",
+        "errors of all noise levels count alike, or as if velocity were predicted",
+        ("alike", "velocity"),
     )
     only_middle: bool = setting(False, "control the middle block only")
     unlock_decoder: bool = setting(False, "train the base's decoder too")
@@ -64,7 +70,7 @@ class Settings:
             if getattr(self, name) < 1:
                 msg = f"--{name.replace('_', '-')} is {getattr(self, name)}, must be 1 or more"
                 raise TrainError(msg)
-        for name in ("empty_prompts", "average"):
+        for name in ("empty_prompts", "average", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"--{name.replace('_', '-')} is {getattr(self, name)}, must be 0 to 1"
                 raise TrainError(msg)
@@ -87,7 +93,8 @@ FREE: Final = frozenset(
 )
 """Settings that may change when a run is continued; all others decide its numbers.
 
-Places may change because files move; what lies there is compared by content.
+Places may change because files move; what lies there is compared by content. The number of steps
+is not free where the learning rate falls towards the last one.
 """
 
 
@@ -173,10 +180,11 @@ def refuse_changes(
         TrainError: names what differs.
     """
     now = dataclasses.asdict(new)
+    free = FREE - {"steps"} if new.decay else FREE  # when it falls depends on the last step
     different = [
         f"{name} {old[name]!r} -> {now[name]!r}"
         for name in now
-        if name in old and name not in FREE and old[name] != now[name]
+        if name in old and name not in free and old[name] != now[name]
     ]
     before = old.get("contents", {})
     different += [

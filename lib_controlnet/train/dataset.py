@@ -1,7 +1,8 @@
 """Training data in the layout of Fill50K: `source/`, `target/`, and `prompt.json` of JSON lines.
 
 Each line names the control picture (`source`), the picture to learn (`target`), both relative to
-the folder, and its `prompt`. Everything that is wrong with a data set is found before training.
+the folder, and its `prompt`. Where a control picture is transparent it is masked: inpaint controls
+see -1 there. Everything that is wrong with a data set is found before training.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a uint8 (H, W, 3) picture as PNG, in one step."""
+    """Write a uint8 (H, W, 3) or (H, W, 4) picture as PNG, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     Image.fromarray(np.ascontiguousarray(picture)).save(partial, "PNG")
@@ -55,6 +56,16 @@ def read_picture(path: Path) -> np.ndarray:
     """A picture as uint8 (H, W, 3)."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def read_control(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A control picture, uint8 (H, W, 3), and where it is masked, boolean (H, W); None: nowhere."""
+    with Image.open(path) as image:
+        if "A" not in image.getbands():
+            return np.asarray(image.convert("RGB")), None
+        pixels = np.asarray(image.convert("RGBA"))
+    masked = pixels[:, :, 3] < 128
+    return pixels[:, :, :3], masked if masked.any() else None
 
 
 def write_items(folder: Path, items: Sequence[Item]) -> None:

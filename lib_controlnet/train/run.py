@@ -250,8 +250,12 @@ class Training:
                 yield positions_of(step, part, rank, world, self.settings)
 
     def _rate(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / self.settings.warmup) if self.settings.warmup else 1.0
-        return self.settings.lr * warm
+        """Learning rate of a step: linear warm-up, constant, cosine to zero."""
+        settings = self.settings
+        warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+        falling = settings.decay * settings.steps
+        left = min(1.0, (settings.steps - step) / falling) if falling else 1.0
+        return settings.lr * warm * 0.5 * (1 - math.cos(math.pi * left))
 
     def _step(self, step: int, batches: Iterator[Any]) -> float:
         """One step of the optimiser; the mean loss of the whole batch."""
@@ -265,7 +269,8 @@ class Training:
                 answer = self.wrapped(
                     batch.noisy, batch.timesteps, batch.context, batch.pooled, batch.hint
                 )
-                loss = F.mse_loss(answer.float(), batch.wanted) / parts
+                errors = F.mse_loss(answer.float(), batch.wanted, reduction="none")
+                loss = (errors.mean((1, 2, 3)) * batch.weight).mean() / parts
                 self.accelerator.backward(loss)
             total += loss.detach()
         if self.settings.clip:
@@ -293,13 +298,19 @@ class Training:
                 self._write_weights()
             self.accelerator.wait_for_everyone()
 
+    def _newest(self) -> nn.Module:
+        """The control to use: the averaged one where there is one."""
+        return self.average.module if self.average is not None else self.model.control
+
+    def networks(self) -> Networks:
+        """What draws samples, with the control as it is now."""
+        constants = (self.vae, self.alphas, self.base.scale_factor, self.objective)
+        return Networks(self.model.unet, self._newest().eval(), *constants)
+
     def _sample(self, tables: _Tables, step: int) -> None:
-        control = self.average.module if self.average is not None else self.model.control
+        control = self._newest()
         was_training = control.training
-        networks = Networks(
-            *(self.model.unet, control.eval(), self.vae, self.alphas, self.base.scale_factor),
-            self.objective,
-        )
+        networks = self.networks()
         with self.accelerator.autocast():
             found = self.sampler.sample(networks, self.run / "samples" / f"{step:08d}.png")
         control.train(was_training)
@@ -309,8 +320,7 @@ class Training:
 
     def _write_weights(self) -> None:
         """The weights as a file that export and the panel read, with everything known of them."""
-        control = self.average.module if self.average is not None else self.model.control
-        tensors = control_file.ldm_tensors(control.state_dict())
+        tensors = control_file.ldm_tensors(self._newest().state_dict())
         path = self.run / "control.safetensors"
         control_file.write(tensors, path, metadata=self.facts(), force=True)
 

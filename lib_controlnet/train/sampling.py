@@ -12,8 +12,8 @@ import torch
 
 from lib_controlnet import preprocess
 
-from .adherence import adherence
-from .dataset import read_picture, write_picture
+from .adherence import adherence, correlation
+from .dataset import read_control, read_picture, write_picture
 from .model import predict
 from .steps import read_hint, seed_of
 
@@ -43,7 +43,7 @@ class Wish:
     Attributes:
         context: (b, 77, c), and the pooled text (b, p) or None.
         empty: the same of the empty prompt, (1, ...).
-        hint: (b, 3, H, W) in [0, 1].
+        hint: (b, 3, H, W) in [0, 1], -1 where it is masked.
         guided_only: the control acts on the prompt's rows alone ("ControlNet is more important").
     """
 
@@ -124,7 +124,9 @@ class Sampler:
         self.cache, self.settings, self.rows = cache, settings, list(rows)
         self.preprocessor = preprocessor
         self.items = [cache.items[row] for row in self.rows]
-        self.hints = [read_picture(cache.data / item.source) for item in self.items]
+        controls = [read_control(cache.data / item.source) for item in self.items]
+        self.hints = [picture for picture, _masked in controls]
+        self.masks = [masked for _picture, masked in controls]
         self.targets = [read_picture(cache.data / item.target) for item in self.items]
 
     def _texts(self, prompts: Sequence[str], device: torch.device) -> tuple:
@@ -149,14 +151,18 @@ class Sampler:
 
     def measure(self, pictures: np.ndarray) -> float:
         """Mean adherence of pictures to the held-out controls."""
-        found = [
-            preprocess.run_preprocessor(
-                self.preprocessor, picture, min(picture.shape[:2]), pixel_perfect=True
-            ).image[:, :, :3]
-            for picture in pictures
-        ]
-        pairs = zip(found, self.hints, strict=True)
-        return float(np.mean([adherence(map_, hint) for map_, hint in pairs]))
+        rows = zip(pictures, self.hints, self.masks, strict=True)
+        return float(np.mean([self._measure_one(*row) for row in rows]))
+
+    def _measure_one(
+        self, picture: np.ndarray, hint: np.ndarray, masked: np.ndarray | None
+    ) -> float:
+        if masked is not None:
+            return correlation(picture[~masked], hint[~masked])
+        found = preprocess.run_preprocessor(
+            self.preprocessor, picture, min(picture.shape[:2]), pixel_perfect=True
+        )
+        return adherence(found.image[:, :, :3], hint)
 
     def sample(self, networks: Networks, path: Path) -> tuple[float, float]:
         """Write a sheet: controls, examples, drawn with and without prompts; their adherence."""

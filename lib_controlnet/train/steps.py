@@ -12,17 +12,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from .cache import Cache, to_tensor
-from .dataset import Item, read_picture
+from .dataset import Item, read_control
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .config import Settings
+
+
+WEIGHT_CAP: Final = 20.0
+"""Most that an error counts: without it the noisiest levels, where nothing is left, would rule."""
 
 
 def seed_of(*parts: object) -> int:
@@ -52,8 +56,9 @@ class Batch:
         timesteps: (b,), int64.
         context: (b, 77, c).
         pooled: (b, p), None for SD1 and SD2.
-        hint: (b, 3, 8h, 8w) in [0, 1].
+        hint: (b, 3, 8h, 8w) in [0, 1], -1 where it is masked.
         wanted: (b, 4, h, w), what the U-Net should answer.
+        weight: (b,), how much each example's error counts.
     """
 
     noisy: Tensor
@@ -62,6 +67,7 @@ class Batch:
     pooled: Tensor | None
     hint: Tensor
     wanted: Tensor
+    weight: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(None if t is None else t.to(device) for t in vars(self).values()))
@@ -115,12 +121,17 @@ class Source:
         prompt = "" if emptied < settings.empty_prompts else item.prompt
         context, pooled = self.cache.text(prompt)
         hint = read_hint(self.cache.data, item)
-        return noisy, torch.tensor(timestep), context, pooled, hint, wanted
+        weight = torch.ones(())
+        if settings.weighting == "velocity" and self.objective == "eps":
+            weight = (1 / alpha).clamp(max=WEIGHT_CAP)
+        return noisy, torch.tensor(timestep), context, pooled, hint, wanted, weight
 
 
 def read_hint(folder: Path, item: Item) -> Tensor:
-    """An example's control picture (3, H, W) in [0, 1]."""
-    return to_tensor(read_picture(folder / item.source))
+    """An example's control picture (3, H, W) in [0, 1], -1 where it is masked."""
+    picture, masked = read_control(folder / item.source)
+    hint = to_tensor(picture)
+    return hint if masked is None else hint.masked_fill(torch.from_numpy(masked), -1.0)
 
 
 def positions_of(step: int, part: int, rank: int, world: int, settings: Settings) -> range:

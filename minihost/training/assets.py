@@ -130,12 +130,6 @@ def replace_vae(vae: nn.Module) -> None:
     save_half(tensors, CHECKPOINT)
 
 
-def export_control(control: nn.Module, kind: str) -> None:
-    """Write one ControlNet's file, fp16, keys under `control_model.`."""
-    tensors = {f"control_model.{k}": v for k, v in control.state_dict().items()}
-    save_half(tensors, ASSETS / f"control_demo_{kind}.safetensors")
-
-
 def save_state(path: Path, state: dict[str, object]) -> None:
     """Write a training state, replacing the file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Final
 
+from lib_controlnet.train.record import smooth
+
+from . import control_data, train_control
 from .assets import ASSETS, RUNS
 from .data import COUNTS
 from .evaluate import CFG, FIGURES, STEPS
@@ -14,6 +17,11 @@ from .vocabulary import COLOURS, SHAPES
 
 LOGS: Final = ASSETS / "logs"
 ROWS: Final = 200
+BASE_DATA: Final = {
+    "vae": "64-pixel crops x 16",
+    "base": "latents x 32",
+    "vae_decoder": "64-pixel crops x 16",
+}
 MEANINGS: Final = {
     "edge_f1_2px": "edge F1 within 2 px",
     "edge_f1_4px": "edge F1 within 4 px",
@@ -81,10 +89,11 @@ METHOD: Final = """## How they were made
 - U-Net and text encoder together: epsilon prediction, stock noise schedule, loss weighted as
   velocity prediction up to 20, AdamW 1e-3, 10% empty captions, averaged weights; the last part on
   mixed sizes of 128, 192 and 256 pixels.
-- ControlNets (arXiv 2302.05543): locked base, trainable copy of encoder and middle, zero
-  convolutions, half of the prompts emptied. Scribble and depth begin with canny's weights, which
-  already read lines, and take half of the time.
-- At the end the decoder alone is trained on, with a little noise on the latents.
+- ControlNets (arXiv 2302.05543): made by `python -m lib_controlnet.train`, init, run and export,
+  from data sets of {controls}: locked base, trainable copy of encoder and middle, zero
+  convolutions, half of the prompts emptied, first on the small scenes, then on the large ones.
+  Scribble and depth begin with canny's weights, which already read lines, and take fewer steps.
+- Before them the decoder alone is trained on, with a little noise on the latents.
 - Every normalised width is at least 64, because the WebUI's modules use 32 groups.
 """
 
@@ -111,8 +120,17 @@ def write_card() -> None:
             parts.append(_control_table(name.removeprefix("control_"), runs))
     parts += [ADVICE, LIMITS]
     counts = ", ".join(f"{n} scenes of {s} pixels" for s, n in COUNTS.items())
-    table = "\n".join(_log_row(path) for path in sorted((RUNS / "logs").glob("*.csv")))
-    parts.append(METHOD.format(rows=table, counts=counts))
+    controls = ", ".join(f"{n} scenes of {s} pixels" for s, n in control_data.COUNTS.items())
+    for old in LOGS.glob("*.csv"):
+        old.unlink()
+    base = [path for path in sorted((RUNS / "logs").glob("*.csv")) if path.stem in BASE_DATA]
+    table = [_log_row(path, path.stem, BASE_DATA[path.stem]) for path in base]
+    for kind in train_control.KINDS:
+        for stage in train_control.STAGES:
+            path = train_control.run_folder(kind, stage) / "loss.csv"
+            data = f"scenes and hints x {stage.batch}"
+            table.append(_log_row(path, f"control_{kind}_{stage.size}", data, smoothing=0.02))
+    parts.append(METHOD.format(rows="\n".join(table), counts=counts, controls=controls))
     (ASSETS / "MODEL_CARD.md").write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -125,21 +143,20 @@ def _control_table(kind: str, runs: dict[str, dict[str, float]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _log_row(path: Path) -> str:
-    """One table row of a training log, which is also copied in short."""
+def _log_row(path: Path, name: str, data: str, smoothing: float = 1.0) -> str:
+    """One table row of a training log, which is also copied in short.
+
+    Args:
+        smoothing: share of a new loss in the moving average; 1 for logs that are smooth already.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    losses = smooth([float(row["loss"]) for row in rows], smoothing)
     stride = max(1, len(rows) // ROWS)
-    kept = rows[::stride] + ([] if (len(rows) - 1) % stride == 0 else rows[-1:])
+    kept = sorted({*range(0, len(rows), stride), len(rows) - 1})
     LOGS.mkdir(parents=True, exist_ok=True)
-    lines = [f"{r['step']},{r['loss']},{r['seconds']}" for r in kept]
-    (LOGS / path.name).write_text("\n".join(["step,loss,seconds", *lines]) + "\n", "utf-8")
-    data = "64-pixel crops x 16"
-    if path.stem == "base":
-        data = "latents x 32"
-    elif path.stem.startswith("control"):
-        data = "latents and hints x 16"
-    last = rows[-1]
-    minutes = float(last["seconds"]) / 60
-    name, loss = path.stem.replace("_", " "), float(last["loss"])
-    return f"| {name} | {data} | {last['step']} | {minutes:.0f} | {loss:.3f} |"
+    lines = [f"{rows[i]['step']},{losses[i]:.5f},{float(rows[i]['seconds']):.0f}" for i in kept]
+    (LOGS / f"{name}.csv").write_text("\n".join(["step,loss,seconds", *lines]) + "\n", "utf-8")
+    minutes = float(rows[-1]["seconds"]) / 60
+    words = name.replace("_", " ")
+    return f"| {words} | {data} | {rows[-1]['step']} | {minutes:.0f} | {losses[-1]:.3f} |"

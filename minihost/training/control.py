@@ -1,14 +1,16 @@
-"""Trainable ControlNet (Zhang et al., arXiv 2302.05543) for training the demo models.
+"""ControlNet (Zhang et al., arXiv 2302.05543) of the embedded host's modules, for measuring.
 
-The extension has its own implementation; this one exists so that the training scripts stand
-alone. Key names are those of the published checkpoints.
+The extension has its own implementation; this one shares nothing with it. Key names are those of
+the published checkpoints.
 """
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
+from minildm.checkpoint import LoadedCheckpoint
 from minildm.unet import TimestepEmbedSequential, UNetModel, timestep_embedding
 from torch import Tensor, nn
 
@@ -101,6 +103,24 @@ def controlled_forward(
     for block in unet.output_blocks:
         h = block(torch.cat([h, skips.pop() + residuals.pop()], dim=1), emb, context)
     return unet.out(h)
+
+
+def controlled(base: LoadedCheckpoint, control: ControlNet, hints: Tensor) -> object:
+    """Noise prediction under control, for `sampling.sample`; hints (b, 3, s, s)."""
+    with torch.no_grad():
+        guided = control.guide(hints)
+    both = torch.cat([guided, guided])
+
+    def predict(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        residuals = control(x, both, timesteps, context)
+        return controlled_forward(base.unet, x, timesteps, context, residuals)
+
+    return predict
+
+
+def hint_tensor(hint: np.ndarray) -> Tensor:
+    """Hint (s, s, 3) as float (3, s, s)."""
+    return torch.from_numpy(np.ascontiguousarray(hint.transpose(2, 0, 1))).float()
 
 
 def _block_widths(unet: UNetModel) -> list[int]:

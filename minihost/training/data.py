@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -79,6 +81,19 @@ def _render(job: tuple[int, int]) -> tuple[list[np.ndarray], list[str]]:
     return arrays, [s.caption for s in scenes]
 
 
+def in_processes(
+    work: Callable[[Any], Any], jobs: Sequence[Any], workers: int, label: str
+) -> Iterator[Any]:
+    """Results of jobs in their order, with a progress bar; in this process for one worker."""
+    if workers <= 1:
+        yield from tqdm(map(work, jobs), total=len(jobs), desc=label, mininterval=1)
+        return
+    # Fresh processes: a fork would copy the locks of torch's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context) as pool:
+        yield from tqdm(pool.map(work, jobs), total=len(jobs), desc=label, mininterval=1)
+
+
 def load_scenes(size: int, workers: int = 2) -> SceneCache:
     """Scenes of the seeds from 0, rendered on the first call."""
     folder = RUNS / f"scenes_{size}"
@@ -94,10 +109,9 @@ def _render_all(folder: Path, size: int, workers: int) -> None:
     jobs = [(first, size) for first in range(0, COUNTS[size], CHUNK)]
     parts: list[list[np.ndarray]] = []
     captions: list[str] = []
-    with ProcessPoolExecutor(workers) as pool:
-        for arrays, texts in tqdm(pool.map(_render, jobs), total=len(jobs), desc=f"scenes {size}"):
-            parts.append(arrays)
-            captions += texts
+    for arrays, texts in in_processes(_render, jobs, workers, f"scenes {size}"):
+        parts.append(arrays)
+        captions += texts
     names = ("pictures", "edges", "borders", "depth", "classes")
     for name, arrays in zip(names, zip(*parts, strict=True), strict=True):
         np.save(folder / f"{name}.npy", np.concatenate(arrays))

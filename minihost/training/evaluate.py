@@ -22,13 +22,12 @@ from tqdm import tqdm
 
 from . import measures
 from .assets import ASSETS, CHECKPOINT
-from .control import ControlNet
+from .control import ControlNet, controlled, hint_tensor
 from .data import class_map, segment_picture
 from .hints import HINTS, Source, canny_edges
 from .loop import to_pictures, to_tensor
 from .sampling import decode, embed, sample, seeded_noise
 from .scenes import Scene, boundary, make_scene
-from .train_control import controlled, hint_tensor
 from .vocabulary import COLOURS, SHAPES
 
 log = logging.getLogger(__name__)
@@ -88,8 +87,7 @@ def load_control(base: LoadedCheckpoint, kind: str) -> ControlNet:
     """A shipped ControlNet."""
     control = ControlNet(base.unet)
     tensors = load_file(ASSETS / f"control_demo_{kind}.safetensors")
-    prefix = "control_model."
-    control.load_state_dict({k.removeprefix(prefix): v.float() for k, v in tensors.items()})
+    control.load_state_dict({k: v.float() for k, v in tensors.items()})
     return control.eval().requires_grad_(False)
 
 

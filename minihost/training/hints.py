@@ -9,7 +9,9 @@ from typing import Final
 import cv2
 import numpy as np
 
-from .shapes import fill, smooth_noise
+from lib_controlnet.train.masks import random_mask
+
+from .shapes import smooth_noise
 
 LOW, HIGH = 100, 200
 
@@ -65,35 +67,12 @@ def depth(source: Source, rng: np.random.Generator) -> np.ndarray:
     return _three(np.clip(plane, 0, 255))
 
 
-def inpaint_mask(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Boolean (s, s) of what is to be filled: rectangle, blob or strokes."""
-    mask = np.zeros((size, size), np.uint8)
-    kind = rng.random()
-    if kind < 0.4:
-        w, h = rng.uniform(0.25, 0.75, 2) * size
-        x, y = rng.uniform(0, size - w), rng.uniform(0, size - h)
-        mask[int(y) : int(y + h), int(x) : int(x + w)] = 1
-    elif kind < 0.65:
-        t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        radius = size * rng.uniform(0.15, 0.4) * (1 + 0.2 * np.sin(3 * t + rng.uniform(0, 6)))
-        centre = rng.uniform(0.2, 0.8, 2) * size
-        points = np.stack([np.cos(t), np.sin(t)], 1) * radius[:, None] + centre
-        mask = fill(size, [points]).astype(np.uint8)
-    elif kind < 0.85:
-        for _ in range(rng.integers(1, 5)):
-            points = rng.uniform(0, size, (rng.integers(2, 5), 2)).astype(np.int32)
-            cv2.polylines(mask, [points], False, 1, int(size * rng.uniform(0.06, 0.2)))
-    else:
-        mask[_patches(rng, size, rng.uniform(0.2, 0.6))] = 1
-    return mask.astype(bool)
-
-
 def inpaint(source: Source, rng: np.random.Generator) -> np.ndarray:
     """The picture in [0, 1] with -1 in all three channels where it is to be filled."""
     hint = source.picture.astype(np.float32) / 255
     if rng.random() < 0.04:
         return np.full_like(hint, -1.0)
-    hint[inpaint_mask(len(hint), rng)] = -1.0
+    hint[random_mask(len(hint), len(hint), rng)] = -1.0
     return hint
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import math
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def cosine(step: int, total: int, warmup: int, hold: float = 0.0) -> float:
@@ -22,21 +21,6 @@ def cosine(step: int, total: int, warmup: int, hold: float = 0.0) -> float:
     if step < start:
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min((step - start) / max(total - start, 1), 1.0)))
-
-
-class Average:
-    """Exponential moving average of a module's weights, quick at first."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Move towards the module's weights."""
-        decay = min(self.decay, (step + 1) / (step + 10))
-        own = list(self.module.parameters())
-        torch._foreach_lerp_(own, [p.detach() for p in module.parameters()], 1 - decay)
 
 
 class Log:

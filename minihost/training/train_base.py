@@ -6,7 +6,6 @@ and layout are decided there (Hang et al., arXiv 2303.09556).
 
 from __future__ import annotations
 
-import argparse
 import logging
 
 import torch
@@ -20,6 +19,8 @@ from minildm.vae import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lib_controlnet.train.model import Average
+
 from .assets import (
     RUNS,
     TEXT_FOLDER,
@@ -29,10 +30,9 @@ from .assets import (
     new_unet,
     new_vae,
     save_state,
-    write_descriptions,
 )
 from .data import load_latents, load_scenes
-from .loop import Average, Log, cosine, save_grid, to_pictures
+from .loop import Log, cosine, save_grid, to_pictures
 from .sampling import decode, embed, sample, seeded_noise
 
 log = logging.getLogger(__name__)
@@ -256,19 +256,3 @@ def show(model: BaseModel, vae: AutoencoderKL, name: str, size: int = 128) -> No
     pictures = to_pictures(decode(vae, latents))
     half = len(PROMPTS)
     save_grid(RUNS / f"{name}.png", [pictures[:half], pictures[half:]])
-
-
-def main() -> None:
-    """Command line entry."""
-    from .train_vae import train as train_vae  # noqa: PLC0415
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=55)
-    args = parser.parse_args()
-    write_descriptions()
-    train(train_vae(), args.minutes)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,222 +1,128 @@
-"""Train one demo ControlNet (Zhang et al., arXiv 2302.05543) on the finished base model.
+"""Make the demo ControlNets with this repository's own trainer: init, run, export.
 
-The base is locked; a copy of its encoder and middle learns with zero convolutions, and half of
-the prompts are emptied so that it reads the hint rather than the words.
+Each kind learns on small scenes first and then, from there, on larger ones; the base is locked
+and half of the prompts are emptied (Zhang et al., arXiv 2302.05543).
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
-import numpy as np
-import torch
-from minildm.checkpoint import LoadedCheckpoint, load_checkpoint
-from minildm.schedule import add_noise, alphas_cumprod
-from minildm.text import tokenize
-from torch import Tensor
-from tqdm import tqdm
+from . import control_data
+from .assets import ASSETS, CHECKPOINT, RUNS
 
-from .assets import CHECKPOINT, RUNS, export_control, load_state, save_state
-from .control import ControlNet, controlled_forward
-from .data import SceneCache, load_latents, load_scenes, segment_picture
-from .hints import HINTS, Source
-from .loop import Average, Log, cosine, save_grid, to_pictures
-from .sampling import decode, embed, sample, seeded_noise
-from .train_base import noise_loss
-
-log = logging.getLogger(__name__)
-NEW_RATE = 1.5e-3
-COPY_RATE = 1e-3
-EMPTY_SHARE = 0.5
-BATCHES = {128: 16, 256: 4}
-LARGE_SHARE = 0.4
-LARGE_FROM = 0.35
-KINDS = ("canny", "inpaint", "scribble", "depth")
+ROOT: Final = ASSETS.parent.parent
+HOME: Final = RUNS / "controls"
+KINDS: Final = ("canny", "inpaint", "scribble", "depth")
+START_FROM: Final = {"scribble": "canny", "depth": "canny"}
+"""One that reads lines already learns another hint in fewer steps."""
+SHORTER: Final = 0.45
 
 
-class HintPool:
-    """Latents, context and hints of cached scenes, from which batches are drawn."""
+@dataclass(frozen=True)
+class Stage:
+    """A run of the trainer: side of the scenes in pixels, examples a step, steps, rate."""
 
-    def __init__(self, base: LoadedCheckpoint, kind: str) -> None:
-        self.make_hint = HINTS[kind]
-        self.scenes: dict[int, SceneCache] = {s: load_scenes(s) for s in BATCHES}
-        self.latents = {s: load_latents(base.vae, s) for s in BATCHES}
-        self.empty = embed(base.text, base.tokenizer, [""])
-        self.text = base.text
-        self.tokens = {s: tokenize(base.tokenizer, c.captions) for s, c in self.scenes.items()}
-
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (b, 4, h, w), hints (b, 3, 8h, 8w), context (b, 77, d); half mirrored."""
-        scenes, count = self.scenes[size], BATCHES[size]
-        rows = rng.integers(len(scenes), size=count)
-        z = self.latents[size][torch.from_numpy(rows)].float()
-        hints = torch.stack([self._hint(scenes, row, rng) for row in rows])
-        mirrored = torch.from_numpy(rng.random(count) < 0.5)[:, None, None, None]
-        z = torch.where(mirrored, z.flip(-1), z)
-        hints = torch.where(mirrored, hints.flip(-1), hints)
-        with torch.no_grad():
-            context = self.text(self.tokens[size][torch.from_numpy(rows)])
-        emptied = torch.from_numpy(rng.random(count) < EMPTY_SHARE)[:, None, None]
-        return z, hints, torch.where(emptied, self.empty, context)
-
-    def _hint(self, scenes: SceneCache, row: int, rng: np.random.Generator) -> Tensor:
-        return hint_tensor(self.make_hint(source_of(scenes, row), rng))
+    size: int
+    batch: int
+    steps: int
+    rate: float
 
 
-def source_of(scenes: SceneCache, row: int) -> Source:
-    """What the hints of one cached scene are made of."""
-    return Source(
-        picture=scenes.pictures[row],
-        edges=scenes.edges[row],
-        borders=scenes.borders[row],
-        depth=scenes.depth[row],
-        segments=segment_picture(scenes.classes[row]),
-    )
+STAGES: Final = (Stage(128, 16, 1500, 1e-3), Stage(256, 4, 600, 5e-4))
+RECIPE: Final = {
+    "--warmup": 50,
+    "--decay": 0.5,
+    "--weight-decay": 1e-3,
+    "--timesteps": "noisy",
+    "--weighting": "velocity",
+    "--average": 0.996,
+    "--samples": 8,
+    "--sample-steps": 15,
+    "--cfg": 3.5,
+    "--sample-every": 300,
+    "--save-every": 100,
+    "--keep": 1,
+    "--seed": 3,
+}
 
 
-def hint_tensor(hint: np.ndarray) -> Tensor:
-    """Hint (s, s, 3) as float (3, s, s)."""
-    return torch.from_numpy(np.ascontiguousarray(hint.transpose(2, 0, 1))).float()
+def run_folder(kind: str, stage: Stage) -> Path:
+    """Where a run of the trainer keeps its curves, samples and weights."""
+    return HOME / f"{kind}_{stage.size}"
 
 
-def train(
-    kind: str, minutes: float, start_from: str | None = None, save_every: float = 270
-) -> ControlNet:
-    """Train or resume until the clock has run for `minutes`; the averaged network.
+def steps_of(kind: str, stage: Stage, effort: float = 1.0) -> int:
+    """Steps of a run; those that begin with another kind's weights need fewer."""
+    share = SHORTER if kind in START_FROM else 1.0
+    return max(1, round(stage.steps * share * effort))
+
+
+def commands(kind: str, effort: float = 1.0) -> Iterator[list[str]]:
+    """What makes one kind, as arguments of `python -m lib_controlnet.train`."""
+    control = HOME / "new.safetensors"
+    if kind in START_FROM:
+        control = run_folder(START_FROM[kind], STAGES[-1]) / "control.safetensors"
+    about = control_data.CONTROLS[kind]
+    for stage in STAGES:
+        out = run_folder(kind, stage)
+        places = {
+            "--base": CHECKPOINT,
+            "--control": control,
+            "--data": control_data.DATA / f"{kind}_{stage.size}",
+            "--out": out,
+            "--cache": control_data.DATA / "cache",
+        }
+        numbers = {
+            "--steps": steps_of(kind, stage, effort),
+            "--batch": stage.batch,
+            "--lr": stage.rate,
+            "--preprocessor": about.seen_by,
+        }
+        options = {**places, **numbers, **RECIPE}
+        yield ["run", *(str(word) for pair in options.items() for word in pair)]
+        control = out / "control.safetensors"
+    told = ["--control-type", about.control_type, "--preprocessor", about.preprocessor]
+    file = ASSETS / f"control_demo_{kind}.safetensors"
+    yield ["export", str(out), str(file), "--dtype", "fp16", *told, "--force"]
+
+
+def call(arguments: Sequence[str], threads: int = 1) -> None:
+    """Run the trainer in a process of its own.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "lib_controlnet.train", *arguments]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+
+
+def train(kinds: Sequence[str] = KINDS, effort: float = 1.0, workers: int = 2) -> None:
+    """Make ControlNets, `workers` at a time with one thread each; finished runs stay.
 
     Args:
-        start_from: kind of a finished ControlNet to begin with instead of the base's encoder;
-            one that reads lines already learns another hint in fewer steps.
+        effort: factor of all steps.
     """
-    base = load_checkpoint(CHECKPOINT)
-    control = ControlNet(base.unet)
-    final = RUNS / f"control_{kind}_final.pt"
-    finished = load_state(final)
-    if finished is not None:
-        control.load_state_dict(finished["model"])
-        return control.eval()
-    torch.manual_seed(3)
-    control = ControlNet(base.unet)
-    if start_from is not None:
-        control.load_state_dict(load_state(RUNS / f"control_{start_from}_final.pt")["model"])
-    average = Average(control, 0.996)
-    optimizer = torch.optim.AdamW(_groups(control), betas=(0.9, 0.99), weight_decay=1e-3)
-    path = RUNS / f"control_{kind}.pt"
-    state = load_state(path)
-    step = 0
-    if state is not None:
-        control.load_state_dict(state["model"])
-        average.module.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    pool = HintPool(base, kind)
-    rng = np.random.default_rng(step)
-    record = Log(RUNS / "logs" / f"control_{kind}.csv", fresh=step == 0)
-    bar = tqdm(initial=step, desc=kind, mininterval=5)
-    saved, running = record.seconds, 0.0
-    while (progress := record.seconds / (60 * minutes)) < 1:
-        factor = min((step + 1) / 50, cosine(int(progress * 1000), 1000, 0, 0.5))
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        large = progress > LARGE_FROM and rng.random() < LARGE_SHARE
-        loss = _step(control, base, optimizer, pool.draw(rng, 256 if large else 128))
-        average.update(control, step)
-        running = loss if running == 0 else 0.98 * running + 0.02 * loss
-        step += 1
-        bar.update()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{running:.4f}", done=f"{progress:.0%}")
-            record.write(step, running)
-        if record.seconds - saved > save_every:
-            saved = record.seconds
-            everything = {"model": control.state_dict(), "average": average.module.state_dict()}
-            save_state(path, {**everything, "optimizer": optimizer.state_dict(), "step": step})
-            export_control(average.module, kind)
-            show(base, average.module, kind, pool)
-    export_control(average.module, kind)
-    save_state(final, {"model": average.module.state_dict(), "steps": step})
-    show(base, average.module, kind, pool)
-    log.info("%s finished: %d steps in %.0f s", kind, step, record.seconds)
-    return average.module
+    new = HOME / "new.safetensors"
+    if not new.is_file():
+        call(["init", str(CHECKPOINT), str(new), "--seed", "3"])
+    for kind in kinds:
+        for stage in STAGES:
+            control_data.write(kind, stage.size, workers)
+    first = [kind for kind in kinds if kind not in START_FROM]
+    for wave in (first, [kind for kind in kinds if kind in START_FROM]):
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda kind: _make(kind, effort), wave))
 
 
-def _groups(control: ControlNet) -> list[dict[str, object]]:
-    new, copied = [], []
-    for name, p in control.named_parameters():
-        fresh = name.startswith(("input_hint_block", "zero_convs", "middle_block_out"))
-        (new if fresh else copied).append(p)
-    return [
-        {"params": new, "lr": NEW_RATE, "peak": NEW_RATE},
-        {"params": copied, "lr": COPY_RATE, "peak": COPY_RATE},
-    ]
-
-
-def _step(
-    control: ControlNet,
-    base: LoadedCheckpoint,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor, Tensor],
-) -> float:
-    latents, hints, context = batch
-    alphas = alphas_cumprod()
-    # More of the noisy timesteps: that is where the layout is decided.
-    timesteps = (1000 * (1 - torch.rand(len(latents)) ** 2)).long().clamp(0, 999)
-    noise = torch.randn_like(latents)
-    noisy = add_noise(latents, noise, timesteps, alphas)
-    residuals = control(noisy, control.guide(hints), timesteps, context)
-    prediction = controlled_forward(base.unet, noisy, timesteps, context, residuals)
-    loss = noise_loss(prediction, noise, timesteps, alphas)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
-
-
-def controlled(base: LoadedCheckpoint, control: ControlNet, hints: Tensor) -> object:
-    """Noise prediction under control, for `sampling.sample`; hints (b, 3, s, s)."""
-    with torch.no_grad():
-        guided = control.guide(hints)
-    both = torch.cat([guided, guided])
-
-    def predict(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        residuals = control(x, both, timesteps, context)
-        return controlled_forward(base.unet, x, timesteps, context, residuals)
-
-    return predict
-
-
-@torch.no_grad()
-def show(base: LoadedCheckpoint, control: ControlNet, kind: str, pool: HintPool) -> None:
-    """Save a grid: scene, hint, result with its caption, result with an empty prompt."""
-    scenes = pool.scenes[128]
-    rows = list(range(8))
-    rng = np.random.default_rng(0)
-    hints = torch.stack([hint_tensor(HINTS[kind](source_of(scenes, r), rng)) for r in rows])
-    empty = embed(base.text, base.tokenizer, [""])
-    context = embed(base.text, base.tokenizer, [scenes.captions[r] for r in rows])
-    predict = controlled(base, control, hints)
-    out = []
-    for cond in (context, empty.expand(len(rows), -1, -1)):
-        latents = sample(predict, cond, empty, seeded_noise(rows, 128), steps=16)
-        out.append(to_pictures(decode(base.vae, latents)))
-    shown = to_pictures(hints.clamp(0, 1) * 2 - 1)
-    save_grid(RUNS / f"control_{kind}.png", [np.stack(scenes.pictures[:8]), shown, *out])
-
-
-def main() -> None:
-    """Command line entry."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=sorted(HINTS))
-    parser.add_argument("--minutes", type=float, default=18)
-    parser.add_argument("--start-from", choices=sorted(HINTS))
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    train(args.kind, args.minutes, args.start_from)
-
-
-if __name__ == "__main__":
-    main()
+def _make(kind: str, effort: float) -> None:
+    for arguments in commands(kind, effort):
+        call(arguments)

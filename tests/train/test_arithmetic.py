@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,9 @@ from lib_controlnet.train import sampling
 from lib_controlnet.train.base import Base, open_base
 from lib_controlnet.train.cache import Cache
 from lib_controlnet.train.config import Settings
-from lib_controlnet.train.dataset import read_items
+from lib_controlnet.train.dataset import Item, read_items, write_picture
 from lib_controlnet.train.sampling import Networks, Wish, draw
-from lib_controlnet.train.steps import Source
+from lib_controlnet.train.steps import Source, read_hint
 
 Make = Callable[..., Settings]
 
@@ -113,3 +114,42 @@ def test_guidance_and_a_control_for_the_prompt_alone(monkeypatch: pytest.MonkeyP
         answer = sampling._guided(networks, wish, torch.zeros(2, 4, 4, 4), 7, 3.0)
         assert asked == controls
         assert torch.equal(answer, torch.full_like(answer, 2 + 3 * (5 - 2)))
+
+
+def test_errors_can_count_as_if_velocity_were_predicted(
+    settings: Make, cached: tuple[Base, Cache]
+) -> None:
+    base, cache = cached
+    alphas = base.alphas()
+    asked = settings(weighting="velocity")
+    for objective in ("eps", "v"):
+        batch = Source(cache, asked, 10, alphas, 0.5, objective).batch(range(60))
+        a = alphas[batch.timesteps]
+        if objective == "v":
+            assert torch.equal(batch.weight, torch.ones(60))
+            continue
+        counted = a > 1 / 20
+        assert 0 < counted.sum() < 60
+        # A wrong noise eps + d is a wrong velocity off by d / sqrt(alpha).
+        assert torch.allclose(batch.weight[counted], 1 / a[counted])
+        assert torch.equal(batch.weight[~counted], torch.full((int((~counted).sum()),), 20.0))
+    alike = Source(cache, settings(), 10, alphas, 0.5, "eps").batch(range(60))
+    assert torch.equal(alike.weight, torch.ones(60))
+
+
+def test_transparent_parts_of_a_control_are_masked(tmp_path: Path) -> None:
+    picture = np.full((8, 16, 3), 51, np.uint8)
+    opaque = np.full((8, 16), 255, np.uint8)
+    some = opaque.copy()
+    some[2:4, 5:9] = 0
+    for name, pixels in {
+        "rgb": picture,
+        "opaque": np.dstack([picture, opaque]),
+        "masked": np.dstack([picture, some]),
+    }.items():
+        write_picture(tmp_path / f"{name}.png", pixels)
+        hint = read_hint(tmp_path, Item(f"{name}.png", "", ""))
+        wanted = torch.full((3, 8, 16), 0.2)
+        if name == "masked":
+            wanted[:, 2:4, 5:9] = -1
+        assert torch.allclose(hint, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -263,6 +265,36 @@ def test_run_is_not_continued_with_other_data_or_settings(
         run(dataclasses.replace(asked, data=str(tmp_path / "data")))
     with pytest.raises(TrainError, match="multiple of 3"):
         run(settings("other", batch=4, accumulation=3))
+
+
+def test_rate_rises_holds_and_falls_to_zero(settings: Make) -> None:
+    asked = settings(sample_every=0, steps=8, warmup=2, decay=0.5)
+    run(asked)
+    found = [rate / asked.lr for _step, _loss, rate in losses(asked)]
+    falling = [0.5 * (1 + math.cos(math.pi * part / 4)) for part in range(4)]
+    assert found == pytest.approx([0.5, 1, 1, 1, *falling], abs=1e-6)
+    with pytest.raises(TrainError, match="steps 8 -> 12"):
+        run(dataclasses.replace(asked, steps=12))
+
+
+def test_masked_controls_are_measured_by_what_they_keep(settings: Make, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert main(["fill50k", str(tmp_path / "plain"), "--count", "6", "--size", "32"]) == 0
+    pictures, captions = str(tmp_path / "plain/target"), str(tmp_path / "plain/prompt.json")
+    made = ["annotate", pictures, str(data), "--preprocessor", "inpaint_only", "--workers", "1"]
+    assert main([*made, "--size", "32", "--captions", captions]) == 0
+    training = Training(settings(data=str(data), steps=1))
+    sampler, networks = training.sampler, training.networks()
+    prompts = [item.prompt for item in sampler.items]
+    noisy = sampler.measure(sampler.pictures(networks, prompts))
+    changed = [
+        np.where(masked[..., None], 255 - picture, picture)
+        for picture, masked in zip(sampler.targets, sampler.masks, strict=True)
+    ]
+    assert sampler.measure(changed) == pytest.approx(1)  # only what is masked differs
+    assert noisy < 0.9
+    training.train()
+    assert len(losses(training.settings)) == 1
 
 
 def test_bad_data_is_listed_before_anything_is_made(

@@ -14,9 +14,17 @@ from lib_controlnet.image import Size
 from lib_controlnet.train.__main__ import main, parsed_size
 from lib_controlnet.train.annotate import Recipe, annotate, framed
 from lib_controlnet.train.captions import choose
-from lib_controlnet.train.dataset import check, first_size, read_items, read_picture, refuse
+from lib_controlnet.train.dataset import (
+    check,
+    first_size,
+    read_control,
+    read_items,
+    read_picture,
+    refuse,
+)
 from lib_controlnet.train.errors import TrainError
 from lib_controlnet.train.fill50k import COLOURS, draw
+from lib_controlnet.train.masks import random_mask
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -135,6 +143,35 @@ def test_annotate_lists_what_it_leaves_out(pictures: Path, tmp_path: Path) -> No
         64,
         64,
     )
+
+
+def test_annotate_for_inpaint_masks_each_picture_in_its_own_way(
+    pictures: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe("inpaint_only", size=(64, 64))
+    assert annotate(pictures, tmp_path / "one", recipe) == []
+    assert annotate(pictures, tmp_path / "two", recipe) == []
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    masks = []
+    for entry in lines(tmp_path / "one"):
+        control, masked = read_control(tmp_path / "one" / entry["source"])
+        target = read_picture(tmp_path / "one" / entry["target"])
+        assert 0.02 < masked.mean() < 0.98
+        assert np.array_equal(control[~masked], target[~masked])
+        assert not control[masked].any()
+        masks.append(masked)
+    assert not any(np.array_equal(masks[0], other) for other in masks[1:])
+
+
+def test_random_masks_are_of_every_kind_and_size() -> None:
+    rng = np.random.default_rng(0)
+    for width, height in ((64, 64), (96, 32), (32, 160)):
+        masks = [random_mask(width, height, rng) for _ in range(60)]
+        assert all(mask.shape == (height, width) and mask.dtype == bool for mask in masks)
+        shares = [mask.mean() for mask in masks]
+        assert all(0 < share < 1 for share in shares)
+        assert min(shares) < 0.2
+        assert max(shares) > 0.5
 
 
 def test_annotate_refuses_other_settings_and_unfit_preprocessors(

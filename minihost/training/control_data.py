@@ -1,0 +1,115 @@
+"""Scenes as data sets for `python -m lib_controlnet.train`: one for each control and size.
+
+Their hints are exact (depth and borders are known), roughened as users' pictures are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from lib_controlnet.train.dataset import (
+    ABOUT,
+    LINES,
+    Item,
+    write_items,
+    write_picture,
+    write_text,
+)
+
+from .assets import RUNS
+from .data import SceneCache, in_processes, load_scenes, segment_picture
+from .hints import HINTS, Source
+
+DATA: Final = RUNS / "data"
+COUNTS: Final = {128: 8000, 256: 600}
+CHUNK: Final = 200
+
+
+@dataclass(frozen=True)
+class Control:
+    """What is known of one kind of demo ControlNet.
+
+    Attributes:
+        control_type: where the panel lists it.
+        preprocessor: which one goes with it.
+        seen_by: the preprocessor that looks for the hint in sample pictures; `none` compares the
+            picture itself, for hints that no weight-free preprocessor finds.
+    """
+
+    control_type: str
+    preprocessor: str
+    seen_by: str
+
+
+CONTROLS: Final = {
+    "canny": Control("Canny", "canny", "canny"),
+    "inpaint": Control("Inpaint", "inpaint_only", "none"),
+    "scribble": Control("Scribble", "scribble_xdog", "canny"),
+    "depth": Control("Depth", "depth_midas", "none"),
+}
+
+
+def source_of(scenes: SceneCache, row: int) -> Source:
+    """What the hints of one cached scene are made of."""
+    return Source(
+        picture=scenes.pictures[row],
+        edges=scenes.edges[row],
+        borders=scenes.borders[row],
+        depth=scenes.depth[row],
+        segments=segment_picture(scenes.classes[row]),
+    )
+
+
+def hint_picture(hint: np.ndarray) -> np.ndarray:
+    """A hint, float (s, s, 3), as the picture of a data set: transparent where it is masked."""
+    pixels = (hint.clip(0, 1) * 255).round().astype(np.uint8)
+    masked = hint[:, :, 0] < 0
+    return (
+        np.dstack([pixels, np.where(masked, 0, 255).astype(np.uint8)]) if masked.any() else pixels
+    )
+
+
+def _target(size: int, row: int) -> str:
+    """Where a picture lies, seen from a data set: all kinds share one folder for each size."""
+    return f"../pictures_{size}/{row:06d}.png"
+
+
+def _write_rows(kind: str, size: int, rows: range) -> None:
+    cv2.setNumThreads(1)
+    scenes, folder = load_scenes(size), DATA / f"{kind}_{size}"
+    number = list(CONTROLS).index(kind)
+    for row in rows:
+        target = folder / _target(size, row)
+        if not target.is_file():
+            write_picture(target, scenes.pictures[row])
+        hint = HINTS[kind](source_of(scenes, row), np.random.default_rng((number, size, row)))
+        write_picture(folder / f"source/{row:06d}.png", hint_picture(hint))
+
+
+def write(kind: str, size: int, workers: int = 2) -> Path:
+    """The folder of a data set, written on the first call."""
+    folder, control = DATA / f"{kind}_{size}", CONTROLS[kind]
+    if (folder / LINES).is_file():
+        return folder
+    scenes = load_scenes(size, workers)
+    count = min(COUNTS[size], len(scenes))
+    parts = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    for _done in in_processes(partial(_write_rows, kind, size), parts, workers, f"{kind} {size}"):
+        pass
+    known = {"made_by": "minihost/training", "preprocessor": control.preprocessor}
+    write_text(folder / ABOUT, json.dumps({**known, "control_type": control.control_type}))
+    write_items(
+        folder,
+        [
+            Item(f"source/{row:06d}.png", _target(size, row), scenes.captions[row])
+            for row in range(count)
+        ],
+    )
+    return folder
