@@ -36,14 +36,15 @@ def prepare(folder: Path) -> None:
         source = ROOT / "minihost" / "assets" / f"{name}.safetensors"
         (assets / source.name).write_bytes(source.read_bytes())
     canny, _depth, demo = (load_file(assets / f"{name}.safetensors") for name in names)
-    save_file({**demo, **canny}, folder / "joint.safetensors")
+    inside = {f"control_model.{name}": value for name, value in canny.items()}
+    save_file({**demo, **inside}, folder / "joint.safetensors")
     generator = torch.Generator().manual_seed(1)
     for name, value in demo.items():
         if name.startswith("model.diffusion_model."):
             value += torch.randn(value.shape, generator=generator).half() * value.std() * 0.1
     save_file(demo, folder / "finetune.safetensors")
-    canny["control_model.middle_block.1.proj_in.weight"][0, 0] = float("nan")
-    del canny["control_model.zero_convs.2.0.weight"]
+    canny["middle_block.1.proj_in.weight"][0, 0] = float("nan")
+    del canny["zero_convs.2.0.weight"]
     save_file(canny, folder / "broken.safetensors")
 
 
