@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -61,12 +62,19 @@ class Shards:
         return [n for n in range(-(-self.count // SHARD)) if not self.path(n).is_file()]
 
     def fill(self, make: Callable[[range], dict[str, Tensor]], label: str) -> None:
-        """Compute the missing files; `make` gives the tensors of some rows."""
+        """Compute the missing files; `make` gives the tensors of some rows.
+
+        Runs that share a folder share the work: each takes the files in an order of its own, and
+        leaves out what another has written meanwhile.
+        """
         missing = self.missing()
         if not missing:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        random.Random(os.getpid()).shuffle(missing)
         for number in tqdm(missing, desc=label, mininterval=1):
+            if self.path(number).is_file():
+                continue
             rows = range(number * SHARD, min(self.count, (number + 1) * SHARD))
             tensors = {key: value.contiguous().half() for key, value in make(rows).items()}
             partial = self.folder / f"{self.path(number).name}.{os.getpid()}.part"

@@ -28,7 +28,7 @@ from .data import SceneCache, in_processes, load_scenes, segment_picture
 from .hints import HINTS, Source
 
 DATA: Final = RUNS / "data"
-COUNTS: Final = {128: 8000, 256: 600}
+COUNTS: Final = {128: 6000, 256: 600}
 CHUNK: Final = 200
 
 

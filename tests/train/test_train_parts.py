@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lib_controlnet.train import config
 from lib_controlnet.train.adherence import adherence, correlation, edge_f1, is_lines
+from lib_controlnet.train.cache import SHARD, Shards
 from lib_controlnet.train.config import Settings
 from lib_controlnet.train.errors import TrainError
 from lib_controlnet.train.record import Table, read_rows, smooth
@@ -167,3 +170,24 @@ def test_maps_that_are_no_lines_are_compared_by_correlation() -> None:
     assert adherence(255 - ramp, ramp) == 0.0
     assert correlation(np.zeros_like(ramp), ramp) == 0.0
     assert adherence(ring(20, shift=1), ring(20)) == 1.0
+
+
+def test_runs_that_share_a_cache_share_its_work(tmp_path: Path) -> None:
+    count = 5 * SHARD
+    made: dict[str, list[int]] = {"one": [], "other": []}
+
+    def make(name: str) -> Callable[[range], dict[str, torch.Tensor]]:
+        def rows_of(rows: range) -> dict[str, torch.Tensor]:
+            made[name].append(rows.start // SHARD)
+            if name == "one" and len(made["one"]) == 2:  # another run comes in the middle
+                Shards(tmp_path, "latents", count).fill(make("other"), "other")
+            return {"value": torch.arange(rows.start, rows.stop)}
+
+        return rows_of
+
+    shards = Shards(tmp_path, "latents", count)
+    shards.fill(make("one"), "one")
+    assert shards.missing() == []
+    assert len(made["one"]) == 2
+    assert sorted({*made["one"], *made["other"]}) == list(range(5))
+    assert shards.row(2 * SHARD + 7)["value"] == 2 * SHARD + 7
