@@ -22,6 +22,8 @@ log = logging.getLogger("lib_controlnet.train")
 
 DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
 """Exit codes: done, something is wrong, wrong arguments, Ctrl+C."""
+MAX_WORKERS: Final = 61
+"""Windows waits for no more processes."""
 METADATA: Final = ("control_type", "preprocessor")
 
 
@@ -80,7 +82,8 @@ def _add_annotate(annotate: argparse.ArgumentParser) -> None:
         help="text (a .txt file beside each picture), names (words of the file name), or a file "
         "of JSON lines with file_name and text",
     )
-    annotate.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 2) // 2))
+    annotate.add_argument("--workers", type=int, default=workers, help="processes")
 
 
 def parsed_size(text: str | None) -> tuple[int, int] | None:

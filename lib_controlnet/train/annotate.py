@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +19,7 @@ from tqdm import tqdm
 
 from lib_controlnet import preprocess
 from lib_controlnet.decode import decode_image
-from lib_controlnet.errors import ControlNetError
+from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
 from lib_controlnet.image import Size, resize_map, to_rgb
 
 from . import captions
@@ -106,6 +108,8 @@ def annotate_one(path: Path, item: Item, folder: Path, recipe: Recipe) -> str | 
     try:
         picture = framed(to_rgb(decode_image(path.read_bytes(), path.name)), recipe.size)
         control = control_picture(picture, recipe, item.source)
+    except PreprocessorUnavailableError:
+        raise  # all others would fail alike
     except (ControlNetError, OSError) as error:
         return f"{path.name}: {error}"
     write_picture(folder / item.source, control.astype(np.uint8))
@@ -113,8 +117,9 @@ def annotate_one(path: Path, item: Item, folder: Path, recipe: Recipe) -> str | 
     return None
 
 
-def _single_thread() -> None:
-    """Workers share the machine: one thread each."""
+def _begin_worker() -> None:
+    """Workers share the machine, one thread each; on Ctrl+C they finish their picture."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     import torch
 
@@ -165,8 +170,9 @@ def annotate(
         raise TrainError(msg)
     caption = captions.choose(caption_source)
     found = find_pictures(pictures)
-    jobs = [(path, item_of(path, pictures, caption(path))) for path in found]
-    faults = [f"{path.name}: no caption" for path, item in jobs if not item.prompt]
+    faults = [f"{path.name!a}: its name is no text" for path in found if not _listable(path)]
+    jobs = [(path, item_of(path, pictures, caption(path))) for path in found if _listable(path)]
+    faults += [f"{path.name}: no caption" for path, item in jobs if not item.prompt]
     jobs = [(path, item) for path, item in jobs if item.prompt]
     write_text(folder / ABOUT, json.dumps(settings, indent=1))
     open_jobs = [job for job in jobs if not _done(folder, job[1])]
@@ -175,6 +181,11 @@ def annotate(
     write_items(folder, done)
     log.info("%d examples in %s, %d pictures left out", len(done), folder, len(faults))
     return faults
+
+
+def _listable(path: Path) -> bool:
+    """Whether a name is text: other systems' files may hold bytes that are none."""
+    return str(path).encode(errors="replace").decode() == str(path)
 
 
 def _done(folder: Path, item: Item) -> bool:
@@ -193,13 +204,27 @@ def _run(
                 faults.append(annotate_one(path, item, folder, recipe))
                 bar.update()
         else:
-            # Fresh processes: a fork would share torch's threads and the opened networks.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, initializer=_single_thread) as pool:
-                asked = [
-                    pool.submit(annotate_one, path, item, folder, recipe) for path, item in jobs
-                ]
-                for future in as_completed(asked):
-                    faults.append(future.result())
-                    bar.update()
+            for fault in _in_processes(jobs, folder, recipe, workers):
+                faults.append(fault)
+                bar.update()
     return sorted(fault for fault in faults if fault)
+
+
+def _in_processes(
+    jobs: Sequence[tuple[Path, Item]], folder: Path, recipe: Recipe, workers: int
+) -> Iterator[str | None]:
+    # Fresh processes: a fork would share torch's threads and the opened networks.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)
+    try:
+        asked = [pool.submit(annotate_one, path, item, folder, recipe) for path, item in jobs]
+        for future in as_completed(asked):
+            yield future.result()
+    except BrokenProcessPool as error:
+        msg = (
+            f"one of {workers} processes died, most likely for want of memory; the same command "
+            "with fewer --workers goes on from here"
+        )
+        raise TrainError(msg) from error
+    finally:  # `with` would wait for all pictures that are left
+        pool.shutdown(cancel_futures=True)

@@ -16,10 +16,15 @@ TEXT_KEYS: Final = ("prompt", "text", "caption")
 Captions = Callable[[Path], str]
 
 
+def read_text(path: Path) -> str:
+    """A text file as people write it: with or without Windows' mark, faulty bytes replaced."""
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
 def from_text_files(path: Path) -> str:
     """The text of the `.txt` file beside a picture; empty without one."""
     text = path.with_suffix(".txt")
-    return " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else ""
+    return " ".join(read_text(text).split()) if text.is_file() else ""
 
 
 def from_name(path: Path) -> str:
@@ -37,7 +42,7 @@ def from_lines(file: Path) -> Captions:
         msg = f"--captions {file}: no such file; give a file of JSON lines, or text, or names"
         raise TrainError(msg)
     found, faults = {}, []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         try:

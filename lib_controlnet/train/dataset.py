@@ -96,7 +96,7 @@ def read_items(folder: Path) -> tuple[list[Item], list[str]]:
         msg = f"{folder} is no data set: {LINES} is missing; make one with annotate or fill50k"
         raise TrainError(msg)
     items, faults = [], []
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue

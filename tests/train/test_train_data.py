@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 
 import cv2
@@ -10,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_controlnet.errors import PreprocessorUnavailableError
 from lib_controlnet.image import Size
+from lib_controlnet.train import annotate as module
 from lib_controlnet.train.__main__ import main, parsed_size
-from lib_controlnet.train.annotate import Recipe, annotate, framed
+from lib_controlnet.train.annotate import Recipe, _in_processes, annotate, framed
 from lib_controlnet.train.captions import choose
 from lib_controlnet.train.dataset import (
+    Item,
     check,
     first_size,
     read_control,
@@ -130,6 +135,75 @@ def test_annotate_in_processes_makes_the_same(pictures: Path, tmp_path: Path) ->
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[tuple[Path, Item]]:
+    """So many small pictures that processes are busy with them for a while."""
+    picture = tmp_path / "one.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    return [(picture, Item(f"source/{i}.png", f"target/{i}.png", "one")) for i in range(2000)]
+
+
+def test_annotate_that_is_stopped_leaves_the_pictures_that_are_left(
+    jobs: list[tuple[Path, Item]], tmp_path: Path
+) -> None:
+    going = _in_processes(jobs, tmp_path, Recipe("canny", size=(64, 64)), workers=2)
+    assert next(going) is None
+    going.close()  # as Ctrl+C does
+    assert 0 < len(list((tmp_path / "target").iterdir())) < len(jobs)
+    assert not multiprocessing.active_children()
+
+
+def test_annotate_whose_process_dies_says_so(jobs: list[tuple[Path, Item]], tmp_path: Path) -> None:
+    going = _in_processes(jobs, tmp_path, Recipe("canny", size=(64, 64)), workers=2)
+    next(going)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(TrainError, match="fewer --workers"):
+        list(going)
+
+
+def test_annotate_stops_where_no_picture_can_be_made(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PreprocessorUnavailableError("")
+
+    monkeypatch.setattr(module, "control_picture", fail)
+    with pytest.raises(PreprocessorUnavailableError):
+        annotate(pictures, tmp_path / "out", Recipe("canny", size=(64, 64)))
+
+
+def test_captions_and_lines_of_windows_are_read(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "red_square.txt").write_text("a red square", encoding="utf-8-sig")
+    (pictures / "blue-square-2.txt").write_text("un carr\u00e9 bleu", encoding="cp1252")
+    out = tmp_path / "out"
+    assert annotate(pictures, out, Recipe("canny", size=(64, 64))) == []
+    prompts = [entry["prompt"] for entry in lines(out)]
+    assert prompts == ["un carr\ufffd bleu", "square number 2", "a red square"]
+    file = out / "prompt.json"
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    items, faults = read_items(out)
+    assert [item.prompt for item in items] == prompts
+    assert not faults
+
+
+def test_names_in_any_script_are_kept_and_names_that_are_no_text_left_out(
+    pictures: Path, tmp_path: Path
+) -> None:
+    name = "\u732b \U0001f431.png"
+    (pictures / "red_square.png").rename(pictures / name)
+    (pictures / "red_square.txt").rename((pictures / name).with_suffix(".txt"))
+    broken = pictures / os.fsdecode(b"caf\xe9.png")
+    try:
+        broken.write_bytes((pictures / name).read_bytes())
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    faults = annotate(pictures, tmp_path / "out", Recipe("canny", size=(64, 64)))
+    assert faults == ["'caf\\udce9.png': its name is no text"]
+    items, _ = read_items(tmp_path / "out")
+    assert f"target/{name}.png" in [item.target for item in items]
+    assert check(tmp_path / "out", items, Size(64, 64)) == []
+
+
 def test_annotate_lists_what_it_leaves_out(pictures: Path, tmp_path: Path) -> None:
     whole = (pictures / "red_square.png").read_bytes()
     (pictures / "red_square.png").write_bytes(whole[: len(whole) // 2])
@@ -182,7 +256,7 @@ def test_annotate_refuses_other_settings_and_unfit_preprocessors(
     with pytest.raises(TrainError, match="another data set"):
         annotate(pictures, out, Recipe("canny", (10, 20), size=(64, 64)))
     with pytest.raises(TrainError, match="no control picture"):
-        annotate(pictures, tmp_path / "other", Recipe("inpaint"))
+        annotate(pictures, tmp_path / "other", Recipe("clip_vision"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainError, match="holds no pictures"):
         annotate(tmp_path / "empty", tmp_path / "other", Recipe("canny"))
