@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet.errors import PreprocessorUnavailableError
+from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
 from lib_controlnet.image import Size
 from lib_controlnet.train import annotate as module
 from lib_controlnet.train.__main__ import main, parsed_size
@@ -165,7 +165,8 @@ def test_annotate_stops_where_no_picture_can_be_made(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise PreprocessorUnavailableError("")
+        msg = "a weight file is missing"
+        raise PreprocessorUnavailableError(msg)
 
     monkeypatch.setattr(module, "control_picture", fail)
     with pytest.raises(PreprocessorUnavailableError):
@@ -255,7 +256,7 @@ def test_annotate_refuses_other_settings_and_unfit_preprocessors(
     annotate(pictures, out, Recipe("canny", size=(64, 64)))
     with pytest.raises(TrainError, match="another data set"):
         annotate(pictures, out, Recipe("canny", (10, 20), size=(64, 64)))
-    with pytest.raises(TrainError, match="no control picture"):
+    with pytest.raises(ControlNetError, match="preprocessor clip_vision"):
         annotate(pictures, tmp_path / "other", Recipe("clip_vision"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainError, match="holds no pictures"):
