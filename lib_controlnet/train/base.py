@@ -40,6 +40,10 @@ SHARED: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
 """Parts of a U-Net that a ControlNet copies."""
 SCALES: Final = {"sdxl": 0.13025, "other": 0.18215}
 OBJECTIVES: Final = {"eps": "eps", "epsilon": "eps", "v": "v", "v_prediction": "v"}
+PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
+"""Folders of weights in a diffusers folder."""
+LAST_ALPHA: Final = 4.8973451890853435e-08
+"""The WebUI's stand-in for zero, which some formulas divide by."""
 WEIGHT_FILES: Final = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
@@ -64,8 +68,19 @@ class Base(ABC):
 
     @property
     @abstractmethod
+    def files(self) -> list[Path]:
+        """The files of weights."""
+
+    @property
+    def contents(self) -> str:
+        """Tells other weights from these, wherever they are."""
+        return ", ".join(f"{short_hash(path)} {path.stat().st_size}" for path in self.files)
+
+    @property
     def identity(self) -> str:
         """Changes when the weights do; part of the cache's key."""
+        states = [(short_hash(path), path.stat()) for path in self.files]
+        return ", ".join(f"{mark}-{state.st_size}-{state.st_mtime_ns}" for mark, state in states)
 
     @property
     @abstractmethod
@@ -81,6 +96,11 @@ class Base(ABC):
     @abstractmethod
     def schedule(self) -> tuple[float, float, int]:
         """First and last beta, and the number of timesteps."""
+
+    @property
+    @abstractmethod
+    def ends_in_noise(self) -> bool:
+        """Whether nothing is left of the picture at the last timestep (zero terminal SNR)."""
 
     @property
     @abstractmethod
@@ -112,7 +132,12 @@ class Base(ABC):
         """Share of the clean signal's variance left at each timestep, float32 (timesteps,)."""
         first, last, count = self.schedule
         betas = torch.linspace(first**0.5, last**0.5, count, dtype=torch.float64) ** 2
-        return torch.cumprod(1.0 - betas, dim=0).float()
+        alphas = torch.cumprod(1.0 - betas, dim=0)
+        if self.ends_in_noise:  # Lin et al., arXiv:2305.08891, algorithm 1
+            roots = alphas.sqrt()
+            alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+            alphas[-1] = LAST_ALPHA
+        return alphas.float()
 
 
 class LdmBase(Base):
@@ -140,9 +165,8 @@ class LdmBase(Base):
             raise TrainError(msg) from None
 
     @property
-    def identity(self) -> str:
-        state = self.path.stat()
-        return f"{short_hash(self.path)}-{state.st_size}-{state.st_mtime_ns}"
+    def files(self) -> list[Path]:
+        return [self.path]
 
     @property
     def objective(self) -> str | None:
@@ -163,6 +187,10 @@ class LdmBase(Base):
         yaml = self.yaml
         first, last = yaml.get("linear_start", 0.00085), yaml.get("linear_end", 0.0120)
         return float(first), float(last), int(yaml.get("timesteps", 1000))
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return "ztsnr" in self._file.infos
 
     def _shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
         found = {
@@ -241,10 +269,12 @@ class DiffusersBase(Base):
         msg = f"{self.path / part} holds no weights; looked for {', '.join(WEIGHT_FILES)}"
         raise TrainError(msg)
 
+    def _variant(self, part: str) -> str | None:
+        return "fp16" if ".fp16." in self._weights(part).name else None
+
     @property
-    def identity(self) -> str:
-        path = self._weights("unet")
-        return f"{short_hash(path)}-{path.stat().st_size}-{path.stat().st_mtime_ns}"
+    def files(self) -> list[Path]:
+        return [self._weights(part) for part in PARTS if (self.path / part).is_dir()]
 
     @property
     def objective(self) -> str | None:
@@ -260,6 +290,10 @@ class DiffusersBase(Base):
         config = self._config("scheduler/scheduler_config.json")
         first, last = config.get("beta_start", 0.00085), config.get("beta_end", 0.0120)
         return float(first), float(last), int(config.get("num_train_timesteps", 1000))
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return bool(self._config("scheduler/scheduler_config.json").get("rescale_betas_zero_snr"))
 
     @cached_property
     def _unet_file(self) -> tuple[TensorFile, dict[str, str]]:
@@ -290,14 +324,14 @@ class DiffusersBase(Base):
         return self._load("AutoencoderKL", "vae")
 
     def _load(self, name: str, part: str) -> nn.Module:
-        variant = "fp16" if ".fp16." in self._weights(part).name else None
+        options = {"low_cpu_mem_usage": False, "local_files_only": True}
         module = getattr(need("diffusers"), name).from_pretrained(
-            str(self.path / part), variant=variant, low_cpu_mem_usage=False, local_files_only=True
+            str(self.path / part), variant=self._variant(part), **options
         )
         return module.float().eval().requires_grad_(False)
 
     def texts(self) -> list[TextEncoder]:
-        return diffusers_encoders(self.path)
+        return diffusers_encoders(self.path, self._variant)
 
 
 def open_base(path: Path | str, tokenizers: list[str] | None = None) -> Base:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -86,7 +86,7 @@ def ldm_encoders(
         if not names:
             continue
         tensors = {
-            name[len(prefix) :]: tensor
+            _own_name(name[len(prefix) :], prefix): tensor
             for name, tensor in file.read(names, torch.float32, "cpu")
             if not name.endswith(("position_ids", "logit_scale"))
         }
@@ -98,6 +98,12 @@ def ldm_encoders(
         msg = f"{path.name} holds no text encoder; expected tensors under {FIRST[0]} or {OPEN[0]}"
         raise TrainError(msg)
     return found
+
+
+def _own_name(name: str, prefix: str) -> str:
+    """The name in transformers' class; files of older versions leave out its beginning."""
+    head = "text_model."
+    return name if prefix in OPEN or name.startswith(head) else head + name
 
 
 def _tokenizer_folder(path: Path, yaml: Mapping[str, Any], given: list[str]) -> str:
@@ -173,8 +179,8 @@ def _tokenizer(folder: str) -> Any:
         raise TrainError(msg) from error
 
 
-def diffusers_encoders(path: Path) -> list[TextEncoder]:
-    """The text encoders of a diffusers folder."""
+def diffusers_encoders(path: Path, variant: Callable[[str], str | None]) -> list[TextEncoder]:
+    """The text encoders of a diffusers folder; `variant` tells which of a part's files to read."""
     transformers = need("transformers")
     two = (path / "text_encoder_2").is_dir()
     found = []
@@ -184,7 +190,9 @@ def diffusers_encoders(path: Path) -> list[TextEncoder]:
             msg = f"{path} is no complete diffusers folder: text_encoder is missing"
             raise TrainError(msg)
         kind = "CLIPTextModelWithProjection" if number else "CLIPTextModel"
-        module = getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True)
+        module = getattr(transformers, kind).from_pretrained(
+            str(folder), variant=variant(folder.name), local_files_only=True
+        )
         tokenizer = _tokenizer(str(path / f"tokenizer{number}"))
         # Their tokenizer files name the padding themselves.
         module = module.float().eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from sessions import FakeHost, info, prepared
 from support import describe_unet, inputs, randomise, tiny_unet
@@ -241,14 +242,20 @@ def test_text_encoder_of_sd2_stops_before_the_last_layer(tmp_path: Path, words: 
     assert torch.allclose(context, module.text_model.final_layer_norm(before), atol=1e-6)
 
 
-def test_diffusers_folder_is_the_same_base(tmp_path: Path) -> None:
-    file = write_toy(tmp_path)
-    opened, folder = open_base(file), tmp_path / "folder"
+def diffusers_folder(tmp_path: Path) -> Path:
+    """The toy base as a folder of diffusers."""
+    opened, folder = open_base(write_toy(tmp_path)), tmp_path / "folder"
     opened.unet().save_pretrained(folder / "unet")
     opened.vae().save_pretrained(folder / "vae")
     text = opened.texts()[0]
     text.module.save_pretrained(folder / "text_encoder")
     text.tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def test_diffusers_folder_is_the_same_base(tmp_path: Path) -> None:
+    folder, file = diffusers_folder(tmp_path), tmp_path / "toy.safetensors"
+    opened = open_base(file)
     (folder / "scheduler").mkdir()
     scheduler = {"prediction_type": "v_prediction", "beta_start": 0.001, "beta_end": 0.02}
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
@@ -320,3 +327,54 @@ def test_missing_package_is_named_with_the_pip_line(
     with pytest.raises(MissingPackageError) as caught:
         need(name)
     assert f'pip install "{PIP[name]}"' in str(caught.value)
+
+
+def test_diffusers_folder_of_half_precision_files_is_read(tmp_path: Path) -> None:
+    folder = diffusers_folder(tmp_path)
+    before = encode_prompts(open_base(folder).texts(), PROMPTS)[0]
+    for path in folder.glob("*/*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    opened = open_base(folder)
+    assert torch.equal(encode_prompts(opened.texts(), PROMPTS)[0], before)
+    assert opened.unet().dtype is opened.vae().dtype is torch.float32
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_every_network_of_a_folder_counts_for_its_identity(part: str, tmp_path: Path) -> None:
+    folder = diffusers_folder(tmp_path)
+    before = open_base(folder).identity, open_base(folder).contents
+    path = next((folder / part).glob("*.safetensors"))
+    tensors = load_file(path)
+    save_file(tensors | {"more": torch.zeros(1)}, path, metadata={"format": "pt"})
+    assert open_base(folder).identity != before[0]
+    assert open_base(folder).contents != before[1]
+
+
+@torch.no_grad()
+def test_text_encoder_names_of_older_files_are_read(tmp_path: Path) -> None:
+    path = write_toy(tmp_path)
+    before = encode_prompts(open_base(path).texts(), PROMPTS)[0]
+    old = {
+        name.replace("transformer.text_model.", "transformer."): tensor.clone()
+        for name, tensor in load_file(path).items()
+    }
+    assert "cond_stage_model.transformer.final_layer_norm.bias" in old
+    path.unlink()
+    save_file(old, path)
+    assert torch.equal(encode_prompts(open_base(path).texts(), PROMPTS)[0], before)
+
+
+def test_noise_of_bases_that_end_in_noise(tmp_path: Path) -> None:
+    """As diffusers rescales it, but for the last level, which the WebUI keeps above zero."""
+    path = write_kind(tmp_path, "SDXL")
+    plain = open_base(path).alphas()
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    path.unlink()
+    save_file(tensors | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, path)
+    base = open_base(path)
+    assert base.objective == "v"
+    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    theirs = DDIMScheduler(rescale_betas_zero_snr=True, **options).alphas_cumprod
+    assert torch.allclose(base.alphas()[:-1], theirs[:-1], atol=1e-6)
+    assert 0 < base.alphas()[-1] < 1e-7
+    assert plain[-1] > 1e-3
