@@ -175,11 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return perform(options)
-    except ControlNetError as error:
+    except (ControlNetError, OSError) as error:  # OSError: no space, no permission
         log.error("%s: %s", options.command, error)  # noqa: TRY400 - a sentence, no traceback
         return FAILED
     except KeyboardInterrupt:
-        log.error("%s: stopped; the same command goes on from here", options.command)  # noqa: TRY400
+        text = "%s: stopped; the same command goes on from what is saved"
+        log.error(text, options.command)  # noqa: TRY400
         return STOPPED
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
+from .control_file import save_tensors
 from .dataset import Item, read_picture
 from .text import encode_prompts
 
@@ -61,7 +61,9 @@ class Shards:
         """Numbers of files that are not there yet."""
         return [n for n in range(-(-self.count // SHARD)) if not self.path(n).is_file()]
 
-    def fill(self, make: Callable[[range], dict[str, Tensor]], label: str) -> None:
+    def fill(
+        self, make: Callable[[range], dict[str, Tensor]], label: str, quiet: bool = False
+    ) -> None:
         """Compute the missing files; `make` gives the tensors of some rows.
 
         Runs that share a folder share the work: each takes the files in an order of its own, and
@@ -72,13 +74,13 @@ class Shards:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         random.Random(os.getpid()).shuffle(missing)
-        for number in tqdm(missing, desc=label, mininterval=1):
+        for number in tqdm(missing, desc=label, mininterval=1, disable=quiet):
             if self.path(number).is_file():
                 continue
             rows = range(number * SHARD, min(self.count, (number + 1) * SHARD))
             tensors = {key: value.contiguous().half() for key, value in make(rows).items()}
             partial = self.folder / f"{self.path(number).name}.{os.getpid()}.part"
-            save_file(tensors, partial)
+            save_tensors(tensors, partial)
             partial.replace(self.path(number))
 
     def row(self, index: int) -> dict[str, Tensor]:
@@ -109,19 +111,25 @@ class Cache:
         self._latents = Shards(self.folder, "latents", len(items))
         self._texts = Shards(self.folder, "texts", len(self.prompts))
 
-    def compute(self, base: Base, device: torch.device) -> None:
-        """Encode what is not cached yet."""
+    def compute(self, base: Base, device: torch.device, quiet: bool = False) -> None:
+        """Encode what is not cached yet; `quiet` draws no bar."""
         if self._texts.missing():
-            encoders = base.texts()
-            for encoder in encoders:
-                encoder.module.to(device)
-            self._texts.fill(
-                lambda rows: _stacked(_encode_texts(encoders, self.prompts, rows)), "prompts"
-            )
+            self._compute_texts(base, device, quiet)
         if self._latents.missing():
             vae = base.vae().to(device)
             pictures = (self.data, self.items, device)
-            self._latents.fill(lambda rows: _encode_pictures(vae, *pictures, rows), "latents")
+            self._latents.fill(
+                lambda rows: _encode_pictures(vae, *pictures, rows), "latents", quiet
+            )
+
+    def _compute_texts(self, base: Base, device: torch.device, quiet: bool) -> None:
+        # The encoders are gone from the device when this returns.
+        encoders = base.texts()
+        for encoder in encoders:
+            encoder.module.to(device)
+        self._texts.fill(
+            lambda rows: _stacked(_encode_texts(encoders, self.prompts, rows)), "prompts", quiet
+        )
 
     def text(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         """Tokens (77, c) of a prompt of the data set or the empty one, and its pooled text."""
@@ -157,9 +165,9 @@ def _encode_pictures(
     vae: Any, folder: Path, items: Sequence[Item], device: torch.device, rows: range
 ) -> dict[str, Tensor]:
     parts = []
-    for part in _batches(rows):
-        pictures = torch.stack([to_tensor(read_picture(folder / items[i].target)) for i in part])
-        distribution = vae.encode(pictures.to(device) * 2 - 1).latent_dist
+    for row in rows:  # one by one: a picture of 1024 pixels takes gigabytes
+        picture = to_tensor(read_picture(folder / items[row].target))
+        distribution = vae.encode(picture[None].to(device) * 2 - 1).latent_dist
         parts.append({"mean": distribution.mean.cpu(), "spread": distribution.std.cpu()})
     return _stacked(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -88,13 +89,15 @@ class Settings:
 FREE: Final = frozenset(
     {
         *("steps", "save_every", "keep", "sample_every", "sample_steps", "cfg", "preprocessor"),
-        *("cache", "tokenizer", "out", "base", "control", "data", "checkpointing"),
+        *("cache", "tokenizer", "out", "base", "control", "data"),
+        *("checkpointing", "accumulation"),
     }
 )
 """Settings that may change when a run is continued; all others decide its numbers.
 
-Places may change because files move; what lies there is compared by content. The number of steps
-is not free where the learning rate falls towards the last one.
+Places may change because files move; what lies there is compared by content. A batch in other parts
+is the same batch, for machines with more or with less memory. The number of steps is not free where
+the learning rate falls towards the last one.
 """
 
 
@@ -140,11 +143,12 @@ def read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         msg = f"the configuration {path} does not exist"
         raise TrainError(msg)
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
+    yaml = need("yaml") if path.suffix.lower() in (".yaml", ".yml") else None
+    faults = (ValueError, yaml.YAMLError) if yaml else ValueError
     try:
-        as_yaml = path.suffix.lower() in (".yaml", ".yml")
-        content = need("yaml").safe_load(text) if as_yaml else json.loads(text)
-    except ValueError as error:
+        content = yaml.safe_load(text) if yaml else json.loads(text)
+    except faults as error:
         msg = f"the configuration {path} cannot be read: {error}"
         raise TrainError(msg) from error
     if not isinstance(content, Mapping):
@@ -156,15 +160,28 @@ def read_file(path: Path) -> dict[str, Any]:
         if name not in kinds:
             msg = f"the configuration {path} has {name}, which is no setting of a training"
             raise TrainError(msg)
-        wanted = (int, float) if kinds[name] is float else kinds[name]
-        is_flag = isinstance(value, bool) and kinds[name] is not bool
-        if not isinstance(value, wanted) or is_flag:
+        values[name] = _of_kind(value, kinds[name])
+        if values[name] is None:
             msg = (
                 f"the configuration {path} has {name} = {value!r}, expected {kinds[name].__name__}"
             )
             raise TrainError(msg)
-        values[name] = kinds[name](value)
     return values
+
+
+def _of_kind(value: object, kind: type) -> Any:
+    """A value as its setting has it, None for what is none.
+
+    YAML reads `no` as False and 1e-5, which has no point, as text.
+    """
+    if kind is str and value is False:
+        return "no"
+    if kind is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    if isinstance(value, bool) and kind is not bool:
+        return None
+    return kind(value) if isinstance(value, (int, float) if kind is float else kind) else None
 
 
 def refuse_changes(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lib_controlnet.checkpoint import open_checkpoint
@@ -149,6 +150,22 @@ def diffusers_config(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Any
     }
 
 
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors; a file that cannot be finished is removed.
+
+    Raises:
+        TrainError: it cannot be written, such as where the disk is full.
+    """
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
+    except (OSError, SafetensorError) as error:
+        path.unlink(missing_ok=True)
+        msg = f"{path} cannot be written: {error}"
+        raise TrainError(msg) from error
+
+
 def write(
     tensors: Mapping[str, Tensor],
     path: Path,
@@ -174,7 +191,7 @@ def write(
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(kept, partial, metadata={"format": "pt", **(metadata or {})})
+        save_tensors(kept, partial, {"format": "pt", **(metadata or {})})
         partial.chmod(_usual_mode())  # safetensors makes files that only their owner may read
         partial.replace(path)
     except OSError as error:

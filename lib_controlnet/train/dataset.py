@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
 from lib_controlnet.image import Size
 
@@ -125,15 +126,16 @@ def _read_line(line: str) -> Item | str:
     return item
 
 
-def check(folder: Path, items: Sequence[Item], size: Size, threads: int = 4) -> list[str]:
+def check(folder: Path, items: Sequence[Item], size: Size) -> list[str]:
     """Decode every picture; sentences about those that cannot be trained with.
 
     Args:
         size: what all pictures must measure.
     """
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda item: list(_faults(folder, item, size)), items)
-        return [fault for faults in found for fault in faults]
+        bar = tqdm(found, desc="looking at pictures", total=len(items), mininterval=1, delay=2)
+        return [fault for faults in bar for fault in faults]
 
 
 def _faults(folder: Path, item: Item, size: Size) -> Iterator[str]:

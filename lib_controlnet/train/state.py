@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from .control_file import save_tensors
 from .errors import TrainError
 
 if TYPE_CHECKING:
@@ -55,15 +56,13 @@ def save(run: Path, step: int, parts: Parts, keep: int) -> None:
     _save(_optimizer_tensors(parts), partial / "optimizer.safetensors")
     about = {"step": step, "scaler": parts.scaler.state_dict() if parts.scaler else None}
     (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    if final.exists():
-        shutil.rmtree(final)
     partial.replace(final)
     for old in _complete(run)[:-keep]:
         shutil.rmtree(old)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _optimizer_tensors(parts: Parts) -> dict[str, Tensor]:
@@ -118,12 +117,13 @@ def load(state: Path, parts: Parts) -> int:
     for name, module in parts.networks.items():
         module.load_state_dict(load_file(state / f"{name}.safetensors"))
     own = load_file(state / "optimizer.safetensors")
+    # Copied: a file that tensors are mapped from cannot be removed on Windows.
     for name, parameter in parts.trained.items():
         found = {
             key.split("|")[1]: value for key, value in own.items() if key.split("|")[0] == name
         }
         parts.optimizer.state[parameter] = {
-            key: value.to(parameter.device) if key != "step" else value
+            key: value.to("cpu" if key == "step" else parameter.device, copy=True)
             for key, value in found.items()
         }
     if parts.scaler is not None and known["scaler"]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from lib_controlnet.train import config
+from lib_controlnet.train.__main__ import main
 from lib_controlnet.train.adherence import adherence, correlation, edge_f1, is_lines
 from lib_controlnet.train.cache import SHARD, Shards
 from lib_controlnet.train.config import Settings
@@ -20,6 +23,7 @@ from lib_controlnet.train.errors import TrainError
 from lib_controlnet.train.record import Table, read_rows, smooth
 from lib_controlnet.train.steps import example_at, positions_of, seed_of
 
+ROOT = Path(__file__).resolve().parents[2]
 PLACES = {"base": "b", "control": "c", "data": "d", "out": "o"}
 
 
@@ -92,6 +96,7 @@ def test_continued_run_keeps_what_decides_its_numbers() -> None:
     settings = Settings(**PLACES)
     old = dataclasses.asdict(settings)
     config.refuse_changes(old, dataclasses.replace(settings, steps=99, save_every=3, out="else"))
+    config.refuse_changes(old, dataclasses.replace(settings, accumulation=4, checkpointing=True))
     with pytest.raises(TrainError, match=r"batch 4 -> 8; seed 0 -> 1"):
         config.refuse_changes(old, dataclasses.replace(settings, batch=8, seed=1))
 
@@ -191,3 +196,41 @@ def test_runs_that_share_a_cache_share_its_work(tmp_path: Path) -> None:
     assert len(made["one"]) == 2
     assert sorted({*made["one"], *made["other"]}) == list(range(5))
     assert shards.row(2 * SHARD + 7)["value"] == 2 * SHARD + 7
+
+
+def test_numbers_and_words_as_yaml_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    places = "".join(f"{name}: {place}\n" for name, place in PLACES.items())
+    path.write_text(f"{places}lr: 1e-5\nprecision: no\n", encoding="utf-8-sig")
+    assert parsed(str(path)) == Settings(**PLACES, lr=1e-5, precision="no")
+    for text, fault in (("lr: fast", "lr = 'fast', expected float"), ("a: [", "cannot be read")):
+        path.write_text(text)
+        with pytest.raises(TrainError, match=fault):
+            parsed(str(path))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it."""
+    code = (
+        "import resource, signal, sys, torch, pathlib\n"
+        "from lib_controlnet.train.control_file import write\n"
+        "from lib_controlnet.train.errors import TrainError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try:\n    write({'a': torch.zeros(9999)}, pathlib.Path(sys.argv[1]))\n"
+        "except TrainError as error:\n    print('sentence', error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.safetensors")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("sentence")
+    assert "cannot be written" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_system_refuses_is_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["fill50k", str(tmp_path / "file/data"), "--count", "1"]) == 1
+    assert str(tmp_path / "file") in caplog.text
