@@ -96,6 +96,12 @@ def control_picture(picture: np.ndarray, recipe: Recipe, name: str) -> np.ndarra
         rng = np.random.default_rng(seed_of("mask", name))
         masked = random_mask(width, height, rng)
         return np.dstack([np.where(masked[..., None], 0, picture), np.where(masked, 0, 255)])
+    return map_of(picture, recipe)
+
+
+def map_of(picture: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """What the preprocessor alone makes of a picture, uint8 (H, W, 3) of the picture's size."""
+    height, width = picture.shape[:2]
     side = recipe.resolution or min(height, width)
     detection = preprocess.run_preprocessor(
         recipe.preprocessor, picture, side, recipe.values, pixel_perfect=True

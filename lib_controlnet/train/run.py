@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from lib_controlnet import preprocess
 from lib_controlnet.catalog import short_hash
 
 from . import control_file, state
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 SETTINGS: Final = "settings.json"
 DTYPES: Final = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WAIT_HOURS: Final = 12
-"""How long processes wait for the first one to cache and to draw."""
+"""How long processes wait for the first one to check the data and to draw."""
 
 
 def chosen_objective(settings: Settings, base: Base) -> str:
@@ -61,22 +62,22 @@ def chosen_objective(settings: Settings, base: Base) -> str:
     return "eps"
 
 
-def contents_of(settings: Settings, items: list[Item]) -> dict[str, str]:
+def contents_of(settings: Settings, base: Base, items: list[Item]) -> dict[str, str]:
     """What tells whether base, start and data are the same files as before, wherever they are."""
     digest = hashlib.sha256()
     for item in items:
         size = (Path(settings.data) / item.target).stat().st_size
         digest.update(f"{item.source}|{item.target}|{size}|{item.prompt}\n".encode())
-    found = {"data": digest.hexdigest()[:16]}
-    for name in ("base", "control"):
-        path = Path(getattr(settings, name))
-        if path.is_file():
-            found[name] = f"{short_hash(path)} {path.stat().st_size}"
-    return found
+    control = Path(settings.control)
+    return {
+        "data": digest.hexdigest()[:16],
+        "base": base.contents,
+        "control": f"{short_hash(control)} {control.stat().st_size}",
+    }
 
 
-def checked_data(settings: Settings, multiple: int) -> list[Item]:
-    """The examples of the data set, after every picture was decoded once.
+def checked_data(settings: Settings, multiple: int, thorough: bool = True) -> list[Item]:
+    """The examples of the data set; `thorough`: after every picture was decoded once.
 
     Raises:
         TrainError: lists everything that is wrong with them.
@@ -87,7 +88,7 @@ def checked_data(settings: Settings, multiple: int) -> list[Item]:
         msg = f"the data set {folder} is empty"
         raise TrainError(msg)
     size = first_size(folder, items, multiple) if items else None
-    refuse(folder, faults + (check(folder, items, size) if size else []))
+    refuse(folder, faults + (check(folder, items, size) if size and thorough else []))
     if len(items) <= settings.samples:
         msg = (
             f"the data set {folder} has {len(items)} examples, {settings.samples} of them are held "
@@ -110,10 +111,11 @@ class Training:
         self.objective = chosen_objective(settings, self.base)
         levels = len(self.base.unet_arguments["block_out_channels"])
         control = control_file.network(self.base, Path(settings.control))
-        items = checked_data(settings, 8 * 2 ** (levels - 1))
         self.accelerator = _accelerator(settings)
         self.device = self.accelerator.device
         self._refuse_uneven()
+        items = checked_data(settings, 8 * 2 ** (levels - 1), self.is_first)
+        measured_by = self._preprocessor() if self._samples else None
         self._take_up(items)
         self.cache = self._cached(items)
         self.alphas = self.base.alphas()
@@ -121,7 +123,9 @@ class Training:
         constants = (self.alphas, self.base.scale_factor, self.objective)
         self.source = Source(self.cache, settings, count, *constants)
         self._build(control)
-        self.sampler = self._sampler(range(count, len(items)))
+        self.sampler = None
+        if measured_by:
+            self.sampler = Sampler(self.cache, settings, range(count, len(items)), measured_by)
         self.done = self._restore()
         if self.is_first:
             log.info(
@@ -145,7 +149,8 @@ class Training:
 
     def _take_up(self, items: list[Item]) -> None:
         """Compare with the run that is in the folder, or begin one."""
-        path, contents = self.run / SETTINGS, contents_of(self.settings, items)
+        path = self.run / SETTINGS
+        contents = contents_of(self.settings, self.base, items)
         if path.is_file():
             known = json.loads(path.read_text(encoding="utf-8"))
             refuse_changes(known, self.settings, contents)
@@ -159,16 +164,14 @@ class Training:
         settings = self.settings
         folder = Path(settings.cache) if settings.cache else Path(settings.data) / ".cache"
         cache = Cache(folder, self.base, Path(settings.data), items)
-        if self.is_first:
-            cache.compute(self.base, self.device)
+        cache.compute(self.base, self.device, quiet=not self.is_first)
         self.accelerator.wait_for_everyone()
         return cache
 
     def _build(self, control: nn.Module) -> None:
         settings = self.settings
-        unet = self.base.unet().to(self.device)
-        if not settings.unlock_decoder:
-            unet.to(DTYPES[settings.precision])
+        dtype = None if settings.unlock_decoder else DTYPES[settings.precision]
+        unet = self.base.unet().to(self.device, dtype)
         self.model = Controlled(unet, control.to(self.device), settings)
         self.trained = {
             name: parameter
@@ -188,9 +191,12 @@ class Training:
     def _samples(self) -> bool:
         return bool(self.is_first and self.settings.sample_every and self.settings.samples)
 
-    def _sampler(self, rows: range) -> Sampler | None:
-        if not self._samples:
-            return None
+    def _preprocessor(self) -> str:
+        """What measures the samples; asked before anything is computed.
+
+        Raises:
+            TrainError: nothing names one.
+        """
         known = about(Path(self.settings.data)).get("preprocessor")
         name = self.settings.preprocessor or known
         if not name:
@@ -199,7 +205,8 @@ class Training:
                 "--preprocessor, or --sample-every 0 for no samples"
             )
             raise TrainError(msg)
-        return Sampler(self.cache, self.settings, rows, name)
+        preprocess.require(preprocess.get(name))
+        return name
 
     def _parts(self) -> state.Parts:
         networks = {"control": self.model.control}
@@ -224,6 +231,8 @@ class Training:
         tables = _Tables(self.run, self.done) if self.is_first else None
         if tables and self.sampler and self.done == 0:
             self._sample(tables, 0)
+        if tables and self.done == self.settings.steps:
+            self._write_weights()  # a kill may have come between the last state and them
         batches = prefetched(self.source, self._plan())
         bar = tqdm(
             range(self.done, self.settings.steps),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ import torch
 from lib_controlnet import preprocess
 
 from .adherence import adherence, correlation
-from .dataset import read_control, read_picture, write_picture
+from .annotate import Recipe, map_of
+from .dataset import about, read_control, read_picture, write_picture
 from .model import predict
 from .steps import read_hint, seed_of
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from .cache import Cache
     from .config import Settings
+
+
+AT_ONCE: Final = 4
+"""Pictures that are drawn at the same time; more take more memory than training does."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,14 @@ def to_pictures(tensor: Tensor) -> np.ndarray:
     return (tensor * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def _recipe_of(data: Path, preprocessor: str) -> Recipe:
+    """How the data's controls were made, if by this preprocessor; else with its defaults."""
+    name, known = preprocess.get(preprocessor).name, about(data)
+    if known.get("preprocessor") != name:
+        return Recipe(name)
+    return Recipe(name, tuple(known.get("values") or ()), known.get("resolution"))
+
+
 class Sampler:
     """Draws the examples held out, with and without their prompts, and measures how they follow.
 
@@ -122,7 +135,7 @@ class Sampler:
         self, cache: Cache, settings: Settings, rows: Sequence[int], preprocessor: str
     ) -> None:
         self.cache, self.settings, self.rows = cache, settings, list(rows)
-        self.preprocessor = preprocessor
+        self.recipe = _recipe_of(cache.data, preprocessor)
         self.items = [cache.items[row] for row in self.rows]
         controls = [read_control(cache.data / item.source) for item in self.items]
         self.hints = [picture for picture, _masked in controls]
@@ -139,13 +152,23 @@ class Sampler:
         self, networks: Networks, prompts: Sequence[str], guided_only: bool = False
     ) -> np.ndarray:
         """One picture for each held-out example, uint8 (b, H, W, 3), from always the same noise."""
+        parts = [
+            self._part(networks, slice(first, first + AT_ONCE), prompts, guided_only)
+            for first in range(0, len(self.rows), AT_ONCE)
+        ]
+        return np.concatenate(parts)
+
+    def _part(
+        self, networks: Networks, part: slice, prompts: Sequence[str], guided_only: bool
+    ) -> np.ndarray:
         device = next(networks.unet.parameters()).device
-        hint = torch.stack([read_hint(self.cache.data, item) for item in self.items]).to(device)
+        hints = [read_hint(self.cache.data, item) for item in self.items[part]]
+        hint = torch.stack(hints).to(device)
         height, width = hint.shape[2] // 8, hint.shape[3] // 8
-        seeds = [seed_of("sample", self.settings.seed, row) for row in self.rows]
+        seeds = [seed_of("sample", self.settings.seed, row) for row in self.rows[part]]
         noise = start_noise(seeds, (4, height, width)).to(device)
         empty = self._texts([""], device)
-        wish = Wish(self._texts(prompts, device), empty, hint, guided_only)
+        wish = Wish(self._texts(prompts[part], device), empty, hint, guided_only)
         drawn = draw(networks, wish, noise, self.settings.sample_steps, self.settings.cfg)
         return to_pictures(drawn)
 
@@ -159,10 +182,7 @@ class Sampler:
     ) -> float:
         if masked is not None:
             return correlation(picture[~masked], hint[~masked])
-        found = preprocess.run_preprocessor(
-            self.preprocessor, picture, min(picture.shape[:2]), pixel_perfect=True
-        )
-        return adherence(found.image[:, :, :3], hint)
+        return adherence(map_of(picture, self.recipe), hint)
 
     def sample(self, networks: Networks, path: Path) -> tuple[float, float]:
         """Write a sheet: controls, examples, drawn with and without prompts; their adherence."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +20,19 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from lib_controlnet.train import state
+from lib_controlnet.errors import ControlNetError
+from lib_controlnet.train import run as module
+from lib_controlnet.train import sampling, state
 from lib_controlnet.train.__main__ import main
+from lib_controlnet.train.base import open_base
+from lib_controlnet.train.cache import Cache
 from lib_controlnet.train.config import Settings
+from lib_controlnet.train.dataset import read_items, write_picture
 from lib_controlnet.train.errors import TrainError
 from lib_controlnet.train.record import Table, read_rows
-from lib_controlnet.train.run import Training, run
+from lib_controlnet.train.run import Training, checked_data, run
 from lib_controlnet.train.sampling import Sampler
+from lib_controlnet.train.text import TextEncoder
 
 Make = Callable[..., Settings]
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +108,75 @@ def test_stopped_run_goes_on_to_the_same_numbers(
         assert_same_run(whole, asked)
         left = sorted(path.name for path in (Path(asked.out) / "states").iterdir())
         assert left == ["00000006", "00000008"], "old states and broken ones are gone"
+
+
+def test_run_killed_after_its_last_state_has_its_last_weights(
+    whole: Settings, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = settings("stopped", accumulation=2)
+    with monkeypatch.context() as patch:
+        stop_in(patch, state, "save", 3)
+        with pytest.raises(Stopped):
+            run(asked)
+    assert len(losses(asked)) == asked.steps
+    run(asked)
+    assert_same_run(whole, asked)
+
+
+def test_run_is_continued_in_other_parts(settings: Make) -> None:
+    whole, asked = settings("whole", sample_every=0), settings("asked", sample_every=0)
+    run(whole)
+    run(dataclasses.replace(asked, steps=3))
+    run(dataclasses.replace(asked, accumulation=4))
+    assert_close_runs(whole, asked)
+
+
+def test_loss_scale_of_half_precision_skips_steps_and_is_continued(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On GPUs there is a loss scale; here it is put in, too large for the second step."""
+    skipped = []
+
+    class Scaled(Training):
+        def _step(self, step: int, batches: Iterator[object]) -> float:
+            if step == 1:
+                self.accelerator.scaler.load_state_dict({**usual, "scale": 1e38})
+            if step == 2:
+                self.accelerator.scaler.load_state_dict(usual)
+            before = {name: p.detach().clone() for name, p in self.trained.items()}
+            loss = super()._step(step, batches)
+            kept = all(torch.equal(before[name], p) for name, p in self.trained.items())
+            assert kept == self.optimizer.step_was_skipped
+            skipped.append(kept)
+            return loss
+
+    usual = torch.amp.GradScaler("cpu").state_dict()
+    accelerator = module._accelerator
+
+    def scaled(settings: Settings) -> object:
+        made = accelerator(settings)
+        made.scaler, made.native_amp = torch.amp.GradScaler("cpu"), True
+        return made
+
+    monkeypatch.setattr(module, "_accelerator", scaled)
+    whole, asked = (settings(name, precision="fp16", sample_every=0, steps=5) for name in "ab")
+    Scaled(whole).train()
+    assert skipped == [False, True, False, False, False]
+    Scaled(dataclasses.replace(asked, steps=3)).train()
+    Scaled(asked).train()
+    assert losses(whole) == losses(asked)
+    one, two = weights(whole), weights(asked)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which files are mapped")
+def test_no_state_is_held_open_after_it_was_read(settings: Make) -> None:
+    """Windows cannot remove files that are mapped, and old states are removed."""
+    asked = settings(sample_every=0, steps=3)
+    run(asked)
+    training = Training(dataclasses.replace(asked, steps=6))
+    assert training.done == 3
+    assert "optimizer.safetensors" not in Path("/proc/self/maps").read_text()
 
 
 def command(settings: Settings) -> list[str]:
@@ -295,6 +373,90 @@ def test_masked_controls_are_measured_by_what_they_keep(settings: Make, tmp_path
     assert noisy < 0.9
     training.train()
     assert len(losses(training.settings)) == 1
+
+
+def test_samples_are_measured_as_the_controls_were_made(settings: Make, tmp_path: Path) -> None:
+    """With the sliders and the resolution of the data, the examples follow their controls."""
+    data = tmp_path / "data"
+    for i in range(4):
+        faint = np.random.default_rng(i).integers(100, 130, (32, 32, 3)).astype(np.uint8)
+        write_picture(tmp_path / f"pictures/a {'bcde'[i]}.png", faint)
+    made = ["annotate", str(tmp_path / "pictures"), str(data), "--workers", "1", "--size", "32"]
+    sliders = ["--preprocessor", "canny", "--values", "5", "10", "--resolution", "64"]
+    assert main([*made, *sliders, "--captions", "names"]) == 0
+    sampler = Training(settings(data=str(data))).sampler
+    assert all(hint.any() for hint in sampler.hints)
+    assert sampler.measure(np.stack(sampler.targets)) == pytest.approx(1)
+
+
+def test_many_samples_are_drawn_in_parts(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(settings(samples=7))
+    sampler, networks, sizes = training.sampler, training.networks(), []
+    prompts = [item.prompt for item in sampler.items]
+    original = sampling.predict
+
+    def predict(*arguments: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(arguments[2]))
+        return original(*arguments)
+
+    monkeypatch.setattr(sampling, "predict", predict)
+    parts = sampler.pictures(networks, prompts)
+    assert set(sizes) == {4, 3}
+    monkeypatch.setattr(sampling, "AT_ONCE", 7)
+    once = sampler.pictures(networks, prompts)
+    assert np.abs(parts.astype(int) - once).max() <= 1  # sums in another order
+
+
+def test_missing_preprocessor_is_said_before_anything_is_made(
+    settings: Make, toy: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(toy / "data", data, ignore=shutil.ignore_patterns(".cache", "dataset.json"))
+    for changes, text in (({}, "add --preprocessor"), ({"preprocessor": "cany"}, "cany")):
+        asked = settings(data=str(data), **changes)
+        with pytest.raises(ControlNetError, match=text):
+            run(asked)
+        assert not (data / ".cache").exists()
+        assert not Path(asked.out).exists()
+
+
+def test_pictures_are_encoded_one_by_one_after_the_prompts(
+    settings: Make, toy: Path, tmp_path: Path
+) -> None:
+    """Large pictures take gigabytes; text encoders are gone by then."""
+    base = open_base(toy / "toy.safetensors")
+    items, _faults = read_items(toy / "data")
+    cache = Cache(tmp_path, base, toy / "data", items)
+    vae, texts, encoders, sizes = base.vae(), base.texts, [], []
+    encode = vae.encode
+
+    def remembered() -> list[TextEncoder]:
+        found = texts()
+        encoders.extend(weakref.ref(encoder.module) for encoder in found)
+        return found
+
+    def watched(pictures: torch.Tensor) -> object:
+        gc.collect()
+        assert not [encoder for encoder in encoders if encoder() is not None]
+        sizes.append(len(pictures))
+        return encode(pictures)
+
+    vae.encode, base.vae, base.texts = watched, lambda: vae, remembered
+    cache.compute(base, torch.device("cpu"))
+    assert encoders
+    assert sizes == [1] * len(items)
+
+
+def test_only_the_first_process_looks_at_every_picture(
+    settings: Make, toy: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(toy / "data", data)
+    (data / "source/000003.png").write_bytes(b"")
+    asked = settings(data=str(data))
+    assert len(checked_data(asked, 16, thorough=False)) == len(read_items(data)[0])
+    with pytest.raises(TrainError, match="cannot be decoded"):
+        checked_data(asked, 16)
 
 
 def test_bad_data_is_listed_before_anything_is_made(
