@@ -459,6 +459,17 @@ def test_only_the_first_process_looks_at_every_picture(
         checked_data(asked, 16)
 
 
+def test_every_process_encodes_and_the_first_alone_writes_the_run(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Training, "is_first", False)
+    asked = settings(cache=str(tmp_path / "cache"))
+    Training(asked)
+    names = sorted(path.name for path in (tmp_path / "cache").glob("*/*"))
+    assert names == ["latents-00000.safetensors", "texts-00000.safetensors"]
+    assert not Path(asked.out).exists()
+
+
 def test_bad_data_is_listed_before_anything_is_made(
     settings: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
