@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import random
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -73,13 +73,14 @@ class Shards:
         if not missing:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        random.Random(os.getpid()).shuffle(missing)
+        own = secrets.token_hex(4)  # containers may have processes of one number
+        random.Random(own).shuffle(missing)
         for number in tqdm(missing, desc=label, mininterval=1, disable=quiet):
             if self.path(number).is_file():
                 continue
             rows = range(number * SHARD, min(self.count, (number + 1) * SHARD))
             tensors = {key: value.contiguous().half() for key, value in make(rows).items()}
-            partial = self.folder / f"{self.path(number).name}.{os.getpid()}.part"
+            partial = self.folder / f"{self.path(number).name}.{own}.part"
             save_tensors(tensors, partial)
             partial.replace(self.path(number))
 

@@ -184,10 +184,7 @@ def write(
     if path.suffix.lower() != ".safetensors":
         msg = f"{path.name} must end with .safetensors"
         raise TrainError(msg)
-    kept = {
-        name: tensor.detach().to("cpu", DTYPES[dtype] if dtype else None).contiguous()
-        for name, tensor in tensors.items()
-    }
+    kept = {name: _cast(tensor.detach(), dtype) for name, tensor in tensors.items()}
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +196,12 @@ def write(
         raise TrainError(msg) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _cast(tensor: Tensor, dtype: str | None) -> Tensor:
+    """A copy for a file; whole numbers, such as positions of tokens, stay such."""
+    wanted = DTYPES[dtype] if dtype and tensor.is_floating_point() else None
+    return tensor.to("cpu", wanted).contiguous()
 
 
 def _usual_mode() -> int:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from lib_controlnet.train import config
+from lib_controlnet.train import cache, config
 from lib_controlnet.train.__main__ import main
 from lib_controlnet.train.adherence import adherence, correlation, edge_f1, is_lines
 from lib_controlnet.train.cache import SHARD, Shards
 from lib_controlnet.train.config import Settings
+from lib_controlnet.train.control_file import write
 from lib_controlnet.train.errors import TrainError
 from lib_controlnet.train.record import Table, read_rows, smooth
 from lib_controlnet.train.steps import example_at, positions_of, seed_of
@@ -234,3 +236,31 @@ def test_what_the_system_refuses_is_one_sentence(
     (tmp_path / "file").touch()
     assert main(["fill50k", str(tmp_path / "file/data"), "--count", "1"]) == 1
     assert str(tmp_path / "file") in caplog.text
+
+
+def test_processes_of_one_number_take_files_in_orders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On several machines that share a folder, as the first process of each container."""
+    monkeypatch.setattr(cache, "SHARD", 1)
+    orders: list[list[int]] = []
+    for name in ("one", "other"):
+        order: list[int] = []
+
+        def make(rows: range, order: list[int] = order) -> dict[str, torch.Tensor]:
+            order.append(rows.start)
+            return {"value": torch.zeros(1)}
+
+        Shards(tmp_path / name, "latents", 20).fill(make, name, quiet=True)
+        orders.append(order)
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(20))
+
+
+def test_whole_numbers_of_a_checkpoint_stay_whole(tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    write({"position_ids": torch.arange(77), "weight": torch.ones(2)}, path, "fp16")
+    found = load_file(path)
+    assert torch.equal(found["position_ids"], torch.arange(77))
+    assert found["position_ids"].dtype is torch.int64
+    assert found["weight"].dtype is torch.float16
