@@ -389,5 +389,16 @@ def _accelerator(settings: Settings) -> Any:
 
 
 def run(settings: Settings) -> None:
-    """Train, or go on with what is in the run's folder."""
-    Training(settings).train()
+    """Train, or go on with what is in the run's folder.
+
+    Raises:
+        TrainError: something cannot be used, or the device has too little memory.
+    """
+    try:
+        Training(settings).train()
+    except torch.cuda.OutOfMemoryError as error:
+        msg = (
+            "the device has too little memory; less is needed with more --accumulation, "
+            f"--precision bf16 or fp16, --checkpointing, --average 0 ({error})"
+        )
+        raise TrainError(msg) from error

@@ -470,6 +470,19 @@ def test_every_process_encodes_and_the_first_alone_writes_the_run(
     assert not Path(asked.out).exists()
 
 
+def test_full_device_is_said_with_advice(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_training: Training) -> None:
+        msg = "tried to allocate 20.00 GiB"
+        raise torch.cuda.OutOfMemoryError(msg)
+
+    monkeypatch.setattr(Training, "train", fail)
+    assert main(command(settings(sample_every=0))) == 1
+    assert "--accumulation" in caplog.text
+    assert "20.00 GiB" in caplog.text
+
+
 def test_bad_data_is_listed_before_anything_is_made(
     settings: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
