@@ -262,19 +262,25 @@ class DiffusersBase(Base):
         path = self.path / place
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def _weights(self, part: str) -> Path:
+    def _weights(self, part: str) -> list[Path]:
+        """The file of a part, or the files where it was too large for one."""
         for name in WEIGHT_FILES:
             if (self.path / part / name).is_file():
-                return self.path / part / name
+                return [self.path / part / name]
+            if index := self._config(f"{part}/{name}.index.json"):
+                return [
+                    self.path / part / file for file in sorted(set(index["weight_map"].values()))
+                ]
         msg = f"{self.path / part} holds no weights; looked for {', '.join(WEIGHT_FILES)}"
         raise TrainError(msg)
 
     def _variant(self, part: str) -> str | None:
-        return "fp16" if ".fp16." in self._weights(part).name else None
+        return "fp16" if ".fp16." in self._weights(part)[0].name else None
 
     @property
     def files(self) -> list[Path]:
-        return [self._weights(part) for part in PARTS if (self.path / part).is_dir()]
+        parts = [part for part in PARTS if (self.path / part).is_dir()]
+        return [path for part in parts for path in self._weights(part)]
 
     @property
     def objective(self) -> str | None:
@@ -296,15 +302,17 @@ class DiffusersBase(Base):
         return bool(self._config("scheduler/scheduler_config.json").get("rescale_betas_zero_snr"))
 
     @cached_property
-    def _unet_file(self) -> tuple[TensorFile, dict[str, str]]:
-        file = open_container(self._weights("unet"))
-        rename = diffusers_renamer(file.infos)
-        return file, {name: rename(name) for name in file.infos}
+    def _unet_files(self) -> tuple[list[TensorFile], dict[str, str]]:
+        files = [open_container(path) for path in self._weights("unet")]
+        names = [name for file in files for name in file.infos]
+        rename = diffusers_renamer(names)
+        return files, {name: rename(name) for name in names}
 
     @cached_property
     def shape(self) -> UNetShape:
-        file, names = self._unet_file
-        return read_shape({names[name]: info.shape for name, info in file.infos.items()})
+        files, names = self._unet_files
+        infos = [entry for file in files for entry in file.infos.items()]
+        return read_shape({names[name]: info.shape for name, info in infos})
 
     @cached_property
     def unet_arguments(self) -> dict[str, Any]:
@@ -312,10 +320,11 @@ class DiffusersBase(Base):
         return {key: value for key, value in config.items() if not key.startswith("_")}
 
     def encoder(self) -> Iterator[tuple[str, Tensor]]:
-        file, names = self._unet_file
-        wanted = [name for name, ldm in names.items() if ldm.startswith(SHARED)]
-        for name, tensor in file.read(wanted, None, "cpu"):
-            yield names[name], tensor
+        files, names = self._unet_files
+        for file in files:
+            wanted = [name for name in file.infos if names[name].startswith(SHARED)]
+            for name, tensor in file.read(wanted, None, "cpu"):
+                yield names[name], tensor
 
     def unet(self) -> nn.Module:
         return self._load("UNet2DConditionModel", "unet")

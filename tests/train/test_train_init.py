@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -337,6 +338,23 @@ def test_diffusers_folder_of_half_precision_files_is_read(tmp_path: Path) -> Non
     opened = open_base(folder)
     assert torch.equal(encode_prompts(opened.texts(), PROMPTS)[0], before)
     assert opened.unet().dtype is opened.vae().dtype is torch.float32
+
+
+def test_diffusers_folder_in_several_files_is_read(tmp_path: Path) -> None:
+    """As diffusers saves the U-Net of SDXL in full precision."""
+    folder = diffusers_folder(tmp_path)
+    one = open_base(folder)
+    shape, tensors, unet = one.shape, dict(one.encoder()), one.unet()
+    shutil.rmtree(folder / "unet")
+    unet.save_pretrained(folder / "unet", max_shard_size="500KB")
+    assert len(list((folder / "unet").glob("*.safetensors"))) > 1
+    several = open_base(folder)
+    assert several.shape == shape
+    found = dict(several.encoder())
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in found)
+    whole = several.unet().state_dict()
+    assert all(torch.equal(whole[name], value) for name, value in unet.state_dict().items())
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
