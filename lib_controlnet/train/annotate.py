@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -180,6 +181,9 @@ def annotate(
     jobs = [(path, item_of(path, pictures, caption(path))) for path in found if _listable(path)]
     faults += [f"{path.name}: no caption" for path, item in jobs if not item.prompt]
     jobs = [(path, item) for path, item in jobs if item.prompt]
+    names = Counter(item.target for _path, item in jobs)
+    faults += [f"{path}: another one's name" for path, item in jobs if names[item.target] > 1]
+    jobs = [(path, item) for path, item in jobs if names[item.target] == 1]
     write_text(folder / ABOUT, json.dumps(settings, indent=1))
     open_jobs = [job for job in jobs if not _done(folder, job[1])]
     faults += _run(open_jobs, folder, recipe, workers, len(jobs))

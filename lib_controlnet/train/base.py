@@ -169,6 +169,11 @@ class LdmBase(Base):
         return [self.path]
 
     @property
+    def identity(self) -> str:
+        """Words that another tokenizer cuts are other words to the text encoder."""
+        return ", ".join([super().identity, *self.tokenizers])
+
+    @property
     def objective(self) -> str | None:
         given = self.yaml.get("parameterization") or self._file.metadata.get(
             "modelspec.prediction_type"

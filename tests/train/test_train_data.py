@@ -220,6 +220,16 @@ def test_annotate_lists_what_it_leaves_out(pictures: Path, tmp_path: Path) -> No
     )
 
 
+def test_annotate_leaves_out_pictures_that_would_share_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for name in ("a/b.png", "a__b.png", "c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), "red").save(folder / name)
+    faults = annotate(folder, tmp_path / "out", Recipe("canny"), "names")
+    assert [Path(fault.split(":")[0]).name for fault in faults] == ["b.png", "a__b.png"]
+    assert [entry["target"] for entry in lines(tmp_path / "out")] == ["target/c.png.png"]
+
+
 def test_annotate_for_inpaint_masks_each_picture_in_its_own_way(
     pictures: Path, tmp_path: Path
 ) -> None:

@@ -357,6 +357,12 @@ def test_diffusers_folder_in_several_files_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], value) for name, value in unet.state_dict().items())
 
 
+def test_another_tokenizer_is_another_cache(toy: Path) -> None:
+    path = toy / "toy.safetensors"
+    assert open_base(path).identity == open_base(path).identity
+    assert open_base(path, ["other"]).identity != open_base(path).identity
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_every_network_of_a_folder_counts_for_its_identity(part: str, tmp_path: Path) -> None:
     folder = diffusers_folder(tmp_path)
