@@ -90,9 +90,10 @@ METHOD: Final = """## How they were made
   velocity prediction up to 20, AdamW 1e-3, 10% empty captions, averaged weights; the last part on
   mixed sizes of 128, 192 and 256 pixels.
 - ControlNets (arXiv 2302.05543): made by `python -m lib_controlnet.train`, init, run and export,
-  from data sets of {controls}: locked base, trainable copy of encoder and middle, zero
-  convolutions, half of the prompts emptied, first on the small scenes, then on the large ones.
-  Scribble and depth begin with canny's weights, which already read lines, and take fewer steps.
+  from data sets of {controls} scenes of 128 pixels: locked base, trainable copy of encoder and
+  middle, zero convolutions, half of the prompts emptied, AdamW 1e-3 falling to zero over the last
+  half, the base's loss, more of the noisy timesteps, averaged weights. Scribble and depth begin
+  with canny's weights, which already read lines, and take fewer steps.
 - Before them the decoder alone is trained on, with a little noise on the latents.
 - Every normalised width is at least 64, because the WebUI's modules use 32 groups.
 """
@@ -120,17 +121,15 @@ def write_card() -> None:
             parts.append(_control_table(name.removeprefix("control_"), runs))
     parts += [ADVICE, LIMITS]
     counts = ", ".join(f"{n} scenes of {s} pixels" for s, n in COUNTS.items())
-    controls = ", ".join(f"{n} scenes of {s} pixels" for s, n in control_data.COUNTS.items())
     for old in LOGS.glob("*.csv"):
         old.unlink()
     base = [path for path in sorted((RUNS / "logs").glob("*.csv")) if path.stem in BASE_DATA]
     table = [_log_row(path, path.stem, BASE_DATA[path.stem]) for path in base]
     for kind in train_control.KINDS:
-        for stage in train_control.STAGES:
-            path = train_control.run_folder(kind, stage) / "loss.csv"
-            data = f"scenes and hints x {stage.batch}"
-            table.append(_log_row(path, f"control_{kind}_{stage.size}", data, smoothing=0.02))
-    parts.append(METHOD.format(rows="\n".join(table), counts=counts, controls=controls))
+        path = train_control.run_folder(kind) / "loss.csv"
+        data = f"scenes and hints x {train_control.RECIPE['--batch']}"
+        table.append(_log_row(path, f"control_{kind}", data, smoothing=0.02))
+    parts.append(METHOD.format(rows="\n".join(table), counts=counts, controls=control_data.COUNT))
     (ASSETS / "MODEL_CARD.md").write_text("\n".join(parts), encoding="utf-8")
 
 

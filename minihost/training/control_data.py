@@ -1,4 +1,4 @@
-"""Scenes as data sets for `python -m lib_controlnet.train`: one for each control and size.
+"""Scenes as data sets for `python -m lib_controlnet.train`: one for each control.
 
 Their hints are exact (depth and borders are known), roughened as users' pictures are.
 """
@@ -28,7 +28,7 @@ from .data import SceneCache, in_processes, load_scenes, segment_picture
 from .hints import HINTS, Source
 
 DATA: Final = RUNS / "data"
-COUNTS: Final = {128: 6000, 256: 600}
+COUNT: Final = 6000
 CHUNK: Final = 200
 
 
@@ -76,6 +76,11 @@ def hint_picture(hint: np.ndarray) -> np.ndarray:
     )
 
 
+def folder_of(kind: str, size: int) -> Path:
+    """The folder of a data set."""
+    return DATA / f"{kind}_{size}"
+
+
 def _target(size: int, row: int) -> str:
     """Where a picture lies, seen from a data set: all kinds share one folder for each size."""
     return f"../pictures_{size}/{row:06d}.png"
@@ -83,7 +88,7 @@ def _target(size: int, row: int) -> str:
 
 def _write_rows(kind: str, size: int, rows: range) -> None:
     cv2.setNumThreads(1)
-    scenes, folder = load_scenes(size), DATA / f"{kind}_{size}"
+    scenes, folder = load_scenes(size), folder_of(kind, size)
     number = list(CONTROLS).index(kind)
     for row in rows:
         target = folder / _target(size, row)
@@ -95,11 +100,11 @@ def _write_rows(kind: str, size: int, rows: range) -> None:
 
 def write(kind: str, size: int, workers: int = 2) -> Path:
     """The folder of a data set, written on the first call."""
-    folder, control = DATA / f"{kind}_{size}", CONTROLS[kind]
+    folder, control = folder_of(kind, size), CONTROLS[kind]
     if (folder / LINES).is_file():
         return folder
     scenes = load_scenes(size, workers)
-    count = min(COUNTS[size], len(scenes))
+    count = min(COUNT, len(scenes))
     parts = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
     for _done in in_processes(partial(_write_rows, kind, size), parts, workers, f"{kind} {size}"):
         pass
