@@ -32,7 +32,7 @@ UNET: Final = {
     "model_channels": 64,
     "attention_resolutions": [4, 2],
     "num_res_blocks": 1,
-    "channel_mult": [1, 2, 3],
+    "channel_mult": [1, 2, 2],
     "num_heads": 8,
     "use_spatial_transformer": True,
     "transformer_depth": 1,

@@ -87,9 +87,7 @@ def load_control(base: LoadedCheckpoint, kind: str) -> ControlNet:
     """A shipped ControlNet."""
     control = ControlNet(base.unet)
     tensors = load_file(ASSETS / f"control_demo_{kind}.safetensors")
-    control.load_state_dict(
-        {k.removeprefix("control_model."): v.float() for k, v in tensors.items()}
-    )
+    control.load_state_dict({k: v.float() for k, v in tensors.items()})
     return control.eval().requires_grad_(False)
 
 
