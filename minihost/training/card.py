@@ -68,8 +68,8 @@ LIMITS: Final = """## What falls short
 - With several things in a caption their colours may swap or spread.
 - Fine patterns (stripes and dots inside shapes, lines closer than about 6 pixels) are lost,
   mostly in the autoencoder.
-- Inpaint keeps the colours and the layout of what is not masked, not every pixel, and needs the
-  caption: with an empty prompt it drifts. Paste the original back outside the mask.
+- Inpaint keeps the colours and the layout of what is not masked, not every pixel, and keeps less
+  of it with an empty prompt. Paste the original back outside the mask.
 - A prompt that contradicts the control strongly (one thing on a plain background against the
   edges of a photograph) wins; mosaic and ink drawing prompts suit photographs.
 """

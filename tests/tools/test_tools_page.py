@@ -49,4 +49,4 @@ def test_program_runs_from_the_extensions_folder() -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == "control_demo_canny.safetensors: a ControlNet, 172 tensors, sound\n"
+    assert run.stdout == "control_demo_canny.safetensors: a ControlNet, 170 tensors, sound\n"
