@@ -77,13 +77,13 @@ def commands(kind: str, effort: float = 1.0) -> Iterator[list[str]]:
     yield ["export", str(out), str(file), "--dtype", "fp16", *told, "--force"]
 
 
-def call(arguments: Sequence[str], threads: int = 1) -> None:
-    """Run the trainer in a process of its own.
+def call(arguments: Sequence[str]) -> None:
+    """Run the trainer in a process of its own, with one thread.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lib_controlnet.train", *arguments]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
