@@ -175,7 +175,7 @@ def test_networks_of_a_file_compute_what_the_original_ones_do(tmp_path: Path) ->
 
 def test_demo_checkpoint_is_read_with_its_own_words() -> None:
     opened = open_base(ASSETS / "demo.safetensors")
-    assert opened.unet_arguments["block_out_channels"] == (64, 128, 192)
+    assert opened.unet_arguments["block_out_channels"] == (64, 128, 128)
     assert opened.unet_arguments["attention_head_dim"] == 8
     assert (opened.scale_factor, opened.schedule) == (0.18215, (0.00085, 0.012, 1000))
 
