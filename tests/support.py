@@ -47,7 +47,7 @@ UNETS: Mapping[str, dict] = {
     "demo": {
         "model_channels": 64,
         "num_res_blocks": 1,
-        "channel_mult": (1, 2, 3),
+        "channel_mult": (1, 2, 2),
         "attention_resolutions": (2, 4),
         "num_heads": 8,
         "context_dim": 128,

@@ -222,7 +222,7 @@ def test_described_unet_has_the_kind_of_its_structure(kind: str, text: str) -> N
 
 
 def test_described_unet_lists_skips_and_heads() -> None:
-    shape = describe_unet(empty_unet("demo", in_channels=9))
+    shape = describe_unet(empty_unet("demo", in_channels=9, channel_mult=(1, 2, 3)))
     assert shape.skips == (64, 64, 64, 128, 128, 192)
     assert (shape.model_channels, shape.in_channels, shape.middle) == (64, 9, 192)
     assert shape.layers == 7
