@@ -58,8 +58,8 @@ ADVICE: Final = """## Photographs
 
 A photograph reduced to Canny edges (100, 200) becomes a recognisable ink drawing at 256 pixels
 with weight 1.5 and one or two light colours: "an ink drawing in white", "a pattern of white and
-yellow". On one portrait the edge F1 within 2 px was 0.71 to 0.74 at weight 1 and 0.77 to 0.80 at
-weight 1.5; it was lower at 448 pixels.
+yellow". On the two photographs of `python dev.py demo` the edge F1 within 2 px is 0.85 to 0.91 with
+such prompts, 0.29 to 0.34 without control.
 """
 LIMITS: Final = """## What falls short
 
