@@ -40,7 +40,7 @@ PICTURES: Final = ROOT / "docs/images"
 PAGE: Final = ROOT / "docs/training-observed.md"
 SAMPLES: Final = 16
 LEARNING_RATE: Final = 3e-4
-SHOWN: Final = 4
+SHOWN: Final = 3
 """Pictures that the sheet of steps follows through the training."""
 COLUMNS: Final = 9
 STRETCH: Final = 200
@@ -134,14 +134,17 @@ def drawings(work: Path, steps: int) -> dict[str, float]:
 
 
 def followed(work: Path, size: int) -> list[int]:
-    """Sheet of some pictures at several steps of the first run: a row each; the steps shown."""
-    sheets = sorted((work / RUNS[0].name / "samples").glob("*.png"))
-    chosen = sheets[:: -(-len(sheets) // COLUMNS)]
-    control = read_picture(sheets[0])[:size, : SHOWN * size]
-    # The rows of a sheet: controls, examples, drawn with prompts, drawn without.
-    drawn = [read_picture(path)[2 * size : 3 * size, : SHOWN * size] for path in chosen]
-    columns = [np.vstack(np.split(part, SHOWN, axis=1)) for part in (control, *drawn)]
-    write_picture(PICTURES / "training-observed-steps.png", np.hstack(columns))
+    """Sheet of some pictures at several steps of both runs: a row each; the steps shown."""
+    rows = []
+    for run in RUNS:
+        sheets = sorted((work / run.name / "samples").glob("*.png"))
+        chosen = sheets[:: -(-len(sheets) // COLUMNS)]
+        control = read_picture(sheets[0])[:size, : SHOWN * size]
+        # The rows of a sheet: controls, examples, drawn with prompts, drawn without.
+        drawn = [read_picture(path)[2 * size : 3 * size, : SHOWN * size] for path in chosen]
+        columns = [np.vstack(np.split(part, SHOWN, axis=1)) for part in (control, *drawn)]
+        rows.append(np.hstack(columns))
+    write_picture(PICTURES / "training-observed-steps.png", np.vstack(rows))
     return [int(path.stem) for path in chosen]
 
 
@@ -180,7 +183,7 @@ def write_page(work: Path, steps: int, shown: list[int], figures: dict[str, floa
     """The page with curves, sheets and numbers."""
     gained, rise, first = largest_rise(work, RUNS[0], STRETCH)
     losses = [row[1] for row in read_rows(work / RUNS[0].name / "loss.csv")]
-    loss_before = np.mean(losses[max(0, first - STRETCH) : max(first, STRETCH)])
+    loss_early = np.mean(losses[first : first + STRETCH // 4])
     loss_after = np.mean(losses[first + STRETCH : first + 2 * STRETCH])
     lines = [
         "# Observations of the paper on the demo model",
@@ -194,13 +197,15 @@ def write_page(work: Path, steps: int, shown: list[int], figures: dict[str, floa
         "",
         "## When it begins to follow",
         "",
-        "![Four pictures over the training](images/training-observed-steps.png)",
+        "![Three pictures over both trainings](images/training-observed-steps.png)",
         "",
-        f"*The control, then the same noise and prompt at steps {', '.join(map(str, shown))}.*",
+        f"*The control, then the same noise and prompt at steps {', '.join(map(str, shown))};",
+        "above from zero convolutions, below from random ones.*",
         "",
         f"Of the {gained:.2f} of adherence gained, {rise:.2f} came in the {STRETCH} steps from",
-        f"step {first} on ({STRETCH / steps:.0%} of the training). The mean loss was",
-        f"{loss_before:.3f} in the {STRETCH} steps before them, {loss_after:.3f} in those after.",
+        f"step {first} on, {STRETCH / steps:.0%} of the training. The mean loss of the first",
+        f"{STRETCH // 4} of them was {loss_early:.3f}, of the {STRETCH} after them",
+        f"{loss_after:.3f}.",
         "",
         "## Zero convolutions or random ones; with prompt or without",
         "",
