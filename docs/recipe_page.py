@@ -103,7 +103,8 @@ ADVICE = """
   outside the mask only, {recipe:.2f} was left. A map that is empty around the figure needs no
   region: edges everywhere {edges_alone:.2f}, edges inside {edges_inside:.2f}.
 - **Edges: weight 1 at least, and to the end.** At end 1, weights {weights} gave an adherence of
-  {by_weight}: each step adds less. At weight {weight:g}, ends {ends} gave {by_end}.
+  {by_weight}: most of it comes by 1, little or nothing beyond 1.5. At weight {weight:g}, ends
+  {ends} gave {by_end}.
   A high weight does not make up for an early end: weight 2 with end 0.3 gave {early:.2f}, weight 1
   with end 0.6 {later:.2f}.
 - **Hide the border by mask blur, not by feather.** From feather 0 to 48 the mean seam changed by
@@ -122,11 +123,11 @@ ADVICE = """
 They cannot paint a table: the ground inside the mask has the one colour of the prompt, so a seam
 remains at every setting. A full checkpoint can carry the ground on. For the same reason nothing
 here tells whether depth outside helps light and perspective, whether the inpaint unit helps (here
-it did not: adherence {inpaint:.2f}, seam {inpaint_seam:.1f}), or what a weight of 2 costs in
-beauty. It is one photograph, one figure, one size, one sampler and {seeds} seeds.
+adherence {inpaint:.2f}, seam {inpaint_seam:.1f}, hardly another result), or what a weight of 2
+costs in beauty. It is one photograph, one figure, one size, one sampler and {seeds} seeds.
 
 `python docs/make_recipe.py` repeats it: it takes up where it stopped, keeps every picture in
-`demo-output/recipe/`, and needs about seven minutes of one core. With `--redraw` it only draws the
+`demo-output/recipe/`, and needs five to ten minutes of one core. With `--redraw` it only draws the
 charts and writes this page again.
 """
 
