@@ -323,26 +323,29 @@ def test_advice_depth_of_the_old_figure_needs_a_region() -> None:
         assert abs(alone - average("adherence", case)) < 0.03
 
 
-def test_advice_weight_and_end_each_add_and_weight_adds_less_and_less() -> None:
+def test_advice_end_adds_and_weight_adds_most_by_one_and_nothing_beyond_one_and_a_half() -> None:
     for weight in runs.WEIGHTS:
         by_end = [average("adherence", *row(weight, end)) for end in runs.ENDS]
         assert by_end == sorted(by_end)
     by_weight = [average("adherence", *row(weight, 1.0)) for weight in runs.WEIGHTS]
     gains = np.diff(by_weight)
-    assert (gains > 0).all()
+    assert gains[0] > 0.5 * (max(by_weight) - min(by_weight))
+    assert gains[1] > 0
+    assert abs(gains[2]) < 0.03
     assert (np.diff(gains) < 0).all()
     assert average("adherence", *row(2.0, 0.3)) < average("adherence", *row(1.0, 0.6))
 
 
-def test_advice_feather_moves_no_seam_and_costs_little() -> None:
+def test_advice_feather_moves_the_seam_by_a_tenth_of_what_blur_does_and_costs_little() -> None:
     found = results()
+    by_blur = average("seam", named("mask blur 0")) - average("seam", named("mask blur 8"))
+    assert by_blur > 1
     for weight in runs.WEIGHTS:
         cases = [
             [runs.grid_case(weight, end, feather) for end in runs.ENDS] for feather in runs.FEATHERS
         ]
         seams = [runs.mean(found, part, "seam") for part in cases]
-        spread = [v for part in cases for case in part for v in runs.values(found, case, "seam")]
-        assert max(seams) - min(seams) < np.std(spread) / 4
+        assert max(seams) - min(seams) < 0.1 * by_blur
         assert average("adherence", *cases[0]) >= average("adherence", *cases[-1])
 
 
@@ -362,8 +365,9 @@ def test_advice_control_helps_and_depth_outside_is_below_the_noise() -> None:
     alone = runs.values(results(), named("edges inside"), "seam")
     assert abs(recipe_seam - np.mean(alone)) < np.std(alone)
     assert average("adherence", runs.RECIPE) <= average("adherence", named("edges inside"))
-    assert average("seam", named("with the inpaint unit")) >= recipe_seam
-    assert average("adherence", named("with the inpaint unit")) <= average("adherence", runs.RECIPE)
+    helped = named("with the inpaint unit")
+    assert abs(average("seam", helped) - recipe_seam) < np.std(alone)
+    assert abs(average("adherence", helped) - average("adherence", runs.RECIPE)) < 0.05
     assert {run["outside"] for run in results()["runs"].values()} == {0}
 
 
