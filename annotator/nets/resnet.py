@@ -22,6 +22,13 @@ class StageParams:
     groups: int
 
 
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """What goes past a block: nothing changed, or a 1x1 convolution where the shape changes."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
 class Bottleneck(nn.Module):
     def __init__(self, inputs: int, stage: StageParams, stride: int) -> None:
         super().__init__()
@@ -34,11 +41,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(inside)
         self.conv3 = nn.Conv2d(inside, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Identity()
-        if stride > 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         changed = F.relu(self.bn1(self.conv1(x)))

@@ -345,7 +345,7 @@ class Training:
                 if Path(self.settings.base).is_file()
                 else None,
                 "control_type": known.get("control_type"),
-                "preprocessor": self.settings.preprocessor or known.get("preprocessor"),
+                "preprocessor": known.get("preprocessor") or self.settings.preprocessor,
                 "training": {
                     "steps": self.done,
                     "examples": self.source.count,

@@ -5,9 +5,7 @@ Everything is measured on seeds that no training has seen, on the fp16 files tha
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +15,6 @@ import numpy as np
 import torch
 from minildm.checkpoint import LoadedCheckpoint, load_checkpoint
 from safetensors.torch import load_file
-from torch import Tensor
 from tqdm import tqdm
 
 from . import measures
@@ -30,7 +27,6 @@ from .sampling import decode, embed, sample, seeded_noise
 from .scenes import Scene, boundary, make_scene
 from .vocabulary import COLOURS, SHAPES
 
-log = logging.getLogger(__name__)
 HOLD_OUT: Final = 1_000_000
 BATCH: Final = 16
 STEPS: Final = 15
@@ -202,8 +198,8 @@ def shipped() -> list[str]:
     return [k for k in HINTS if (ASSETS / f"control_demo_{k}.safetensors").exists()]
 
 
-def evaluate(count: int = 64, kinds: list[str] | None = None) -> dict[str, object]:
-    """Measure everything and write the figures; kinds not asked for keep their figures."""
+def evaluate(count: int = 64) -> dict[str, object]:
+    """Measure everything and write the figures."""
     base = load_checkpoint(CHECKPOINT)
     parts: dict[str, Callable[[], object]] = {
         "seeds": lambda: count,
@@ -213,24 +209,12 @@ def evaluate(count: int = 64, kinds: list[str] | None = None) -> dict[str, objec
     }
     for kind in shipped():
         parts[f"control_{kind}"] = lambda kind=kind: measure_control(base, kind, count)
+    figures: dict[str, object] = {}
     for name, measure in tqdm(parts.items(), desc="measures"):
-        if kinds is None or any(k in name for k in kinds):
-            value = measure()
-            tqdm.write(f"{name}: {json.dumps(value)}")
-            # Read again: another process may measure other parts.
-            figures = {**read_figures(), name: value}
-            FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    return read_figures()
-
-
-def read_figures() -> dict[str, object]:
-    """What has been measured so far."""
-    return json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
-
-
-def show_tensor(hints: Tensor) -> np.ndarray:
-    """Hints (b, 3, s, s) as uint8 pictures; masked pixels are black."""
-    return to_pictures(hints.clamp(0, 1) * 2 - 1)
+        figures[name] = measure()
+        tqdm.write(f"{name}: {json.dumps(figures[name])}")
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return figures
 
 
 def write_sheet(columns: int = 6, size: int = 256) -> None:
@@ -251,21 +235,3 @@ def write_sheet(columns: int = 6, size: int = 256) -> None:
     small = cv2.resize(grid, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
     path = str(ASSETS / "sheet.jpg")
     cv2.imwrite(path, small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
-
-
-def main() -> None:
-    """Command line entry."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--only", nargs="*", help="words that the measures' names contain")
-    parser.add_argument("--sheet", action="store_true")
-    args = parser.parse_args()
-    if not args.sheet or args.only:
-        evaluate(args.count, args.only)
-    if args.sheet:
-        write_sheet()
-
-
-if __name__ == "__main__":
-    main()

@@ -60,7 +60,7 @@ def commands(kind: str, effort: float = 1.0) -> Iterator[list[str]]:
     control = HOME / "new.safetensors"
     if kind in START_FROM:
         control = run_folder(START_FROM[kind]) / "control.safetensors"
-    about, out = control_data.CONTROLS[kind], run_folder(kind)
+    out = run_folder(kind)
     options = {
         "--base": CHECKPOINT,
         "--control": control,
@@ -68,13 +68,12 @@ def commands(kind: str, effort: float = 1.0) -> Iterator[list[str]]:
         "--out": out,
         "--cache": control_data.DATA / "cache",
         "--steps": steps_of(kind, effort),
-        "--preprocessor": about.seen_by,
+        "--preprocessor": control_data.CONTROLS[kind].seen_by,
         **RECIPE,
     }
     yield ["run", *(str(word) for pair in options.items() for word in pair)]
-    told = ["--control-type", about.control_type, "--preprocessor", about.preprocessor]
     file = ASSETS / f"control_demo_{kind}.safetensors"
-    yield ["export", str(out), str(file), "--dtype", "fp16", *told, "--force"]
+    yield ["export", str(out), str(file), "--dtype", "fp16", "--force"]
 
 
 def call(arguments: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 
 import numpy as np
@@ -178,17 +177,3 @@ def fold_scale(vae: AutoencoderKL, count: int = 128) -> None:
     quant.bias[:channels] = (quant.bias[:channels] - mean) * scale
     quant.weight[channels:] *= 1.0
     quant.bias[channels:] += 2 * scale.log()
-
-
-def main() -> None:
-    """Command line entry."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=16)
-    args = parser.parse_args()
-    train(args.steps, args.batch)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lib_controlnet.errors import ControlNetError
@@ -496,3 +497,12 @@ def test_bad_data_is_listed_before_anything_is_made(
     assert "source/000003.png: file is missing" in caplog.text
     assert "target/000001.png: cannot be decoded" in caplog.text
     assert not Path(asked.out).exists()
+
+
+def test_weights_name_the_preprocessor_of_the_data_not_the_one_that_measures(
+    settings: Make,
+) -> None:
+    asked = settings(steps=1, preprocessor="none")
+    run(asked)
+    with safe_open(Path(asked.out) / "control.safetensors", "pt") as file:
+        assert file.metadata()["preprocessor"] == "canny"
