@@ -50,13 +50,25 @@ def families() -> str:
     return "\n".join(lines)
 
 
+def missing() -> str:
+    """The kinds of control models that are told apart and refused, in a sentence."""
+    from lib_controlnet.families import discover
+    from lib_controlnet.families.signatures import NOT_YET, SIGNATURES
+
+    loaded = {family.name for family in discover()}
+    titles = [kind.title for kind in SIGNATURES if kind.advice == NOT_YET]
+    names = [title.removeprefix("a ").removeprefix("an ") for title in titles]
+    return ", ".join(name for name in names if name not in loaded) + "."
+
+
 def rewrite(text: str) -> str:
-    """The README with both tables made anew.
+    """The README with its generated parts made anew.
 
     Raises:
-        ValueError: the marks of a table are missing.
+        ValueError: the marks of a part are missing.
     """
-    for name, table in (("preprocessors", preprocessors()), ("families", families())):
+    made = {"preprocessors": preprocessors(), "families": families(), "missing": missing()}
+    for name, table in made.items():
         start, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
         if start not in text or end not in text:
             msg = f"README.md lacks the lines {start} and {end}"
