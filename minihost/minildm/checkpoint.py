@@ -1,4 +1,4 @@
-"""Load and save a checkpoint in the single-file layout of Stable Diffusion 1.x."""
+"""Load a checkpoint in the single-file layout of Stable Diffusion 1.x or SDXL, save 1.x's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 
 from .config import (
     TEXT_PREFIX,
+    TEXTS_PREFIX,
     UNET_PREFIX,
     VAE_PREFIX,
     ModelConfig,
@@ -20,9 +21,9 @@ from .config import (
     read_yaml,
 )
 from .schedule import alphas_cumprod
-from .text import TextEncoder, load_text_config, load_tokenizer
+from .text import TextEncoder, TextEncoders, load_text_config, load_tokenizer, text_encoders
 from .unet import UNetModel
-from .vae import AutoencoderKL
+from .vae import AutoencoderKL, SampledAutoencoderKL
 
 
 @dataclass
@@ -31,7 +32,7 @@ class LoadedCheckpoint:
 
     unet: UNetModel
     vae: AutoencoderKL
-    text: TextEncoder
+    text: TextEncoder | TextEncoders
     tokenizer: CLIPTokenizer
     alphas_cumprod: Tensor
     config: ModelConfig
@@ -40,6 +41,11 @@ class LoadedCheckpoint:
     def parameterization(self) -> str:
         """What the U-Net predicts: "eps" or "v"."""
         return self.config.parameterization
+
+    @property
+    def is_sdxl(self) -> bool:
+        """Whether it is of SDXL's kind: a vector condition beside the text."""
+        return isinstance(self.text, TextEncoders)
 
     @property
     def scale_factor(self) -> float:
@@ -65,19 +71,23 @@ def load_checkpoint(path: Path | str, dtype: torch.dtype = torch.float32) -> Loa
     if config.vae is None:
         msg = f"{path.name}: no tensor starts with {VAE_PREFIX}, expected a VAE in the file"
         raise ValueError(msg)
+    texts = {k[len(TEXTS_PREFIX) :]: v for k, v in tensors.items() if k.startswith(TEXTS_PREFIX)}
+    text_config = load_text_config(folder)
     with torch.device("meta"):  # first weights that nobody uses would take most of the time
+        vae = SampledAutoencoderKL if texts else AutoencoderKL
         parts: dict[str, nn.Module] = {
             UNET_PREFIX: UNetModel(**config.unet),
-            VAE_PREFIX: AutoencoderKL(**config.vae),
+            VAE_PREFIX: vae(**config.vae),
         }
-    parts[TEXT_PREFIX] = TextEncoder(load_text_config(folder))
+    text_prefix = TEXTS_PREFIX if texts else TEXT_PREFIX
+    parts[text_prefix] = text_encoders(texts, text_config) if texts else TextEncoder(text_config)
     for prefix, module in parts.items():
         _load_part(path.name, tensors, prefix, module)
         module.to(dtype).eval().requires_grad_(False)
     return LoadedCheckpoint(
         unet=parts[UNET_PREFIX],
         vae=parts[VAE_PREFIX],
-        text=parts[TEXT_PREFIX],
+        text=parts[text_prefix],
         tokenizer=load_tokenizer(folder),
         alphas_cumprod=alphas_cumprod(config.timesteps, config.linear_start, config.linear_end),
         config=config,
@@ -117,7 +127,7 @@ def _text_folder(path: Path, config: ModelConfig) -> Path:
 
 def _load_part(name: str, tensors: Mapping[str, Tensor], prefix: str, module: nn.Module) -> None:
     own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-    own = {k: v for k, v in own.items() if not k.endswith("position_ids")}
+    own = {k: v for k, v in own.items() if not k.endswith(("position_ids", "logit_scale"))}
     missing, unexpected = module.load_state_dict(own, strict=False, assign=True)
     if missing or unexpected:
         msg = (

@@ -13,7 +13,10 @@ from torch import Tensor
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model."
+TEXTS_PREFIX = "conditioner."
+"""Of SDXL's two text encoders."""
 VAE_PARAMS = ("embed_dim",)
+SDXL_SCALE = 0.13025
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,16 @@ class ModelConfig:
 
 
 def read_yaml(path: Path) -> ModelConfig:
-    """Read an LDM inference YAML.
+    """Read an LDM inference YAML, or one of SDXL's kind.
 
     Args:
-        path: file with a top-level `model` whose `params` hold `unet_config` and the rest.
+        path: file with a top-level `model` whose `params` hold `unet_config` and the rest; SDXL's
+            hold `network_config`, `conditioner_config` and `denoiser_config`.
     """
     raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     params = raw["model"]["params"]
+    if "network_config" in params:
+        return _read_sdxl(raw, params)
     first_stage = params["first_stage_config"]["params"]
     text = params.get("cond_stage_config", {}).get("params") or {}
     return ModelConfig(
@@ -54,19 +60,37 @@ def read_yaml(path: Path) -> ModelConfig:
     )
 
 
+def _read_sdxl(raw: dict[str, object], params: dict[str, object]) -> ModelConfig:
+    first_stage = params["first_stage_config"]["params"]
+    scaling = params["denoiser_config"]["params"]["scaling_config"]["target"]
+    embedders = params["conditioner_config"]["params"]["emb_models"]
+    versions = [(each.get("params") or {}).get("version") for each in embedders]
+    return ModelConfig(
+        unet=dict(params["network_config"]["params"]),
+        vae={**first_stage["ddconfig"], **{k: first_stage[k] for k in VAE_PARAMS}},
+        text_version=next(filter(None, versions), None),
+        scale_factor=float(params["scale_factor"]),
+        parameterization="v" if scaling.endswith("VScaling") else "eps",
+        raw=raw,
+    )
+
+
 def config_from_shapes(tensors: Mapping[str, Tensor]) -> ModelConfig:
     """Read every size from an SD checkpoint's tensors.
 
     The number of attention heads is not in the shapes: 8 heads for a context of 768 (SD1),
-    heads of 64 channels for 1024 and 2048 (SD2, SDXL), 8 heads otherwise.
+    heads of 64 channels for SD2 (a context of 1024) and SDXL (a vector condition).
     """
     unet = _strip(tensors, UNET_PREFIX)
     if not unet:
         msg = f"no tensor starts with {UNET_PREFIX}: not a Stable Diffusion checkpoint"
         raise ValueError(msg)
     vae = _strip(tensors, VAE_PREFIX)
+    scale = {"scale_factor": SDXL_SCALE} if "label_emb.0.0.weight" in unet else {}
     return ModelConfig(
-        unet=unet_config_from_shapes(unet), vae=vae_config_from_shapes(vae) if vae else None
+        unet=unet_config_from_shapes(unet),
+        vae=vae_config_from_shapes(vae) if vae else None,
+        **scale,
     )
 
 
@@ -102,7 +126,7 @@ def unet_config_from_shapes(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     config["context_dim"] = context
     proj = [t for k, t in tensors.items() if k.endswith(".proj_in.weight")]
     config["use_linear_in_transformer"] = bool(proj) and proj[0].ndim == 2
-    by_width = context in (1024, 2048)
+    by_width = context == 1024 or "label_emb.0.0.weight" in tensors
     config.update({"num_head_channels": 64} if by_width else {"num_heads": 8})
     if "label_emb.0.0.weight" in tensors:
         config["num_classes"] = "sequential"

@@ -232,3 +232,15 @@ class AutoencoderKL(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct x through the mean of its latent."""
         return self.decode(self.encode(x).mode())
+
+
+class SampledAutoencoderKL(AutoencoderKL):
+    """SDXL's: `encode` gives no posterior, but a latent drawn from it."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Unscaled latent (b, c, h, w) of pictures x (b, 3, H, W) in [-1, 1], drawn globally."""
+        return super().encode(x).sample()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct x through the mean of its latent."""
+        return self.decode(super().encode(x).mode())

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
+from minildm.text import TextEncoder
 from modules import devices
 from modules.sd_hijack_clip import FrozenCLIPEmbedderWithCustomWords
 from torch import Tensor, nn
 
 CONTEXT_SD2 = 1024
+INPAINT_CHANNELS = 9
 
 
 class DiffusionWrapper(nn.Module):
@@ -52,10 +54,9 @@ class LatentDiffusion(nn.Module):
 
     def __init__(self, loaded: object) -> None:
         super().__init__()
-        in_channels = loaded.unet.input_blocks[0][0].in_channels
-        self.model = DiffusionWrapper(loaded.unet, "crossattn" if in_channels == 4 else "hybrid")
+        self.model = self._wrapped(loaded.unet)
         self.first_stage_model = loaded.vae
-        self.cond_stage_model = FrozenCLIPEmbedderWithCustomWords(loaded.text, loaded.tokenizer)
+        self.cond_stage_model = self._encoder(loaded.text, loaded.tokenizer)
         self.register_buffer("alphas_cumprod", loaded.alphas_cumprod.float(), persistent=False)
         self.register_buffer(
             "alphas_cumprod_original", loaded.alphas_cumprod.float().clone(), persistent=False
@@ -77,9 +78,19 @@ class LatentDiffusion(nn.Module):
         self.base_vae: dict[str, Tensor] | None = None
         self.cond_stage_model_empty_prompt: Tensor | None = None
         context = int(loaded.config.unet.get("context_dim") or 0)
-        self.is_sd2 = context == CONTEXT_SD2
-        self.is_sd1 = not self.is_sd2
-        self.is_sdxl = self.is_ssd = self.is_sd3 = self.is_sdxl_inpaint = False
+        self.is_sdxl = bool(loaded.is_sdxl)
+        self.is_sd2 = context == CONTEXT_SD2 and not self.is_sdxl
+        self.is_sd1 = not (self.is_sd2 or self.is_sdxl)
+        self.is_sdxl_inpaint = self.is_sdxl and loaded.unet.in_channels == INPAINT_CHANNELS
+        self.is_ssd = self.is_sd3 = False
+
+    def _wrapped(self, unet: nn.Module) -> nn.Module:
+        """The U-Net behind what tells it the condition."""
+        return DiffusionWrapper(unet, "crossattn" if unet.in_channels == 4 else "hybrid")
+
+    def _encoder(self, text: nn.Module, tokenizer: object) -> nn.Module:
+        """Prompts to conditions."""
+        return FrozenCLIPEmbedderWithCustomWords(text, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -138,11 +149,14 @@ class LatentDiffusion(nn.Module):
 
 def architecture_of(loaded: object) -> str:
     """A text that is equal for checkpoints whose weights fit the same objects."""
-    text = loaded.text.transformer.config.to_diff_dict()
+    clips = [part for part in loaded.text.modules() if isinstance(part, TextEncoder)]
+    text = [part.transformer.config.to_diff_dict() for part in clips]
+    texts = {key: tuple(value.shape) for key, value in loaded.text.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in loaded.unet.state_dict().items()}
     vae_shapes = {key: tuple(value.shape) for key, value in loaded.vae.state_dict().items()}
     config = loaded.config
     numbers = (config.parameterization, config.scale_factor, config.linear_start, config.linear_end)
     edits = config.raw.get("model", {}).get("params", {}).get("cond_stage_key") == "edit"
     heads = (config.unet.get("num_heads"), config.unet.get("num_head_channels"))
-    return repr((sorted(shapes.items()), sorted(vae_shapes.items()), text, numbers, heads, edits))
+    tensors = [sorted(found.items()) for found in (shapes, vae_shapes, texts)]
+    return repr((tensors, text, numbers, heads, edits))

@@ -309,8 +309,8 @@ class StableDiffusionProcessing:
         self, x: Tensor, width: int | None = None, height: int | None = None
     ) -> Tensor:
         """Conditioning latents for a picture made from nothing."""
-        key = self.sd_model.model.conditioning_key
-        self.is_using_inpainting_conditioning = key in ("hybrid", "concat")
+        reads_picture = processing_conditioning.reads_picture(self.sd_model)
+        self.is_using_inpainting_conditioning = reads_picture
         return processing_conditioning.txt2img_image_conditioning(
             self.sd_model, x, width or self.width, height or self.height
         )
@@ -325,7 +325,7 @@ class StableDiffusionProcessing:
         """Conditioning latents for a changed picture (b, 3, H, W) in [-1, 1]."""
         if self.sd_model.cond_stage_key == "edit":
             return processing_conditioning.edit_image_conditioning(self.sd_model, source_image)
-        if self.sd_model.model.conditioning_key not in ("hybrid", "concat"):
+        if not processing_conditioning.reads_picture(self.sd_model):
             return latent_image.new_zeros(latent_image.shape[0], 5, 1, 1)
         self.is_using_inpainting_conditioning = True
         return processing_conditioning.inpainting_image_conditioning(

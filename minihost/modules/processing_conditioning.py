@@ -11,13 +11,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 
+def reads_picture(sd_model: nn.Module) -> bool:
+    """Whether the U-Net has input channels for a mask and a masked picture."""
+    by_key = sd_model.model.conditioning_key in ("hybrid", "concat")
+    return by_key or bool(sd_model.is_sdxl_inpaint)
+
+
 def txt2img_image_conditioning(sd_model: nn.Module, x: Tensor, width: int, height: int) -> Tensor:
     """For a picture made from nothing: grey, masked everywhere.
 
     Returns:
         (b, 5, h, w) for inpainting checkpoints, else zeros (b, 5, 1, 1) that nothing reads.
     """
-    if sd_model.model.conditioning_key not in ("hybrid", "concat"):
+    if not reads_picture(sd_model):
         return x.new_zeros(x.shape[0], 5, 1, 1, dtype=x.dtype, device=x.device)
     grey = torch.ones(x.shape[0], 3, height, width, device=x.device) * 0.5
     latent = images_tensor_to_samples(grey, 0)

@@ -149,6 +149,36 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
         return self.transformer.get_input_embeddings()(ids)
 
 
+class FrozenCLIPEmbedderForSDXLWithCustomWords(FrozenCLIPEmbedderWithCustomWords):
+    """SDXL's first encoder: tokens before the last layer, unnormed."""
+
+    def encode_with_transformers(self, tokens: Tensor) -> Tensor:
+        """Context (rows, 77, width) of token ids (rows, 77)."""
+        return self.transformer(input_ids=tokens, output_hidden_states=True).hidden_states[-2]
+
+
+class FrozenOpenCLIPEmbedder2WithCustomWords(FrozenCLIPEmbedderWithCustomWords):
+    """SDXL's second encoder, which pools the first window too; pads with token 0."""
+
+    def __init__(self, wrapped: nn.Module, tokenizer: object) -> None:
+        super().__init__(wrapped, tokenizer)
+        self.id_pad = 0
+        self.pooled: list[Tensor] = []
+
+    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Context (len(texts), 77 * chunks, width) and pooled text (len(texts), projection)."""
+        self.pooled = []
+        tokens = super().forward(texts)
+        return tokens, self.pooled[0]
+
+    def encode_with_transformers(self, tokens: Tensor) -> Tensor:
+        """Context (rows, 77, width) of token ids (rows, 77)."""
+        after_end = (tokens == self.id_end).cumsum(1) > (tokens == self.id_end).int()
+        context, pooled = self.wrapped(tokens.masked_fill(after_end, self.id_pad))
+        self.pooled.append(pooled)
+        return context
+
+
 class _ChunkBuilder:
     """Fills chunks token by token; wraps at a comma when one was near."""
 

@@ -16,6 +16,7 @@ from minildm.checkpoint import load_checkpoint
 from modules import devices, errors, hashes, script_callbacks, sd_hijack, sd_vae, shared, timer
 from modules.latent_model import LatentDiffusion
 from modules.paths_internal import assets_path, models_path
+from modules.sd_models_xl import DiffusionEngine
 from torch import nn
 
 log = logging.getLogger(__name__)
@@ -249,7 +250,8 @@ class SkipWritingToConfig:
 def get_empty_cond(sd_model: LatentDiffusion) -> torch.Tensor:
     """Context of the empty prompt, (1, 77, width)."""
     with torch.no_grad(), devices.autocast():
-        return sd_model.get_learned_conditioning([""])
+        cond = sd_model.get_learned_conditioning([""])
+    return cond["crossattn"] if isinstance(cond, dict) else cond
 
 
 def load_model(
@@ -264,7 +266,7 @@ def load_model(
     clock.record("load weights")
 
     current = model_data.sd_model
-    fresh = LatentDiffusion(loaded)
+    fresh = (DiffusionEngine if loaded.is_sdxl else LatentDiffusion)(loaded)
     if current is not None and current.architecture == fresh.architecture:
         sd_model = current
         _copy_weights(fresh, sd_model)

@@ -354,5 +354,5 @@ def _condition_dict(text: Cond, image_cond: Tensor) -> dict:
     if shared.sd_model.model.conditioning_key == "crossattn-adm":
         return {"c_crossattn": [text], "c_adm": image_cond}
     if isinstance(text, dict):
-        return {"c_crossattn": [text["crossattn"]], "y": text["vector"], "c_concat": [image_cond]}
+        return {**text, "c_concat": [image_cond]}
     return {"c_crossattn": [text], "c_concat": [image_cond]}

@@ -106,6 +106,8 @@ _section(("sd", "Stable Diffusion", "sd"), {
         _slide(0, 74, 1)),
     "sdxl_crop_left": OptionInfo(0, "SDXL crop left", gr.Number, {"precision": 0}),
     "sdxl_crop_top": OptionInfo(0, "SDXL crop top", gr.Number, {"precision": 0}),
+    "sdxl_refiner_low_aesthetic_score": OptionInfo(2.5, "SDXL low aesthetic score", gr.Number),
+    "sdxl_refiner_high_aesthetic_score": OptionInfo(6.0, "SDXL high aesthetic score", gr.Number),
     "upcast_attn": OptionInfo(False, "Upcast cross attention layer to float32"),
     "CLIP_stop_at_last_layers": OptionInfo(
         1, "Clip skip", _SLIDER,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sdxl_models
 import support
 from controls import MODEL, Calls, first, host_folder, request
 
@@ -32,6 +35,33 @@ def webui(host):
     support.save_controlnet(folder / "other_base.safetensors", other)
     (folder / "damaged.safetensors").write_bytes(b"not a safetensors file at all")
     return host
+
+
+@pytest.fixture(scope="module")
+def sdxl_checkpoints(host) -> list[str]:
+    """The names of all narrow SDXL checkpoints, which the host then knows."""
+    from modules import sd_models
+
+    sdxl_models.write(Path(sd_models.model_path), sdxl_models.NAMES)
+    sdxl_models.write_control(host_folder())
+    sd_models.list_models()
+    return list(sdxl_models.NAMES)
+
+
+@pytest.fixture(scope="module")
+def sdxl(host, sdxl_checkpoints) -> Iterator[Any]:
+    """The host with `sdxl` loaded; `sdxl_models.CONTROL` is a control model for it.
+
+    Another of `sdxl_checkpoints` is loaded by `override_settings={"sd_model_checkpoint": name}`.
+    """
+    from modules import sd_models, shared
+
+    before = shared.opts.sd_model_checkpoint
+    shared.opts.set("sd_model_checkpoint", sdxl_checkpoints[0], run_callbacks=False)
+    sd_models.reload_model_weights()
+    yield host
+    shared.opts.set("sd_model_checkpoint", before, run_callbacks=False)
+    sd_models.reload_model_weights()
 
 
 @pytest.fixture

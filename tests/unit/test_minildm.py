@@ -6,10 +6,11 @@ import re
 
 import pytest
 import torch
+import toy_base
 from minildm.checkpoint import checkpoint_tensors, load_checkpoint, save_half
 from minildm.config import config_from_shapes, unet_config_from_shapes
 from minildm.schedule import add_noise, alphas_cumprod
-from minildm.text import tokenize
+from minildm.text import OpenClip, tokenize
 from minildm.unet import UNetModel, timestep_embedding
 from minildm.vae import AutoencoderKL
 from training import assets
@@ -17,6 +18,7 @@ from training.control import ControlNet, controlled_forward
 from training.vocabulary import WORDS, learn_merges
 
 diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
 
 SIZES = {
     "sd1": dict(num_heads=8, context_dim=48, transformer_depth=1),
@@ -308,3 +310,21 @@ def test_fresh_control_changes_nothing():
         assert not torch.equal(
             controlled_forward(unet, x, times, context, residuals), unet(x, times, context)
         )
+
+
+def test_open_clip_equals_transformers_on_the_same_weights() -> None:
+    sizes = {**toy_base.text_config(), "intermediate_size": 128}
+    config = transformers.CLIPTextConfig(**sizes, hidden_act="gelu")
+    theirs = transformers.CLIPTextModelWithProjection(config)
+    randomise(theirs)
+    tensors = toy_base.open_clip_tensors(theirs)
+    with torch.device("meta"):
+        ours = OpenClip({k: tuple(v.shape) for k, v in tensors.items()}, heads=2)
+    ours.load_state_dict(tensors, assign=True)
+    ids = torch.full((2, 77), config.eos_token_id)
+    ids[:, 0], ids[0, 1:9], ids[1, 1:30] = config.bos_token_id, 5, 6
+    with torch.no_grad():
+        expected = theirs.eval()(input_ids=ids, output_hidden_states=True)
+        tokens, pooled = ours.eval()(ids)
+    torch.testing.assert_close(tokens, expected.hidden_states[-2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pooled, expected.text_embeds, atol=1e-5, rtol=1e-4)
