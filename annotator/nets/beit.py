@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .dpt import count_blocks
@@ -58,7 +59,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, size: Sequence[int], pairs: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
-        return self.proj(attend(qkv, self.heads, self.biases(size)[pairs].permute(2, 0, 1)[None]))
+        return self.proj(
+            attend(qkv, self.heads, rearrange(self.biases(size)[pairs], "q k heads -> 1 heads q k"))
+        )
 
     def biases(self, size: Sequence[int]) -> Tensor:
         """The table for a grid of that height and width, (rows, heads)."""
@@ -66,7 +69,7 @@ class Attention(nn.Module):
         distances = to_grid(table[None, :-3], 2 * self.grid - 1)
         wanted = tuple(2 * side - 1 for side in size)
         resized = F.interpolate(distances, wanted, mode="bilinear")
-        return torch.cat([resized[0].flatten(1).T, table[-3:]])
+        return torch.cat([rearrange(resized, "1 heads h w -> (h w) heads"), table[-3:]])
 
 
 class Block(nn.Module):

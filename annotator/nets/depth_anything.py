@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import filled
@@ -82,7 +83,7 @@ class DinoV2(nn.Module):
         # Parity: DINOv2 hands over these factors, not the size, so positions lie a little off.
         factors = tuple((side + 0.1) / GRID for side in size)
         patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
-        resized = torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+        resized = torch.cat([table[:, :1], rearrange(patches, "b c h w -> b (h w) c")], dim=1)
         return resized.to(self.pos_embed.dtype)
 
 

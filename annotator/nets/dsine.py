@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from . import efficientnet
@@ -212,7 +213,7 @@ class Dsine(nn.Module):
             rays: (b, 3, h, w), unit vectors.
         """
         weights = self.prob_head(state).sigmoid()[:, None]
-        steps = unit(self.xy_head(state).unflatten(1, (2, -1)))
+        steps = unit(rearrange(self.xy_head(state), "b (axes n) h w -> b axes n h w", axes=2))
         angles = self.angle_head(state).sigmoid()[:, None] * math.pi
         around = neighbours(normals, self.patch)
         slopes = neighbours(camera.slopes(normals, self.scale), self.patch)
@@ -225,8 +226,8 @@ def neighbours(x: Tensor, patch: int) -> Tensor:
     """(b, c, h, w) -> (b, c, patch * patch, h, w), row by row; the border repeats itself."""
     rim = patch // 2
     padded = F.pad(x, (rim, rim, rim, rim), mode="replicate")
-    found = F.unfold(padded, patch).unflatten(1, (x.shape[1], -1))
-    return found.unflatten(3, x.shape[2:])
+    found = F.unfold(padded, patch)
+    return rearrange(found, "b (c n) (h w) -> b c n h w", c=x.shape[1], h=x.shape[2])
 
 
 def turning_axes(normals: Tensor, slopes: Tensor, steps: Tensor) -> Tensor:
@@ -281,10 +282,11 @@ def enlarge_by_choice(x: Tensor, choice: Tensor, scale: int) -> Tensor:
     Returns:
         (b, c, scale * h, scale * w).
     """
-    weights = choice.unflatten(1, (1, 9, scale, scale)).softmax(dim=2)
+    cells = rearrange(choice, "b (n r s) h w -> b 1 n r s h w", r=scale, s=scale)
+    weights = cells.softmax(dim=2)
     around = neighbours(x, 3)[:, :, :, None, None]
     mixed = (weights * around).sum(dim=2)
-    return mixed.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+    return rearrange(mixed, "b c r s h w -> b c (h r) (w s)")
 
 
 def unit(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import filled
@@ -46,9 +47,11 @@ class FourierUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Half precision knows only spectra whose sides are powers of two.
         spectrum = torch.fft.rfft2(x.float(), norm="ortho")
-        parts = torch.stack((spectrum.real, spectrum.imag), dim=2).flatten(1, 2).to(x.dtype)
-        parts = F.relu(self.bn(self.conv_layer(parts))).float().unflatten(1, (-1, 2))
-        mixed = torch.complex(parts[:, :, 0], parts[:, :, 1])
+        parts = torch.stack((spectrum.real, spectrum.imag), dim=2)
+        parts = rearrange(parts, "b c parts h w -> b (c parts) h w").to(x.dtype)
+        parts = F.relu(self.bn(self.conv_layer(parts))).float()
+        real, imaginary = rearrange(parts, "b (c parts) h w -> parts b c h w", parts=2)
+        mixed = torch.complex(real, imaginary)
         return torch.fft.irfft2(mixed, s=x.shape[-2:], norm="ortho").to(x.dtype)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import filled
@@ -149,7 +150,7 @@ class Transformer(nn.Module):
         *fine, coarse = self.patch_embed.backbone(x)
         tokens = self.patch_embed.proj(coarse)
         positions = self.positions(tokens.shape[2:])
-        tokens = tokens.flatten(2).transpose(1, 2)
+        tokens = rearrange(tokens, "b c h w -> b (h w) c")
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1) + positions
         for number, block in enumerate(self.blocks):
             tokens = block(tokens)
@@ -161,7 +162,8 @@ class Transformer(nn.Module):
         """The position embedding for a grid of that height and width, (1, 1 + tokens, width)."""
         patches = to_grid(self.pos_embed[:, 1:], self.grid)
         patches = F.interpolate(patches, tuple(size), mode="bilinear")
-        return torch.cat([self.pos_embed[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+        patches = rearrange(patches, "b c h w -> b (h w) c")
+        return torch.cat([self.pos_embed[:, :1], patches], dim=1)
 
 
 class Pretrained(nn.Module):

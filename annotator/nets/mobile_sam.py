@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import filled
@@ -41,11 +42,13 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         count = max(len(q), len(k))
         heads = (  # what all prompts share is projected once
-            projection(x).unflatten(2, (HEADS, -1)).transpose(1, 2).expand(count, -1, -1, -1)
+            rearrange(projection(x), "b n (heads c) -> b heads n c", heads=HEADS).expand(
+                count, -1, -1, -1
+            )
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
         mixed = F.scaled_dot_product_attention(*heads)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(rearrange(mixed, "b heads n c -> b n (heads c)"))
 
 
 class Mlp(nn.Module):
@@ -154,12 +157,12 @@ class MaskDecoder(nn.Module):
             Mask logits (b, 3, 4h, 4w) and predicted intersection over union (b, 3). The fourth
             mask, the first in the file, is for prompts that leave no doubt.
         """
-        count, (height, width) = len(prompts), features.shape[2:]
+        count, height = len(prompts), features.shape[2]
         own = torch.cat((self.iou_token.weight, self.mask_tokens.weight))
         tokens = torch.cat((own.expand(count, -1, -1), prompts), dim=1)
-        cells = features.flatten(2).transpose(1, 2)
-        tokens, cells = self.transformer(cells, places.flatten(2).transpose(1, 2), tokens)
-        image = self.output_upscaling(cells.transpose(1, 2).unflatten(2, (height, width)))
+        cells, places = (rearrange(x, "b c h w -> b (h w) c") for x in (features, places))
+        tokens, cells = self.transformer(cells, places, tokens)
+        image = self.output_upscaling(rearrange(cells, "b (h w) c -> b c h w", h=height))
         shapes = torch.stack(
             [self.output_hypernetworks_mlps[i](tokens[:, i + 1]) for i in range(1, MASKS + 1)],
             dim=1,
@@ -202,7 +205,7 @@ class PromptEncoder(nn.Module):
         y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
         x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
         places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-        return self.pe_layer(places).permute(2, 0, 1)[None]
+        return rearrange(self.pe_layer(places), "h w c -> 1 c h w")
 
 
 class MobileSam(nn.Module):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from . import efficientnet
@@ -72,11 +73,12 @@ class Refine(nn.Sequential):
         Enlarging and the first layer are both linear, so the layer runs on the small map.
         """
         height, width = (2 * side for side in features.shape[2:])
-        first = self[0](torch.cat([features, coarser], dim=1).flatten(2))
-        x = enlarge(first.unflatten(2, features.shape[2:]), (height, width)).flatten(2)
+        x = self[0](rearrange(torch.cat([features, coarser], dim=1), "b c h w -> b c (h w)"))
+        x = enlarge(rearrange(x, "b c (h w) -> b c h w", h=features.shape[2]), (height, width))
+        x = rearrange(x, "b c h w -> b c (h w)")
         for layer in list(self)[1:]:
             x = layer(x)
-        return as_normals(x.unflatten(2, (height, width)))
+        return as_normals(rearrange(x, "b c (h w) -> b c h w", h=height))
 
 
 class Decoder(nn.Module):

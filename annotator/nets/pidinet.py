@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import filled, without_prefix
@@ -45,17 +46,17 @@ def central(weight: Tensor) -> Tensor:
 
 def angular(weight: Tensor) -> Tensor:
     """Differences of neighbours around the centre."""
-    flat = weight.flatten(2)
-    return (flat - flat[:, :, list(ROTATED)]).view_as(weight)
+    flat = rearrange(weight, "o i h w -> o i (h w)")
+    return rearrange(flat - flat[:, :, list(ROTATED)], "o i (h w) -> o i h w", h=3)
 
 
 def radial(weight: Tensor) -> Tensor:
     """Differences along eight rays, (out, in, 5, 5); the first stored weight is not used."""
-    rays = weight.flatten(2)[:, :, 1:]
+    rays = rearrange(weight, "o i h w -> o i (h w)")[:, :, 1:]
     kernel = weight.new_zeros(*weight.shape[:2], 25)
     kernel[:, :, list(OUTER)] = rays
     kernel[:, :, list(INNER)] = -rays
-    return kernel.view(*weight.shape[:2], 5, 5)
+    return rearrange(kernel, "o i (h w) -> o i h w", h=5)
 
 
 OPERATORS: tuple[Kernel, ...] = (central, angular, radial, plain)

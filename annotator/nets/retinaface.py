@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import filled, without_prefix
@@ -79,7 +80,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, 256, h, w) -> (b, 2 h w, numbers)."""
-        return self.conv1x1(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, self.numbers))
+        return rearrange(self.conv1x1(x), "b (n k) h w -> b (h w n) k", k=self.numbers)
 
 
 class RetinaFace(nn.Module):

@@ -11,6 +11,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 DIMS = (64, 128, 160, 320)
@@ -104,11 +105,11 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows, window², width) to the same."""
-        heads = self.qkv(self.norm(x)).unflatten(2, (self.heads, 3, -1))
-        q, k, v = heads.permute(3, 0, 2, 1, 4)
+        qkv = self.qkv(self.norm(x))
+        q, k, v = rearrange(qkv, "b n (heads qkv c) -> qkv b heads n c", heads=self.heads, qkv=3)
         bias = self.attention_biases[:, distances(self.window).to(x.device)]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return self.proj(rearrange(mixed, "b heads n c -> b n (heads c)"))
 
 
 @functools.cache
@@ -121,7 +122,7 @@ def distances(window: int) -> Tensor:
     apart = (place[:, None] - place).abs()
     down = apart[:, None, :, None]
     across = apart[None, :, None, :]
-    return (down * window + across).flatten(2).flatten(0, 1)
+    return rearrange(down * window + across, "y x v u -> (y x) (v u)")
 
 
 class Mlp(nn.Module):
@@ -154,10 +155,10 @@ class AttentionBlock(nn.Module):
         """Attention in windows of (b, c, h, w), which is padded with zeros to whole windows."""
         side, (height, width) = self.attn.window, x.shape[2:]
         padded = F.pad(x, (0, -width % side, 0, -height % side))
-        cells = padded.unflatten(2, (-1, side)).unflatten(4, (-1, side))
-        windows = cells.permute(0, 2, 4, 3, 5, 1)  # b, rows, columns, side, side, c
-        mixed = self.attn(windows.flatten(3, 4).flatten(0, 2)).view(windows.shape)
-        whole = mixed.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        cells = {"i": side, "j": side, "h": padded.shape[2] // side, "b": len(x)}
+        windows = rearrange(padded, "b c (h i) (w j) -> (b h w) (i j) c", i=side, j=side)
+        mixed = self.attn(windows)
+        whole = rearrange(mixed, "(b h w) (i j) c -> b c (h i) (w j)", **cells)
         return whole[:, :, :height, :width]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import filled, without_prefix
@@ -92,10 +93,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = self.qkv(x).unflatten(2, (3, -1, self.head_dim))
-        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        heads = {"qkv": 3, "c": self.head_dim}
+        q, k, v = rearrange(self.qkv(x), "b n (qkv heads c) -> qkv b heads n c", **heads)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return self.proj(rearrange(mixed, "b heads n c -> b n (heads c)"))
 
 
 class AttentionBlock(nn.Module):
@@ -111,10 +112,10 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.pos_embed(x)
-        tokens = x.flatten(2).transpose(1, 2)
+        tokens = rearrange(x, "b c h w -> b (h w) c")
         tokens = tokens + self.attn(self.norm1(tokens))
         tokens = tokens + self.mlp(self.norm2(tokens))
-        return tokens.transpose(1, 2).reshape(x.shape)
+        return rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
 
 
 class Backbone(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
@@ -75,7 +76,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, width, size, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
+        return rearrange(self.proj(x), "b c h w -> b (h w) c")
 
 
 def attend(qkv: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
@@ -90,11 +91,11 @@ def attend(qkv: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
     Returns:
         (b, tokens, width).
     """
-    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = rearrange(qkv, "b n (qkv heads c) -> qkv b heads n c", qkv=3, heads=heads)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    return mixed.transpose(1, 2).flatten(2)
+    return rearrange(mixed, "b heads n c -> b n (heads c)")
 
 
 def to_grid(tokens: Tensor, height: int) -> Tensor:
     """(b, height * width, channels) -> (b, channels, height, width)."""
-    return tokens.transpose(1, 2).unflatten(2, (height, -1))
+    return rearrange(tokens, "b (h w) c -> b c h w", h=height)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 Shapes = Mapping[str, Sequence[int]]
@@ -172,11 +173,11 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         """Attend from tokens (b, n, width) to context (b, m, context_width)."""
         q, k, v = (
-            t.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            rearrange(t, "b n (heads c) -> b heads n c", heads=self.heads)
             for t in (self.to_q(tokens), self.to_k(context), self.to_v(context))
         )
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        return self.to_out(rearrange(out, "b heads n c -> b n (heads c)"))
 
 
 class GatedLinear(nn.Module):
@@ -242,17 +243,17 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         """Map h (b, c, h, w) to the same shape, given the text (b, m, context_width)."""
-        size = h.shape[-2:]
+        height = h.shape[-2]
         tokens = self.norm(h)
         if self.linear:
-            tokens = self.proj_in(tokens.flatten(2).transpose(1, 2))
+            tokens = self.proj_in(rearrange(tokens, "b c h w -> b (h w) c"))
         else:
-            tokens = self.proj_in(tokens).flatten(2).transpose(1, 2)
+            tokens = rearrange(self.proj_in(tokens), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         if self.linear:
-            return self.proj_out(tokens).transpose(1, 2).unflatten(2, size) + h
-        return self.proj_out(tokens.transpose(1, 2).unflatten(2, size)) + h
+            return rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=height) + h
+        return self.proj_out(rearrange(tokens, "b (h w) c -> b c h w", h=height)) + h
 
 
 class Downsample(nn.Module):

@@ -39,7 +39,7 @@ HOST_MODULES = {"modules", "launch", "modules_forge", "backend"}
 WEB = {"gradio", "fastapi", "pydantic", "starlette"}
 OPTIONAL = (
     *("diffusers", "transformers", "onnxruntime", "mediapipe", "insightface", "kornia", "timm"),
-    *("torchvision", "skimage", "scipy", "matplotlib", "huggingface_hub", "einops"),
+    *("torchvision", "skimage", "scipy", "matplotlib", "huggingface_hub"),
 )
 
 
