@@ -15,6 +15,7 @@ from modules import devices, paths, scripts, sd_models, shared
 from lib_controlnet.effects import epsilon_to_x0, x0_to_epsilon
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
+from lib_controlnet.host import vae
 from lib_controlnet.host.schedule import from_denoiser, watched
 from lib_controlnet.step import NoisyLatent, RowLayout, Texts
 
@@ -58,13 +59,8 @@ class A1111Host:
 
     def vae_encode(self, image: Tensor) -> Tensor:
         """Encode (b, 3, H, W) pixels in [0, 1] to scaled latents, without random numbers."""
-        model = shared.sd_model
         pixels = image.to(devices.device, devices.dtype_vae) * 2.0 - 1.0
-        with torch.no_grad(), torch.random.fork_rng(), devices.autocast():
-            posterior = model.encode_first_stage(pixels)
-            if hasattr(posterior, "mode"):
-                return posterior.mode() * model.scale_factor
-            return model.get_first_stage_encoding(posterior)
+        return vae.encode(shared.sd_model, pixels, devices.autocast())
 
     def model_folders(self) -> list[Path]:
         """Folders scanned for control models; those that do not exist are left out."""

@@ -37,7 +37,7 @@ def webui(host):
     return host
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sdxl_checkpoints(host) -> list[str]:
     """The names of all narrow SDXL checkpoints, which the host then knows."""
     from modules import sd_models
