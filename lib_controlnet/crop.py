@@ -77,6 +77,18 @@ def host_picture(
     return HostPicture(np.array(picture.convert("RGB")), plane, region)
 
 
+def whole_picture(init: Image.Image, background: str = "#ffffff") -> np.ndarray:
+    """The img2img picture in full, uint8 (H, W, 3), as the host has it before it resizes it.
+
+    Args: see `host_picture`.
+
+    Raises:
+        ImageError: it is larger than pictures may be.
+    """
+    check_size(init.width, init.height, "the img2img picture")
+    return np.array(_flatten(init, background))
+
+
 def followed_picture(
     init: Image.Image,
     rules: InpaintRules | None,

@@ -15,17 +15,18 @@ from lib_controlnet.crop import (
     followed_picture,
     host_picture,
     prepare_mask,
+    whole_picture,
 )
 from lib_controlnet.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.image import Size, join_mask
+from lib_controlnet.image import Size, fit_map, join_mask
 from lib_controlnet.region import Region
 from lib_controlnet.unit import NO_MODULE
 
 if TYPE_CHECKING:
     from lib_controlnet.crop import Region as Box
-    from lib_controlnet.request import GenerationRequest
+    from lib_controlnet.request import GenerationRequest, InpaintRules
     from lib_controlnet.unit import ControlUnit
 
 NEARLY_BLACK: Final = 5
@@ -41,11 +42,13 @@ class ControlPicture:
         image: uint8 (H, W, 3), or (H, W, 4) with the mask in the fourth channel.
         resize_mode: how the detected map is brought to the picture's size.
         is_own: the unit's own picture, not the img2img one.
+        is_held: the mask is the host's, which keeps the rest of the picture by itself.
     """
 
     image: np.ndarray
     resize_mode: ResizeMode
     is_own: bool
+    is_held: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,11 @@ class PictureSource:
 
 
 def control_picture(
-    unit: ControlUnit, request: GenerationRequest, wants_mask: bool, source: PictureSource
+    unit: ControlUnit,
+    request: GenerationRequest,
+    wants_mask: bool,
+    source: PictureSource,
+    identity: bool = False,
 ) -> ControlPicture:
     """Find and decode the picture of a unit.
 
@@ -73,6 +80,7 @@ def control_picture(
         request: the generation.
         wants_mask: the preprocessor works on a mask (inpainting).
         source: what may be read.
+        identity: the preprocessor returns the picture as it came.
 
     Raises:
         UnitError: there is no picture, or several where one is wanted.
@@ -81,6 +89,8 @@ def control_picture(
     image, mask = split_picture(unit)
     if image is not None:
         picture = _own_picture(unit, image, mask, wants_mask, source)
+        if wants_mask and request.inpaint is not None and not has_mask(picture.image):
+            return _under_host_mask(picture, unit, request)
         return _crop_own(picture, unit, request)
     if mask is not None:
         msg = f"{unit.name}: a mask is given without an image; send both, or neither"
@@ -91,7 +101,11 @@ def control_picture(
             "the unit or disable it"
         )
         raise UnitError(msg)
-    return _init_picture(unit, request, wants_mask)
+    if wants_mask or identity or _crop_region(unit, request) is not None:
+        return _painted_picture(unit, request, wants_mask)
+    # A preprocessor finds more in the picture as it was given than in one of the result's size.
+    whole = whole_picture(request.init_image, request.background)
+    return ControlPicture(whole, request.picture_resize_mode, is_own=False)
 
 
 def split_picture(unit: ControlUnit) -> tuple[Any, Any]:
@@ -164,18 +178,42 @@ def _crop_own(
     return ControlPicture(image, ResizeMode.OUTER_FIT, is_own=True)
 
 
-def _init_picture(
+def has_mask(image: np.ndarray) -> bool:
+    """Whether anything is masked in a picture with a mask, uint8 (H, W, 4)."""
+    return bool((image[:, :, 3] > 127).any())  # noqa: PLR2004 - half of full scale
+
+
+def _under_host_mask(
+    picture: ControlPicture, unit: ControlUnit, request: GenerationRequest
+) -> ControlPicture:
+    """A picture without a mask of its own gets the host's, in the frame of the result."""
+    laid = _crop_own(picture, unit, request)
+    pixels = fit_map(laid.image[:, :, :3], request.size, laid.resize_mode)
+    mask = host_picture(
+        request.init_image, _followed_rules(unit, request), request.size, request.resize_mode
+    ).mask
+    return ControlPicture(join_mask(pixels, mask), ResizeMode.OUTER_FIT, is_own=True, is_held=True)
+
+
+def _followed_rules(unit: ControlUnit, request: GenerationRequest) -> InpaintRules | None:
+    """The host's rules, without its crop where the unit does not follow it."""
+    rules = request.inpaint
+    if rules is not None and rules.only_masked and not _crops(unit, request):
+        return dataclasses.replace(rules, only_masked=False)
+    return rules
+
+
+def _painted_picture(
     unit: ControlUnit, request: GenerationRequest, wants_mask: bool
 ) -> ControlPicture:
     """The img2img picture on the very pixels on which the host paints."""
-    rules = request.inpaint
-    if rules is not None and rules.only_masked and not _crops(unit, request):
-        rules = dataclasses.replace(rules, only_masked=False)
     found = followed_picture(
-        request.init_image, rules, request.size, request.resize_mode, request.background
+        *(request.init_image, _followed_rules(unit, request), request.size),
+        *(request.resize_mode, request.background),
     )
     pixels = join_mask(found.image, found.mask) if wants_mask else found.image
-    return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_own=False)
+    is_held = request.inpaint is not None
+    return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_own=False, is_held=is_held)
 
 
 def _crops(unit: ControlUnit, request: GenerationRequest) -> bool:

@@ -142,6 +142,12 @@ def uses_mask(module: str) -> bool:
     return found is not None and found.uses_mask
 
 
+def is_identity(module: str) -> bool:
+    """Whether the preprocessor returns the picture as it came."""
+    found = preprocess.find(module)
+    return found is not None and found.identity
+
+
 def control_types() -> list[str]:
     """ "All", then every control type in alphabetical order."""
     tags = {tag for detector in detectors() for tag in detector.tags}

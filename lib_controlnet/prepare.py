@@ -20,9 +20,9 @@ from lib_controlnet.inputs import (
     ControlPicture,
     PictureSource,
     control_picture,
+    has_mask,
     host_region,
     own_region,
-    split_picture,
 )
 from lib_controlnet.region import Region
 from lib_controlnet.session import PreparedUnit
@@ -175,19 +175,20 @@ def naming(unit: ControlUnit) -> Iterator[None]:
 def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -> PreparedUnit:
     request = preparation.request
     detector = preprocess.get(unit.module)
-    has_host_mask = request.inpaint is not None and _uses_init(unit)
-    held_by_host = detector.effect == INPAINT_ONLY and has_host_mask
+    preprocess.require(detector)
+    load = None
+    if detector.needs_model:
+        load = _model_loader(unit, preparation)
+    picture = control_picture(
+        unit, request, detector.uses_mask, preparation.source, detector.identity
+    )
+    held_by_host = detector.effect == INPAINT_ONLY and picture.is_held
     if held_by_host and not detector.fills:
         comments.append(
             f"ControlNet {unit.name}: A1111 inpaint and ControlNet inpaint duplicated. "
             "Falls back to inpaint_global_harmonious."
         )
         detector = preprocess.get(GLOBAL_INPAINT)
-    preprocess.require(detector)
-    load = None
-    if detector.needs_model:
-        load = _model_loader(unit, preparation)
-    picture = control_picture(unit, request, detector.uses_mask, preparation.source)
     if detector.effect == INPAINT_ONLY and _keeps_everything(picture, request):
         comments.append(
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
@@ -224,7 +225,7 @@ def _keeps_everything(picture: ControlPicture, request: GenerationRequest) -> bo
     size = Size.from_array(picture.image)
     placed, _left, _top = placement(size, request.size, picture.resize_mode)
     has_border = placed.width < request.size.width or placed.height < request.size.height
-    return not has_border and not (picture.image[:, :, 3] > 127).any()  # noqa: PLR2004 - half
+    return not has_border and not has_mask(picture.image)
 
 
 def _with_border(picture: ControlPicture, request: GenerationRequest) -> ControlPicture:
@@ -238,10 +239,6 @@ def _with_border(picture: ControlPicture, request: GenerationRequest) -> Control
     canvas = request.size.scaled(2) if request.has_hires else request.size
     filled = fit_map(picture.image, canvas, ResizeMode.OUTER_FIT)
     return dataclasses.replace(picture, image=filled)
-
-
-def _uses_init(unit: ControlUnit) -> bool:
-    return split_picture(unit)[0] is None
 
 
 def _resolution(unit: ControlUnit, picture: ControlPicture, request: GenerationRequest) -> float:

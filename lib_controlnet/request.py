@@ -44,7 +44,7 @@ class GenerationRequest:
     Attributes:
         size: requested picture size, pixels (first pass).
         batch_size, iterations: pictures per batch, batches.
-        seed: first seed plus first variation seed, as the host resolved them.
+        seed: of the first picture, as the host resolved it.
         init_image: img2img picture, None for txt2img.
         resize_mode: the host's img2img resize mode, 0 to 3.
         inpaint: mask and its rules, None without a mask.

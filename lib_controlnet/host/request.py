@@ -45,11 +45,13 @@ def hires_canvas(p: Any) -> Size | None:
 
 
 def preparation_seed(p: Any) -> int:
-    """Seed of preprocessors that use random numbers: the first picture's, with its variation."""
+    """Seed of preprocessors that use random numbers: the first picture's.
+
+    The variation seed has no part in it: the host draws one at random for every generation, also
+    where no variation is asked for and none is written into the picture's text.
+    """
     seeds = getattr(p, "all_seeds", None) or [p.seed]
-    subseeds = getattr(p, "all_subseeds", None) or [p.subseed]
-    first, second = (max(int(values[0] or 0), 0) for values in (seeds, subseeds))
-    return (first + second) & 0xFFFFFFFF
+    return max(int(seeds[0] or 0), 0) & 0xFFFFFFFF
 
 
 def inpaint_rules(mask: Any, p: Any) -> InpaintRules:

@@ -323,7 +323,8 @@ def detected(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> 
     asked = parse_unit(unit)
     ignore = bool(runtime.option("controlnet_ignore_noninpaint_mask", False))
     picture = control_picture(
-        asked, request, listing.uses_mask(asked.module), PictureSource(ignore_masks=ignore)
+        *(asked, request, listing.uses_mask(asked.module), PictureSource(ignore_masks=ignore)),
+        listing.is_identity(asked.module),
     )
     resolution = asked.processor_res
     if asked.pixel_perfect:

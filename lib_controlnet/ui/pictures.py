@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.image import decode_image
+from lib_controlnet.image import decode_image, decode_mask
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,17 @@ def read_picture(value: Any) -> Any:
         return value
 
 
+def _read_mask(value: Any) -> Any:
+    """Decode a data URL of a mask to uint8 (H, W, 3); anything unreadable comes back as it is."""
+    if not isinstance(value, str) or not value:
+        return value or None
+    try:
+        return np.repeat(decode_mask(value, "mask of the panel")[..., None], 3, axis=2)
+    except ImageError as error:
+        log.warning("%s", error)
+        return value
+
+
 def read_region(file: Any, canvas: Any) -> Any:
     """The mask of a unit's own region: the uploaded file and the drawing together.
 
@@ -55,7 +66,7 @@ def read_region(file: Any, canvas: Any) -> Any:
         uint8 (H, W, 3), in the canvas's size if anything is drawn; None if there is neither. A
         file that cannot be decoded stays text, to be reported when it is used.
     """
-    mask = read_picture(file)
+    mask = _read_mask(file)
     sketch = read_sketch(canvas)
     drawing = None if sketch is None else sketch["mask"]
     if drawing is None or not drawing.any():

@@ -457,6 +457,22 @@ def test_host_inpainting_shows_the_network_the_hosts_part(webui, seen, area, mod
     assert duplicated == (module == "inpaint_only")
 
 
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize("mask", ["no", "black"])
+def test_own_picture_without_a_mask_is_inpainted_where_the_host_paints(webui, seen, area, mask):
+    fields, box = AREAS[area]
+    blank = {"mask": encoded(np.zeros((SIZE, SIZE), np.uint8))} if mask == "black" else {}
+    unit = {**FOLLOWER, "image": encoded(noise()), **blank}
+    answer = webui.img2img(**img2img(unit, mask=boxed(), **fields))
+    result = pictures(answer)[0]
+    assert_kept(result, noise(), boxed(), sigma=1)
+    inside = boxed() > 127
+    assert np.abs(result[inside].astype(int) - noise()[inside]).mean() > 5
+    white = Image.fromarray(boxed()).crop(box).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    assert np.array_equal((masked_hint(seen) == -1.0).all(axis=2), np.array(white) > 127)
+
+
 @pytest.mark.parametrize(
     "empty", [None, "", {"image": None, "mask": None}, {"image": "", "mask": ""}], ids=str
 )

@@ -1,16 +1,19 @@
 """Which picture feeds a unit."""
 
 import base64
+import dataclasses
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from lib_controlnet.crop import host_picture
+from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.image import Size, fit_map
-from lib_controlnet.inputs import PictureSource, control_picture
+from lib_controlnet.inputs import PictureSource, control_picture, own_region
 from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.unit import parse_unit
 
@@ -119,13 +122,39 @@ def test_inpaint_unit_keeps_picture_and_mask():
 
 
 def test_img2img_picture_brings_its_resize_mode():
-    request = img2img()
     unit = parse_unit({"resize_mode": "Just Resize"})
-    picture = control_picture(unit, request, False, ANY)
-    assert np.array_equal(picture.image, painted(request).image)
+    picture = control_picture(unit, img2img(), False, ANY)
+    assert picture.resize_mode is ResizeMode.INNER_FIT
     assert not picture.is_own
-    fitted = fit_map(picture.image, request.size, picture.resize_mode)
-    assert np.array_equal(fitted, picture.image), "it lies on the host's pixels as it is"
+
+
+BLANK = np.zeros((64, 96), np.uint8)
+CORNER = np.pad(np.full((16, 16), 255, np.uint8), ((0, 48), (0, 80)))
+WHOLE = {
+    "no mask": (img2img, {}),
+    "mask over the whole picture": (lambda: img2img(CORNER), {}),
+    "blank mask, only masked": (lambda: img2img(BLANK, only_masked=True), {}),
+    "crop not followed": (
+        lambda: img2img(CORNER, only_masked=True),
+        {"inpaint_crop_input_image": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2, 3])
+@pytest.mark.parametrize("case", WHOLE)
+def test_preprocessor_gets_the_img2img_picture_in_full(case, mode):
+    make, fields = WHOLE[case]
+    smooth = cv2.resize(np.array(img2img().init_image)[::16, ::16], (96, 64))
+    request = dataclasses.replace(
+        make(), size=Size(48, 48), init_image=Image.fromarray(smooth), resize_mode=mode
+    )
+    picture = control_picture(parse_unit(fields), request, False, ANY)
+    assert np.array_equal(picture.image, smooth)
+    placed = fit_map(picture.image, request.size, picture.resize_mode).astype(int)
+    host = host_picture(request.init_image, None, request.size, mode).image
+    shown = slice(8, 40) if mode == 2 else slice(None)  # the border is each side's own
+    assert np.abs(placed[shown] - host[shown]).mean() < 2, "it lies where the host's lies"
 
 
 def test_img2img_inpaint_takes_the_hosts_mask():
@@ -155,14 +184,83 @@ def test_only_masked_is_ignored_where_the_unit_says_so():
     mask = np.zeros((64, 96), np.uint8)
     mask[16:40, 30:54] = 255
     unit = parse_unit({"inpaint_crop_input_image": False})
-    picture = control_picture(unit, img2img(mask, only_masked=True), False, ANY)
-    assert np.array_equal(picture.image, painted(img2img(mask)).image)
+    picture = control_picture(unit, img2img(mask, only_masked=True), True, ANY)
+    assert np.array_equal(picture.image[:, :, :3], painted(img2img(mask)).image)
+    assert np.array_equal(picture.image[:, :, 3], painted(img2img(mask)).mask)
 
 
-def test_blank_only_masked_mask_falls_back_to_the_whole_picture():
-    request = img2img(np.zeros((64, 96), np.uint8), only_masked=True)
-    picture = control_picture(parse_unit({}), request, False, ANY)
-    assert np.array_equal(picture.image, painted(img2img()).image)
+@pytest.mark.parametrize("mode", [0, 1, 3])
+def test_picture_without_a_preprocessor_is_what_the_host_paints_on(mode):
+    request = dataclasses.replace(img2img(), resize_mode=mode)
+    picture = control_picture(parse_unit({}), request, False, ANY, identity=True)
+    placed = fit_map(picture.image, request.size, picture.resize_mode)
+    assert np.array_equal(placed, painted(request).image)
+
+
+UNMASKED = {
+    "picture alone": {"image": red()},
+    "black mask": {"image": red(), "mask": np.zeros((32, 48), np.uint8)},
+    "black mask in base64": {"image": red(), "mask": as_base64(np.zeros((9, 9), np.uint8))},
+    "undrawn canvas": {"image": {"image": red(), "mask": np.zeros((32, 48, 3), np.uint8)}},
+    "pair": {"image": [red(), np.zeros((32, 48), np.uint8)]},
+    "transparent layer": {"image": red(), "mask": np.zeros((32, 48, 4), np.uint8)},
+}
+
+
+@pytest.mark.parametrize("form", UNMASKED)
+@pytest.mark.parametrize(
+    "rules", [{}, {"only_masked": True}, {"invert": True, "blur_x": 4}], ids=str
+)
+def test_own_picture_without_a_mask_takes_the_hosts(form, rules):
+    mask = np.zeros((64, 96), np.uint8)
+    mask[16:40, 30:54] = 255
+    request = img2img(mask, **rules)
+    unit = parse_unit({**UNMASKED[form], "resize_mode": "Just Resize"})
+    picture = control_picture(unit, request, True, ANY)
+    assert (picture.is_own, picture.is_held) == (True, True)
+    placed = fit_map(picture.image, request.size, picture.resize_mode)
+    assert np.array_equal(placed[:, :, 3] > 127, painted(request).mask > 127)
+    assert (placed[:, :, :3] == red()[0, 0]).all()
+
+
+def test_own_mask_goes_before_the_hosts():
+    unit = parse_unit({"image": red(), "mask": drawn()})
+    picture = control_picture(unit, img2img(CORNER), True, ANY)
+    assert np.array_equal(picture.image[:, :, 3], drawn())
+    assert not picture.is_held
+
+
+STROKES = np.pad(np.full((16, 16), 255, np.uint8), ((8, 8), (8, 24)))
+LAYER = np.dstack([STROKES] * 4)
+LAYERS = {
+    "PNG with transparency": as_base64(LAYER),
+    "array with alpha": LAYER,
+    "grey and alpha": Image.fromarray(np.dstack([STROKES] * 2), "LA"),
+    "black strokes": Image.fromarray(np.dstack([STROKES * 0] * 3 + [STROKES])),
+}
+FIELDS = {
+    "mask": lambda mask: inpaint_mask({"image": red(), "mask": mask}),
+    "mask_image": lambda mask: inpaint_mask({"image": red(), "mask_image": mask}),
+    "image and mask": lambda mask: inpaint_mask({"image": {"image": red(), "mask": mask}}),
+    "pair": lambda mask: inpaint_mask({"image": [red(), mask]}),
+    "image_fg": lambda mask: inpaint_mask({"image": red(), "image_fg": mask}),
+    "effective_region_mask": lambda mask: (
+        own_region(parse_unit({"image": red(), "effective_region_mask": mask}), TXT2IMG, ANY).mask
+    ),
+    "scribble on a canvas": lambda mask: control_picture(
+        parse_unit({"image": red(), "mask": mask}), TXT2IMG, False, ANY
+    ).image[:, :, 0],
+}
+
+
+def inpaint_mask(fields):
+    return control_picture(parse_unit(fields), TXT2IMG, True, ANY).image[:, :, 3]
+
+
+@pytest.mark.parametrize("form", LAYERS)
+@pytest.mark.parametrize("field", FIELDS)
+def test_transparency_of_a_mask_counts_in_every_field(field, form):
+    assert np.array_equal(FIELDS[field](LAYERS[form]), STROKES)
 
 
 def test_transparent_img2img_picture_lies_on_the_hosts_background():

@@ -107,6 +107,13 @@ def test_read_region_file_alone_keeps_its_size() -> None:
     assert (mask == file).all()
 
 
+def test_read_region_file_with_transparency_is_its_strokes() -> None:
+    layer = np.full((4, 6, 4), 255, np.uint8)
+    layer[:, 3:, 3] = 0
+    mask = read_region(data_url(layer), canvas((8, 6), slice(0, 0)))
+    assert np.array_equal(mask, np.repeat(layer[..., 3:], 3, axis=2))
+
+
 def test_read_region_file_and_drawing_are_joined_in_the_canvas() -> None:
     file = np.zeros((32, 64, 3), np.uint8)
     file[:, 32:] = 200
