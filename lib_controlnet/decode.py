@@ -6,12 +6,10 @@ only where the user opened a folder for it, a file path.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import re
 import struct
-import urllib.parse
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +17,10 @@ from typing import Final
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from lib_controlnet.errors import ImageError
+from lib_controlnet.transport import bytes_of_text, png_fault
 
 MAX_SIDE: Final = 16_384
 MAX_PIXELS: Final = 128_000_000
@@ -92,8 +91,8 @@ def decode_image(
 ) -> np.ndarray:
     """Decode one picture.
 
-    EXIF rotation is applied; palettes, grey, one-bit and 16-bit pictures become 8-bit RGB;
-    transparent parts become white.
+    EXIF rotation is applied; palettes, grey, one-bit, 16-bit and floating point pictures become
+    8-bit RGB; transparent parts become white. A file that is damaged or cut short is refused.
 
     Args:
         value: base64 text, data URL, http(s) URL, path, bytes, PIL image, or array: uint8, bool
@@ -136,8 +135,13 @@ def decode_mask(
     allow_paths: Folders = False,
     fetch: Fetch | None = None,
 ) -> np.ndarray:
-    """Decode a mask: uint8 (H, W), the first channel of what `decode_image` gives."""
-    return np.ascontiguousarray(decode_image(value, where, allow_paths, fetch)[:, :, 0])
+    """Decode a mask: uint8 (H, W).
+
+    Its alpha channel where it has transparency, as the host reads masks: drawing programs save
+    strokes on a transparent ground. Else the first channel of what `decode_image` gives.
+    """
+    drawn = decode_image(value, where, allow_paths, fetch, keep_alpha=True)
+    return np.ascontiguousarray(drawn[:, :, 3 if drawn.shape[2] == 4 else 0])
 
 
 def is_picture_name(name: str) -> bool:
@@ -198,17 +202,20 @@ def _from_text(text: str, where: str, allow_paths: Folders, fetch: Fetch | None)
         raise ImageError(msg)
     if _URL.match(text):
         return _from_url(text, where, fetch)
-    if text[:5].lower() == "data:":
-        return _from_bytes(_data_url(text, where), where)
-    if allow_paths and _is_file(text):
+    if allow_paths and text[:5].lower() != "data:" and _is_file(text):
         return _from_bytes(_read_file(text, where, allow_paths), where)
-    data = _base64(text)
-    if data is None and len(text) < 4096 and _PATH_LIKE.search(text):
+    data = bytes_of_text(text)
+    if data is not None:
+        return _from_bytes(data, where)
+    if text[:5].lower() in ("data:", "data%"):
+        msg = (
+            f'{where} cannot be decoded: the data URL must read "data:image/...;base64," and base64'
+        )
+    elif len(text) < 4096 and _PATH_LIKE.search(text):
         return _from_bytes(_read_file(text, where, allow_paths), where)
-    if data is None:
+    else:
         msg = f"{where} cannot be decoded: the text is neither base64 nor a data URL"
-        raise ImageError(msg)
-    return _from_bytes(data, where)
+    raise ImageError(msg)
 
 
 def _from_url(url: str, where: str, fetch: Fetch | None) -> np.ndarray:
@@ -223,25 +230,6 @@ def _from_url(url: str, where: str, fetch: Fetch | None) -> np.ndarray:
     if isinstance(fetched, Image.Image):
         return _from_pil(fetched, where)
     return _from_bytes(fetched, where)
-
-
-def _data_url(text: str, where: str) -> bytes:
-    head, comma, body = text.partition(",")
-    if comma and head.lower().endswith(";base64"):
-        data = _base64(urllib.parse.unquote(body) if "%" in body else body)
-        if data:
-            return data
-    msg = f'{where} cannot be decoded: the data URL must read "data:image/...;base64," and base64'
-    raise ImageError(msg)
-
-
-def _base64(text: str) -> bytes | None:
-    """Bytes of base64 text, tolerant of line breaks, missing padding and the URL alphabet."""
-    packed = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
-    try:
-        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _is_file(text: str) -> bool:
@@ -275,6 +263,9 @@ def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
 
 
 def _from_bytes(data: bytes, where: str) -> np.ndarray:
+    if fault := png_fault(data):
+        msg = f"{where} cannot be decoded: the file is damaged ({fault}); send it again"
+        raise ImageError(msg)
     try:
         image = _opened(io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -292,11 +283,11 @@ def _from_pil(image: Image.Image, where: str) -> np.ndarray:
     """uint8 (H, W, 3 or 4) of any Pillow image, upright."""
     check_size(image.width, image.height, where)
     try:
-        image.load()
+        with _WHOLE:
+            image.load()
         upright = _upright(image)
         if upright.mode == "F":
-            msg = f"{where} cannot be used: it has floating point pixels; send 8 or 16 bits"
-            raise ImageError(msg)
+            return to_rgb(_from_float(np.asarray(upright), where))
         if upright.mode.startswith("I"):
             return to_rgb(_eight_bits(np.asarray(upright), image.format is not None))
         has_alpha = "transparency" in upright.info or upright.mode in ("LA", "La", "PA", "RGBa")
@@ -306,6 +297,35 @@ def _from_pil(image: Image.Image, where: str) -> np.ndarray:
     except _DECODE_FAULTS as error:
         msg = f"{where} cannot be decoded: the file is damaged or cut short ({error})"
         raise ImageError(msg) from error
+
+
+class _WholeFiles:
+    """Pillow refuses files that are cut short while this is entered; threads may enter it at once.
+
+    It does so by itself, unless another extension has set its switch for the whole process; then
+    the missing part would be grey.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._found = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._found = ImageFile.LOAD_TRUNCATED_IMAGES
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+            self._inside += 1
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._found
+
+
+_WHOLE: Final = _WholeFiles()
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -326,6 +346,18 @@ def _eight_bits(levels: np.ndarray, sixteen: bool) -> np.ndarray:
     for rows in _strips(levels):
         narrow[rows] = (levels[rows].astype(np.int64).clip(0, 65535) + 128) // 257
     return narrow
+
+
+def _from_float(levels: np.ndarray, where: str) -> np.ndarray:
+    """uint8 of floating point grey levels: 0 to 1, or 0 to 255 if one of them exceeds 1."""
+    low, high = float(levels.min()), float(levels.max())
+    if not 0.0 <= low <= high <= 255.0:  # noqa: PLR2004 - NaN fails too
+        msg = (
+            f"{where} cannot be used: it has floating point pixels from {low:g} to {high:g}; send "
+            "0 to 1, 0 to 255, or a picture of 8 or 16 bits"
+        )
+        raise ImageError(msg)
+    return np.rint(levels * (255.0 if high <= 1.0 else 1.0)).astype(np.uint8)
 
 
 def _from_array(array: np.ndarray, where: str) -> np.ndarray:

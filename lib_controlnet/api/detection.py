@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import logging
 import math
@@ -17,6 +15,7 @@ from PIL import Image
 from lib_controlnet import preprocess
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.image import decode_image, decode_mask, join_mask
+from lib_controlnet.transport import bytes_of_text
 
 log = logging.getLogger(__name__)
 
@@ -185,9 +184,8 @@ def _untouched(text: str, where: str, fetch: Fetch, budget: PixelBudget) -> Imag
 
 
 def _is_grey(text: str) -> bool:
-    """Whether base64 text that has been decoded once is a file with grey pixels."""
+    """Whether text that has been decoded once is a file with grey pixels."""
     try:
-        data = base64.b64decode(text.rpartition(",")[2])
-        return Image.open(io.BytesIO(data)).mode in ("L", "LA")
-    except (binascii.Error, OSError, ValueError):
+        return Image.open(io.BytesIO(bytes_of_text(text) or b"")).mode in ("L", "LA")
+    except (OSError, ValueError):
         return False

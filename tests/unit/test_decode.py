@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import urllib.parse
 import zlib
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image
+from PIL import Image, ImageFile
 
+from lib_controlnet.crop import prepare_mask
 from lib_controlnet.decode import MAX_SIDE, decode_image, decode_mask, to_rgb
 from lib_controlnet.errors import ImageError
+from lib_controlnet.request import InpaintRules
 
 GRADIENT = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 
@@ -32,17 +35,14 @@ def text_of(image: Image.Image, kind: str = "PNG", **options: object) -> str:
 
 PNG = file_of(Image.fromarray(GRADIENT))
 TEXT = base64.b64encode(PNG).decode()
-BREAKS = "\n".join(TEXT[i : i + 20] for i in range(0, len(TEXT), 20))
+
+
+def wrapped(text: str, between: str, width: int = 76) -> str:
+    return between.join(text[i : i + width] for i in range(0, len(text), width))
+
 
 FORMS = {
     "base64": TEXT,
-    "base64 with line breaks": f"\n{BREAKS}\n",
-    "base64 without padding": TEXT.rstrip("="),
-    "base64 in the URL alphabet": TEXT.replace("+", "-").replace("/", "_"),
-    "data URL": f"data:image/png;base64,{TEXT}",
-    "data URL in capitals": f"DATA:image/PNG;BASE64,{TEXT}",
-    "data URL with escapes": "data:image/png;base64,"
-    + TEXT.replace("=", "%3D").replace("+", "%2B"),
     "bytes": PNG,
     "PIL": Image.fromarray(GRADIENT),
     "uint8 array": GRADIENT,
@@ -53,6 +53,124 @@ FORMS = {
     "lossless WebP": text_of(Image.fromarray(GRADIENT), "WEBP", lossless=True),
     "TIFF": text_of(Image.fromarray(GRADIENT), "TIFF"),
 }
+
+
+TRANSPORTS = {
+    "as it is": lambda text: text,
+    "without padding": lambda text: text.rstrip("="),
+    "URL alphabet": lambda text: text.replace("+", "-").replace("/", "_"),
+    "spaces for plus signs": lambda text: text.replace("+", " "),
+    "spaces for plus signs, no padding": lambda text: text.replace("+", " ").rstrip("="),
+    "line breaks": lambda text: wrapped(text, "\n") + "\n",
+    "DOS line breaks": lambda text: wrapped(text, "\r\n", 20),
+    "indented lines": lambda text: "\n    " + wrapped(text, "\n    ", 32),
+    "lines joined by spaces": lambda text: wrapped(text, " "),
+    "indented lines, spaces for plus signs": lambda text: wrapped(
+        text.replace("+", " "), "\n\t", 256
+    ),
+    "percent encoded": lambda text: urllib.parse.quote(text, safe=""),
+    "percent encoded twice": lambda text: urllib.parse.quote(urllib.parse.quote(text, safe="")),
+    "escapes in small letters": lambda text: text.replace("+", "%2b").replace("=", "%3d"),
+    "quoted": lambda text: f'"{text}"',
+    "JSON with escaped slashes": lambda text: '"' + text.replace("/", "\\/") + '"',
+    "JSON with escaped plus signs": lambda text: text.replace("+", "\\u002B"),
+    "literal line breaks": lambda text: wrapped(text, "\\n"),
+    "Python's text of bytes": lambda text: str(text.encode()),
+    "bytes after the end": lambda text: base64.b64encode(
+        base64.b64decode(text) + b"\0\r\n<trailer>" * 9
+    ).decode(),
+}
+DATA_URLS = {
+    "bare": "",
+    "plain": "data:image/png;base64,",
+    "capitals": "DATA:image/PNG;BASE64,",
+    "no type": "data:;base64,",
+    "nothing but base64": "data:base64,",
+    "wrong type": "data:text/plain;base64,",
+    "parameters": "data:image/png;charset=utf-8;base64,",
+    "parameter with a comma": 'data:image/png;name="a, b.png";base64,',
+    "spaces": " data: image/png ; base64 , ",
+    "slashes": "data://image/png;base64,",
+    "without data": "image/png;base64,",
+}
+CARRIED = {
+    # Pixels whose base64 has many plus signs and slashes, and the file with and without padding.
+    "PNG": file_of(Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8))),
+    "JPEG": file_of(
+        Image.fromarray(np.random.default_rng(4).integers(0, 256, (24, 24, 3), np.uint8)), "JPEG"
+    ),
+}
+
+
+CARRIAGES = [
+    *((way, head) for way in TRANSPORTS for head in ("bare", "plain")),
+    *(("spaces for plus signs", head) for head in DATA_URLS),
+]
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+@pytest.mark.parametrize(
+    ("way", "head"),
+    CARRIAGES,
+)
+def test_picture_arrives_whole_whatever_transport_did(way: str, head: str, kind: str) -> None:
+    text = base64.b64encode(CARRIED[kind]).decode()
+    assert "+" in text
+    assert "/" in text
+    sent = DATA_URLS[head] + TRANSPORTS[way](text)
+    assert np.array_equal(decode_image(sent), decode_image(CARRIED[kind]))
+
+
+@pytest.mark.parametrize("way", ["percent encoded", "percent encoded twice", "quoted"])
+def test_whole_data_url_may_be_escaped(way: str) -> None:
+    sent = TRANSPORTS[way](f"data:image/png;base64,{TEXT}")
+    assert np.array_equal(decode_image(sent), GRADIENT)
+
+
+CUT_FORMATS = {
+    "PNG": ("PNG", {}),
+    "JPEG": ("JPEG", {"quality": 95}),
+    "progressive JPEG": ("JPEG", {"progressive": True}),
+    "GIF": ("GIF", {}),
+    "WebP": ("WEBP", {}),
+    "BMP": ("BMP", {}),
+    "TIFF": ("TIFF", {}),
+    "TGA": ("TGA", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("lenient", [False, True], ids=["strict Pillow", "lenient Pillow"])
+@pytest.mark.parametrize("kind", CUT_FORMATS)
+def test_cut_picture_is_refused_or_whole(
+    kind: str, lenient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # other extensions do
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    name, options = CUT_FORMATS[kind]
+    data = file_of(Image.fromarray(noise), name, **options)
+    whole, refused = decode_image(data), 0
+    for cut in {*range(len(data) - 40, len(data)), *range(1, len(data), len(data) // 40)}:
+        try:
+            assert np.array_equal(decode_image(base64.b64encode(data[:cut]).decode()), whole)
+        except ImageError as error:
+            refused += 1
+            assert "image cannot be decoded" in str(error)
+    assert refused > 40
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
+
+
+def test_png_with_a_changed_byte_is_refused_or_whole() -> None:
+    data, refused = CARRIED["PNG"], 0
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 8
+        try:
+            assert np.array_equal(decode_image(bytes(changed)), decode_image(data))
+        except ImageError as error:
+            refused += 1
+            assert "cannot be decoded" in str(error)
+    assert refused > len(data) - 20, "all but lengths and names that nothing depends on"
 
 
 @pytest.mark.parametrize("form", FORMS, ids=list(FORMS))
@@ -111,6 +229,18 @@ def test_decode_image_reads_modes_from_png_files(mode: str) -> None:
     assert decode_image(text_of(image))[0].tolist() == [list(colour) for colour in expected]
 
 
+def float_picture(*levels: float) -> Image.Image:
+    return Image.fromarray(np.array([[0, 1, *levels]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"), [((0.5,), [0, 255, 128]), ((254.6,), [0, 1, 255])], ids=str
+)
+def test_float_pictures_reach_from_0_to_1_or_to_255(levels: tuple, expected: list) -> None:
+    data = file_of(float_picture(*levels), "TIFF")
+    assert decode_image(data)[0].tolist() == [[level] * 3 for level in expected]
+
+
 def test_integer_picture_from_python_with_byte_levels_stays_as_it_is() -> None:
     image = Image.fromarray(np.array([[0, 200]], np.int32))
     assert decode_image(image)[0].tolist() == [[0] * 3, [200] * 3]
@@ -158,6 +288,22 @@ def test_decode_mask_is_the_first_channel() -> None:
     assert np.array_equal(decode_mask(TEXT), GRADIENT[:, :, 0])
 
 
+def test_decode_mask_reads_transparency_as_the_host_does() -> None:
+    drawn = np.random.default_rng(2).integers(0, 256, (24, 32, 4), np.uint8)
+    drawn[..., 3][drawn[..., 3] == 128] = 129  # half way the host rounds down, and we up
+    for picture in (drawn, np.dstack([drawn[..., :3], np.zeros((24, 32), np.uint8)])):
+        image = Image.fromarray(picture)
+        rules = InpaintRules(image, 0, 0, invert=False, binary=True, only_masked=False, padding=0)
+        assert np.array_equal(
+            decode_mask(text_of(image)) > 127, np.array(prepare_mask(rules)) > 127
+        )
+
+
+def test_decode_mask_without_transparency_is_the_first_channel() -> None:
+    opaque = np.dstack([GRADIENT, np.full((4, 6), 255, np.uint8)])
+    assert np.array_equal(decode_mask(opaque), GRADIENT[:, :, 0])
+
+
 @pytest.mark.parametrize("alpha", [0, 1, 37, 128, 254, 255])
 def test_to_rgb_composites_on_white_rounding_down(alpha: int) -> None:
     levels = np.arange(256, dtype=np.uint8)
@@ -192,7 +338,12 @@ FAULTS = {
     "one dimension": (np.zeros(9, np.uint8), "the array is 9; expected"),
     "four dimensions": (np.zeros((1, 4, 4, 3), np.uint8), "the array is 1 x 4 x 4 x 3"),
     "empty array": (np.zeros((0, 4, 3), np.uint8), "it is empty (4 x 0 pixels)"),
-    "float picture": (Image.new("F", (2, 2)), "floating point pixels"),
+    "float picture below 0": (float_picture(-0.5), "floating point pixels from -0.5 to 1"),
+    "float picture above 255": (float_picture(256), "floating point pixels from 0 to 256"),
+    "float picture with NaN": (float_picture(float("nan")), "floating point pixels from nan"),
+    "base64 of base64": (base64.b64encode(TEXT.encode()).decode(), "no picture in a known format"),
+    "half a base64": (TEXT[: len(TEXT) // 2 + 4], "cannot be decoded"),
+    "a character too many": (TEXT[:9] + "A" + TEXT[9:], "cannot be decoded"),
     "too wide": (np.zeros((1, MAX_SIDE + 1, 3), np.uint8), "is 16385 x 1 pixels; at most 16384"),
     "too wide by its header": (header(20_000, 30), "is 20000 x 30 pixels"),
     "too many pixels": (header(12_000, 12_000), "128 million in all"),

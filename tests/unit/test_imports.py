@@ -19,7 +19,10 @@ MAX_CONSTRUCTOR_LINES = 100
 # Low layers first; a file may import its own layer and anything below. Names are modules or
 # packages of lib_controlnet.
 LAYERS = (
-    ("errors", "enums", "ports", "image", "decode", "thinning", "hash_store", "published"),
+    (
+        *("errors", "enums", "ports", "image", "decode", "transport", "thinning", "hash_store"),
+        "published",
+    ),
     (
         *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
         *("batch", "movie"),
