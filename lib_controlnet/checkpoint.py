@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from lib_controlnet.containers import Device, TensorFile
 
 log = logging.getLogger(__name__)
+
+BESIDE_LIMIT: Final = 2**20
+"""Bytes of the longest YAML or JSON beside a model that is read."""
 
 GLOBAL_POOLING_STEMS: Final = frozenset(
     {
@@ -108,10 +112,11 @@ class Checkpoint:
         if self.path.stem.startswith("diffusion_pytorch_model"):
             places.append(self.path.with_name("config.json"))
         for place in places:
-            if place.is_file():
+            text = _text_beside(place)
+            if text is not None:
                 try:
-                    content = json.loads(place.read_text(encoding="utf-8"))
-                except (OSError, ValueError) as error:
+                    content = json.loads(text)
+                except (ValueError, RecursionError) as error:
                     log.warning("%s cannot be read and is ignored: %s", place, error)
                     continue
                 return content if isinstance(content, dict) else {}
@@ -149,16 +154,38 @@ def _came_from_diffusers(names: Iterable[str]) -> bool:
 def _yaml_flag(path: Path, key: str) -> bool | None:
     """A true-or-false entry anywhere in a YAML file; None where it is not given.
 
-    Read by pattern: these files name classes to construct, which nobody wants, and the core needs
-    no YAML package this way.
+    Read line by line: these files name classes to construct, which nobody wants, and the core
+    needs no YAML package this way.
     """
+    for line in (_text_beside(path) or "").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip().lower() == key:
+            word = value.partition("#")[0].strip().lower()
+            if word in _YAML_WORDS:
+                return _YAML_WORDS[word]
+    return None
+
+
+_YAML_WORDS: Final = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+}
+
+
+def _text_beside(path: Path) -> str | None:
+    """The text of a file beside a model; None where there is none, or none that can be read."""
+    if not os.path.isfile(path):  # noqa: PTH113 - never raises, whatever the path is
+        return None
     try:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        with path.open("rb") as stream:
+            text = stream.read(BESIDE_LIMIT + 1)
     except OSError as error:
         log.warning("%s cannot be read and is ignored: %s", path, error)
         return None
-    found = re.search(rf"(?mi)^\s*{key}\s*:\s*(true|yes|on|false|no|off)\s*(#.*)?$", text)
-    return None if found is None else found[1].lower() in ("true", "yes", "on")
+    if len(text) > BESIDE_LIMIT:
+        log.warning("%s is ignored: it is longer than %d bytes", path, BESIDE_LIMIT)
+        return None
+    return text.decode("utf-8", errors="replace")
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:

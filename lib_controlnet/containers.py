@@ -11,40 +11,49 @@ from __future__ import annotations
 import json
 import logging
 import math
-import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 import torch
 from torch import Tensor
 
-from lib_controlnet.errors import BrokenCheckpointError, ModelNotFoundError
+from lib_controlnet.errors import (
+    BrokenCheckpointError,
+    ModelNotFoundError,
+    is_out_of_memory,
+    shown,
+)
+from lib_controlnet.pickles import UnsoundError, look_over
 
 log = logging.getLogger(__name__)
 
 Device = torch.device | str
 
-HEADER_LIMIT: Final = 100_000_000
-"""Longest header the safetensors format allows, in bytes."""
+HEADER_LIMIT: Final = 16 * 2**20
+"""Longest header that is read, in bytes; the format allows more, control models have 1 MB."""
 
 SCRATCH_BYTES: Final = 2 * 2**20
 """Memory for tensors on their way to another precision or device."""
 
-TORCH_ERRORS: Final = (
-    OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError,
-    pickle.UnpicklingError,
-)  # fmt: skip
-"""What `torch.load` raises for files that are damaged, foreign or not tensors only."""
+LONGEST_AXIS: Final = 2**40
+MOST_AXES: Final = 16
+LONGEST_PREFIX: Final = 1000
+"""Characters that nested dictionaries may put before a tensor's name."""
+
+DIGITS_LIMIT: Final = 20
+"""Digits of a whole number in a header; Python takes quadratic time to read more of them."""
 
 
 def _torch_dtypes() -> dict[str, torch.dtype]:
     names = {
         "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
         "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
-        "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+        "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool",
+        "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     }  # fmt: skip
     return {code: getattr(torch, name) for code, name in names.items() if hasattr(torch, name)}
 
@@ -59,6 +68,11 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype
     begin: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorFile(Protocol):
@@ -86,18 +100,9 @@ class SafetensorsFile:
         with path.open("rb") as stream:
             header, self._start = _read_header(path, stream)
         size = path.stat().st_size - self._start
-        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
-        self.infos: dict[str, TensorInfo] = {}
-        for name, entry in header.items():
-            self.infos[name] = _read_entry(path, name, entry)
-            end = entry["data_offsets"][1]
-            if end > size:
-                msg = (
-                    f"{path.name} is damaged or incomplete: its header announces "
-                    f"{_megabytes(max(e['data_offsets'][1] for e in header.values()))} of "
-                    f"tensors, the file holds {_megabytes(size)}; download it again"
-                )
-                raise BrokenCheckpointError(msg)
+        self.metadata: dict[str, str] = _free_text(header.pop("__metadata__", None))
+        self.infos = {name: _read_entry(path, name, entry) for name, entry in header.items()}
+        _check_places(path, self.infos, size)
 
     def read(
         self, names: Iterable[str], dtype: torch.dtype | None, device: Device
@@ -126,12 +131,22 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[dict, int]:
         raise BrokenCheckpointError(_not_a_checkpoint(path, start + stream.read(64)))
     raw = stream.read(length)
     try:
-        header = json.loads(raw)
-    except ValueError:
+        header = json.loads(raw, parse_int=_whole_number)
+    except (ValueError, RecursionError):
         header = None
     if len(raw) < length or not isinstance(header, dict):
         raise BrokenCheckpointError(_not_a_checkpoint(path, start + raw[:64]))
     return header, 8 + length
+
+
+def _whole_number(text: str) -> int:
+    return int(text) if len(text) <= DIGITS_LIMIT else -1
+
+
+def _free_text(found: object) -> dict[str, str]:
+    """The entries of a header's `__metadata__` that are texts, or as good as one."""
+    entries = found.items() if isinstance(found, dict) else ()
+    return {key: str(value) for key, value in entries if isinstance(value, (str, int, float))}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -141,22 +156,48 @@ def read_metadata(path: Path) -> dict[str, str]:
         BrokenCheckpointError: it is no such file.
     """
     with path.open("rb") as stream:
-        found = _read_header(path, stream)[0].get("__metadata__")
-    return found if isinstance(found, dict) else {}
+        return _free_text(_read_header(path, stream)[0].get("__metadata__"))
 
 
 def _read_entry(path: Path, name: str, entry: object) -> TensorInfo:
     try:
         dtype = SAFETENSORS_DTYPES[entry["dtype"]]
-        shape = tuple(int(n) for n in entry["shape"])
-        begin, end = entry["data_offsets"]
-        fits = end - begin == math.prod(shape) * dtype.itemsize and begin >= 0
+        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+        numbers = (*shape, begin, end)
+        fits = (
+            all(type(n) is int and 0 <= n <= LONGEST_AXIS for n in numbers)
+            and len(shape) <= MOST_AXES
+            and end - begin == math.prod(shape) * dtype.itemsize
+        )
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits:
-        msg = f"{path.name} is damaged: its header describes {name} as {entry!r}; download it again"
+        msg = (
+            f"{path.name} is damaged: its header describes {shown(name)[1:-1]} as {shown(entry)}; "
+            "download it again"
+        )
         raise BrokenCheckpointError(msg)
     return TensorInfo(shape, dtype, begin)
+
+
+def _check_places(path: Path, infos: Mapping[str, TensorInfo], size: int) -> None:
+    """The tensors lie one behind the other in the file.
+
+    Raises:
+        BrokenCheckpointError: the file is too short for them, or two share a place.
+    """
+    places = sorted((info.begin, info.begin + info.nbytes) for info in infos.values())
+    announced = places[-1][1] if places else 0
+    if announced > size:
+        msg = (
+            f"{path.name} is damaged or incomplete: its header announces "
+            f"{_megabytes(announced)} of tensors, the file holds {_megabytes(size)}; download "
+            "it again"
+        )
+        raise BrokenCheckpointError(msg)
+    if any(begin < end for (_, end), (begin, _) in pairwise(places)):
+        msg = f"{path.name} is damaged: its header puts two tensors in one place; download it again"
+        raise BrokenCheckpointError(msg)
 
 
 def _fill(path: Path, stream: BinaryIO, tensor: Tensor) -> None:
@@ -208,40 +249,68 @@ class TorchFile:
         for name in sorted(names, key=lambda name: self.infos[name].begin):
             if name not in self._tensors:
                 self._tensors, self._mapped = _load_torch(self.path)
-            tensor = self._tensors.pop(name)
+            tensor = _plain(self.path, name, self._tensors.pop(name))
             shared = tensor.untyped_storage().nbytes() != tensor.nelement() * tensor.element_size()
             final = _final_dtype(self.infos[name], dtype)
             yield name, tensor.to(device, final, copy=self._mapped or shared).contiguous()
 
 
-def _loaders() -> list[Callable[..., object]]:
-    """Functions that load tensors only, to be tried in turn; None is a refusal.
+def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor, which holds every number that its shape promises.
 
-    The host puts its own in the place of `torch.load`. That one also refuses every archive that a
-    recent torch has written, for its members' names. Torch's own may then decide, from the
-    version on whose tensors-only mode has no known hole (CVE-2025-32434).
+    Raises:
+        BrokenCheckpointError: it is sparse or quantised, or repeats a few numbers up to any size.
+    """
+    is_plain = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    needed = tensor.nelement() * tensor.element_size()
+    if is_plain and needed <= tensor.untyped_storage().nbytes():
+        return tensor
+    msg = (
+        f"{path.name} cannot be used: it holds {shown(name)[1:-1]} of shape "
+        f"{tuple(tensor.shape)} in another form than number by number; get the .safetensors "
+        "version of this model"
+    )
+    raise BrokenCheckpointError(msg)
+
+
+def _loaders(path: Path) -> list[tuple[Callable[..., object], bool]]:
+    """Functions that load tensors only, to be tried in turn, and whether they get a stream.
+
+    None from one is a refusal. The host puts its own in the place of `torch.load`. That one also
+    refuses every archive that a recent torch has written, for its members' names. Torch's own may
+    then decide, from the version on whose tensors-only mode has no known hole (CVE-2025-32434).
+    Those versions of torch believe an ending ".safetensors", so they get a stream; the host's
+    check would leave that at its end.
     """
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    is_safe = version >= (2, 6)
+    if is_safe and path.suffix.lower() == ".safetensors":
+        return [(torch.serialization.load, True)]
     replaced = torch.load is not torch.serialization.load
-    own = [torch.serialization.load] if replaced and version >= (2, 6) else []
-    return [torch.load, *own]
+    own = [(torch.serialization.load, False)] if replaced and is_safe else []
+    return [(torch.load, False), *own]
 
 
 def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
     """All tensors by dotted name, and whether they are mapped from the file."""
     with path.open("rb") as stream:
         start = stream.read(64)
-        # A misnamed file goes in as a stream: recent versions of torch believe the extension.
-        misnamed = path.suffix.lower() == ".safetensors"
-        mapped = start[:2] == b"PK" and not misnamed
-        options = {"map_location": "cpu", "weights_only": True}
-        options |= {"mmap": True} if mapped else {}
-        content = None
-        for load in _loaders():
+        try:
+            mappable = look_over(path)
+        except UnsoundError as error:
+            log.debug("%s is not loaded: %s", path, error)
+            raise BrokenCheckpointError(_not_a_checkpoint(path, start)) from None
+        mapped, content = False, None
+        for load, as_stream in _loaders(path):
+            mapped = mappable and not as_stream
+            options = {"map_location": "cpu", "weights_only": True}
+            options |= {"mmap": True} if mapped else {}
             stream.seek(0)
             try:
-                content = load(stream if misnamed else str(path), **options)
-            except TORCH_ERRORS as error:
+                content = load(stream if as_stream else str(path), **options)
+            except Exception as error:  # torch's many kinds for what is damaged or foreign
+                if is_out_of_memory(error, most=path.stat().st_size):
+                    raise
                 log.debug("loading %s failed", path, exc_info=True)
                 unsafe = re.search(r"(?i)unsupported (global|class)|blocked", str(error))
                 message = _refused(path) if unsafe else _not_a_checkpoint(path, start)
@@ -257,15 +326,27 @@ def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
     return dict(_flatten(content)), mapped
 
 
-def _flatten(content: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested dictionaries with dotted names; other values are dropped."""
-    if not isinstance(content, Mapping):
-        return
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value.detach()
-        else:
-            yield from _flatten(value, f"{prefix}{key}.")
+def _flatten(content: object) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested dictionaries with dotted names; other values are dropped.
+
+    Each dictionary counts once: one may contain itself, or fill many places of another.
+    """
+    seen: set[int] = set()
+    waiting = [("", content)]
+    while waiting:
+        prefix, inner = waiting.pop()
+        if not isinstance(inner, Mapping) or id(inner) in seen or len(prefix) > LONGEST_PREFIX:
+            continue
+        seen.add(id(inner))
+        names = [key for key in inner if isinstance(key, str) or _is_index(key)]
+        for key in names:
+            if isinstance(inner[key], Tensor):
+                yield f"{prefix}{key}", inner[key].detach()
+        waiting += [(f"{prefix}{key}.", inner[key]) for key in reversed(names)]
+
+
+def _is_index(key: object) -> bool:
+    return isinstance(key, int) and abs(key) < LONGEST_AXIS
 
 
 def _refused(path: Path) -> str:

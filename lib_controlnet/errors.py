@@ -1,5 +1,6 @@
 """Errors whose message is one sentence for the user: what, where, got, expected, what to do."""
 
+import re
 from typing import Final
 
 
@@ -13,6 +14,7 @@ class ControlNetError(Exception):
     status = 422
 
     def __init__(self, message: str, status_code: int | None = None) -> None:
+        message = printable(message)
         super().__init__(message)
         self.detail = message
         self.status_code = status_code or type(self).status
@@ -72,3 +74,34 @@ def shown(value: object) -> str:
 
 def _is_long(value: object) -> bool:
     return isinstance(value, int) and value.bit_length() > 1000  # noqa: PLR2004 - beyond float
+
+
+def printable(text: str) -> str:
+    """A text that every encoding can carry: bytes of a file's name that are no UTF-8 as `\\xe4`.
+
+    JSON, logs and pages fail on the stand-ins that Python has for such bytes.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character that stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+_MEMORY_ERRORS: Final = frozenset({"MemoryError", "OutOfMemoryError", "_ArrayMemoryError"})
+_NO_MEMORY: Final = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
+_WANTED_BYTES: Final = re.compile(r"allocate (\d{1,20}) bytes")
+
+
+def is_out_of_memory(error: BaseException, most: int | None = None) -> bool:
+    """Whether a computation ended because the machine or its device has no memory left.
+
+    Args:
+        error: from Python, numpy, or torch on any device.
+        most: bytes that may be asked for at once; who asks for more has read a wrong number.
+    """
+    if type(error).__name__ in _MEMORY_ERRORS:
+        return True
+    if not isinstance(error, RuntimeError) or not _NO_MEMORY.search(str(error)):
+        return False
+    wanted = _WANTED_BYTES.search(str(error))
+    return most is None or wanted is None or int(wanted[1]) <= most

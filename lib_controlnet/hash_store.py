@@ -14,6 +14,13 @@ Key = tuple[str, int, int]
 """Path, time of the last change in nanoseconds, size in bytes."""
 
 HASH_DIGITS: Final = 8
+FILE_LIMIT: Final = 64 * 2**20
+NUMBER_DIGITS: Final = 20
+"""Digits of a whole number; Python takes quadratic time to read more of them."""
+
+
+def _number(text: str) -> int | None:
+    return int(text) if len(text) <= NUMBER_DIGITS else None
 
 
 class HashStore:
@@ -32,16 +39,26 @@ class HashStore:
         if self._hashes is None:
             self._hashes = {}
             try:
-                if self.file is not None:
-                    for path, (time, size, digest) in json.loads(self.file.read_text()).items():
-                        if isinstance(digest, str) and len(digest) == HASH_DIGITS:
-                            self._hashes[path, int(time), int(size)] = digest
-            except FileNotFoundError:
-                pass
-            except (OSError, ValueError, TypeError, AttributeError) as error:
+                self._hashes = self._read()
+            except (OSError, ValueError, RecursionError) as error:
                 log.info("the list of model hashes %s is made anew: %s", self.file, error)
-                self._hashes = {}
         return self._hashes
+
+    def _read(self) -> dict[Key, str]:
+        if self.file is None or not os.path.isfile(self.file):  # noqa: PTH113 - never raises
+            return {}
+        with self.file.open("rb") as stream:
+            listing = json.loads(stream.read(FILE_LIMIT), parse_int=_number)
+        if not isinstance(listing, dict):
+            return {}
+        return {
+            (path, entry[0], entry[1]): entry[2]
+            for path, entry in listing.items()
+            if isinstance(entry, list)
+            and [type(value) for value in entry] == [int, int, str]
+            and len(entry[2]) == HASH_DIGITS
+            and set(entry[2]) <= set("0123456789abcdef")
+        }
 
     def save(self, hashes: dict[Key, str]) -> None:
         """Remember these hashes and forget others; the file is replaced in one step."""

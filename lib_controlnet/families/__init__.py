@@ -6,11 +6,21 @@ import importlib
 import inspect
 import logging
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from lib_controlnet.checkpoint import open_checkpoint
-from lib_controlnet.errors import AmbiguousCheckpointError, CheckpointError
+from lib_controlnet.errors import (
+    AmbiguousCheckpointError,
+    BrokenCheckpointError,
+    CheckpointError,
+    ControlNetError,
+    HostError,
+    is_out_of_memory,
+    shown,
+)
 from lib_controlnet.families.base import BaseUNet, ControlFamily, ControlNetwork
 from lib_controlnet.families.signatures import classify
 
@@ -55,7 +65,7 @@ def identify(ckpt: Checkpoint) -> ControlFamily:
     if kind is not None:
         msg = f"{ckpt.path.name} is {kind.title}, not a ControlNet: {kind.advice}"
         raise CheckpointError(msg)
-    some = ", ".join(sorted(ckpt.keys)[:3]) or "none"
+    some = ", ".join(shown(key)[1:-1] for key in sorted(ckpt.keys)[:3]) or "none"
     msg = (
         f"{ckpt.path.name} is no control model of a known kind: it holds {len(ckpt.keys)} tensors "
         f"(first names: {some})"
@@ -70,13 +80,34 @@ def load_network(
 
     Raises:
         CheckpointError: the file or its base model does not fit; see `identify` and `load`.
+        HostError: there is not enough memory.
     """
-    ckpt = open_checkpoint(path)
-    family = identify(ckpt)
-    network = family.load(ckpt, base, dtype, device)
+    with _telling(path):
+        ckpt = open_checkpoint(path)
+        network = identify(ckpt).load(ckpt, base, dtype, device)
     log.info(
         "%s: %s for %s, %.0f MB%s",
         *(network.name, network.family, network.base, network.nbytes / 1e6),
         ", averaged over the picture" if network.global_average_pooling else "",
     )
     return network
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Whatever else goes wrong in here becomes a sentence that names the file."""
+    try:
+        yield
+    except ControlNetError:
+        raise
+    except Exception as error:  # a boundary: files hold anything, and so do other people's models
+        if is_out_of_memory(error):
+            msg = (
+                f"there is not enough memory to load {path.name}; close other programs, enable Low "
+                "VRAM, or lower the model cache size in the settings"
+            )
+            raise HostError(msg) from error
+        log.debug("loading %s failed", path, exc_info=True)
+        said = shown(str(error))[1:-1] or "nothing more is known"
+        msg = f"{path.name} could not be loaded ({type(error).__name__}: {said}); download it again"
+        raise BrokenCheckpointError(msg) from error

@@ -6,15 +6,22 @@ Covers original and diffusers files, SDXL's reduced variants, and difference fil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
 
 from lib_controlnet.enums import BaseModel
-from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
+from lib_controlnet.errors import (
+    SHOWN_CHARACTERS,
+    BrokenCheckpointError,
+    HostError,
+    WrongBaseModelError,
+)
 from lib_controlnet.families.base import ControlFamily, ControlNetwork, UNetShape, read_shape
 from lib_controlnet.families.base_weights import BaseWeights
 from lib_controlnet.families.signatures import classify
@@ -30,6 +37,9 @@ SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle
 """Parts of a ControlNet that begin as a copy of the base U-Net."""
 
 AUTOCAST_DEVICES: Final = ("cuda", "cpu", "xpu")
+
+HINT_WEIGHTS: Final = 2**26
+"""More than any hint block has; the published one has a million weights."""
 
 SD1_HEADS: Final = 8
 HEAD_WIDTH: Final = 64
@@ -122,6 +132,7 @@ class ControlNetFamily(ControlFamily):
             module = ControlNet(params)
         expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         _check_keys(ckpt, expected, shapes)
+        _check_numbers(ckpt, expected, base)
         tensors = {
             key: tensor.reshape(expected[key])
             for key, tensor in (
@@ -216,6 +227,28 @@ def _check_keys(
         raise BrokenCheckpointError(msg)
 
 
+def _check_numbers(ckpt: Checkpoint, expected: Mapping[str, Sequence[int]], base: BaseUNet) -> None:
+    """Require weights that can be computed with, and no more of them than the base has.
+
+    A ControlNet copies half of the base; what its hint block adds depends on the file alone.
+    """
+    whole = [key for key in expected if key in ckpt and not ckpt.dtype(key).is_floating_point]
+    if whole:
+        msg = (
+            f"{ckpt.path.name} is a ControlNet, but its weights are kept as whole numbers "
+            f"({_first(whole)}), which cannot be read here; get an fp16 version of it"
+        )
+        raise BrokenCheckpointError(msg)
+    count = sum(math.prod(shape) for shape in expected.values())
+    most = sum(parameter.numel() for parameter in base.module.parameters()) + HINT_WEIGHTS
+    if count > most:
+        msg = (
+            f"{ckpt.path.name} is a ControlNet, but of an unknown variant: it has {count / 1e6:.0f}"
+            f" million weights, and one for {base.name} has at most {most / 1e6:.0f} million"
+        )
+        raise BrokenCheckpointError(msg)
+
+
 def _without_1x1(shape: Sequence[int]) -> tuple[int, ...]:
     """A 1x1 convolution's shape as that of the equal linear layer."""
     return tuple(shape[:2]) if len(shape) == 4 and tuple(shape[2:]) == (1, 1) else tuple(shape)
@@ -223,7 +256,8 @@ def _without_1x1(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _first(keys: Iterable[str], count: int = 3) -> str:
     keys = sorted(keys)
-    return ", ".join(keys[:count]) + (", ..." if len(keys) > count else "")
+    some = (key if len(key) <= SHOWN_CHARACTERS else f"{key[:SHOWN_CHARACTERS]}..." for key in keys)
+    return ", ".join(islice(some, count)) + (", ..." if len(keys) > count else "")
 
 
 def _shapes_from_base(base: BaseUNet, found: Mapping[str, object]) -> dict[str, tuple[int, ...]]:

@@ -25,7 +25,7 @@ LAYERS = (
     ),
     (
         *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
-        *("batch", "movie"),
+        *("batch", "movie", "pickles"),
     ),
     ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),
