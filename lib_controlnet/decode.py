@@ -34,7 +34,7 @@ _FORMATS: Final = (
 )
 """File formats read; those that start external programs (EPS) are left out on purpose."""
 
-_DECODE_FAULTS: Final = (
+DECODE_FAULTS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AttributeError),
     *(OverflowError, RuntimeError, MemoryError, struct.error, zlib.error),
     *(Image.DecompressionBombError,),
@@ -161,7 +161,7 @@ def check_file(path: Path, where: str) -> None:
             check_size(image.width, image.height, where)
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(where)) from error
-    except _DECODE_FAULTS as error:
+    except DECODE_FAULTS as error:
         reason = getattr(error, "strerror", None) or "it is no picture in a known format"
         msg = f"{where} cannot be used: {reason}"
         raise ImageError(msg) from error
@@ -239,6 +239,21 @@ def _is_file(text: str) -> bool:
         return False
 
 
+def opened_file(text: str, allow_paths: Folders) -> Path | None:
+    """The file that a text names, if it is one in a folder opened for requests; else None."""
+    if not allow_paths or not _is_file(text):
+        return None
+    path = Path(text).expanduser().resolve()
+    return path if _is_below(path, allow_paths) else None
+
+
+def _is_below(path: Path, folders: Folders) -> bool:
+    """Whether a resolved path lies in one of the folders; True opens all, False none."""
+    if isinstance(folders, bool):
+        return folders
+    return any(path.is_relative_to(Path(folder).expanduser().resolve()) for folder in folders)
+
+
 def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
     """Read a file below an opened folder. Without one, whether it exists stays unsaid."""
     if not allow_paths:
@@ -249,11 +264,8 @@ def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
         raise ImageError(msg)
     try:
         path = Path(text).expanduser().resolve()
-        folders = (
-            [] if allow_paths is True else [Path(f).expanduser().resolve() for f in allow_paths]
-        )
-        if folders and not any(path.is_relative_to(folder) for folder in folders):
-            opened = ", ".join(map(str, folders))
+        if not _is_below(path, allow_paths):
+            opened = ", ".join(map(str, allow_paths))
             msg = f"{where} lies outside the folders opened for pictures: {opened}"
             raise ImageError(msg)
         return path.read_bytes()
@@ -270,7 +282,7 @@ def _from_bytes(data: bytes, where: str) -> np.ndarray:
         image = _opened(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(where)) from error
-    except _DECODE_FAULTS as error:
+    except DECODE_FAULTS as error:
         msg = (
             f"{where} cannot be decoded: its {len(data)} bytes are no picture in a known format "
             "(PNG, JPEG, WebP, BMP, GIF, TIFF)"
@@ -294,7 +306,7 @@ def _from_pil(image: Image.Image, where: str) -> np.ndarray:
         if has_alpha or upright.mode in ("P", "RGBA"):
             return np.asarray(upright.convert("RGBA"))
         return np.asarray(upright.convert("RGB"))
-    except _DECODE_FAULTS as error:
+    except DECODE_FAULTS as error:
         msg = f"{where} cannot be decoded: the file is damaged or cut short ({error})"
         raise ImageError(msg) from error
 
@@ -334,7 +346,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     try:
         return ImageOps.exif_transpose(image) or image
-    except _DECODE_FAULTS:
+    except DECODE_FAULTS:
         return image
 
 

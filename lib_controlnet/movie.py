@@ -1,13 +1,19 @@
 """Reading movies frame by frame, and writing a run's frames as GIF and MP4.
 
-OpenCV reads what its build has decoders for (MP4, AVI, WebM); Pillow reads GIF, animated WebP and
-animated PNG, which OpenCV may not.
+A movie is decoded by a process of its own (`movie_decoder`), which can be ended at any moment.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,98 +21,211 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lib_controlnet.decode import check_size, decode_image
-from lib_controlnet.errors import ImageError
+from lib_controlnet import movie_decoder
+from lib_controlnet.errors import ControlNetError, ImageError
+from lib_controlnet.movie_kinds import movie_kind
 
-_PILLOW_FORMATS: Final = ("GIF", "WEBP", "PNG")
-_GIF_UNIT: Final = 10
+MIN_DURATION: Final = 10
 """Milliseconds: the steps in which a GIF counts time."""
+MAX_DURATION: Final = 65_535 * MIN_DURATION
+"""Milliseconds: a GIF counts so many steps."""
 MP4_CODEC: Final = "mp4v"
 
+FRAME_SECONDS: Final = 30.0
+"""Longest time for one frame, and for the start of the decoder."""
+_POLL: Final = 0.1
+_ROOT: Final = Path(__file__).resolve().parents[1]
+_PROGRAM: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from lib_controlnet.movie_decoder import main; main(sys.argv[2:])"
+)
+_ENVIRONMENT: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
 
-class Movie(ABC):
+Stopped = Callable[[], bool]
+
+
+class MovieStoppedError(ControlNetError):
+    """The user has had enough while a movie was read."""
+
+
+class Movie:
     """A movie file.
 
     Attributes:
         path: the file.
-        count: its frames.
+        count: its frames, as far as they can be counted without decoding all.
+        notes: what is to be said of it, known when its frames have been read.
     """
 
-    path: Path
-    count: int
-
-    @abstractmethod
-    def frames(self) -> Iterator[np.ndarray]:
-        """Yield the frames in order, uint8 (H, W, 3), RGB; transparent parts are white."""
-
-
-class VideoFile(Movie):
-    """A movie that OpenCV reads; frames are decoded when they are asked for."""
-
-    def __init__(self, path: Path, where: str) -> None:
+    def __init__(self, path: Path, where: str, stopped: Stopped = lambda: False) -> None:
         self.path = path
-        # What a file says of its length may be wrong, so they are counted.
-        self.count = sum(1 for _ in self._grabbed(decode=False))
-        if not self.count:
-            msg = (
-                f"{where}: {path.name} cannot be read as a movie; send MP4, AVI, WebM or GIF, in a "
-                "coding that this installation of OpenCV reads"
-            )
-            raise ImageError(msg)
-        first = next(self.frames())
-        check_size(first.shape[1], first.shape[0], f"{where}: {path.name}")
+        self.notes: list[str] = []
+        self._where = f"{where}: {path.name}"
+        self._stopped = stopped
+        self._kind = movie_kind(path, where)
+        self._decoder: _Decoder | None = None
+        self._decoder = self._started()
+        self.count = self._decoder.count
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yield the frames in order, uint8 (H, W, 3), RGB."""
-        for frame in self._grabbed(decode=True):
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        """Yield the frames in order, uint8 (H, W, 3), RGB; transparent parts are white.
 
-    def _grabbed(self, decode: bool) -> Iterator[np.ndarray | None]:
-        capture = cv2.VideoCapture(str(self.path))
+        Raises:
+            ImageError: the movie is damaged from here on, or takes too long.
+            MovieStoppedError: the user has stopped it.
+        """
+        decoder = self._decoder or self._started()
+        self._decoder = None
         try:
-            while True:
-                found, frame = capture.read() if decode else (capture.grab(), None)
-                if not found:
-                    return
-                yield frame
+            yield from decoder.frames(self.notes)
         finally:
-            capture.release()
+            decoder.close()
+
+    def close(self) -> None:
+        """End the decoder, if it has not been used."""
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+
+    def _started(self) -> _Decoder:
+        kind = self._kind
+        arguments = [str(self.path.resolve()), kind.reader, kind.format, self._where]
+        return _Decoder(arguments, self._stopped)
 
 
-class AnimatedPicture(Movie):
-    """A GIF, WebP or PNG, animated or not."""
+class _Decoder:
+    """A running decoder; its messages are told in `movie_decoder`."""
 
-    def __init__(self, path: Path, where: str) -> None:
-        self.path = path
-        with Image.open(path, formats=_PILLOW_FORMATS) as image:
-            check_size(image.width, image.height, f"{where}: {path.name}")
-            self.count = int(getattr(image, "n_frames", 1))
+    def __init__(self, arguments: list[str], stopped: Stopped) -> None:
+        self._where = arguments[-1]
+        self._stopped = stopped
+        options = movie_decoder.FFMPEG_OPTIONS.format(arguments[2])
+        path = [str(_ROOT), *(entry for entry in sys.path if entry)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _PROGRAM, json.dumps(path), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **_ENVIRONMENT, "OPENCV_FFMPEG_CAPTURE_OPTIONS": options},
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except (OSError, ValueError) as error:
+            msg = f"{self._where} cannot be read: no process for decoding starts ({error})"
+            raise ImageError(msg) from error
+        try:
+            kind, self.count = self._head(movie_decoder.COUNT_SECONDS + FRAME_SECONDS)
+            if kind != movie_decoder.COUNT:
+                self._unexpected(kind, self.count)
+        except BaseException:
+            self.close()
+            raise
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """Yield the frames in order, uint8 (H, W, 3), RGB; transparent parts are white."""
-        with Image.open(self.path, formats=_PILLOW_FORMATS) as image:
-            for number in range(self.count):
-                image.seek(number)
-                yield decode_image(image.convert("RGBA"), f"{self.path.name}, frame {number + 1}")
+    def frames(self, notes: list[str]) -> Iterator[np.ndarray]:
+        """Yield what comes, uint8 (H, W, 3); notes are appended.
+
+        Raises:
+            ImageError: the decoder tells a fault, ends or takes too long.
+            MovieStoppedError: the user has stopped it.
+        """
+        while True:
+            first, second = self._head(FRAME_SECONDS)
+            if first == movie_decoder.END:
+                return
+            if first == movie_decoder.NOTE:
+                notes.append(self._text(second))
+            elif first > 0:
+                frame = np.empty((second, first, 3), np.uint8)
+                self._fill(memoryview(frame).cast("B"), FRAME_SECONDS)
+                yield frame
+            else:
+                self._unexpected(first, second)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        with suppress(OSError):
+            self._process.stdout.close()
+
+    def _unexpected(self, kind: int, length: int) -> None:
+        text = self._text(length) if kind == movie_decoder.FAULT else ""
+        raise ImageError(text or f"{self._where} cannot be read: its decoder failed")
+
+    def _text(self, length: int) -> str:
+        data = bytearray(length)
+        self._fill(memoryview(data), FRAME_SECONDS)
+        return data.decode("utf-8", "replace")
+
+    def _head(self, seconds: float) -> tuple[int, int]:
+        data = bytearray(movie_decoder.HEAD.size)
+        self._fill(memoryview(data), seconds)
+        return movie_decoder.HEAD.unpack(data)
+
+    def _fill(self, target: memoryview, seconds: float) -> None:
+        """Read so many bytes, or raise where they do not come."""
+        with self._guarded(seconds) as guard:
+            complete = self._process.stdout.readinto(target) == len(target)
+        if complete:
+            return
+        if self._stopped():
+            msg = f"{self._where} was stopped while it was read"
+            raise MovieStoppedError(msg)
+        if guard.is_late:
+            msg = f"{self._where} cannot be read: no frame came within {seconds:.0f} seconds"
+            raise ImageError(msg)
+        msg = f"{self._where} cannot be read: its decoder ended without a word"
+        raise ImageError(msg)
+
+    @contextmanager
+    def _guarded(self, seconds: float) -> Iterator[_Guard]:
+        guard = _Guard(self._process, self._stopped, seconds)
+        guard.start()
+        try:
+            yield guard
+        finally:
+            guard.done.set()
+            guard.join()
 
 
-def open_movie(path: Path, where: str) -> Movie:
+class _Guard(threading.Thread):
+    """Ends a process that is read from, when the user stops it or it takes too long."""
+
+    def __init__(self, process: subprocess.Popen, stopped: Stopped, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+        self.is_late = False
+        self._process = process
+        self._stopped = stopped
+        self._until = time.monotonic() + seconds
+
+    def run(self) -> None:
+        """Watch until the reading is done."""
+        while not self.done.wait(_POLL):
+            self.is_late = time.monotonic() > self._until
+            if self.is_late or self._stopped():
+                self._process.kill()
+                return
+
+
+def open_movie(path: Path, where: str, stopped: Stopped = lambda: False) -> Movie:
     """A movie file of any kind that is read.
 
     Args:
         path: the file.
         where: how messages call it.
+        stopped: whether the user has had enough; asked while the decoder is waited for.
 
     Raises:
         ImageError: it is absent, no movie, or its frames have an unusable size.
+        MovieStoppedError: the user has stopped it.
     """
     if not path.is_file():
         msg = f"{where}: the file {path} does not exist"
         raise ImageError(msg)
-    try:
-        return AnimatedPicture(path, where)
-    except (OSError, SyntaxError, ValueError):  # not one of Pillow's
-        return VideoFile(path, where)
+    return Movie(path, where, stopped)
 
 
 class MovieWriter:
@@ -122,7 +241,7 @@ class MovieWriter:
     def __init__(self, stem: Path, duration: int, with_mp4: bool = True, comment: str = "") -> None:
         self.gif = stem.with_name(f"{stem.name}.gif")
         self.mp4 = stem.with_name(f"{stem.name}.mp4")
-        self.duration = max(int(duration), _GIF_UNIT)
+        self.duration = min(max(int(duration), MIN_DURATION), MAX_DURATION)
         self.comment = comment
         self.written: list[Path] = []
         self._with_mp4 = with_mp4
@@ -148,30 +267,41 @@ class MovieWriter:
         video = cv2.VideoWriter(str(self.mp4), code, 1000 / self.duration, size)
         return video if video.isOpened() else None
 
-    def close(self) -> str | None:
-        """Finish the files.
+    def close(self) -> list[str]:
+        """Finish the files; one that fails leaves the other.
 
         Returns:
-            One sentence if the MP4 could not be written, else None.
+            A sentence for every file that could not be written.
         """
         if not self._frames:
-            return None
+            return []
+        notes = []
+        if self._with_mp4:
+            notes += self._finish_mp4()
+        try:
+            self._write_gif()
+            self.written.insert(0, self.gif)
+        except (OSError, ValueError, struct.error) as error:
+            notes.append(f"no GIF was written: {error}")
+        return notes
+
+    def _write_gif(self) -> None:
         first, *rest = self._frames
         timing = {"duration": self.duration, "loop": 0}
-        comment = self.comment.encode()
+        comment = self.comment.encode("utf-8", "replace")
         first.save(self.gif, save_all=True, append_images=rest, comment=comment, **timing)
-        self.written.append(self.gif)
-        if not self._with_mp4:
-            return None
-        if self._video is None:
-            self.mp4.unlink(missing_ok=True)
-            return (
-                f"no MP4 was written, because this installation of OpenCV cannot encode "
-                f"{MP4_CODEC!r}; the GIF is complete"
-            )
-        self._video.release()
-        self.written.append(self.mp4)
-        return None
+
+    def _finish_mp4(self) -> list[str]:
+        if self._video is not None:
+            self._video.release()
+            self.written.append(self.mp4)
+            return []
+        self.mp4.unlink(missing_ok=True)
+        note = (
+            f"no MP4 was written, because this installation of OpenCV cannot encode {MP4_CODEC!r}; "
+            "the GIF is complete"
+        )
+        return [note]
 
 
 def _even(side: int) -> int:

@@ -6,12 +6,11 @@ a grid's cell are, so neither a unit nor a setting changes.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,19 +18,29 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import images, processing, shared
 from PIL import Image
 
+from lib_controlnet.decode import opened_file
 from lib_controlnet.enums import InputMode
-from lib_controlnet.errors import ImageError, UnitError
+from lib_controlnet.errors import ImageError, UnitError, shown
 from lib_controlnet.host import generation, pictures, xyz
-from lib_controlnet.movie import Movie, MovieWriter, open_movie
+from lib_controlnet.movie import (
+    MAX_DURATION,
+    MIN_DURATION,
+    Movie,
+    MovieStoppedError,
+    MovieWriter,
+    open_movie,
+)
+from lib_controlnet.transport import bytes_of_text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lib_controlnet.host.runtime import Runtime
     from lib_controlnet.unit import ControlUnit
 
 FOLDER: Final = "controlnet-m2m"
 DURATION: Final = 50
 _PER_UNIT: Final = 3
-_DATA_URL: Final = "data:"
 _NAME: Final = "controlnet m2m"
 
 
@@ -75,22 +84,78 @@ def run(p: Any, args: Sequence[Any], runtime: Runtime) -> Any:
     Raises:
         ControlNetError: a movie cannot be read, or its unit is not enabled.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        tracks = list(_tracks(p, args, runtime, Path(scratch)))
-        if all(track.movie is None for track in tracks):
+    values, duration = _values(args)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        files = _movie_files(p, values, runtime, Path(scratch))
+        if not files:
             return processing.process_images(p)
         units = _units(p)
-        _check_enabled(tracks, units)
-        duration = int(args[-1] or DURATION)
-        return _finished(p, _frames(p, tracks, units, duration, runtime))
+        _check_enabled(files, units)
+        results = Results()
+        with suppress(MovieStoppedError):
+            tracks = list(_tracks(values, files, stack))
+            _frames(p, tracks, units, duration, runtime, results)
+        return _finished(p, results)
 
 
-def _tracks(p: Any, args: Sequence[Any], runtime: Runtime, scratch: Path) -> Iterator[Track]:
-    for unit in range((len(args) - 1) // _PER_UNIT):
-        movie, image, keeps_maps = args[_PER_UNIT * unit : _PER_UNIT * (unit + 1)]
-        path = _movie_file(movie, unit, p, runtime, scratch)
-        found = None if path is None else open_movie(path, f"{_NAME}: the movie of unit {unit}")
-        yield Track(unit, found, image, bool(keeps_maps))
+def _values(args: Sequence[Any]) -> tuple[list[tuple[Any, Any, bool]], int]:
+    """Movie, picture and "save preprocessed" by unit, and the duration of a frame.
+
+    Raises:
+        UnitError: something of it is of the wrong kind, or the duration cannot be written.
+    """
+    *rest, duration = args or (None,)
+    values = []
+    for unit in range(len(rest) // _PER_UNIT):
+        movie, image, keeps_maps = rest[_PER_UNIT * unit : _PER_UNIT * (unit + 1)]
+        if movie is not None and not isinstance(movie, str):
+            msg = (
+                f"{_NAME}: the movie of unit {unit} is {shown(movie)}; expected base64 text, or "
+                "null for none; there are three arguments for every unit, then the duration"
+            )
+            raise UnitError(msg)
+        values.append((movie, image, bool(keeps_maps)))
+    return values, _duration(duration)
+
+
+def _duration(value: Any) -> int:
+    """Milliseconds of a frame."""
+    if value is None or value == "":
+        return DURATION
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            if MIN_DURATION <= float(value) <= MAX_DURATION:
+                return int(float(value))
+    msg = (
+        f"{_NAME}: the duration of a frame is {shown(value)}; expected {MIN_DURATION} to "
+        f"{MAX_DURATION} milliseconds, as the last of the script's arguments"
+    )
+    raise UnitError(msg)
+
+
+def _stopped() -> bool:
+    return bool(shared.state.interrupted or shared.state.stopping_generation)
+
+
+def _movie_files(
+    p: Any, values: Sequence[tuple[Any, Any, bool]], runtime: Runtime, scratch: Path
+) -> dict[int, Path]:
+    found = {
+        unit: _movie_file(movie, unit, p, runtime, scratch)
+        for unit, (movie, _image, _keeps_maps) in enumerate(values)
+    }
+    return {unit: path for unit, path in found.items() if path is not None}
+
+
+def _tracks(
+    values: Sequence[tuple[Any, Any, bool]], files: dict[int, Path], stack: ExitStack
+) -> Iterator[Track]:
+    for unit, (_movie, image, keeps_maps) in enumerate(values):
+        movie = None
+        if unit in files:
+            movie = open_movie(files[unit], f"{_NAME}: the movie of unit {unit}", _stopped)
+            stack.callback(movie.close)
+        yield Track(unit, movie, image, keeps_maps)
 
 
 def _movie_file(value: Any, unit: int, p: Any, runtime: Runtime, scratch: Path) -> Path | None:
@@ -103,22 +168,17 @@ def _movie_file(value: Any, unit: int, p: Any, runtime: Runtime, scratch: Path) 
         return None
     if not getattr(p, "is_api", False):
         return Path(value)
-    where, text = f"{_NAME}: the movie of unit {unit}", str(value)
-    opened = pictures.source(runtime).allow_paths
-    if text[: len(_DATA_URL)].lower() == _DATA_URL:
-        text = text.partition(",")[2]
-    elif opened and len(text) < 4096 and Path(text).is_file():  # noqa: PLR2004 - a path's length
-        path = Path(text).resolve()
-        if opened is True or any(path.is_relative_to(Path(root).resolve()) for root in opened):
-            return path
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+    where = f"{_NAME}: the movie of unit {unit}"
+    path = opened_file(value, pictures.source(runtime).allow_paths)
+    if path is not None:
+        return path
+    data = bytes_of_text(value)
+    if not data:
         msg = (
             f"{where} is neither base64 nor a file in a folder that is opened for requests; send "
             "the file as base64"
         )
-        raise ImageError(msg) from error
+        raise ImageError(msg)
     path = scratch / f"movie-{unit}"
     path.write_bytes(data)
     return path
@@ -133,9 +193,9 @@ def _units(p: Any) -> list[ControlUnit]:
     return []
 
 
-def _check_enabled(tracks: Sequence[Track], units: Sequence[ControlUnit]) -> None:
+def _check_enabled(files: dict[int, Path], units: Sequence[ControlUnit]) -> None:
     enabled = {unit.index for unit in units if unit.enabled}
-    idle = [track.unit for track in tracks if track.movie is not None and track.unit not in enabled]
+    idle = [unit for unit in files if unit not in enabled]
     if idle:
         msg = (
             f"{_NAME}: a movie is given for unit {idle[0]}, which is not enabled; enable it in the "
@@ -150,23 +210,26 @@ def _frames(
     units: Sequence[ControlUnit],
     duration: int,
     runtime: Runtime,
-) -> Results:
-    """Generate frame after frame until the shortest movie ends, or the user has enough."""
+    results: Results,
+) -> None:
+    """Generate frame after frame until the shortest movie ends, or the user has enough.
+
+    Raises:
+        ImageError: a movie is damaged before its second frame. Later, its end is where the damage
+            is, and a note says so.
+    """
     movies = [track for track in tracks if track.movie is not None]
     count = min(track.movie.count for track in movies)
     processing.fix_seed(p)
     shared.state.job_count = count
-    results = Results()
     keeps_frames = getattr(p, "is_api", False) or runtime.option(
         "controlnet_show_batch_images_in_ui", False
     )
     with ExitStack() as stack:
         writers = Writers(p, tracks, duration, results)
         stack.callback(writers.close)  # what is done is written, however the run ends
-        for number, frames in enumerate(
-            zip(*(track.movie.frames() for track in movies), strict=False)
-        ):
-            if shared.state.interrupted or shared.state.stopping_generation:
+        for number, frames in enumerate(_together(movies, stack, results)):
+            if _stopped():
                 break
             shared.state.job = f"Frame {number + 1} of {count}"
             given = {track.unit: track.image for track in tracks if track.image is not None}
@@ -180,7 +243,25 @@ def _frames(
             writers.add(made, maps)
             if keeps_frames:
                 results.frames.append(made.images[0])
-    return results
+    results.notes += [note for track in movies for note in track.movie.notes]
+
+
+def _together(
+    movies: Sequence[Track], stack: ExitStack, results: Results
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Frames of all movies, until one ends; damage after the first frame is an end with a note."""
+    sources = [stack.enter_context(closing(track.movie.frames())) for track in movies]
+    for number in itertools.count():
+        try:
+            frames = tuple(next(source, None) for source in sources)
+        except ImageError as error:
+            if not number:
+                raise
+            results.notes.append(f"{error.detail}; the run ends after frame {number}")
+            return
+        if any(frame is None for frame in frames):
+            return
+        yield frames
 
 
 def _copy(p: Any, units: Sequence[ControlUnit], given: dict[int, Any], maps: dict) -> Any:
@@ -220,20 +301,19 @@ class Writers:
             self._pictures = self._writer("animation", comment=made.infotexts[0])
         self._pictures.add(made.images[0])
         for unit in self._kept:
-            for shown in maps.get(unit, []):
+            for control_map in maps.get(unit, []):
                 writer = self._maps.get(unit) or self._writer(f"control{unit}", with_mp4=False)
                 self._maps[unit] = writer
-                writer.add(Image.fromarray(shown[:, :, :3]))
+                writer.add(Image.fromarray(control_map[:, :, :3]))
 
     def _writer(self, name: str, **options: Any) -> MovieWriter:
         return MovieWriter(self._folder / f"{self._stem}-{name}", self._duration, **options)
 
     def close(self) -> None:
-        """Finish the files."""
+        """Finish the files, each whatever becomes of the others."""
         for writer in ([self._pictures] if self._pictures else []) + list(self._maps.values()):
-            note = writer.close()
+            self._results.notes += writer.close()
             self._results.written += writer.written
-            self._results.notes += [note] if note else []
 
 
 def _finished(p: Any, results: Results) -> Any:
@@ -250,7 +330,8 @@ def _finished(p: Any, results: Results) -> Any:
     processed.index_of_first_image = 0
     processed.infotexts = (results.infotexts or processed.infotexts)[: max(len(shown), 1)]
     names = ", ".join(str(path) for path in results.written)
-    lines = [f"{_NAME}: {len(results.infotexts)} frames, saved as {names}"] if names else []
-    for line in [*lines, *(f"{_NAME}: {note}" for note in results.notes)]:
+    lines = [f"{len(results.infotexts)} frames, saved as {names}"] if names else []
+    for line in [*lines, *results.notes]:
+        line = line if line.startswith(_NAME) else f"{_NAME}: {line}"
         processed.comments = f"{processed.comments}{line}\n"
     return processed

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
 from gradio.components import Component
+
+from lib_controlnet.errors import ImageError
+from lib_controlnet.movie_kinds import movie_kind
 
 DEFAULT_DURATION: Final = 50
 _ANIMATIONS: Final = [".gif", ".webp", ".png", ".avi", ".webm", ".mkv", ".mov"]
@@ -47,9 +51,7 @@ def _unit(unit: int) -> list[Component]:
             other = gr.UploadButton(
                 "GIF or another kind of movie", file_types=_ANIMATIONS, elem_id=f"gif_{unit}"
             )
-            other.upload(
-                fn=lambda file: file.name, inputs=[other], outputs=[movie], show_progress=False
-            )
+            other.upload(fn=_uploaded, inputs=[other], outputs=[movie], show_progress=False)
         with gr.Tab("Image Input"):
             image = gr.Image(
                 source="upload",
@@ -61,3 +63,19 @@ def _unit(unit: int) -> list[Component]:
             )
     save = gr.Checkbox(False, label="Save preprocessed", elem_id=f"save_pre_{unit}")
     return [movie, image, save]
+
+
+def _uploaded(file: Any) -> str:
+    """The path of an uploaded movie.
+
+    The movie field hands what it is given to ffmpeg where that is installed, which would follow a
+    playlist.
+
+    Raises:
+        gr.Error: it is no movie.
+    """
+    try:
+        movie_kind(Path(file.name), "controlnet m2m")
+    except ImageError as error:
+        raise gr.Error(error.detail) from error
+    return file.name

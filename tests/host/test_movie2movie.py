@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,6 +17,7 @@ from controls import MODEL, SIZE, STEPS, encoded, picture, request, unet_hooks, 
 from neighbours import process as run
 from PIL import Image
 
+from lib_controlnet.errors import ImageError
 from lib_controlnet.movie import open_movie
 
 FRAMES = 5
@@ -252,12 +256,11 @@ def api_request(movie: Any) -> dict:
     return request(dict(NO_PICTURE), script_name=TITLE, script_args=args)
 
 
-@pytest.mark.parametrize("form", ["base64", "data-url"])
-def test_api_takes_the_movie_as_base64(webui, gif, form):
-    text = base64.b64encode(gif.read_bytes()).decode()
-    answer = webui.txt2img(
-        **api_request(text if form == "base64" else f"data:image/gif;base64,{text}")
-    )
+def test_api_takes_the_movie_as_base64_while_a_folder_is_opened(webui, gif, monkeypatch, tmp_path):
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, "control_net_allowed_image_folder", str(tmp_path))
+    answer = webui.txt2img(**api_request(base64.encodebytes(gif.read_bytes()).decode()))
     assert same(pixels(answer.images), expected(gif))
 
 
@@ -274,3 +277,120 @@ def test_api_path_needs_the_setting(webui, gif, monkeypatch):
 def test_api_without_movie_is_an_ordinary_generation(webui):
     asked = request(unit(), script_name=TITLE, script_args=api_request(None)["script_args"])
     assert np.array_equal(pixels(webui.txt2img(**asked).images)[0], single(unit()))
+
+
+def sent_as(data: bytes) -> dict[str, str]:
+    """What clients make of one file; none of it may depend on whether a folder is opened."""
+    text = base64.b64encode(data).decode()
+    return {
+        "plain": text,
+        "line-breaks": base64.encodebytes(data).decode(),
+        "windows-breaks": base64.encodebytes(data).decode().replace("\n", "\r\n"),
+        "spaces-around": f"  {text}\n",
+        "data-url": f"data:image/gif;base64,{text}",
+        "data-url-breaks": f"data:video/mp4;base64,{base64.encodebytes(data).decode()}",
+        "data-url-upper": f"DATA:image/gif;BASE64,{text}",
+        "data-url-quoted": "data:image/gif;base64," + text.replace("+", "%2B").replace("/", "%2F"),
+        "data-url-parameters": f"data:video/mp4;codecs=avc1;base64,{text}",
+        "url-alphabet": base64.urlsafe_b64encode(data).decode(),
+        "no-padding": text.rstrip("="),
+    }
+
+
+@pytest.fixture(params=[False, True], ids=["closed", "opened"])
+def opened(request: pytest.FixtureRequest, webui, monkeypatch, tmp_path: Path) -> bool:
+    """Whether a folder is opened to requests."""
+    from modules import shared
+
+    folder = tmp_path / "opened"
+    folder.mkdir()
+    value = str(folder) if request.param else ""
+    monkeypatch.setitem(shared.opts.data, "control_net_allowed_image_folder", value)
+    return request.param
+
+
+def read(value: str, scratch: Path) -> bytes:
+    from modules import scripts
+
+    from lib_controlnet.host import movie
+
+    (found,) = [
+        script.controlnet_runtime
+        for script in scripts.scripts_txt2img.alwayson_scripts
+        if getattr(script, "controlnet_runtime", None) is not None
+    ]
+    path = movie._movie_file(value, 0, SimpleNamespace(is_api=True), found, scratch)
+    return path.read_bytes()
+
+
+def test_api_reads_a_file_in_whatever_form_it_is_sent(opened, tmp_path):
+    for size in (40, 200, 3000, 100_000):
+        data = np.random.default_rng(size).bytes(size)
+        for name, text in sent_as(data).items():
+            assert read(text, tmp_path) == data, (size, name)
+
+
+def test_api_reads_files_of_opened_folders_only(opened, tmp_path):
+    outside, inside = tmp_path / "secret.mp4", tmp_path / "opened" / "clip.mp4"
+    for path in (outside, inside):
+        path.write_bytes(path.name.encode())
+    (tmp_path / "opened" / "link.mp4").symlink_to(outside)
+    closed = [outside, tmp_path / "opened" / ".." / "secret.mp4", tmp_path / "opened" / "link.mp4"]
+    for path in [*closed, "concat:/etc/passwd", "subfile,,start,0,end,9,,:/x.mp4"]:
+        with pytest.raises(ImageError, match="neither base64 nor a file in a folder"):
+            read(str(path), tmp_path)
+    if opened:
+        assert read(str(inside), tmp_path) == b"clip.mp4"
+    else:
+        with pytest.raises(ImageError, match="neither base64 nor a file in a folder"):
+            read(str(inside), tmp_path)
+
+
+def test_api_playlist_is_refused(webui, mp4):
+    text = f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{mp4}\n#EXT-X-ENDLIST\n"
+    answer = webui.post("/sdapi/v1/txt2img", api_request(base64.b64encode(text.encode()).decode()))
+    assert answer.status_code == 422
+    assert "playlists and lists of files are not read" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"),
+    [
+        *((-1, value, "the duration of a frame is") for value in (5, -1, 655_351, 1e300, "fast")),
+        *((-1, value, "the duration of a frame is") for value in (True, [50], float("nan"))),
+        *((0, value, "the movie of unit 0 is") for value in (5, ["x"], {"name": "/etc/passwd"})),
+    ],
+)
+def test_api_unusable_argument_is_named(webui, place, value, sentence):
+    asked = api_request(None)
+    asked["script_args"][place] = value
+    asked = json.loads(json.dumps(asked))
+    answer = webui.post("/sdapi/v1/txt2img", asked)
+    assert answer.status_code == 422, answer.text
+    assert f"controlnet m2m: {sentence} " in answer.json()["detail"]
+
+
+def test_damage_in_the_middle_keeps_the_frames_before_it(webui, gif, shown, tmp_path):
+    content = gif.read_bytes()
+    gif.write_bytes(content[: len(content) * 6 // 10])
+    made = 0
+    with pytest.raises(ImageError, match="damaged or cut short"):
+        for _ in open_movie(gif, "test").frames():
+            made += 1
+    answer = m2m(job(dict(NO_PICTURE), save_to=tmp_path / "out"), (str(gif), None, False))
+    assert len(answer.images) == made > 0
+    assert f"the movie of unit 0: clip.gif cannot be read after frame {made}: " in answer.comments
+    assert f"; the run ends after frame {made}" in answer.comments
+    written = sorted((tmp_path / "out" / "controlnet-m2m").iterdir())
+    assert [open_movie(path, "test").count for path in written] == [made, made]
+
+
+def test_interrupt_ends_the_reading_of_a_movie(webui, gif, tmp_path, monkeypatch):
+    from modules import shared
+
+    from lib_controlnet import movie
+
+    monkeypatch.setattr(movie, "_PROGRAM", "import time; time.sleep(600)")
+    threading.Timer(0.3, shared.state.interrupt).start()
+    answer = m2m(job(dict(NO_PICTURE), save_to=tmp_path / "out"), (str(gif), None, False))
+    assert answer.images == []

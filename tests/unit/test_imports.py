@@ -25,7 +25,7 @@ LAYERS = (
     ),
     (
         *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
-        *("batch", "movie", "pickles"),
+        *("batch", "movie", "movie_decoder", "movie_kinds", "pickles"),
     ),
     ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),

@@ -181,3 +181,18 @@ def test_movie_panel_has_three_arguments_for_every_unit(runtime: FakeRuntime) ->
     kinds = [gr.Video, gr.Image, gr.Checkbox] * 2 + [gr.Slider]
     assert [type(argument) for argument in arguments] == kinds
     assert [argument.label for argument in arguments[-2:]] == ["Save preprocessed", "Duration"]
+
+
+def test_uploaded_playlist_never_reaches_the_movie_field(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    """gradio has ffmpeg look at what the field is given."""
+    with gr.Blocks(analytics_enabled=False) as demo:
+        build_movie_panel(runtime)
+    (upload, *_) = [block.fn for block in demo.fns if block.fn is not None]
+    path = tmp_path / "clip.gif"
+    path.write_bytes(b"#EXTM3U\n#EXTINF:5,\n/srv/secret.mp4\n")
+    with pytest.raises(gr.Error, match=r"clip\.gif cannot be read as a movie"):
+        upload(SimpleNamespace(name=str(path)))
+    path.write_bytes(b"GIF89a")
+    assert upload(SimpleNamespace(name=str(path))) == str(path)
