@@ -19,6 +19,7 @@ from lib_controlnet.host import (
     neighbours,
     send_to,
     settings,
+    shown_maps,
     xyz,
 )
 from lib_controlnet.host.runtime import Runtime
@@ -127,9 +128,11 @@ if OTHER is None:
     script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_script_unloaded(RUNTIME.close)
+    script_callbacks.on_script_unloaded(shown_maps.unwatch)
     script_callbacks.on_script_unloaded(animation.give_back_batch_tab)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(legacy.unregister)
+    shown_maps.watch()
     FOLDERS = (a1111.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
     legacy.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
 else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -235,6 +235,7 @@ def process(p: Any) -> Any:
 
     shared.state.begin("test")
     try:
-        return processing.process_images(p)
+        with closing(p):
+            return processing.process_images(p)
     finally:
         shared.state.end()

@@ -19,7 +19,16 @@ from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError, UnitError
 from lib_controlnet.finish import finished
 from lib_controlnet.hint import PassGeometry
-from lib_controlnet.host import a1111, animation, annotators, batch, pictures, request, xyz
+from lib_controlnet.host import (
+    a1111,
+    animation,
+    annotators,
+    batch,
+    pictures,
+    request,
+    shown_maps,
+    xyz,
+)
 from lib_controlnet.host.a1111 import SESSION_ATTRIBUTE, session_of
 from lib_controlnet.image import Size
 from lib_controlnet.prepare import Preparation, prepare_units
@@ -283,7 +292,7 @@ def finish_picture(p: Any, picture: Image.Image) -> None:
 
 
 def end(p: Any, processed: Any, runtime: Runtime) -> None:
-    """Hand over the detected maps and drop the session."""
+    """Keep the detected maps until the job is over, and drop the session."""
     is_batch = batch.end(p, processed, runtime)
     session = session_of(p)
     if session is None:
@@ -294,7 +303,8 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
         return
     _autosave(p, session, runtime)
     _keep_maps(p, session)
-    if is_batch:
+    hidden = runtime.option("control_net_no_detectmap", False) or request.is_upscale_script(p)
+    if is_batch or hidden or getattr(p, MAPS_ATTRIBUTE, None) is not None:
         return
     maps = [
         Image.fromarray(picture)
@@ -302,12 +312,7 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
         for picture in maps_to_show(prepared)
         if prepared.unit.save_detected_map and not prepared.frames
     ]
-    if runtime.option("control_net_no_detectmap", False) or request.is_upscale_script(p):
-        return
-    processed.images.extend(maps)
-    if not getattr(p, "is_api", False) and processed.infotexts:
-        # The gallery's Save button looks a text up for every picture.
-        processed.infotexts.extend([processed.infotexts[0]] * len(maps))
+    shown_maps.keep(p, processed, maps)
 
 
 def _autosave(p: Any, session: ControlSession, runtime: Runtime) -> None:

@@ -188,15 +188,17 @@ class Rig:
         return self.images_and_maps(p)[0]
 
     def images_and_maps(self, p: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """One `process_images` inside a `job`: its pictures, then the detected maps."""
+        """One `process_images` inside a `job`: its pictures, and the maps that wait for its end."""
         from modules.processing import process_images
+
+        from lib_controlnet.host import shown_maps
 
         torch.manual_seed(0)  # the host's VAE draws from the global generator in img2img
         processed = process_images(p)
         self.note_strays(p)
-        images = [array(image) for image in processed.images]
-        drawn = len(processed.infotexts) if images else 0
-        return images[:drawn], images[drawn:]
+        waiting = vars(p).pop(shown_maps.ATTRIBUTE, None)
+        maps = [] if waiting is None else [array(image) for image, _ in waiting.waiting]
+        return [array(image) for image in processed.images], maps
 
     def fails(self, p: Any, kind: type[BaseException] = RuntimeError) -> str:
         """The message with which the generation fails; nothing keeps the exception itself."""
