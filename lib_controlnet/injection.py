@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_controlnet.coverage import cell_edges, cover
+
 Rows = tuple[int, ...]
 
 
@@ -83,8 +85,8 @@ def sum_residuals(parts: Iterable[Residuals]) -> list[Residuals]:
 class RegionMask:
     """Where a unit acts, at any resolution.
 
-    Holds (1, 1, H, W) floats in [0, 1] in pixels of the pass; `at` gives it at a layer's size
-    (bilinear, kept for the pass).
+    Holds (1, 1, H, W) floats in [0, 1] in pixels of the pass; `at` gives it at a layer's size: the
+    share of each cell that is inside, kept for the pass.
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -111,8 +113,9 @@ class RegionMask:
         h, w = size
         key = (h, w, like.dtype, like.device)
         if key not in self._sizes:
-            scaled = F.interpolate(self.mask.float(), (h, w), mode="bilinear", antialias=True)
-            self._sizes[key] = scaled.to(like)
+            plane = self.mask[0, 0].float().cpu().numpy()
+            rows, columns = (cell_edges(plane.shape[i], size[i], 0, size[i]) for i in (0, 1))
+            self._sizes[key] = torch.from_numpy(cover(plane, rows, columns))[None, None].to(like)
         return self._sizes[key]
 
 

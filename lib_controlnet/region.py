@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lib_controlnet.coverage import cell_edges, cover
 from lib_controlnet.image import Size, placement
 
 if TYPE_CHECKING:
@@ -69,21 +70,21 @@ def place_region(region: Region, geometry: PassGeometry, scale: float = 1.0) -> 
 
 
 def _laid(region: Region, geometry: PassGeometry) -> np.ndarray:
-    """The mask over the pass's canvas, float32 (H, W)."""
+    """The mask over the pass's canvas, float32 (H, W); only what shows is ever made."""
     import cv2
-    import numpy as np
 
     mask, canvas = region.mask, geometry.canvas
     new, left, top = placement(Size.from_array(mask), canvas, region.mode)
-    shrinks = new.area < mask.size
-    laid = cv2.resize(
-        mask.astype(np.float32) / WHITE,
-        (new.width, new.height),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    height = min(top + new.height, canvas.height) - max(top, 0)
+    width = min(left + new.width, canvas.width) - max(left, 0)
+    laid = cover(
+        mask,
+        cell_edges(mask.shape[0], new.height, max(-top, 0), height),
+        cell_edges(mask.shape[1], new.width, max(-left, 0), width),
     )
-    laid = laid[max(-top, 0) :, max(-left, 0) :][: canvas.height, : canvas.width]
+    laid /= WHITE
     top, left = max(top, 0), max(left, 0)
-    edges = (top, canvas.height - laid.shape[0] - top, left, canvas.width - laid.shape[1] - left)
+    edges = (top, canvas.height - height - top, left, canvas.width - width - left)
     if not any(edges):
         return laid
     if region.border is None:

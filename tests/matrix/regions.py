@@ -47,8 +47,7 @@ def feather_of(case: Case, record: dict[str, Any], one_pass: dict[str, Any]) -> 
 def complaints(strengths: np.ndarray, region: np.ndarray, feather: float) -> Iterator[str]:
     """Compare a layer's strengths (h, w), as shares of its factor, with a region (H, W)."""
     size = strengths.shape[::-1]
-    cell = max(region.shape[0] / size[1], region.shape[1] / size[0])
-    reach = 2 * int(1.5 * cell + feather / 2 + 1) + 1
+    reach = 2 * int(feather / 2 + 2) + 1
     around = np.ones((reach, reach), np.uint8)
     # Beyond the picture there is nothing that a cell could see.
     on = _cells(cv2.erode(region, around) > 0.999, size) > 0.999
@@ -57,7 +56,7 @@ def complaints(strengths: np.ndarray, region: np.ndarray, feather: float) -> Ite
         if cells.any() and np.abs(strengths[cells] - value).max() > CERTAIN:
             worst = strengths[cells][np.abs(strengths[cells] - value).argmax()]
             yield f"{name} the region the strength is {worst:.3f} of what it has to be"
-    near = _cells(_softened(region, feather, cell), size)
+    near = _cells(_softened(region, feather), size)
     away = np.abs(strengths - near).max()
     if away > NEAR_BORDER:
         yield f"at the region's border the strength is off by {away:.2f}"
@@ -68,15 +67,13 @@ def _cells(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
 
-def _softened(region: np.ndarray, feather: float, cell: float) -> np.ndarray:
-    """A border that rises over `feather` pixels, half on each side, seen by bilinear cells.
+def _softened(region: np.ndarray, feather: float) -> np.ndarray:
+    """A border that rises over `feather` pixels, half on each side.
 
-    Both are bell curves nearly enough: an S over a width has the deviation of a triangle of that
-    width, and a bilinear cell sees a triangle twice as wide as the mean over its own pixels. The
-    border of the picture counts as going on for the feather; no cell sees beyond it.
+    A bell curve is near enough: an S over a width has the deviation of a triangle of that width.
+    The border of the picture counts as going on.
     """
-    soft = region
-    if feather:
-        soft = cv2.GaussianBlur(soft, (0, 0), feather / np.sqrt(24), None, 0, cv2.BORDER_REPLICATE)
-    seen = (0, 0), cell / np.sqrt(12), None, 0, cv2.BORDER_CONSTANT
-    return cv2.GaussianBlur(soft, *seen) / cv2.GaussianBlur(np.ones_like(soft), *seen)
+    if not feather:
+        return region
+    deviation = feather / np.sqrt(24)
+    return cv2.GaussianBlur(region, (0, 0), deviation, None, 0, cv2.BORDER_REPLICATE)

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
 from lib_controlnet.hint import PassGeometry
 from lib_controlnet.image import Size
+from lib_controlnet.injection import RegionMask
 from lib_controlnet.inputs import PictureSource, host_region, own_region
 from lib_controlnet.region import Region, place_region
 from lib_controlnet.request import GenerationRequest, InpaintRules
@@ -55,6 +58,53 @@ def test_region_and_its_inverse_add_up_to_one(mode, feather):
         region = Region(mask, mode, feather, border)
         both = place_region(region, WIDE) + place_region(region.inverted(), WIDE)
         torch.testing.assert_close(both, torch.ones_like(both), atol=1e-6, rtol=0)
+
+
+def overlap(given, wanted):
+    """(wanted, given): the share of a cell that lies on a pixel, by exact fractions."""
+    cell = Fraction(given, wanted)
+    return np.array(
+        [
+            [
+                float(max(min((i + 1) * cell, k + 1) - max(i * cell, k), 0) / cell)
+                for k in range(given)
+            ]
+            for i in range(wanted)
+        ]
+    )
+
+
+@pytest.mark.parametrize("size", [(8, 4), (9, 5), (1, 1), (13, 31), (64, 32), (100, 47)], ids=str)
+@pytest.mark.parametrize("shape", [(32, 64), (31, 7), (1, 50), (64, 128)], ids=str)
+def test_cells_hold_the_share_that_they_cover(shape, size):
+    mask = np.random.default_rng(3).random(shape, np.float32)
+    expected = overlap(shape[0], size[1]) @ mask.astype(np.float64) @ overlap(shape[1], size[0]).T
+    found = RegionMask(torch.from_numpy(mask)[None, None]).at(size[::-1], torch.zeros(1))
+    assert np.abs(found[0, 0].numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("mode", list(ResizeMode))
+@pytest.mark.parametrize("factor", [1, 8, 3, 1 / 8], ids=str)
+@pytest.mark.parametrize("cells", [(8, 8), (4, 4), (2, 2)], ids=str)
+def test_mask_with_edges_on_cells_is_exact_at_every_layer(mode, factor, cells):
+    checks = np.kron([[0, 1], [1, 0]], np.ones((1, 1), np.uint8)) * np.uint8(255)
+    drawn = np.kron(checks, np.ones((max(int(32 * factor), 1),) * 2, np.uint8))
+    placed = place_region(Region(drawn, mode), PassGeometry.of_latent(Size(8, 8)))
+    found = RegionMask(placed).at(cells, torch.zeros(1))[0, 0]
+    half = cells[0] // 2
+    assert torch.equal(found, torch.kron(torch.tensor([[0.0, 1], [1, 0]]), torch.ones(half, half)))
+
+
+@pytest.mark.parametrize("shape", [(16384, 1), (1, 16384), (16384, 3), (2, 16384)], ids=str)
+@pytest.mark.parametrize("mode", list(ResizeMode))
+def test_narrow_mask_takes_no_more_memory_than_the_pass(shape, mode):
+    mask = np.zeros(shape, np.uint8)
+    mask[len(mask) // 2 :, shape[1] // 2 :] = 255
+    tracemalloc.start()
+    place_region(Region(mask, mode, 4.0), PassGeometry.of_latent(Size(64, 64)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 << 20, "some copies of 512 x 512 floats"
 
 
 def test_crop_and_resize_takes_the_centre():
