@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from lib_controlnet.image import Size
+from lib_controlnet.decode import decode_image
+from lib_controlnet.errors import ImageError
+from lib_controlnet.image import Size, to_rgb
 
 from .errors import TrainError
 
 LINES: Final = "prompt.json"
 ABOUT: Final = "dataset.json"
 KEYS: Final = ("source", "target", "prompt")
-BROKEN: Final = (OSError, SyntaxError, ValueError, UnidentifiedImageError)
-"""What PIL raises for pictures that are damaged, cut short or none."""
+BROKEN: Final = (OSError, ImageError)
+"""What reading a picture raises where it is damaged, cut short or none."""
 
 
 class Item(NamedTuple):
@@ -54,19 +56,29 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture as uint8 (H, W, 3)."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """A picture as uint8 (H, W, 3), read as the panel and the HTTP routes read one.
+
+    Raises:
+        ImageError: it cannot be used.
+        OSError: it cannot be read.
+    """
+    return decode_image(path.read_bytes(), path.name)
 
 
 def read_control(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """A control picture, uint8 (H, W, 3), and where it is masked, boolean (H, W); None: nowhere."""
-    with Image.open(path) as image:
-        if "A" not in image.getbands():
-            return np.asarray(image.convert("RGB")), None
-        pixels = np.asarray(image.convert("RGBA"))
+    """A control picture, uint8 (H, W, 3), and where it is masked, boolean (H, W); None: nowhere.
+
+    The picture is black where it is masked.
+
+    Raises: see `read_picture`.
+    """
+    pixels = decode_image(path.read_bytes(), path.name, keep_alpha=True)
+    if pixels.shape[2] == 3:
+        return pixels, None
     masked = pixels[:, :, 3] < 128
-    return pixels[:, :, :3], masked if masked.any() else None
+    picture = to_rgb(pixels)
+    picture[masked] = 0
+    return picture, masked if masked.any() else None
 
 
 def write_items(folder: Path, items: Sequence[Item]) -> None:
@@ -145,9 +157,7 @@ def _faults(folder: Path, item: Item, size: Size) -> Iterator[str]:
             yield f"{name}: file is missing"
             continue
         try:
-            with Image.open(path) as image:
-                image.load()
-                width, height = image.size
+            height, width = read_picture(path).shape[:2]
         except BROKEN as error:
             yield f"{name}: cannot be decoded, cut short or damaged ({error})"
             continue
@@ -163,8 +173,7 @@ def first_size(folder: Path, items: Sequence[Item], multiple: int) -> Size:
     """
     for item in items:
         try:
-            with Image.open(folder / item.target) as image:
-                size = Size(*image.size)
+            size = Size.from_array(read_picture(folder / item.target))
         except BROKEN:
             continue
         if size.width % multiple or size.height % multiple:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_controlnet.decode import decode_image
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
 from lib_controlnet.image import Size
 from lib_controlnet.train import annotate as module
@@ -343,6 +344,55 @@ def test_every_fault_of_a_data_set_is_listed_with_its_file(tmp_path: Path) -> No
         assert text in message
     assert "000000" not in message
     assert "000007" not in message
+
+
+def ramp(dtype: type, top: float) -> Image.Image:
+    return Image.fromarray(np.tile(np.linspace(0, top, 64).astype(dtype), (64, 1)))
+
+
+def halves() -> np.ndarray:
+    return np.repeat(np.uint8([255, 0]), 32)[:, None, None] * np.ones((64, 64, 3), np.uint8)
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif.tobytes()
+
+
+FILES = {
+    "16-bit.png": (ramp(np.uint16, 65535), {}),
+    "float.tiff": (ramp(np.float32, 1), {}),
+    "rotated.jpg": (Image.fromarray(halves()), {"exif": rotated()}),
+    "clear.png": (Image.fromarray(np.dstack([halves(), halves()[..., 0].T])), {}),
+    "palette.png": (Image.fromarray(halves()).quantize(4), {"transparency": 0}),
+    "grey-clear.png": (Image.fromarray(np.dstack([halves()[..., :1]] * 2)), {}),
+    "one-bit.png": (Image.fromarray(halves()).convert("1"), {}),
+    "cmyk.jpg": (Image.fromarray(halves()).convert("CMYK"), {}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_training_reads_what_the_panel_shows(name: str, tmp_path: Path) -> None:
+    image, options = FILES[name]
+    image.save(tmp_path / name, **options)
+    shown = decode_image((tmp_path / name).read_bytes())
+    assert np.array_equal(read_picture(tmp_path / name), shown)
+    picture, masked = read_control(tmp_path / name)
+    alpha = decode_image((tmp_path / name).read_bytes(), keep_alpha=True)[:, :, 3:]
+    clear = alpha[..., 0] < 128 if alpha.size else np.zeros((64, 64), bool)
+    assert clear.any() == (name in ("clear.png", "palette.png", "grey-clear.png"))
+    assert np.array_equal(np.zeros_like(clear) if masked is None else masked, clear)
+    assert np.array_equal(picture[~clear], shown[~clear])
+    item = Item(name, name, "a caption")
+    assert check(tmp_path, [item], Size(64, 64)) == []
+
+
+def test_rotated_pictures_have_the_size_they_are_shown_in(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 128)).save(tmp_path / "a.jpg", exif=rotated())
+    item = Item("a.jpg", "a.jpg", "a caption")
+    assert first_size(tmp_path, [item], 64) == Size(128, 64)
+    assert check(tmp_path, [item], Size(128, 64)) == []
 
 
 def test_data_set_that_is_none_or_of_an_odd_size_is_refused(tmp_path: Path) -> None:
