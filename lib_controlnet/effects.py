@@ -61,6 +61,55 @@ class KeepUnmasked:
 
 
 @dataclass(frozen=True)
+class MaskChannels:
+    """What an inpainting checkpoint is told of the picture in its further input channels.
+
+    Attributes:
+        condition: (1, 5, h, w): the mask, 1 where it is to be repainted, and the scaled latent of
+            the picture without its masked part.
+        window: when it is told.
+        images: pictures of the batch it is about; None means all.
+    """
+
+    condition: Tensor
+    window: Window
+    images: frozenset[int] | None = None
+
+    def apply(self, given: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Replace what the host tells, (n, 5, h, w); the argument is not changed.
+
+        Conditions of another shape are left alone: those of a checkpoint of another kind.
+        """
+        if given.shape[1:] != self.condition.shape[1:] or len(given) != len(rows):
+            return given
+        told = [self.images is None or row.image in self.images for row in rows]
+        chosen = torch.tensor(told, device=given.device)[:, None, None, None]
+        return torch.where(chosen, self.condition.to(given), given)
+
+
+def mask_channels(
+    placed: Tensor, encode: Callable[[Tensor], Tensor], hidden: float, window: Window
+) -> MaskChannels | None:
+    """Build the condition for one pass, as the host builds it of a mask of its own.
+
+    Args:
+        placed: (1, 4, H, W) in [0, 1]: RGB and mask at the pass's size.
+        encode: VAE encoder for (1, 3, H, W) pixels.
+        hidden: how much of the masked part is hidden, 0 to 1 (setting `inpainting_mask_weight`).
+        window: when the unit acts.
+
+    Returns:
+        None if nothing is masked: the unit does not say what is to be repainted.
+    """
+    pixels, mask = placed[:, :3], (placed[:, 3:] > 0.5).float()  # noqa: PLR2004 - half scale
+    if not bool(mask.any()):
+        return None
+    latent = encode(torch.lerp(pixels, torch.lerp(pixels, mask.new_tensor(0.5), mask), hidden))
+    cells = F.interpolate(mask.to(latent), latent.shape[-2:])
+    return MaskChannels(torch.cat([cells, latent], dim=1), window)
+
+
+@dataclass(frozen=True)
 class HoldColours:
     """Gives every row's x0 the low frequencies of the control image.
 

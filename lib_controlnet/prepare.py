@@ -217,6 +217,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         effect=None if held_by_host else detector.effect or None,
         values=detection.values,
         fills=detector.fills,
+        masks=detector.uses_mask and request.inpaint is None,
     )
 
 

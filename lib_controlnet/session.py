@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -16,9 +16,11 @@ from lib_controlnet.effects import (
     TILE_COLORFIX,
     HoldColours,
     KeepUnmasked,
+    MaskChannels,
     StartPicture,
     box_blur,
     keep_unmasked,
+    mask_channels,
 )
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from lib_controlnet.window import Schedule
 
 log = logging.getLogger(__name__)
+
+INPAINTING_CHANNELS: Final = 9
+"""Input channels of an inpainting checkpoint: latent, mask and latent of the masked picture."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class PreparedUnit:
             declares, or None.
         values: numbers of the preprocessor's sliders.
         fills: sampling of a first pass starts from the map, which the preprocessor has painted.
+        masks: its mask is for an inpainting checkpoint too; the host has none.
         holds: its effect acts in the present pass, or did in the first one of a hires fix.
         area: the region that it acts in, if there is one.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
@@ -97,6 +103,7 @@ class PreparedUnit:
     values: tuple[float, ...] = ()
     fills: bool = False
     frames: tuple[np.ndarray, ...] = ()
+    masks: bool = False
     holds: bool = False
     area: RegionMask | None = None
     maps: list[np.ndarray] = field(default_factory=list)
@@ -136,6 +143,7 @@ class ControlSession:
         self.effects: list[KeepUnmasked] = []
         self.row_effects: list[HoldColours] = []
         self.starts: list[StartPicture] = []
+        self.conditions: list[MaskChannels] = []
         self.cursor = StepCursor()
         self.schedule: Schedule | None = None
         self.evaluations = 0
@@ -155,6 +163,7 @@ class ControlSession:
         self.effects = []
         self.row_effects = []
         self.starts = []
+        self.conditions = []
         self.schedule = None
         self.evaluations = 0
         self._one_by_one = False
@@ -199,6 +208,8 @@ class ControlSession:
             return None
         prepared.area = None if region is None or region.is_full else region
         self._bind_effects(prepared, to_pixels(placed), window, info)
+        if prepared.masks and base.shape.in_channels == INPAINTING_CHANNELS:
+            self._bind_condition(to_pixels(placed), window, images)
         log.info(
             "%s: %s, %s, %s, window %g to %g, %dx%d%s",
             *(unit.name, unit.module, network.name, unit.control_mode, window.start, window.end),
@@ -241,6 +252,13 @@ class ControlSession:
         if prepared.fills and not info.is_hires:
             latent = self.host.vae_encode(pixels[:, :3]) if kept is None else kept.latent
             self.starts.append(StartPicture(latent, images))
+
+    def _bind_condition(
+        self, pixels: Tensor, window: Window, images: frozenset[int] | None
+    ) -> None:
+        hidden = float(str(self.host.option("inpainting_mask_weight", 1.0)))
+        told = mask_channels(pixels, self.host.vae_encode, hidden, window)
+        self.conditions += [] if told is None else [replace(told, images=images)]
 
     @staticmethod
     def _region(prepared: PreparedUnit, info: PassInfo) -> RegionMask | None:
@@ -401,6 +419,18 @@ class ControlSession:
             if effect.window.is_open(self.cursor.progress):
                 x0 = effect.apply(x0, rows)
         return x0
+
+    def condition(self, given: Tensor, rows: Sequence[Row]) -> Tensor:
+        """What the open units tell an inpainting checkpoint, (n, 5, h, w); the first one's counts.
+
+        Args:
+            given: what the host tells it; for other checkpoints of another shape, and unchanged.
+            rows: what each row is.
+        """
+        for told in reversed(self.conditions):
+            if told.window.is_open(self.cursor.progress):
+                given = told.apply(given, rows)
+        return given
 
     def check_effect(self) -> None:
         """After a pass that made steps: say so if none of them was announced.

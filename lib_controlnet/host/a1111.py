@@ -266,6 +266,8 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
     if getattr(denoiser, "mask_before_denoising", False):  # samplers that predict epsilon
         noisy = NoisyLatent(params.x[-images:], params.sigma[-images:])
     session.begin_evaluation(layout, progress, unet, noisy)
+    if session.conditions:
+        params.image_cond = session.condition(params.image_cond, layout.rows)
 
 
 def on_cfg_after_cfg(session: ControlSession, params: Any) -> None:
