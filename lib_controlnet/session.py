@@ -30,7 +30,7 @@ from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
 from lib_controlnet.patcher import UNetPatcher
 from lib_controlnet.region import Region, place_region
 from lib_controlnet.step import NoisyLatent, Row, RowLayout, StepContext, StepCursor
-from lib_controlnet.window import Window, layer_strengths
+from lib_controlnet.window import Window, is_for_sd1, layer_strengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,9 +196,13 @@ class ControlSession:
         if prepared.soft_in_hires and info.is_hires and mode is ControlMode.BALANCED:
             # Parity: one-pixel line maps are softened in a hires pass.
             mode = ControlMode.PROMPT
-        strengths = layer_strengths(
-            unit.weight, network.layers, mode, unit.advanced_weighting, unit.name
-        )
+        own = unit.advanced_weighting
+        strengths = layer_strengths(unit.weight, network.layers, mode, own, unit.name)
+        if own is not None and is_for_sd1(own, network.layers):
+            self._say(
+                f"{unit.name}: advanced_weighting has {len(own)} numbers, one for each layer of "
+                f"SD1; the control model is for {network.base} and takes the first {network.layers}"
+            )
         window = Window(unit.guidance_start, unit.guidance_end)
         region = self._region(prepared, info)
         images = prepared.images(info.images)
@@ -353,23 +357,33 @@ class ControlSession:
             return
         if unet is not None and unet not in (self._patched.unet, self._foreign):
             self._follow(self._patched, unet)
+        if unet is not None and unet is self._foreign:
+            self._say_if_silenced(unet, progress)
         self.evaluations += 1
         self.noisy = noisy
         self.cursor.begin(layout, progress)
 
     def _follow(self, patched: UNetPatcher, unet: nn.Module) -> None:
-        """Move to the model that the host has switched to, or say why not."""
-        shape = describe_unet(unet)
-        if shape.signature == self._bound_to:
+        """Move to the model that the host has switched to, if it has the same structure."""
+        if describe_unet(unet).signature == self._bound_to:
+            self._foreign = None
             patched.move_to(unet)
             return
         self._foreign = unet
-        comment = (
-            "ControlNet: the model was switched during sampling to one that the controls were "
-            f"not bound to ({shape.kind}); from there on they do not act"
-        )
-        self.comments.append(comment)
-        log.warning(comment)
+
+    def _say_if_silenced(self, unet: nn.Module, progress: float) -> None:
+        """Say that controls do not act on a foreign model, where one of them had to."""
+        if any(control.window.is_open(progress) for control in self.active):
+            self._say(
+                "ControlNet: the model was switched during sampling to one that the controls were "
+                f"not bound to ({describe_unet(unet).kind}); from there on they do not act"
+            )
+
+    def _say(self, comment: str) -> None:
+        """A sentence for the user, once in a generation."""
+        if comment not in self.comments:
+            self.comments.append(comment)
+            log.warning(comment)
 
     def residuals(self, step: StepContext) -> list[Residuals]:
         """Everything to add in one U-Net call (called by the patcher).

@@ -101,11 +101,15 @@ def layer_strengths(
 ) -> tuple[float, ...]:
     """The list of the user if there is one, else the curve of the mode.
 
+    Parity: a list for SD1 is taken for an SDXL network too, which uses its first ten numbers.
+
     Raises:
         UnitError: the user's list has another length than the network has layers.
     """
     if own is None:
         return strength_curve(strength, layers, mode)
+    if is_for_sd1(own, layers):
+        return own[:layers]
     if len(own) != layers:
         msg = (
             f"{unit_name}: advanced_weighting has {len(own)} numbers, this control model needs "
@@ -113,3 +117,8 @@ def layer_strengths(
         )
         raise UnitError(msg)
     return own
+
+
+def is_for_sd1(own: tuple[float, ...], layers: int) -> bool:
+    """Whether a list of strengths is one for SD1's layers, and the network is SDXL's."""
+    return len(own) == SD1_LAYERS and layers == SDXL_LAYERS

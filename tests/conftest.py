@@ -26,6 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="run tests/http or tests/matrix against this WebUI, not the embedded one",
     )
+    for kind in ("checkpoint", "control"):
+        parser.addoption(
+            f"--sdxl-{kind}",
+            metavar="NAME",
+            default=None,
+            help=f"with --webui-url: its SDXL {kind} for tests/matrix, without the file's ending",
+        )
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,40 @@ FACTORS: dict[str, Sequence[str]] = {
     "batch_option": ("all", "turns"),
 }
 
+SDXL = ("sdxl", "sdxl-v", "sdxl-inpainting", "sdxl-refiner")
+"""The checkpoints of SDXL's kind; the last is `sdxl` with a refiner of another structure."""
+
+SDXL_FACTORS: dict[str, Sequence[str]] = {
+    **FACTORS,
+    "path": (TXT2IMG, HIRES, IMG2IMG, INPAINT),
+    "checkpoint": SDXL,
+    "sampler": ("Euler", "Heun", "DDIM"),
+    "size": ("64x64", "100x76"),
+    "upscaler": ("Latent", "Lanczos"),
+    "target": ("scale", "wide"),
+    "hr_sampler": ("same",),
+    "hr_option": ("Both", "Low res only"),
+    "host_resize": ("0",),
+    "blur": ("0,0",),
+    "invert": ("0",),
+    "area": ("whole", "masked+12"),
+    "fill": ("0", "1"),
+    "module": ("none", "inpaint_only", "tile_colorfix", "tile_colorfix+sharp"),
+    "resize": ("Crop and Resize",),
+    "crop": ("yes",),
+    "strength": ("0.6", "layers", "13 numbers"),
+    "window": ("0-1", "0-0.5", "0.5-1"),
+    "region": ("whole", "own"),
+    "feather": ("0",),
+}
+"""What may go another way on SDXL than on SD1; what only pictures meet has one value."""
+
 LAYER_WEIGHTS = (0.5, 0.0, 1.5, 0.25, 1.0, 0.75, 2.0)
 """One per layer of the demo model: six skips, then the middle block."""
+SDXL_LAYER_WEIGHTS = (0.5, 0.0, 1.5, 0.25, 1.0, 0.75, 2.0, 0.4, 1.25, 0.6)
+"""One per layer of an SDXL model: nine skips, then the middle block."""
+MORE_WEIGHTS = (*SDXL_LAYER_WEIGHTS, 1.9, 0.1, 1.7)
+"""As many as SD1 has layers: SDXL takes the first ten."""
 
 
 def applies(factor: str, case: Case) -> bool:
@@ -79,12 +111,12 @@ def is_possible(case: Case) -> bool:
     if checkpoint == "edit" and (path not in FROM_PICTURE or case["prompt"] != "short"):
         # The host feeds edit models only from a picture; it refuses AND and unequal lengths.
         return False
-    if checkpoint == "inpainting" and path in WITH_HIRES:
+    if checkpoint in ("inpainting", "sdxl-inpainting") and path in WITH_HIRES:
         # The host sizes this model's own conditioning by the first pass, or before its crop.
         latent, cropped = case["upscaler"] == "Latent", case["target"] != "scale"
         if latent or cropped or case["hr_checkpoint"] == "other":
             return False
-    replaced = checkpoint in ("refiner-moved", "refiner-other")
+    replaced = checkpoint in ("refiner-moved", "refiner-other", "sdxl-refiner")
     if replaced and path in FROM_PICTURE and case["batch"] == "count":
         # The host keeps the first batch's sampler, and with it a model that it has given up.
         return False
@@ -102,9 +134,17 @@ def is_possible(case: Case) -> bool:
         # A mask drawn over one picture says nothing of another of other proportions.
         return False
     # The preprocessor wants a mask: the host's, or one drawn on the unit's own picture.
-    return not (
-        case["module"] == "inpaint" and case.get("source") == "host" and path not in WITH_MASK
-    )
+    return not (wants_mask(case) and case.get("source") == "host" and path not in WITH_MASK)
+
+
+def wants_mask(case: Case) -> bool:
+    """Whether the preprocessor marks the masked part in its map."""
+    return case["module"] in ("inpaint", "inpaint_only")
+
+
+def is_sdxl(case: Case) -> bool:
+    """Whether a case runs on a checkpoint of SDXL's kind."""
+    return case["checkpoint"] in SDXL
 
 
 NOTHING_SPECIAL: Case = {
@@ -156,10 +196,19 @@ def generator() -> Generator:
 @functools.cache
 def matrix() -> tuple[list[Case], set[Pair]]:
     """All cases, those of one checkpoint together, and the pairs they cover."""
-    found = generator()
+    return _covering(generator())
+
+
+@functools.cache
+def sdxl_matrix() -> tuple[list[Case], set[Pair]]:
+    """The same for checkpoints of SDXL's kind."""
+    return _covering(Generator(SDXL_FACTORS, applies, is_possible, seed=3))
+
+
+def _covering(found: Generator) -> tuple[list[Case], set[Pair]]:
     pairs = found.possible_pairs()
     cases = found.cover(pairs)
-    order = FACTORS["checkpoint"].index
+    order = found.factors["checkpoint"].index
     cases.sort(key=lambda case: order(case["checkpoint"]))
     return cases, pairs
 

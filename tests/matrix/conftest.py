@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sdxl_models
 from matrix import cases, prepare
 from servers import Server, embedded_host
 
@@ -27,6 +28,18 @@ def server(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Server]
         yield server
 
 
+@pytest.fixture(scope="session")
+def names(request: pytest.FixtureRequest, server: Server) -> dict[str, str]:
+    """SDXL models by the names that the cases have for them; only those that the WebUI has."""
+    found = {name: name for name in sdxl_models.NAMES}
+    if not request.config.getoption("--webui-url"):
+        return found
+    found[sdxl_models.BASE] = request.config.getoption("--sdxl-checkpoint")
+    has = {model["model_name"] for model in server.get("/sdapi/v1/sd-models")}
+    found = {name: given for name, given in found.items() if given in has}
+    return {**found, sdxl_models.CONTROL: request.config.getoption("--sdxl-control")}
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     """Show the end of the server's log under a failed test."""
@@ -39,15 +52,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How much of the matrix ran, passed, and which share of all pairs the passed cases cover."""
-    by_label = {cases.label(case): case for case in cases.matrix()[0]}
+    every = [*cases.matrix()[0], *cases.sdxl_matrix()[0]]
+    by_label = {cases.label(case): case for case in every}
     counts = {}
     for outcome in ("passed", "failed"):
         reports = [r for r in terminalreporter.getreports(outcome) if TEST in r.nodeid]
         labels = [report.nodeid.partition("[")[2].removesuffix("]") for report in reports]
         counts[outcome] = [by_label[label] for label in labels if label in by_label]
     passed, failed = counts["passed"], counts["failed"]
-    pairs = len(cases.covered(passed) & cases.matrix()[1])
+    possible = cases.matrix()[1] | cases.sdxl_matrix()[1]
     terminalreporter.write_line(
         f"matrix: {len(passed) + len(failed)} cases, {len(passed)} passed, "
-        f"{pairs} of {len(cases.matrix()[1])} pairs covered"
+        f"{len(cases.covered(passed) & possible)} of {len(possible)} pairs covered"
     )

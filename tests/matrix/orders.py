@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import sdxl_models
 from matrix import checkpoints, pictures
 from matrix.cases import (
     BATCH_MASKS,
@@ -16,10 +18,14 @@ from matrix.cases import (
     INPAINT_TAB,
     INPAINT_UPLOAD,
     LAYER_WEIGHTS,
+    MORE_WEIGHTS,
+    SDXL_LAYER_WEIGHTS,
     SKETCH,
     TXT2IMG,
     UPSCALE,
     WITH_MASK,
+    is_sdxl,
+    wants_mask,
 )
 from matrix.pairwise import Case
 from matrix.pictures import encoded
@@ -48,8 +54,16 @@ REGIONS = {
     "inside": "Inside the inpaint mask",
     "outside": "Outside the inpaint mask",
 }
-CHECKPOINTS = {"inpainting": checkpoints.INPAINTING, "edit": checkpoints.EDITING}
+CHECKPOINTS = {
+    "inpainting": checkpoints.INPAINTING,
+    "edit": checkpoints.EDITING,
+    "sdxl": sdxl_models.BASE,
+    "sdxl-v": sdxl_models.V,
+    "sdxl-inpainting": sdxl_models.INPAINTING,
+    "sdxl-refiner": sdxl_models.BASE,
+}
 REFINERS = {
+    "sdxl-refiner": sdxl_models.REFINER,
     "refiner": checkpoints.SECOND,
     "refiner-moved": checkpoints.MOVED,
     "refiner-other": checkpoints.OTHER,
@@ -96,9 +110,10 @@ def units_of(case: Case) -> list[dict[str, Any]]:
 
 def _unit(case: Case, number: int) -> dict[str, Any]:
     start, end = case["window"].split("-")
+    own_model = MODELS.get(case["module"], "control_demo_inpaint")
     unit: dict[str, Any] = {
         "module": case["module"],
-        "model": MODELS.get(case["module"], "control_demo_inpaint"),
+        "model": sdxl_models.CONTROL if is_sdxl(case) else own_model,
         "resize_mode": case["resize"],
         "control_mode": case["mode"],
         "guidance_start": float(start),
@@ -113,12 +128,15 @@ def _unit(case: Case, number: int) -> dict[str, Any]:
         drawn_over = pictures.own_picture() if _has_own(case) else pictures.init_picture()
         unit["effective_region_mask"] = encoded(pictures.region_mask(drawn_over.size))
     if case["strength"] == "layers":
-        unit["advanced_weighting"] = list(LAYER_WEIGHTS)
+        weights = SDXL_LAYER_WEIGHTS if is_sdxl(case) else LAYER_WEIGHTS
+        unit["advanced_weighting"] = list(weights)
+    elif case["strength"] == "13 numbers":
+        unit["advanced_weighting"] = list(MORE_WEIGHTS)
     else:
         unit["weight"] = float(case["strength"])
     if _has_own(case):
         unit["image"] = encoded(pictures.own_picture(number))
-        if case["module"] == "inpaint":
+        if wants_mask(case):
             unit["mask"] = encoded(pictures.own_mask())
     return unit
 
@@ -151,7 +169,8 @@ def common(case: Case) -> dict[str, Any]:
 def hires_fields(case: Case) -> dict[str, Any]:
     """What the second pass takes."""
     x, y = resize_target(case)
-    other = case["hr_checkpoint"] == "other"
+    other = sdxl_models.V if is_sdxl(case) else checkpoints.SECOND
+    is_other = case["hr_checkpoint"] == "other"
     return {
         "denoising_strength": HIRES_STRENGTH,
         "hr_upscaler": case["upscaler"],
@@ -159,7 +178,7 @@ def hires_fields(case: Case) -> dict[str, Any]:
         "hr_second_pass_steps": HIRES_STEPS,
         "hr_resize_x": x,
         "hr_resize_y": y,
-        "hr_checkpoint_name": checkpoints.SECOND if other else None,
+        "hr_checkpoint_name": other if is_other else None,
         "hr_sampler_name": hires_sampler(case),
     }
 
@@ -262,3 +281,20 @@ def order(case: Case) -> tuple[str, dict[str, Any]]:
     """Route and payload of any case."""
     api = case["path"] in (TXT2IMG, HIRES, IMG2IMG, INPAINT)
     return api_request(case) if api else page_request(case)
+
+
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A request with other names of checkpoints and control models, at any depth."""
+    if isinstance(value, dict):
+        return {key: renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def models_of(request: dict[str, Any]) -> set[str]:
+    """The checkpoints that a request names."""
+    inner = {**request, **request.get("forced", {})}
+    named = [inner.get("refiner_checkpoint"), inner.get("hr_checkpoint_name")]
+    named.append(inner["override_settings"]["sd_model_checkpoint"])
+    return {name for name in named if name}

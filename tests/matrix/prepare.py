@@ -3,8 +3,9 @@
     python tests/matrix/prepare.py /path/to/stable-diffusion-webui
     python tests/matrix/prepare.py /path/to/stable-diffusion-webui --remove
 
-Copies the probe into `extensions`, and writes the derived checkpoints and the demo models. Start
-the WebUI afterwards with `--api`, then run `python dev.py test tests/matrix --webui-url URL`.
+Copies the probe into `extensions`, and writes the derived checkpoints and the demo models; with
+`--probe` the probe alone. Start the WebUI afterwards with `--api`, then run
+`python dev.py test tests/matrix --webui-url URL`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import sdxl_models
 from matrix import checkpoints
 
 PROBE = Path(__file__).resolve().parent / "probe"
@@ -25,16 +27,24 @@ EXTENSION = "zz-matrix-probe"
 LIST = ".matrix-files"
 
 
+def put_probe(webui: Path) -> Path:
+    """Copy the probe; the folder that it is in."""
+    target = webui / "extensions" / EXTENSION
+    shutil.copytree(PROBE, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    _list(webui, target, [target])
+    return target
+
+
 def put(webui: Path, with_models: bool = True) -> None:
     """Copy and write everything; what was there already stays and is not removed later.
 
     Args:
         webui: the folder that holds `extensions` and `models`.
-        with_models: the demo models too, which the embedded host has of its own.
+        with_models: the demo models too, which the embedded host has of its own. Without, also
+            the SDXL ones, which only that host loads.
     """
-    target = webui / "extensions" / EXTENSION
-    shutil.copytree(PROBE, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    folder = webui / "models" / "Stable-diffusion"
+    target = put_probe(webui)
+    folder, controls = webui / "models" / "Stable-diffusion", webui / "models" / "ControlNet"
     added = [target]
     clip = folder / f"{checkpoints.BASE}-clip"
     if not clip.exists():
@@ -43,7 +53,16 @@ def put(webui: Path, with_models: bool = True) -> None:
     added += checkpoints.write(folder)
     if with_models:
         added += _copy("demo.*", folder)
-        added += _copy("control_demo_*.safetensors", webui / "models" / "ControlNet")
+        added += _copy("control_demo_*.safetensors", controls)
+    else:
+        added += [
+            *sdxl_models.write(folder, sdxl_models.NAMES),
+            sdxl_models.write_control(controls),
+        ]
+    _list(webui, target, added)
+
+
+def _list(webui: Path, target: Path, added: list[Path]) -> None:
     names = [path.relative_to(webui).as_posix() for path in added]
     (target / LIST).write_text("\n".join(names), encoding="utf-8")
 
@@ -74,8 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("webui", type=Path, help="folder of the WebUI")
     parser.add_argument("--remove", action="store_true", help="take everything out again")
+    parser.add_argument("--probe", action="store_true", help="copy no models, only the probe")
     options = parser.parse_args()
-    (remove if options.remove else put)(options.webui)
+    (remove if options.remove else put_probe if options.probe else put)(options.webui)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from matrix.cases import FROM_PICTURE, LAYER_WEIGHTS, WITH_HIRES
+from matrix.cases import (
+    FROM_PICTURE,
+    LAYER_WEIGHTS,
+    MORE_WEIGHTS,
+    SDXL_LAYER_WEIGHTS,
+    WITH_HIRES,
+    is_sdxl,
+)
 from matrix.orders import HIRES_STEPS, STEPS, STRENGTH, hires_sampler
 from matrix.pairwise import Case
 
 LAYERS = 7
 """Of the demo model: six skips and the middle block."""
+SDXL_LAYERS = 10
+"""Nine skips and the middle block."""
+SD1_LAYERS = 13
+"""Of the published models, from whose curve SDXL takes the first ten."""
 FALL_OFF = 0.825
 SECOND_ORDER = ("Heun", "DPM++ SDE", "DPM2")
 SOFT_IN_HIRES = ("canny",)
@@ -123,10 +134,14 @@ def unit_of_row(case: Case, row: int, conds: int) -> int | None:
 
 def factors(case: Case, is_hires: bool) -> tuple[float, ...]:
     """Strength of each layer."""
+    layers = SDXL_LAYERS if is_sdxl(case) else LAYERS
     if case["strength"] == "layers":
-        return LAYER_WEIGHTS
+        return SDXL_LAYER_WEIGHTS if is_sdxl(case) else LAYER_WEIGHTS
+    if case["strength"] == "13 numbers":
+        return MORE_WEIGHTS[:layers]
     weight = float(case["strength"])
     flat = case["mode"] == BALANCED
     if flat and not (is_hires and case["module"] in SOFT_IN_HIRES):
-        return (weight,) * LAYERS
-    return tuple(weight * FALL_OFF ** (LAYERS - 1 - layer) for layer in range(LAYERS))
+        return (weight,) * layers
+    deepest = (SD1_LAYERS if is_sdxl(case) else layers) - 1
+    return tuple(weight * FALL_OFF ** (deepest - layer) for layer in range(layers))

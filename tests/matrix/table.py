@@ -50,6 +50,13 @@ def table() -> str:
         lines.append(f"| {factor} | {listed} | {MEANINGS[factor]} |")
     found, pairs = cases.matrix()
     lines += ["", f"{len(found)} cases cover all {len(pairs)} possible pairs of values."]
+    lines += ["", "On SDXL, with the other factors as above or with one of their values:", ""]
+    lines += ["| factor | values |", "|---|---|"]
+    for factor, values in cases.SDXL_FACTORS.items():
+        if len(values) > 1 and values != cases.FACTORS[factor]:
+            lines.append(f"| {factor} | {', '.join(f'`{value}`' for value in values)} |")
+    found, pairs = cases.sdxl_matrix()
+    lines += ["", f"{len(found)} cases cover all {len(pairs)} possible pairs of these."]
     return "\n".join(lines)
 
 

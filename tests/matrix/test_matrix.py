@@ -1,19 +1,25 @@
 """Every case of the matrix: run it in a WebUI, and compare what the probe noted with the statement.
 
 Against a real WebUI: `python tests/matrix/prepare.py FOLDER`, start it with `--api`, then
-`python dev.py test tests/matrix --webui-url URL`.
+`python dev.py test tests/matrix --webui-url URL -k "not sdxl"`. Those on SDXL run on any checkpoint
+of that kind that a WebUI has, and skip what it has no checkpoint for: `prepare.py FOLDER --probe`,
+then `-k sdxl --webui-url URL --sdxl-checkpoint NAME --sdxl-control NAME`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import sdxl_models
 from matrix import cases, orders, pictures, table, verdict
+from matrix.pairwise import Pair
 from PIL import Image
 from servers import Server
 
 CASES, PAIRS = cases.matrix()
+SDXL_CASES, SDXL_PAIRS = cases.sdxl_matrix()
 
 
 def host_arithmetic(server: Server, image: Image.Image, steps: list[list[Any]]) -> Image.Image:
@@ -23,10 +29,14 @@ def host_arithmetic(server: Server, image: Image.Image, steps: list[list[Any]]) 
     return pictures.decoded(answer["picture"])
 
 
-@pytest.mark.parametrize("case", CASES, ids=cases.label)
-def test_case_of_the_matrix(server: Server, case: dict[str, str]) -> None:
+@pytest.mark.parametrize("case", [*CASES, *SDXL_CASES], ids=cases.label)
+def test_case_of_the_matrix(server: Server, names: dict[str, str], case: dict[str, str]) -> None:
     server.get("/matrix-probe/take")
     route, request = orders.order(case)
+    missing = orders.models_of(request).intersection(sdxl_models.NAMES) - names.keys()
+    if missing:
+        pytest.skip(f"the WebUI has no checkpoint {', '.join(missing)}")
+    request = orders.renamed(request, names)
     own_failure = "" if server.log_file else cases.fails_by_itself(case)
     if own_failure:
         answer = server.client.post(route, json=request)
@@ -53,13 +63,19 @@ def test_host_fails_by_itself_at_what_the_matrix_leaves_out(server: Server, name
 
 def test_cases_cover_every_possible_pair() -> None:
     assert cases.covered(CASES) >= PAIRS
+    assert cases.covered(SDXL_CASES) >= SDXL_PAIRS
 
 
-def test_every_value_of_every_factor_is_possible() -> None:
-    seen = {item for pair in PAIRS for item in pair}
+@pytest.mark.parametrize(
+    ("factors", "pairs"), [(cases.FACTORS, PAIRS), (cases.SDXL_FACTORS, SDXL_PAIRS)]
+)
+def test_every_value_of_every_factor_is_possible(
+    factors: dict[str, Sequence[str]], pairs: set[Pair]
+) -> None:
+    seen = {item for pair in pairs for item in pair}
     missing = [
         (factor, value)
-        for factor, values in cases.FACTORS.items()
+        for factor, values in factors.items()
         for value in values
         if (factor, value) not in seen
     ]

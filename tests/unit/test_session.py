@@ -291,6 +291,42 @@ def test_model_switched_to_another_structure_is_left_alone(base, network):
     assert "they do not act" in session.comments[0]
 
 
+@pytest.mark.parametrize(
+    ("windows", "told"),
+    [
+        ([(0.0, 0.5)], False),
+        ([(0.0, 0.75)], True),
+        ([(0.75, 1.0)], True),
+        ([(0.75, 0.75)], False),
+        ([(0.0, 0.5), (0.25, 1.0)], True),
+        ([(0.0, 0.5), (0.0, 0.25)], False),
+    ],
+)
+def test_a_switch_is_told_once_and_only_if_a_window_reaches_it(base, network, windows, told):
+    foreign = support.tiny_base("SD1" if kind_of(base) == "SDXL" else "SDXL")
+    units = [prepared(network, guidance_start=a, guidance_end=b) for a, b in windows]
+    session = ControlSession(FakeHost(), units)
+    for is_hires in (False, True):
+        session.begin_pass(info(is_hires=is_hires, has_hires=True), base)
+        with session.sampling(base.module):
+            for step in range(8):
+                model = base.module if step < 4 else foreign.module
+                session.begin_evaluation(ROWS, step / 8, model)
+    assert ["switched" in comment for comment in session.comments] == [True] * told
+
+
+def test_list_for_sd1_acts_on_sdxl_by_its_first_numbers_and_is_told_once():
+    base, network = support.tiny_base("SDXL"), support.tiny_controlnet("SDXL")
+    weights = tuple(0.1 * (i + 1) for i in range(13))
+    session = ControlSession(FakeHost(), [prepared(network, advanced_weighting=weights)])
+    for is_hires in (False, True):
+        session.begin_pass(info(is_hires=is_hires, has_hires=True), base)
+        assert session.active[0].strengths == weights[:10]
+    (comment,) = session.comments
+    assert "unit 0: advanced_weighting has 13 numbers" in comment
+    assert "takes the first 10" in comment
+
+
 def test_control_mode_evaluates_cond_rows_only(base, network, plain):
     seen = []
     original = type(network).evaluate

@@ -54,6 +54,15 @@ def test_own_weights_replace_weight_and_curve():
     assert layer_strengths(0.3, 13, ControlMode.CONTROL, own, "unit 0") == own
 
 
-def test_own_weights_of_wrong_length_say_both_lengths():
-    with pytest.raises(UnitError, match=r"unit 1: advanced_weighting has 3 numbers.*needs 13"):
-        layer_strengths(1.0, 13, ControlMode.BALANCED, (1.0, 1.0, 1.0), "unit 1")
+def test_own_weights_for_sd1_are_cut_for_sdxl():
+    own = tuple(i / 10 for i in range(13))
+    assert layer_strengths(0.3, 10, ControlMode.CONTROL, own, "unit 0") == own[:10]
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"), [(3, 13), (10, 13), (14, 13), (12, 10), (14, 10), (13, 7)]
+)
+def test_own_weights_of_wrong_length_say_both_lengths(given, layers):
+    told = rf"unit 1: advanced_weighting has {given} numbers.*needs {layers} "
+    with pytest.raises(UnitError, match=told):
+        layer_strengths(1.0, layers, ControlMode.BALANCED, (1.0,) * given, "unit 1")
