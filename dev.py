@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one entry for everybody without a WebUI: demo, test, ui, lint, bench, train.
+"""The one entry for everybody without a WebUI: demo, test, ui, lint, bench, soak, train.
 
 Needs nothing but Python: makes an environment of its own beside this file (`.venv-dev`), installs
 the pinned requirements into it once, and runs the wanted program there.
@@ -21,6 +21,7 @@ import time
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -30,6 +31,7 @@ SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",
     "bench": "minihost/bench.py",
+    "soak": "tests/fuzz/soak.py",
     "train-assets": "minihost/train_assets.py",
 }
 
@@ -239,8 +241,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="dev.py", description=__doc__.split("\n", maxsplit=1)[0])
     commands = top.add_subparsers(dest="command", required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, parents=[shared], allow_abbrev=False)
+    def command(name: str, text: str, **more: Any) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, parents=[shared], allow_abbrev=False, **more)
 
     command("demo", "generate from a photograph and write a contact sheet to demo-output/")
     tests = command("test", "run the test suite; further options go to pytest")
@@ -251,6 +253,8 @@ def parser() -> argparse.ArgumentParser:
     command("ui", "open the embedded WebUI in the browser; further options go to it")
     command("lint", "check style and layout").add_argument("--fix", action="store_true")
     command("bench", "measure speed and memory, as ratios within one run")
+    text = "many generations, malformed requests and damaged files; --help tells its options"
+    command("soak", text, add_help=False)
     command("train", "train a ControlNet of your own; further words go to the trainer")
     command("train-assets", "train the small demo models again")
     return top

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -181,17 +180,14 @@ def _loaded(
     path: Path, weight: WeightFile, place: Place, load: Callable[[Path, Place], Any]
 ) -> Any:
     """What a file holds, ready to use."""
-    from safetensors import SafetensorError
-
     try:
         return load(path, place)
-    except (
-        *(KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError, EOFError),
-        *(OSError, pickle.UnpicklingError, SafetensorError),
-    ) as error:
-        if isinstance(error, WeightsError) or _is_out_of_memory(error):
+    except Exception as error:  # readers have kinds of their own, one per fault
+        if isinstance(error, (WeightsError, MemoryError)) or _is_out_of_memory(error):
             raise
-        msg = f"{path} is damaged or no {weight.name}: {str(error)[:500]}"
+        # What follows the first line is torch's advice to run the file's code.
+        reason = str(error).strip().partition("\n")[0].partition("Re-running ")[0][:200]
+        msg = f"{path} is damaged or no {weight.name}: {reason or type(error).__name__}"
         raise WeightsError(msg) from error
 
 

@@ -6,7 +6,6 @@ its tensors, so fine-tunes and models of any width are read alike.
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from lib_controlnet.layouts import diffusers_renamer
 from .errors import TrainError
 from .names import unet_renamer, vae_renamer
 from .packages import need
+from .reading import read_content, read_mapping
 from .sizes import unet_arguments, vae_arguments
 from .text import TextEncoder, diffusers_encoders, ldm_encoders, text_width
 
@@ -157,7 +157,7 @@ class LdmBase(Base):
         path = self.path.with_suffix(".yaml")
         if not path.is_file():
             return {}
-        content = need("yaml").safe_load(path.read_text(encoding="utf-8"))
+        content = read_content(path)
         try:
             return dict(content["model"]["params"])
         except (TypeError, KeyError):
@@ -265,7 +265,7 @@ class DiffusersBase(Base):
 
     def _config(self, place: str) -> Mapping[str, Any]:
         path = self.path / place
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_mapping(path) if path.is_file() else {}
 
     def _weights(self, part: str) -> list[Path]:
         """The file of a part, or the files where it was too large for one."""

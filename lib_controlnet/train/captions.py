@@ -50,7 +50,7 @@ def from_lines(file: Path) -> Captions:
             name = next(entry[key] for key in FILE_KEYS if key in entry)
             text = next(entry[key] for key in TEXT_KEYS if key in entry)
             found[Path(name).as_posix()] = " ".join(str(text).split())
-        except (ValueError, TypeError, StopIteration):
+        except (ValueError, TypeError, StopIteration, RecursionError):
             faults.append(f"line {number}")
     if faults:
         msg = (

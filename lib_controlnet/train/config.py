@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from lib_controlnet.errors import shown
+
 from .errors import TrainError
-from .packages import need
+from .reading import read_content
 
 
 def setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -143,14 +144,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         msg = f"the configuration {path} does not exist"
         raise TrainError(msg)
-    text = path.read_text(encoding="utf-8-sig")
-    yaml = need("yaml") if path.suffix.lower() in (".yaml", ".yml") else None
-    faults = (ValueError, yaml.YAMLError) if yaml else ValueError
-    try:
-        content = yaml.safe_load(text) if yaml else json.loads(text)
-    except faults as error:
-        msg = f"the configuration {path} cannot be read: {error}"
-        raise TrainError(msg) from error
+    content = read_content(path)
     if not isinstance(content, Mapping):
         msg = f"the configuration {path} must be a mapping of settings"
         raise TrainError(msg)
@@ -158,13 +152,12 @@ def read_file(path: Path) -> dict[str, Any]:
     values = {str(key).replace("-", "_"): value for key, value in content.items()}
     for name, value in values.items():
         if name not in kinds:
-            msg = f"the configuration {path} has {name}, which is no setting of a training"
+            msg = f"the configuration {path} has {name[:80]}, which is no setting of a training"
             raise TrainError(msg)
         values[name] = _of_kind(value, kinds[name])
         if values[name] is None:
-            msg = (
-                f"the configuration {path} has {name} = {value!r}, expected {kinds[name].__name__}"
-            )
+            expected = kinds[name].__name__
+            msg = f"the configuration {path} has {name} = {shown(value)}, expected {expected}"
             raise TrainError(msg)
     return values
 
@@ -176,9 +169,10 @@ def _of_kind(value: object, kind: type) -> Any:
     """
     if kind is str and value is False:
         return "no"
-    if kind is float and isinstance(value, str):
-        with contextlib.suppress(ValueError):
+    if kind is float and isinstance(value, (str, int)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)
+        return None
     if isinstance(value, bool) and kind is not bool:
         return None
     return kind(value) if isinstance(value, (int, float) if kind is float else kind) else None

@@ -23,6 +23,7 @@ from lib_controlnet.errors import ImageError
 from lib_controlnet.image import Size, to_rgb
 
 from .errors import TrainError
+from .reading import read_content
 
 LINES: Final = "prompt.json"
 ABOUT: Final = "dataset.json"
@@ -90,11 +91,7 @@ def write_items(folder: Path, items: Sequence[Item]) -> None:
 def about(folder: Path) -> dict[str, Any]:
     """What is known of how a data set was made; empty where nothing is."""
     path = folder / ABOUT
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        msg = f"{path} is no JSON: {error}"
-        raise TrainError(msg) from error
+    content = read_content(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 
@@ -125,7 +122,7 @@ def _read_line(line: str) -> Item | str:
     """The example on a line, or what is wrong with it."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "is not JSON"
     if not isinstance(entry, dict):
         return "is not a JSON object"

@@ -18,6 +18,7 @@ from .base import UNET, LdmBase, open_base
 from .dataset import write_text
 from .errors import TrainError
 from .names import unet_renamer
+from .reading import read_mapping
 from .run import SETTINGS
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def base_of(source: Path, given: str | None) -> Base:
     """
     settings = source / SETTINGS
     if not given and settings.is_file():
-        given = json.loads(settings.read_text(encoding="utf-8"))["base"]
+        given = read_mapping(settings).get("base")
     if not given:
         msg = f"{source} does not say for which base it was trained; add --base"
         raise TrainError(msg)

@@ -28,6 +28,7 @@ from .dataset import Item, about, check, first_size, read_items, refuse, write_t
 from .errors import TrainError
 from .model import Average, Controlled
 from .packages import need
+from .reading import read_mapping
 from .record import ADHERENCE, LOSSES, Board, Table, plot
 from .sampling import Networks, Sampler
 from .steps import Source, positions_of, prefetched
@@ -152,7 +153,7 @@ class Training:
         path = self.run / SETTINGS
         contents = contents_of(self.settings, self.base, items)
         if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_mapping(path)
             refuse_changes(known, self.settings, contents)
         self.accelerator.wait_for_everyone()
         if self.is_first:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from .control_file import save_tensors
 from .errors import TrainError
+from .reading import read_mapping
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,9 +102,9 @@ def about(state: Path) -> dict[str, Any]:
         TrainError: it cannot be read.
     """
     try:
-        return json.loads((state / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"the state {state} cannot be read ({error}); remove it to continue from an older one"
+        return read_mapping(state / ABOUT)
+    except TrainError as error:
+        msg = f"{error}; remove the state {state} to continue from an older one"
         raise TrainError(msg) from error
 
 

@@ -11,7 +11,7 @@ import copy
 import io
 import json
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +40,10 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.method} {self.path} {self.kind} {self.content[:300]!r}"
+
+    def naming(self, model: str) -> Case:
+        """The same request for another control model."""
+        return replace(self, content=self.content.replace(MODEL.encode(), model.encode()))
 
 
 def file(image: Image.Image, form: str = "PNG", **options: Any) -> str:

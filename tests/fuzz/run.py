@@ -1,28 +1,19 @@
-"""Sending malformed requests and keeping the score; a program for long runs.
-
-`PYTHONPATH=tests python -m fuzz.run --requests 6000 --seed 1` starts the embedded host, sends the
-requests, and prints the table of docs/fuzz.md.
-"""
+"""Sending malformed requests and keeping the score."""
 
 from __future__ import annotations
 
-import argparse
 import collections
 import hashlib
 import json
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
-from fuzz.cases import FEW, KINDS, UNIT, Case
+from fuzz.cases import FEW, KINDS, MODEL, UNIT, Case
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from plain_server import plain_server
 
 SHARES: Mapping[str, int] = {"detect": 30, "render": 20, "units": 30, "queries": 5, "raw": 15}
 """Per cent of the requests by kind."""
@@ -105,11 +96,22 @@ def drawn(kind: str, count: int, start: int) -> list[Case]:
 
 
 def fuzz(
-    client: httpx.Client, kind: str, count: int, start: int, score: Score, threads: int = 1
+    client: httpx.Client,
+    kind: str,
+    count: int,
+    start: int,
+    score: Score,
+    threads: int = 1,
+    model: str = MODEL,
 ) -> None:
-    """Send requests of a kind, several at a time with several threads."""
+    """Send requests of a kind, several at a time with several threads.
+
+    Args:
+        model: a control model that the server has.
+    """
     with ThreadPoolExecutor(threads) as pool:
-        for answer in [pool.submit(score.send, client, kind, c) for c in drawn(kind, count, start)]:
+        cases = [case.naming(model) for case in drawn(kind, count, start)]
+        for answer in [pool.submit(score.send, client, kind, case) for case in cases]:
             answer.result()
 
 
@@ -124,38 +126,12 @@ def reference(client: httpx.Client) -> str:
     return hashlib.sha256("".join(pictures).encode()).hexdigest()
 
 
-def main(arguments: list[str]) -> int:
-    """The long run."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--requests", type=int, default=6000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    score = Score()
-    with tempfile.TemporaryDirectory() as data, plain_server(Path(data), "--api") as server:
-        before, memory = reference(server.client), [server.memory()]
-        started = time.perf_counter()
-        for tenth in range(10):
-            for kind, share in SHARES.items():
-                count = max(options.requests * share // 1000, 1)
-                start = options.seed * 100 + tenth
-                fuzz(server.client, kind, count, start, score, options.threads)
-            memory.append(server.memory())
-            print(f"{score.requests} requests, {memory[-1] >> 20} MB", file=sys.stderr)
-        spent = time.perf_counter() - started
-        after = reference(server.client)
+def table(score: Score) -> str:
+    """Statuses by kind of request, as docs/fuzz.md shows them, and the slowest answer."""
     columns = sorted({status for counter in score.statuses.values() for status in counter}, key=str)
-    print("| kind |", " | ".join(map(str, columns)), "|")
+    lines = [f"| requests | {' | '.join(map(str, columns))} |"]
     for kind, counter in score.statuses.items():
-        print(f"| {kind} |", " | ".join(str(counter[status]) for status in columns), "|")
-    how = f"seed {options.seed}, {options.threads} at a time"
-    print(f"requests: {score.requests} in {spent:.0f} s, {how}")
-    print(f"slowest answer: {score.slowest[0]:.1f} s, {score.slowest[1]}")
-    print("memory:", ", ".join(f"{size >> 20}" for size in memory), "MB")
-    print(f"picture after = picture before: {after == before}")
-    print(f"failures: {len(score.failures)}", *score.failures[:20], sep="\n")
-    return bool(score.failures) or after != before
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        lines.append(f"| {kind} | {' | '.join(str(counter[status]) for status in columns)} |")
+    lines.append(f"requests: {score.requests}")
+    lines.append(f"slowest answer: {score.slowest[0]:.1f} s, {score.slowest[1]}")
+    return "\n".join(lines)

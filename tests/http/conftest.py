@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fuzz import soak
 from PIL import Image
 from servers import embedded_host
 
@@ -77,7 +78,9 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[WebUI]:
     if address:
         yield WebUI(address.rstrip("/"))
         return
-    with embedded_host(tmp_path_factory.mktemp("webui")) as server:
+    data = tmp_path_factory.mktemp("webui")
+    soak.install(data)
+    with embedded_host(data) as server:
         webui = WebUI(server.url, server.log_file)
         request.config.stash[SERVER] = webui
         try:

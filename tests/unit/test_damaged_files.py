@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 import struct
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import pytest
 import torch
 from fuzz import files
 from safetensors.torch import save_file
+from support import tiny_controlnet
 
 from lib_controlnet import families, pickles
 from lib_controlnet.catalog import ModelFile
@@ -147,7 +146,7 @@ def test_what_is_no_model_is_a_sentence(what: str, suffix: str, tmp_path: Path) 
 @pytest.mark.parametrize("length", [*range(1, 40), *range(40, 2000, 61)])
 def test_old_pickles_cut_anywhere_are_sentences(length: int, tmp_path: Path) -> None:
     path = tmp_path / "cut.pt"
-    path.write_bytes(files.good()["legacy"].data[:length])
+    path.write_bytes(files.good_torch(zipped=False)[:length])
     with pytest.raises(BrokenCheckpointError, match=r"^cut\.pt is "):
         open_checkpoint(path)
 
@@ -164,7 +163,7 @@ def test_packed_archive_is_read_as_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_weights_kept_as_whole_numbers_are_refused(tmp_path: Path) -> None:
-    network = files.tiny_controlnet("demo", unet=files.unet())
+    network = tiny_controlnet("demo", unet=files.unet())
     whole = {name: value.to(torch.int8) for name, value in network.module.state_dict().items()}
     save_file(whole, tmp_path / "int8.safetensors")
     with pytest.raises(BrokenCheckpointError, match=r"int8\.safetensors .* as whole numbers"):
@@ -184,7 +183,7 @@ def large_old_file(path: Path) -> None:
 def wide_model(path: Path) -> None:
     """A ControlNet for the base with a hint block of 2 GB, most of it a hole."""
     header, end = {}, 0
-    network = files.tiny_controlnet("demo", unet=files.unet())
+    network = tiny_controlnet("demo", unet=files.unet())
     for name, value in network.module.state_dict().items():
         shape = list(value.shape)
         if name.startswith("input_hint_block."):
@@ -240,7 +239,7 @@ NO_MEMORY = {
 @pytest.mark.parametrize("kind", NO_MEMORY)
 def test_lack_of_memory_is_not_told_as_damage(kind: str, tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "m.safetensors"
-    path.write_bytes(files.good()["safetensors"].data)
+    path.write_bytes(files.good_safetensors())
 
     def full(*_args: object, **_options: object) -> None:
         raise NO_MEMORY[kind]
@@ -260,7 +259,7 @@ def test_a_wrong_length_is_no_lack_of_memory() -> None:
 
 def test_anything_unexpected_names_the_file(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "m.safetensors"
-    path.write_bytes(files.good()["safetensors"].data)
+    path.write_bytes(files.good_safetensors())
 
     def surprise(_ckpt: object) -> None:
         msg = "by nothing\nat all"
@@ -304,7 +303,7 @@ def test_messages_can_be_sent_whatever_a_file_is_called(text: str, seen: str) ->
 def test_texts_beside_a_model_take_no_time(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(text.encode("utf-8", "surrogatepass"))
     path = tmp_path / "m.safetensors"
-    path.write_bytes(files.good()["safetensors"].data)
+    path.write_bytes(files.good_safetensors())
     assert not open_checkpoint(path).global_average_pooling
 
 
@@ -324,41 +323,3 @@ def test_a_damaged_list_of_hashes_counts_as_empty(content: str, tmp_path: Path) 
     store = tmp_path / "hashes.json"
     store.write_bytes(content.encode("latin-1"))
     assert HashStore(store).load() == {}
-
-
-# --- by the thousand ----------------------------------------------------------------------------
-
-MUTATE = """
-import json, logging, resource, sys, tempfile
-from pathlib import Path
-import torch
-from fuzz.files import mutated, read_all
-logging.disable(logging.CRITICAL)
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-torch.set_num_threads(1)
-score = read_all(mutated(int(sys.argv[1])), int(sys.argv[2]), Path(tempfile.mkdtemp()))
-print(json.dumps(score))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its own memory")
-def test_mutated_files_load_or_are_sentences(tmp_path: Path) -> None:
-    """Within 4 GB of address space, of which torch takes most."""
-    paths = os.pathsep.join(str(ROOT / part) for part in (".", "minihost", "tests"))
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MUTATE, "7", "150"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
-    )
-    score = json.loads(out.stdout)
-    assert score["faults"] == []
-    assert 40 < score["loaded"] < 120, "neither all nor none reach the network"
-
-
-def test_mutations_are_the_same_for_the_same_seed() -> None:
-    first, second = files.mutated(3), files.mutated(3)
-    assert [next(first) for _ in range(30)] == [next(second) for _ in range(30)]
-    assert pickle.dumps(next(first)) != pickle.dumps(next(files.mutated(4)))
