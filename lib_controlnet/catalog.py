@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -240,8 +239,10 @@ class Catalog:
 
 def _split_name(text: str) -> tuple[str, str]:
     """Lower-case stem and hash of `stem [hash]`; the hash is empty without brackets."""
-    found = re.fullmatch(r"(.*?)\s*\[([0-9a-z]+)\]", text.strip().lower())
-    return (found[1], found[2]) if found else (text.strip().lower(), "")
+    wanted = text.strip().lower()
+    stem, bracket, digest = wanted.removesuffix("]").rpartition("[")
+    is_hash = wanted.endswith("]") and digest.isascii() and digest.isalnum()
+    return (stem.rstrip(), digest) if bracket and is_hash else (wanted, "")
 
 
 def _model_paths(folder: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
@@ -47,10 +47,12 @@ _CHOICES: Final[dict[str, type[Choice]]] = {
     "region": ActingRegion,
 }
 _READABLE: Final = (*FIELDS, *FIELDS_IF_SET, "low_vram", "save_detected_map")
-_OWN_KEY: Final = re.compile(rf"{KEY}[ -]?(\d*)")
-_PART: Final = re.compile(r'\s*([^:,"]+?)\s*:\s*("(?:\\.|[^"\\])*"|\([^)]*\)|[^,]*?)\s*(?:,|$)')
-_LEGACY_KEY: Final = re.compile(r"ControlNet-(\d+) (.+)")
-_LEGACY_RANGE: Final = re.compile(r"\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)")
+_OWN_KEY: Final = re.compile(rf"{KEY}[ -]?([0-9]{{0,2}})")
+_LEGACY_KEY: Final = re.compile(r"ControlNet-([0-9]{1,2}) (.+)")
+MAX_CHARACTERS: Final = 20_000
+"""Of one unit's text; the longest that is written has some hundreds."""
+_MAX_RANGE: Final = 64
+"""Characters of a value in round brackets."""
 _LEGACY_NAMES: Final[dict[str, str]] = {
     "preprocessor": "module",
     "guidance_strength": "guidance_end",
@@ -117,8 +119,11 @@ def parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: no field can be read from the text.
     """
+    if len(text) > MAX_CHARACTERS:
+        msg = f"{text[:60]!r}... has {len(text)} characters; at most {MAX_CHARACTERS} are read"
+        raise ValueError(msg)
     found: dict[str, Any] = {}
-    for key, raw in _PART.findall(text):
+    for key, raw in _parts(text):
         name = _field_name(key)
         value = json.loads(raw) if raw.startswith('"') else raw
         if name == "starting/ending":
@@ -133,6 +138,55 @@ def parse(text: str) -> dict[str, Any]:
     return found
 
 
+def _parts(text: str) -> Iterator[tuple[str, str]]:
+    """Keys and values of `key: value, key: "quoted", key: (in, brackets)`, in one pass.
+
+    A scanner, since what is pasted is anybody's text: no pattern looks at a character twice.
+    """
+    place = 0
+    while (colon := text.find(":", place)) >= 0:
+        start = max(place, *(text.rfind(mark, place, colon) + 1 for mark in ',"'))
+        if start == colon:  # no key
+            place = colon + 1
+            continue
+        value, end = _value_at(text, colon + 1)
+        yield text[start:colon].strip(), value
+        place = end + 1
+
+
+def _value_at(text: str, place: int) -> tuple[str, int]:
+    """The value that begins there, and where it ends: at a comma, or behind the text."""
+    start = _behind_spaces(text, place)
+    if text.startswith('"', start):
+        stop = _behind_quotes(text, start)
+    elif text.startswith("(", start):
+        stop = text.find(")", start, start + _MAX_RANGE) + 1
+    else:
+        stop = 0
+    end = _behind_spaces(text, stop) if stop else len(text)
+    if stop and (end == len(text) or text[end] == ","):
+        return text[start:stop], end
+    end = text.find(",", start)
+    end = end if end >= 0 else len(text)
+    return text[start:end].rstrip(), end
+
+
+def _behind_spaces(text: str, place: int) -> int:
+    while place < len(text) and text[place].isspace():
+        place += 1
+    return place
+
+
+def _behind_quotes(text: str, start: int) -> int:
+    """Where quoted text ends, behind the closing mark; 0 if it does not."""
+    place = start + 1
+    while place < len(text):
+        if text[place] == '"':
+            return place + 1
+        place += 2 if text[place] == "\\" else 1
+    return 0
+
+
 def _field_name(key: str) -> str:
     name = key.strip().lower().replace(" ", "_")
     return _LEGACY_NAMES.get(name, name)
@@ -140,10 +194,11 @@ def _field_name(key: str) -> str:
 
 def _window(value: str) -> dict[str, float]:
     """`starting/ending: (0, 1)` as the versions of early 2023 wrote it."""
-    match = _LEGACY_RANGE.search(value)
-    if match is None:
+    start, comma, end = value.strip(" ()").partition(",")
+    try:
+        return {"guidance_start": float(start), "guidance_end": float(end)} if comma else {}
+    except ValueError:
         return {}
-    return {"guidance_start": float(match[1]), "guidance_end": float(match[2])}
 
 
 def _value(name: str, value: str) -> Any:

@@ -35,7 +35,7 @@ _PER_PICTURE: Final = (
     "all_subseeds",
 )
 _RESTORED: Final = ("n_iter", "do_not_save_grid", "do_not_save_samples")
-_TAB_JOB: Final = re.compile(r"(\d+) out of (\d+)")
+_TAB_JOB: Final = re.compile(r"([0-9]{1,9}) out of ([0-9]{1,9})")
 _FILE_NUMBER: Final = "-[generation_number]"
 _WRITABLE: Final = (".png", ".jpg", ".jpeg", ".webp")
 

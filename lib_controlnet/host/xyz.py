@@ -7,6 +7,7 @@ that copy, so neither the caller's units nor any setting changes.
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from modules import scripts
 
 from lib_controlnet import listing, preprocess
 from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
-from lib_controlnet.errors import ControlNetError
+from lib_controlnet.errors import ControlNetError, shown
 from lib_controlnet.unit import parse_unit
 
 if TYPE_CHECKING:
@@ -27,10 +28,15 @@ log = logging.getLogger(__name__)
 ATTRIBUTE: Final = "controlnet_cell"
 SCRIPT_FILE: Final = "xyz_grid.py"
 PREFIX: Final = "[ControlNet] "
-_NUMBER: Final = r"([+-]?(?:\d+\.?\d*|\.\d+))"
-_RANGE: Final = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}(?:\s*\(\s*{_NUMBER}\s*\))?\s*")
-_COUNTED: Final = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*\[\s*(\d+)\s*\]\s*")
+_NUMBER: Final = r"([+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}))"
+"""Of bounded length, so that no text makes a pattern try many ways to share its digits out."""
+_RANGE: Final = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}(?:\s*\(\s*{_NUMBER}\s*\))?")
+_COUNTED: Final = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*\[\s*([0-9]{{1,12}})\s*\]")
 _LIST: Final = re.compile(r"\[[^\[\]]*\]")
+MAX_CHARACTERS: Final = 50_000
+"""Of what is typed for one axis."""
+MAX_VALUES: Final = 1000
+"""Numbers on one axis."""
 
 
 def cell_values(p: Any) -> dict[str, Any]:
@@ -124,6 +130,7 @@ def _part(value: Any, position: int) -> Any:
 
 def split(text: str) -> list[str]:
     """Values separated by commas; a bracket list `[a, b]` is one value, for unit 0, 1, ..."""
+    _check_length(text)
     lists: list[str] = []
 
     def keep(found: re.Match[str]) -> str:
@@ -137,13 +144,32 @@ def split(text: str) -> list[str]:
 
 def split_numbers(text: str) -> list[str]:
     """Like `split`; `1-5`, `1-5 (+2)` and `0-1 [5]` stand for the numbers of a range."""
+    _check_length(text)
     # "[5]" behind a range is a count, not a list of values for units.
     ranges = _COUNTED.sub(lambda found: ", ".join(_counted(found)), text)
-    return [number for cell in split(ranges) for number in _expand(cell)]
+    numbers = (number for cell in split(ranges) for number in _expand(cell))
+    found = list(itertools.islice(numbers, MAX_VALUES + 1))
+    _check_values(text, len(found))
+    return found
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        msg = (
+            f"{PREFIX.strip()} the values {shown(text)} have {len(text)} characters; at most "
+            f"{MAX_CHARACTERS} are read"
+        )
+        raise ValueError(msg)
+
+
+def _check_values(text: str, count: float) -> None:
+    if count > MAX_VALUES:
+        msg = f"{PREFIX.strip()} {shown(text)} stands for more than {MAX_VALUES} numbers"
+        raise ValueError(msg)
 
 
 def _expand(cell: str) -> list[str]:
-    found = _RANGE.fullmatch(cell)
+    found = _RANGE.fullmatch(cell.strip())
     if found is None:
         return [cell]
     start, end = float(found[1]), float(found[2])
@@ -151,12 +177,14 @@ def _expand(cell: str) -> list[str]:
     if step == 0.0 or (end - start) * step < 0:
         msg = f"{PREFIX.strip()} the range {cell!r} never reaches its end"
         raise ValueError(msg)
+    _check_values(cell, (end - start) / step)
     count = int((end - start) / step + 1e-9) + 1
     return [str(round(start + i * step, 8)) for i in range(count)]
 
 
 def _counted(found: re.Match[str]) -> list[str]:
     start, end, count = float(found[1]), float(found[2]), int(found[3])
+    _check_values(found[0], count)
     width = (end - start) / max(count - 1, 1)
     return [str(round(start + i * width, 8)) for i in range(count)]
 
@@ -167,7 +195,12 @@ def per_unit(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     def read(text: Any) -> Any:
         word = str(text).strip()
         if word.startswith("[") and word.endswith("]"):
-            return [read(item) for item in next(csv.reader([word[1:-1]], skipinitialspace=True))]
+            words = next(csv.reader([word[1:-1]], skipinitialspace=True), [])
+            return [one(item) for item in words]
+        return one(word)
+
+    def one(text: str) -> Any:
+        word = text.strip()
         return None if word in ("", "None") else kind(word)
 
     return read
@@ -206,7 +239,7 @@ def _boolean(word: str) -> bool:
 
 
 def _window(word: str) -> tuple[float, float]:
-    found = _RANGE.fullmatch(word)
+    found = _RANGE.fullmatch(word.strip())
     if found is None:
         msg = f"{PREFIX.strip()} {word!r} is no window; write start-end, such as 0-0.5"
         raise ValueError(msg)

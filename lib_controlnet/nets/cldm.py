@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,10 @@ class ControlNetParams:
     hint_widths: tuple[int, ...]
 
 
+_MAX_BLOCKS: Final = 100
+"""Real networks have 12; a file with more has tensors too many, and each is looked for in all."""
+
+
 def read_params(shapes: Shapes, heads: Callable[[str, int], int]) -> ControlNetParams:
     """Derive every hyper-parameter from the shapes of a file's tensors.
 
@@ -72,7 +77,9 @@ def read_params(shapes: Shapes, heads: Callable[[str, int], int]) -> ControlNetP
     text = [shapes[name][1] for name in names if name.endswith("attn2.to_k.weight")]
     label = shapes.get("label_emb.0.0.weight")
     blocks = []
-    while any(name.startswith(f"input_blocks.{len(blocks)}.") for name in names):
+    while len(blocks) < _MAX_BLOCKS and any(
+        name.startswith(f"input_blocks.{len(blocks)}.") for name in names
+    ):
         blocks.append(_read_block(shapes, f"input_blocks.{len(blocks)}", heads))
     middle = {}
     for part in range(3):

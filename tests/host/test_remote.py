@@ -150,7 +150,16 @@ def test_row_17_xyz_values_are_read(grid, title, text, expected):
         ("Preprocessor", "frob", "Module not available: 'frob'"),
         ("Region", "behind", "region is 'behind'"),
         ("Window (start-end)", "0.5", "write start-end"),
+        ("Weight", "0-1 [1000000000]", "stands for more than 1000 numbers"),
+        ("Weight", "0-1e9, 0-999999999", "stands for more than 1000 numbers"),
+        ("Weight", "0-1 (0.00000000001)", "stands for more than 1000 numbers"),
+        ("Weight", "0-900, 0-900", "stands for more than 1000 numbers"),
+        ("Weight", "1" * 30_000, "could not convert|weight is|too large"),
+        ("Weight", " " * 100_000, "at most 50000 are read"),
+        ("Weight", "[" * 20_000 + "]" * 20_000, "could not convert"),
+        ("Model", '"' + "a" * 60_000, "at most 50000 are read"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_impossible_axis_value_is_refused_before_the_first_cell(grid, title, text, message):
     with pytest.raises((RuntimeError, ValueError), match=message):

@@ -174,3 +174,37 @@ def test_row_18_infotext_of_2023_in_flat_notation() -> None:
 )
 def test_is_own_key_only_takes_unit_entries(key: str, own: bool) -> None:
     assert infotext.is_own_key(key) is own
+
+
+def test_parse_reads_in_one_pass_what_a_pattern_read() -> None:
+    text = (
+        'Module: "a, b: \\"c\\"" , starting/ending: (0.1 , 0.9), Model:x,, junk "y: 1", Weight : 2'
+    )
+    assert infotext.parse(text) == {
+        "module": 'a, b: "c"',
+        "guidance_start": 0.1,
+        "guidance_end": 0.9,
+        "model": "x",
+        "weight": 2.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["starting/ending: (1.2.3, 4)", "starting/ending: (0", "starting/ending: (0, x)"]
+)
+def test_parse_window_that_is_none_is_left_out(text: str) -> None:
+    assert infotext.parse(f"Module: canny, {text}") == {"module": "canny"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"ControlNet 0": "Module: " + "a" * 30_000},
+        {"ControlNet " + "9" * 5000: "Module: canny"},
+        {"ControlNet-" + "9" * 5000 + " Module": "canny"},
+        {"ControlNet-0 Module": "a" * 30_000},
+    ],
+    ids=["long", "number", "flat-number", "flat-long"],
+)
+def test_parse_all_passes_over_what_nobody_wrote(params: dict[str, str]) -> None:
+    assert infotext.parse_all({**params, "ControlNet 1": "Module: x"}) == {1: {"module": "x"}}
