@@ -189,6 +189,18 @@ def unfold(units: Sequence[ControlUnit], source: BatchSource) -> list[ControlUni
     return unfolded
 
 
+def first_picture(unit: ControlUnit, source: BatchSource) -> ControlUnit:
+    """A unit with the first of its pictures as its own; one with a single picture as it is.
+
+    Raises:
+        UnitError: it names no pictures, or a folder that is absent, closed or empty.
+        ImageError: a file or picture cannot be used; it is named.
+    """
+    if unit.input_mode is InputMode.SIMPLE:
+        return unit
+    return _pictures_of(unit, source, [])[0].given_to(unit)
+
+
 def frames(unit: ControlUnit, source: BatchSource) -> tuple[BatchPicture, ...]:
     """The pictures of an animation, with their masks.
 
