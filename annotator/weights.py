@@ -184,17 +184,26 @@ def folders(
         models: the WebUI's folder of models; Forge keeps such files in there.
         extension: this extension's folder; others beside it may have downloads of their own.
     """
-    first = (data or Path.cwd()) / Path(chosen).expanduser() if chosen else DOWNLOADS
+    # os.path, because Path's own raises for a user that does not exist.
+    typed = Path(os.path.expanduser(chosen))  # noqa: PTH111
+    first = (data or Path.cwd()) / typed if chosen else DOWNLOADS
     found = [first, DOWNLOADS]
     if models is not None:
         found += _children(models, "ControlNetPreprocessor")
     if extension.parent.name == "extensions":
         found += sorted(extension.parent.glob("*/annotator/downloads"))
-    unique: dict[Path, Path] = {}
+    unique: dict[str, Path] = {}
     for path in found:
-        if path == first or path.is_dir():
-            unique.setdefault(path.resolve(), path)
+        if path == first or os.path.isdir(path):  # noqa: PTH112 - never raises
+            unique.setdefault(_real(path), path)
     return tuple(unique.values())
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return str(path)
 
 
 def _below(root: Path, place: str) -> Path | None:
@@ -211,14 +220,14 @@ def _below(root: Path, place: str) -> Path | None:
 def _children(folder: Path, name: str) -> list[Path]:
     try:
         return sorted(child for child in folder.iterdir() if child.name.lower() == name.lower())
-    except OSError:  # no folder, or none that may be read
+    except (OSError, ValueError):  # no folder, or none that may be read
         return []
 
 
 def _is_filled(path: Path) -> bool:
     try:
         return path.is_file() and path.stat().st_size > 0
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

@@ -6,19 +6,38 @@ import difflib
 import hashlib
 import logging
 import os
+import re
+import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from lib_controlnet.containers import read_metadata
-from lib_controlnet.errors import BrokenCheckpointError, ModelNotFoundError, shown
+from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, shown
 from lib_controlnet.hash_store import HashStore
 
 log = logging.getLogger(__name__)
 
 EXTENSIONS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+
+SIDE_FOLDERS: Final = frozenset({"__macosx", "__pycache__", "$recycle.bin"})
+SIDE_STEMS: Final = re.compile(
+    r"(none|optimizer|scheduler|scaler|training_args|rng_state|random_states)(_\d+)*", re.IGNORECASE
+)
+"""Files with a model's ending that are none: what trainers keep, and the name of nothing."""
+
+FOLDERS_LIMIT: Final = 20_000
+"""Folders that are looked into; a disk as a whole has more."""
+
+NAME_LIMIT: Final = 1000
+"""Characters of a name that is looked for."""
+
+NO_HASH: Final = "NOFILE"
+_HASH_LENGTHS: Final = range(6, 65)
+"""Hexadecimal digits of the hashes that WebUIs and download pages show."""
 
 HASH_OFFSET: Final = 0x100000
 HASH_BYTES: Final = 0x10000
@@ -34,6 +53,8 @@ TYPE_WORDS: Final = {
     "ip-adapter": ("ip_adapter", "ipadapter"),
     "openpose": ("densepose",),
     "instant-id": ("instant_id", "instantid"),
+    "softedge": ("soft_edge", "soft-edge"),
+    "lineart": ("line_art", "line-art"),
     "scribble": ("sketch",),
     "tile": ("blur",),
 }
@@ -55,17 +76,18 @@ class ModelFile:
     Attributes:
         path: where it is.
         hash: 8 hexadecimal digits, the host's short model hash.
-        by_folder: another file has the same name and hash; the folder tells them apart.
+        label: what the user sees before the hash, where the file's stem is not enough: another
+            file has the same stem and hash, so folder or ending tell them apart.
     """
 
     path: Path
     hash: str
-    by_folder: bool = False
+    label: str = ""
 
     @property
     def stem(self) -> str:
-        """File name without its extension, behind its folder's where that is needed."""
-        return f"{self.path.parent.name}/{self.path.stem}" if self.by_folder else self.path.stem
+        """What the user sees before the hash: the file's name without its ending, if possible."""
+        return self.label or displayed(self.path.stem)
 
     @property
     def name(self) -> str:
@@ -80,21 +102,36 @@ class ModelFile:
         try:
             given = str(read_metadata(self.path).get("control_type", ""))
             return given.strip().lower() or None
-        except (BrokenCheckpointError, OSError) as error:
+        except (ControlNetError, OSError) as error:
             log.debug("%s has no readable metadata: %s", self.path, error)
             return None
 
     @property
     def search_text(self) -> str:
-        """Lower-case text for partial matches; a repository's folder stands for a generic stem."""
-        stem = self.path.stem.lower()
-        if not self.by_folder and not _is_generic(stem):
-            return stem
-        return f"{self.path.parent.name.lower()}/{stem}"
+        """Folded text for partial matches; a repository's folder stands for a generic stem."""
+        stem = displayed(self.path.stem)
+        if not self.label and not _is_generic(stem):
+            return folded(stem)
+        return folded(f"{displayed(self.path.parent.name)}/{stem}")
+
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """The whole path, folded, without the file's ending, part by part."""
+        return tuple(folded(displayed(part)) for part in self.path.with_suffix("").parts)
+
+
+def displayed(name: str) -> str:
+    """A file's name as it can be shown, sent and typed: one line, in any encoding."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: f"\\x{ord(c[0]):02x}", printable(name))
+
+
+def folded(text: str) -> str:
+    """For comparison: letter case and the ways to write an accent do not count."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _is_generic(stem: str) -> bool:
-    return stem.split(".", maxsplit=1)[0] in GENERIC_STEMS
+    return stem.split(".", maxsplit=1)[0].lower() in GENERIC_STEMS
 
 
 def short_hash(path: Path) -> str:
@@ -102,12 +139,14 @@ def short_hash(path: Path) -> str:
 
     Smaller files hash nothing, so all of them share `e3b0c442`.
     """
+    if not os.path.isfile(path):  # noqa: PTH113 - never raises; a pipe would be read for ever
+        return NO_HASH
     try:
         with path.open("rb") as stream:
             stream.seek(HASH_OFFSET)
             return hashlib.sha256(stream.read(HASH_BYTES)).hexdigest()[:8]
     except OSError:
-        return "NOFILE"
+        return NO_HASH
 
 
 def listed_under(entry: ModelFile, control_type: str) -> bool:
@@ -115,17 +154,22 @@ def listed_under(entry: ModelFile, control_type: str) -> bool:
     kind = control_type.strip().lower()
     words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
     if entry.control_type is not None:
-        return entry.control_type in words
+        return _joined(entry.control_type) in map(_joined, words)
     return any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
+
+
+def _joined(kind: str) -> str:
+    """A control type without what people put between its words."""
+    return re.sub(r"[-_ ]", "", kind)
 
 
 class Catalog:
     """All control models below some folders.
 
     Args:
-        folders: scanned recursively, links followed; of two files with the same name and hash the
-            one in the earlier folder counts if they are of one size, else both do. Missing
-            folders are skipped.
+        folders: scanned recursively, links followed; what is hidden is left out, and so is what is
+            no file. Of files with the same name and hash the first has the plain name, others are
+            named by their folder too. Missing folders are skipped.
         sort_by: `name`, `date` (newest first) or `path name`.
         name_filter: only stems that contain this text, in any letter case.
         hashes: hashes of earlier scans.
@@ -147,33 +191,33 @@ class Catalog:
     def refresh(self) -> None:
         """Scan the folders again; files that did not change are not read again."""
         files: dict[str, ModelFile] = {}
-        known, hashes, sizes = self._hashes.load(), {}, {}
+        known, hashes = self._hashes.load(), {}
+        seen: set[tuple] = set()
         for folder in self.folders:
-            for path in self._sorted(_model_paths(folder)):
+            for path, state in self._sorted(_model_files(folder)):
                 if self.name_filter and self.name_filter not in path.stem.lower():
                     continue
-                try:
-                    state = path.stat()
-                except OSError as error:  # a link to nowhere
-                    log.debug("%s is skipped: %s", path, error)
+                # A link to a file under the file's own name is no other model.
+                same = (path.stem, *(_identity(state) or (str(path),)))
+                if same in seen:
                     continue
+                seen.add(same)
                 key = (str(path), state.st_mtime_ns, state.st_size)
                 hashes[key] = known.get(key) or short_hash(path)
-                entry = ModelFile(path, hashes[key])
-                if sizes.setdefault(entry.name, state.st_size) != state.st_size:
-                    # Files below 1 MiB all have one hash, so the size has to tell.
-                    entry = replace(entry, by_folder=True)
-                files.setdefault(entry.name, entry)
+                entry = _named(path, hashes[key], files)
+                files[entry.name] = entry
         self._files = files
         self._hashes.save(hashes)
         log.debug("%d control models in %d folders", len(files), len(self.folders))
 
-    def _sorted(self, paths: Iterable[Path]) -> list[Path]:
+    def _sorted(
+        self, found: Iterable[tuple[Path, os.stat_result]]
+    ) -> list[tuple[Path, os.stat_result]]:
         if self.sort_by == "date":
-            return sorted(paths, key=lambda path: -path.stat().st_mtime if path.exists() else 0.0)
+            return sorted(found, key=lambda item: -item[1].st_mtime)
         if self.sort_by == "path name":
-            return sorted(paths, key=lambda path: str(path).lower())
-        return sorted(paths, key=lambda path: (path.name.lower(), str(path)))
+            return sorted(found, key=lambda item: str(item[0]).lower())
+        return sorted(found, key=lambda item: (item[0].name.lower(), str(item[0])))
 
     @property
     def files(self) -> dict[str, ModelFile]:
@@ -194,33 +238,55 @@ class Catalog:
         return [name for name, entry in self.files.items() if listed_under(entry, kind)]
 
     def find(self, text: str) -> Path:
+        """The file a user means, see `find_entry`."""
+        return self.find_entry(text).path
+
+    def find_entry(self, text: str) -> ModelFile:
         """The file a user means.
 
-        Tried in this order: the displayed name; the stem in any letter case, with or without a
-        matching hash; the stem alone when the hash is of another copy of the model; the shortest
-        stem that contains the text.
+        Tried in this order: the displayed name; the stem, perhaps with its ending and folders, in
+        any letter case, with or without a hash; the same when the hash is of another copy of the
+        model; the shortest stem that contains the text. `remark` tells when that was a guess.
 
         Raises:
             ModelNotFoundError: nothing fits; names what comes close and where was searched.
         """
-        wanted = text.strip()
-        if wanted in self.files:
-            return self.files[wanted].path
-        stem, digest = _split_name(wanted)
-        if not stem:
+        if text in self.files:
+            return self.files[text]
+        wanted = folded(text[: NAME_LIMIT + 1].strip())
+        if not wanted or len(wanted) > NAME_LIMIT:
             raise ModelNotFoundError(self._not_found(text))
-        same = [entry for entry in self.files.values() if entry.stem.lower() == stem]
-        for entry in same:
-            if entry.hash == digest:
-                return entry.path
-        if same:
-            if digest:
-                log.info("%r: taking %s, a copy with another hash", text, same[0].name)
-            return same[0].path
-        containing = [entry for entry in self.files.values() if stem in entry.search_text]
+        stem, digest = split_name(wanted)
+        # "[fp16]" may belong to the name; a model may have been got with another ending.
+        for name, hashed in ((wanted, ""), (stem, digest), (_without_ending(stem), digest)):
+            same = [entry for entry in self.files.values() if _is_called(entry, name)]
+            if same:
+                return max(same, key=lambda entry: _closeness(entry, text, hashed))
+        containing = [entry for entry in self.files.values() if stem and stem in entry.search_text]
         if containing:
-            return min(containing, key=lambda entry: len(entry.stem)).path
+            return min(containing, key=lambda entry: len(entry.stem))
         raise ModelNotFoundError(self._not_found(text))
+
+    def remark(self, text: str) -> str | None:
+        """What a user should know about the file that `find_entry` takes: that it is a guess.
+
+        Raises:
+            ModelNotFoundError: see `find_entry`.
+        """
+        entry = self.find_entry(text)
+        wanted = folded(text.strip())
+        stem, digest = split_name(wanted)
+        if _is_called(entry, wanted) or entry.name == text:
+            return None
+        if not _is_called(entry, stem) and _is_called(entry, _without_ending(stem)):
+            return f"there is no control model {shown(text)} with this ending; {entry.name} is used"
+        if not _is_called(entry, stem):
+            others = sum(stem in other.search_text for other in self.files.values()) - 1
+            guess = f"the shortest of {others + 1} names that contain it" if others else "by a part"
+            return f"the control model {shown(text)} is taken to be {entry.name}, {guess}"
+        if digest and not _has_hash(entry, digest):
+            return f"there is no control model {shown(text)} with this hash; {entry.name} is used"
+        return None
 
     def _not_found(self, text: str) -> str:
         folders = ", ".join(str(folder) for folder in self.folders) or "none"
@@ -228,8 +294,9 @@ class Catalog:
             return (
                 f"control model {shown(text)} is not found: no model files in the folders {folders}"
             )
-        by_stem = {entry.stem.lower(): name for name, entry in self.files.items()}
-        close = difflib.get_close_matches(_split_name(text[:200])[0], by_stem, n=3, cutoff=0.3)
+        by_stem = {folded(entry.stem): name for name, entry in self.files.items()}
+        wanted = split_name(folded(text[:200].strip()))[0]
+        close = difflib.get_close_matches(wanted, by_stem, n=3, cutoff=0.3)
         nearest = ", ".join(by_stem[stem] for stem in close) or next(iter(self.files))
         return (
             f"control model {shown(text)} is not found; the closest names are {nearest}; "
@@ -237,24 +304,120 @@ class Catalog:
         )
 
 
-def _split_name(text: str) -> tuple[str, str]:
-    """Lower-case stem and hash of `stem [hash]`; the hash is empty without brackets."""
-    wanted = text.strip().lower()
-    stem, bracket, digest = wanted.removesuffix("]").rpartition("[")
-    is_hash = wanted.endswith("]") and digest.isascii() and digest.isalnum()
-    return (stem.rstrip(), digest) if bracket and is_hash else (wanted, "")
+def _named(path: Path, digest: str, taken: dict[str, ModelFile]) -> ModelFile:
+    """The file under a name that no other one has: with as much of its path as that takes."""
+    entry = ModelFile(path, digest)
+    parts, above = displayed(path.name), ""
+    for folder in (*path.parents, None):
+        if entry.name not in taken:
+            return entry
+        if folder is None:
+            break
+        above = f"{displayed(folder.name)}/{above}"
+        for label in (f"{above}{displayed(path.stem)}", f"{above}{parts}"):
+            entry = ModelFile(path, digest, label)
+            if entry.name not in taken:
+                return entry
+    return ModelFile(path, digest, f"{above}{parts} ({len(taken)})")
 
 
-def _model_paths(folder: Path) -> Iterator[Path]:
-    """Model files below a folder; each real directory once, whatever links lead in circles."""
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
+def split_name(text: str) -> tuple[str, str]:
+    """Stem and hash of `stem [hash]`, folded; the hash is empty where the brackets hold none."""
+    text = text.rstrip()
+    if text.endswith("]"):
+        stem, _, digest = text[:-1].rpartition("[")
+        if is_hash(digest):
+            return stem.rstrip(), digest
+    return text, ""
+
+
+def is_hash(text: str) -> bool:
+    """Whether a text in brackets behind a name is a hash, and no part of the name."""
+    digits = set(text) <= set("0123456789abcdefABCDEF")
+    return (digits and len(text) in _HASH_LENGTHS) or text.upper() == NO_HASH
+
+
+def _is_called(entry: ModelFile, name: str) -> bool:
+    """Whether a folded name is the file's: its label, or its stem with any ending and folders."""
+    if name == folded(entry.stem):
+        return True
+    stem = _without_ending(name)
+    if stem != name and not name.endswith(entry.path.suffix.lower()):
+        return False
+    parts = PurePosixPath(stem.replace("\\", "/")).parts
+    return bool(parts) and entry.places[-len(parts) :] == parts
+
+
+def _without_ending(name: str) -> str:
+    return next((name.removesuffix(e) for e in EXTENSIONS if name.endswith(e)), name)
+
+
+def _has_hash(entry: ModelFile, digest: str) -> bool:
+    return folded(entry.hash) == digest
+
+
+def _closeness(entry: ModelFile, text: str, digest: str) -> tuple[bool, bool]:
+    return (bool(digest) and _has_hash(entry, digest), text.strip().startswith(entry.stem))
+
+
+def _model_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Model files below a folder; each real folder once, whatever links lead in circles.
+
+    Nothing but plain files: to open a pipe or a device could take for ever.
+    """
+    seen, waiting = set(), [str(folder)]
+    while waiting:
+        root = waiting.pop()
+        try:
+            same = _identity(os.stat(root)) or os.path.realpath(root)  # noqa: PTH116 - speed
+        except (OSError, ValueError) as error:
+            log.debug("the folder %s is skipped: %s", root, error)
             continue
-        seen.add(real)
-        for name in names:
-            path = Path(root, name)
-            if path.suffix.lower() in EXTENSIONS and path.stem != "None":
-                yield path
+        if same in seen:
+            continue
+        seen.add(same)
+        if len(seen) > FOLDERS_LIMIT:
+            log.warning("%s holds more than %d folders; the rest is left out", folder, len(seen))
+            return
+        inner = []
+        for entry in _children(root):
+            if _is_hidden(entry):
+                continue
+            try:
+                if entry.is_dir():
+                    inner.append(entry.path)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    path, state = Path(entry.path), entry.stat()
+                    is_model = stat.S_ISREG(state.st_mode) and state.st_size > 0
+                    if is_model and not SIDE_STEMS.fullmatch(path.stem):
+                        yield path, state
+            except OSError as error:  # a link to nowhere, or to itself
+                log.debug("%s is skipped: %s", entry.path, error)
+        waiting += sorted(inner, reverse=True)
+
+
+def _identity(state: os.stat_result) -> tuple[int, int] | None:
+    """Tells files apart whatever links lead to them; None where the system does not say."""
+    return (state.st_dev, state.st_ino) if state.st_ino else None
+
+
+def _children(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (OSError, ValueError) as error:
+        log.debug("the folder %s is skipped: %s", folder, error)
+        return []
+
+
+def _is_hidden(entry: os.DirEntry) -> bool:
+    """Hidden here or on the system it came from; and what systems put beside files."""
+    if entry.name.startswith(".") or entry.name.lower() in SIDE_FOLDERS:
+        return True
+    if os.name != "nt":
+        return False
+    try:
+        attributes = getattr(entry.stat(follow_symlinks=False), "st_file_attributes", 0)
+    except OSError:
+        return False
+    return bool(attributes & stat.FILE_ATTRIBUTE_HIDDEN)

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -139,6 +140,13 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[dict, int]:
     return header, 8 + length
 
 
+def _require_file(path: Path) -> None:
+    """Opening a pipe or a device could take for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        msg = f"control model {path} cannot be opened: it is no file"
+        raise ModelNotFoundError(msg)
+
+
 def _whole_number(text: str) -> int:
     return int(text) if len(text) <= DIGITS_LIMIT else -1
 
@@ -154,7 +162,9 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     Raises:
         BrokenCheckpointError: it is no such file.
+        ModelNotFoundError: it is no file at all.
     """
+    _require_file(path)
     with path.open("rb") as stream:
         return _free_text(_read_header(path, stream)[0].get("__metadata__"))
 
@@ -372,19 +382,6 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count} bytes"
 
 
-def has_header(path: Path) -> bool:
-    """Whether names and shapes can be read without reading every tensor.
-
-    Not so for torch's first format; an archive is mapped. A file that cannot be read has none.
-    """
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(9)
-    except OSError:
-        return False
-    return start[:2] == b"PK" or not start.startswith(b"\x80") or start[8:9] == b"{"
-
-
 def open_container(path: Path) -> TensorFile:
     """Open a file of tensors; the content, not the extension, tells which container it is.
 
@@ -393,6 +390,7 @@ def open_container(path: Path) -> TensorFile:
         BrokenCheckpointError: it is damaged, empty, not a model file, or unsafe to load.
     """
     try:
+        _require_file(path)
         with path.open("rb") as stream:
             start = stream.read(9)
     except OSError as error:

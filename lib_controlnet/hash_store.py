@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -71,5 +72,7 @@ class HashStore:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(listing, indent=0))
             part.replace(self.file)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             log.info("the list of model hashes is not kept: %s", error)
+            with contextlib.suppress(OSError, ValueError):
+                part.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from lib_controlnet.host import (
 )
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.ui.batch import add_control_box
+from lib_controlnet.ui.fallback import built_or_told
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
 log = logging.getLogger("ControlNet")
@@ -49,9 +50,14 @@ class Script(neighbours.ScriptViews, scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:
         tab = "img2img" if is_img2img else "txt2img"
+        return built_or_told(
+            lambda: self._panel(is_img2img, tab), self.title(), RUNTIME.unit_count()
+        )
+
+    def _panel(self, is_img2img: bool, tab: str) -> list[Any]:
         units = build_panel(is_img2img, tab, RUNTIME)
         if not hasattr(self, "infotext_fields") or self.infotext_fields is None:
-            # The host calls this again for its API defaults; only the first panel is on the page.
+            # The host calls `ui` again for its API defaults; only the first panel is on the page.
             self.infotext_fields = paste_fields(units, RUNTIME)
         return units
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -16,7 +15,9 @@ from modules import devices, paths, scripts, sd_models, shared
 from lib_controlnet.effects import epsilon_to_x0, x0_to_epsilon
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
-from lib_controlnet.host import vae
+from lib_controlnet.host import settings, vae
+from lib_controlnet.host.folders import find_folders
+from lib_controlnet.host.logs import say_once
 from lib_controlnet.host.schedule import from_denoiser, watched
 from lib_controlnet.step import NoisyLatent, RowLayout, Texts
 
@@ -51,8 +52,8 @@ class A1111Host:
         return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float16
 
     def option(self, key: str, default: object) -> object:
-        """A setting's present value."""
-        return getattr(shared.opts, key, default)
+        """A setting's present value, of the type that it has to have."""
+        return settings.settled(key, getattr(shared.opts, key, default), default)
 
     def flag(self, name: str, default: object = None) -> object:
         """A command line flag's value; None and "" count as not given."""
@@ -65,36 +66,20 @@ class A1111Host:
 
     def model_folders(self) -> list[Path]:
         """Folders scanned for control models; those that do not exist are left out."""
+        typed = {
+            "the setting control_net_models_path": self.option("control_net_models_path", ""),
+            "--controlnet-dir": self.flag("controlnet_dir"),
+        }
         models = Path(shared.models_path)
-        (models / "ControlNet").mkdir(parents=True, exist_ok=True)
-        candidates = [models / "ControlNet", EXTENSION_ROOT / "models"]
-        for extra in (self.option("control_net_models_path", ""), self.flag("controlnet_dir")):
-            if extra:
-                candidates.append(Path(str(extra)))
-        lower = [f for f in models.iterdir() if f.name.lower() == "controlnet"]
-        found: list[Path] = []
-        for folder in [candidates[0], *lower, *candidates[1:]]:
-            if folder.is_dir() and not any(folder.samefile(other) for other in found):
-                found.append(folder)
+        found, notes = find_folders(models, [EXTENSION_ROOT / "models"], typed)
+        for note in notes:
+            say_once(note)
         return found
 
     @staticmethod
     def cache_folder() -> Path:
         """The host's folder for what can be made again."""
         return Path(paths.data_path) / "cache"
-
-    @staticmethod
-    def saved_default(key: str) -> str | None:
-        """A text in the user's file of the page's defaults, such as `txt2img/Model/value`.
-
-        The host passes over one that is not offered without a word.
-        """
-        try:
-            with Path(shared.cmd_opts.ui_config_file).open(encoding="utf-8") as file:
-                value = json.load(file).get(key)
-        except (OSError, ValueError, AttributeError, RecursionError):
-            return None  # the host itself complains about a file that it cannot read
-        return value if isinstance(value, str) else None
 
     def interrupted(self) -> bool:
         """Whether the user wants no picture any more.

@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules import devices, paths, shared
 
 from lib_controlnet import preprocess
+from lib_controlnet.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from lib_controlnet.host.a1111 import A1111Host
 
 
-_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
-
-
-@contextmanager
-def telling(listener: Callable[[str], None] | None) -> Iterator[None]:
-    """Tell somebody else than the host's progress bar how far downloads in here are."""
-    token = _LISTENER.set(listener)
-    try:
-        yield
-    finally:
-        _LISTENER.reset(token)
-
-
 def set_up(host: A1111Host) -> None:
     """Have the preprocessors use the user's folders, settings and device from now on."""
-    chosen = host.option("control_net_modules_path", "")
-    chosen = chosen or host.flag("controlnet_annotator_models_path", "")
+    chosen = typed_path(host.option("control_net_modules_path", ""))
+    chosen = chosen or typed_path(host.flag("controlnet_annotator_models_path", ""))
     preprocess.weights.STORE.roots = preprocess.weights.folders(
-        str(chosen or "").strip(), Path(paths.data_path), Path(shared.models_path)
+        chosen, Path(paths.data_path), Path(shared.models_path)
     )
     preprocess.weights.STORE.options = lambda: download_options(host)
     preprocess.networks.CACHE.choose_place = lambda: network_place(host)
 
 
 def download_options(host: A1111Host) -> Any:
-    """How files may be had, by the present settings; progress goes to the host's bar or, inside
-    of `telling`, to the listener alone.
-    """
-    listener = _LISTENER.get()
+    """How files may be had, by the present settings; progress goes to the host's bar."""
     return preprocess.weights.Options(
         hub=str(host.option("controlnet_hub_mirror", "") or "").strip(),
         offline=bool(host.option("controlnet_offline", False)),
-        report=host.report if listener is None else lambda line: listener(line or ""),
+        report=host.report,
         # What stopped an earlier job must not stop a preview.
         interrupted=lambda: bool(shared.state.job) and host.interrupted(),
     )

@@ -23,8 +23,11 @@ def other_installation() -> Path | None:
     """
     for extension in extensions.active():
         folder = Path(extension.path)
-        if (folder / SCRIPT).is_file() and not folder.samefile(EXTENSION_ROOT):
-            return folder
+        try:
+            if (folder / SCRIPT).is_file() and not folder.samefile(EXTENSION_ROOT):
+                return folder
+        except OSError as error:
+            log.debug("the extension in %s is passed over: %s", folder, error)
     return None
 
 

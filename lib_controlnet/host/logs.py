@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import cache
 from typing import Final
+
+from lib_controlnet.errors import printable
+
+log = logging.getLogger(__name__)
 
 FORM: Final = "%(asctime)s - ControlNet - %(levelname)s - %(message)s"
 PACKAGES: Final = ("lib_controlnet", "annotator", "controlnet_annotator", "ControlNet")
 MARK: Final = "controlnet"
+
+
+class _Printable(logging.Formatter):
+    """Names of files may hold bytes that no console takes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _Console(logging.StreamHandler):
@@ -17,7 +29,7 @@ class _Console(logging.StreamHandler):
     def __init__(self) -> None:
         super().__init__(sys.stdout)
         self.set_name(MARK)
-        self.setFormatter(logging.Formatter(FORM))
+        self.setFormatter(_Printable(FORM))
 
     @property
     def stream(self) -> object:
@@ -42,3 +54,9 @@ def set_up(level: str) -> None:
         if all(handler.get_name() != MARK for handler in logger.handlers):
             logger.addHandler(_Console())
         logger.propagate = False  # the host's own handler would print every line again
+
+
+@cache
+def say_once(text: str) -> None:
+    """Warn of what stays as it is until somebody changes it; asked again, nothing is said."""
+    log.warning(text)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lib_controlnet.errors import ImageError
 from lib_controlnet.inputs import PictureSource
+from lib_controlnet.typed_paths import typed_path
 from lib_controlnet.unit import NO_MODULE
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def source(runtime: Runtime) -> PictureSource:
     """How units may name pictures: no local paths unless a folder was opened for them."""
-    folder = str(runtime.option("control_net_allowed_image_folder", "") or "")
+    folder = typed_path(runtime.option("control_net_allowed_image_folder", ""))
     return PictureSource(
         allow_paths=[Path(folder)] if folder else False,
         fetch=fetch if runtime.option("api_enable_requests", False) else None,

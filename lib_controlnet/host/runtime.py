@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.catalog import Catalog
-from lib_controlnet.errors import ControlNetError, ModelNotFoundError
-from lib_controlnet.families import Refusal, load_network, refusal
+from lib_controlnet.errors import ModelNotFoundError
+from lib_controlnet.families import load_network
 from lib_controlnet.hash_store import HashStore
-from lib_controlnet.host import annotators, batch
+from lib_controlnet.host import annotators
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.model_cache import ModelCache
 from lib_controlnet.preprocess import DetectionCache, networks, run_preprocessor
@@ -20,7 +18,6 @@ from lib_controlnet.preprocess import DetectionCache, networks, run_preprocessor
 if TYPE_CHECKING:
     import numpy as np
 
-    from lib_controlnet.batch import BatchSource
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.host.batch import BatchRun
     from lib_controlnet.preprocess import Detection
@@ -30,6 +27,10 @@ log = logging.getLogger(__name__)
 
 CACHE_BYTES: Final = 16 * 2**30
 """Upper bound of the weights kept in memory, whatever the number of models."""
+
+
+DETECTIONS: Final = 16
+"""Detected maps that are kept, if `--controlnet-preprocessor-cache-size` does not say."""
 
 
 class Runtime:
@@ -47,11 +48,9 @@ class Runtime:
         annotators.set_up(self.host)
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
         self.sampling: ControlSession | None = None
-        self._refusals: dict[tuple[object, ...], Refusal | None] = {}
         self.batch: BatchRun | None = None
-        self.detections = DetectionCache(
-            max_count=int(str(self.host.flag("controlnet_preprocessor_cache_size", 16)))
-        )
+        count = self.host.flag("controlnet_preprocessor_cache_size", DETECTIONS)
+        self.detections = DetectionCache(count if isinstance(count, int) else DETECTIONS)
 
     def option(self, key: str, default: object) -> object:
         """A setting's present value."""
@@ -59,46 +58,19 @@ class Runtime:
 
     def unit_count(self) -> int:
         """Slots in the panel and in the API."""
-        return max(int(str(self.option("control_net_unit_count", 3))), 1)
+        return int(str(self.option("control_net_unit_count", 3)))
 
     def cache_size(self) -> int:
         """Control models kept loaded."""
-        return max(int(str(self.option("control_net_model_cache_size", 2))), 1)
+        return int(str(self.option("control_net_model_cache_size", 2)))
 
     def base(self) -> BaseUNet | None:
         """The loaded checkpoint's U-Net; never loads one."""
         return base_unet()
 
-    def refusals(self) -> Callable[[Path], Refusal | None]:
-        """Tells for a control model's file why the loaded checkpoint cannot use it, None if it can.
-
-        Without a checkpoint, or with one that takes no controls at all, nothing is refused.
-        """
-        try:
-            base = self.base()
-        except ControlNetError:
-            base = None
-        return lambda path: None if base is None else self._refusal(path, base)
-
-    def _refusal(self, path: Path, base: BaseUNet) -> Refusal | None:
-        try:
-            state = path.stat()
-            key = (path, state.st_mtime_ns, state.st_size, base.shape.signature, base.name)
-            if key not in self._refusals:
-                self._refusals[key] = refusal(path, base)
-            return self._refusals[key]
-        except Exception as error:  # any file of the user's: choosing it says what is wrong
-            log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
-            return None
-
-    def saved_default(self, key: str) -> str | None:
-        """A text among the user's saved defaults of the page, None without one."""
-        return self.host.saved_default(key)
-
     def refresh_models(self) -> list[str]:
         """Scan the model folders again and return the names."""
         self.catalog = self._scan()
-        self._refusals.clear()
         return self.catalog.names()
 
     def _scan(self) -> Catalog:
@@ -151,14 +123,6 @@ class Runtime:
             pixel_perfect=pixel_perfect,
             seed=seed,
         )
-
-    def telling(self, listener: Callable[[str], None] | None) -> AbstractContextManager[None]:
-        """Downloads for preprocessors in here are told to somebody else than the host's bar."""
-        return annotators.telling(listener)
-
-    def batch_source(self) -> BatchSource:
-        """Where the panel's units may have several pictures from."""
-        return batch.source(None, self)
 
     def close(self) -> None:
         """Give back all memory."""

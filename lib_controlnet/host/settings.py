@@ -1,17 +1,18 @@
 """The extension's page in the host's Settings tab.
 
 Keys, labels and defaults are data in users' `config.json`: they never change. How they are read:
-`Runtime.option(key, default)`. Only settings that something reads are here; those of the old
-extension for parts that are not built yet (OpenPose editor, Photopea, CLIP on the CPU) stay in
-`config.json` untouched.
+`Runtime.option(key, default)`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from lib_controlnet.enums import OnError
+from lib_controlnet.errors import printable, shown
+from lib_controlnet.host.logs import say_once
 
 SECTION: Final = ("control_net", "ControlNet")
 
@@ -118,6 +119,9 @@ SETTINGS: Final = (
         False,
         "Increment seed after each controlnet batch iteration",
     ),
+    Setting("controlnet_disable_openpose_edit", False, "Disable openpose edit"),
+    Setting("controlnet_disable_photopea_edit", False, "Disable photopea edit"),
+    Setting("controlnet_photopea_warning", True, "Photopea popup warning"),
     Setting(
         "controlnet_ignore_noninpaint_mask",
         False,
@@ -137,6 +141,7 @@ SETTINGS: Final = (
         note="for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
         restrict_api=True,
     ),
+    Setting("controlnet_clip_detector_on_cpu", False, "Load CLIP preprocessor model on CPU"),
     Setting(
         "controlnet_control_type_dropdown",
         False,
@@ -149,15 +154,92 @@ UNIT_COUNT_MAX: Final = 10
 RENAMED: Final = {"control_net_max_models_num": "control_net_unit_count"}
 """Keys that older versions wrote, and what became of them."""
 
+_BY_KEY: Final = {item.key: item for item in SETTINGS}
+_WORDS: Final = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0", ""), False),
+}
+_LONGEST_NUMBER: Final = 20
+
+
+def settled(key: str, value: object, default: object) -> object:
+    """A setting's value in the type it has to have, whatever `config.json` holds.
+
+    Args:
+        key: of the setting, ours or the host's.
+        value: what is stored.
+        default: for settings that are not ours.
+    """
+    item = _BY_KEY.get(key)
+    if item is None:
+        return value if default is None or type(value) is type(default) else default
+    found = _READERS[item.widget](item, value)
+    used = item.default if found is None else found
+    if item.widget == "slider":
+        used = min(max(used, item.limits["minimum"]), item.limits["maximum"])
+    if found != used:
+        say_once(f"the setting {key} is {shown(value)}, {_expected(item)}; {used!r} is used")
+    return used
+
+
+def _expected(item: Setting) -> str:
+    if item.widget == "slider":
+        return f"must be {item.limits['minimum']} to {item.limits['maximum']}"
+    if item.widget == "radio":
+        return f"must be one of {', '.join(item.limits['choices'])}"
+    return "must be true or false" if item.widget == "box" else "must be a text"
+
+
+def _text(_item: Setting, value: object) -> str | None:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) and value == printable(value) else None
+
+
+def _truth(_item: Setting, value: object) -> bool | None:
+    if isinstance(value, str):
+        return _WORDS.get(value.strip().lower())
+    return bool(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None
+
+
+def _whole(_item: Setting, value: object) -> int | None:
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value
+
+
+def _choice(item: Setting, value: object) -> str | None:
+    wanted = value.strip().lower() if isinstance(value, str) else None
+    return next((choice for choice in item.limits["choices"] if choice.lower() == wanted), None)
+
+
+_READERS: Final[Mapping[str, Callable[[Setting, object], Any]]] = {
+    "text": _text,
+    "box": _truth,
+    "slider": _whole,
+    "radio": _choice,
+}
+
 
 def register() -> None:
     """Add every option to the host's settings; call it from the host's `on_ui_settings`."""
     import gradio as gr
     from modules import shared
 
+    stored = shared.opts.data
     for old, new in RENAMED.items():
-        if old in shared.opts.data:
-            shared.opts.data.setdefault(new, shared.opts.data[old])
+        if old in stored:
+            stored.setdefault(new, stored[old])
+    for item in SETTINGS:  # the host builds its page of what is stored, and fails on other types
+        if item.key in stored:
+            stored[item.key] = settled(item.key, stored[item.key], item.default)
     widgets = {
         "text": gr.Textbox,
         "box": gr.Checkbox,

@@ -45,7 +45,7 @@ TYPES = [
 @pytest.fixture
 def both(tmp_path: Path) -> Iterator[tuple[TestClient, FakeRuntime]]:
     for name in MODELS:
-        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+        (tmp_path / f"{name}.safetensors").write_bytes(b"x")
     with served(tmp_path) as both:
         yield both
 
@@ -83,7 +83,7 @@ def test_model_list_scans_again_unless_told_not_to(client: TestClient, tmp_path:
         return client.get(f"/controlnet/model_list{query}").json()["model_list"]
 
     assert names() == [f"{name} [e3b0c442]" for name in sorted(MODELS)]
-    (tmp_path / "new.pth").write_bytes(b"")
+    (tmp_path / "new.pth").write_bytes(b"x")
     assert "new [e3b0c442]" not in names("?update=false")
     assert "new [e3b0c442]" in names()
 
@@ -464,7 +464,7 @@ UNION = {
 
 def test_control_types_match_models_by_word(tmp_path: Path) -> None:
     for name in (*NAMES.values(), "union_promax"):
-        (tmp_path / f"{name}.pth").write_bytes(b"")
+        (tmp_path / f"{name}.pth").write_bytes(b"x")
     with served(tmp_path) as (client, _):
         types = client.get("/controlnet/control_types").json()["control_types"]
     assert list(types) == list(NAMES) == TYPES

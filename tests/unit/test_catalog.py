@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lib_controlnet.catalog import Catalog, short_hash
+from lib_controlnet.checkpoint import open_checkpoint
 from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.hash_store import HashStore
 
@@ -65,11 +68,11 @@ def test_names_are_found_recursively_and_sorted_by_file_name(folder: Path) -> No
     ]
 
 
-def test_earlier_folder_wins_for_the_same_name_and_hash(tmp_path: Path) -> None:
+def test_earlier_folder_has_the_plain_name(tmp_path: Path) -> None:
     first, second = touch(tmp_path / "a" / "m.pt"), touch(tmp_path / "b" / "m.pt")
     catalog = Catalog([second.parent, first.parent, tmp_path / "missing"])
-    assert catalog.names() == [f"m [{EMPTY}]"]
-    assert catalog.find("m") == second
+    assert catalog.names() == [f"m [{EMPTY}]", f"a/m [{EMPTY}]"]
+    assert [catalog.find(name) for name in (*catalog.names(), "m")] == [second, first, second]
 
 
 def test_same_stem_with_other_content_is_listed_apart(tmp_path: Path) -> None:
@@ -225,3 +228,177 @@ def test_models_of_a_control_type(kind: str, expected: object, folder: Path) -> 
     touch(folder / "union_promax.safetensors")
     found = stems(Catalog([folder]).for_type(kind))
     assert found == expected or len(found) == expected
+
+
+# --- the list as a whole ----------------------------------------------------------------------
+
+NO_MODELS = (
+    "._control_v11p_sd15_canny.safetensors",
+    ".ipynb_checkpoints/control_canny.safetensors",
+    ".hidden.pth",
+    "sub/.git/objects/a.bin",
+    "__MACOSX/sub/canny.safetensors",
+    "optimizer.bin",
+    "checkpoint-500/scheduler.bin",
+    "checkpoint-500/random_states_0.pth",
+    "run/rng_state_1.pth",
+    "run/training_args.bin",
+    "canny.safetensors.part",
+    "canny.safetensors.tmp",
+    "canny.yaml",
+    "None.ckpt",
+)
+
+
+def test_what_is_no_model_is_not_offered(tmp_path: Path) -> None:
+    for name in NO_MODELS:
+        touch(tmp_path / name)
+    touch(tmp_path / "empty.safetensors", b"")
+    (tmp_path / "folder.pth").mkdir()
+    assert Catalog([tmp_path]).names() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe would be read for ever, and some devices too."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "zero.pth").symlink_to("/dev/zero")
+    (tmp_path / "gone.pth").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself.pth").symlink_to(tmp_path / "itself.pth")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    touch(tmp_path / "real.pth")
+    for order in ("name", "date", "path name"):
+        assert Catalog([tmp_path], order).names() == [f"real [{EMPTY}]"]
+    assert short_hash(tmp_path / "pipe.safetensors") == "NOFILE"
+    with pytest.raises(ModelNotFoundError, match="is no file"):
+        open_checkpoint(tmp_path / "pipe.safetensors")
+
+
+def test_folders_may_lie_deep(tmp_path: Path) -> None:
+    inner, here = tmp_path, os.getcwd()  # noqa: PTH109 - a path this long has to be walked to
+    try:
+        os.chdir(inner)
+        for _ in range(1100):
+            os.mkdir("d")  # noqa: PTH102
+            os.chdir("d")
+        Path("m.pth").write_bytes(b"x")
+    finally:
+        os.chdir(here)
+    touch(tmp_path / "n.pth")
+    assert f"n [{EMPTY}]" in Catalog([tmp_path]).names()
+
+
+def test_a_disk_is_not_walked_to_its_end(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("lib_controlnet.catalog.FOLDERS_LIMIT", 20)
+    for number in range(40):
+        touch(tmp_path / f"{number:02}" / f"m{number}.pth")
+    assert 0 < len(Catalog([tmp_path]).names()) < 40
+    assert "more than 21 folders; the rest is left out" in caplog.text
+
+
+def test_every_file_has_a_name_of_its_own(tmp_path: Path) -> None:
+    made = [
+        touch(tmp_path / name)
+        for name in (
+            *("m.pth", "m.safetensors", "a/m.pth", "b/m.pth", "a/c/m.pth", "b/c/m.pth"),
+            *("A/M.pth", "x [fp16].pth", "x.pth", " blank .pth", "two\nlines.pth", 'q"uote.pth'),
+        )
+    ]
+    catalog = Catalog([tmp_path])
+    assert len(catalog.names()) == len(made)
+    assert sorted(catalog.find(name) for name in catalog.names()) == sorted(made)
+    assert all(name == name.splitlines()[0] for name in catalog.names())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_names_of_any_bytes_are_shown_and_found(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/mod\xe4ll.safetensors"
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    catalog = Catalog([tmp_path], hashes=HashStore(tmp_path / "hashes.json"))
+    assert catalog.names() == [rf"mod\xe4ll [{EMPTY}]"]
+    assert os.fsencode(catalog.find(r"mod\xe4ll")) == raw
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog.find("\udce4")
+    assert caught.value.detail.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "stem"),
+    [
+        ("x [fp16]", "x [fp16]"),
+        ("x [FP16]", "x [fp16]"),
+        (f"x [fp16] [{EMPTY}]", "x [fp16]"),
+        ("x [fp16].safetensors", "x [fp16]"),
+        ("x", "x"),
+        (f"x [{EMPTY}]", "x"),
+        ("x.safetensors", "x"),
+        ("X.SAFETENSORS [00000000]", "x"),
+        ("sub/deep.pth", "deep"),
+        ("sub\\deep", "deep"),
+        ("SUB/deep [00000000]", "deep"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("Case", "Case"),
+        ("case", "case"),
+        ("cASE", "Case"),
+        ("x.pth", "x"),
+    ],
+)
+def test_names_as_people_write_them(text: str, stem: str, tmp_path: Path) -> None:
+    for name in ("x", "x [fp16]", "sub/deep", "caf\u00e9", "Case", "case"):
+        touch(tmp_path / f"{name}.safetensors")
+    assert Catalog([tmp_path]).find(text).stem == stem
+
+
+def test_whole_paths_are_found_and_others_are_not(tmp_path: Path) -> None:
+    inside, outside = touch(tmp_path / "in" / "m.pth"), touch(tmp_path / "out" / "o.pth")
+    catalog = Catalog([tmp_path / "in"])
+    assert catalog.find(str(inside)) == inside
+    for text in (str(outside), "../out/o.pth", "other/m.pth", "m/m"):
+        with pytest.raises(ModelNotFoundError):
+            catalog.find(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x", None),
+        (f"x [{EMPTY}]", None),
+        ("X.safetensors", None),
+        ("x [fp16]", None),
+        ("x [d14c016b]", f"there is no control model 'x [d14c016b]' with this hash; x [{EMPTY}]"),
+        ("x.pth", f"there is no control model 'x.pth' with this ending; x [{EMPTY}] is used"),
+        ("deep", f"'deep' is taken to be deeper [{EMPTY}], the shortest of 2 names that contain"),
+    ],
+)
+def test_guesses_are_said(text: str, said: str | None, tmp_path: Path) -> None:
+    for name in ("x", "x [fp16]", "deeper", "deepest"):
+        touch(tmp_path / f"{name}.safetensors")
+    remark = Catalog([tmp_path]).remark(text)
+    assert remark is None if said is None else said in remark
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 100_000, "[" * 100_000, "a" * 100_000, "x [" + "a" * 90_000]
+)
+def test_long_names_take_no_time(text: str, folder: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        Catalog([folder]).find(text)
+
+
+@pytest.mark.parametrize(
+    ("stem", "own", "kinds"),
+    [
+        ("control_sd15_soft-edge", {}, ["SoftEdge"]),
+        ("mine_line_art", {}, ["Lineart"]),
+        ("whatever", {"control_type": "soft edge"}, ["SoftEdge"]),
+        ("canny_like", {"control_type": "T2I Adapter"}, ["T2I-Adapter"]),
+        ("canny_like", {"control_type": "Segmentation"}, ["Segmentation"]),
+    ],
+)
+def test_types_are_read_as_people_write_them(
+    stem: str, own: dict[str, str], kinds: list[str], tmp_path: Path
+) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / f"{stem}.safetensors", metadata=own or None)
+    catalog = Catalog([tmp_path])
+    listed = ["Canny", "Lineart", "Segmentation", "SoftEdge", "T2I-Adapter", "Tile"]
+    assert [kind for kind in listed if catalog.for_type(kind)] == kinds

@@ -1,0 +1,35 @@
+"""What stands in a panel's place when it cannot be built: the host must start all the same."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gradio as gr
+from gradio.components import Component
+
+log = logging.getLogger(__name__)
+
+Built = TypeVar("Built", bound=Component)
+
+
+def built_or_told(build: Callable[[], list[Built]], title: str, slots: int) -> list[Any]:
+    """A panel's components, or a notice and empty slots if building them fails.
+
+    With `--api` the host ends when a script's `ui` raises.
+
+    Args:
+        build: makes the panel.
+        title: of the panel, for people.
+        slots: arguments that requests over HTTP may fill without a panel.
+    """
+    try:
+        return build()
+    except Exception as error:  # a boundary: nothing of ours keeps the host from starting
+        log.exception("the panel %s could not be built", title)
+        with gr.Accordion(f"{title} could not be built", open=False):
+            said = f"{type(error).__name__}: {str(error)[:500]}; the whole error is in the log"
+            gr.HTML(html.escape(said), elem_classes=["cnet-not-built"])
+        return [gr.State(None) for _ in range(slots)]

@@ -1,0 +1,230 @@
+"""What is read when the WebUI starts: typed paths, folders of models, and settings of any type."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lib_controlnet.enums import OnError
+from lib_controlnet.host import logs, settings
+from lib_controlnet.host.folders import find_folders
+from lib_controlnet.preprocess import weights
+from lib_controlnet.typed_paths import typed_folders, typed_path
+
+posix = pytest.mark.skipif(os.name == "nt", reason="paths of other systems")
+
+
+@pytest.fixture(autouse=True)
+def unsaid() -> Iterator[None]:
+    """Nothing was said yet."""
+    logs.say_once.cache_clear()
+    yield
+    logs.say_once.cache_clear()
+
+
+# --- paths ------------------------------------------------------------------------------------
+
+AS_TYPED = [
+    "{}", '"{}"', "'{}'", " {} ", "\t{}\n", "“{}”", "„{}“", ' " {} " ', "'\"{}\"'", "«{}»", "`{}`",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", AS_TYPED)
+def test_quotes_and_blanks_round_a_path_do_not_count(form: str) -> None:
+    assert typed_path(form.format("/data/my models")) == "/data/my models"
+
+
+def test_home_and_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/people/me")
+    monkeypatch.setenv("USERPROFILE", "/people/me")
+    monkeypatch.setenv("MODELS", "/data")
+    assert typed_path('"~/models"') == "/people/me/models"
+    assert typed_path("$MODELS/control") == "/data/control"
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 1.5, [], {}, ["/a"], b"/a", "", "  ", '""'])
+def test_what_is_no_path_is_none(value: object) -> None:
+    assert typed_path(value).strip('"') == ""
+    assert typed_folders(value) in ([], ['""'])
+
+
+@posix
+def test_several_folders_in_one_field(tmp_path: Path) -> None:
+    one, two = (str(tmp_path / name) for name in ("one", "two, three"))
+    for text in (f"{one};{two}-", f"{one}:{two}-", f'"{one}" "{two}-"', f"{one}\n{two}-\n\n"):
+        assert typed_folders(text)[0] == one
+        assert len(typed_folders(text)) > 1
+    assert typed_folders(f'"{one}", "{two}", "{one}"') == [one, two]
+    (tmp_path / "two, three").mkdir()
+    assert typed_folders(two) == [two], "a folder that exists is one folder, whatever its name"
+
+
+@posix
+@pytest.mark.parametrize(
+    "text", ["~nobody-at-all/x", "a\0b", "/" + "a" * 5000, "~", "$", "%%", "//"]
+)
+def test_no_path_raises(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    assert isinstance(typed_path(text), str)
+    assert isinstance(typed_folders(text), list)
+    assert weights.folders(typed_path(text))
+
+
+# --- folders ----------------------------------------------------------------------------------
+
+Prepare = Callable[[Path], object]
+HINDRANCES: dict[str, Prepare] = {
+    "a dangling link": lambda models: (models / "ControlNet").symlink_to(models / "gone"),
+    "a file": lambda models: (models / "ControlNet").write_text("x"),
+    "a loop": lambda models: (models / "ControlNet").symlink_to(models / "ControlNet"),
+    "a pipe": lambda models: os.mkfifo(models / "ControlNet"),
+}
+
+
+@posix
+@pytest.mark.parametrize("what", HINDRANCES)
+def test_the_models_folder_may_be_anything(what: str, tmp_path: Path) -> None:
+    HINDRANCES[what](tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    found, notes = find_folders(tmp_path, [other], {})
+    assert found == [other]
+    assert notes[0].startswith(f"the models folder {tmp_path / 'ControlNet'} is not there and")
+
+
+@posix
+def test_models_of_the_host_may_be_missing_or_read_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for models in (tmp_path / "file", tmp_path / "file" / "models", Path("/proc/none/models")):
+        found, notes = find_folders(models, [], {})
+        assert found == []
+        assert "cannot be made" in notes[0]
+
+
+@posix
+def test_typed_folders_are_found_or_said(tmp_path: Path) -> None:
+    one, two = tmp_path / "one more", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    (tmp_path / "file.safetensors").write_text("x")
+    models = tmp_path / "models"
+    for text in (f'"{one}"', f" {one} ", f"{one};{two}", f"{tmp_path}/gone\n{one}"):
+        found, notes = find_folders(models, [], {"the setting": text})
+        assert one in found
+        assert (two in found) == (str(two) in text)
+        assert len(notes) == text.count("gone")
+    for text in (
+        str(one) + "-",
+        "a\0b",
+        "/" + "a" * 5000,
+        "~nobody-at-all/x",
+        f"{tmp_path}/file.s",
+    ):
+        found, notes = find_folders(models, [], {"the setting x": text})
+        assert found == [models / "ControlNet"]
+        assert notes[0].startswith("the setting x: ")
+        assert notes[0].endswith("is no folder that can be read; it is left out")
+        assert len(notes[0]) < 300
+
+
+def test_folders_in_other_letter_case_and_links_to_one_count_once(tmp_path: Path) -> None:
+    (tmp_path / "ControlNet").mkdir()
+    (tmp_path / "controlnet").mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(tmp_path / "ControlNet")
+    first = tmp_path / "ControlNet"
+    found, notes = find_folders(tmp_path, [tmp_path / "link"], {"x": str(first)})
+    assert found[0] == first
+    assert len(found) == len({folder.stat().st_ino for folder in found})
+    assert not notes
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+WRONG = [
+    *(None, True, False, 0, 1, -1, 3, 3.0, 2.5, 10**30, float("nan"), float("inf"), float("-inf")),
+    *("", "x", "3", " 4 ", "3.0", "1e999", "9" * 10**5, "true", "\ud800", [], [3], {}, {"a": 1}),
+]
+
+
+def means_the_same(value: object, found: object) -> bool:
+    """Whether nothing was lost when a stored value became one of the right type."""
+    text = str(value).strip().lower()
+    words = {True: ("1", "1.0"), False: ("0", "0.0", "")}.get(found, ()) if found in (0, 1) else ()
+    return (
+        value == found
+        or (value is None and found == "")
+        or text
+        in (
+            *(str(found).lower(), f"{found}.0"),
+            *words,
+        )
+    )
+
+
+@pytest.mark.parametrize("item", settings.SETTINGS, ids=lambda item: item.key)
+def test_every_setting_has_its_type_whatever_is_stored(
+    item: settings.Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    for value in WRONG:
+        caplog.clear()
+        logs.say_once.cache_clear()
+        with caplog.at_level(logging.WARNING):
+            found = settings.settled(item.key, value, None)
+        assert type(found) is type(item.default)
+        if item.widget == "slider":
+            assert item.limits["minimum"] <= found <= item.limits["maximum"]
+        if item.widget == "radio":
+            assert found in item.limits["choices"]
+        said = item.key in caplog.text
+        assert said or means_the_same(value, found), f"{value!r} became {found!r} without a word"
+        assert len(caplog.text) < 400
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("control_net_unit_count", 3.0, 3),
+        ("control_net_unit_count", "4", 4),
+        ("control_net_unit_count", "many", 3),
+        ("control_net_unit_count", 2.5, 3),
+        ("control_net_unit_count", 10**9, 10),
+        ("control_net_unit_count", 0, 1),
+        ("control_net_unit_count", True, 3),
+        ("control_net_inpaint_blur_sigma", 0, 0),
+        ("control_net_no_detectmap", "false", False),
+        ("control_net_no_detectmap", 1, True),
+        ("control_net_no_detectmap", 5, False),
+        ("control_net_models_path", None, ""),
+        ("control_net_models_path", ["/a"], ""),
+        ("control_net_on_error", "SKIP", OnError.SKIP.value),
+        ("control_net_on_error", 7, OnError.STOP.value),
+    ],
+)
+def test_settings_are_read_as_they_are_meant(key: str, value: object, found: object) -> None:
+    assert settings.settled(key, value, None) == found
+
+
+def test_settings_of_others_keep_their_type() -> None:
+    assert settings.settled("of_the_host", "#fff", "#000") == "#fff"
+    assert settings.settled("of_the_host", None, "#000") == "#000"
+    assert settings.settled("of_the_host", 1, False) is False
+    assert settings.settled("of_the_host", True, 5) == 5
+
+
+def test_a_wrong_setting_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        settings.settled("control_net_unit_count", "many", 3)
+    assert caplog.text.count("the setting control_net_unit_count is 'many'") == 1
+
+
+def test_log_lines_take_any_name(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.setattr(logs, "PACKAGES", ("of_this_test",))
+    logs.set_up("INFO")
+    logging.getLogger("of_this_test").warning("file %s", "mod\udce4ll")
+    sys.stdout.flush()
+    assert r"file mod\xe4ll" in capsys.readouterr().out
