@@ -20,8 +20,9 @@ MASKED: Final = -1.0
 class PassGeometry:
     """Where the latent of a pass lies on the picture it stands for, in pixels.
 
-    The host upscales the first pass's picture to `canvas` and crops its latent; without hires
-    fix the canvas is the requested size and the crop only drops what the encoder floors away.
+    In a hires pass the host enlarges the first pass's picture or latent and crops the latent;
+    without hires fix the canvas is the requested size and the crop only drops what the encoder
+    floors away.
 
     Attributes:
         canvas: size of the whole picture before the crop.
@@ -35,19 +36,24 @@ class PassGeometry:
     size: Size
 
     @staticmethod
-    def of_latent(latent: Size, canvas: Size | None = None) -> PassGeometry:
+    def of_latent(
+        latent: Size, canvas: Size | None = None, cells: Size | None = None
+    ) -> PassGeometry:
         """Geometry of a pass whose latent has size `latent` (cells).
 
         Args:
             latent: width and height of the latent tensor.
             canvas: size of the picture before the host cropped the latent; None if the latent
                 was not cropped. A latent of t cells less lost t // 2 of them at the start.
+            cells: size of the latent before that; None counts the canvas's whole cells.
         """
         size = Size(latent.width * LATENT_SCALE, latent.height * LATENT_SCALE)
         if canvas is None:
             return PassGeometry(size, 0, 0, size)
-        lost_x = max(canvas.width // LATENT_SCALE - latent.width, 0)
-        lost_y = max(canvas.height // LATENT_SCALE - latent.height, 0)
+        if cells is None:
+            cells = Size(canvas.width // LATENT_SCALE, canvas.height // LATENT_SCALE)
+        lost_x = max(cells.width - latent.width, 0)
+        lost_y = max(cells.height - latent.height, 0)
         whole = Size(max(canvas.width, size.width), max(canvas.height, size.height))
         return PassGeometry(whole, lost_x // 2 * LATENT_SCALE, lost_y // 2 * LATENT_SCALE, size)
 

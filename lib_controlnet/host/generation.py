@@ -240,15 +240,17 @@ def pass_info(p: Any, x: Any) -> PassInfo:
     """Geometry of the pass that samples the latent `x`."""
     is_hires = bool(getattr(p, "is_hr_pass", False))
     latent = Size(int(x.shape[-1]), int(x.shape[-2]))
+    cells = None
     if is_hires:
-        canvas = request.hires_canvas(p)
+        layout = request.hires_layout(p)
+        canvas, cells = (None, None) if layout is None else (layout.canvas, layout.cells)
     else:
         canvas = Size(int(p.width), int(p.height))
         if canvas.multiple_of_down(LATENT_SCALE) != Size(
             latent.width * LATENT_SCALE, latent.height * LATENT_SCALE
         ):
             canvas = None  # another extension samples at a size of its own
-    geometry = PassGeometry.of_latent(latent, canvas)
+    geometry = PassGeometry.of_latent(latent, canvas, cells)
     return PassInfo(
         geometry,
         is_hires,

@@ -249,14 +249,14 @@ class LatestNetwork:
             canvas = Size(int(p.width), int(p.height))
             cells = Size(canvas.width // LATENT_SCALE, canvas.height // LATENT_SCALE)
             return PassGeometry.of_latent(cells, canvas)
-        canvas = request.hires_canvas(p) if self.has_hires else None
-        if canvas is None:
+        layout = request.hires_layout(p) if self.has_hires else None
+        if layout is None:
             return None
-        cells = Size(
-            canvas.width // LATENT_SCALE - int(getattr(p, "truncate_x", 0)),
-            canvas.height // LATENT_SCALE - int(getattr(p, "truncate_y", 0)),
+        latent = Size(
+            layout.cells.width - int(getattr(p, "truncate_x", 0)),
+            layout.cells.height - int(getattr(p, "truncate_y", 0)),
         )
-        return PassGeometry.of_latent(cells, canvas)
+        return PassGeometry.of_latent(latent, layout.canvas, layout.cells)
 
     def follow(self, is_hires: bool) -> None:
         """The session was bound to a pass."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from modules import shared
 
+from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.image import Size
 from lib_controlnet.request import GenerationRequest, InpaintRules
 
@@ -39,9 +41,48 @@ def is_upscale_script(p: Any) -> bool:
 
 
 def hires_canvas(p: Any) -> Size | None:
-    """Size of the upscaled picture whose latent the host crops; only valid in a hires pass."""
+    """Size that the host upscales to before it crops; only valid once it has settled it."""
     width, height = getattr(p, "hr_upscale_to_x", 0), getattr(p, "hr_upscale_to_y", 0)
     return Size(int(width), int(height)) if width and height else None
+
+
+@dataclass(frozen=True)
+class HiresLayout:
+    """How the picture lies under a hires pass's latent.
+
+    Attributes:
+        canvas: size of the whole picture there.
+        cells: size of the latent before the host crops it.
+    """
+
+    canvas: Size
+    cells: Size
+
+
+def hires_layout(p: Any) -> HiresLayout | None:
+    """The layout of a hires pass; only valid once the host has settled its size.
+
+    The host enlarges what the first pass's latent covers. A picture upscaler brings it to the
+    target, of which the encoder drops what fills no cell; a latent upscaler stretches the whole
+    latent to the target's whole cells. Of a first pass whose size is no multiple of 8 the latent
+    covers a part: the whole picture is then larger than the target, and goes past its end.
+    """
+    target = hires_canvas(p)
+    if target is None:
+        return None
+    cells = Size(target.width // LATENT_SCALE, target.height // LATENT_SCALE)
+    is_latent = getattr(p, "latent_scale_mode", None) is not None
+    picture = getattr(p, "firstpass_image", None)
+    first = Size(int(p.width), int(p.height)) if picture is None else Size(*picture.size)
+    covered = (
+        first if picture is not None and not is_latent else first.multiple_of_down(LATENT_SCALE)
+    )
+    stretched = target.multiple_of_down(LATENT_SCALE) if is_latent else target
+    canvas = Size(
+        round(first.width * stretched.width / max(covered.width, 1)),
+        round(first.height * stretched.height / max(covered.height, 1)),
+    )
+    return HiresLayout(canvas, cells)
 
 
 def preparation_seed(p: Any) -> int:

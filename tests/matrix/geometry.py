@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from matrix import pictures
-from matrix.cases import FROM_PICTURE
+from matrix.cases import FROM_PICTURE, UPSCALE
 from matrix.orders import size_of
 from matrix.pairwise import Case
 from PIL import Image, ImageOps
@@ -56,7 +56,7 @@ def placement(
     numbers, size = record["numbers"], size_of(case)
     shown = tuple(CELL * cells for cells in one_pass["latent"])
     if one_pass["is_hires"]:
-        canvas = numbers["hr_upscale_to_x"], numbers["hr_upscale_to_y"]
+        canvas = hires_canvas(case, (numbers["hr_upscale_to_x"], numbers["hr_upscale_to_y"]))
         left, top = (CELL * (numbers[f"truncate_{axis}"] // 2) for axis in "xy")
     else:
         canvas, left, top = size, 0, 0
@@ -74,6 +74,21 @@ def placement(
     mask_mode = mode if is_own else int(case["host_resize"])
     steps, mask_steps = ([["resize", one, *canvas], cut] for one in (mode, mask_mode))
     return Placement(picture, mask, steps, mask_steps, inner)
+
+
+def hires_canvas(case: Case, target: tuple[int, int]) -> tuple[int, int]:
+    """Size of the whole picture in a hires pass.
+
+    The host enlarges what the first pass drew, which is the picture's whole cells, or the picture
+    that was given: to the target, or as a latent to the target's whole cells.
+    """
+    is_latent, is_given = case["upscaler"] == "Latent", case["path"] == UPSCALE
+    sides = []
+    for first, wanted in zip(size_of(case), target, strict=True):
+        drawn = first if is_given and not is_latent else CELL * (first // CELL)
+        reached = CELL * (wanted // CELL) if is_latent else wanted
+        sides.append(round(first * (reached / drawn)))
+    return sides[0], sides[1]
 
 
 def _own_mode(case: Case) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from matrix import pictures
-from matrix.geometry import HostPicture, placement
+from matrix.geometry import HostPicture, hires_canvas, placement
 from matrix.orders import size_of
 from matrix.pairwise import Case
 
@@ -41,7 +41,9 @@ def feather_of(case: Case, record: dict[str, Any], one_pass: dict[str, Any]) -> 
     """The feather in pixels of a pass: it is given in those of the first one."""
     if not one_pass["is_hires"]:
         return float(case["feather"])
-    return float(case["feather"]) * record["numbers"]["hr_upscale_to_x"] / size_of(case)[0]
+    numbers = record["numbers"]
+    canvas = hires_canvas(case, (numbers["hr_upscale_to_x"], numbers["hr_upscale_to_y"]))
+    return float(case["feather"]) * canvas[0] / size_of(case)[0]
 
 
 def complaints(strengths: np.ndarray, region: np.ndarray, feather: float) -> Iterator[str]:
