@@ -20,7 +20,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from lib_controlnet.injection import RegionMask
-    from lib_controlnet.step import Row
+    from lib_controlnet.step import NoisyLatent, Row
     from lib_controlnet.window import Window
 
 INPAINT_ONLY: Final = "inpaint_only"
@@ -202,6 +202,49 @@ def keep_unmasked(
         return None
     cells = F.max_pool2d(mask, POOL_KERNEL, POOL_STRIDE, POOL_PADDING)
     return KeepUnmasked(encode(pixels), cells, window)
+
+
+LEAST_ALPHA_BAR: Final = 4.8973451890853435e-08
+"""What the host leaves of the signal at the last step of a schedule of zero terminal SNR.
+
+A schedule whose last step holds exactly nothing is taken for it: there would be no x0 to speak of.
+"""
+
+
+def adjusted_noise(
+    noise: Tensor, noisy: NoisyLatent, alphas: Tensor, adjust: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Predicted noise whose clean latent was adjusted, float32 (b, 4, h, w).
+
+    For every kind of prediction: the host has made noise of v before it gets here.
+
+    Args:
+        noise: predicted noise (b, 4, h, w).
+        noisy: what it was predicted from.
+        alphas: cumulative product of alphas at each of the training's timesteps.
+        adjust: maps clean latents to what they shall be.
+    """
+    # In half precision the difference below would keep nothing of x0 where little signal is left.
+    x, noise = noisy.x.float(), noise.float()
+    table = alphas.float().cpu().clamp(min=LEAST_ALPHA_BAR)
+    alpha_bar = alpha_bar_at(table, noisy.timesteps.float().cpu()).to(x.device)
+    alpha_bar = alpha_bar[:, None, None, None]
+    x0 = adjust(epsilon_to_x0(x, noise, alpha_bar))
+    return x0_to_epsilon(x, x0, alpha_bar)
+
+
+def alpha_bar_at(alphas: Tensor, timesteps: Tensor) -> Tensor:
+    """Cumulative product of alphas (b,) at timesteps (b,), which may lie between two of training.
+
+    Between them it is linear in the logarithm, as UniPC, which walks there, has it (Zhao et al.
+    2023, arXiv:2302.04867).
+    """
+    last = len(alphas) - 1
+    timesteps = timesteps.clamp(0, last)
+    low = timesteps.floor().long()
+    share = timesteps - low
+    between = torch.lerp(alphas[low].log(), alphas[(low + 1).clamp(max=last)].log(), share).exp()
+    return torch.where(share == 0, alphas[low], between)
 
 
 def epsilon_to_x0(x: Tensor, epsilon: Tensor, alpha_bar: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from modules import devices, paths, scripts, sd_models, shared
 
-from lib_controlnet.effects import epsilon_to_x0, x0_to_epsilon
+from lib_controlnet.effects import adjusted_noise
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.host import settings, vae
@@ -299,11 +299,7 @@ def _adjusted(
     """A prediction whose clean latent was adjusted; it is noise where `noisy` is given."""
     if noisy is None:
         return adjust(prediction)
-    steps = noisy.timesteps.long().cpu()
-    alphas = loaded_model().alphas_cumprod.cpu()
-    alpha_bar = alphas[steps].to(prediction)[:, None, None, None]
-    x0 = adjust(epsilon_to_x0(noisy.x, prediction, alpha_bar))
-    return x0_to_epsilon(noisy.x, x0, alpha_bar)
+    return adjusted_noise(prediction, noisy, loaded_model().alphas_cumprod, adjust)
 
 
 def lay_starts(session: ControlSession, noise: Tensor) -> None:

@@ -48,7 +48,10 @@ def seen(webui, monkeypatch):
         after_cfg(session, params)
         x0, noisy = params.x, session.noisy
         if noisy is not None:
-            alpha = shared.sd_model.alphas_cumprod[noisy.timesteps.long().cpu()].view(-1, 1, 1, 1)
+            logs = shared.sd_model.alphas_cumprod.log()
+            # Between two timesteps UniPC's schedule is linear in the logarithm.
+            alpha = np.exp(np.interp(noisy.timesteps, np.arange(1000), logs))
+            alpha = torch.from_numpy(alpha).float().view(-1, 1, 1, 1)
             x0 = (noisy.x - (1 - alpha).sqrt() * x0) / alpha.sqrt()
         found.guided.append(x0.cpu().clone())
 

@@ -95,7 +95,10 @@ def clean(session, prediction):
 
     if session.noisy is None:
         return prediction
-    alpha = shared.sd_model.alphas_cumprod[session.noisy.timesteps.long().cpu()].view(-1, 1, 1, 1)
+    alphas = shared.sd_model.alphas_cumprod.log()
+    # Between two timesteps UniPC's schedule is linear in the logarithm.
+    between = np.interp(session.noisy.timesteps, np.arange(1000), alphas)
+    alpha = torch.from_numpy(np.exp(between)).view(-1, 1, 1, 1)
     noisy = session.noisy.x
     return (noisy - (1 - alpha.to(noisy)).sqrt() * prediction) / alpha.to(noisy).sqrt()
 

@@ -72,3 +72,35 @@ def test_effects_on_the_latent_act_and_repeat(sdxl: Any, name: str, sampler: str
             away = slice(SIZE // 2 + 8, None)
             assert np.array_equal(one[:, away], picture()[:, away]), module
     assert unet_hooks() == 0
+
+
+@pytest.mark.parametrize("noise_schedule", ["Default", "Zero Terminal SNR"])
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "UniPC"])
+def test_v_prediction_holds_the_kept_part_for_the_sampler(
+    sdxl: Any, monkeypatch: pytest.MonkeyPatch, sampler: str, noise_schedule: str
+) -> None:
+    from modules import sd_samplers_common, shared
+
+    from lib_controlnet.host import a1111
+
+    host, seen, latents = type(a1111.runtime().host), [], []
+    encode, callback = host.vae_encode, sd_samplers_common.Sampler.callback_state
+
+    def spy_encode(self: Any, image: torch.Tensor) -> torch.Tensor:
+        latents.append(encode(self, image))
+        return latents[-1]
+
+    def spy_callback(self: Any, state: dict[str, Any]) -> None:
+        seen.append(state["denoised"])
+        callback(self, state)
+
+    monkeypatch.setattr(host, "vae_encode", spy_encode)
+    monkeypatch.setattr(sd_samplers_common.Sampler, "callback_state", spy_callback)
+    monkeypatch.setitem(shared.opts.data, "sd_noise_schedule", noise_schedule)
+    fields = {"sampler_name": sampler, "steps": 5}
+    sdxl.txt2img(**asked(sdxl_models.V, effect("inpaint_only"), **fields))
+    held = [x0 for x0 in seen if x0 is not None]  # UniPC's last step predicts nothing
+    assert len(held) == {"Euler": 5, "DDIM": 4, "UniPC": 4}[sampler]
+    kept = slice(SIZE // 16 + 1, None)
+    for x0 in held:
+        torch.testing.assert_close(x0[..., kept], latents[0][..., kept], atol=5e-3, rtol=0)
