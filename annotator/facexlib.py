@@ -11,6 +11,7 @@ from typing import Final
 import cv2
 import numpy as np
 
+from ._sizes import within_box
 from ._tensors import as_array, as_input
 from .networks import lend, place_of
 from .pose.retinaface import decode_faces
@@ -36,6 +37,8 @@ PARTS: Final = WeightFile(
 )
 
 _SIDE: Final = 512
+_LONGEST: Final = 8 * _SIDE
+"""Pixels of the long side; narrower pictures stay smaller."""
 _STEP: Final = 64
 # Where the eyes, the nose and the mouth's corners are in the upright face.
 _TEMPLATE: Final = np.array(
@@ -67,11 +70,8 @@ class FaceXLib(Detector):
 
 def _framed(image: np.ndarray) -> np.ndarray:
     """The picture with a short side of 512, its edges repeated to multiples of 64."""
-    height, width = image.shape[:2]
-    factor = _SIDE / min(height, width)
-    size = round(width * factor), round(height * factor)
-    method = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
-    image = cv2.resize(image, size, interpolation=method)
+    image = within_box(image, _SIDE, _LONGEST)
+    size = image.shape[1::-1]
     right, bottom = (-side % _STEP for side in size)
     return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
 

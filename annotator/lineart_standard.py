@@ -25,12 +25,18 @@ def dark_lines(image: np.ndarray, sigma: float, faint: float) -> np.ndarray:
     Returns:
         uint8 (H, W), white on black; the median line is STRENGTH.
     """
-    picture = image.astype(np.float32)
-    surroundings = cv2.GaussianBlur(picture, (0, 0), sigma)
-    darkness = (surroundings - picture).min(axis=2).clip(0, 255)
+    darkness = None
+    for channel in cv2.split(image):  # one by one: floats take four times the memory
+        plane = channel.astype(np.float32)
+        darker = cv2.GaussianBlur(plane, (0, 0), sigma)
+        darker -= plane
+        darkness = darker if darkness is None else np.minimum(darkness, darker, out=darkness)
+    np.clip(darkness, 0, 255, out=darkness)
     strokes = darkness[darkness > faint]
     typical = float(np.median(strokes)) if strokes.size else 0.0
-    return (darkness / max(WEAKEST, typical) * STRENGTH).clip(0, 255).astype(np.uint8)
+    darkness /= max(WEAKEST, typical)
+    darkness *= STRENGTH
+    return np.clip(darkness, 0, 255, out=darkness).astype(np.uint8)
 
 
 @register

@@ -48,5 +48,5 @@ class RecolorIntensity(_Recolor):
 
 def _corrected(brightness: np.ndarray, gamma: float) -> np.ndarray:
     """uint8 (H, W) to the power of gamma, white staying white."""
-    powered = (brightness.astype(np.float32) / 255.0) ** gamma
-    return (powered * 255.0).clip(0, 255).astype(np.uint8)
+    levels = (np.arange(256, dtype=np.float32) / 255.0) ** gamma
+    return cv2.LUT(brightness, (levels * 255.0).clip(0, 255).astype(np.uint8))

@@ -81,21 +81,42 @@
     set(suffix, "textContent", `[${type}]`);
   }
 
+  /** Number of the tab above a unit's picture: one picture, a folder, several pictures. */
+  function inputTab(unit) {
+    const tabs = findAll(".cnet-input-tabs > .tab-nav > button", unit);
+    return Math.max(0, tabs.findIndex((button) => button.classList.contains("selected")));
+  }
+
+  /** Whether a unit follows the tab's picture instead of having its own. */
+  function followsTab(tab, unit) {
+    return tab === "img2img" && !find(".cnet-unit-same_img2img input", unit)?.checked;
+  }
+
   /** Selector of the widget that a unit takes its picture from: its own, or the tab's; "" for none. */
   function pictureSource(tab, unit) {
-    const independent = find(".cnet-unit-same_img2img input", unit)?.checked;
-    if (tab === "txt2img" || independent) return `#${find(".cnet-input-image-group .cnet-image", unit).id}`;
+    if (!followsTab(tab, unit)) {
+      const own = [".cnet-input-image-group .cnet-image", null, '[id$="_merge_gallery"]'][inputTab(unit)];
+      return own ? `#${find(own, unit).id}` : "";
+    }
     const tabs = findAll("#mode_img2img > .tab-nav > button");
     return IMG2IMG_PICTURES[tabs.findIndex((button) => button.classList.contains("selected"))] || "";
+  }
+
+  /** Whether a unit has a folder to take its pictures from: its own box, or those of the host's batch. */
+  function hasFolder(tab, unit) {
+    if (followsTab(tab, unit) || inputTab(unit) !== 1) return false;
+    const boxes = ["controlnet_batch_input_dir", "img2img_batch_input_dir"].map((id) => find(`#${id} textarea`));
+    const own = find('[id$="_batch_image_dir"] textarea', unit);
+    return (tab === "img2img" ? [own, ...boxes] : [own]).some((box) => box?.value.trim());
   }
 
   function imageOf(selector) {
     return selector ? find(`${selector} img`) : null;
   }
 
-  function updateRunButton(unit) {
+  function updateRunButton(tab, unit) {
     const button = find(".cnet-run-preprocessor", unit);
-    const hasPicture = Boolean(imageOf(unit.dataset.picture));
+    const hasPicture = Boolean(imageOf(unit.dataset.picture)) || hasFolder(tab, unit);
     set(button, "disabled", !hasPicture);
     set(button, "title", hasPicture ? RUN : NO_PICTURE);
   }
@@ -113,8 +134,23 @@
     const now = unit.dataset.picture === own ? own : imageOf(unit.dataset.picture)?.getAttribute("src");
     const before = previewed.get(unit);
     previewed.set(unit, now);
-    if (before !== undefined && before !== now && find(".cnet-generated-image-group img", unit)) {
-      find(".cnet-close-preview", unit)?.click();
+    if (before === undefined || before === now) return;
+    unit.dataset.edition = Number(unit.dataset.edition || 0) + 1; // a map under way is out of date
+    if (find(".cnet-generated-image-group img", unit)) find(".cnet-close-preview", unit)?.click();
+  }
+
+  /**
+   * Zooming and panning of a unit's canvases, where the host has it.
+   *
+   * The host's function comes some time after the page has loaded, and needs a canvas that holds
+   * no picture yet; so each canvas is given to it when it is first seen like that.
+   */
+  function addZoom(unit) {
+    if (typeof window.applyZoomAndPan !== "function") return;
+    for (const canvas of findAll(".cnet-input-image-group .cnet-image, .cnet-region-canvas", unit)) {
+      if (canvas.dataset.zoom || unit.offsetParent === null || !find("input[type=file]", canvas)) continue;
+      canvas.dataset.zoom = "yes";
+      window.applyZoomAndPan(`#${canvas.id}`);
     }
   }
 
@@ -131,6 +167,37 @@
     if (before && before.length === now.length && before.every((value, i) => value === now[i])) return;
     backdrops.set(unit, now);
     find(".cnet-region-backdrop", unit).click();
+  }
+
+  /** Show what a list has no room for: its tooltip always, and a line below it while it is cut. */
+  function updateFullName(unit, suffix) {
+    const box = find(`[id$="_controlnet_${suffix}_dropdown"]`, unit);
+    const input = box && find("input", box);
+    if (!input || input.offsetParent === null) return;
+    set(input, "title", input.value);
+    const cut = input.scrollWidth > input.clientWidth;
+    let line = find(".cnet-full-name", box);
+    if (!cut) {
+      if (line) line.remove();
+      return;
+    }
+    if (!line) {
+      line = document.createElement("div");
+      line.classList.add("cnet-full-name");
+      box.append(line);
+    }
+    set(line, "textContent", input.value);
+  }
+
+  /** Let a seen unit offer the models that fit the checkpoint which is loaded now. */
+  function offerModels(unit) {
+    const list = find('[id$="_controlnet_model_dropdown"]', unit);
+    if (!list || list.offsetParent === null || unit.dataset.offers) return;
+    unit.dataset.offers = "yes";
+    const ask = () => find(".cnet-offer-models", unit)?.click();
+    ask();
+    // The checkpoint may have been changed since; whoever reaches for the list is about to see it.
+    for (const name of ["pointerenter", "focusin"]) list.addEventListener(name, ask);
   }
 
   /** Say in the header of the closed section that weights per layer are set. */
@@ -171,9 +238,12 @@
       units.forEach((unit, index) => {
         set(unit.dataset, "picture", pictureSource(tab, unit));
         updateTabButton(buttons[index], unit);
-        updateRunButton(unit);
+        updateRunButton(tab, unit);
         updatePreview(unit);
+        addZoom(unit);
         updateBackdrop(tab, unit);
+        offerModels(unit);
+        for (const list of ["preprocessor", "model"]) updateFullName(unit, list);
         updateLayerWeights(unit);
         updateTooltips(unit);
       });
@@ -196,9 +266,10 @@
 
   /** Whether a unit arrived with a saved default whose consequences the page does not show yet. */
   function lacksDefaults(unit) {
-    const chosen = find('[id$="_controlnet_preprocessor_dropdown"] input', unit)?.value || "none";
+    const chosen = ["preprocessor", "model"].map((list) => find(`[id$="_controlnet_${list}_dropdown"] input`, unit)?.value);
     const whole = find('[id$="_controlnet_region_radio"] input', unit)?.checked;
-    return (chosen !== "none" || !whole) && !unit.dataset.restored;
+    const plain = whole && chosen.every((value) => !value || value.toLowerCase() === "none");
+    return !plain && !unit.dataset.restored;
   }
 
   /** Ask for what a saved preprocessor or region shows; again while gradio answers no events yet. */
@@ -206,15 +277,6 @@
     const waiting = findAll(".cnet-unit").filter(lacksDefaults);
     for (const unit of waiting) find(".cnet-restore-sliders", unit)?.click();
     if (waiting.length && tries > 1) setTimeout(() => restoreDefaults(tries - 1), 100);
-  }
-
-  /** Zooming and panning of the drawing canvases, where the host has it. */
-  function addZoom() {
-    if (typeof window.applyZoomAndPanIntegration !== "function") return;
-    for (const tab of TABS) {
-      const canvases = findAll(`#${tab}_controlnet .cnet-input-image-group .cnet-image, #${tab}_controlnet .cnet-region-canvas`);
-      window.applyZoomAndPanIntegration(`#${tab}_controlnet`, canvases.map((canvas) => `#${canvas.id}`));
-    }
   }
 
   function start() {
@@ -229,7 +291,6 @@
     onUiLoaded(() => {
       start();
       restoreDefaults(300);
-      addZoom();
     });
     onUiUpdate(schedule);
   } else {

@@ -16,6 +16,7 @@ from typing import Any, Final
 from lib_controlnet.decode import Fetch, Folders, check_file, decode_image, is_picture_name
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError
+from lib_controlnet.limits import MAX_FILES, MAX_LISTED, MAX_MERGED
 from lib_controlnet.unit import ControlUnit
 
 _DIGITS: Final = re.compile(r"(\d+)")
@@ -176,7 +177,7 @@ def unfold(units: Sequence[ControlUnit], source: BatchSource) -> list[ControlUni
         if unit.input_mode is not InputMode.MERGE or not unit.enabled:
             unfolded.append(unit)
             continue
-        pictures = _pictures_of(unit, source, [])
+        pictures = _pictures_of(unit, source, [], MAX_MERGED)
         share = 1 / len(pictures)
         layers = unit.advanced_weighting
         shared = dataclasses.replace(
@@ -186,6 +187,18 @@ def unfold(units: Sequence[ControlUnit], source: BatchSource) -> list[ControlUni
         )
         unfolded += [picture.given_to(shared) for picture in pictures]
     return unfolded
+
+
+def first_picture(unit: ControlUnit, source: BatchSource) -> ControlUnit:
+    """A unit with the first of its pictures as its own; one with a single picture as it is.
+
+    Raises:
+        UnitError: it names no pictures, or a folder that is absent, closed or empty.
+        ImageError: a file or picture cannot be used; it is named.
+    """
+    if unit.input_mode is InputMode.SIMPLE:
+        return unit
+    return _pictures_of(unit, source, [])[0].given_to(unit)
 
 
 def frames(unit: ControlUnit, source: BatchSource) -> tuple[BatchPicture, ...]:
@@ -220,9 +233,14 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def _pictures_of(
-    unit: ControlUnit, source: BatchSource, folders: list[Path]
+    unit: ControlUnit, source: BatchSource, folders: list[Path], most: int | None = None
 ) -> tuple[BatchPicture, ...]:
-    """Every picture of a unit, checked; its folder is added to `folders`."""
+    """Every picture of a unit, checked; its folder is added to `folders`.
+
+    Raises:
+        UnitError: there are none, or more than `most` (None: than a batch may have).
+        ImageError: one of them cannot be used.
+    """
     given = unit.batch_images
     if given is None and isinstance(unit.image, (list, tuple)):
         given = unit.image
@@ -231,8 +249,9 @@ def _pictures_of(
     if isinstance(given, str) and given[:5].lower() == _DATA_URL:
         given = [given]
     if isinstance(given, (str, Path)):
-        return _listed(f"{unit.name}: batch_images", given, source, folders)
+        return _listed(f"{unit.name}: batch_images", given, source, folders, most)
     if isinstance(given, (list, tuple)) and given:
+        _check_count(f"{unit.name}: batch_images", len(given), most or MAX_LISTED)
         return tuple(
             _checked(f"{unit.name}: picture {i + 1}", f"picture-{i + 1}", value, source)
             for i, value in enumerate(given)
@@ -244,8 +263,19 @@ def _pictures_of(
     raise UnitError(msg)
 
 
+def _check_count(where: str, count: int, most: int) -> None:
+    """Refuse more pictures than one request may bring, before any of them is read."""
+    if count > most:
+        msg = f"{where} has {count} pictures; at most {most} can be used here, give fewer"
+        raise UnitError(msg)
+
+
 def _listed(
-    where: str, text: str | Path, source: BatchSource, folders: list[Path]
+    where: str,
+    text: str | Path,
+    source: BatchSource,
+    folders: list[Path],
+    most: int | None = None,
 ) -> tuple[BatchPicture, ...]:
     if source.folders is False or (not isinstance(source.folders, bool) and not source.folders):
         msg = f"{where} names a folder, and folders may not be read here; {source.refusal}"
@@ -266,6 +296,7 @@ def _listed(
     if not files:
         msg = f"{where}: there is no picture in the folder {text}"
         raise UnitError(msg)
+    _check_count(where, len(files), most or MAX_FILES)
     for path in files:
         check_file(path, f"{where}: {path}")
     folders.append(folder)

@@ -382,6 +382,19 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count} bytes"
 
 
+def has_header(path: Path) -> bool:
+    """Whether names and shapes can be read without reading every tensor.
+
+    Not so for torch's first format; an archive is mapped. A file that cannot be read has none.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(9)
+    except OSError:
+        return False
+    return start[:2] == b"PK" or not start.startswith(b"\x80") or start[8:9] == b"{"
+
+
 def open_container(path: Path) -> TensorFile:
     """Open a file of tensors; the content, not the extension, tells which container it is.
 

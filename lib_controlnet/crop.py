@@ -231,6 +231,7 @@ def _centred(inner: Size, size: Size) -> tuple[int, int]:
 
 def _resize(mode: int, picture: Image.Image, size: Size, as_map: bool = False) -> Image.Image:
     """The host's resize; as a map, without mixing colours and with a border of one colour."""
+    check_size(size.width, size.height, "the resized picture")
     if mode == STRETCH:
         return _map_resize(picture, size) if as_map else _lanczos(picture, size)
     inner = _inner_size(mode, picture, size)

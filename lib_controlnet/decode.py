@@ -20,10 +20,8 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from lib_controlnet.errors import ImageError
+from lib_controlnet.limits import MAX_PIXELS, MAX_SIDE
 from lib_controlnet.transport import bytes_of_text, png_fault
-
-MAX_SIDE: Final = 16_384
-MAX_PIXELS: Final = 128_000_000
 
 _STRIP: Final = 1 << 20
 """Pixels converted in one go where that takes wider numbers."""

@@ -6,12 +6,15 @@ the control image back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
 
 from lib_controlnet.effects import INPAINT_ONLY, RECOLOR_INTENSITY, RECOLOR_LUMINANCE
+
+_LARGEST_BOX: Final = 1024
+"""Of the setting's pixels; requests may bring settings of their own."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +105,7 @@ def soft_mask(mask: np.ndarray, sigma: int) -> np.ndarray:
         mask: uint8 (H, W), above 127 where the picture is repainted.
         sigma: side of both boxes, pixels; 0 and less leave the mask hard.
     """
+    sigma = min(sigma, _LARGEST_BOX)
     hard = (mask > 127).astype(np.float32)  # noqa: PLR2004 - half of uint8
     if sigma <= 0:
         return hard

@@ -15,20 +15,13 @@ from typing import Final
 import cv2
 import numpy as np
 
-from lib_controlnet.decode import (
-    MAX_PIXELS,
-    MAX_SIDE,
-    check_size,
-    decode_image,
-    decode_mask,
-    to_rgb,
-)
+from lib_controlnet.decode import check_size, decode_image, decode_mask, to_rgb
 from lib_controlnet.enums import ResizeMode
+from lib_controlnet.errors import ImageError
+from lib_controlnet.limits import MAX_SIDE, MAX_WORKED
 from lib_controlnet.thinning import ridge_pixels, thin
 
 __all__ = [
-    "MAX_PIXELS",
-    "MAX_SIDE",
     "Size",
     "border_colour",
     "check_size",
@@ -127,10 +120,21 @@ def resize_short_side(image: np.ndarray, resolution: int, by_area: bool = False)
         image: uint8 (H, W, C).
         resolution: length of the short side in pixels.
         by_area: average areas also when enlarging, which is cubic otherwise.
+
+    Raises:
+        ImageError: the result would have more pixels than a preprocessor may work on.
     """
     size = Size.from_array(image)
     factor = min(resolution / size.short, MAX_SIDE / max(size.width, size.height))
     wanted = size.scaled(factor)
+    if wanted.area > MAX_WORKED:
+        msg = (
+            f"a picture of {size.width} x {size.height} pixels would be worked on at "
+            f"{wanted.width} x {wanted.height} for a resolution of {resolution}; at most "
+            f"{MAX_WORKED // 1_000_000} million pixels can be: lower the resolution, or send a "
+            "picture of other proportions"
+        )
+        raise ImageError(msg)
     if wanted == size:
         return image
     method = cv2.INTER_CUBIC if factor > 1 and not by_area else cv2.INTER_AREA
@@ -188,9 +192,15 @@ def fit_map(control_map: np.ndarray, target: Size, mode: ResizeMode) -> np.ndarr
 
     Returns:
         uint8 (target.height, target.width, 3 or 4), contiguous.
+
+    Raises:
+        ImageError: the target is larger than pictures may be.
     """
+    check_size(target.width, target.height, "the picture to be made")
     wanted, x, y = placement(Size.from_array(control_map), target, mode)
-    if max(wanted.width, wanted.height) > MAX_SIDE:
+    if max(wanted.width, wanted.height) > MAX_SIDE or wanted.area > max(
+        MAX_WORKED, 4 * target.area
+    ):
         control_map = _middle_part(control_map, target)
         wanted, x, y = placement(Size.from_array(control_map), target, mode)
     resized = resize_map(control_map, wanted)

@@ -61,6 +61,15 @@ def find(module: str) -> Any:
     return preprocess.find(module)
 
 
+def require(module: str) -> Any:
+    """Like `find`, for callers that need one.
+
+    Raises:
+        PreprocessorUnavailableError: there is none of that name; names what comes close.
+    """
+    return preprocess.get(module)
+
+
 def label(module: str) -> str | None:
     """What the panel calls a preprocessor; None if it does not exist."""
     found = preprocess.find(module)
@@ -122,6 +131,15 @@ def sliders(module: str) -> list[Any]:
 def remark(module: str) -> str | None:
     """What the panel says about a chosen preprocessor: that it cannot run, or what it downloads."""
     return preprocess.remark(module)
+
+
+def type_remark(kind: str) -> str | None:
+    """That a control type cannot be used here, if none of the preprocessors made for it runs."""
+    own = [detector for detector in detectors() if detector.tags[:1] == (kind,)]
+    reasons = [detector.unavailable for detector in own]
+    if not reasons or None in reasons:
+        return None
+    return f"{kind} cannot be used here: {reasons[0]}."
 
 
 def needs_model(module: str) -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 
 from lib_controlnet import preprocess
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.image import MAX_SIDE, check_size
+from lib_controlnet.image import check_size
+from lib_controlnet.limits import MAX_FIGURES, MAX_SIDE, MAX_WORKED
 
 if TYPE_CHECKING:
     from annotator.pose_drawing import Person, Pose
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 # Beside the declarations, under whatever name they were loaded.
 drawing: Final = importlib.import_module(f"{preprocess.declarations.__package__}.pose_drawing")
 
-MAX_FIGURES: Final = 1000
-"""People and animals in one picture."""
 _FARTHEST: Final = 10 * MAX_SIDE
 """Pixels from the canvas's corner beyond which a coordinate can only be a mistake."""
 
@@ -62,6 +61,12 @@ def read_pose(data: Mapping[str, Any], where: str = "pose") -> Pose:
         raise ControlNetError(msg)
     width, height = (_side(data.get(key), f"{where}.{key}") for key in _CANVAS)
     check_size(width, height, f"{where}: the canvas")
+    if width * height > MAX_WORKED:
+        msg = (
+            f"{where}: the canvas is {width} x {height} pixels; at most "
+            f"{MAX_WORKED // 1_000_000} million can be drawn on, make it smaller"
+        )
+        raise ControlNetError(msg)
     return drawing.Pose(
         width,
         height,

@@ -184,10 +184,11 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
     )
     held_by_host = detector.effect == INPAINT_ONLY and picture.is_held
     if held_by_host and not detector.fills:
-        comments.append(
-            f"ControlNet {unit.name}: A1111 inpaint and ControlNet inpaint duplicated. "
-            "Falls back to inpaint_global_harmonious."
-        )
+        log.info(
+            "%s: A1111 inpaint and ControlNet inpaint duplicated. "
+            "Falls back to inpaint_global_harmonious.",
+            unit.name,
+        )  # no comment: it is how inpainting in img2img is meant to be used
         detector = preprocess.get(GLOBAL_INPAINT)
     if detector.effect == INPAINT_ONLY and _keeps_everything(picture, request):
         comments.append(

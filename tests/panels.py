@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,7 +14,9 @@ import numpy as np
 from PIL import Image
 
 from lib_controlnet import preprocess
+from lib_controlnet.batch import BatchSource
 from lib_controlnet.catalog import Catalog
+from lib_controlnet.families import Refusal
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.unit_value import UnitValue
 
@@ -26,12 +30,26 @@ class FakeRuntime:
     catalog: Catalog
     units: int = 3
     options: dict[str, Any] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict)
+    refused: dict[Path, Refusal] = field(default_factory=dict)
 
     def option(self, key: str, default: object) -> object:
         return self.options.get(key, default)
 
     def unit_count(self) -> int:
         return self.units
+
+    def refusals(self) -> Any:
+        return self.refused.get
+
+    def saved_default(self, key: str) -> str | None:
+        return self.saved.get(key)
+
+    def telling(self, listener: Any) -> Any:
+        return nullcontext()
+
+    def batch_source(self) -> BatchSource:
+        return BatchSource(folders=True)
 
     def refresh_models(self) -> None:
         self.catalog.refresh()

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-MEGABYTE: Final = 1 << 20
-MAX_BODY: Final = 320 * MEGABYTE
-"""A picture of 8192 x 8192 pixels that PNG cannot compress is 257 MB of base64."""
-MAX_POSE_BODY: Final = 4 * MEGABYTE
-"""About 500 people with hands and faces."""
-MAX_VALUES: Final = 1_000_000
-"""Commas and opening brackets of a body. Pictures bring none, so more is no honest request."""
-MAX_DISCARDED: Final = 1024 * MEGABYTE
-"""Bytes of a refused body that are still read: a client that is cut off while it sends sees a
-broken connection, not the answer."""
+from lib_controlnet.limits import (
+    MAX_BODY,
+    MAX_DISCARDED,
+    MAX_POSE_BODY,
+    MAX_TURNS,
+    MAX_VALUES,
+    MEGABYTE,
+)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class BoundedRoute(APIRoute):
-    """A route that refuses large bodies (413) and tells validation errors without the input."""
+    """A route that refuses large bodies (413) and tells validation errors without the input.
+
+    Some requests with a body are at work at a time; the others wait, and take no thread for that.
+    """
 
     max_body: ClassVar[int] = MAX_BODY
 
     def get_route_handler(self) -> Handler:
         """The handler that FastAPI makes, behind our checks."""
         handle = super().get_route_handler()
+        turns = asyncio.Semaphore(MAX_TURNS)
+
+        async def in_turn(request: Request) -> Response:
+            if request.method != "POST":
+                return await handle(request)
+            request = _with_body(request, await read_body(request, self.max_body))
+            async with turns:
+                return await handle(request)
 
         async def bounded(request: Request) -> Response:
-            if request.method == "POST":
-                body = await read_body(request, self.max_body)
-                request = _with_body(request, body)
             try:
-                return await handle(request)
+                return await in_turn(request)
             except RequestValidationError as error:
                 return JSONResponse({"detail": [_plain(item) for item in error.errors()]}, 422)
             except OverflowError as error:  # older pydantic, of whole numbers with 400 digits

@@ -15,6 +15,7 @@ from PIL import Image
 from lib_controlnet import preprocess
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.image import decode_image, decode_mask, join_mask
+from lib_controlnet.limits import MAX_IMAGES, MAX_TOGETHER
 from lib_controlnet.transport import bytes_of_text
 
 log = logging.getLogger(__name__)
@@ -29,14 +30,11 @@ UNSUPPORTED: Final = frozenset(
     {"clip_vision", "revision_clipvision", "revision_ignore_prompt", "ip-adapter-auto"}
 )
 """Never detected over HTTP, under these names."""
-MAX_IMAGES: Final = 256
-MAX_PIXELS: Final = 512_000_000
-"""All pictures of a request and their maps together."""
-
 RGB: Final = 3
 """Channels, and the place of a transparency behind them."""
 
 Fetch = Callable[[str], Image.Image]
+Encode = Callable[[Image.Image], str]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Asked:
 class PixelBudget:
     """How many pixels a request may still use."""
 
-    def __init__(self, pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, pixels: int = MAX_TOGETHER) -> None:
         self.all = self.left = pixels
 
     def spend(self, picture: np.ndarray) -> np.ndarray:
@@ -94,20 +92,21 @@ class Found:
     """What a preprocessor made of the pictures of a request, in their order.
 
     Attributes:
-        images: the maps as they are shown to people.
+        images: the maps as they are shown to people, as base64 text.
         poses: the figures in each of them as JSON; None where the preprocessor finds none.
     """
 
-    images: list[Image.Image]
+    images: list[str]
     poses: list[dict[str, Any]] | None = None
 
 
-def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> Found:
+def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Found:
     """Run one preprocessor on several pictures.
 
     Args:
         runtime: the extension's services; its `detect` runs a preprocessor.
         fetch: loads a picture by URL.
+        encode: makes text of a picture, at once, so that no more than one is held.
         asked: the request.
 
     Raises:
@@ -117,12 +116,12 @@ def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> Found:
     if not detector.uses_mask and asked.masks:
         log.warning("%s uses no mask, those sent are ignored", detector.name)
     budget = PixelBudget()
-    shown: list[Image.Image] = []
+    shown: list[str] = []
     poses: list[dict[str, Any]] = []
     for index, text in enumerate(asked.images):
         where = f"controlnet_input_images[{index}]"
         if detector.identity and not detector.uses_mask:
-            shown.append(_untouched(text, where, fetch, budget))
+            shown.append(encode(_untouched(text, where, fetch, budget)))
             continue
         picture = budget.spend(_decoded(decode_image, text, where, fetch))
         if detector.uses_mask and index < len(asked.masks):
@@ -130,7 +129,8 @@ def detect_all(runtime: Any, fetch: Fetch, asked: Asked) -> Found:
             mask = budget.spend(_decoded(decode_mask, asked.masks[index], where, fetch))
             picture = join_mask(picture, mask)
         detection = runtime.detect(detector.name, picture, *asked.sliders)
-        shown.append(Image.fromarray(np.ascontiguousarray(budget.spend(detection.display))))
+        made = np.ascontiguousarray(budget.spend(detection.display))
+        shown.append(encode(Image.fromarray(made)))
         if detection.pose is not None:
             poses.append(detection.pose)
     return Found(shown, poses or None)

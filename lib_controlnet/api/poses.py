@@ -6,15 +6,15 @@ have to be is checked in `lib_controlnet.pose`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from lib_controlnet.api.detection import MAX_IMAGES, MAX_PIXELS
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.pose import MAX_FIGURES, drawing, read_pose
+from lib_controlnet.limits import MAX_FIGURES, MAX_IMAGES, MAX_TOGETHER
+from lib_controlnet.pose import drawing, read_pose
 
 NO_POSE: Final = "No pose data detected."
 
@@ -37,8 +37,8 @@ class PoseData(BaseModel):
     canvas_height: int
 
 
-def render(poses: Sequence[PoseData]) -> list[Image.Image]:
-    """One RGB picture per pose.
+def render(poses: Sequence[PoseData], encode: Callable[[Image.Image], str]) -> list[str]:
+    """One RGB picture per pose, as `encode` makes text of it.
 
     Raises:
         ControlNetError: a pose is malformed, or they are too many or too large.
@@ -53,8 +53,8 @@ def render(poses: Sequence[PoseData]) -> list[Image.Image]:
     if sum(len(pose.people) + len(pose.animals) for pose in read) > MAX_FIGURES:
         msg = f"the poses hold more than {MAX_FIGURES} people and animals; send fewer at a time"
         raise ControlNetError(msg)
-    if sum(pose.width * pose.height for pose in read) > MAX_PIXELS:
-        millions = MAX_PIXELS // 1_000_000
+    if sum(pose.width * pose.height for pose in read) > MAX_TOGETHER:
+        millions = MAX_TOGETHER // 1_000_000
         msg = f"the canvases have more than {millions} million pixels; send fewer at a time"
         raise ControlNetError(msg)
-    return [Image.fromarray(drawing.draw_pose(pose)) for pose in read]
+    return [encode(Image.fromarray(drawing.draw_pose(pose))) for pose in read]

@@ -132,10 +132,9 @@ def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
             controlnet_threshold_b,
         )
         with _answering():
-            found = detect_all(runtime, services.fetch, asked)
-        pictures = [services.encode(picture) for picture in found.images]
+            found = detect_all(runtime, services.fetch, services.encode, asked)
         poses = {} if found.poses is None else {"poses": found.poses}
-        return {"images": pictures, **poses, "info": "Success"}
+        return {"images": found.images, **poses, "info": "Success"}
 
 
 def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None:
@@ -145,8 +144,8 @@ def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None
         if not poses:
             return {"info": NO_POSE}
         with _answering():
-            pictures = render(poses)
-        return {"images": [services.encode(picture) for picture in pictures], "info": "Success"}
+            pictures = render(poses, services.encode)
+        return {"images": pictures, "info": "Success"}
 
     router.add_api_route(
         "/render_openpose_json",

@@ -8,16 +8,19 @@ import logging
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from lib_controlnet.checkpoint import open_checkpoint
+from lib_controlnet.containers import has_header
 from lib_controlnet.errors import (
     AmbiguousCheckpointError,
     BrokenCheckpointError,
     CheckpointError,
     ControlNetError,
     HostError,
+    WrongBaseModelError,
     is_out_of_memory,
     shown,
 )
@@ -71,6 +74,36 @@ def identify(ckpt: Checkpoint) -> ControlFamily:
         f"(first names: {some})"
     )
     raise CheckpointError(msg)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a file cannot control a checkpoint.
+
+    Attributes:
+        sentence: for the user.
+        other_base: it could control another one; False for files that control none.
+    """
+
+    sentence: str
+    other_base: bool
+
+
+def refusal(path: Path, base: BaseUNet) -> Refusal | None:
+    """What would keep `load_network` from loading a file, as far as names and shapes tell.
+
+    None where nothing would, and for files of torch's first format, whose names cannot be read
+    without all of their tensors.
+    """
+    if not has_header(path):
+        return None
+    try:
+        with _telling(path):
+            ckpt = open_checkpoint(path)
+            identify(ckpt).check(ckpt, base)
+    except ControlNetError as error:
+        return Refusal(str(error), isinstance(error, WrongBaseModelError))
+    return None
 
 
 def load_network(

@@ -248,6 +248,15 @@ class ControlFamily(ABC):
         """Whether the file's keys and shapes are of this family."""
 
     @abstractmethod
+    def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
+        """Refuse a file for another base model, by its names and shapes alone.
+
+        Raises:
+            WrongBaseModelError: the file is for another base model.
+            BrokenCheckpointError: tensors are missing.
+        """
+
+    @abstractmethod
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> ControlNetwork:

@@ -117,16 +117,16 @@ class ControlNetFamily(ControlFamily):
         kind = classify(ckpt)
         return kind is not None and kind.key == "controlnet"
 
+    def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
+        """Compare shapes with the base, see `ControlFamily.check`."""
+        _fitting(ckpt, base)
+
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> ControlNetwork:
         """Build the network and fill it, see `ControlFamily.load`."""
         is_difference = "difference" in ckpt
-        shapes = {key: shape for key, shape in ckpt.shapes.items() if key != "difference"}
-        if is_difference:
-            shapes |= _shapes_from_base(base, shapes)
-        shape = _read(ckpt, lambda: read_shape(shapes))
-        check_base(ckpt, shape, base)
+        shapes, shape = _fitting(ckpt, base)
         params = _read(ckpt, lambda: read_params(shapes, _head_rule(shape, base)))
         with torch.device("meta"):
             module = ControlNet(params)
@@ -156,6 +156,21 @@ def _own_precision(device: torch.device) -> AbstractContextManager[None]:
     if device.type in AUTOCAST_DEVICES:
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def _fitting(ckpt: Checkpoint, base: BaseUNet) -> tuple[dict[str, tuple[int, ...]], UNetShape]:
+    """Shapes of a file's tensors, those it shares with the base included, and their structure.
+
+    Raises:
+        WrongBaseModelError: they are not those of the base.
+        BrokenCheckpointError: they are incomplete.
+    """
+    shapes = {key: shape for key, shape in ckpt.shapes.items() if key != "difference"}
+    if "difference" in ckpt:
+        shapes |= _shapes_from_base(base, shapes)
+    shape = _read(ckpt, lambda: read_shape(shapes))
+    check_base(ckpt, shape, base)
+    return shapes, shape
 
 
 def check_base(ckpt: Checkpoint, shape: UNetShape, base: BaseUNet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -80,6 +81,19 @@ class A1111Host:
     def cache_folder() -> Path:
         """The host's folder for what can be made again."""
         return Path(paths.data_path) / "cache"
+
+    @staticmethod
+    def saved_default(key: str) -> str | None:
+        """A text in the user's file of the page's defaults, such as `txt2img/Model/value`.
+
+        The host passes over one that is not offered without a word.
+        """
+        try:
+            with Path(shared.cmd_opts.ui_config_file).open(encoding="utf-8") as file:
+                value = json.load(file).get(key)
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return None  # the host itself complains about a file that it cannot read
+        return value if isinstance(value, str) else None
 
     def interrupted(self) -> bool:
         """Whether the user wants no picture any more.

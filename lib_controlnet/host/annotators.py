@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,19 @@ from lib_controlnet.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from lib_controlnet.host.a1111 import A1111Host
+
+
+_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def telling(listener: Callable[[str], None] | None) -> Iterator[None]:
+    """Tell somebody else than the host's progress bar how far downloads in here are."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 def set_up(host: A1111Host) -> None:
@@ -26,11 +42,14 @@ def set_up(host: A1111Host) -> None:
 
 
 def download_options(host: A1111Host) -> Any:
-    """How files may be had, by the present settings; progress goes to the host's bar."""
+    """How files may be had, by the present settings; progress goes to the host's bar or, inside
+    of `telling`, to the listener alone.
+    """
+    listener = _LISTENER.get()
     return preprocess.weights.Options(
         hub=str(host.option("controlnet_hub_mirror", "") or "").strip(),
         offline=bool(host.option("controlnet_offline", False)),
-        report=host.report,
+        report=host.report if listener is None else lambda line: listener(line or ""),
         # What stopped an earlier job must not stop a preview.
         interrupted=lambda: bool(shared.state.job) and host.interrupted(),
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.catalog import Catalog
-from lib_controlnet.errors import ModelNotFoundError
-from lib_controlnet.families import load_network
+from lib_controlnet.errors import ControlNetError, ModelNotFoundError
+from lib_controlnet.families import Refusal, load_network, refusal
 from lib_controlnet.hash_store import HashStore
-from lib_controlnet.host import annotators
+from lib_controlnet.host import annotators, batch
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.model_cache import ModelCache
 from lib_controlnet.preprocess import DetectionCache, networks, run_preprocessor
@@ -18,6 +20,7 @@ from lib_controlnet.preprocess import DetectionCache, networks, run_preprocessor
 if TYPE_CHECKING:
     import numpy as np
 
+    from lib_controlnet.batch import BatchSource
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.host.batch import BatchRun
     from lib_controlnet.preprocess import Detection
@@ -48,6 +51,7 @@ class Runtime:
         annotators.set_up(self.host)
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
         self.sampling: ControlSession | None = None
+        self._refusals: dict[tuple[object, ...], Refusal | None] = {}
         self.batch: BatchRun | None = None
         count = self.host.flag("controlnet_preprocessor_cache_size", DETECTIONS)
         self.detections = DetectionCache(count if isinstance(count, int) else DETECTIONS)
@@ -68,9 +72,36 @@ class Runtime:
         """The loaded checkpoint's U-Net; never loads one."""
         return base_unet()
 
+    def refusals(self) -> Callable[[Path], Refusal | None]:
+        """Tells for a control model's file why the loaded checkpoint cannot use it, None if it can.
+
+        Without a checkpoint, or with one that takes no controls at all, nothing is refused.
+        """
+        try:
+            base = self.base()
+        except ControlNetError:
+            base = None
+        return lambda path: None if base is None else self._refusal(path, base)
+
+    def _refusal(self, path: Path, base: BaseUNet) -> Refusal | None:
+        try:
+            state = path.stat()
+            key = (path, state.st_mtime_ns, state.st_size, base.shape.signature, base.name)
+            if key not in self._refusals:
+                self._refusals[key] = refusal(path, base)
+            return self._refusals[key]
+        except Exception as error:  # any file of the user's: choosing it says what is wrong
+            log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
+            return None
+
+    def saved_default(self, key: str) -> str | None:
+        """A text among the user's saved defaults of the page, None without one."""
+        return self.host.saved_default(key)
+
     def refresh_models(self) -> list[str]:
         """Scan the model folders again and return the names."""
         self.catalog = self._scan()
+        self._refusals.clear()
         return self.catalog.names()
 
     def _scan(self) -> Catalog:
@@ -123,6 +154,14 @@ class Runtime:
             pixel_perfect=pixel_perfect,
             seed=seed,
         )
+
+    def telling(self, listener: Callable[[str], None] | None) -> AbstractContextManager[None]:
+        """Downloads for preprocessors in here are told to somebody else than the host's bar."""
+        return annotators.telling(listener)
+
+    def batch_source(self) -> BatchSource:
+        """Where the panel's units may have several pictures from."""
+        return batch.source(None, self)
 
     def close(self) -> None:
         """Give back all memory."""

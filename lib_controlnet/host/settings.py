@@ -1,7 +1,9 @@
 """The extension's page in the host's Settings tab.
 
 Keys, labels and defaults are data in users' `config.json`: they never change. How they are read:
-`Runtime.option(key, default)`.
+`Runtime.option(key, default)`. Only settings that something reads are here; those of the old
+extension for parts that are not built yet (OpenPose editor, Photopea, CLIP on the CPU) stay in
+`config.json` untouched.
 """
 
 from __future__ import annotations
@@ -119,9 +121,6 @@ SETTINGS: Final = (
         False,
         "Increment seed after each controlnet batch iteration",
     ),
-    Setting("controlnet_disable_openpose_edit", False, "Disable openpose edit"),
-    Setting("controlnet_disable_photopea_edit", False, "Disable photopea edit"),
-    Setting("controlnet_photopea_warning", True, "Photopea popup warning"),
     Setting(
         "controlnet_ignore_noninpaint_mask",
         False,
@@ -141,7 +140,6 @@ SETTINGS: Final = (
         note="for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
         restrict_api=True,
     ),
-    Setting("controlnet_clip_detector_on_cpu", False, "Load CLIP preprocessor model on CPU"),
     Setting(
         "controlnet_control_type_dropdown",
         False,

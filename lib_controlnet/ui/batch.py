@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 from gradio.context import Context
 
+from lib_controlnet.decode import check_file
 from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import ImageError
 from lib_controlnet.ui.browser import in_page
+from lib_controlnet.ui.messages import notice
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -64,7 +67,12 @@ def build_tabs(name: str) -> dict[str, Any]:
         )
     with gr.Tab("Multi-Inputs") as made["merge_tab"]:
         made["merge_gallery"] = gr.Gallery(
-            columns=[4], rows=[2], object_fit="contain", height="auto", label="Images"
+            columns=[4],
+            rows=[2],
+            object_fit="contain",
+            height="auto",
+            label="Images",
+            elem_id=f"{name}_merge_gallery",
         )
         with gr.Row():
             made["merge_upload"] = gr.UploadButton(
@@ -107,7 +115,7 @@ def connect_batch(units: Sequence[UnitWidgets]) -> None:
         unit.merge_upload.upload(
             fn=add_uploads,
             inputs=[unit.merge_upload, unit.merge_images],
-            outputs=[unit.merge_gallery, unit.merge_images, unit.enabled],
+            outputs=[unit.merge_gallery, unit.merge_images, unit.picture_note, unit.enabled],
             show_progress=False,
             queue=False,
         )
@@ -115,14 +123,25 @@ def connect_batch(units: Sequence[UnitWidgets]) -> None:
         in_page(unit.merge_clear.click, '() => [[], ""]', [], cleared)
 
 
-def add_uploads(files: Sequence[Any], present: str) -> tuple[list[str], str, bool]:
+def add_uploads(
+    files: Sequence[Any], present: str
+) -> tuple[list[str], str, dict[str, Any], dict[str, Any]]:
     """Add uploaded files to the pictures of a unit.
 
     Returns:
-        Paths for the gallery, the same as JSON, and that the unit is enabled.
+        Paths for the gallery, the same as JSON, a line about files that are no pictures, and that
+        the unit is enabled if one was added.
     """
-    paths = [*_paths(present), *(file.name for file in files or [])]
-    return paths, json.dumps(paths), True
+    added, refused = [], []
+    for file in files or []:
+        try:
+            check_file(Path(file.name), Path(file.name).name)
+            added.append(str(file.name))
+        except ImageError as error:
+            refused.append(str(error))
+    paths = [*_paths(present), *added]
+    said = notice(*refused)
+    return paths, json.dumps(paths), said, gr.update(value=True) if added else gr.update()
 
 
 def _paths(text: Any) -> list[str]:

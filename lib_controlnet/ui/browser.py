@@ -7,6 +7,7 @@ writes what they return to the outputs (an object with `__type__: "update"` chan
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -20,14 +21,15 @@ PREVIEW_DEPENDS_ON: Final = (
     "threshold_a",
     "threshold_b",
     "independent",
+    "input_mode",
+    "batch_images",
+    "merge_images",
 )
 """Fields of a unit whose change makes a shown preview out of date."""
 
 BACKDROP_SIDE: Final = 768
 """Longest side of the picture that a region is drawn on, pixels; it travels with Generate."""
 
-TICK = "() => true"
-CLEAR = "() => null"
 OPEN = '() => ({ __type__: "update", visible: true })'
 CLOSE = '() => ({ __type__: "update", visible: false })'
 
@@ -48,7 +50,7 @@ REGION_FROM_BOX: Final = f"""(flag, region) => {{
 """The checkbox and the region -> the region, if the checkbox says something else."""
 
 PREVIEW_TOGGLE = """(flag, preview) => [
-  { __type__: "update", visible: Boolean(flag) },
+  { __type__: "update", visible: Boolean(flag && preview) },
   flag ? preview : null,
 ]"""
 """Allow Preview -> the preview's group, and the preview, which is cleared when switched off."""
@@ -61,16 +63,44 @@ CLOSE_PREVIEW = """() => [
 ]"""
 """Nothing -> preview, its group, Allow Preview and the status line, all put away."""
 
-NEW_CANVAS = """(width, height) => {
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "white";
-  pen.fillRect(0, 0, width, height);
-  return [canvas.toDataURL("image/png"), { __type__: "update", visible: false }];
-}"""
-"""Two sizes -> a white picture, and the canvas group closed."""
+OPEN_PREVIEW = """() => [
+  null,
+  { __type__: "update", visible: true },
+  { __type__: "update", visible: false },
+  null,
+]"""
+"""Nothing -> an empty preview, its group, the status line put away, and no answer yet."""
+
+PREVIEW_LOST: Final = "The preview failed: the WebUI did not answer. Its console may tell why."
+PREVIEW_LATE: Final = (
+    "The settings were changed while the preview was made, so it is not shown: run it again."
+)
+NO_PICTURE: Final = (
+    "This file is no picture that can be shown here, so it was not taken: use PNG, JPEG or WebP."
+)
+DRAWN_INSTEAD: Final = (
+    "What is drawn is the control picture now, white on black; the picture below it is not used. "
+    "Take the strokes back to use the picture again."
+)
+DRAWN_IGNORED: Final = (
+    "What is drawn is not used, because of the setting to ignore masks on ControlNet input images."
+)
+REGION_KEPT: Final = (
+    "The picture has other proportions or another size now. The region that was drawn is kept as "
+    "the mask beside it; remove that to start anew."
+)
+_CANVAS_COLOURS: Final = ("#000000", "#ffffff", "#808080")
+_UPDATES: Final = """
+  const kept = { __type__: "update" };
+  const hidden = { __type__: "update", visible: false };
+  const said = (value) => ({ __type__: "update", value, visible: true });"""
+_DRAWN: Final = """
+  const drawnOn = (widget) => {
+    const layer = document.querySelector(`${widget} canvas[key=mask]`);
+    const drawn = layer && layer.width && layer.height && layer.getContext("2d")
+      .getImageData(0, 0, layer.width, layer.height).data.some((value) => value);
+    return drawn ? layer : null;
+  };"""
 
 
 def in_page(trigger: Callable, script: str, inputs: list[Any], outputs: list[Any]) -> None:
@@ -78,34 +108,142 @@ def in_page(trigger: Callable, script: str, inputs: list[Any], outputs: list[Any
     trigger(fn=None, _js=script, inputs=inputs, outputs=outputs, show_progress=False)
 
 
-def collect(names: Sequence[str], while_dragging: bool = True) -> str:
-    """Widget values -> one object of them, an outdated preview cleared, the status line closed.
+def _unit(name: str) -> str:
+    """The element of a unit; the page's notes on it are in its `dataset`."""
+    return f'document.getElementById("{name}_input_image").closest(".cnet-unit")'
+
+
+def collect(name: str, names: Sequence[str], while_dragging: bool = True) -> str:
+    """Widget values -> one object of them; an outdated preview is put away.
 
     A picture with a drawing layer is an object, and the page reports a change of every object
     whenever anything is written anywhere. So a call that finds nothing new must write nothing:
     it never settles, which gradio takes as no answer.
 
+    The line that says what came of a preview goes with it, or with the model that it may be
+    about; nothing that the user did not do closes it. `edition` counts the changes, so that the
+    answer of a run can be told from one that was asked for under other settings.
+
     Args:
+        name: the unit's element id.
         names: names of the values, in the order of the inputs; the outputs follow (the object,
-            the preview, the status line).
+            the preview, its group, the status line).
         while_dragging: also collect while the mouse holds a slider. Each write makes gradio
             compare the whole page, so for sliders the values are taken when it lets go.
     """
     skip = "false" if while_dragging else 'document.querySelector("input[type=range]:active")'
-    return f"""(...values) => {{
+    return f"""(...values) => {{{_UPDATES}
   const names = {json.dumps(list(names))};
-  const [old, preview] = values.slice(names.length);
+  const old = values[names.length];
   const same = (a, b) =>
     a === b || (a && b && typeof a === "object" && a.image === b.image && a.mask === b.mask);
   const changed = names.filter((name, index) => !old || !same(old[name], values[index]));
   if (!changed.length || {skip}) return new Promise(() => {{}});
   const stale = {json.dumps(list(PREVIEW_DEPENDS_ON))}.some((name) => changed.includes(name));
+  const notes = {_unit(name)}.dataset;
+  if (stale) notes.edition = Number(notes.edition || 0) + 1;
   return [
     Object.fromEntries(names.map((name, index) => [name, values[index]])),
-    stale ? null : preview,
-    {{ __type__: "update", visible: false }},
+    stale ? null : kept,
+    stale ? hidden : kept,
+    stale || changed.includes("model") ? hidden : kept,
   ];
 }}"""
+
+
+def show_answer(name: str) -> str:
+    """The answer of a preview -> preview, its group, Allow Preview, the status line, the pose.
+
+    An answer that is not the one of the last run is left to that one.
+    """
+    return f"""(answer) => {{{_UPDATES}
+  const notes = {_unit(name)}.dataset;
+  if (answer && answer.edition !== Number(notes.asked)) return new Promise(() => {{}});
+  const late = answer && answer.edition !== Number(notes.edition || 0);
+  const text = late ? {json.dumps(PREVIEW_LATE)} : answer ? answer.said
+    : {json.dumps(PREVIEW_LOST)};
+  const picture = late || !answer ? null : answer.picture;
+  return [
+    picture,
+    picture ? {{ __type__: "update", visible: true }} : hidden,
+    picture ? true : kept,
+    text ? said(text) : hidden,
+    picture && answer.pose ? said(answer.pose) : hidden,
+  ];
+}}"""
+
+
+def checked_upload(name: str, enables: bool = False) -> str:
+    """An uploaded file -> the picture, a line of messages, and perhaps Enable.
+
+    A file that the page cannot draw is not taken. One in a format that only browsers know, such
+    as SVG, becomes PNG.
+
+    Args:
+        name: the unit's element id.
+        enables: a picture switches the unit on.
+    """
+    taken, refused = (", true", ", kept") if enables else ("", "")
+    return f"""async (value) => {{{_UPDATES}
+  const source = value && (value.image || value);
+  delete {_unit(name)}.dataset.canvas;
+  const image = new Image();
+  image.src = source;
+  const shown = await image.decode().then(() => image.naturalWidth > 0, () => false);
+  if (!shown) return [null, said({json.dumps(NO_PICTURE)}){refused}];
+  if (/^data:image.(png|jpeg|webp|bmp|gif)[;,]/.test(source)) return [kept, hidden{taken}];
+  const canvas = Object.assign(document.createElement("canvas"),
+    {{ width: image.naturalWidth, height: image.naturalHeight }});
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  return [canvas.toDataURL("image/png"), hidden{taken}];
+}}"""
+
+
+def drawing_note(name: str, masked: Sequence[str]) -> str:
+    """The chosen preprocessor -> a line that says what a drawing on the unit's picture does.
+
+    A drawing on a new canvas is what the canvas is for, and a mask what an inpaint preprocessor
+    works on; nothing is said of those.
+
+    Args:
+        name: the unit's element id.
+        masked: labels of the preprocessors that work on a mask.
+    """
+    return f"""async (module) => {{{_UPDATES}{_DRAWN}
+  await new Promise((next) => setTimeout(next, 50)); // gradio clears its canvas after the event
+  const quiet = {_unit(name)}.dataset.canvas || {json.dumps(list(masked))}.includes(module);
+  if (!drawnOn("#{name}_input_image") || quiet) return hidden;
+  const ignored = typeof opts === "object" && opts.controlnet_ignore_noninpaint_mask;
+  return said(ignored ? {json.dumps(DRAWN_IGNORED)} : {json.dumps(DRAWN_INSTEAD)});
+}}"""
+
+
+def new_canvas(name: str, brush: str) -> str:
+    """Two sizes -> a plain picture, the canvas group closed, no message, the unit enabled.
+
+    The canvas is black under a light brush and white under a dark one, so that strokes are seen.
+
+    Args:
+        name: the unit's element id.
+        brush: the colour that is drawn with, "#rrggbb".
+    """
+    return f"""(width, height) => {{{_UPDATES}
+  const canvas = Object.assign(document.createElement("canvas"), {{ width, height }});
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "{canvas_colour(brush)}";
+  pen.fillRect(0, 0, width, height);
+  {_unit(name)}.dataset.canvas = "yes";
+  return [canvas.toDataURL("image/png"), hidden, hidden, true];
+}}"""
+
+
+def canvas_colour(brush: str) -> str:
+    """Colour of a new canvas for a brush: the farther of black and white; grey for one unknown."""
+    black, white, grey = _CANVAS_COLOURS
+    if re.fullmatch("#[0-9a-fA-F]{6}", brush) is None:
+        return grey
+    red, green, blue = (int(brush[at : at + 2], 16) for at in (1, 3, 5))
+    return black if 0.299 * red + 0.587 * green + 0.114 * blue > 127 else white  # noqa: PLR2004
 
 
 def shown_together(count: int) -> str:
@@ -114,14 +252,22 @@ def shown_together(count: int) -> str:
     return f"(flag) => [{', '.join([update] * count)}]"
 
 
-def with_picture_size(tab: str) -> str:
-    """(unit, width, height) with the width and height of the picture that the tab would make."""
-    return f"""(unit, width, height) => {{
+def _asked(name: str) -> str:
+    """Note which settings a preview is asked for under, and have that number in `edition`."""
+    return f"""const notes = {_unit(name)}.dataset;
+  edition = Number(notes.edition || 0);
+  notes.asked = edition;"""
+
+
+def with_picture_size(name: str, tab: str) -> str:
+    """(unit, edition, width, height), completed by the page: its picture would have that size."""
+    return f"""(unit, edition, width, height) => {{
+  {_asked(name)}
   const read = (side) => {{
     const box = document.querySelector("#{tab}_" + side + " input[type=number]");
     return box ? Number(box.value) : 512;
   }};
-  return [unit, read("width"), read("height")];
+  return [unit, edition, read("width"), read("height")];
 }}"""
 
 
@@ -156,16 +302,16 @@ def restore_region(name: str) -> str:
 
 def close_once_drawn(name: str) -> str:
     """Close a line of messages as soon as something is drawn on the unit's region canvas."""
-    return f"""() => {{
-  const layer = document.querySelector("#{name}_region_canvas canvas[key=mask]");
-  const drawn = layer && layer.width && layer.getContext("2d")
-    .getImageData(0, 0, layer.width, layer.height).data.some((value) => value);
-  return drawn ? {{ __type__: "update", visible: false }} : new Promise(() => {{}});
+    return f"""() => {{{_UPDATES}{_DRAWN}
+  return drawnOn("#{name}_region_canvas") ? hidden : new Promise(() => {{}});
 }}"""
 
 
 def backdrop(name: str, tab: str, colour: str, opacity: float) -> str:
     """What the unit's region is drawn on: its control picture, the mask file's white coloured.
+
+    A drawing does not outlive a picture of another size, so it becomes part of the mask file, and
+    a line says so. Outputs: the canvas, the mask file, the line.
 
     Without a picture it is plain grey in the proportions of the picture to be made. The page's
     script has noted on the unit which widget its picture is in (`data-picture`).
@@ -176,7 +322,7 @@ def backdrop(name: str, tab: str, colour: str, opacity: float) -> str:
         colour: hex colour of the region.
         opacity: 0 to 1.
     """
-    return f"""async () => {{
+    return f"""async () => {{{_UPDATES}{_DRAWN}
   const find = (selector) => selector && document.querySelector(selector);
   const side = (name) => Number(find("#{tab}_" + name + " input[type=number]")?.value) || 512;
   const from = find("#{name}_region_canvas").closest(".cnet-unit").dataset.picture;
@@ -211,21 +357,39 @@ def backdrop(name: str, tab: str, colour: str, opacity: float) -> str:
     brush.putImageData(pixels, 0, 0);
     over(tint, {opacity});
   }}
-  return canvas.toDataURL("image/jpeg", 0.8);
+  const layer = drawnOn("#{name}_region_canvas");
+  const shown = canvas.toDataURL("image/jpeg", 0.8);
+  const fits = layer?.width === canvas.width && layer?.height === canvas.height;
+  if (!layer || fits) return [shown, kept, kept];
+  const mask = Object.assign(document.createElement("canvas"),
+    {{ width: layer.width, height: layer.height }});
+  const painter = mask.getContext("2d");
+  painter.drawImage(layer, 0, 0);
+  painter.globalCompositeOperation = "source-in"; // the drawing in white, whatever its colour
+  painter.fillStyle = "white";
+  painter.fillRect(0, 0, mask.width, mask.height);
+  painter.globalCompositeOperation = "destination-over";
+  painter.fillStyle = "black";
+  painter.fillRect(0, 0, mask.width, mask.height);
+  painter.globalCompositeOperation = "lighten";
+  if (file?.naturalWidth) painter.drawImage(file, 0, 0, mask.width, mask.height);
+  return [shown, mask.toDataURL("image/png"), said({json.dumps(REGION_KEPT)})];
 }}"""
 
 
-def with_tab_picture(picture_tabs: Sequence[int], settings: int) -> str:
+def with_tab_picture(name: str, picture_tabs: Sequence[int], settings: int) -> str:
     """Inputs of a preview in img2img, completed: size, tab, scale, and only the tab's pictures.
 
-    Takes (unit, width, height, tab, scale, pictures..., settings...) and returns the same list;
-    scale is 0 while the tab "Resize to" is chosen.
+    Takes (unit, edition, width, height, tab, scale, pictures..., settings...) and returns the same
+    list; scale is 0 while the tab "Resize to" is chosen.
 
     Args:
+        name: the unit's element id.
         picture_tabs: for every picture the number of the tab that it is used in.
         settings: how many values follow the pictures.
     """
-    return f"""(unit, width, height, tab, scale, ...rest) => {{
+    return f"""(unit, edition, width, height, tab, scale, ...rest) => {{
+  {_asked(name)}
   const number = (id) => Number(document.querySelector(id + " input[type=number]")?.value) || 0;
   const chosen = (id) => Math.max(0, Array.from(
     document.querySelectorAll(id + " > .tab-nav > button")
@@ -234,6 +398,7 @@ def with_tab_picture(picture_tabs: Sequence[int], settings: int) -> str:
   const tabs = {json.dumps(list(picture_tabs))};
   return [
     unit,
+    edition,
     number("#img2img_width"),
     number("#img2img_height"),
     now,

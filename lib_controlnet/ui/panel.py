@@ -16,8 +16,10 @@ import gradio as gr
 from lib_controlnet import __version__, infotext, listing
 from lib_controlnet.enums import ActingRegion, BatchOption
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.events import SLIDERS, connect, slider_updates, union_type
+from lib_controlnet.ui.choices import SLIDERS, offer, remarks, slider_updates, union_type
+from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
+from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.region import MASK_NOT_PASTED
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets, build_unit
@@ -81,7 +83,7 @@ def _value(
     value = UnitValue()
     fields = {**widgets.fields(), "batch_option": batch_option}
     fields |= host_boxes() if tab == "img2img" else {}
-    value.follow(fields, widgets.preview, widgets.status)
+    value.follow(widgets.name, fields, [widgets.preview, widgets.preview_group, widgets.status])
     value.unit_widgets = widgets
     connect(widgets, value, tab, runtime, host_tab)
     return value
@@ -92,7 +94,8 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
 
     Units that the parameters name are switched on, with their control type; others are switched
     off. Parameters without any unit change nothing. Pictures cannot be restored; where a unit was
-    limited to a mask of its own, a line says that the mask is missing. Empty when the setting
+    limited to a mask of its own, a line says that the mask is missing. A preprocessor or a model
+    that is not there is chosen all the same, and said. Empty when the setting
     `control_net_sync_field_args` is off.
 
     Args:
@@ -112,6 +115,7 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         fields.append((widgets.control_type, kind))
         fields.append((widgets.union_type, lambda params, kind=kind: _union_type(kind(params))))
         fields.append((widgets.region_status, partial(_missing_mask, index=index)))
+        fields.append((widgets.notes, partial(_pasted_notes, index=index, runtime=runtime)))
     return fields
 
 
@@ -125,11 +129,10 @@ def _pasted(params: dict[str, Any], index: int, name: str, runtime: Any) -> Any:
         return None
     value = pasted.get(name, infotext.FIELDS_IF_SET.get(name))
     if name == "module":
-        return _choose(listing.label(value), listing.labels_for, _type_of(pasted, runtime))
+        return _choose(listing.label(value) or value, listing.labels_for, pasted, runtime)
     if name == "model":
-        models = partial(listing.models_for, runtime.catalog)
-        chosen = listing.offered_model(runtime.catalog, value)
-        return _choose(chosen, models, _type_of(pasted, runtime))
+        chosen = listing.offered_model(runtime.catalog, value) or value
+        return _choose(chosen, lambda kind: offer(kind, runtime).names, pasted, runtime)
     if name in SLIDERS:
         updates = slider_updates(pasted.get("module", "none"), pasted.get("pixel_perfect", False))
         return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
@@ -168,11 +171,31 @@ def _union_type(kind: str | None) -> str | None:
 
 
 def _choose(
-    value: str | None, choices_for: Callable[[str], list[str]], kind: str
-) -> dict[str, Any] | None:
-    """Offer a control type's choices, or all if need be, and choose one; None without one."""
-    if value is None:
-        return None
-    offered = choices_for(kind)
-    choices = offered if value in offered else choices_for(listing.ALL)
-    return gr.update(choices=choices, value=value)
+    value: str, choices_for: Callable[[str], list[str]], pasted: dict[str, Any], runtime: Any
+) -> dict[str, Any]:
+    """Offer the choices of a unit's control type, or all if need be, and choose one.
+
+    One that is not among them is chosen all the same, so that nothing else stands in its place.
+    """
+    offered = choices_for(_type_of(pasted, runtime))
+    names = offered if value in offered else choices_for(listing.ALL)
+    return gr.update(choices=names, value=value)
+
+
+def _pasted_notes(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:
+    """The line about a pasted unit's preprocessor and model, and about units without a place."""
+    units = infotext.parse_all(params)
+    count = runtime.unit_count()
+    said = []
+    if index == 0 and (beyond := sorted(number for number in units if number >= count)):
+        numbers = ", ".join(map(str, beyond))
+        said.append(
+            f"The pasted parameters have more units than this panel: {numbers} left out. "
+            "Settings > ControlNet > unit number makes room for them."
+        )
+    pasted = units.get(index)
+    if pasted is None:
+        return notice(*said) if said else None
+    module, model = pasted.get("module", NO_MODULE), pasted.get("model", NO_MODEL)
+    model = listing.offered_model(runtime.catalog, model) or model
+    return notice(*said, *remarks(_type_of(pasted, runtime), module, model, runtime))

@@ -14,6 +14,7 @@ import gradio as gr
 
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui import browser
+from lib_controlnet.ui.messages import message_line
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -67,9 +68,7 @@ def build_region(name: str, is_img2img: bool) -> dict[str, Component]:
     with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as made["mask_group"]:
         with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
             made |= _mask_pictures(name)
-        made["region_status"] = gr.HTML(
-            visible=False, elem_id=f"{name}_controlnet_region_status", elem_classes=["cnet-status"]
-        )
+        made["region_status"] = message_line(name, "region_status")
     made["backdrop"] = gr.Button(visible=False, elem_classes=["cnet-region-backdrop"])
     made["backdrop"].do_not_save_to_config = True
     return made
@@ -121,7 +120,7 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
         widgets.backdrop.click,
         browser.backdrop(widgets.name, tab, REGION_COLOUR, REGION_OPACITY),
         [],
-        [widgets.region_canvas],
+        [widgets.region_canvas, widgets.mask, widgets.region_status],
     )
     browser.in_page(
         widgets.region_canvas.edit,
@@ -129,5 +128,10 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
         [],
         [widgets.region_status],
     )
-    for trigger in (widgets.mask.upload, widgets.region.input):
-        browser.in_page(trigger, browser.CLOSE, [], [widgets.region_status])
+    browser.in_page(widgets.region.input, browser.CLOSE, [], [widgets.region_status])
+    browser.in_page(
+        widgets.mask.upload,
+        browser.checked_upload(widgets.name),
+        [widgets.mask],
+        [widgets.mask, widgets.region_status],
+    )

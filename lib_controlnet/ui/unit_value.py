@@ -8,7 +8,7 @@ sends. `preprocess` then turns those values into a `ControlNetUnit`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -44,31 +44,33 @@ class UnitValue(State):
 
     def follow(
         self,
+        name: str,
         widgets: Mapping[str, gr.components.Component],
-        preview: gr.components.Component,
-        status: gr.components.Component,
+        preview: Sequence[gr.components.Component],
     ) -> None:
         """Copy the widgets' values on every change of one of them.
 
         Args:
+            name: the unit's element id.
             widgets: field name -> widget; besides the unit's fields `INDEPENDENT` and
                 `REGION_CANVAS`.
-            preview: cleared when a value changes that it depends on.
-            status: the line of messages, closed on every change.
+            preview: the preview, its group, and the line that says what came of it; put away
+                when a value changes that they depend on.
         """
         self.widgets = dict(widgets)
         names = list(widgets)
+        outputs = [self, *preview]
         for widget in widgets.values():
             is_slider = isinstance(widget, gr.Slider)
-            triggers = {widget.change: browser.collect(names, while_dragging=not is_slider)}
+            triggers = {widget.change: browser.collect(name, names, while_dragging=not is_slider)}
             if is_slider:
-                triggers[widget.release] = browser.collect(names)
+                triggers[widget.release] = browser.collect(name, names)
             for trigger, script in triggers.items():
                 trigger(
                     fn=None,
                     _js=script,
                     inputs=list(widgets.values()),
-                    outputs=[self, preview, status],
+                    outputs=outputs,
                     show_progress=False,
                 )
 

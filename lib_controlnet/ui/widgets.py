@@ -16,6 +16,7 @@ from lib_controlnet.enums import (
     ResizeMode,
 )
 from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
+from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
 from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
 
@@ -45,6 +46,8 @@ class UnitWidgets:
     send_size: Component
     pose: Component
     close_preview: Component
+    picture_note: Component
+    drawing_note: Component
     enabled: Component
     low_vram: Component
     pixel_perfect: Component
@@ -58,6 +61,7 @@ class UnitWidgets:
     run: Component
     model: Component
     refresh: Component
+    notes: Component
     weight: Component
     guidance_start: Component
     guidance_end: Component
@@ -76,6 +80,9 @@ class UnitWidgets:
     advanced_weighting: Component
     status: Component
     restore: Component
+    offer: Component
+    answer: Component
+    edition: Component
     target_width: Component
     target_height: Component
     target_tab: Component
@@ -120,19 +127,20 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
     made: dict[str, Component] = {}
     with gr.Group(elem_classes=["cnet-unit"]):
         made |= _pictures(name, is_img2img, runtime)
+        for kind in ("picture_note", "drawing_note"):
+            made[kind] = message_line(name, kind)
         with gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group:
             made |= _picture_buttons(name)
         made["upload_group"] = upload_group
         made |= _switches(name, is_img2img)
-        made |= _choices(name, is_img2img, runtime)
+        made |= _choices(name, "img2img" if is_img2img else "txt2img", runtime)
+        made["notes"] = message_line(name, "notes")
         made |= _sliders(name)
         made |= _modes(name, is_img2img)
         made |= build_region(name, is_img2img)
         made |= _layer_weights(name)
         made["loopback"] = build_loopback(name)
-        made["status"] = gr.HTML(
-            visible=False, elem_id=f"{name}_controlnet_status", elem_classes=["cnet-status"]
-        )
+        made["status"] = message_line(name, "status")
         made |= _hidden()
     return UnitWidgets(name=name, **made)
 
@@ -271,7 +279,16 @@ def _switches(name: str, is_img2img: bool) -> dict[str, Component]:
     return made
 
 
-def _choices(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
+def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
+    def offered(label: str, names: list[str]) -> list[str]:
+        """What there is, and the user's saved default even if it is gone.
+
+        The host would silently take the first default for one that is not offered; like this it
+        is chosen, and the line of notes says what is wrong with it.
+        """
+        saved = runtime.saved_default(f"{tab}/{label}/value")
+        return names if not saved or saved in names else [*names, saved]
+
     made: dict[str, Component] = {}
     as_dropdown = bool(runtime.option("controlnet_control_type_dropdown", False))
     picker = gr.Dropdown if as_dropdown else gr.Radio
@@ -285,7 +302,7 @@ def _choices(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
         )
     with gr.Row(elem_classes=["controlnet_preprocessor_model", "controlnet_row"]):
         made["module"] = gr.Dropdown(
-            listing.labels_for(listing.ALL),
+            offered("Preprocessor", listing.labels_for(listing.ALL)),
             label="Preprocessor",
             value="none",
             elem_id=f"{name}_controlnet_preprocessor_dropdown",
@@ -296,7 +313,7 @@ def _choices(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]:
             "cnet-run-preprocessor",
         )
         made["model"] = gr.Dropdown(
-            listing.models_for(runtime.catalog, listing.ALL),
+            offered("Model", listing.models_for(runtime.catalog, listing.ALL)),
             label="Model",
             value="None",
             elem_id=f"{name}_controlnet_model_dropdown",
@@ -389,6 +406,9 @@ def _hidden() -> dict[str, Component]:
             visible=False,
         ),
         "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),
+        "offer": gr.Button(visible=False, elem_classes=["cnet-offer-models"]),
+        "answer": gr.JSON(visible=False),
+        "edition": gr.Number(0, visible=False),
         "target_width": gr.Number(512, visible=False),
         "target_height": gr.Number(512, visible=False),
         "target_tab": gr.Number(0, visible=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,14 +48,10 @@ SETTINGS = {
         False,
         "Increment seed after each controlnet batch iteration",
     ),
-    "controlnet_disable_openpose_edit": (False, "Disable openpose edit"),
-    "controlnet_disable_photopea_edit": (False, "Disable photopea edit"),
-    "controlnet_photopea_warning": (True, "Photopea popup warning"),
     "controlnet_ignore_noninpaint_mask": (
         False,
         "Ignore mask on ControlNet input image if control type is not inpaint",
     ),
-    "controlnet_clip_detector_on_cpu": (False, "Load CLIP preprocessor model on CPU"),
     "controlnet_control_type_dropdown": (False, "Display control type as dropdown"),
     "control_net_on_error": ("stop", "When a ControlNet unit cannot do what it was asked"),
 }
@@ -70,6 +67,15 @@ def test_row_21_settings_have_their_published_keys_labels_and_defaults(host: obj
         assert tuple(option.section)[:2] == ("control_net", "ControlNet")
     assert {item.key for item in settings.SETTINGS} >= set(SETTINGS)
     assert all(item.key in shared.opts.data_labels for item in settings.SETTINGS)
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """A setting that nothing reads does nothing."""
+    root = Path(settings.__file__).parents[2]
+    files = [root / "javascript" / "controlnet.js", *root.glob("lib_controlnet/**/*.py")]
+    code = "".join(file.read_text("utf-8") for file in files if file.name != "settings.py")
+    unread = [item.key for item in settings.SETTINGS if f'"{item.key}"' not in code]
+    assert unread == []
 
 
 def test_runtime_reads_settings_when_asked(host: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,5 +175,5 @@ def test_row_01_panel_can_be_built_again_and_again(host: object) -> None:
         for argument in script.api_info.args:
             assert set(PUBLIC_FIELDS) == set(dict(argument.value))
         written = len(infotext.FIELDS) + len(infotext.FIELDS_IF_SET)
-        # besides: enable, control type, union type, and a notice
-        assert len(script.infotext_fields) == (written + 4) * runtime().unit_count()
+        # besides: enable, control type, union type, and two lines of messages
+        assert len(script.infotext_fields) == (written + 5) * runtime().unit_count()

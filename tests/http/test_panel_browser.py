@@ -168,7 +168,8 @@ def test_new_canvas_and_send_dimensions(panel: Any, picture: Path) -> None:
     page.wait_for_selector(f"{UNIT}_input_image img")
     canvas = shown_picture(page, f"{UNIT}_input_image img")
     assert canvas.shape == (256, 320, 3)
-    assert (canvas == 255).all()
+    assert (canvas == 0).all(), "the host's brush is white"
+    assert page.is_checked(f"{UNIT}_controlnet_enable_checkbox input")
     page.click(f"{UNIT}_controlnet_send_dimen_button")
     page.wait_for_function(
         "() => document.querySelector('#txt2img_width input[type=number]').value === '320'"

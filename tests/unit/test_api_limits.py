@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from fake_web import FakeRuntime, decode, encode, served, square
 from PIL import Image
 from starlette.testclient import TestClient
 
+from lib_controlnet import limits
 from lib_controlnet.api import bodies, detection, poses
 
 DETECT = "/controlnet/detect"
@@ -201,11 +204,43 @@ def test_broken_json_is_of_the_known_kind(client: TestClient) -> None:
     assert told["type"] in ("value_error.jsondecode", "json_invalid")
 
 
+@pytest.mark.parametrize("size", [(16384, 7800), (4097, 4096), (20_000, 10)], ids=str)
+def test_large_canvases_of_poses_are_refused_undrawn(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(poses.drawing, "draw_pose", None)
+    person = {"pose_keypoints_2d": [0.5, 0.5, 1] * 18}
+    pose = {"people": [person], "canvas_width": size[0], "canvas_height": size[1]}
+    answer = client.post(RENDER, json=[pose])
+    assert answer.status_code == 422
+    assert f"{size[0]} x {size[1]} pixels; at most 16" in answer.json()["detail"]
+
+
+def test_detections_work_some_at_a_time(both: tuple[TestClient, FakeRuntime]) -> None:
+    client, runtime = both
+    at_work, most, all_sent = [0], [0], threading.Event()
+    detect = runtime.detect
+
+    def counted(*arguments: object) -> object:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        all_sent.wait(0.2)  # time for the others to come in, if nothing held them back
+        made = detect(*arguments)
+        at_work[0] -= 1
+        return made
+
+    runtime.detect = counted
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: canny(client, square()), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert most[0] == limits.MAX_TURNS
+
+
 def test_poses_are_limited_in_number_size_and_figures(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(poses, "MAX_IMAGES", 2)
-    monkeypatch.setattr(poses, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr(poses, "MAX_TOGETHER", 1_000_000)
     monkeypatch.setattr(poses, "MAX_FIGURES", 3)
     person = {"pose_keypoints_2d": [0.5, 0.5, 1] * 18}
     one = {"people": [person, person], "canvas_width": 600, "canvas_height": 800}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_controlnet import batch, limits
 from lib_controlnet.batch import (
     BatchSource,
     ResultNames,
@@ -52,6 +53,30 @@ def folder(tmp_path: Path) -> Path:
     (made / "notes.txt").write_text("no picture")
     (made / "deeper.png").mkdir()
     return made
+
+
+@pytest.mark.parametrize(
+    ("mode", "most"), [("merge", limits.MAX_MERGED), ("batch", limits.MAX_LISTED)]
+)
+def test_more_pictures_than_one_request_may_bring_are_refused_unread(mode: str, most: int) -> None:
+    unit = parse_unit({"input_mode": mode, "batch_images": ["no picture"] * (most + 1)}, 1)
+    sentence = rf"unit 1: batch_images has {most + 1} pictures; at most {most} can be used"
+    with pytest.raises(UnitError, match=sentence):
+        unfold([unit], ANYWHERE) if mode == "merge" else make_plan([unit], ANYWHERE)
+    one = encoded(9)
+    fine = parse_unit({"input_mode": mode, "batch_images": [one] * min(most, 40)})
+    assert unfold([fine], ANYWHERE) if mode == "merge" else make_plan([fine], ANYWHERE)
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("merge", "MAX_MERGED"), ("batch", "MAX_FILES")])
+def test_more_files_than_a_folder_may_have_are_refused_unread(
+    mode: str, limit: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, limit, 2)
+    (folder / "frame2.png").write_bytes(b"no picture")
+    unit = batch_unit(str(folder), input_mode=mode)
+    with pytest.raises(UnitError, match="batch_images has 3 pictures; at most 2 can be used"):
+        unfold([unit], ANYWHERE) if mode == "merge" else make_plan([unit], ANYWHERE)
 
 
 def batch_unit(pictures: object, **fields: object) -> ControlUnit:

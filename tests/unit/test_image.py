@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from lib_controlnet import thinning
 from lib_controlnet.enums import ResizeMode
+from lib_controlnet.errors import ImageError
 from lib_controlnet.image import (
     Size,
     fit_map,
@@ -121,6 +124,33 @@ def test_padding_repeats_the_edge() -> None:
 def test_resize_short_side_leaves_a_fitting_picture_alone() -> None:
     image = noise(64, 96)
     assert resize_short_side(image, 64) is image
+
+
+def test_more_pixels_than_a_preprocessor_may_work_on_are_refused_unmade() -> None:
+    assert resize_short_side(noise(2, 8), 2048).shape == (2048, 8192, 3)
+    tracemalloc.start()
+    for by_area in (False, True):
+        with pytest.raises(ImageError, match=r"of 16 x 2 .* at 16384 x 2048 .* 16 million pixels"):
+            resize_short_side(noise(2, 16), 2048, by_area)
+    with pytest.raises(ImageError, match="lower the resolution"):
+        resize_with_pad(noise(16, 2), 2048)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (16384, 1), (1, 300), (3, 4000)], ids=str)
+@pytest.mark.parametrize("mode", list(ResizeMode))
+def test_narrow_map_takes_the_memory_of_the_result(shape: tuple, mode: ResizeMode) -> None:
+    tracemalloc.start()
+    fitted = fit_map(noise(*shape), Size(1024, 1024), mode)
+    assert tracemalloc.get_traced_memory()[1] < 160 << 20, "16 million pixels and their work"
+    tracemalloc.stop()
+    assert fitted.shape == (1024, 1024, 3)
+
+
+def test_result_larger_than_pictures_may_be_is_refused_unmade() -> None:
+    with pytest.raises(ImageError, match="16384 a side"):
+        fit_map(noise(4, 4), Size(20_000, 64), ResizeMode.RESIZE)
 
 
 def test_resize_by_area_differs_when_enlarging_only() -> None:

@@ -21,7 +21,7 @@ MAX_CONSTRUCTOR_LINES = 100
 LAYERS = (
     (
         *("errors", "enums", "ports", "image", "decode", "transport", "thinning", "hash_store"),
-        *("published", "coverage", "typed_paths"),
+        *("published", "coverage", "limits", "typed_paths"),
     ),
     (
         *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),

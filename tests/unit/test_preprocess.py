@@ -195,6 +195,25 @@ def test_unusable_picture_is_refused(image: np.ndarray) -> None:
         run_preprocessor("canny", image)
 
 
+RESIZING = [
+    detector.name
+    for detector in preprocess.all_detectors()
+    if detector.frame is not Frame.AS_GIVEN and detector.resolution and not detector.unavailable
+]
+
+
+@pytest.mark.parametrize("name", RESIZING)
+def test_every_preprocessor_refuses_more_pixels_than_it_may_work_on(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(preprocess.get(name)), "detect", None)
+    for pixel_perfect in (False, True):
+        with pytest.raises(ImageError, match="at most 16 million pixels"):
+            run_preprocessor(
+                name, np.zeros((16, 2, 3), np.uint8), 2048, pixel_perfect=pixel_perfect
+            )
+
+
 def test_results_cannot_be_written() -> None:
     image = noise()
     for module in ("none", "canny", "inpaint_only"):

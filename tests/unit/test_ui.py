@@ -17,10 +17,12 @@ from panels import CANNY, FakeRuntime, build, by_id, data_url
 from annotator.registry import Detected, Detector
 from lib_controlnet import listing, preprocess
 from lib_controlnet.catalog import Catalog
+from lib_controlnet.decode import decode_image
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
+from lib_controlnet.families import Refusal
 from lib_controlnet.image import Size
 from lib_controlnet.request import GenerationRequest
-from lib_controlnet.ui import events
+from lib_controlnet.ui import choices, messages, preview
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.ui.pictures import read_sketch
 from lib_controlnet.ui.unit_value import build_unit
@@ -194,7 +196,7 @@ def test_read_sketch_undecodable_picture_stays_text_for_the_later_error() -> Non
 
 
 def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> None:
-    module, union, *rest = events.on_control_type("Canny", False, runtime)
+    module, union, *rest = choices.on_control_type("Canny", False, runtime)
     assert module["choices"] == ["none", "canny", "invert (from white bg & black line)"]
     assert module["value"] == "canny"
     assert union == "Hard Edge"
@@ -216,7 +218,7 @@ def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> N
 
 
 def test_on_control_type_all_offers_everything_and_chooses_nothing(runtime: FakeRuntime) -> None:
-    module, union, *rest = events.on_control_type("All", False, runtime)
+    module, union, *rest = choices.on_control_type("All", False, runtime)
     assert (module["value"], union, rest[3]["value"]) == ("none", "Unknown", "None")
     assert len(rest[3]["choices"]) == 3
 
@@ -233,19 +235,19 @@ def test_on_control_type_all_offers_everything_and_chooses_nothing(runtime: Fake
 def test_union_type_follows_the_control_type(
     kind: str, expected: ControlNetUnionControlType
 ) -> None:
-    assert events.union_type(kind) is expected
+    assert choices.union_type(kind) is expected
 
 
-def test_on_module_without_sliders_hides_them() -> None:
-    updates = events.on_module("inpaint_only", False)
+def test_on_module_without_sliders_hides_them(runtime: FakeRuntime) -> None:
+    updates = choices.on_module("Inpaint", "inpaint_only", "None", False, runtime)
     assert [update["visible"] for update in updates[:3]] == [False] * 3
     assert [update["value"] for update in updates[:3]] == [-1] * 3
 
 
 def test_on_pixel_perfect_hides_the_resolution_only_where_there_is_one() -> None:
-    assert events.on_pixel_perfect("canny", False)["visible"]
-    assert not events.on_pixel_perfect("canny", True)["visible"]
-    assert not events.on_pixel_perfect("none", False)["visible"]
+    assert choices.on_pixel_perfect("canny", False)["visible"]
+    assert not choices.on_pixel_perfect("canny", True)["visible"]
+    assert not choices.on_pixel_perfect("none", False)["visible"]
 
 
 def test_on_refresh_finds_new_files_and_keeps_the_choice(
@@ -253,10 +255,20 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
 ) -> None:
     runtime.catalog.names()
     (tmp_path / "new.safetensors").write_bytes(b"x")
-    update = events.on_refresh(CANNY, runtime)
+    update, notes = choices.on_refresh("All", "canny", CANNY, runtime)
     assert (update["value"], "new [e3b0c442]" in update["choices"]) == (CANNY, True)
+    assert not notes["visible"]
     (tmp_path / "control_demo_canny.safetensors").unlink()
-    assert events.on_refresh(CANNY, runtime)["value"] == "None"
+    update, notes = choices.on_refresh("All", "canny", CANNY, runtime)
+    assert update["value"] == "None"
+    assert f"{CANNY} is not in the model folders any more" in notes["value"]
+
+
+def test_on_refresh_keeps_the_control_type(runtime: FakeRuntime, tmp_path: Path) -> None:
+    (tmp_path / "other_canny.safetensors").write_bytes(b"x")
+    (tmp_path / "other_depth.safetensors").write_bytes(b"x")
+    update, _notes = choices.on_refresh("Canny", "canny", CANNY, runtime)
+    assert update["choices"] == ["None", CANNY, "other_canny [e3b0c442]"]
 
 
 def asked(width: int, height: int) -> GenerationRequest:
@@ -272,14 +284,12 @@ def edge_unit(**fields: Any) -> ControlNetUnit:
     )
 
 
-def test_on_run_shows_the_map_and_opens_the_preview(runtime: FakeRuntime) -> None:
-    shown, group, allow, status, pose = events.on_run(
-        edge_unit(processor_res=96), asked(128, 128), runtime
-    )
+def test_on_run_gives_the_map(runtime: FakeRuntime) -> None:
+    answer = preview.on_run(edge_unit(processor_res=96), asked(128, 128), runtime)
+    shown = decode_image(answer["picture"], "answer")
     assert shown.shape == (96, 192, 3)
     assert shown.max() == 255
-    assert (group["visible"], allow, status["visible"]) == (True, True, False)
-    assert not pose["visible"]
+    assert (answer["said"], answer["pose"]) == ("", "")
 
 
 class Posed(Detector):
@@ -294,13 +304,12 @@ class Posed(Detector):
 def test_on_run_offers_the_pose_as_a_file(runtime: FakeRuntime) -> None:
     preprocess.registry.add(Posed())
     try:
-        *_, pose = events.on_run(edge_unit(module="posed"), asked(64, 64), runtime)
+        pose = preview.on_run(edge_unit(module="posed"), asked(64, 64), runtime)["pose"]
     finally:
         preprocess.registry.remove("posed")
-    assert pose["visible"]
     link = re.fullmatch(
         r'<a href="data:application/json;base64,([\w+/=]+)" download="pose\.json">JSON</a>',
-        pose["value"],
+        pose,
     )
     found = json.loads(base64.b64decode(link[1]))
     assert found == {"people": ["<ä>"], "canvas_width": 64}
@@ -308,28 +317,28 @@ def test_on_run_offers_the_pose_as_a_file(runtime: FakeRuntime) -> None:
 
 def test_on_run_previews_pixel_perfect_beyond_the_resolution_slider(runtime: FakeRuntime) -> None:
     unit = edge_unit(pixel_perfect=True, resize_mode="Resize and Fill")
-    shown, *_ = events.on_run(unit, asked(64, 64), runtime)
+    shown = preview.preview(unit, asked(64, 64), runtime)
     assert shown.shape == (32, 64, 3)
 
 
 def test_on_run_pixel_perfect_works_at_the_size_of_the_picture(runtime: FakeRuntime) -> None:
     unit = edge_unit(pixel_perfect=True, resize_mode=ResizeMode.OUTER_FIT)
-    shown = events.on_run(unit, asked(192, 192), runtime)[0]
+    shown = preview.preview(unit, asked(192, 192), runtime)
     assert shown.shape == (96, 192, 3)
 
 
 def test_on_run_drawing_on_the_picture_is_the_control_picture(runtime: FakeRuntime) -> None:
     unit = edge_unit(module="none")
     unit.image["mask"][:10, :10] = 255
-    assert (events.preview(unit, asked(64, 64), runtime) == unit.image["mask"]).all()
+    assert (preview.preview(unit, asked(64, 64), runtime) == unit.image["mask"]).all()
     runtime.options["controlnet_ignore_noninpaint_mask"] = True
-    assert (events.preview(unit, asked(64, 64), runtime) == unit.image["image"]).all()
+    assert (preview.preview(unit, asked(64, 64), runtime) == unit.image["image"]).all()
 
 
 def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
     unit = edge_unit(module="inpaint_only")
     unit.image["mask"][:10, :10] = 255
-    shown = events.preview(unit, asked(64, 64), runtime)
+    shown = preview.preview(unit, asked(64, 64), runtime)
     assert shown[0, 0, 3] == 128
     assert shown[20, 20, 3] == 255
 
@@ -354,12 +363,9 @@ def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
 def test_on_run_problem_is_a_sentence_in_the_status_line(
     runtime: FakeRuntime, fields: dict, sentence: str
 ) -> None:
-    shown, _group, _allow, status, _pose = events.on_run(
-        edge_unit(**fields), asked(64, 64), runtime
-    )
-    assert shown is None
-    assert status["visible"]
-    assert sentence in status["value"]
+    answer = preview.on_run(edge_unit(**fields), asked(64, 64), runtime)
+    assert answer["picture"] is None
+    assert sentence in answer["said"]
 
 
 @pytest.mark.parametrize(
@@ -369,21 +375,19 @@ def test_on_run_problem_is_a_sentence_in_the_status_line(
 def test_on_run_missing_model_is_said_beside_the_preview(
     runtime: FakeRuntime, model: str, sentence: str
 ) -> None:
-    shown, _group, _allow, status, _pose = events.on_run(
-        edge_unit(model=model), asked(64, 64), runtime
-    )
-    assert shown is not None
-    assert sentence in status["value"]
+    answer = preview.on_run(edge_unit(model=model), asked(64, 64), runtime)
+    assert answer["picture"] is not None
+    assert sentence in answer["said"]
 
 
 def test_notice_text_is_escaped() -> None:
-    assert events.notice("<b>")["value"] == "&lt;b&gt;"
+    assert messages.notice("<b>")["value"] == "&lt;b&gt;"
 
 
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 4 + 4)
+    assert len(fields) == 3 * (11 + 4 + 5)
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -396,6 +400,9 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     assert values.pop("txt2img_controlnet_ControlNet-1_controlnet_region_status") == gr.update(
         value="", visible=False
     )
+    hidden = gr.update(value="", visible=False)
+    notes = [f"txt2img_controlnet_ControlNet-{i}_controlnet_notes" for i in range(3)]
+    assert [values.pop(name) for name in notes] == [None, hidden, None]
     prefix = "txt2img_controlnet_ControlNet-1_controlnet_"
     switches = [f"txt2img_controlnet_ControlNet-{i}_controlnet_enable_checkbox" for i in range(3)]
     assert [values.pop(name) for name in switches] == [False, True, False]
@@ -437,11 +444,117 @@ def test_control_type_of_preprocessor_and_model(
     assert listing.control_type_of(runtime.catalog, module, model) == kind
 
 
-def test_paste_fields_unknown_model_and_setting_off(runtime: FakeRuntime) -> None:
+def pasted(runtime: FakeRuntime, **params: str) -> dict[str, Any]:
+    """What pasting writes into the first unit, by widget."""
     _demo, units = build(runtime)
     widgets = units[0].unit_widgets
-    for component, read in paste_fields(units, runtime):
-        if component in (widgets.module, widgets.model):
-            assert read({"ControlNet 0": "Model: gone [1], Module: xx"}) is None
+    names = {id(getattr(widgets, name)): name for name in ("module", "model", "notes", "enabled")}
+    params = {key.replace("_", " "): value for key, value in params.items()}
+    return {
+        names[id(component)]: read(params)
+        for component, read in paste_fields(units, runtime)
+        if id(component) in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen", "said"),
+    [
+        pytest.param(
+            "Model: gone [1], Module: canny",
+            ("canny", "gone [1]"),
+            "control model &#x27;gone [1]&#x27; is not found",
+            id="model",
+        ),
+        pytest.param(
+            "Model: control_demo_canny, Module: xx",
+            ("xx", CANNY),
+            "&#x27;xx&#x27; is no preprocessor here",
+            id="preprocessor",
+        ),
+        pytest.param("Model: gone, Module: xx", ("xx", "gone"), "xx&#x27; is no", id="both"),
+        pytest.param("Model: None, Module: ip-adapter-auto", None, "cannot run", id="unavailable"),
+        pytest.param("Model: None, Module: none", ("none", "None"), "", id="nothing"),
+    ],
+)
+def test_paste_chooses_what_is_not_there_and_says_so(
+    runtime: FakeRuntime, text: str, chosen: tuple[str, str] | None, said: str
+) -> None:
+    found = pasted(runtime, ControlNet_0=text)
+    if chosen:
+        assert (found["module"]["value"], found["model"]["value"]) == chosen
+    assert said in found["notes"]["value"]
+    assert found["notes"]["visible"] is bool(said)
+    assert found["enabled"] is True
+
+
+def test_paste_says_which_units_have_no_place(runtime: FakeRuntime) -> None:
+    found = pasted(runtime, ControlNet_4="Module: canny, Model: None")
+    assert "more units than this panel: 4 left out" in found["notes"]["value"]
+
+
+def test_saved_defaults_that_are_gone_are_chosen_and_said(runtime: FakeRuntime) -> None:
+    runtime.saved = {
+        "txt2img/Model/value": "gone [12345678]",
+        "txt2img/Preprocessor/value": "plugin",
+        "img2img/Model/value": CANNY,
+    }
+    found = by_id(build(runtime)[0])
+    prefix = "txt2img_controlnet_ControlNet-2_controlnet_"
+    assert "gone [12345678]" in found[f"{prefix}model_dropdown"].choices, "the host asks for this"
+    assert "plugin" in found[f"{prefix}preprocessor_dropdown"].choices
+    *_, notes = choices.on_module("All", "plugin", "gone [12345678]", False, runtime)
+    assert "plugin" in notes["value"]
+    assert "gone" in notes["value"]
+    other = by_id(build(runtime, "img2img")[0])
+    names = other["img2img_controlnet_ControlNet-0_controlnet_model_dropdown"].choices
+    assert names == listing.models_for(runtime.catalog, "All")
+
+
+def test_models_of_another_base_are_left_out_and_never_the_default(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    for name in ("control_v11_canny_xl", "t2i_canny", "a_canny"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"x")
+    runtime.catalog.refresh()
+    why = Refusal("t2i_canny is a T2I-Adapter", other_base=False)
+    runtime.refused = {
+        runtime.catalog.find("control_v11_canny_xl"): Refusal("made for SDXL", other_base=True),
+        runtime.catalog.find("t2i_canny"): why,
+        runtime.catalog.find("a_canny"): Refusal("made for SDXL", other_base=True),
+    }
+    _module, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    assert rest[3]["choices"] == ["None", CANNY, "t2i_canny [e3b0c442]"]
+    assert rest[3]["value"] == CANNY
+    assert not rest[-1]["visible"]
+    kept, notes = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
+    assert "value" not in kept, "what is chosen stays"
+    assert notes["value"] == "t2i_canny is a T2I-Adapter"
+
+    runtime.refused[runtime.catalog.find(CANNY)] = Refusal("made for SDXL", other_base=True)
+    _module, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    assert (rest[3]["choices"], rest[3]["value"]) == (["None", "t2i_canny [e3b0c442]"], "None")
+    assert "No control model of the type Canny fits the loaded checkpoint" in rest[-1]["value"]
+    assert "a_canny [e3b0c442], control_demo_canny" in rest[-1]["value"]
+
+
+@pytest.mark.parametrize("kind", ["IP-Adapter", "Reference", "Revision"])
+def test_control_types_that_cannot_be_used_say_so(runtime: FakeRuntime, kind: str) -> None:
+    module, _union, *rest = choices.on_control_type(kind, False, runtime)
+    assert module["value"] == "none"
+    assert f"{kind} cannot be used here: " in rest[-1]["value"]
+
+
+def test_every_control_type_starts_with_something_that_works_or_says_so(
+    runtime: FakeRuntime,
+) -> None:
+    for kind in listing.control_types()[1:]:
+        module, _union, *rest = choices.on_control_type(kind, False, runtime)
+        works = rest[3]["value"] != "None" or not listing.needs_model(module["value"])
+        assert works or rest[-1]["visible"], kind
+
+
+def test_paste_is_off_by_setting(runtime: FakeRuntime) -> None:
+    _demo, units = build(runtime)
     runtime.options["control_net_sync_field_args"] = False
     assert paste_fields(units, runtime) == []

@@ -18,9 +18,12 @@ from lib_controlnet import batch
 from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError
+from lib_controlnet.image import Size
+from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui.batch import CONTROL_BOX, add_control_box, add_uploads
 from lib_controlnet.ui.movie import build_movie_panel
 from lib_controlnet.ui.panel import build_panel
+from lib_controlnet.ui.preview import on_run, preview
 from lib_controlnet.ui.unit_value import build_unit
 from lib_controlnet.unit import parse_unit
 from lib_controlnet.unit_object import ControlNetUnit
@@ -111,11 +114,42 @@ def test_unit_on_another_tab_or_following_the_picture_is_single() -> None:
 
 
 def test_uploads_are_added_to_those_that_are_there(uploads: Path) -> None:
+    (uploads / "two.png").write_bytes((uploads / "one.png").read_bytes())
     files = [SimpleNamespace(name=str(uploads / name)) for name in ("one.png", "two.png")]
-    paths, text, enabled = add_uploads(files[:1], "")
-    paths, text, enabled = add_uploads(files[1:], text)
+    _paths, text, *_ = add_uploads(files[:1], "")
+    paths, text, note, enabled = add_uploads(files[1:], text)
     assert paths == json.loads(text) == [file.name for file in files]
-    assert enabled is True
+    assert (note["visible"], enabled["value"]) == (False, True)
+
+
+def test_uploads_that_are_no_pictures_are_said_and_left_out(uploads: Path) -> None:
+    (uploads / "notes.png").write_text("no picture")
+    files = [SimpleNamespace(name=str(uploads / name)) for name in ("notes.png", "one.png")]
+    paths, _text, note, enabled = add_uploads(files, "")
+    assert paths == [files[1].name]
+    assert "notes.png cannot be used: it is no picture" in note["value"]
+    assert enabled["value"] is True
+    paths, _text, _note, enabled = add_uploads(files[:1], "")
+    assert paths == []
+    assert "value" not in enabled, "nothing was added that could switch the unit on"
+
+
+def test_preview_of_a_batch_is_of_its_first_picture(runtime: FakeRuntime, uploads: Path) -> None:
+    Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(uploads / "two.png")
+    hidden = np.zeros((16, 16, 3), np.uint8)
+    several = json.dumps([str(uploads / name) for name in ("two.png", "one.png")])
+    single = {"image": {"image": data_url(hidden), "mask": None}, "module": "none"}
+    request = GenerationRequest(size=Size(64, 64))
+    for more, level in (
+        ({"input_mode": "batch", "batch_images": str(uploads)}, 9),
+        ({"input_mode": "merge", "merge_images": several}, 200),
+        ({"input_mode": "simple"}, 0),
+    ):
+        shown = preview(build_unit({**single, **more}), request, runtime)
+        assert (shown == level).all(), more
+    answer = on_run(build_unit({**single, "input_mode": "batch"}), request, runtime)
+    assert answer["picture"] is None
+    assert "no pictures are given" in answer["said"]
 
 
 def test_unit_of_several_pictures_reads_the_uploaded_files(uploads: Path) -> None:

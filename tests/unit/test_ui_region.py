@@ -15,7 +15,7 @@ from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import ActingRegion, BatchOption, HiResOption
 from lib_controlnet.errors import UnitError
 from lib_controlnet.image import Size
-from lib_controlnet.ui import events, host_tab
+from lib_controlnet.ui import host_tab, preview
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.ui.pictures import read_region
 from lib_controlnet.ui.unit_value import build_unit, read_weights
@@ -366,7 +366,7 @@ def test_tab_request_inpaint_sketch_blur_softens_the_strokes_too() -> None:
 def test_tab_request_lays_transparent_pictures_on_the_host_s_colour(runtime: FakeRuntime) -> None:
     clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     request = host_tab.tab_request(32, 32, 0, 0, tab_values(0, clear), "#ff0000")
-    assert (events.preview(edges(module="none"), request, runtime) == (255, 0, 0)).all()
+    assert (preview.preview(edges(module="none"), request, runtime) == (255, 0, 0)).all()
 
 
 def edges(**fields: Any) -> ControlNetUnit:
@@ -377,14 +377,13 @@ def edges(**fields: Any) -> ControlNetUnit:
 
 def test_preview_of_the_tab_s_picture(runtime: FakeRuntime) -> None:
     request = host_tab.tab_request(96, 48, 0, 0, tab_values(0, shapes()))
-    shown, group, allow, status, _pose = events.on_run(edges(), request, runtime)
-    assert shown.shape == (96, 192, 3)
-    assert (shown.max(), group["visible"], allow, status["visible"]) == (255, True, True, False)
+    shown = preview.preview(edges(), request, runtime)
+    assert (shown.shape, shown.max()) == ((96, 192, 3), 255)
 
 
 def test_preview_of_an_inpaint_tab_shows_the_mask(runtime: FakeRuntime) -> None:
     request = host_tab.tab_request(96, 48, 4, 0, tab_values(4, shapes(), MASK))
-    shown = events.preview(edges(module="inpaint_only"), request, runtime)
+    shown = preview.preview(edges(module="inpaint_only"), request, runtime)
     assert shown[2, 2, 3] == 128
     assert shown[40, 80, 3] == 255
 
@@ -394,7 +393,7 @@ def test_preview_only_masked_shows_the_crop_that_is_painted(runtime: FakeRuntime
         corner = Image.fromarray(np.pad(np.full((24, 24), 255, np.uint8), ((0, 24), (0, 72))))
         values = tab_values(4, shapes(), corner, img2img_inpaint_full_res=only_masked)
         request = host_tab.tab_request(64, 64, 4, 0, values)
-        return events.preview(edges(module="none"), request, runtime)
+        return preview.preview(edges(module="none"), request, runtime)
 
     # The shape lies in the middle of the picture, and only touches the masked upper left corner.
     assert made(0)[24:40, 24:40].min() == 255
@@ -405,6 +404,6 @@ def test_preview_pixel_perfect_follows_the_tab_s_resize_mode(runtime: FakeRuntim
     def width(resize_mode: int) -> int:
         values = tab_values(0, shapes(), resize_mode=resize_mode)
         request = host_tab.tab_request(200, 200, 0, 0, values)
-        return events.preview(edges(pixel_perfect=True), request, runtime).shape[0]
+        return preview.preview(edges(pixel_perfect=True), request, runtime).shape[0]
 
     assert (width(1), width(2)) == (200, 100)

@@ -1,0 +1,204 @@
+"""What the choice of a control type, a preprocessor or a model makes of a unit.
+
+Also what is to be said about such a choice: that it is not there, cannot run here, or does not
+fit the loaded checkpoint. That line is written with every choice, pasted and saved ones included,
+and stays as long as the choice does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import gradio as gr
+
+from lib_controlnet import listing
+from lib_controlnet.enums import ControlNetUnionControlType
+from lib_controlnet.errors import ControlNetError
+from lib_controlnet.ui.messages import notice
+from lib_controlnet.unit import NO_MODEL, NO_MODULE
+
+Update = dict[str, Any]
+
+SLIDERS: Final = ("processor_res", "threshold_a", "threshold_b")
+_NAMED: Final = 3
+"""Models that a sentence names at most."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Models of a control type, for the loaded checkpoint.
+
+    Attributes:
+        names: "None", those that can be used, then those that nothing here can use.
+        default: what the control type starts with; never one that cannot be used.
+        sentence: why there is nothing to choose, None if there is something.
+    """
+
+    names: list[str]
+    default: str
+    sentence: str | None
+
+
+def offer(kind: str, runtime: Any) -> Offer:
+    """The models of a control type; those that were made for another base are left out."""
+    refusal = runtime.refusals()
+    fitting, useless, foreign, why = [], [], [], ""
+    for name in listing.models_for(runtime.catalog, kind)[1:]:
+        refused = refusal(runtime.catalog.find(name))
+        if refused is None:
+            fitting.append(name)
+        elif refused.other_base:
+            foreign.append(name)
+        else:
+            useless.append(name)
+            why = why or refused.sentence
+    names = [NO_MODEL, *fitting, *useless]
+    default = listing.default_model(kind, [NO_MODEL, *fitting])
+    return Offer(names, default, None if fitting else _nothing(kind, foreign, useless, why))
+
+
+def _nothing(kind: str, foreign: Sequence[str], useless: Sequence[str], why: str) -> str:
+    which = "control model" if kind == listing.ALL else f"control model of the type {kind}"
+    if foreign:
+        left_out = f"{_named(foreign)} {'are' if len(foreign) > 1 else 'is'} made for another base"
+        return f"No {which} fits the loaded checkpoint: {left_out}."
+    if useless:
+        return f"No {which} can be used here: {why}."
+    return f"There is no {which} in the model folders; put one there and press the refresh button."
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
+    """Sentences about the choices of a unit, as it would run with them."""
+    try:
+        detector = listing.require(module)
+    except ControlNetError as error:
+        said = str(error)
+    else:
+        said = listing.remark(module)
+        if said is None and detector.name == NO_MODULE and model == NO_MODEL:
+            said = listing.type_remark(kind)
+            if said:  # there is nothing to be done about models then
+                return [said]
+    found = [said] if said else []
+    if not listing.needs_model(module):
+        return found
+    if model == NO_MODEL:
+        problem = None if kind == listing.ALL else offer(kind, runtime).sentence
+    else:
+        problem = model_problem(model, runtime)
+    return [*found, problem] if problem else found
+
+
+def model_problem(model: str, runtime: Any) -> str | None:
+    """Why a generation with a model would stop, None if nothing is known against it."""
+    try:
+        refused = runtime.refusals()(runtime.catalog.find(model))
+    except ControlNetError as error:
+        return str(error)
+    return None if refused is None else refused.sentence
+
+
+def slider_updates(module: str, pixel_perfect: bool) -> dict[str, Update]:
+    """What a preprocessor makes of the three sliders: label, range, default, visibility.
+
+    Args:
+        module: name or label of the preprocessor.
+        pixel_perfect: hides the resolution, which then follows from the pictures' sizes.
+    """
+    updates = {}
+    for name, slider in zip(SLIDERS, listing.sliders(module), strict=True):
+        if slider is None:
+            updates[name] = gr.update(visible=False, value=-1)
+            continue
+        updates[name] = gr.update(
+            label=slider.label,
+            minimum=slider.minimum,
+            maximum=slider.maximum,
+            step=slider.step,
+            value=slider.default,
+            visible=not (pixel_perfect and name == "processor_res"),
+            interactive=True,
+        )
+    return updates
+
+
+def on_module(
+    kind: str, module: str, model: str, pixel_perfect: bool, runtime: Any
+) -> list[Update]:
+    """Sliders, model, refresh button, control mode and remarks for a chosen preprocessor."""
+    needs_model, control_mode = listing.needs_model(module), listing.has_control_mode(module)
+    return [
+        *slider_updates(module, pixel_perfect).values(),
+        gr.update(visible=needs_model),
+        gr.update(visible=needs_model),
+        gr.update(visible=control_mode),
+        notice(*remarks(kind, module, model, runtime)),
+    ]
+
+
+def on_model(kind: str, module: str, model: str, runtime: Any) -> Update:
+    """The remarks for a chosen model."""
+    return notice(*remarks(kind, module, model, runtime))
+
+
+def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
+    """Filter preprocessors and models by control type and choose the type's defaults."""
+    module, offered = listing.default_module(kind), offer(kind, runtime)
+    updates = on_module(kind, module, offered.default, pixel_perfect, runtime)
+    updates[3] = dict(updates[3], choices=offered.names, value=offered.default)
+    return [
+        gr.update(choices=listing.labels_for(kind), value=module),
+        union_type(kind).value,
+        *updates,
+    ]
+
+
+def union_type(kind: str) -> ControlNetUnionControlType:
+    """What a union model is asked to follow for a control type of the panel."""
+    return _UNION_TYPES.get(kind.lower(), ControlNetUnionControlType.UNKNOWN)
+
+
+_UNION_TYPES = {
+    "openpose": ControlNetUnionControlType.OPENPOSE,
+    "depth": ControlNetUnionControlType.DEPTH,
+    "scribble": ControlNetUnionControlType.SOFT_EDGE,
+    "softedge": ControlNetUnionControlType.SOFT_EDGE,
+    "canny": ControlNetUnionControlType.HARD_EDGE,
+    "lineart": ControlNetUnionControlType.HARD_EDGE,
+    "mlsd": ControlNetUnionControlType.HARD_EDGE,
+    "normalmap": ControlNetUnionControlType.NORMAL_MAP,
+    "segmentation": ControlNetUnionControlType.SEGMENTATION,
+    "tile": ControlNetUnionControlType.TILE,
+    "blur": ControlNetUnionControlType.TILE,
+    "inpaint": ControlNetUnionControlType.INPAINT,
+}
+
+
+def on_pixel_perfect(module: str, pixel_perfect: bool) -> Update:
+    """Hide the resolution slider while its value follows from the pictures' sizes."""
+    shown = listing.sliders(module)[0] is not None and not pixel_perfect
+    return gr.update(visible=shown)
+
+
+def on_offer(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
+    """List the models that fit the checkpoint that is loaded now; the choice stays."""
+    names = offer(kind, runtime).names
+    return [gr.update(choices=names), on_model(kind, module, model, runtime)]
+
+
+def on_refresh(kind: str, module: str, chosen: str, runtime: Any) -> list[Update]:
+    """Scan the model folders again; the selection stays if the model is still there."""
+    runtime.refresh_models()
+    names = offer(kind, runtime).names
+    if chosen == NO_MODEL or chosen in runtime.catalog.names():
+        return [gr.update(choices=names, value=chosen), on_model(kind, module, chosen, runtime)]
+    gone = f"The model {chosen} is not in the model folders any more."
+    said = remarks(kind, module, NO_MODEL, runtime)
+    return [gr.update(choices=names, value=NO_MODEL), notice(gone, *said)]

@@ -1,0 +1,190 @@
+"""The preview of a unit's preprocessor: what it runs on, and what the page shows of it.
+
+The answer of a run goes into a hidden component. The page then compares the settings that it was
+made for with those of the moment, so that a map never lands under other settings.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from lib_controlnet import listing
+from lib_controlnet.batch import first_picture
+from lib_controlnet.enums import LATENT_SCALE
+from lib_controlnet.errors import ControlNetError, ImageError
+from lib_controlnet.image import Size, pixel_perfect_resolution
+from lib_controlnet.inputs import PictureSource, control_picture, split_picture
+from lib_controlnet.request import GenerationRequest
+from lib_controlnet.ui import browser
+from lib_controlnet.ui.browser import in_page
+from lib_controlnet.ui.choices import model_problem
+from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
+from lib_controlnet.ui.messages import as_html
+from lib_controlnet.ui.unit_value import UnitValue
+from lib_controlnet.ui.widgets import UnitWidgets
+from lib_controlnet.unit import NO_MODEL, parse_unit
+from lib_controlnet.unit_object import ControlNetUnit
+
+if TYPE_CHECKING:
+    from lib_controlnet.preprocess import Detection
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[str], None]
+
+
+def connect_preview(
+    widgets: UnitWidgets, value: UnitValue, tab: str, runtime: Any, host_tab: HostTab | None
+) -> None:
+    """Attach the run button, and what puts the preview away.
+
+    Args:
+        widgets: the unit's widgets.
+        value: the unit's value.
+        tab: "txt2img" or "img2img".
+        runtime: the extension's services.
+        host_tab: the widgets that hold the tab's own picture, if it has one.
+    """
+    in_page(
+        widgets.allow_preview.input,
+        browser.PREVIEW_TOGGLE,
+        [widgets.allow_preview, widgets.preview],
+        [widgets.preview_group, widgets.preview],
+    )
+    parts = [widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status]
+    in_page(widgets.close_preview.click, browser.CLOSE_PREVIEW, [], parts)
+    # The frame is opened first, because the progress of the run is shown in it.
+    opened = [widgets.preview, widgets.preview_group, widgets.status, widgets.answer]
+    in_page(widgets.run.click, browser.OPEN_PREVIEW, [], opened)
+    size = [widgets.target_width, widgets.target_height]
+    inputs = [value, widgets.edition, *size]
+    script = browser.with_picture_size(widgets.name, tab)
+    if host_tab is not None:
+        count = len(host_tab.inputs) - len(host_tab.pictures)
+        script = browser.with_tab_picture(widgets.name, list(PICTURES.values()), count)
+        inputs += [widgets.target_tab, widgets.target_scale, *host_tab.inputs]
+
+    def run(
+        unit: ControlNetUnit,
+        edition: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio finds it by its default
+        *asked: Any,
+    ) -> list[Any]:
+        background = str(runtime.option("img2img_background_color", "#ffffff"))
+        request = (
+            plain_request(*asked)
+            if host_tab is None
+            else tab_request(*asked[:4], asked[4:], background)
+        )
+        made = on_run(unit, request, runtime, lambda line: progress(None, desc=line))
+        return [gr.update(), {**made, "edition": edition}]
+
+    done = widgets.run.click(
+        fn=run,
+        _js=script,
+        inputs=inputs,
+        outputs=[widgets.preview, widgets.answer],
+        show_progress=True,
+    )
+    shown = [widgets.preview, widgets.preview_group, widgets.allow_preview]
+    shown += [widgets.status, widgets.pose]
+    in_page(done.then, browser.show_answer(widgets.name), [widgets.answer], shown)
+
+
+def plain_request(width: float, height: float) -> GenerationRequest:
+    """A generation without a picture of its own."""
+    return GenerationRequest(size=Size(int(width), int(height)))
+
+
+def on_run(
+    unit: ControlNetUnit, request: GenerationRequest, runtime: Any, report: Report | None = None
+) -> dict[str, str | None]:
+    """Run a unit's preprocessor on its picture.
+
+    Args:
+        unit: the unit as it would be sent to the host.
+        request: what would be generated.
+        runtime: the extension's services.
+        report: is told how far downloads of its files are.
+
+    Returns:
+        `picture`: data URL of the map, None without one; `said`: HTML for the status line, "" for
+        nothing to say; `pose`: HTML of the link to the pose, "" without one.
+    """
+    try:
+        with runtime.telling(report):
+            found = detected(unit, request, runtime)
+    except ControlNetError as error:
+        return {"picture": None, "said": as_html(str(error)), "pose": ""}
+    except Exception as error:  # boundary: a broken preprocessor must not leave the page waiting
+        log.exception("preview with %s failed", unit.module)
+        sentence = f"{unit.module} failed: {type(error).__name__}: {error}"
+        return {"picture": None, "said": as_html(sentence), "pose": ""}
+    missing = model_notice(unit, runtime)
+    said = as_html(missing) if missing else ""
+    return {"picture": _data_url(found.display), "said": said, "pose": pose_link(found.pose)}
+
+
+def _data_url(picture: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def pose_link(pose: dict[str, Any] | None) -> str:
+    """A link that saves what the preprocessor found as a file, for pose editors; "" for none."""
+    if pose is None:
+        return ""
+    data = base64.b64encode(json.dumps(pose).encode()).decode()
+    return f'<a href="data:application/json;base64,{data}" download="pose.json">JSON</a>'
+
+
+def model_notice(unit: ControlNetUnit, runtime: Any) -> str | None:
+    """What would stop a generation with this unit's model, None if nothing."""
+    if not listing.needs_model(unit.module):
+        return None
+    if unit.model == NO_MODEL:
+        return "No control model is chosen yet: pick one under Model before you generate."
+    return model_problem(unit.model, runtime)
+
+
+def preview(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> np.ndarray:
+    """The map that a unit's preprocessor makes, as it is shown to people; see `detected`."""
+    return np.array(detected(unit, request, runtime).display)
+
+
+def detected(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> Detection:
+    """What a unit's preprocessor makes of its picture, of a batch or several the first one.
+
+    The picture is found by the rules of a generation, so what is shown is what would be used.
+
+    Raises:
+        ControlNetError: there is no picture, it cannot be decoded, or the preprocessor is
+            unavailable.
+    """
+    asked = first_picture(parse_unit(unit), runtime.batch_source())
+    if split_picture(asked)[0] is None and request.init_image is None:
+        msg = "There is no picture to preview: put one into this unit first."
+        raise ImageError(msg)
+    ignore = bool(runtime.option("controlnet_ignore_noninpaint_mask", False))
+    picture = control_picture(
+        *(asked, request, listing.uses_mask(asked.module), PictureSource(ignore_masks=ignore)),
+        listing.is_identity(asked.module),
+    )
+    resolution = asked.processor_res
+    if asked.pixel_perfect:
+        size, target = Size.from_array(picture.image), request.size.multiple_of_down(LATENT_SCALE)
+        resolution = pixel_perfect_resolution(size, target, picture.resize_mode)
+    return runtime.detect(
+        *(asked.module, picture.image, resolution, asked.threshold_a, asked.threshold_b),
+        pixel_perfect=asked.pixel_perfect,
+    )
