@@ -24,6 +24,10 @@ FACE_POINTS: Final = 70
 """Contour, brows, nose, eyes and mouth (68), and the middle of each eye."""
 ANIMAL_POINTS: Final = 17
 
+SEEN: Final = 0.05
+"""Least confidence of a point that is drawn; that of OpenPose (its option `render_threshold`)."""
+_FARTHEST_FRACTION: Final = 2
+
 KEYS: Final = {
     "pose_keypoints_2d": "body",
     "face_keypoints_2d": "face",
@@ -84,8 +88,9 @@ _FACE_KEY_COLOURS: Final = _colours("ff0000", "00ff00", "0000ff", "ffff00", "ff0
 class Person:
     """Points of one person; a part that was not looked for or not found is None.
 
-    Each part is float (points, 3): x, y and confidence. Below confidence 1 a point is missing. A
-    part whose coordinates all lie within -1 to 1 is in fractions of the canvas, else in pixels.
+    Each part is float (points, 3): x, y and confidence, 0 to 1. Below `SEEN` a point is missing. A
+    part whose coordinates all lie within -2 to 2 is in fractions of the canvas, else in pixels:
+    fractions may reach out of it, and nobody is drawn on two pixels.
     """
 
     body: np.ndarray | None = None
@@ -161,12 +166,12 @@ def draw_face_keys(points: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def found(part: np.ndarray) -> np.ndarray:
     """bool (points,): which points of a part are there."""
-    return part[:, 2] >= 1
+    return part[:, 2] >= SEEN
 
 
 def in_fractions(part: np.ndarray) -> bool:
     """Whether a part's coordinates are fractions of the canvas, not pixels."""
-    return bool((np.abs(part[found(part), :2]) <= 1).all())
+    return bool((np.abs(part[found(part), :2]) <= _FARTHEST_FRACTION).all())
 
 
 def pixels(part: np.ndarray | None, pose: Pose) -> list[Point | None]:
@@ -262,9 +267,9 @@ def pose_json(pose: Pose) -> dict[str, Any]:
 
 
 def _fits(part: np.ndarray, pose: Pose) -> bool:
-    """Whether fractions of a part are read as such."""
-    reach = np.abs(part[found(part), :2]) <= (pose.width, pose.height)
-    return in_fractions(part) or bool(reach.all())
+    """Whether a part lies within the canvas, so that every reader takes its fractions as such."""
+    end = (1, 1) if in_fractions(part) else (pose.width, pose.height)
+    return bool((np.abs(part[found(part), :2]) <= end).all())
 
 
 def _flat(part: np.ndarray | None, pose: Pose, *, as_fractions: bool) -> list[float] | None:

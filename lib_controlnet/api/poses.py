@@ -19,26 +19,35 @@ from lib_controlnet.pose import drawing, read_pose
 NO_POSE: Final = "No pose data detected."
 
 
-class Person(BaseModel):
-    """Flat lists of x, y and confidence, per part of one person; null for a missing part."""
+Number = float | None
+Numbers = list[float | tuple[Number, Number, Number] | tuple[Number, Number] | None]
+"""x, y and confidence of points, in one list or a list for each; null for a missing point."""
 
-    pose_keypoints_2d: list[float] | None = Field(...)
-    hand_right_keypoints_2d: list[float] | None = None
-    hand_left_keypoints_2d: list[float] | None = None
-    face_keypoints_2d: list[float] | None = None
+
+class Person(BaseModel):
+    """Lists of x, y and confidence, per part of one person; null for a missing part."""
+
+    pose_keypoints_2d: Numbers | None = Field(...)
+    hand_right_keypoints_2d: Numbers | None = None
+    hand_left_keypoints_2d: Numbers | None = None
+    face_keypoints_2d: Numbers | None = None
 
 
 class PoseData(BaseModel):
     """Everybody in one picture; coordinates are fractions of the canvas or pixels."""
 
     people: list[Person] | None = None
-    animals: list[list[float]] | None = None
+    animals: list[Numbers | None] | None = None
     canvas_width: int
     canvas_height: int
 
 
-def render(poses: Sequence[PoseData], encode: Callable[[Image.Image], str]) -> list[str]:
+def render(
+    poses: Sequence[PoseData], encode: Callable[[Image.Image], str]
+) -> tuple[list[str], str]:
     """One RGB picture per pose, as `encode` makes text of it.
+
+    The second value is a sentence on the poses with figures of which nothing is seen.
 
     Raises:
         ControlNetError: a pose is malformed, or they are too many or too large.
@@ -57,4 +66,11 @@ def render(poses: Sequence[PoseData], encode: Callable[[Image.Image], str]) -> l
         millions = MAX_TOGETHER // 1_000_000
         msg = f"the canvases have more than {millions} million pixels; send fewer at a time"
         raise ControlNetError(msg)
-    return [encode(Image.fromarray(drawing.draw_pose(pose))) for pose in read]
+    pictures, empty = [], []
+    for i, pose in enumerate(read):
+        picture = drawing.draw_pose(pose)
+        pictures.append(encode(Image.fromarray(picture)))
+        if (pose.people or pose.animals) and not picture.any():
+            empty.append(f"poses[{i}]")
+    note = f"nothing of {', '.join(empty)} is seen: no point with a confidence is inside"
+    return pictures, note if empty else ""

@@ -144,8 +144,9 @@ def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None
         if not poses:
             return {"info": NO_POSE}
         with _answering():
-            pictures = render(poses, services.encode)
-        return {"images": pictures, "info": "Success"}
+            pictures, note = render(poses, services.encode)
+        info = f"Success; {note}" if note else "Success"
+        return {"images": pictures, "info": info}
 
     router.add_api_route(
         "/render_openpose_json",

@@ -506,6 +506,22 @@ def test_render_gives_one_picture_per_pose_of_its_canvas(client: TestClient) -> 
     assert animal[10, 10].any()
 
 
+def test_render_takes_points_as_lists_and_measured_confidences(client: TestClient) -> None:
+    rows = [[x, y, 0.5 if sure else 0] for x, y, sure in zip(*[iter(BODY)] * 3, strict=True)]
+    other = {**ONE, "people": [{"pose_keypoints_2d": [*rows, *[[40, 40, 0.3]] * 5, None]}]}
+    first, second = map(decode, render(client, [ONE, other]).json()["images"])
+    assert first.any()
+    assert np.array_equal(first, second)
+
+
+def test_render_of_nothing_that_is_seen_is_said(client: TestClient) -> None:
+    unsure = {**ONE, "people": [{"pose_keypoints_2d": [30, 30, 0] * 18}]}
+    outside = {**ONE, "people": [{"pose_keypoints_2d": [900, 30, 1] * 18}]}
+    answer = render(client, [ONE, unsure, {**ONE, "people": []}, outside])
+    assert answer.status_code == 200
+    assert answer.json()["info"].startswith("Success; nothing of poses[1], poses[3] is seen")
+
+
 def test_render_nothing_says_so(client: TestClient) -> None:
     for answer in (render(client, []), client.post("/controlnet/render_openpose_json")):
         assert (answer.status_code, answer.json()) == (200, {"info": "No pose data detected."})

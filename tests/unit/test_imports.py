@@ -25,7 +25,7 @@ LAYERS = (
     ),
     (
         *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
-        *("batch", "movie", "movie_decoder", "movie_kinds", "pickles"),
+        *("batch", "movie", "movie_decoder", "movie_kinds", "pose_layouts", "pickles"),
     ),
     ("injection", "step", "window", "hint", "region", "active", "effects"),
     ("patcher",),

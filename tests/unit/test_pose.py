@@ -98,12 +98,15 @@ def test_body_limb_is_a_dark_ellipse_between_bright_joints() -> None:
     assert not image[44, 26].any(), "slimmer towards its ends"
 
 
-def test_point_below_full_confidence_is_missing() -> None:
+@pytest.mark.parametrize(
+    ("confidence", "seen"), [(0.92, True), (0.1, True), (0.01, False), (-1, False)]
+)
+def test_measured_confidence_is_that_of_a_point(confidence: float, seen: bool) -> None:
     numbers = flat({2: (20, 40), 3: (80, 40)}, 18)
-    numbers[3 * 3 + 2] = 0.99
+    numbers[3 * 3 + 2] = confidence
     image = drawn(people=[{"pose_keypoints_2d": numbers}])
     assert image[40, 20].any()
-    assert not image[:, 40:].any()
+    assert image[:, 40:].any() == seen
 
 
 @pytest.mark.parametrize("key", ["hand_left_keypoints_2d", "face_keypoints_2d"])
@@ -167,7 +170,7 @@ def test_json_of_points_outside_the_canvas_stays_in_pixels() -> None:
 
 def test_json_of_a_missing_point_is_zeros() -> None:
     body = np.array(flat({2: (20, 40), 3: (60, 40)}, 18)).reshape(-1, 3)
-    body[3, 2] = 0.9
+    body[3, 2] = 0.01
     told = pose_json(drawing.Pose(100, 80, (drawing.Person(body),)))["people"][0]
     assert told["pose_keypoints_2d"][6:12] == [0.2, 0.5, 1, 0, 0, 0]
     assert told["face_keypoints_2d"] is None
@@ -238,6 +241,24 @@ FULL = flat({0: (0.5, 0.5)}, 18)
         ),
         ({"people": [{"pose_keypoints_2d": [1e30, *FULL[1:]]}]}, "holds a number beyond 163840"),
         ({"people": [{"pose_keypoints_2d": ["x", *FULL[1:]]}]}, "something that is not a number"),
+        ({"people": {"pose_keypoints_2d": FULL}}, "here.people is {'pose_keypoints_2d'"),
+        ({"people": [FULL]}, "here.people[0] has none of pose_keypoints_2d, face_keypoints_2d"),
+        ({"people": [{"keypoints": FULL}]}, "here.people[0] has none of pose_keypoints_2d"),
+        ({"people": [{"pose_keypoints_3d": [*FULL, *FULL[:18]]}]}, "has none of pose_keypoints_2d"),
+        ({"canvas_width": None}, "here.canvas_width is missing; files of OpenPose do not tell it"),
+        (
+            {"people": [{"pose_keypoints_2d": [30, 40, 50, 1] * 18}]},
+            "here.people[0].pose_keypoints_2d holds the confidence 50; expected x, y and",
+        ),
+        (
+            {"people": [{"pose_keypoints_2d": [[30, 40, 50, 1]] * 18}]},
+            "here.people[0].pose_keypoints_2d holds points that are not x, y and confidence",
+        ),
+        ({"people": [{"pose_keypoints_2d": [[1, 2, 1], 5] * 9}]}, "points that are not x, y and"),
+        (
+            {"people": [{"pose_keypoints_2d": [1, 2, 1] * 135}]},
+            "numbers, or OpenPose's 25, 75 numbers",
+        ),
         ({"people": [{"pose_keypoints_2d": FULL}] * 1001}, "has 1001 people and animals; at most"),
     ],
     ids=lambda value: value[:48] if isinstance(value, str) else "",
@@ -250,6 +271,11 @@ def test_malformed_pose_is_told_where_and_what(changes: dict, sentence: str) -> 
 
 
 def test_missing_parts_are_null_or_empty() -> None:
+    face = {"pose_keypoints_2d": [], "face_keypoints_2d": [30, 40, 1]}
+    first, second = read_pose(scene(people=[face, {"face_keypoints_2d": None}])).people
+    assert (first.body, second) == (None, drawing.Person())
+    assert first.face.tolist() == [[30, 40, 1]]
+    assert read_pose(scene(animals=[None, []])).animals == ()
     person = {"pose_keypoints_2d": FULL, "hand_left_keypoints_2d": [], "face_keypoints_2d": None}
     read = read_pose(scene(people=[person])).people[0]
     assert (read.left_hand, read.right_hand, read.face) == (None, None, None)
@@ -258,3 +284,134 @@ def test_missing_parts_are_null_or_empty() -> None:
 
 def test_drawing_is_found_beside_the_declarations() -> None:
     assert pose_module.drawing.__package__ == pose_module.preprocess.declarations.__package__
+
+
+# ---- what other programs write ---------------------------------------------------------------
+
+PERSON = (
+    *((100, 40), (100, 70), (70, 72), (60, 110), (55, 140), (130, 72), (140, 110), (145, 140)),
+    *((80, 150), (78, 190), (76, 230), (120, 150), (122, 190), (124, 230), (95, 35), (105, 35)),
+    *((90, 38), (110, 38)),
+)
+"""The 18 points in pixels, of a canvas of 200 x 256."""
+HIPS, HEAD, TOES = (100, 150), (100, 10), ((130, 240), (125, 242), (120, 236))
+FEET = (*TOES, (70, 240), (75, 242), (80, 236))
+
+
+def points_of(places: dict[int, tuple], count: int, spare: tuple) -> list[tuple]:
+    """A list in which PERSON's i-th point stands in `places[i]`; what is left is filled up."""
+    listed = dict(places)
+    rest = iter(spare)
+    return [listed[i] if i in listed else next(rest) for i in range(count)]
+
+
+def in_order(order: tuple[int, ...], count: int, *spare: tuple) -> list[tuple]:
+    return points_of({place: PERSON[i] for i, place in enumerate(order)}, count, spare)
+
+
+# Where each of the 18 stands, as the programs' documents list their points.
+BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
+BODY_25B = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+BODIES = {
+    "coco-18": list(PERSON),
+    "coco-18-feet": [*PERSON, *FEET],
+    "body-19": in_order(BODY_25, 19, HIPS),
+    "body-25": in_order(BODY_25, 25, HIPS, *FEET),
+    "body-25b": in_order(BODY_25B, 25, HEAD, *FEET),
+    "halpe-26": in_order((0, 18, *BODY_25B[2:]), 26, HEAD, HIPS, *FEET),
+}
+
+
+def canvas(points: list, confidence: float = 1, form: str = "flat", **person: Any) -> dict:
+    rows = [[*point, confidence] for point in points]
+    if form == "fractions":
+        rows = [[x / 200, y / 256, sure] for x, y, sure in rows]
+    numbers = {"nested": rows, "pairs": [row[:2] for row in rows]}.get(form, sum(rows, []))
+    people = [{"pose_keypoints_2d": numbers, **person}]
+    return {"people": people, "canvas_width": 200, "canvas_height": 256}
+
+
+WANTED = drawing.draw_pose(read_pose(canvas(list(PERSON))))
+
+
+@pytest.mark.parametrize("form", ["flat", "fractions", "nested", "pairs"])
+@pytest.mark.parametrize("confidence", [1, 0.4])
+@pytest.mark.parametrize("name", BODIES)
+def test_person_in_any_order_of_points_is_drawn_alike(
+    name: str, confidence: float, form: str
+) -> None:
+    assert np.array_equal(
+        drawing.draw_pose(read_pose(canvas(BODIES[name], confidence, form))), WANTED
+    )
+
+
+@pytest.mark.parametrize("seen", [range(8), (*range(8), 14, 15, 16, 17), ()], ids=str)
+@pytest.mark.parametrize("name", ["body-25", "body-25b"])
+def test_part_of_a_person_keeps_its_order(name: str, seen: Any) -> None:
+    order = BODY_25 if name == "body-25" else BODY_25B
+    told = canvas(BODIES[name])
+    numbers = told["people"][0]["pose_keypoints_2d"]
+    for place in {*range(25)} - {order[i] for i in seen}:
+        numbers[3 * place : 3 * place + 3] = [0, 0, 0]
+    body = read_pose(told).people[0].body
+    assert [tuple(body[i, :2]) for i in seen] == [PERSON[i] for i in seen]
+    assert body[:, 2].sum() == len(seen)
+
+
+def test_people_of_one_file_have_one_order() -> None:
+    """Somebody of whom only the head is there does not tell."""
+    whole, told = canvas(BODIES["body-25b"]), canvas(BODIES["body-25b"])
+    numbers = told["people"][0]["pose_keypoints_2d"]
+    numbers[5 * 3 :] = [0] * (20 * 3)
+    both = {**whole, "people": [*told["people"], *whole["people"]]}
+    assert tuple(read_pose(both).people[0].body[14, :2]) == PERSON[14]
+
+
+def test_null_points_are_missing() -> None:
+    for gap in ([None], [[None, None, 0]]):
+        rows = [[*point, 1] for point in PERSON]
+        rows[4:5] = gap
+        told = {**canvas([]), "people": [{"pose_keypoints_2d": rows}]}
+        assert not read_pose(told).people[0].body[4].any()
+    flat = canvas(list(PERSON))
+    flat["people"][0]["pose_keypoints_2d"][12:15] = [None, None, None]
+    assert not read_pose(flat).people[0].body[4].any()
+
+
+def test_file_of_openpose_is_drawn_with_hands_and_face() -> None:
+    """All keys that it writes, in pixels, with measured confidences."""
+    hand = sum(([60 + i, 140 + i % 5, 0.2 + i / 100] for i in range(21)), [])
+    face = sum(([80 + i % 40, 20 + i // 4, 0.5] for i in range(70)), [])
+    person = {
+        "person_id": [-1],
+        "face_keypoints_2d": face,
+        "hand_left_keypoints_2d": hand,
+        "hand_right_keypoints_2d": [0] * 63,
+        **dict.fromkeys(("pose_keypoints_3d", "face_keypoints_3d", "hand_left_keypoints_3d"), []),
+    }
+    told = {"version": 1.3, **canvas(BODIES["body-25"], 0.83, **person)}
+    image = drawing.draw_pose(read_pose(told))
+    body = drawing.draw_pose(read_pose(told), hands=False, face=False)
+    assert np.array_equal(body, WANTED)
+    assert (image == 255).all(axis=2).any(), "the face"
+    assert (image == (0, 0, 255)).all(axis=2).sum() > (WANTED == (0, 0, 255)).all(axis=2).sum()
+
+
+def test_fractions_that_leave_the_canvas_are_fractions() -> None:
+    """One wrist beyond the edge."""
+    person = list(PERSON)
+    person[4] = (-20, 300)
+    inside, told = canvas(person), canvas(person, form="fractions")
+    wanted = drawing.draw_pose(read_pose(inside))
+    assert np.array_equal(drawing.draw_pose(read_pose(told)), wanted)
+    again = pose_json(read_pose(told))
+    assert again["people"][0]["pose_keypoints_2d"][13] == pytest.approx(300), "for older readers"
+    assert np.array_equal(drawing.draw_pose(read_pose(again)), wanted)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_animals_of_other_programs_are_drawn_alike(nested: bool) -> None:
+    rows = [[10 + 4 * i, 70 - 3 * i, 0.6] for i in range(17)]
+    wanted = drawn(animals=[flat({i: row[:2] for i, row in enumerate(rows)}, 17)])
+    assert wanted.any()
+    assert np.array_equal(drawn(animals=[rows if nested else sum(rows, [])]), wanted)
