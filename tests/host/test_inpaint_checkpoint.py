@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sdxl_models
 import torch
 from controls import SIZE, STEPS, encoded, picture, request
+from minildm.unet import UNetModel
 from PIL import Image
 
 MODEL = "control_demo_inpaint"
@@ -47,27 +49,30 @@ def inpainting(host):
 @pytest.fixture
 def told(monkeypatch):
     """What the checkpoint's further channels hold in each U-Net call, (rows, 5, h, w)."""
-    from modules.latent_model import DiffusionWrapper
+    seen, original = [], UNetModel.forward
 
-    seen, original = [], DiffusionWrapper.forward
+    def spy(self, x, *others, **named):
+        seen.append(x[:, 4:].clone())
+        return original(self, x, *others, **named)
 
-    def spy(self, x, t, c_concat=None, **others):
-        seen.append(c_concat[0].clone())
-        return original(self, x, t, c_concat=c_concat, **others)
-
-    monkeypatch.setattr(DiffusionWrapper, "forward", spy)
+    monkeypatch.setattr(UNetModel, "forward", spy)
     return seen
 
 
 HINTED = ["inpaint_only", "inpaint_global_harmonious"]
 
 
+@pytest.mark.parametrize("model", [MODEL, sdxl_models.CONTROL])
 @pytest.mark.parametrize("module", HINTED)
-def test_units_mask_and_picture_reach_an_inpainting_checkpoint(host, inpainting, told, module):
+def test_units_mask_and_picture_reach_an_inpainting_checkpoint(
+    host, inpainting, sdxl_checkpoints, told, module, model
+):
+    if model == sdxl_models.CONTROL:
+        inpainting = {"override_settings": {"sd_model_checkpoint": sdxl_checkpoints[2]}}
     host.img2img(**img2img(mask=Image.fromarray(boxed()), **inpainting))
     own = told[0].clone()
     told.clear()
-    unit = inpaint(module=module, guidance_end=0.5)
+    unit = inpaint(module=module, model=model, guidance_end=0.5)
     host.txt2img(**request(unit, batch_size=2, **inpainting))
     assert {len(rows) for rows in told} == {4}
     for rows in told[: STEPS // 2]:
