@@ -104,3 +104,25 @@ def test_v_prediction_holds_the_kept_part_for_the_sampler(
     kept = slice(SIZE // 16 + 1, None)
     for x0 in held:
         torch.testing.assert_close(x0[..., kept], latents[0][..., kept], atol=5e-3, rtol=0)
+
+
+def test_control_model_for_sdxl_is_refused_on_a_refiner_alone(sdxl: Any) -> None:
+    payload = asked(sdxl_models.REFINER, unit(model=sdxl_models.CONTROL))
+    answer = sdxl.post("/sdapi/v1/txt2img", payload)
+    assert answer.status_code == 422
+    assert "made for SDXL (context 256), the loaded checkpoint sdxl-refiner" in answer.text
+    assert unet_hooks() == 0
+
+
+@pytest.mark.parametrize(("end", "told"), [(0.4, 0), (1.0, 1)])
+def test_refiner_is_told_only_where_a_window_reaches_it(
+    sdxl: Any, monkeypatch: pytest.MonkeyPatch, end: float, told: int
+) -> None:
+    from modules.processing import StableDiffusionProcessing
+
+    said: list[str] = []
+    monkeypatch.setattr(StableDiffusionProcessing, "comment", lambda _, text: said.append(text))
+    refiner = {"refiner_checkpoint": sdxl_models.REFINER, "refiner_switch_at": 0.6}
+    units = unit(model=sdxl_models.CONTROL, guidance_end=end)
+    sdxl.txt2img(**asked(sdxl_models.BASE, units, steps=4, **refiner))
+    assert sum("switched during sampling" in text for text in said) == told
