@@ -10,6 +10,7 @@ import pytest
 from panel_page import (
     PATIENCE,
     UNIT,
+    choose,
     choose_type,
     chosen,
     draw,
@@ -20,6 +21,7 @@ from panel_page import (
     save_shapes,
     shown_picture,
     upload,
+    wait_for_canvas,
     wait_for_value,
 )
 
@@ -229,3 +231,42 @@ def test_pasted_parameters_fill_the_unit(panel: Any) -> None:
     assert page.is_checked(f"{UNIT}_controlnet_type_filter_radio input[value='Canny']")
     assert page.is_checked(f"{UNIT}_controlnet_enable_checkbox input")
     assert not page.is_checked(f"{other}_controlnet_enable_checkbox input"), "it took no part"
+
+
+ZOOM_STUB = """() => {
+  window.zoomed = [];
+  window.applyZoomAndPan = (id) => {
+    const empty = document.querySelector(`${id} input[type=file]`);
+    empty.addEventListener("click", () => {}); // A1111's needs one, too
+    window.zoomed.push(id);
+  };
+}"""
+"""Stands for A1111's function, which the embedded host does not have; it comes late there."""
+
+
+def test_canvases_are_zoomed_by_the_host(page: Any, webui: Any, picture: Path) -> None:
+    if webui.is_ours:
+        page.evaluate(ZOOM_STUB)
+    open_panel(page)
+    canvas = f"{UNIT}_input_image"
+    page.wait_for_function("(id) => document.querySelector(id).dataset.zoom", arg=canvas)
+    if webui.is_ours:
+        assert page.evaluate("window.zoomed") == [canvas], "what is seen, and only once"
+    choose(page, f"{UNIT}_controlnet_region_radio", "Own mask")
+    region = f"{UNIT}_region_canvas"
+    page.wait_for_function("(id) => document.querySelector(id).dataset.zoom", arg=region)
+    upload(page, picture)
+    if webui.is_ours:
+        assert page.evaluate("window.zoomed") == [canvas, region]
+        return
+    for widget, size in ((canvas, (192, 128)), (region, (192, 128))):
+        wait_for_canvas(page, widget, size)
+        page.locator(widget).scroll_into_view_if_needed()
+        page.locator(f"{widget} canvas[key=interface]").hover()
+        page.keyboard.down("Alt")
+        page.mouse.wheel(0, -100)
+        page.keyboard.up("Alt")
+        page.wait_for_function(
+            "(id) => document.querySelector(id).style.transform.includes('scale(1.2)')", arg=widget
+        )
+        page.keyboard.press("r")  # the host's key for the plain view

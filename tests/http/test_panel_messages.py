@@ -1,0 +1,337 @@
+"""What the panel says, and that it stays said, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from panel_page import (
+    UNIT,
+    choose,
+    choose_canny,
+    choose_preprocessor,
+    choose_type,
+    chosen,
+    draw,
+    open_panel,
+    save_shapes,
+    set_number,
+    shown_picture,
+    upload,
+    wait_for_canvas,
+    wait_for_value,
+)
+
+pytestmark = pytest.mark.browser
+
+NOTES = f"{UNIT}_controlnet_notes"
+STATUS = f"{UNIT}_controlnet_status"
+RUN = f"{UNIT}_controlnet_trigger_preprocessor"
+FRAME = f"{UNIT}_generated_image"
+ENABLED = f"{UNIT}_controlnet_enable_checkbox input"
+SETTLED = 400
+"""Milliseconds in which whatever a choice sets off has long happened."""
+
+
+@pytest.fixture
+def panel(page: Any) -> Any:
+    """The page with the panel of txt2img open and a small picture asked for."""
+    open_panel(page)
+    return page
+
+
+def says(page: Any, line: str, text: str) -> None:
+    """Wait until a line says something, and see that it goes on doing so."""
+    page.wait_for_selector(f'{line}:has-text("{text}")', state="visible")
+    page.wait_for_timeout(SETTLED)
+    assert page.is_visible(line), f"{text!r} has vanished"
+
+
+def is_silent(page: Any, line: str) -> None:
+    page.wait_for_selector(line, state="hidden")
+    page.wait_for_timeout(SETTLED)
+    assert not page.is_visible(line)
+
+
+def offered(page: Any, dropdown: str = "model_dropdown") -> list[str]:
+    """What a list offers when it is opened."""
+    box = f"{UNIT}_controlnet_{dropdown}"
+    page.click(f"{box} input")
+    names = page.locator(f"{box} ul.options li").all_inner_texts()
+    page.keyboard.press("Escape")
+    page.locator(f"{box} input").blur()
+    return [name.replace("✓", "").strip() for name in names]
+
+
+def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
+    page = panel
+    for kind in ("IP-Adapter", "Reference", "Revision"):
+        choose_type(page, kind)
+        says(page, NOTES, f"{kind} cannot be used here")
+    choose_type(page, "Depth")
+    choose_preprocessor(page, "depth_leres")  # its sliders are others
+    says(page, NOTES, "The first run of depth_leres downloads")
+    set_number(page, f"{UNIT}_controlnet_control_weight_slider", 0.5)
+    page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
+    says(page, NOTES, "The first run of depth_leres downloads")
+    choose_canny(page)
+    is_silent(page, NOTES)
+
+    page.fill(
+        "#txt2img_prompt textarea",
+        "a blue square\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 128x128, "
+        'ControlNet 0: "Module: no_such_one, Model: gone_canny [12345678], Weight: 1"',
+    )
+    page.click("#paste")
+    says(page, NOTES, "gone_canny [12345678]' is not found")
+    says(page, NOTES, "'no_such_one' is no preprocessor here")
+    wait_for_value(page, "preprocessor_dropdown", "no_such_one")
+    wait_for_value(page, "model_dropdown", "gone_canny [12345678]")
+    assert page.is_checked(ENABLED)
+    choose_canny(page)
+    is_silent(page, NOTES)
+
+
+def foreign_control(path: Path) -> None:
+    """Write the header of a ControlNet for SDXL, with next to no weights."""
+    shapes = {
+        "input_blocks.0.0.weight": (4, 4, 3, 3),
+        "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (1, 2048),
+        "zero_convs.0.0.weight": (4, 4, 1, 1),
+        "input_hint_block.0.weight": (4, 3, 3, 3),
+    }
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + int(np.prod(shape)) * 2
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+@pytest.fixture
+def foreign(webui: Any) -> Iterator[str]:
+    """A control model for SDXL in the models folder, while SD1.5 is loaded."""
+    if not webui.is_ours:
+        pytest.skip("the models folder of a foreign server is not ours to fill")
+    folder = webui.log_file.parent / "models" / "ControlNet"
+    path = folder / "a_v11_canny_xl.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign_control(path)
+    webui.get("/controlnet/model_list")
+    try:
+        yield path.stem
+    finally:
+        path.unlink()
+        webui.get("/controlnet/model_list")
+
+
+def test_models_that_fit_are_offered_and_refreshing_keeps_the_type(
+    panel: Any, foreign: str, webui: Any
+) -> None:
+    page = panel
+    listed = webui.get("/controlnet/model_list").json()["model_list"]
+    assert any(name.startswith(foreign) for name in listed)
+    choose_canny(page)
+    assert chosen(page, "model_dropdown").startswith("control_demo_canny")
+    before = offered(page)
+    assert not any(name.startswith(foreign) for name in before)
+    assert len(before) == 2, "None, and the one"
+    page.click(f"{UNIT}_controlnet_refresh_models")
+    page.wait_for_timeout(SETTLED)
+    assert offered(page) == before
+    assert chosen(page, "model_dropdown").startswith("control_demo_canny")
+    choose_type(page, "All")
+    wait_for_value(page, "model_dropdown", "None")
+    assert not any(name.startswith(foreign) for name in offered(page))
+    page.fill(
+        "#txt2img_prompt textarea",
+        f'Steps: 3, Seed: 5, Size: 128x128, ControlNet 0: "Module: canny, Model: {foreign}"',
+    )
+    page.click("#paste")
+    says(page, NOTES, "is made for SDXL")
+
+
+def test_pictures_that_are_none_strokes_and_new_canvases(panel: Any, tmp_path: Path) -> None:
+    page = panel
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    file = f"{UNIT}_input_image input[type=file]"
+    page.set_input_files(file, str(bad))
+    says(page, f"{UNIT}_controlnet_picture_note", "This file is no picture")
+    assert page.locator(f"{UNIT}_input_image img").count() == 0
+    assert not page.is_checked(ENABLED)
+    page.set_input_files(f"input[type=file]:has(+ {UNIT}_merge_upload)", [str(bad)])
+    says(page, f"{UNIT}_controlnet_picture_note", "bad.png cannot be used")
+    assert not page.is_checked(ENABLED)
+    drawn = f"{UNIT}_controlnet_drawing_note"
+    upload(page, save_shapes(tmp_path / "shapes.png"))
+    is_silent(page, f"{UNIT}_controlnet_picture_note")
+    choose_canny(page)
+    draw(page, f"{UNIT}_input_image", (0.2, 0.5), (0.6, 0.5))
+    says(page, drawn, "What is drawn is the control picture now")
+    choose_type(page, "Inpaint")
+    is_silent(page, drawn)
+    choose_canny(page)
+    says(page, drawn, "What is drawn is the control picture now")
+    page.click(f"{UNIT}_input_image button[aria-label='Undo']")
+    is_silent(page, drawn)
+
+    page.click(f"{UNIT}_input_image button[aria-label='Remove Image']")
+    page.uncheck(ENABLED)
+    page.click(f"{UNIT}_controlnet_open_new_canvas_button")
+    page.click(f"{UNIT}_controlnet_canvas_create_button")
+    wait_for_canvas(page, f"{UNIT}_input_image", (512, 512))
+    assert page.is_checked(ENABLED)
+    assert shown_picture(page, f"{UNIT}_input_image img").max() == 0, "the brush is white"
+    draw(page, f"{UNIT}_input_image", (0.2, 0.5), (0.6, 0.5))
+    is_silent(page, drawn)
+
+
+def test_region_outlives_its_picture(panel: Any, tmp_path: Path) -> None:
+    page = panel
+    canvas, status = f"{UNIT}_region_canvas", f"{UNIT}_controlnet_region_status"
+    upload(page, save_shapes(tmp_path / "first.png", (128, 128)))
+    choose(page, f"{UNIT}_controlnet_region_radio", "Own mask")
+    wait_for_canvas(page, canvas, (128, 128))
+    draw(page, canvas, (0.25, 0.25), (0.25, 0.75))
+    page.click(f"{UNIT}_input_image button[aria-label='Remove Image']")
+    upload(page, save_shapes(tmp_path / "second.png", (256, 128)))
+    wait_for_canvas(page, canvas, (256, 128))
+    says(page, status, "The region that was drawn is kept as the mask")
+    mask = shown_picture(page, f"{UNIT}_mask_image img")
+    assert (mask[64, 20:40] == 255).all()
+    assert (mask[:, 70:] == 0).all()
+
+
+def test_preview_goes_with_its_settings_and_leaves_no_frame(panel: Any, tmp_path: Path) -> None:
+    page = panel
+    picture = f"{FRAME} img"
+    allowed = f"{UNIT}_controlnet_preprocessor_preview_checkbox input"
+    page.check(allowed)
+    page.wait_for_timeout(SETTLED)
+    assert not page.is_visible(FRAME), "there is nothing to show yet"
+    upload(page, save_shapes(tmp_path / "shapes.png"))
+    choose_canny(page)
+    page.click(RUN)
+    page.wait_for_selector(picture)
+    set_number(page, f"{UNIT}_controlnet_threshold_A_slider", 60)
+    page.wait_for_selector(FRAME, state="hidden")
+    assert page.is_checked(allowed)
+    # The settings change while the answer is under way.
+    page.evaluate(
+        """([run, box]) => {
+          document.querySelector(run).click();
+          document.querySelector(box).click();
+        }""",
+        [RUN, f"{UNIT}_controlnet_pixel_perfect_checkbox input"],
+    )
+    says(page, STATUS, "The settings were changed while the preview was made")
+    assert not page.is_visible(FRAME)
+    page.click(RUN)
+    page.wait_for_selector(picture)
+    assert not page.is_visible(STATUS)
+
+    # What cannot run leaves a sentence and no frame.
+    choose_type(page, "All")
+    choose_preprocessor(page, "ip-adapter-auto")
+    page.click(RUN)
+    says(page, STATUS, "ip-adapter-auto cannot run")
+    assert not page.is_visible(FRAME)
+
+    # A batch previews its own pictures, not the single one that its tab hides.
+    choose_preprocessor(page, "none")
+    page.locator(f"{UNIT}_input_image").scroll_into_view_if_needed()
+    tabs = page.locator(
+        f".cnet-input-image-group:has({UNIT}_input_image) .cnet-input-tabs > .tab-nav > button"
+    )
+    tabs.nth(1).click()
+    page.wait_for_selector(f"{RUN}:disabled")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save_shapes(folder / "1.png", (64, 32))
+    page.fill(f"{UNIT}_batch_image_dir textarea", str(folder))
+    page.click(f"{RUN}:enabled")
+    page.wait_for_selector(picture)
+    assert shown_picture(page, picture).shape == (32, 64, 3)
+    tabs.nth(2).click()
+    page.wait_for_selector(FRAME, state="hidden")
+    page.wait_for_selector(f"{RUN}:disabled")
+
+
+CONTRASTS = """(roots) => {
+  const numbers = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const over = ([r, g, b, a = 1], below) => below.map((c, i) => [r, g, b][i] * a + c * (1 - a));
+  const light = (rgb) => rgb.map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const found = {};
+  for (const element of roots.flatMap((root) => [...document.querySelectorAll(root)])) {
+    if (element.offsetParent === null || !element.textContent.trim()) continue;
+    const line = [];
+    for (let at = element; at; at = at.parentElement) line.unshift(getComputedStyle(at));
+    let ground = [255, 255, 255], opacity = 1;
+    for (const style of line) {
+      const colour = numbers(style.backgroundColor);
+      if (style.backgroundImage !== "none") continue;
+      ground = over(colour, ground);
+    }
+    for (const style of line) opacity *= Number(style.opacity);
+    const [r, g, b, a = 1] = numbers(getComputedStyle(element).color);
+    const text = over([r, g, b, a * opacity], ground);
+    const [low, high] = [light(text), light(ground)].sort((x, y) => x - y);
+    found[element.className + ": " + element.textContent.trim().slice(0, 40)] =
+      (high + 0.05) / (low + 0.05);
+  }
+  return found;
+}"""
+"""Selectors -> contrast of every seen text with its ground, by WCAG 2."""
+TEXTS = (
+    ".cnet-badge",
+    ".cnet-unit-active",
+    ".control-type-suffix",
+    ".controlnet_invert_warning",
+    ".cnet-region-hint",
+    ".cnet-status",
+    ".cnet-full-name",
+    ".cnet-timeline-name",
+    ".cnet-timeline-weight",
+    ".cnet-timeline-pass",
+    ".cnet-timeline-mark",
+)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_are_readable_and_names_whole_on_a_narrow_page(
+    page: Any, webui: Any, theme: str
+) -> None:
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.goto(f"{webui.url}/?__theme={theme}", wait_until="domcontentloaded")
+    page.wait_for_selector("#txt2img_generate", timeout=120_000)
+    open_panel(page)
+    page.check(ENABLED)
+    choose_canny(page)
+    choose(page, f"{UNIT}_controlnet_region_radio", "Inside the inpaint mask")
+    model = f"{UNIT}_controlnet_model_dropdown"
+    name = chosen(page, "model_dropdown")
+    page.wait_for_function(
+        """([box, name]) => {
+          const input = document.querySelector(`${box} input`);
+          const line = document.querySelector(`${box} .cnet-full-name`);
+          const whole = input.scrollWidth <= input.clientWidth;
+          return input.title === name && (whole || line?.textContent === name);
+        }""",
+        arg=[model, name],
+    )
+    width = page.evaluate(f"document.querySelector('{model}').getBoundingClientRect().width")
+    assert width > 150, "the model has a line of its own"
+    choose_type(page, "Reference")
+    page.wait_for_selector(NOTES, state="visible")
+    page.wait_for_timeout(SETTLED)
+    contrasts = page.evaluate(CONTRASTS, list(TEXTS))
+    assert len(contrasts) >= 8
+    assert {text: ratio for text, ratio in contrasts.items() if ratio < 4.5} == {}
