@@ -148,7 +148,7 @@
   function addZoom(unit) {
     if (typeof window.applyZoomAndPan !== "function") return;
     for (const canvas of findAll(".cnet-input-image-group .cnet-image, .cnet-region-canvas", unit)) {
-      if (canvas.dataset.zoom || unit.offsetParent === null || !find("input[type=file]", canvas)) continue;
+      if (canvas.dataset.zoom || canvas.offsetParent === null || !find("input[type=file]", canvas)) continue;
       canvas.dataset.zoom = "yes";
       window.applyZoomAndPan(`#${canvas.id}`);
     }
