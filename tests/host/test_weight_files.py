@@ -21,6 +21,7 @@ from annotator.networks import CACHE, Place, lend
 from annotator.registry import Detector
 from annotator.weights import DOWNLOADS, STORE, WeightFile
 from lib_controlnet import preprocess
+from lib_controlnet.unit_object import ControlNetUnit
 
 TENSORS = save({"weight": torch.full((1, 1, 1, 1), -1.0), "bias": torch.full((1,), 255.0)})
 FILE = WeightFile(
@@ -161,6 +162,26 @@ def test_progress_is_shown_and_only_a_running_job_can_be_stopped(
     assert not options.interrupted(), "a job that was stopped long ago stops a preview"
     monkeypatch.setattr(shared.state, "job", "task")
     assert options.interrupted()
+
+
+def test_preview_is_told_its_own_downloads_and_no_job_s_bar(
+    host: Any, negative: Path, hub: Hub, set_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import shared
+
+    from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.ui.preview import on_run, plain_request
+
+    set_options(controlnet_hub_mirror=hub.url)
+    STORE.roots = (negative,)
+    monkeypatch.setattr(shared.state, "textinfo", "of another job")
+    told: list[str] = []
+    made = ControlNetUnit(module="negative", image=np.zeros((8, 8, 3), np.uint8))
+    answer = on_run(made, plain_request(64, 64), runtime(), told.append)
+    assert answer["picture"], answer["said"]
+    assert told[0] == f"Downloading {FILE.name}: 0 of 0 MB"
+    assert told[-1] == "", "it is over"
+    assert shared.state.textinfo == "of another job"
 
 
 def test_generation_whose_file_is_missing_says_what_to_put_where(
