@@ -211,11 +211,16 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
         common += ["-m", "not browser"]
     if options.webui_url:
         common += [f"--webui-url={options.webui_url}"]
-    if options.k:
-        common += ["-k", options.k]
+    if options.sdxl_checkpoint:
+        names = (options.sdxl_checkpoint, options.sdxl_control)
+        common += [f"--sdxl-checkpoint={names[0]}", f"--sdxl-control={names[1]}"]
+    k = options.k or ("sdxl" if options.sdxl_checkpoint else None)
+    if k:
+        common += ["-k", k]
     if any(not word.startswith("-") and (ROOT / word.split("::")[0]).exists() for word in rest):
         return run(python, "-m", "pytest", *common)
     suites = ("unit",) if options.fast else ("http",) if options.webui_url else SUITES
+    suites = ("http", "matrix") if options.sdxl_checkpoint else suites
     report, failed = [], 0
     for suite in suites:
         started = time.monotonic()
@@ -248,6 +253,9 @@ def parser() -> argparse.ArgumentParser:
     tests = command("test", "run the test suite; further options go to pytest")
     tests.add_argument("--fast", action="store_true", help="unit tests only")
     tests.add_argument("--webui-url", metavar="URL", help="run tests/http against this WebUI")
+    text = "with --webui-url and --sdxl-control: the tests of SDXL (docs/matrix.md)"
+    tests.add_argument("--sdxl-checkpoint", metavar="NAME", help=text)
+    tests.add_argument("--sdxl-control", metavar="NAME", help="a ControlNet for that checkpoint")
     tests.add_argument("--no-browser", action="store_true", help="leave the browser tests out")
     tests.add_argument("-k", metavar="EXPRESSION", help="only tests with matching names")
     command("ui", "open the embedded WebUI in the browser; further options go to it")

@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             f"--sdxl-{kind}",
             metavar="NAME",
             default=None,
-            help=f"with --webui-url: its SDXL {kind} for tests/matrix, without the file's ending",
+            help=f"with --webui-url: its SDXL {kind}, without the file's ending",
         )
 
 

@@ -186,7 +186,7 @@ def _use_training(folder: Path) -> None:
     assert all(isinstance(part, str) for item in items for part in item)
     assert isinstance(dataset.about(folder), dict)
     for name in ("settings.json", "settings.yaml"):
-        config.Settings(**{**config.read_file(folder / name)})
+        config.read_file(folder / name)
 
 
 KINDS: Final[Mapping[str, Kind]] = {

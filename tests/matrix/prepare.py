@@ -4,8 +4,8 @@
     python tests/matrix/prepare.py /path/to/stable-diffusion-webui --remove
 
 Copies the probe into `extensions`, and writes the derived checkpoints and the demo models; with
-`--probe` the probe alone. Start the WebUI afterwards with `--api`, then run
-`python dev.py test tests/matrix --webui-url URL`.
+`--probe` the probe alone, and a small random LaMa where there is none. Start the WebUI with `--api`
+afterwards, then run `python dev.py test tests/matrix --webui-url URL`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "minihost", ".")]
 
 import sdxl_models
+import torch
 from matrix import checkpoints
+from random_weights import random_state
+
+from annotator.lama import LAMA
+from annotator.nets.lama import Lama, LamaParams
 
 PROBE = Path(__file__).resolve().parent / "probe"
 EXTENSION = "zz-matrix-probe"
@@ -33,6 +39,18 @@ def put_probe(webui: Path) -> Path:
     shutil.copytree(PROBE, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     _list(webui, target, [target])
     return target
+
+
+def put_lama(webui: Path) -> list[Path]:
+    """Write a small LaMa of random weights where the WebUI's own weight files lie."""
+    path = webui / "models" / "ControlNetPreprocessor" / LAMA.folder / LAMA.name
+    if path.exists():
+        return []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.device("meta"):
+        shapes = {k: t.shape for k, t in Lama(LamaParams(8, 1)).state_dict().items()}
+    torch.save(random_state(shapes, 1), path)
+    return [path]
 
 
 def put(webui: Path, with_models: bool = True) -> None:
@@ -93,9 +111,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("webui", type=Path, help="folder of the WebUI")
     parser.add_argument("--remove", action="store_true", help="take everything out again")
-    parser.add_argument("--probe", action="store_true", help="copy no models, only the probe")
+    parser.add_argument("--probe", action="store_true", help="for a WebUI with models of its own")
     options = parser.parse_args()
-    (remove if options.remove else put_probe if options.probe else put)(options.webui)
+    if options.remove:
+        remove(options.webui)
+    elif options.probe:
+        target = put_probe(options.webui)
+        _list(options.webui, target, [target, *put_lama(options.webui)])
+    else:
+        put(options.webui)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Against a real WebUI: `python tests/matrix/prepare.py FOLDER`, start it with `--api`, then
 `python dev.py test tests/matrix --webui-url URL -k "not sdxl"`. Those on SDXL run on any checkpoint
 of that kind that a WebUI has, and skip what it has no checkpoint for: `prepare.py FOLDER --probe`,
-then `-k sdxl --webui-url URL --sdxl-checkpoint NAME --sdxl-control NAME`.
+then `python dev.py test --webui-url URL --sdxl-checkpoint NAME --sdxl-control NAME`.
 """
 
 from __future__ import annotations

@@ -163,6 +163,7 @@ TOOLS = ("tests/tools", "-n", "2", "--dist", "loadfile")
 TRAIN = ("tests/train", "-n", "2", "--dist", "loadfile")
 HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
 REST = [("tests/http",), ("tests/matrix",)]
+ON_SDXL = (*("--webui-url=http://x", "--sdxl-checkpoint=a", "--sdxl-control=b", "-k", "sdxl"),)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,10 @@ REST = [("tests/http",), ("tests/matrix",)]
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
+        (
+            ["--webui-url", "http://x", "--sdxl-checkpoint", "a", "--sdxl-control", "b"],
+            [("tests/http", *ON_SDXL), ("tests/matrix", *ON_SDXL)],
+        ),
         (["--fast", "--no-browser"], [(*UNIT, "-m", "not browser")]),
         (["--fast", "-k", "a or b"], [(*UNIT, "-k", "a or b")]),
         (["tests/unit/test_readme.py::test_x"], [("tests/unit/test_readme.py::test_x",)]),
