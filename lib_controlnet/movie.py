@@ -36,7 +36,7 @@ FRAME_SECONDS: Final = 30.0
 _POLL: Final = 0.1
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PROGRAM: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import json, sys; sys.path += json.loads(sys.argv[1]); "
     "from lib_controlnet.movie_decoder import main; main(sys.argv[2:])"
 )
 _ENVIRONMENT: Final = dict.fromkeys(
@@ -102,6 +102,7 @@ class _Decoder:
         self._where = arguments[-1]
         self._stopped = stopped
         options = movie_decoder.FFMPEG_OPTIONS.format(arguments[2])
+        # Behind Python's own folders: OpenCV puts one first that has a `typing` in it.
         path = [str(_ROOT), *(entry for entry in sys.path if entry)]
         try:
             self._process = subprocess.Popen(

@@ -56,6 +56,18 @@ def test_open_movie_gives_every_frame_in_order_as_rgb(clip: Path) -> None:
         assert abs(int(np.median(array[:, :8, 2])) - (255 - level)) < 30
 
 
+def test_folders_of_other_programs_hide_nothing_from_the_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV and extensions put folders first in the path, with names of Python's own in them."""
+    path = tmp_path / "clip.gif"
+    Image.fromarray(frame(20)).save(path, save_all=True, append_images=[], duration=50)
+    for name in ("typing", "json", "struct"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(list(open_movie(path, "video 0").frames())) == 1
+
+
 def test_open_movie_frames_can_be_read_again(clip: Path) -> None:
     found = open_movie(clip, "video 0")
     first, again = next(found.frames()), next(found.frames())
