@@ -21,7 +21,7 @@ from lib_controlnet.decode import Fetch, Folders, decode_image, decode_mask, to_
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
 from lib_controlnet.image import Size, fit_map, join_mask
-from lib_controlnet.region import Region
+from lib_controlnet.region import Region, lay
 from lib_controlnet.unit import NO_MODULE
 
 if TYPE_CHECKING:
@@ -254,9 +254,9 @@ def own_region(unit: ControlUnit, request: GenerationRequest, source: PictureSou
     if crop is not None and request.init_image is not None:
         whole = Size(request.init_image.width, request.init_image.height)
         # "Only masked" cuts from the picture as it was given, before any resizing.
-        laid = list(ResizeMode).index(ResizeMode.RESIZE if follows_host else mode)
-        mask = crop_control(np.dstack([mask] * 3), whole, crop, request.size, laid)[:, :, 0]
-        mode = ResizeMode.RESIZE
+        over = lay(Region(mask, ResizeMode.RESIZE if follows_host else mode), whole, crop)
+        mask = np.rint(over * 255.0).astype(np.uint8)
+        mode = ResizeMode.OUTER_FIT  # as the host fits its crop, and repeats its edges
     return Region(mask, mode, unit.region_feather)
 
 

@@ -63,34 +63,40 @@ def place_region(region: Region, geometry: PassGeometry, scale: float = 1.0) -> 
     if low == high and region.border in (None, low):
         shape = (1, 1, geometry.size.height, geometry.size.width)
         return torch.full(shape, low / WHITE)
-    canvas = _feathered(_laid(region, geometry), region.feather * scale)
+    canvas = _feathered(lay(region, geometry.canvas), region.feather * scale)
     bottom, right = geometry.top + geometry.size.height, geometry.left + geometry.size.width
     cut = canvas[geometry.top : bottom, geometry.left : right]
     return torch.from_numpy(np.ascontiguousarray(cut).clip(0.0, 1.0))[None, None]
 
 
-def _laid(region: Region, geometry: PassGeometry) -> np.ndarray:
-    """The mask over the pass's canvas, float32 (H, W); only what shows is ever made."""
-    import cv2
+def lay(
+    region: Region, canvas: Size, window: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
+    """The mask over a picture, float32 (H, W) in [0, 1]; only what shows is ever made.
 
-    mask, canvas = region.mask, geometry.canvas
+    Args:
+        region: the region; its feather is left to the caller.
+        canvas: size of the picture.
+        window: the part of the picture asked for (left, top, right, bottom); None for the whole.
+    """
+    import numpy as np
+
+    mask = region.mask
     new, left, top = placement(Size.from_array(mask), canvas, region.mode)
-    height = min(top + new.height, canvas.height) - max(top, 0)
-    width = min(left + new.width, canvas.width) - max(left, 0)
+    first_x, first_y, last_x, last_y = window or (0, 0, canvas.width, canvas.height)
+    rows, columns = np.arange(first_y, last_y) - top, np.arange(first_x, last_x) - left
+    y, x = rows.clip(0, new.height - 1), columns.clip(0, new.width - 1)
     laid = cover(
         mask,
-        cell_edges(mask.shape[0], new.height, max(-top, 0), height),
-        cell_edges(mask.shape[1], new.width, max(-left, 0), width),
+        cell_edges(mask.shape[0], new.height, int(y[0]), int(y[-1] - y[0]) + 1),
+        cell_edges(mask.shape[1], new.width, int(x[0]), int(x[-1] - x[0]) + 1),
     )
     laid /= WHITE
-    top, left = max(top, 0), max(left, 0)
-    edges = (top, canvas.height - height - top, left, canvas.width - width - left)
-    if not any(edges):
-        return laid
-    if region.border is None:
-        return cv2.copyMakeBorder(laid, *edges, cv2.BORDER_REPLICATE)
-    value = region.border / WHITE
-    return cv2.copyMakeBorder(laid, *edges, cv2.BORDER_CONSTANT, value=value)
+    if laid.shape != (len(rows), len(columns)):  # beyond the mask its outermost cells go on
+        laid = laid[np.ix_(y - y[0], x - x[0])]
+    if region.border is not None:
+        laid[(rows != y)[:, None] | (columns != x)[None]] = region.border / WHITE
+    return laid
 
 
 def _feathered(mask: np.ndarray, width: float) -> np.ndarray:

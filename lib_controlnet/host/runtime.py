@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +15,7 @@ from lib_controlnet.families import Refusal, load_network, refusal
 from lib_controlnet.hash_store import HashStore
 from lib_controlnet.host import annotators, batch
 from lib_controlnet.host.a1111 import A1111Host, base_unet
+from lib_controlnet.limits import MAX_TURNS
 from lib_controlnet.model_cache import ModelCache
 from lib_controlnet.preprocess import DetectionCache, networks, run_preprocessor
 
@@ -53,6 +55,7 @@ class Runtime:
         self.sampling: ControlSession | None = None
         self._refusals: dict[tuple[object, ...], Refusal | None] = {}
         self.batch: BatchRun | None = None
+        self._turns = threading.BoundedSemaphore(MAX_TURNS)
         count = self.host.flag("controlnet_preprocessor_cache_size", DETECTIONS)
         self.detections = DetectionCache(count if isinstance(count, int) else DETECTIONS)
 
@@ -148,12 +151,16 @@ class Runtime:
         *,
         pixel_perfect: bool = False,
     ) -> Detection:
-        """Run a preprocessor, through the cache. See `preprocess.run_preprocessor`."""
-        return run_preprocessor(
-            *(module, image, resolution, (a, b, c), self.detections),
-            pixel_perfect=pixel_perfect,
-            seed=seed,
-        )
+        """Run a preprocessor, through the cache. See `preprocess.run_preprocessor`.
+
+        Some previews and requests are at work at a time; the others wait.
+        """
+        with self._turns:
+            return run_preprocessor(
+                *(module, image, resolution, (a, b, c), self.detections),
+                pixel_perfect=pixel_perfect,
+                seed=seed,
+            )
 
     def telling(self, listener: Callable[[str], None] | None) -> AbstractContextManager[None]:
         """Downloads for preprocessors in here are told to somebody else than the host's bar."""

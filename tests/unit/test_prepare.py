@@ -1,15 +1,19 @@
 """From units to what will run: order, failures, comments, regions that refer to other units."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lib_controlnet import preprocess
+from lib_controlnet.crop import host_picture
 from lib_controlnet.enums import BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ModelNotFoundError, UnitError
 from lib_controlnet.image import Size
 from lib_controlnet.prepare import Preparation, prepare_units
-from lib_controlnet.request import GenerationRequest
+from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.unit import parse_unit
 
 SIZE = Size(64, 64)
@@ -115,6 +119,26 @@ def test_inpaint_only_without_anything_to_paint_says_so(fields, says):
     comments = []
     prepare(unit(**{"module": "inpaint_only", **fields}), comments=comments)
     assert any("nothing is masked" in comment for comment in comments) is says
+
+
+@pytest.mark.parametrize("only_masked", [False, True])
+@pytest.mark.parametrize(
+    "module", ["inpaint_only", "inpaint_only+lama", "inpaint_global_harmonious"]
+)
+def test_host_keeps_the_rest_where_its_mask_stands_for_the_units(module, only_masked, monkeypatch):
+    detector = preprocess.get("inpaint_only+lama")
+    filled = lambda image: np.zeros((8, 8, 3), np.uint8)  # noqa: E731
+    monkeypatch.setattr(sys.modules[type(detector).__module__], "fill", filled)
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    rules = InpaintRules(mask, 0, 0, False, True, only_masked, 8)
+    init = Image.fromarray(picture())
+    request = GenerationRequest(SIZE, init_image=init, inpaint=rules)
+    (made,) = prepare_units([unit(module=module)], Preparation(request, Models(), None), [])
+    host = host_picture(init, rules, SIZE, 0).mask
+    assert np.array_equal(made.detected[:, :, 3] > 127, host > 127)
+    assert (made.effect, made.fills) == (None, module == "inpaint_only+lama")
+    assert not made.masks, "an inpainting checkpoint is told by the host"
 
 
 def test_low_vram_keeps_the_network_off_the_device_until_it_is_used():

@@ -199,9 +199,9 @@ def test_own_mask_is_cropped_as_the_host_crops(has_own):
         fields["image"] = np.zeros((64, 96, 3), np.uint8)
     region = own_region(parse_unit(fields), inpaint(blob(), only_masked=True), ANY)
     # Box 24 x 24 and 4 pixels of padding: 32 x 32 pixels, doubled to 64 x 64.
-    part = Image.fromarray(drawn).crop((26, 12, 58, 44)).resize((64, 64), Image.Resampling.LANCZOS)
-    assert np.array_equal(region.mask, np.array(part))
-    assert region.mode is ResizeMode.RESIZE
+    placed = place_region(region, PassGeometry.of_latent(Size(8, 8)))[0, 0]
+    part = np.kron(drawn[12:44, 26:58], np.ones((2, 2), np.uint8))
+    assert np.array_equal(placed.numpy(), part / np.float32(255))
 
 
 def test_own_mask_is_not_cropped_where_the_unit_says_so():
