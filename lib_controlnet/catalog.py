@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from lib_controlnet.checkpoint import GENERIC_STEMS
 from lib_controlnet.containers import read_metadata
 from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, shown
 from lib_controlnet.hash_store import HashStore
@@ -41,9 +42,6 @@ _HASH_LENGTHS: Final = range(6, 65)
 
 HASH_OFFSET: Final = 0x100000
 HASH_BYTES: Final = 0x10000
-
-GENERIC_STEMS: Final = ("diffusion_pytorch_model", "pytorch_model", "model")
-"""File stems of model repositories, where only the folder says which model it is."""
 
 TYPE_WORDS: Final = {
     "instructp2p": ("ip2p",),

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.containers import open_container
-from lib_controlnet.layouts import is_diffusers, normalise
+from lib_controlnet.hash_store import HASH_DIGITS
+from lib_controlnet.layouts import DIFFUSERS_MARKS, normalise
 
 if TYPE_CHECKING:
     import torch
@@ -28,14 +29,17 @@ log = logging.getLogger(__name__)
 BESIDE_LIMIT: Final = 2**20
 """Bytes of the longest YAML or JSON beside a model that is read."""
 
-GLOBAL_POOLING_STEMS: Final = frozenset(
+SHUFFLE: Final = "shuffle"
+PUBLISHED_WORDS: Final = frozenset(
     {
-        "control_v11e_sd15_shuffle",
-        "control_v11e_sd15_shuffle_fp16",
-        "control_v11e_sd15_shuffle.fp16",
+        *("control", "controlnet", "controlnet11models", "lllyasviel", "comfyanonymous", "diff"),
+        *("v1", "v11", "v11e", "v1p1", "e", "sd", "sd1", "sd15", "fp16", "fp32", "bf16", "pruned"),
     }
 )
-"""Published files whose residuals are averaged over the picture, when nothing else says so."""
+"""Words, beside numbers and hashes, of which published names of the shuffle model are made."""
+
+GENERIC_STEMS: Final = ("diffusion_pytorch_model", "pytorch_model", "model")
+"""File stems of model repositories, where only the folder says which model it is."""
 
 
 class Checkpoint:
@@ -44,15 +48,15 @@ class Checkpoint:
     Attributes:
         path: the file.
         diffusers: it was saved by diffusers; the names here are the original (LDM) ones.
+        notes: what was concluded from the file's name, for users.
     """
 
     def __init__(self, path: Path, file: TensorFile) -> None:
         self.path = path
+        self.notes: list[str] = []
         self._file = file
         self._names = normalise(file.infos)
-        self.diffusers = self._names.keys() != file.infos.keys() and _came_from_diffusers(
-            self._names.values()
-        )
+        self.diffusers = any(name.endswith(DIFFUSERS_MARKS) for name in self._names.values())
 
     @property
     def name(self) -> str:
@@ -127,7 +131,7 @@ class Checkpoint:
         """Whether residuals are averaged over the picture (shuffle); no tensor tells.
 
         Asked in this order: the file's metadata, the YAML beside it, diffusers' configuration
-        beside it, the table of published file names.
+        beside it, its name. What the name says is noted.
         """
         for key in ("global_average_pooling", "global_pool_conditions"):
             if key in self.metadata:
@@ -137,18 +141,39 @@ class Checkpoint:
             return from_yaml
         if "global_pool_conditions" in self.config:
             return self.config["global_pool_conditions"] is True
-        if self.path.stem.lower() in GLOBAL_POOLING_STEMS:
-            log.warning(
-                "%s: taken for the published shuffle model by its name: residuals are averaged "
-                "over the picture; put a YAML with global_average_pooling beside it to decide",
-                self.path.name,
-            )
-            return True
-        return False
+        words = next((name for name in self.given_names if SHUFFLE in name), None)
+        if words is None:
+            return False
+        published = all(word in PUBLISHED_WORDS or _is_number(word) for word in words - {SHUFFLE})
+        how = (
+            "taken for the published shuffle model by its name, so its residuals are averaged "
+            "over the picture"
+            if published
+            else "its name speaks of shuffle, but it is not a published one, so its residuals are "
+            "not averaged over the picture"
+        )
+        note = (
+            f"{self.path.name}: {how}; put a YAML with global_average_pooling: true or false "
+            "beside it to decide"
+        )
+        log.warning(note)
+        self.notes.append(note)
+        return published
+
+    @property
+    def given_names(self) -> list[frozenset[str]]:
+        """Lower-case words of the names that people know the model by.
+
+        That is the file's own; a repository's file is called like all others, its folders tell.
+        """
+        named = [self.path.stem]
+        if self.path.stem.lower().split(".", maxsplit=1)[0] in GENERIC_STEMS:
+            named = [folder.name for folder in self.path.parents[:2]]
+        return [frozenset(re.findall(r"[a-z0-9]+", name.lower())) for name in named]
 
 
-def _came_from_diffusers(names: Iterable[str]) -> bool:
-    return is_diffusers(re.sub(r"^(module\.|model\.|control_model\.)*", "", name) for name in names)
+def _is_number(word: str) -> bool:
+    return word.isdigit() or (len(word) == HASH_DIGITS and set(word) <= set("0123456789abcdef"))
 
 
 def _yaml_flag(path: Path, key: str) -> bool | None:

@@ -28,6 +28,7 @@ from lib_controlnet.errors import (
     is_out_of_memory,
     shown,
 )
+from lib_controlnet.layouts import MARKERS
 from lib_controlnet.pickles import UnsoundError, look_over
 
 log = logging.getLogger(__name__)
@@ -332,7 +333,8 @@ def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
         raise BrokenCheckpointError(_refused(path))
     for outer in ("state_dict", "controlnet"):
         if isinstance(content, dict) and isinstance(content.get(outer), dict):
-            content = content[outer]
+            beside = {name: content[name] for name in MARKERS if name in content}
+            content = beside | content[outer]
     return dict(_flatten(content)), mapped
 
 

@@ -9,13 +9,36 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
-DISCARDED: Final = re.compile(r"(^|\.)(model_ema\.|position_ids$|animatediff_config)")
-"""Bookkeeping that trainers leave in files; no network reads it."""
+DISCARDED: Final = re.compile(
+    r"(^|\.)(model_ema\.|animatediff_config|optimizers?(_states?)?\.|lr_schedulers?\.|schedulers?\."
+    r"|(position_ids|num_batches_tracked|_extra_state)$)"
+)
+"""Bookkeeping that trainers leave in files, at any depth; no network reads it."""
+
+COUNTERS: Final = re.compile(
+    r"global_?step|steps?|epoch|iteration|num_updates|n_averaged|(ema_)?decay|scale_factor|logvar"
+    r"|betas|alphas_cumprod(_prev)?|sqrt_\w+|log_one_minus_\w+|posterior_\w+|lvlb_weights"
+)
+"""The same beside the network: how far training came, and the noise schedule."""
+
+MARKERS: Final = ("difference", "lora_controlnet")
+"""Tensors of one number that say what the others are; some files keep them outside every prefix."""
+
+WRAPPED: Final = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+"""What compiling and sharding put before the names of modules, at any depth."""
+
+COPIES: Final = re.compile(r"(^|[._])(ema|average|averaged|shadow|target|teacher)([._]|$)")
+"""Prefixes of a second copy of the weights."""
 
 DIFFUSERS_MARKS: Final = (
     "controlnet_cond_embedding.conv_in.weight",
     "controlnet_down_blocks.0.weight",
 )
+
+ANCHORS: Final = ("input_hint_block.0.weight", "zero_convs.0.0.weight", *DIFFUSERS_MARKS)
+"""Tensors of which every ControlNet has one; what stands before it is a prefix."""
 
 FULL_CHECKPOINT: Final = "model.diffusion_model."
 
@@ -47,14 +70,13 @@ def normalise(names: Iterable[str]) -> dict[str, str]:
     Prefixes are stripped, other models in the same file and bookkeeping are left out, and a
     ControlNet in diffusers' layout gets the original (LDM) names.
     """
-    mapping = {name: name for name in names if not DISCARDED.search(name)}
+    mapping = {WRAPPED.sub("", name): name for name in names if not DISCARDED.search(name)}
+    prefix = _control_prefix(mapping)
+    if prefix:
+        mapping = _below(mapping, prefix)
     mapping = _strip_if_all(mapping, "module.")
-    for prefix in ("model.control_model.", "control_model."):
-        inside = {
-            name[len(prefix) :]: old for name, old in mapping.items() if name.startswith(prefix)
-        }
-        mapping = inside or mapping
     mapping = _strip_if_all(mapping, "model.")
+    mapping = {name: old for name, old in mapping.items() if not COUNTERS.fullmatch(name)}
     adapter = _strip_if_all(mapping, "adapter.")
     if any(name.startswith(("body.", "conv_in.")) for name in adapter):
         mapping = adapter
@@ -62,6 +84,28 @@ def normalise(names: Iterable[str]) -> dict[str, str]:
         rename = diffusers_renamer(mapping)
         mapping = {rename(name): old for name, old in mapping.items()}
     return mapping
+
+
+def _control_prefix(names: Iterable[str]) -> str | None:
+    """What stands before the names of a ControlNet; None where there is no such network.
+
+    Of several copies the plain one is taken, not an average of it.
+    """
+    found = {
+        name.removesuffix(anchor)
+        for name in names
+        for anchor in ANCHORS
+        if name == anchor or name.endswith(f".{anchor}")
+    }
+    return min(found, key=lambda p: (bool(COPIES.search(p)), p.count("."), p), default=None)
+
+
+def _below(mapping: dict[str, str], prefix: str) -> dict[str, str]:
+    """The names behind a prefix without it, and the markers wherever they are."""
+    marked = {name.rpartition(".")[2]: old for name, old in mapping.items()}
+    kept = {marker: marked[marker] for marker in MARKERS if marker in marked}
+    inside = {name[len(prefix) :]: old for name, old in mapping.items() if name.startswith(prefix)}
+    return kept | inside
 
 
 def _strip_if_all(mapping: dict[str, str], prefix: str) -> dict[str, str]:

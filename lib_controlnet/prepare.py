@@ -45,6 +45,10 @@ class Models(Protocol):
         """File of a model; raises ModelNotFoundError."""
         ...
 
+    def remark(self, name: str) -> str | None:
+        """What to say where the file found for a name is a guess."""
+        ...
+
     def network(self, path: Path, base: BaseUNet) -> ControlNetwork:
         """Loaded model for a base; raises CheckpointError."""
         ...
@@ -179,6 +183,8 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
     load = None
     if detector.needs_model:
         load = _model_loader(unit, preparation)
+        if remark := preparation.models.remark(unit.model):
+            comments.append(f"ControlNet {unit.name}: {remark}")
     picture = control_picture(
         unit, request, detector.uses_mask, preparation.source, detector.identity
     )

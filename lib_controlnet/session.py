@@ -192,6 +192,8 @@ class ControlSession:
         if prepared.load is None or not _acts_in(unit.hr_option, info):
             return None
         network = prepared.load(base)
+        for note in network.notes:
+            self._say(f"ControlNet {unit.name}: {note}")
         mode = unit.control_mode
         if prepared.soft_in_hires and info.is_hires and mode is ControlMode.BALANCED:
             # Parity: one-pixel line maps are softened in a hires pass.

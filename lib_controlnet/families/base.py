@@ -170,6 +170,7 @@ class ControlNetwork(ABC):
         global_average_pooling: each residual is to be averaged over the picture, cond rows only
             (shuffle).
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
+        notes: what a user should know of how the file was taken.
         module: the torch module that holds the weights.
     """
 
@@ -180,6 +181,7 @@ class ControlNetwork(ABC):
     module: nn.Module
     global_average_pooling: bool = False
     depends_on_base: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -147,8 +147,21 @@ class ControlNetFamily(ControlFamily):
         network.global_average_pooling = (
             shape.kind is not BaseModel.SDXL and ckpt.global_average_pooling
         )
+        network.notes = (*ckpt.notes, *_notes(ckpt, shape))
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network
+
+
+def _notes(ckpt: Checkpoint, shape: UNetShape) -> list[str]:
+    """What the file's name says against taking it for a plain ControlNet; no tensor tells."""
+    words = frozenset().union(*ckpt.given_names)
+    is_named = {"instant", "id"} <= words or any("instantid" in word for word in words)
+    if shape.kind is not BaseModel.SDXL or not is_named:
+        return []
+    return [
+        f"{ckpt.path.name} is InstantID's network by its name, which a face is meant to steer in "
+        "the place of the prompt; that is not supported yet, so it acts as a plain ControlNet"
+    ]
 
 
 def _own_precision(device: torch.device) -> AbstractContextManager[None]:

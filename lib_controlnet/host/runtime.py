@@ -129,6 +129,14 @@ class Runtime:
             self.refresh_models()
             return self.catalog.find(name)
 
+    def remark(self, name: str) -> str | None:
+        """What to say where the file that `find_model` takes is a guess.
+
+        Raises:
+            ModelNotFoundError: see `find_model`.
+        """
+        return self.catalog.remark(name)
+
     def network(self, path: Path, base: BaseUNet) -> ControlNetwork:
         """The loaded control model, from the cache if it is there.
 

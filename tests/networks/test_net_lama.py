@@ -180,6 +180,9 @@ class Models:
     def find_model(self, name: str) -> Path:
         return Path(name)
 
+    def remark(self, _name: str) -> None:
+        return None
+
     def network(self, path: Path, _base: object) -> Path:
         return path
 

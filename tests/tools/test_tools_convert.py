@@ -143,7 +143,7 @@ def test_failed_folder_is_not_left_behind(tmp_path: Path, tools: Tools) -> None:
 def test_values_are_rounded_and_integers_kept(
     word: str, dtype: torch.dtype, tmp_path: Path, tools: Tools
 ) -> None:
-    source = control_file(tmp_path, steps=torch.tensor([7]))
+    source = control_file(tmp_path, counts=torch.tensor([7]))
     out = tmp_path / "out.safetensors"
     assert tools("convert", source, out, "--dtype", word) == 0
     original = load_file(source)

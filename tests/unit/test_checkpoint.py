@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from support import empty_unet, save_controlnet, tiny_base, tiny_controlnet
 from torch import Tensor
 
-from lib_controlnet import checkpoint, containers
+from lib_controlnet import containers
 from lib_controlnet.checkpoint import open_checkpoint
 from lib_controlnet.errors import BrokenCheckpointError, ModelNotFoundError
 from lib_controlnet.families import load_network
@@ -112,6 +112,19 @@ def test_old_torch_format_is_read(tmp_path: Path) -> None:
 def test_nested_state_dict_is_unwrapped(wrapper: str, tmp_path: Path) -> None:
     nested = {wrapper: some_tensors(), "epoch": 3, "optimizer": {"state": torch.zeros(1)}}
     assert set(open_checkpoint(write(tmp_path / "m.ckpt", nested)).keys) == set(some_tensors())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_marker_outside_the_wrapper_counts(suffix: str, tmp_path: Path) -> None:
+    tensors = some_tensors()
+    marker = {"difference": tensors.pop("difference")}
+    for number, outer in enumerate(("state_dict", "controlnet", "model", "control_model")):
+        name = tmp_path / f"m{number}{suffix}"
+        if suffix == ".pth":
+            path = write(name, {outer: tensors, **marker, "epoch": 3})
+        else:
+            path = write(name, {f"{outer}.{k}": v for k, v in tensors.items()} | marker)
+        assert set(open_checkpoint(path).keys) == {*tensors, "difference"}
 
 
 def test_nested_dictionaries_get_dotted_names(tmp_path: Path) -> None:
@@ -379,13 +392,45 @@ def test_unreadable_configuration_is_ignored_with_a_warning(
     assert "mine.json cannot be read and is ignored" in caplog.text
 
 
-@pytest.mark.parametrize("stem", sorted(checkpoint.GLOBAL_POOLING_STEMS))
-def test_pooling_of_published_names_is_logged(
-    stem: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+SHUFFLE_NAMES = [
+    "control_v11e_sd15_shuffle",
+    "control_v11e_sd15_shuffle_fp16",
+    "control_v11e_sd15_shuffle.fp16",
+    "Control_V11E_SD15_Shuffle",
+    "control_v11e_sd15_shuffle (1)",
+    "control_v11e_sd15_shuffle [526bfdae]",
+    "control-v11e-sd15-shuffle-fp16",
+    "controlnet11Models_shuffle",
+    "lllyasviel_control_v11e_sd15_shuffle",
+    "control_v11e_sd15_shuffle/diffusion_pytorch_model",
+    "control_v11e_sd15_shuffle/diffusion_pytorch_model.fp16",
+]
+
+
+@pytest.mark.parametrize("name", SHUFFLE_NAMES)
+def test_pooling_of_published_names_is_said(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     with caplog.at_level(logging.WARNING):
-        assert open_checkpoint(shuffle_file(tmp_path, stem)).global_average_pooling
+        ckpt = open_checkpoint(shuffle_file(tmp_path, name))
+        assert ckpt.global_average_pooling
     assert "taken for the published shuffle model by its name" in caplog.text
+    assert [note in caplog.text for note in ckpt.notes] == [True]
+
+
+@pytest.mark.parametrize("name", ["my_shuffle", "shuffle-of-cards", "t2i_shuffle_v2 [12345678]"])
+def test_other_names_of_shuffle_are_said(name: str, tmp_path: Path) -> None:
+    ckpt = open_checkpoint(shuffle_file(tmp_path, name))
+    assert not ckpt.global_average_pooling
+    assert "its name speaks of shuffle, but it is not a published one" in ckpt.notes[0]
+    assert ckpt.notes[0].startswith(f"{name}.safetensors: ")
+
+
+def test_names_that_say_nothing_are_not_spoken_of(tmp_path: Path) -> None:
+    ckpt = open_checkpoint(shuffle_file(tmp_path, "control_v11p_sd15_canny"))
+    assert not ckpt.global_average_pooling
+    assert ckpt.notes == []
 
 
 def test_loaded_file_can_be_replaced_while_in_use(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from support import (
     empty_unet,
     memory_checkpoint,
     save_controlnet,
+    tiny_base,
     tiny_controlnet,
     tiny_unet,
 )
@@ -91,13 +93,90 @@ def test_diffusers_names_become_the_original_ones(name: str) -> None:
     assert ckpt.shapes == golden(f"{name}_original")
 
 
-@pytest.mark.parametrize("prefix", ["control_model.", "model.control_model.", "module.", "model."])
+PREFIXES = [
+    *("control_model.", "model.control_model.", "module.", "model.", "_orig_mod.", "params."),
+    *("module._orig_mod.", "_orig_mod.module.", "controlnet.", "model_state_dict.", "state_dict."),
+    *("module.controlnet.", "pipe.controlnet.", "ema_model.", "net.", "nets.0.", "a.b.c.d."),
+    *("_fsdp_wrapped_module.", "model._forward_module.", "controlnet_model.module."),
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("layout", ["original", "diffusers"])
 def test_prefixed_keys_identify_alike(prefix: str, layout: str) -> None:
     table = {prefix + key: shape for key, shape in golden(f"sd15_{layout}").items()}
     ckpt = memory_checkpoint(table)
     assert ckpt.shapes == golden("sd15_original")
     assert ckpt.diffusers == (layout == "diffusers")
+
+
+@pytest.mark.parametrize("inner", ["_orig_mod.", "_checkpoint_wrapped_module."])
+def test_wrappers_inside_names_do_not_count(inner: str) -> None:
+    """Blocks are compiled or wrapped one by one."""
+    table = {
+        re.sub(r"^((?:input_blocks|zero_convs)\.\d+\.)", rf"\1{inner}", key): shape
+        for key, shape in golden("sd15_original").items()
+    }
+    assert memory_checkpoint(table).shapes == golden("sd15_original")
+
+
+BOOKKEEPING = [
+    *("global_step", "step", "epoch", "num_updates", "n_averaged", "ema_decay", "logvar", "betas"),
+    *("alphas_cumprod_prev", "sqrt_recip_alphas_cumprod", "posterior_variance", "scale_factor"),
+    *("optimizer.state.0.exp_avg", "optimizer_states.0.x", "lr_scheduler.last_epoch"),
+    *("scheduler.x", "model_ema.decay", "position_ids", "time_embed.0.num_batches_tracked"),
+    "animatediff_config",
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "control_model."])
+@pytest.mark.parametrize("stray", BOOKKEEPING)
+def test_bookkeeping_of_trainers_is_left_out(stray: str, prefix: str) -> None:
+    table = {prefix + key: shape for key, shape in golden("sd15_original").items()}
+    for name in (stray, prefix + stray):
+        assert memory_checkpoint(table | {name: ()}).shapes == golden("sd15_original")
+
+
+@pytest.mark.parametrize("prefix", ["control_model.", "module.", "model.control_model.", "params."])
+@pytest.mark.parametrize("marker", ["difference", "lora_controlnet"])
+def test_markers_count_inside_and_outside_a_prefix(marker: str, prefix: str) -> None:
+    table = {prefix + key: shape for key, shape in golden("sd15_original").items()}
+    for name in (marker, prefix + marker, f"module.{marker}"):
+        assert marker in memory_checkpoint(table | {name: ()})
+
+
+def test_the_plain_copy_is_taken_not_its_average() -> None:
+    shapes = golden("sd15_original")
+    table = {f"ema.{key}": (1,) for key in shapes} | {f"net.{key}": s for key, s in shapes.items()}
+    assert memory_checkpoint(table).shapes == shapes
+    table = {f"ema_{key}": (1,) for key in shapes} | shapes
+    assert memory_checkpoint(table).shape("input_hint_block.0.weight") != (1,)
+
+
+def test_a_tensor_that_nobody_knows_is_not_passed_over() -> None:
+    base = published_base("sd15")
+    ckpt = memory_checkpoint(golden("sd15_original") | {"mask_encoder.weight": (4, 4)})
+    with pytest.raises(BrokenCheckpointError, match=r"1 unexpected \(mask_encoder\.weight\)"):
+        identify(ckpt).load(ckpt, base, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "control_instant_id_sdxl.safetensors",
+        "InstantID-ControlNet.safetensors",
+        "InstantID/ControlNetModel/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_instant_ids_network_is_said_to_be_one(name: str) -> None:
+    network = tiny_controlnet("SDXL")
+    tensors = dict(network.module.state_dict())
+    loaded = ControlNetFamily().load(
+        memory_checkpoint(tensors, name), tiny_base("SDXL"), torch.float32, "cpu"
+    )
+    assert "is InstantID's network by its name" in loaded.notes[0]
+    plain = memory_checkpoint(tensors, "control_identity_instant.safetensors")
+    assert ControlNetFamily().load(plain, tiny_base("SDXL"), torch.float32, "cpu").notes == ()
 
 
 def test_whole_model_beside_the_control_part_is_left_out() -> None:

@@ -28,6 +28,9 @@ class Models:
             raise ModelNotFoundError(msg)
         return Path(name)
 
+    def remark(self, name):
+        return "a guess" if name == "guessed" else None
+
     def network(self, path, _base):
         return path
 
@@ -161,3 +164,9 @@ def test_low_vram_keeps_the_network_off_the_device_until_it_is_used():
     one.load(None)
     two.load(None)
     assert moved == [("a", "cpu")]
+
+
+def test_a_guess_at_the_model_is_said():
+    comments = []
+    prepare_units([unit(model="guessed"), unit(1)], preparation(), comments)
+    assert comments == ["ControlNet unit 0: a guess"]
