@@ -147,10 +147,10 @@ def test_values_are_rounded_and_integers_kept(
     out = tmp_path / "out.safetensors"
     assert tools("convert", source, out, "--dtype", word) == 0
     original = load_file(source)
-    expected = {k: v if k == "steps" else v.to(dtype) for k, v in original.items()}
+    expected = {k: v if k == "counts" else v.to(dtype) for k, v in original.items()}
     assert same_tensors(expected, out)
     assert tools("convert", out, tmp_path / "wide.safetensors", "--dtype", "fp32") == 0
-    widened = {k: v if k == "steps" else v.float() for k, v in expected.items()}
+    widened = {k: v if k == "counts" else v.float() for k, v in expected.items()}
     assert same_tensors(widened, tmp_path / "wide.safetensors")
 
 
