@@ -286,6 +286,7 @@ def _write(answer: Any, weight: WeightFile, part: Part, options: Options) -> Non
             bar.update(len(chunk))
             if time.monotonic() - told >= REPORT_SECONDS:
                 told = time.monotonic()
+                options.advance(min(file.tell() / max(total or weight.size, 1), 1.0))
                 options.report(_progress(weight, file.tell(), total))
                 _check_interrupt(weight, options)
         complete = True

@@ -107,6 +107,7 @@ class Options:
         hub: address of a mirror of the Hugging Face hub, "" for HF_ENDPOINT or the hub itself.
         offline: nothing may be downloaded, which HF_HUB_OFFLINE says as well.
         report: shows one line beside the host's progress bar; None takes it away.
+        advance: is told how much of a file is there, 0 to 1, before each line about that.
         interrupted: whether the user wants to stop.
         attempts: how often a broken connection is taken up again within one download.
         pause: seconds before the first of these attempts; each later one waits twice as long.
@@ -115,6 +116,7 @@ class Options:
     hub: str = ""
     offline: bool = False
     report: Callable[[str | None], None] = lambda _line: None
+    advance: Callable[[float], None] = lambda _share: None
     interrupted: Callable[[], bool] = bool
     attempts: int = 4
     pause: float = 1.0

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from lib_controlnet.host.a1111 import A1111Host
 
 
-_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+Listener = Callable[[str, float], None]
+"""Is told a line about a download, "" for none any more, and how much of the file is there."""
+
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def telling(listener: Callable[[str], None] | None) -> Iterator[None]:
+def telling(listener: Listener | None) -> Iterator[None]:
     """Tell somebody else than the host's progress bar how far downloads in here are."""
     token = _LISTENER.set(listener)
     try:
@@ -45,11 +48,17 @@ def download_options(host: A1111Host) -> Any:
     """How files may be had, by the present settings; progress goes to the host's bar or, inside
     of `telling`, to the listener alone.
     """
-    listener = _LISTENER.get()
+    listener, share = _LISTENER.get(), [0.0]
+
+    def tell(line: str | None) -> None:
+        if listener is not None:
+            listener(line or "", share[0])
+
     return preprocess.weights.Options(
         hub=str(host.option("controlnet_hub_mirror", "") or "").strip(),
         offline=bool(host.option("controlnet_offline", False)),
-        report=host.report if listener is None else lambda line: listener(line or ""),
+        report=host.report if listener is None else tell,
+        advance=lambda part: share.__setitem__(0, part),
         # What stopped an earlier job must not stop a preview.
         interrupted=lambda: bool(shared.state.job) and host.interrupted(),
     )

@@ -170,7 +170,7 @@ class Runtime:
                 seed=seed,
             )
 
-    def telling(self, listener: Callable[[str], None] | None) -> AbstractContextManager[None]:
+    def telling(self, listener: annotators.Listener | None) -> AbstractContextManager[None]:
         """Downloads for preprocessors in here are told to somebody else than the host's bar."""
         return annotators.telling(listener)
 

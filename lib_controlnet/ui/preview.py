@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[str], None]
+Report = Callable[[str, float], None]
 
 
 def connect_preview(
@@ -85,7 +85,7 @@ def connect_preview(
             if host_tab is None
             else tab_request(*asked[:4], asked[4:], background)
         )
-        made = on_run(unit, request, runtime, lambda line: progress(None, desc=line))
+        made = on_run(unit, request, runtime, lambda line, part: progress(part, desc=line))
         return [gr.update(), {**made, "edition": edition}]
 
     done = widgets.run.click(
@@ -114,7 +114,7 @@ def on_run(
         unit: the unit as it would be sent to the host.
         request: what would be generated.
         runtime: the extension's services.
-        report: is told how far downloads of its files are.
+        report: is told about downloads of its files: a line, and how much is there, 0 to 1.
 
     Returns:
         `picture`: data URL of the map, None without one; `said`: HTML for the status line, "" for

@@ -175,12 +175,14 @@ def test_preview_is_told_its_own_downloads_and_no_job_s_bar(
     set_options(controlnet_hub_mirror=hub.url)
     STORE.roots = (negative,)
     monkeypatch.setattr(shared.state, "textinfo", "of another job")
-    told: list[str] = []
+    told: list[tuple[str, float]] = []
     made = ControlNetUnit(module="negative", image=np.zeros((8, 8, 3), np.uint8))
-    answer = on_run(made, plain_request(64, 64), runtime(), told.append)
+    answer = on_run(
+        made, plain_request(64, 64), runtime(), lambda *all_of_it: told.append(all_of_it)
+    )
     assert answer["picture"], answer["said"]
-    assert told[0] == f"Downloading {FILE.name}: 0 of 0 MB"
-    assert told[-1] == "", "it is over"
+    assert told[0] == (f"Downloading {FILE.name}: 0 of 0 MB", 1.0)
+    assert told[-1][0] == "", "it is over"
     assert shared.state.textinfo == "of another job"
 
 
