@@ -7,8 +7,6 @@ that it travels with Generate like every other value.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +19,7 @@ from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError
 from lib_controlnet.ui.browser import in_page
 from lib_controlnet.ui.messages import notice
+from lib_controlnet.ui.uploads import is_upload, only_uploads
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -81,6 +80,7 @@ def build_tabs(name: str) -> dict[str, Any]:
                 file_count="multiple",
                 elem_id=f"{name}_merge_upload",
             )
+            only_uploads(made["merge_upload"])
             made["merge_clear"] = gr.Button("Clear Images", elem_id=f"{name}_merge_clear")
     made["input_mode"] = gr.Textbox(
         InputMode.SIMPLE.value, label="Input Mode", visible=False, elem_id=f"{name}_input_mode"
@@ -199,8 +199,5 @@ def _uploaded(path: str) -> bytes | str:
 
     The page keeps the paths, so a request may name whatever it likes.
     """
-    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
     file = Path(path).resolve()
-    if not file.is_relative_to(folder.resolve()) or not file.is_file():
-        return path
-    return file.read_bytes()
+    return file.read_bytes() if is_upload(file) and file.is_file() else path

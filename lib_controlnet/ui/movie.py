@@ -10,6 +10,7 @@ from gradio.components import Component
 
 from lib_controlnet.errors import ImageError
 from lib_controlnet.movie_kinds import movie_kind
+from lib_controlnet.ui.uploads import only_uploads
 
 DEFAULT_DURATION: Final = 50
 _ANIMATIONS: Final = [".gif", ".webp", ".png", ".avi", ".webm", ".mkv", ".mov"]
@@ -51,6 +52,8 @@ def _unit(unit: int) -> list[Component]:
             other = gr.UploadButton(
                 "GIF or another kind of movie", file_types=_ANIMATIONS, elem_id=f"gif_{unit}"
             )
+            only_uploads(movie)
+            only_uploads(other)
             other.upload(fn=_uploaded, inputs=[other], outputs=[movie], show_progress=False)
         with gr.Tab("Image Input"):
             image = gr.Image(

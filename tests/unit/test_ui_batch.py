@@ -230,3 +230,31 @@ def test_uploaded_playlist_never_reaches_the_movie_field(
         upload(SimpleNamespace(name=str(path)))
     path.write_bytes(b"GIF89a")
     assert upload(SimpleNamespace(name=str(path))) == str(path)
+
+
+@pytest.mark.parametrize("address", ["", "http://169.254.169.254/latest/meta-data/clip.mp4"])
+def test_crafted_request_uploads_no_file_of_the_server(
+    runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """gradio takes the word of a request for what was uploaded."""
+    uploads = tmp_path / "uploads"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
+    monkeypatch.setattr("requests.get", lambda *_args, **_options: pytest.fail("loaded"))
+    secret, sent = tmp_path / "secret.png", uploads / "0" / "sent.png"
+    sent.parent.mkdir(parents=True)
+    for path in (secret, sent):
+        Image.new("RGB", (8, 8)).save(path)
+    with gr.Blocks(analytics_enabled=False) as demo:
+        build_movie_panel(runtime)
+        build_panel(False, "txt2img", runtime)
+    fields = [b for b in demo.blocks.values() if isinstance(b, (gr.Video, gr.UploadButton))]
+    assert len(fields) > 2 * len({type(field) for field in fields})
+    for field in fields:
+        field.DEFAULT_TEMP_DIR = str(uploads)
+        many = getattr(field, "file_count", "single") == "multiple"
+        value = {"name": address or str(secret), "data": None, "is_file": True}
+        with pytest.raises(gr.Error, match="has not uploaded"):
+            field.preprocess([value] if many else value)
+        value["name"] = str(sent)
+        assert field.preprocess([value] if many else value)
+    assert not list(uploads.rglob("secret*"))
