@@ -35,6 +35,8 @@ class ActiveControl:
         cond_only: whether it acts on cond rows only.
         region: where it acts; None means everywhere.
         images: pictures of the batch it acts on; None means all.
+        due: number of the first evaluation that lies in its window, from 1; 0 before that.
+        acted: the U-Net has taken its residuals.
     """
 
     network: ControlNetwork
@@ -44,6 +46,8 @@ class ActiveControl:
     cond_only: bool = False
     region: RegionMask | None = None
     images: frozenset[int] | None = None
+    due: int = 0
+    acted: bool = False
     hint_key: str = field(default="", repr=False)
     is_replaced: bool = field(default=False, repr=False)
     _guided_hint: Tensor | None = field(default=None, repr=False)

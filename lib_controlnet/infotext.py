@@ -17,6 +17,8 @@ from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption,
 log = logging.getLogger(__name__)
 
 KEY: Final = "ControlNet"
+NOTES: Final = "ControlNet notes"
+"""Key of what the user should know of a generation, one sentence a line."""
 FIELDS: Final = (
     "module",
     "model",
@@ -87,8 +89,8 @@ def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
 
 
 def is_own_key(key: str) -> bool:
-    """Whether a generation parameter is a unit's, such as `ControlNet 0`."""
-    return re.fullmatch(rf"{KEY} \d+", key) is not None
+    """Whether a generation parameter is a unit's, such as `ControlNet 0`, or the notes on them."""
+    return key == NOTES or re.fullmatch(rf"{KEY} \d+", key) is not None
 
 
 def title(name: str) -> str:

@@ -28,6 +28,10 @@ class StepListener(Protocol):
         """Residuals for this call, one entry per distinct set of rows; [] adds nothing."""
         ...
 
+    def injected(self) -> None:
+        """The call is over, and its blocks took the residuals."""
+        ...
+
 
 class UNetPatcher:
     """Hooks of one generation on one U-Net.
@@ -53,6 +57,7 @@ class UNetPatcher:
         self.cursor = cursor
         self.listener = listener
         self._current: list[Residuals] = []
+        self._taken = False
         self._handles = ExitStack()
 
     @contextmanager
@@ -83,6 +88,7 @@ class UNetPatcher:
         self._current = []
 
     def _begin_call(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._taken = False
         x, timesteps, context, y = _unet_arguments(args, kwargs)
         rows = self.cursor.next_rows(x.shape[0], context)
         if rows is None:
@@ -93,6 +99,8 @@ class UNetPatcher:
 
     def _end_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Tensor) -> None:
         self._current = []
+        if self._taken:
+            self.listener.injected()
 
     def _middle_hook(self, _block: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         parts = [(part, part.layers[-1]) for part in self._current]
@@ -101,6 +109,7 @@ class UNetPatcher:
             for part, residual in parts:
                 if residual is not None:
                     add_rows(output, residual, part.rows)
+                    self._taken = True
         return output
 
     def _skip_hook(self, skip: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -110,6 +119,7 @@ class UNetPatcher:
                 if residual is not None:
                     # args[0] is cat([stream, skip], dim=1), made for this call alone
                     add_rows(args[0], residual, part.rows)
+                    self._taken = True
 
         return add_residual
 

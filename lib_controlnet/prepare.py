@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.request import GenerationRequest
     from lib_controlnet.unit import ControlUnit
-
-log = logging.getLogger(__name__)
 
 GLOBAL_INPAINT: Final = "inpaint"
 """Preprocessor that `inpaint_only` becomes where the host keeps the unmasked part itself."""
@@ -116,7 +113,6 @@ def _failing(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         if preparation.on_error is OnError.STOP:
             raise
         comments.append(f"ControlNet: {error} (unit skipped)")
-        log.warning("%s (unit skipped)", error)
 
 
 def _with_region(

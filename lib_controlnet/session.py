@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from lib_controlnet import outcome
 from lib_controlnet.active import ActiveControl, evaluate_group
 from lib_controlnet.effects import (
     INPAINT_ONLY,
@@ -90,6 +91,9 @@ class PreparedUnit:
         area: the region that it acts in, if there is one.
         maps: maps of the passes so far, one per size, newest first; uint8 (H, W, 3 or 4).
         control: what it was bound to in the present pass; None where it has no effect.
+        position: its place among the enabled units, by which the parameters call it.
+        acted: it has changed a step of a pass that is over.
+        idle: why it has not, after the last pass.
     """
 
     unit: ControlUnit
@@ -108,6 +112,9 @@ class PreparedUnit:
     area: RegionMask | None = None
     maps: list[np.ndarray] = field(default_factory=list)
     control: ActiveControl | None = None
+    position: int = 0
+    acted: bool = False
+    idle: str = "the picture was sampled in a way that announces no steps to ControlNet"
 
     def hint(self, geometry: PassGeometry) -> Tensor:
         """Hint of a pass: float32 (1, 3, H, W), or one for each frame (n, 3, H, W)."""
@@ -139,6 +146,7 @@ class ControlSession:
         self.on_error = on_error
         self.error: BaseException | None = None
         self.comments: list[str] = []
+        self.told = 0
         self.active: list[ActiveControl] = []
         self.effects: list[KeepUnmasked] = []
         self.row_effects: list[HoldColours] = []
@@ -147,7 +155,11 @@ class ControlSession:
         self.cursor = StepCursor()
         self.schedule: Schedule | None = None
         self.evaluations = 0
+        self.sampler: object | None = None
+        self.is_bound = False
+        self.passes = 0
         self.noisy: NoisyLatent | None = None
+        self._acting: list[ActiveControl] = []
         self._one_by_one = False
         self._bound_to: tuple[object, ...] | None = None
         self._patched: UNetPatcher | None = None
@@ -166,22 +178,31 @@ class ControlSession:
         self.conditions = []
         self.schedule = None
         self.evaluations = 0
+        self.passes += 1
         self._one_by_one = False
         self._bound_to = base.shape.signature
-        for prepared in list(self.prepared):
+        kept: list[PreparedUnit] = []
+        for prepared in self.prepared:
             try:
                 control = self._bind(prepared, info, base)
             except ControlNetError as error:
                 if self.on_error is OnError.STOP:
                     raise
-                self.prepared.remove(prepared)
-                self.comments.append(f"{error} (unit skipped)")
+                self.say(f"{error} (unit skipped)")
                 continue
+            kept.append(prepared)
             prepared.control = control
             if control is not None:
                 self.active.append(control)
+        self.prepared = kept
+        self.is_bound = True
         # Sums of floats depend on their order; the user's order of units must not matter.
         self.active.sort(key=lambda control: control.sort_key)
+
+    def say(self, comment: str) -> None:
+        """Keep a sentence for the user, once."""
+        if comment not in self.comments:
+            self.comments.append(comment)
 
     def _bind(self, prepared: PreparedUnit, info: PassInfo, base: BaseUNet) -> ActiveControl | None:
         unit = prepared.unit
@@ -190,6 +211,11 @@ class ControlSession:
         prepared.maps = [placed, *others]
         prepared.holds = prepared.holds and info.is_hires  # what the first pass kept stays kept
         if prepared.load is None or not _acts_in(unit.hr_option, info):
+            prepared.idle = (
+                f"{unit.module} steers without a control model, which is not supported yet"
+                if prepared.load is None
+                else f"it acts in another pass (hr_option is {unit.hr_option.value!r})"
+            )
             return None
         network = prepared.load(base)
         for note in network.notes:
@@ -201,16 +227,16 @@ class ControlSession:
         own = unit.advanced_weighting
         strengths = layer_strengths(unit.weight, network.layers, mode, own, unit.name)
         if own is not None and is_for_sd1(own, network.layers):
-            self._say(
+            self.say(
                 f"{unit.name}: advanced_weighting has {len(own)} numbers, one for each layer of "
                 f"SD1; the control model is for {network.base} and takes the first {network.layers}"
             )
         window = Window(unit.guidance_start, unit.guidance_end)
         region = self._region(prepared, info)
         images = prepared.images(info.images)
-        nowhere = images == frozenset() or (region is not None and region.is_empty)
-        if not any(strengths) or window.is_empty or nowhere:
-            log.info("%s has no effect in this pass (strength, window or region)", unit.name)
+        prepared.idle = outcome.before_pass(unit, strengths, region, images)
+        if prepared.idle:
+            log.info("%s has no effect in this pass: %s", unit.name, prepared.idle)
             return None
         prepared.area = None if region is None or region.is_full else region
         self._bind_effects(prepared, to_pixels(placed), window, info)
@@ -364,6 +390,10 @@ class ControlSession:
         self.evaluations += 1
         self.noisy = noisy
         self.cursor.begin(layout, progress)
+        for control in self.active if self._foreign is None else ():
+            is_open = control.window.is_open(self.cursor.progress)
+            if not control.due and is_open and outcome.has_rows(control, layout):
+                control.due = self.evaluations
 
     def _follow(self, patched: UNetPatcher, unet: nn.Module) -> None:
         """Move to the model that the host has switched to, if it has the same structure."""
@@ -376,16 +406,10 @@ class ControlSession:
     def _say_if_silenced(self, unet: nn.Module, progress: float) -> None:
         """Say that controls do not act on a foreign model, where one of them had to."""
         if any(control.window.is_open(progress) for control in self.active):
-            self._say(
+            self.say(
                 "ControlNet: the model was switched during sampling to one that the controls were "
                 f"not bound to ({describe_unet(unet).kind}); from there on they do not act"
             )
-
-    def _say(self, comment: str) -> None:
-        """A sentence for the user, once in a generation."""
-        if comment not in self.comments:
-            self.comments.append(comment)
-            log.warning(comment)
 
     def residuals(self, step: StepContext) -> list[Residuals]:
         """Everything to add in one U-Net call (called by the patcher).
@@ -396,16 +420,23 @@ class ControlSession:
         if self.error is not None:
             raise self.error
         groups: dict[tuple[int, tuple[int, ...]], list[ActiveControl]] = {}
+        self._acting = []
         for control in self.active:
             if not control.window.is_open(step.progress):
                 continue
             rows = step.select(control.cond_only, control.images)
             if rows:
                 groups.setdefault((id(control.network), rows), []).append(control)
+                self._acting.append(control)
         parts: list[Residuals] = []
         for (_, rows), controls in groups.items():
             parts += self._evaluate(controls, step, rows)
         return sum_residuals(parts)
+
+    def injected(self) -> None:
+        """The U-Net's blocks took what `residuals` gave last (called by the patcher)."""
+        for control in self._acting:
+            control.acted = True
 
     def _evaluate(
         self, controls: list[ActiveControl], step: StepContext, rows: tuple[int, ...]
@@ -448,18 +479,37 @@ class ControlSession:
                 given = told.apply(given, rows)
         return given
 
-    def check_effect(self) -> None:
-        """After a pass that made steps: say so if none of them was announced.
+    def end_pass(self, completed: int) -> None:
+        """After a run of the sampler: note which units acted, and why the others did not.
+
+        Args:
+            completed: evaluations that the sampler has finished.
 
         Raises:
-            HostError: controls were bound and none of them could act.
+            HostError: a unit should have acted in them and could not.
         """
-        if self.active and not self.evaluations:
+        self.is_bound = False
+        if self.active and completed and not self.evaluations:
             msg = (
                 "ControlNet: the sampler never announced a step, so no control could act; "
                 "another extension may have replaced the denoiser"
             )
             raise HostError(msg)
+        for prepared in self.prepared:
+            if prepared.control is None:
+                continue
+            idle = outcome.after_pass(prepared.unit, prepared.control, self.evaluations, completed)
+            prepared.idle = idle or prepared.idle
+            prepared.acted = prepared.acted or not idle
+
+    def say_idle(self) -> None:
+        """Say which units have had no effect so far, and why."""
+        for prepared in self.prepared:
+            if not prepared.acted:
+                self.say(
+                    f"ControlNet {prepared.unit.name} was never active, so it is not in the "
+                    f"parameters: {prepared.idle}"
+                )
 
 
 def _acts_in(option: HiResOption, info: PassInfo) -> bool:

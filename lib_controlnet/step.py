@@ -127,11 +127,18 @@ class StepContext:
 
     def select(self, cond_only: bool, images: frozenset[int] | None = None) -> tuple[int, ...]:
         """Indices of the rows a unit acts on."""
-        return tuple(
-            i
-            for i, row in enumerate(self.rows)
-            if (row.is_cond or not cond_only) and (images is None or row.image in images)
-        )
+        return select(self.rows, cond_only, images)
+
+
+def select(
+    rows: Sequence[Row], cond_only: bool, images: frozenset[int] | None = None
+) -> tuple[int, ...]:
+    """Indices of the rows that a unit acts on; `images` None means those of all pictures."""
+    return tuple(
+        i
+        for i, row in enumerate(rows)
+        if (row.is_cond or not cond_only) and (images is None or row.image in images)
+    )
 
 
 @dataclass(frozen=True)

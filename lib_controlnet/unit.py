@@ -174,13 +174,7 @@ def parse_unit(value: Mapping[str, Any] | object, index: int = 0) -> ControlUnit
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             msg = f"unit {index}: {name} {error}"
             raise UnitError(msg) from error
-    unit = ControlUnit(**fields, index=index, notes=tuple(notes))
-    if unit.guidance_start > unit.guidance_end:
-        unit = unit.with_notes(
-            f"guidance_start {unit.guidance_start:g} lies after guidance_end "
-            f"{unit.guidance_end:g}: the unit is never active"
-        )
-    return unit
+    return ControlUnit(**fields, index=index, notes=tuple(notes))
 
 
 def _resolve_aliases(given: dict[str, Any], notes: list[str]) -> dict[str, Any]:

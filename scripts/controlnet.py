@@ -17,6 +17,7 @@ from lib_controlnet.host import (
     generation,
     logs,
     neighbours,
+    sampling,
     send_to,
     settings,
     shown_maps,
@@ -65,6 +66,7 @@ class Script(neighbours.ScriptViews, scripts.Script):
         batch.restore(p)
 
     def process(self, p: Any, *args: Any) -> None:
+        sampling.release(p)
         generation.begin(p, args, RUNTIME)
         self.show_generation(p)
 
@@ -72,8 +74,12 @@ class Script(neighbours.ScriptViews, scripts.Script):
         generation.begin_batch(p, int(kwargs.get("batch_number", 0)), RUNTIME)
         self.show_generation(p)
 
+    def process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
+        sampling.guard(p, RUNTIME)
+
     def process_before_every_sampling(self, p: Any, *_args: Any, **kwargs: Any) -> None:
         generation.begin_pass(p, kwargs.get("x"), RUNTIME, kwargs.get("noise"))
+        sampling.follow(p)
         self.show_pass(p)
 
     def postprocess_batch(self, p: Any, *_args: Any, **kwargs: Any) -> None:
@@ -125,6 +131,7 @@ def on_after_component(component: Any, **kwargs: Any) -> None:
 
 OTHER = conflicts.other_installation()
 if OTHER is None:
+    sampling.install()
     script_callbacks.on_ui_settings(settings.register)
     script_callbacks.on_before_ui(lambda: xyz.register(RUNTIME))
     script_callbacks.on_before_ui(animation.take_batch_tab)
@@ -135,6 +142,7 @@ if OTHER is None:
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_script_unloaded(RUNTIME.close)
     script_callbacks.on_script_unloaded(shown_maps.unwatch)
+    script_callbacks.on_script_unloaded(sampling.uninstall)
     script_callbacks.on_script_unloaded(animation.give_back_batch_tab)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(legacy.unregister)

@@ -1,11 +1,11 @@
-"""The adapter to A1111 v1.10: answers what the core asks, and arms a session for one pass."""
+"""The adapter to A1111 v1.10: answers what the core asks, and tells a session of each step."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +19,7 @@ from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.host import settings, vae
 from lib_controlnet.host.folders import find_folders
 from lib_controlnet.host.logs import say_once
-from lib_controlnet.host.schedule import from_denoiser, watched
+from lib_controlnet.host.schedule import from_denoiser
 from lib_controlnet.step import NoisyLatent, RowLayout, Texts
 
 if TYPE_CHECKING:
@@ -189,48 +189,6 @@ def session_of(p: Any) -> ControlSession | None:
     return getattr(p, SESSION_ATTRIBUTE, None)
 
 
-def arm(session: ControlSession, p: Any, shared_objects: Runtime) -> None:
-    """Wrap this pass's sampler run: controls act inside it and are gone after it.
-
-    The wrapper sits on the sampler object, which belongs to one pass, and takes itself off. An
-    error of the session is raised there, before the first step, because the host swallows what
-    a script method raises but passes on what comes out of sampling.
-    """
-    sampler = p.sampler
-    present = sampler.launch_sampling
-    if getattr(present, "controlnet_wrapper", None) is present:  # armed before, never launched
-        original, own_before = present.controlnet_original, present.controlnet_own_before
-    else:
-        original, own_before = present, "launch_sampling" in vars(sampler)
-    spent = False
-
-    def launch_sampling(steps: int, func: Callable[[], Any]) -> Any:
-        nonlocal spent
-        if spent:  # a neighbour has kept this wrapper inside its own
-            return original(steps, func)
-        spent = True
-        if vars(sampler).get("launch_sampling") is launch_sampling:
-            _restore(sampler, original, own_before)
-        with ExitStack() as stack:
-            stack.enter_context(sampled(session, shared_objects))
-            stack.enter_context(session.sampling(require_base().module))
-            stack.enter_context(watched(sampler, session.set_schedule))
-            result = original(steps, func)
-        if session.error is not None:
-            raise session.error
-        if getattr(sampler.model_wrap_cfg, "step", 1):  # counted up after each evaluation
-            session.check_effect()
-        for comment in session.comments:
-            p.comment(comment)
-        return result
-
-    # Known by identity: `functools.wraps` of a neighbour copies attributes.
-    launch_sampling.controlnet_wrapper = launch_sampling  # type: ignore[attr-defined]
-    launch_sampling.controlnet_original = original  # type: ignore[attr-defined]
-    launch_sampling.controlnet_own_before = own_before  # type: ignore[attr-defined]
-    sampler.launch_sampling = launch_sampling
-
-
 @contextmanager
 def sampled(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
     """The session's pass runs inside; one in whose middle it runs is silent meanwhile."""
@@ -241,13 +199,6 @@ def sampled(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
             yield
     finally:
         shared_objects.sampling = outer
-
-
-def _restore(sampler: Any, original: Callable[..., Any], own_before: bool) -> None:
-    if own_before:
-        sampler.launch_sampling = original
-    else:
-        del sampler.launch_sampling
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """One generation seen from the host's callbacks. Errors are kept here and raised in sampling.
 
 The host prints and forgets what a script method raises, then generates without control. So a
-failure is stored in the session, and the wrapper round the sampler run raises it before the
-first step; the host passes that on to the user.
+failure is stored in the session, and `sampling` raises it before the first step; the host passes
+that on to the user.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def _on_error(runtime: Runtime) -> OnError:
 
 
 def _forget_infotext(p: Any) -> None:
-    for key in [key for key in p.extra_generation_params if infotext.is_own_key(key)]:
+    keys = [key for key in p.extra_generation_params if infotext.is_own_key(key)]
+    for key in keys:
         del p.extra_generation_params[key]
 
 
@@ -157,8 +158,9 @@ def _prepare(
     finally:
         runtime.host.report(None)
     for position, prepared in enumerate(session.prepared):
+        prepared.position = position
         p.extra_generation_params[f"{infotext.KEY} {position}"] = describe(prepared.unit)
-    _pass_on_comments(p, session)
+    pass_on_comments(p, session)
 
 
 def read_units(args: Iterable[Any]) -> list[ControlUnit]:
@@ -208,7 +210,7 @@ def describe(unit: ControlUnit) -> str:
 
 
 def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
-    """Bind the units to the pass that is about to be sampled, and arm them on its sampler.
+    """Bind the units to the pass that is about to be sampled.
 
     Args:
         p: the host's processing object.
@@ -219,9 +221,7 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     """
     session = session_of(p)
     if session is None:
-        if runtime.sampling is None:
-            return
-        session = ControlSession(runtime.host, [])  # keeps the outer generation's controls quiet
+        return
     annotators.make_room()
     if session.error is None:
         try:
@@ -232,8 +232,24 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
             session.error = error
             if not isinstance(error, ControlNetError):
                 log.exception("binding the units to the pass failed")
-    _pass_on_comments(p, session)
-    a1111.arm(session, p, runtime)
+    pass_on_comments(p, session)
+
+
+def begin_late_pass(p: Any, x: Any, runtime: Runtime) -> None:
+    """Bind the units to a pass of another script, whose sampler has been started already.
+
+    Args:
+        p: the host's processing object.
+        x: the latent that sampling starts from, (b, c, h, w); only its size is read.
+        runtime: what all generations share.
+    """
+    begin_pass(p, x, runtime)
+    session = session_of(p)
+    if session is not None and session.starts:
+        session.say(
+            "ControlNet: another script started its sampler with a noise of its own, so the "
+            "picture that was filled in is not laid under it"
+        )
 
 
 def pass_info(p: Any, x: Any) -> PassInfo:
@@ -260,9 +276,12 @@ def pass_info(p: Any, x: Any) -> PassInfo:
     )
 
 
-def _pass_on_comments(p: Any, session: ControlSession) -> None:
-    for comment in session.comments:
+def pass_on_comments(p: Any, session: ControlSession) -> None:
+    """Log what the user should know, and have the page show it under the picture."""
+    for comment in session.comments[session.told :]:
+        log.warning("%s", comment)
         p.comment(comment)
+    session.told = len(session.comments)
 
 
 def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
@@ -270,6 +289,7 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
     session = session_of(p)
     if session is None or session.error is not None:
         return
+    _write_what_ran(p, session, runtime)
     sigma = int(str(runtime.option("control_net_inpaint_blur_sigma", BLUR_SIGMA)))
     for prepared in session.prepared:
         if not prepared.holds:
@@ -279,6 +299,18 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
             images[index] = finished(
                 images[index], prepared.maps[0], prepared.effect, prepared.area, sigma
             )
+
+
+def _write_what_ran(p: Any, session: ControlSession, runtime: Runtime) -> None:
+    """The parameters name the units that have acted, and only those; of the others it is said."""
+    _forget_infotext(p)
+    for prepared in session.prepared:
+        if prepared.acted:
+            key = f"{infotext.KEY} {prepared.position}"
+            p.extra_generation_params[key] = describe(prepared.unit)
+    if not runtime.host.interrupted():
+        session.say_idle()
+        pass_on_comments(p, session)
 
 
 def finish_picture(p: Any, picture: Image.Image) -> None:
@@ -300,6 +332,9 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
     if session is None:
         return
     setattr(p, SESSION_ATTRIBUTE, None)
+    if session.comments:
+        # The answer of the host's API holds the parameters, not the comments.
+        p.extra_generation_params[infotext.NOTES] = "\n".join(session.comments)
     if session.error is not None:
         processed.comments += f"{session.error}\n" if is_batch else ""
         return

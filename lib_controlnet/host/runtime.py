@@ -43,6 +43,7 @@ class Runtime:
 
     Attributes:
         sampling: the session whose pass is being sampled; the host samples one at a time.
+        guarded: the session whose generation is being sampled, between its passes as well.
         batch: the batch that is being run; generations inside it belong to its present turn.
     """
 
@@ -54,6 +55,7 @@ class Runtime:
         self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
         self.sampling: ControlSession | None = None
         self._refusals: dict[tuple[object, ...], Refusal | None] = {}
+        self.guarded: ControlSession | None = None
         self.batch: BatchRun | None = None
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
         count = self.host.flag("controlnet_preprocessor_cache_size", DETECTIONS)

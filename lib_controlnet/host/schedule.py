@@ -49,12 +49,12 @@ def of_call(name: str, arguments: Mapping[str, Any], denoiser: Any) -> Schedule:
 
 
 @contextmanager
-def watched(sampler: Any, note: Callable[[Schedule], None]) -> Iterator[None]:
+def watched(sampler: Any, note: Callable[[Schedule, Any], None]) -> Iterator[None]:
     """Read the arguments with which the sampler's function is called inside this context.
 
     Args:
         sampler: the host's sampler object; its `func` is looked up at the moment of the call.
-        note: gets the schedule right before the first evaluation.
+        note: gets the schedule and the latent, (b, c, h, w), right before the first evaluation.
     """
     function = getattr(sampler, "func", None)
     if not callable(function):
@@ -62,7 +62,7 @@ def watched(sampler: Any, note: Callable[[Schedule], None]) -> Iterator[None]:
         return
 
     def observed(model: Any, x: Any, *rest: Any, **arguments: Any) -> Any:
-        note(of_call(getattr(function, "__name__", ""), arguments, model))
+        note(of_call(getattr(function, "__name__", ""), arguments, model), x)
         return function(model, x, *rest, **arguments)
 
     sampler.func = observed

@@ -210,8 +210,12 @@ def test_setting_skip_goes_on_without_the_failing_unit(webui, plain):
         )
     )
     assert np.array_equal(first(answer), plain)
-    assert "ControlNet 0" in answer.info["infotexts"][0]
-    assert "ControlNet 1" not in answer.info["infotexts"][0]
+    assert "ControlNet" not in answer.info["infotexts"][0]
+    notes = answer.info["extra_generation_params"]["ControlNet notes"].split("\n")
+    assert [note.partition(": ")[0] for note in notes] == [
+        "ControlNet",
+        "ControlNet unit 1 was never active, so it is not in the parameters",
+    ]
 
 
 def test_failure_during_sampling_leaves_the_next_run_untouched(webui, plain, calls):

@@ -27,7 +27,7 @@ LAYERS = (
         *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
         *("batch", "movie", "movie_decoder", "movie_kinds", "pose_layouts", "pickles"),
     ),
-    ("injection", "step", "window", "hint", "region", "active", "effects"),
+    ("injection", "step", "window", "hint", "region", "active", "effects", "outcome"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
     ("remote", "plugins", "unit_object", "pose", "tools", "train"),

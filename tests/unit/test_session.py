@@ -11,7 +11,7 @@ import torch
 from sessions import LATENT, FakeHost, info, picture, prepared
 
 from lib_controlnet.enums import ControlMode, HiResOption, OnError
-from lib_controlnet.errors import UnitError
+from lib_controlnet.errors import HostError, UnitError
 from lib_controlnet.session import ControlSession
 from lib_controlnet.step import RowLayout
 
@@ -487,3 +487,89 @@ def test_inpaint_only_holds_x0_outside_the_mask(base, network):
     assert torch.equal(held[..., 9:], x0[..., 9:])
     assert held[..., :7].max() <= 1.0
     assert torch.equal(x0, torch.full((2, 4, 8, 16), 5.0))
+
+
+NOTHING = np.zeros((64, 128), np.uint8)
+IDLE = {
+    "weight 0": ({"weight": 0.0}, "its weight is 0"),
+    "layers 0": ({"advanced_weighting": (0.0,)}, "all its layer weights are 0"),
+    "start after end": (
+        {"guidance_start": 0.8, "guidance_end": 0.2},
+        "guidance_start 0.8 lies after guidance_end 0.2",
+    ),
+    "start at end": (
+        {"guidance_start": 0.5, "guidance_end": 0.5},
+        "guidance_start 0.5 lies at guidance_end 0.5",
+    ),
+    "end 0": ({"guidance_end": 0.0}, "guidance_start 0 lies at guidance_end 0"),
+    "start 1": ({"guidance_start": 1.0}, "guidance_start 1 lies at guidance_end 1"),
+    "between two steps": (
+        {"guidance_start": 0.4, "guidance_end": 0.6},
+        "none of the 3 evaluations of the sampler lies between its guidance_start 0.4 and "
+        "guidance_end 0.6",
+    ),
+    "region of nothing": ({"region": NOTHING}, "its region covers no pixel"),
+    "the other pass": (
+        {"hr_option": HiResOption.HIGH_RES_ONLY},
+        "it acts in another pass (hr_option is 'High res only')",
+    ),
+}
+
+
+def sample(session, base, steps=3, rows=ROWS):
+    """A pass of some steps; gives the session back with what became of its units."""
+    session.begin_pass(info(has_hires=True), base)
+    size = (LATENT.height, LATENT.width)
+    arguments = support.inputs(kind_of(base), rows=len(rows.rows), size=size)
+    with torch.no_grad(), session.sampling(base.module):
+        for step in range(steps):
+            session.begin_evaluation(rows, step / steps)
+            base.module(**arguments)
+    session.end_pass(steps)
+    session.say_idle()
+    return session
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_unit_without_effect_is_told_of_with_its_reason(base, network, case):
+    fields, reason = IDLE[case]
+    if "advanced_weighting" in fields:
+        fields = {"advanced_weighting": fields["advanced_weighting"] * network.layers}
+    idle, active = prepared(network, **fields), prepared(network, seed=4)
+    session = sample(ControlSession(FakeHost(), [idle, active]), base)
+    assert (idle.acted, active.acted) == (False, True)
+    assert session.comments == [
+        f"ControlNet unit 0 was never active, so it is not in the parameters: {reason}"
+    ]
+
+
+def test_unit_whose_turn_never_comes_is_told_of(base, network):
+    idle = prepared(network)
+    idle.turn = (1, 2)
+    session = sample(ControlSession(FakeHost(), [prepared(network), idle]), base)
+    assert session.comments[0].endswith("no picture of this batch is its turn")
+
+
+def test_unit_that_acts_in_one_of_two_passes_is_not_told_of(base, network):
+    unit = prepared(network, hr_option=HiResOption.LOW_RES_ONLY)
+    session = sample(ControlSession(FakeHost(), [unit]), base)
+    session.begin_pass(info(has_hires=True, is_hires=True), base)
+    session.end_pass(3)
+    session.say_idle()
+    assert unit.acted
+    assert session.comments == []
+
+
+def test_blocks_that_are_never_called_are_an_error_and_steps_that_never_end_are_none(
+    base, network, monkeypatch
+):
+    unit = prepared(network)
+    monkeypatch.setattr(base.module, "forward", lambda x, *_args, **_kwargs: x)
+    with pytest.raises(HostError, match="^unit 0: the U-Net's blocks were never called"):
+        sample(ControlSession(FakeHost(), [unit]), base)
+    session = ControlSession(FakeHost(), [unit])
+    session.begin_pass(info(), base)
+    with session.sampling(base.module):
+        session.begin_evaluation(ROWS, 0.0)  # and then somebody stops the sampler
+    session.end_pass(0)
+    assert not unit.acted

@@ -126,7 +126,7 @@ SUPERSET = {
     "unknown key": ({"frob": 1}, {"enabled": True}),
 }
 """Rows of the table of accepted input, by name: what is sent, what the unit then holds."""
-NOTED = {"weight above", "weight below", "window reversed", "unknown key"}
+NOTED = {"weight above", "weight below", "unknown key"}
 
 
 @pytest.mark.parametrize("row", SUPERSET)
@@ -207,11 +207,6 @@ def test_parse_weight_out_of_range_is_clamped_and_noted():
     unit = parse_unit({"weight": 3})
     assert unit.weight == 2.0
     assert "weight 3" in unit.notes[0]
-
-
-def test_parse_reversed_window_is_noted():
-    unit = parse_unit({"guidance_start": 0.8, "guidance_end": 0.2})
-    assert "never active" in unit.notes[-1]
 
 
 def test_parse_unknown_keys_are_ignored_with_one_note():

@@ -1,0 +1,76 @@
+"""What became of a unit in a pass: it acted, it had no effect and why, or it could not act."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lib_controlnet.errors import HostError
+from lib_controlnet.step import select
+from lib_controlnet.window import Window
+
+if TYPE_CHECKING:
+    from lib_controlnet.active import ActiveControl
+    from lib_controlnet.injection import RegionMask
+    from lib_controlnet.step import RowLayout
+    from lib_controlnet.unit import ControlUnit
+
+
+def before_pass(
+    unit: ControlUnit,
+    strengths: Sequence[float],
+    region: RegionMask | None,
+    images: frozenset[int] | None,
+) -> str:
+    """Why a unit has no effect in a pass whatever its steps are; "" if it may have one.
+
+    Args:
+        unit: as asked.
+        strengths: per layer.
+        region: where it acts; None means everywhere.
+        images: pictures of the batch it acts on; None means all.
+    """
+    if not any(strengths):
+        own = unit.advanced_weighting is not None
+        return "all its layer weights are 0" if own else f"its weight is {unit.weight:g}"
+    start, end = unit.guidance_start, unit.guidance_end
+    if Window(start, end).is_empty:
+        place = "after" if start > end else "at"
+        return f"guidance_start {start:g} lies {place} guidance_end {end:g}"
+    if images == frozenset():
+        return "no picture of this batch is its turn"
+    return "its region covers no pixel" if region is not None and region.is_empty else ""
+
+
+def has_rows(control: ActiveControl, layout: RowLayout) -> bool:
+    """Whether an evaluation has a row that the control acts on."""
+    return bool(select(layout.rows, control.cond_only, control.images))
+
+
+def after_pass(unit: ControlUnit, control: ActiveControl, evaluations: int, completed: int) -> str:
+    """Why a unit had no effect in the pass that is over; "" if it acted.
+
+    Args:
+        unit: as asked.
+        control: what it was bound to.
+        evaluations: evaluations that the sampler announced.
+        completed: how many of them it finished.
+
+    Raises:
+        HostError: it should have acted, and the U-Net never took what it had.
+    """
+    if control.acted:
+        return ""
+    if 0 < control.due <= completed:
+        msg = (
+            f"{unit.name}: the U-Net's blocks were never called in the steps in which the control "
+            "should have acted; another extension may have replaced the U-Net's forward function: "
+            "switch it off, or the unit"
+        )
+        raise HostError(msg)
+    if not evaluations:
+        return "the sampler made no step"
+    return (
+        f"none of the {evaluations} evaluations of the sampler lies between its guidance_start "
+        f"{unit.guidance_start:g} and guidance_end {unit.guidance_end:g}"
+    )
