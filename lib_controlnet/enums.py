@@ -44,7 +44,7 @@ class Choice(str, Enum):
         if isinstance(value, int):
             return cls._by_index(min(max(value, -1), len(members) + 9), value, members)
         text = str(value).strip()
-        if isinstance(value, float) or text.isdigit():
+        if isinstance(value, float) or text.replace(".", "", 1).isdecimal():
             return cls._by_index(float(text), value, members)
         key = text.removeprefix(f"{cls.__name__}.").lower()
         for member in members:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from lib_controlnet.errors import UnitError
 from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
 
 ATTRIBUTES: Final[Mapping[str, str]] = {
@@ -48,7 +49,8 @@ def changed(units: Sequence[ControlUnit], values: Mapping[str, Any]) -> list[Con
             values per unit. Without any unit one is made of the values.
 
     Raises:
-        UnitError: a value is impossible; unit and field are named.
+        UnitError: a value is impossible, or a unit is switched on that holds one; unit and field
+            are named.
     """
     if not units and values:
         units = [dataclasses.replace(DEFAULT_UNIT, enabled=False)]
@@ -63,8 +65,10 @@ def _changed(unit: ControlUnit, position: int, values: Mapping[str, Any]) -> Con
     if "image" in own:
         own["mask"] = None  # it belonged to the picture that is replaced
     fields = {name: getattr(unit, name) for name in PUBLIC_FIELDS}
-    again = parse_unit({**fields, **own}, unit.index)
-    return again.with_notes(*unit.notes)
+    again = parse_unit({**fields, **own}, unit.index, is_request=False)
+    if again.enabled and unit.fault:
+        raise UnitError(unit.fault)
+    return dataclasses.replace(again.with_notes(*unit.notes), fault=unit.fault)
 
 
 def _for_unit(name: str, value: Any, position: int) -> Any:

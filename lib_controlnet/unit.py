@@ -7,12 +7,11 @@ spellings accepted here are the union of what every published version and Forge 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lib_controlnet import field_values as values
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
@@ -23,12 +22,9 @@ from lib_controlnet.enums import (
     PuLIDMode,
     ResizeMode,
 )
-from lib_controlnet.errors import UnitError, shown
+from lib_controlnet.errors import UnitError
+from lib_controlnet.field_values import NO_MODEL, NO_MODULE
 
-log = logging.getLogger(__name__)
-
-NO_MODULE: Final = "none"
-NO_MODEL: Final = "None"
 MAX_WEIGHT: Final = 2.0
 MAX_FEATHER: Final = 512.0
 
@@ -58,6 +54,8 @@ class ControlUnit:
         batch_option: whether every picture of a batch gets all units, or one each. One unit that
             asks for the latter decides for all.
         notes: what was changed while parsing, one sentence each, for the user.
+        is_request: made of a request's dict, whose numbers must be in range.
+        fault: why a unit that is switched off could not be switched on.
     """
 
     is_ui: bool = False
@@ -98,6 +96,8 @@ class ControlUnit:
     batch_option: BatchOption = BatchOption.DEFAULT
     index: int = 0
     notes: tuple[str, ...] = ()
+    is_request: bool = False
+    fault: str = ""
 
     @property
     def name(self) -> str:
@@ -121,8 +121,9 @@ class ControlUnit:
         return dataclasses.replace(self, notes=self.notes + notes)
 
 
+_OWN_FIELDS: Final = ("index", "notes", "is_request", "fault")
 PUBLIC_FIELDS: Final = tuple(
-    field.name for field in dataclasses.fields(ControlUnit) if field.name not in ("index", "notes")
+    field.name for field in dataclasses.fields(ControlUnit) if field.name not in _OWN_FIELDS
 )
 DEFAULT_UNIT: Final = ControlUnit()
 
@@ -139,214 +140,188 @@ _IGNORED_FORGE_KEYS: Final = (
     "batch_mask_gallery",
     "generated_image",
     "use_preview_as_input",
+    "mask_image_fg",
 )
+MAX_KEY: Final = 60
+MAX_KEYS: Final = 20
 
 
-def parse_unit(value: Mapping[str, Any] | object, index: int = 0) -> ControlUnit:
+def canonical(key: object) -> str | None:
+    """The field or older name that a key means, whatever its letters' case; None if unknown.
+
+    "Control Mode", "controlMode" and "control-mode" are `control_mode`.
+    """
+    return _KEYS.get("".join(c for c in str(key)[:MAX_KEY].lower() if c.isalnum()))
+
+
+def parse_unit(
+    value: Mapping[str, Any] | object, index: int = 0, *, is_request: bool | None = None
+) -> ControlUnit:
     """Make a `ControlUnit` of a request's dict or of any object with a unit's attributes.
 
     A dict without `enabled` is an enabled unit: that is what HTTP clients mean. An object's own
-    default stands.
+    default stands. null means the default, and so does "" except for what is true or false. A
+    unit that is switched off is never refused, whatever it holds: see `ControlUnit.fault`.
 
     Args:
         value: a mapping with the interface's keys and aliases, or a unit-like object.
         index: the unit's place among all units, for messages.
+        is_request: a weight out of range is an error; else it is brought into range and noted,
+            for scripts whose schedules overshoot. None: it is for a mapping.
 
     Raises:
         UnitError: a field holds an impossible value; the message names unit, field and value.
     """
     if isinstance(value, ControlUnit):
         return dataclasses.replace(value, index=index)
+    if isinstance(value, (str, bytes, int, float, list, tuple)):
+        msg = (
+            f"unit {index}: the argument is {type(value).__name__}, not a unit; send one object "
+            'per unit, such as {"module": "canny", "model": "...", "image": "..."}'
+        )
+        raise UnitError(msg)
+    is_mapping = isinstance(value, Mapping)
+    is_request = is_mapping if is_request is None else is_request
     notes: list[str] = []
-    if isinstance(value, Mapping):
-        try:
-            given = _resolve_aliases(dict(value), notes)
-        except UnitError as error:
-            msg = f"unit {index}: {error}"
-            raise UnitError(msg) from error
-        given.setdefault("enabled", True)
-    else:
-        given = {name: getattr(value, name) for name in PUBLIC_FIELDS if hasattr(value, name)}
-    fields: dict[str, Any] = {}
-    for name, raw in given.items():
-        try:
-            fields[name] = _PARSERS[name](raw, notes)
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            msg = f"unit {index}: {name} {error}"
-            raise UnitError(msg) from error
-    return ControlUnit(**fields, index=index, notes=tuple(notes))
+    try:
+        if is_mapping:
+            given = _resolve_aliases(value, notes)
+            given["enabled"] = True if given.get("enabled") is None else given["enabled"]
+        else:
+            given = {name: getattr(value, name) for name in PUBLIC_FIELDS if hasattr(value, name)}
+        enabled = _field("enabled", given.pop("enabled", False), notes)
+    except ValueError as error:
+        msg = f"unit {index}: {error}"
+        raise UnitError(msg) from error
+    own = {"enabled": enabled, "index": index, "is_request": is_request}
+    try:
+        fields = {name: _field(name, raw, notes, is_request) for name, raw in given.items()}
+    except ValueError as error:
+        msg = f"unit {index}: {error}"
+        if not enabled:
+            return ControlUnit(**own, fault=msg)
+        raise UnitError(msg) from error
+    return ControlUnit(**fields, **own, notes=tuple(notes))
 
 
-def _resolve_aliases(given: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Rename legacy keys; the current name wins unless it is empty."""
-    for old, new in _ALIASES.items():
-        if old not in given:
+def _field(name: str, raw: Any, notes: list[str], is_request: bool = True) -> Any:
+    """A field's value; the name is put in front of what is said about it."""
+    said: list[str] = []
+    parse = _PARSERS[name]
+    if name == "weight" and not is_request:
+        parse = _brought_into_range
+    try:
+        found = DEFAULTS[name] if _means_default(name, raw) else parse(raw, said)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        msg = f"{name} {error}"
+        raise ValueError(msg) from error
+    notes += [f"{name} {sentence}" for sentence in said]
+    return found
+
+
+def _means_default(name: str, raw: object) -> bool:
+    if raw is None:
+        return True
+    is_blank = isinstance(raw, str) and not raw.strip()
+    return is_blank and _PARSERS[name] is not values.boolean
+
+
+def _brought_into_range(value: object, notes: list[str]) -> float:
+    number = values.number(value)
+    clamped = min(max(number, 0.0), MAX_WEIGHT)
+    if clamped != number:
+        notes.append(f"{number:g} lies outside 0 to {MAX_WEIGHT:g}: {clamped:g} is used")
+    return clamped
+
+
+def _resolve_aliases(sent: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Fields under their present names; the present name wins unless it is empty.
+
+    Raises:
+        ValueError: `guess_mode` is neither true nor false.
+    """
+    given = {key: value for key, value in sent.items() if key in _NAMES}
+    unknown = []
+    for key, value in sent.items():
+        if key in _NAMES:
             continue
-        value = given.pop(old)
-        if _is_empty(given.get(new)):
+        name = canonical(key)
+        if name is None or name in given:
+            unknown.append(str(key))
+        else:
+            given[name] = value
+    for old, new in _ALIASES.items():
+        value = given.pop(old, None)
+        if _is_empty(given.get(new)) and not _is_empty(value):
             given[new] = value
     for old in _GUESS_MODE:
-        if old in given:
-            flag = given.pop(old)
+        flag = given.pop(old, None)
+        if flag is not None:
             try:
-                mode = ControlMode.CONTROL if _boolean(flag, notes) else ControlMode.BALANCED
+                mode = ControlMode.CONTROL if values.boolean(flag, []) else ControlMode.BALANCED
             except ValueError as error:
                 msg = f"{old} {error}"
-                raise UnitError(msg) from error
+                raise ValueError(msg) from error
             given.setdefault("control_mode", mode)
     scribble = given.pop("image_fg", None)
     if not _is_empty(scribble) and _is_empty(given.get("mask")):
         given["mask"] = AlphaLayer(scribble)
-    given.pop("mask_image_fg", None)
     for key in _IGNORED_FORGE_KEYS:
         given.pop(key, None)
-    unknown = sorted(set(given) - set(PUBLIC_FIELDS))
-    for key in unknown:
-        given.pop(key)
     if unknown:
-        notes.append(f"unknown keys ignored: {', '.join(map(str, unknown))}")
+        notes.append(f"unknown keys ignored: {shown_keys(unknown)}")
     return given
 
 
+def shown_keys(keys: list[str]) -> str:
+    """Keys of a request in an order of their own, each in part, and the first of them."""
+    listed = [key if len(key) <= MAX_KEY else f"{key[:MAX_KEY]}..." for key in sorted(keys)]
+    return ", ".join(listed[:MAX_KEYS]) + (", ..." if len(listed) > MAX_KEYS else "")
+
+
 def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, str) and value == "")
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _boolean(value: object, _notes: list[str]) -> bool:
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text in ("true", "1", "on", "yes"):
-            return True
-        if text in ("false", "0", "off", "no", ""):
-            return False
-        msg = f"is {shown(value)}, must be true or false"
-        raise ValueError(msg)
-    return bool(value)
-
-
-def _number(value: object) -> float:
-    if value is None or isinstance(value, bool):
-        msg = f"is {shown(value)}, must be a number"
-        raise ValueError(msg)
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
-        msg = f"is {shown(value)}, must be a number"
-        raise ValueError(msg) from error
-    if not math.isfinite(number):
-        msg = f"is {shown(value)}, must be a finite number"
-        raise ValueError(msg)
-    return number
-
-
-def _weight(value: object, notes: list[str]) -> float:
-    number = _number(value)
-    clamped = min(max(number, 0.0), MAX_WEIGHT)
-    if clamped != number:
-        notes.append(f"weight {number:g} lies outside 0 to {MAX_WEIGHT:g}: {clamped:g} is used")
-    return clamped
-
-
-def _fraction(value: object, _notes: list[str]) -> float:
-    number = _number(value)
-    if not 0.0 <= number <= 1.0:
-        msg = f"is {number:g}, must be between 0 and 1"
-        raise ValueError(msg)
-    return number
-
-
-def _feather(value: object, _notes: list[str]) -> float:
-    number = _number(value)
-    if not 0.0 <= number <= MAX_FEATHER:
-        msg = f"is {number:g}, must be between 0 and {MAX_FEATHER:g} pixels"
-        raise ValueError(msg)
-    return number
-
-
-def _slider(value: object, _notes: list[str]) -> float:
-    return -1 if value is None else _number(value)
-
-
-def _resolution(value: object, notes: list[str]) -> int:
-    return int(_slider(value, notes))
-
-
-def _layer_weights(value: object, _notes: list[str]) -> tuple[float, ...] | None:
-    if value is None or isinstance(value, str) and value.strip() in ("", "None"):
-        return None
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        msg = f"is {shown(value)}, must be a list of numbers, one per layer"
-        raise ValueError(msg)
-    weights = tuple(_number(item) for item in value)  # type: ignore[attr-defined]
-    return weights or None
-
-
-def _name_or(default: str) -> Callable[[object, list[str]], str]:
-    def parse(value: object, _notes: list[str]) -> str:
-        text = "" if value is None else str(value).strip()
-        return default if text.lower() in ("", "none") else text
-
-    return parse
-
-
-def _choice(kind: Any, default: object) -> Callable[[object, list[str]], Any]:
-    def parse(value: object, _notes: list[str]) -> Any:
-        return default if value is None else kind.parse(value)
-
-    return parse
-
-
-def _picture(value: object, _notes: list[str]) -> Any:
-    return None if isinstance(value, str) and value.strip() == "" else value
-
-
-def _text(value: object, _notes: list[str]) -> str:
-    return "" if value is None else str(value)
-
-
-def _anything(value: object, _notes: list[str]) -> Any:
-    return value
-
-
-def _tuple(value: object, _notes: list[str]) -> tuple[Any, ...]:
-    return () if value is None else tuple(value)  # type: ignore[arg-type]
-
-
-_PARSERS: Final[dict[str, Callable[[Any, list[str]], Any]]] = {
-    "is_ui": _boolean,
-    "input_mode": _choice(InputMode, InputMode.SIMPLE),
-    "batch_images": _anything,
-    "output_dir": _text,
-    "loopback": _boolean,
-    "enabled": _boolean,
-    "module": _name_or(NO_MODULE),
-    "model": _name_or(NO_MODEL),
-    "weight": _weight,
-    "image": _picture,
-    "resize_mode": _choice(ResizeMode, ResizeMode.INNER_FIT),
-    "low_vram": _boolean,
-    "processor_res": _resolution,
-    "threshold_a": _slider,
-    "threshold_b": _slider,
-    "guidance_start": _fraction,
-    "guidance_end": _fraction,
-    "pixel_perfect": _boolean,
-    "control_mode": _choice(ControlMode, ControlMode.BALANCED),
-    "inpaint_crop_input_image": _boolean,
-    "hr_option": _choice(HiResOption, HiResOption.BOTH),
-    "save_detected_map": _boolean,
-    "advanced_weighting": _layer_weights,
-    "effective_region_mask": _picture,
-    "pulid_mode": _choice(PuLIDMode, PuLIDMode.FIDELITY),
-    "union_control_type": _choice(ControlNetUnionControlType, ControlNetUnionControlType.UNKNOWN),
-    "ipadapter_input": _anything,
-    "mask": _picture,
-    "batch_mask_dir": _anything,
-    "animatediff_batch": _boolean,
-    "batch_modifiers": _tuple,
-    "batch_image_files": _tuple,
-    "batch_keyframe_idx": _anything,
-    "region": _choice(ActingRegion, ActingRegion.WHOLE),
-    "region_feather": _feather,
-    "batch_option": _choice(BatchOption, BatchOption.DEFAULT),
+_PARSERS: Final[dict[str, values.Parser]] = {
+    "is_ui": values.boolean,
+    "input_mode": values.choice(InputMode),
+    "batch_images": values.pictures,
+    "output_dir": values.text,
+    "loopback": values.boolean,
+    "enabled": values.boolean,
+    "module": values.name_or(NO_MODULE),
+    "model": values.name_or(NO_MODEL),
+    "weight": values.within(0.0, MAX_WEIGHT),
+    "image": values.picture,
+    "resize_mode": values.choice(ResizeMode),
+    "low_vram": values.boolean,
+    "processor_res": values.whole,
+    "threshold_a": values.slider,
+    "threshold_b": values.slider,
+    "guidance_start": values.within(0.0, 1.0),
+    "guidance_end": values.within(0.0, 1.0),
+    "pixel_perfect": values.boolean,
+    "control_mode": values.choice(ControlMode),
+    "inpaint_crop_input_image": values.boolean,
+    "hr_option": values.choice(HiResOption),
+    "save_detected_map": values.boolean,
+    "advanced_weighting": values.layer_weights,
+    "effective_region_mask": values.picture,
+    "pulid_mode": values.choice(PuLIDMode),
+    "union_control_type": values.choice(ControlNetUnionControlType),
+    "ipadapter_input": values.unsupported("IP-Adapter"),
+    "mask": values.picture,
+    "batch_mask_dir": values.text,
+    "animatediff_batch": values.boolean,
+    "batch_modifiers": values.functions,
+    "batch_image_files": values.listed,
+    "batch_keyframe_idx": values.keyframes,
+    "region": values.choice(ActingRegion),
+    "region_feather": values.within(0.0, MAX_FEATHER, " pixels"),
+    "batch_option": values.choice(BatchOption),
 }
+DEFAULTS: Final[dict[str, Any]] = {name: getattr(DEFAULT_UNIT, name) for name in PUBLIC_FIELDS}
+_NAMES: Final = (*_ALIASES, *_GUESS_MODE, *_IGNORED_FORGE_KEYS, "image_fg", *PUBLIC_FIELDS)
+_KEYS: Final[dict[str, str]] = {name.replace("_", ""): name for name in _NAMES}
+"""Every key of the interface by its letters alone."""

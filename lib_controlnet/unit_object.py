@@ -27,7 +27,7 @@ from lib_controlnet.enums import (
 )
 from lib_controlnet.image import join_mask
 from lib_controlnet.inputs import PictureSource, read_mask, split_picture
-from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, AlphaLayer, parse_unit
+from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, AlphaLayer, canonical, parse_unit
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,8 @@ class ControlNetUnit:
         """
         report(values)
         unit = parse_unit(values)
+        if unit.fault:  # it is switched off: whoever switches it on is told
+            return cls(**{**values, "enabled": False})
         fields = {name: getattr(unit, name) for name in PUBLIC_FIELDS}
         fields.update({name: list(fields[name]) for name in _LISTS})
         if fields["advanced_weighting"] is not None:
@@ -215,7 +217,7 @@ def report(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         if name in _RENAMED:
             _notice(f"the field {name!r} of a unit is out of date, use {_RENAMED[name]!r}")
-        elif name not in PUBLIC_FIELDS:
+        elif canonical(name) is None:
             _notice(f"a unit has no field {_brief(name)}; it is ignored")
         elif name in _CHOICES and not isinstance(value, _CHOICES[name]):
             member = _as_choice(name, value)

@@ -1,8 +1,8 @@
 """A look at the units of a generation request before the host takes them.
 
-The host copies as many units as it has slots and drops the others without a word, fails with a
-server error on arguments that are no list, and fails after the generation on values that it
-cannot write into its answer, which repeats the request.
+The host copies as many units as it has slots and drops the others without a word, as it does with
+units at other places, fails with a server error on arguments that are no list, and fails after the
+generation on values that it cannot write into its answer, which repeats the request.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
 from fastapi.routing import APIRoute
 
+from lib_controlnet.api import strays
 from lib_controlnet.errors import ControlNetError, UnitError
+from lib_controlnet.unit import parse_unit
 
 ROUTES: Final = {"/sdapi/v1/txt2img": False, "/sdapi/v1/img2img": True}
 """The host's routes that take units, and whether they are img2img's."""
-SCRIPT: Final = "controlnet"
 MAX_DEPTH: Final = 32
 LEAST, MOST = -(2**63), 2**64 - 1
 """Whole numbers that the host's JSON writer knows."""
@@ -59,34 +60,62 @@ def _watcher(check: Check, is_img2img: bool) -> Callable[..., Any]:
 
 
 def check_units(body: object, slots: int, drops_surplus: bool = False) -> None:
-    """Refuse what the host would drop silently or fail on.
+    """Refuse what the host would drop silently or fail on, and what no unit can mean.
 
     Args:
-        body: the request.
+        body: the request. A unit that is switched off and cannot be written into the answer is
+            replaced by an empty one, in place, before the host takes the request.
         slots: units that the host takes.
         drops_surplus: further units are the host's to drop, not an error.
 
     Raises:
         ControlNetError: a sentence about the units.
     """
-    scripts = body.get("alwayson_scripts") if isinstance(body, Mapping) else None
-    if not isinstance(scripts, Mapping):
+    if not isinstance(body, Mapping):
         return
+    units = _units(body.get(strays.SCRIPTS))
+    _check_count(units, slots, drops_surplus)
+    for index, unit in enumerate(units):
+        try:
+            _check_values(unit, f"unit {index}")
+        except UnitError:
+            if strays.is_asked(unit):
+                raise
+            units[index] = {"enabled": False}
+        if strays.is_asked(unit):
+            parse_unit(unit, index)  # at once, not when the queue has come to it
+    strays.refuse(body, units)
+
+
+def _units(scripts: object) -> list[Any]:
+    """The list of units at its place in a request; an empty one where there is none.
+
+    Raises:
+        ControlNetError: what lies there is no list.
+    """
+    if isinstance(scripts, list) and scripts:  # pairs, which older hosts take for an object
+        msg = f"{strays.SCRIPTS} is a list; expected an object"
+        raise ControlNetError(msg)
+    if not isinstance(scripts, Mapping):
+        return []
+    found: list[Any] = []
     for key, given in scripts.items():
-        if str(key).lower() != SCRIPT:
+        if str(key).lower() != strays.SCRIPT:
             continue
-        where = f"alwayson_scripts.{SCRIPT}"
+        where = f"{strays.SCRIPTS}.{strays.SCRIPT}"
         if not isinstance(given, Mapping):
             msg = f'{where} is {_kind(given)}; expected an object with a list "args"'
             raise ControlNetError(msg)
-        units = given.get("args", [])
+        _check_values({name: value for name, value in given.items() if name != strays.ARGS}, where)
+        units = given.get(strays.ARGS, [])
         if not isinstance(units, list):
             msg = f"{where}.args is {_kind(units)}; expected a list of units"
             raise ControlNetError(msg)
-        _check_count(units, slots, drops_surplus)
-        for index, unit in enumerate(units):
-            _check_values(unit, f"unit {index}")
-        _check_values({name: value for name, value in given.items() if name != "args"}, where)
+        if found and units:
+            msg = f"{where} is given twice, in different letters; send one list of units"
+            raise ControlNetError(msg)
+        found = units or found
+    return found
 
 
 def _kind(value: object) -> str:
@@ -97,7 +126,9 @@ def _kind(value: object) -> str:
 
 
 def _check_count(units: list[Any], slots: int, drops_surplus: bool) -> None:
-    surplus = [index for index, unit in enumerate(units) if index >= slots and _is_asked(unit)]
+    surplus = [
+        index for index, unit in enumerate(units) if index >= slots and strays.is_asked(unit)
+    ]
     if surplus and not drops_surplus:
         msg = (
             f"unit {surplus[0]}: {len(units)} units are sent, but there are {slots} slots; raise "
@@ -105,17 +136,6 @@ def _check_count(units: list[Any], slots: int, drops_surplus: bool) -> None:
             "the UI, or send fewer"
         )
         raise UnitError(msg)
-
-
-def _is_asked(unit: object) -> bool:
-    """Whether leaving a unit out would change the picture."""
-    if not isinstance(unit, Mapping):
-        return unit is not None
-    enabled = unit.get("enabled", True)
-    return enabled.strip().lower() not in _OFF if isinstance(enabled, str) else bool(enabled)
-
-
-_OFF: Final = ("false", "0", "off", "no", "")
 
 
 def _check_values(root: object, where: str) -> None:

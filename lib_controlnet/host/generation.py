@@ -16,7 +16,7 @@ from PIL import Image
 
 from lib_controlnet import infotext, preprocess, remote, unit_object
 from lib_controlnet.enums import LATENT_SCALE, OnError
-from lib_controlnet.errors import ControlNetError, HostError, UnitError
+from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.finish import finished
 from lib_controlnet.hint import PassGeometry
 from lib_controlnet.host import (
@@ -173,12 +173,6 @@ def read_units(args: Iterable[Any]) -> list[ControlUnit]:
     for index, value in enumerate(args):
         if value is None:
             continue
-        if isinstance(value, (str, int, float, bool, list, tuple)):
-            msg = (
-                f"unit {index}: the argument is {type(value).__name__}, not a unit; send one "
-                'object per unit, such as {"module": "canny", "model": "...", "image": "..."}'
-            )
-            raise UnitError(msg)
         if isinstance(value, Mapping):
             unit_object.report(value)
         units.append(parse_unit(value, index))

@@ -214,8 +214,8 @@ def test_row_07_stability_matrix_models_through_links(webui: Any, tmp_path: Path
 def test_row_09_deforum_module_details_and_units(webui: Any, unit: dict) -> None:
     details = webui.get("/controlnet/module_list").json()["module_detail"]
     assert all(isinstance(s, dict) for d in details.values() for s in d["sliders"])
-    heavy = pictures(webui, {**unit, "weight": 3.0, "some_schedule": "0:(1)"})
-    assert heavy == pictures(webui, {**unit, "weight": 2.0})
+    scheduled = pictures(webui, {**unit, "weight": 2.0, "some_schedule": "0:(1)"})
+    assert scheduled == pictures(webui, {**unit, "weight": 2.0})
 
 
 def test_row_11_animatediff_frames_over_http_are_one_batch(webui: Any, codec: Any) -> None:

@@ -45,8 +45,9 @@ ON = {"module": "canny"}
         asking(ON, ON, ON),
         asking(ON, ON, ON, OFF, None, {"enabled": "false"}, {"enabled": 0}, {"enabled": ""}),
         asking(None, "text", 1, key="other"),
-        asking({"image": "x" * 10_000, "weight": 1e300, "prompt": "ü🙂"}),
-        asking({"image": nested(MAX_DEPTH - 1), "threshold_a": 2**64 - 1, "weight": -(2**63)}),
+        asking({"image": "x" * 10_000, "threshold_b": 1e300, "prompt": "ü🙂"}),
+        asking({"image": nested(MAX_DEPTH - 1), "threshold_a": 2**64 - 1, "threshold_b": -(2**63)}),
+        asking({"enabled": False, "weight": "x", "guidance_end": 9, "control_mode": {}}),
     ],
     ids=lambda body: repr(body)[:60],
 )
@@ -88,6 +89,14 @@ def test_honest_request_passes(body: Any) -> None:
         ),
         (asking({"image": nested(10_000)}), "unit 0: image is nested more than 32 levels deep"),
         (asking([float("nan")]), "unit 0: an argument is nan, must be a finite number"),
+        (asking(OFF, {"weight": 5}), "unit 1: weight is 5, must be between 0 and 2"),
+        (asking("canny"), "unit 0: the argument is str, not a unit; send one object per unit"),
+        (asking([ON]), "unit 0: the argument is list, not a unit; send one object per unit"),
+        ({"alwayson_scripts": [["ControlNet", {"args": [ON]}]]}, "alwayson_scripts is a list;"),
+        (
+            {"alwayson_scripts": {"ControlNet": {"args": [ON]}, "controlnet": {"args": [ON]}}},
+            "alwayson_scripts.controlnet is given twice, in different letters",
+        ),
     ],
     ids=lambda value: value[:50] if isinstance(value, str) else "",
 )
@@ -160,3 +169,13 @@ def test_setting_to_skip_failing_units_lets_surplus_units_be_dropped(
 ) -> None:
     with served(tmp_path, FakeWeb(), app, control_net_on_error="skip") as (client, _):
         assert client.post("/sdapi/v1/txt2img", json=asking(ON, ON, ON, ON)).status_code == 200
+
+
+@pytest.mark.parametrize("junk", ["NaN", "Infinity", str(10**40), '"\\ud800"', "[" * 60 + "]" * 60])
+def test_unit_that_is_off_never_stops_a_request(client: TestClient, junk: str) -> None:
+    units = '[{"module": "canny"}, {"enabled": false, "image": ' + junk + "}]"
+    content = '{"alwayson_scripts": {"ControlNet": {"args": ' + units + "}}}"
+    headers = {"content-type": "application/json"}
+    answer = client.post("/sdapi/v1/txt2img", content=content, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["got"]["alwayson_scripts"]["ControlNet"]["args"] == [ON, OFF]

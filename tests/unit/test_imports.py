@@ -26,6 +26,7 @@ LAYERS = (
     (
         *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
         *("batch", "movie", "movie_decoder", "movie_kinds", "pose_layouts", "pickles"),
+        "field_values",
     ),
     ("injection", "step", "window", "hint", "region", "active", "effects", "outcome"),
     ("patcher",),

@@ -305,9 +305,16 @@ def test_unit_repr_names_pictures_by_size_only() -> None:
 
 
 def test_unit_from_dict_without_enabled_is_enabled() -> None:
-    unit = ControlNetUnit.from_dict({"module": "canny", "mask_image": "abc", "weight": 3})
-    assert (unit.enabled, unit.mask, unit.weight) == (True, "abc", 2.0)
+    unit = ControlNetUnit.from_dict({"module": "canny", "mask_image": "abc", "weight": "1.5"})
+    assert (unit.enabled, unit.mask, unit.weight) == (True, "abc", 1.5)
     assert ControlNetUnit.from_dict({"enabled": False}).enabled is False
+
+
+def test_unit_from_dict_is_strict_if_it_is_on_and_keeps_everything_if_it_is_off() -> None:
+    with pytest.raises(UnitError, match="unit 0: weight is 3, must be between 0 and 2"):
+        ControlNetUnit.from_dict({"weight": 3})
+    unit = ControlNetUnit.from_dict({"weight": "x", "enabled": False, "module": "canny"})
+    assert (unit.enabled, unit.weight, unit.module) == (False, "x", "canny")
 
 
 def test_unit_infotext_round_trip() -> None:

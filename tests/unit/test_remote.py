@@ -64,7 +64,7 @@ def test_impossible_value_names_unit_and_field():
 
 
 def test_notes_of_a_unit_are_kept():
-    unit = parse_unit({"weight": 9})
+    unit = parse_unit({"weight": 9}, is_request=False)
     assert changed([unit], {"region": "Own mask"})[0].notes[-1].startswith("weight 9")
     assert changed([unit], {"region": "Own mask"})[0].region is ActingRegion.OWN
 

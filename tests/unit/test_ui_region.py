@@ -169,7 +169,7 @@ def test_read_weights(text: str, weights: object) -> None:
 
 def test_weights_that_are_no_numbers_are_reported_with_the_unit() -> None:
     with pytest.raises(UnitError, match="unit 2: advanced_weighting is 'half'"):
-        parse_unit(build_unit({"advanced_weighting": "half"}), 2)
+        parse_unit(build_unit({"enabled": True, "advanced_weighting": "half"}), 2)
 
 
 def pasted(runtime: FakeRuntime, text: str) -> dict[str, Any]:

@@ -105,8 +105,6 @@ SUPERSET = {
     "module empty": ({"module": ""}, {"module": "none"}),
     "model null": ({"model": None}, {"model": "None"}),
     "model empty": ({"model": ""}, {"model": "None"}),
-    "weight above": ({"weight": 3.5}, {"weight": 2.0}),
-    "weight below": ({"weight": -1}, {"weight": 0.0}),
     "window reversed": (
         {"guidance_start": 0.8, "guidance_end": 0.2},
         {"guidance_start": 0.8, "guidance_end": 0.2},
@@ -126,7 +124,7 @@ SUPERSET = {
     "unknown key": ({"frob": 1}, {"enabled": True}),
 }
 """Rows of the table of accepted input, by name: what is sent, what the unit then holds."""
-NOTED = {"weight above", "weight below", "unknown key"}
+NOTED = {"unknown key"}
 
 
 @pytest.mark.parametrize("row", SUPERSET)
@@ -136,7 +134,7 @@ def test_superset_row_is_understood_and_told_where_it_changes_something(row):
     assert {name: getattr(unit, name) for name in expected} == expected
     assert len(unit.notes) == (row in NOTED)
     for field in dataclasses.fields(ControlUnit):
-        if field.name not in (*expected, "enabled", "notes"):
+        if field.name not in (*expected, "enabled", "notes", "is_request"):
             assert getattr(unit, field.name) == field.default, field.name
 
 
@@ -197,16 +195,26 @@ def test_junk_in_a_field_is_understood_or_refused_in_one_short_sentence(field):
             unit = parse_unit({field: junk}, 3)
         except UnitError as error:
             assert str(error).startswith(f"unit 3: {field} ")
-            assert len(str(error)) < 400
+            assert " is " in str(error)
+            assert len(str(error)) < 600
             str(error).encode("utf-8")
         else:
             assert isinstance(unit, ControlUnit)
 
 
-def test_parse_weight_out_of_range_is_clamped_and_noted():
-    unit = parse_unit({"weight": 3})
-    assert unit.weight == 2.0
-    assert "weight 3" in unit.notes[0]
+class Scheduled:
+    """A unit of a script whose schedule overshoots."""
+
+    enabled = True
+    weight = 3
+
+
+def test_weight_out_of_range_is_refused_from_a_request_and_clamped_from_a_script():
+    with pytest.raises(UnitError, match="^unit 1: weight is 3, must be between 0 and 2$"):
+        parse_unit({"weight": 3}, 1)
+    for unit in (parse_unit(Scheduled()), parse_unit({"weight": 3}, is_request=False)):
+        assert unit.weight == 2.0
+        assert unit.notes == ("weight 3 lies outside 0 to 2: 2 is used",)
 
 
 def test_parse_unknown_keys_are_ignored_with_one_note():

@@ -1,0 +1,148 @@
+"""Units of a generation request that lie where the host does not look for them.
+
+The host reads units at one place, `alwayson_scripts.controlnet.args`, and passes over every key
+that it does not know: a picture without control would be the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from lib_controlnet.errors import UnitError
+from lib_controlnet.unit import canonical
+
+SCRIPTS: Final = "alwayson_scripts"
+SCRIPT: Final = "controlnet"
+ARGS: Final = "args"
+MAX_NODES: Final = 20_000
+"""Objects and lists of a request that are looked at; a picture counts nothing."""
+_OFF: Final = ("false", "0", "off", "no", "")
+_NAMES: Final = ("module", "model")
+_PICTURES: Final = ("image", "input_image", "mask", "mask_image")
+_TELLING: Final = frozenset(
+    (
+        *("weight", "resize_mode", "control_mode", "guidance_start", "guidance_end", "guidance"),
+        *("processor_res", "threshold_a", "threshold_b", "pixel_perfect", "low_vram", "lowvram"),
+        *("hr_option", "guess_mode", "effective_region_mask", *_NAMES, *_PICTURES),
+    )
+)
+"""Fields by which a unit is known, whatever it lies under."""
+Found = Iterator[tuple[str, Mapping[str, Any]]]
+
+
+def is_asked(unit: object) -> bool:
+    """Whether leaving a unit out would change the picture."""
+    if not isinstance(unit, Mapping):
+        return unit is not None
+    enabled = unit.get("enabled", True)
+    if enabled is None:
+        return True
+    return enabled.strip().lower() not in _OFF if isinstance(enabled, str) else bool(enabled)
+
+
+def refuse(body: Mapping[str, Any], units: list[Any]) -> None:
+    """Refuse a request whose units would be passed over.
+
+    A client may repeat its units under an older key for older servers; that is no harm.
+
+    Args:
+        body: the request.
+        units: those at the right place.
+
+    Raises:
+        UnitError: there is a unit elsewhere that is switched on.
+    """
+    for where, unit in _found(body, units):
+        if _asks(unit) and not any(unit == known for known in units):
+            msg = (
+                f"{where} holds a ControlNet unit, which is not looked for there; send units as "
+                f'"{SCRIPTS}": {{"{SCRIPT}": {{"{ARGS}": [{{...}}, ...]}}}}'
+            )
+            raise UnitError(msg)
+
+
+def _asks(unit: Mapping[str, Any]) -> bool:
+    """Whether a misplaced unit is switched on and names anything."""
+    fields = {canonical(key): value for key, value in unit.items()}
+    if not is_asked({"enabled": fields.get("enabled", True)}):
+        return False
+    named = (str(fields.get(name) or "none").strip().lower() != "none" for name in _NAMES)
+    return any(named) or any(fields.get(name) for name in _PICTURES)
+
+
+def _found(body: Mapping[str, Any], units: list[Any]) -> Found:
+    walk = _Walk()
+    flat: dict[str, Any] = {}
+    # What bears our name comes first: the rest of the request cannot use up the look at it.
+    for key, value in sorted(body.items(), key=lambda item: not _is_named_ours(item[0])):
+        name = _letters(key)
+        if key == SCRIPTS and isinstance(value, Mapping):
+            for script, given in value.items():
+                if str(script).lower() == SCRIPT and isinstance(given, Mapping):
+                    rest = {name: item for name, item in given.items() if name != ARGS}
+                    yield from walk.below(rest, f"{SCRIPTS}.{script}", is_ours=True)
+        elif key == "script_args" and body.get("script_name"):
+            continue  # that script's own business
+        elif name.startswith(SCRIPT) and canonical(name.removeprefix(SCRIPT)) is not None:
+            flat[name.removeprefix(SCRIPT)] = value
+        else:
+            yield from walk.below(value, _shown(key), is_ours=name.startswith(SCRIPT))
+    if flat:
+        yield "a key such as controlnet_module", flat
+    for index, unit in enumerate(units):
+        for key, value in unit.items() if isinstance(unit, Mapping) else ():
+            if canonical(key) is None:
+                where = f"{SCRIPTS}.{SCRIPT}.{ARGS}[{index}].{_shown(key)}"
+                yield from walk.below(value, where, is_ours=False)
+
+
+class _Walk:
+    """Looks through the objects and lists of one request, up to `MAX_NODES` of them in all."""
+
+    def __init__(self) -> None:
+        self.left = MAX_NODES
+
+    def below(self, root: object, where: str, is_ours: bool) -> Found:
+        """Units in a value.
+
+        Args:
+            root: the value.
+            where: how messages call it.
+            is_ours: it lies under a name of ours, so that less makes a unit.
+        """
+        waiting = [root]
+        while waiting and self.left > 0:
+            value = waiting.pop()
+            if isinstance(value, Mapping):
+                self.left -= 1
+                if _is_unit(value, is_ours):
+                    yield where, value
+                else:
+                    waiting += _containers(value.values())
+            elif isinstance(value, list):
+                self.left -= 1
+                waiting += _containers(value)
+            elif is_ours and value is root and isinstance(value, str) and value.strip():
+                yield where, {"module": value}  # units as a text of JSON, or a model's name
+
+
+def _containers(values: Any) -> list[Any]:
+    return [value for value in values if isinstance(value, (Mapping, list))]
+
+
+def _is_unit(value: Mapping[str, Any], is_ours: bool) -> bool:
+    known = {canonical(key) for key in value} & _TELLING
+    return bool(known & {*_NAMES, *_PICTURES}) and len(known) >= (1 if is_ours else 2)
+
+
+def _is_named_ours(key: object) -> bool:
+    return key == SCRIPTS or _letters(key).startswith(SCRIPT)
+
+
+def _letters(key: object) -> str:
+    return "".join(c for c in str(key)[:60].lower() if c.isalnum())
+
+
+def _shown(key: object) -> str:
+    return str(key)[:60].encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,166 @@
+"""One value of a unit's field, in every form in which JSON and Python callers write it.
+
+Each parser takes the value and a list that gets a sentence for whatever it changed; it raises
+ValueError with the rest of a sentence ("is 'x', must be a number") for what has no meaning.
+null, and text that is empty where it stands for something else than a text, mean the default:
+`parse_unit` leaves those out before it comes here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from lib_controlnet.errors import shown
+
+Parser = Callable[[Any, list[str]], Any]
+
+NO_MODULE: Final = "none"
+NO_MODEL: Final = "None"
+_TRUE: Final = ("true", "1", "1.0", "on", "yes", "t", "y")
+_FALSE: Final = ("false", "0", "0.0", "off", "no", "f", "n", "")
+
+
+def boolean(value: object, _notes: list[str]) -> bool:
+    """true and false, 1 and 0, and their words; "" is false."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text in (*_TRUE, *_FALSE):
+            return text in _TRUE
+    elif isinstance(value, (bool, np.bool_, int, float)) and value in (0, 1):
+        return bool(value)
+    msg = f"is {shown(value)}, must be true or false"
+    raise ValueError(msg)
+
+
+def number(value: object) -> float:
+    """A finite number, or a text of one."""
+    is_text = isinstance(value, str)
+    if isinstance(value, (bool, np.bool_)) or (is_text and "_" in value):  # 1_0 is Python's ten
+        msg = f"is {shown(value)}, must be a number"
+        raise ValueError(msg)
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"is {shown(value)}, must be a number"
+        raise ValueError(msg) from error
+    if not math.isfinite(found):
+        msg = f"is {shown(value)}, must be a finite number"
+        raise ValueError(msg)
+    return found
+
+
+def within(least: float, most: float, unit: str = "") -> Parser:
+    """A number in a range, ends included."""
+
+    def parse(value: object, _notes: list[str]) -> float:
+        found = number(value)
+        if not least <= found <= most:
+            msg = f"is {found:g}, must be between {least:g} and {most:g}{unit}"
+            raise ValueError(msg)
+        return found
+
+    return parse
+
+
+def slider(value: object, _notes: list[str]) -> float:
+    """A preprocessor's slider, whose range is known with the preprocessor."""
+    return number(value)
+
+
+def whole(value: object, notes: list[str]) -> int:
+    """A whole number; a fraction is cut off."""
+    found = number(value)
+    if found != int(found) and found >= 1:
+        notes.append(f"{shown(value)} is no whole number: {int(found)} is used")
+    return int(found)
+
+
+def layer_weights(value: object, _notes: list[str]) -> tuple[float, ...] | None:
+    """Numbers, one per layer; an empty list and "None" are none."""
+    if isinstance(value, str) and value.strip().lower() == "none":
+        return None
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        msg = f"is {shown(value)}, must be a list of numbers, one per layer"
+        raise ValueError(msg)
+    return tuple(number(item) for item in value) or None
+
+
+def name_or(default: str) -> Parser:
+    """A name; "none" in any case is the default."""
+
+    def parse(value: object, notes: list[str]) -> str:
+        found = text(value, notes).strip()
+        return default if found.lower() == "none" else found
+
+    return parse
+
+
+def text(value: object, _notes: list[str]) -> str:
+    """Text, or a path of Python."""
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    msg = f"is {shown(value)}, must be text"
+    raise ValueError(msg)
+
+
+def choice(kind: Any) -> Parser:
+    """A member of a `Choice`, in any of its spellings."""
+    return lambda value, _notes: kind.parse(value)
+
+
+def picture(value: object, _notes: list[str]) -> Any:
+    """A picture as it comes, undecoded; an object must have one of the keys that hold it."""
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(item, Mapping) and item and not {"image", "mask"} & set(item):
+            msg = f'is an object with the keys {shown(list(item))}, must have "image"'
+            raise ValueError(msg)
+    if isinstance(value, (bool, int, float)):
+        msg = f"is {shown(value)}, must be a picture (base64 text)"
+        raise ValueError(msg)
+    return value
+
+
+def listed(value: object, _notes: list[str]) -> tuple[Any, ...]:
+    """Items of a list."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        msg = f"is {shown(value)}, must be a list"
+        raise ValueError(msg)
+    return tuple(value)
+
+
+def functions(value: object, notes: list[str]) -> tuple[Any, ...]:
+    """Functions, which only Python callers can give."""
+    found = listed(value, notes)
+    if not all(callable(item) for item in found):
+        msg = f"is {shown(value)}, must be a list of functions, which HTTP cannot carry"
+        raise ValueError(msg)
+    return found
+
+
+def pictures(value: object, _notes: list[str]) -> Any:
+    """A folder's path, or several pictures."""
+    if isinstance(value, (bool, int, float, Mapping)):
+        msg = f"is {shown(value)}, must be a folder or a list of pictures"
+        raise ValueError(msg)
+    return value
+
+
+def keyframes(value: object, notes: list[str]) -> Any:
+    """Numbers of frames as a text or a list."""
+    return value if isinstance(value, str) else listed(value, notes)
+
+
+def unsupported(what: str) -> Parser:
+    """A field that nothing here uses yet; it is said."""
+
+    def parse(value: object, notes: list[str]) -> Any:
+        if not isinstance(value, (list, tuple, str)) or len(value):
+            notes.append(f"is ignored: {what} is not supported yet")
+        return value
+
+    return parse
