@@ -390,7 +390,8 @@ class ControlSession:
         self.evaluations += 1
         self.noisy = noisy
         self.cursor.begin(layout, progress)
-        for control in self.active if self._foreign is None else ():
+        is_followed = unet is None or unet is not self._foreign
+        for control in self.active if is_followed else ():
             is_open = control.window.is_open(self.cursor.progress)
             if not control.due and is_open and outcome.has_rows(control, layout):
                 control.due = self.evaluations
