@@ -29,6 +29,13 @@ UNNAMED: Final = "an argument"
 Check = Callable[[object, bool], None]
 
 
+class RefusedRequest(HTTPException):
+    """The answer to a request that is refused; the host repeats its text under `errors`."""
+
+    def __str__(self) -> str:
+        return str(self.detail)
+
+
 def watch(app: FastAPI, check: Check) -> None:
     """Have the host's generation routes run a check on their parsed body first.
 
@@ -54,7 +61,7 @@ def _watcher(check: Check, is_img2img: bool) -> Callable[..., Any]:
         try:
             check(body, is_img2img)
         except ControlNetError as error:
-            raise HTTPException(error.status_code, error.detail) from error
+            raise RefusedRequest(error.status_code, error.detail) from error
 
     return watch_units
 
