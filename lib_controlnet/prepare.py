@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.request import GenerationRequest
     from lib_controlnet.unit import ControlUnit
+
+log = logging.getLogger(__name__)
 
 NOT_SET: Final = (0, 0.5, 64)
 """What clients send for a slider that they do not mean: 0, what a missing slider reads as, and the
