@@ -49,6 +49,7 @@ class NetworkCache:
         max_bytes: bytes of all of them; a larger one is only kept while it is used.
         place: where they run, unless `choose_place` says otherwise.
         choose_place: asked before each use; the host sets it.
+        is_out_of_memory: tells lack of memory from other errors; who knows more sets it.
     """
 
     def __init__(self, max_count: int = MAX_COUNT, max_bytes: int = MAX_BYTES) -> None:
@@ -56,6 +57,7 @@ class NetworkCache:
         self.max_bytes = max_bytes
         self.place = Place()
         self.choose_place: Callable[[], Place] | None = None
+        self.is_out_of_memory: Callable[[BaseException], bool] = _is_out_of_memory
         self._entries: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -113,13 +115,13 @@ class NetworkCache:
             name = f"{maker.__module__}.{maker.__qualname__}"
             key = (path, state.st_size, state.st_mtime_ns, name, place)
             try:
-                found = self._get(key, lambda: _loaded(path, weight, place, load))
+                found = self._get(key, lambda: self._loaded(path, weight, place, load))
                 with torch.no_grad(), _full_precision(place):
                     yield found
             except BaseException as error:
                 # Whatever state it is in, the next call begins with a fresh one.
                 self._entries.pop(key, None)
-                if _is_out_of_memory(error):
+                if self.is_out_of_memory(error):
                     self._entries.clear()
                     msg = (
                         f"{place.device} has not enough memory for {weight.name}; close other "
@@ -130,6 +132,22 @@ class NetworkCache:
                 raise
             finally:
                 self._shrink(least=0)
+
+    def _loaded(
+        self,
+        path: Path,
+        weight: WeightFile,
+        place: Place,
+        load: Callable[[Path, Place], Any],
+    ) -> Any:
+        """What a file holds, ready to use."""
+        try:
+            return load(path, place)
+        except Exception as error:  # files hold anything, and each format has its own errors
+            if isinstance(error, WeightsError) or self.is_out_of_memory(error):
+                raise
+            msg = f"{path} is damaged or no {weight.name}: {str(error)[:500]}"
+            raise WeightsError(msg) from error
 
     def _get(self, key: tuple, load: Callable[[], Any]) -> Any:
         """The entry, on its device, made if it is not there."""
@@ -174,21 +192,6 @@ class NetworkCache:
             len(self._entries) > self.max_count or self.nbytes > self.max_bytes
         ):
             self._entries.popitem(last=False)
-
-
-def _loaded(
-    path: Path, weight: WeightFile, place: Place, load: Callable[[Path, Place], Any]
-) -> Any:
-    """What a file holds, ready to use."""
-    try:
-        return load(path, place)
-    except Exception as error:  # readers have kinds of their own, one per fault
-        if isinstance(error, (WeightsError, MemoryError)) or _is_out_of_memory(error):
-            raise
-        # What follows the first line is torch's advice to run the file's code.
-        reason = str(error).strip().partition("\n")[0].partition("Re-running ")[0][:200]
-        msg = f"{path} is damaged or no {weight.name}: {reason or type(error).__name__}"
-        raise WeightsError(msg) from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -237,7 +240,7 @@ def _full_precision(place: Place) -> AbstractContextManager[Any]:
 def _is_out_of_memory(error: BaseException) -> bool:
     import torch
 
-    return isinstance(error, torch.cuda.OutOfMemoryError)
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
 
 
 def _is_module(entry: object) -> bool:

@@ -283,8 +283,7 @@ class _Plugin(_declarations.Detector):
             raise PreprocessorUnavailableError(msg) from error
         value = found.value if isinstance(found, Result) else found
         pixels = np.asarray(value) if hasattr(value, "__array_interface__") else value
-        fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.size
-        if not fits or not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)):
+        if not preprocess.is_map(pixels):
             facts = (
                 type(value).__name__,
                 getattr(pixels, "dtype", ""),

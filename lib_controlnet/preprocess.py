@@ -15,14 +15,22 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lib_controlnet.errors import ImageError, PreprocessorUnavailableError, shown
+from lib_controlnet.errors import (
+    ControlNetError,
+    HostError,
+    ImageError,
+    PreprocessorUnavailableError,
+    is_out_of_memory,
+    shown,
+)
 from lib_controlnet.image import (
     Size,
     check_size,
@@ -74,6 +82,7 @@ declarations: Final = _declarations()
 registry: Final = declarations.discover()
 weights: Final = importlib.import_module(f"{declarations.__package__}.weights")
 networks: Final = importlib.import_module(f"{declarations.__package__}.networks")
+networks.CACHE.is_out_of_memory = is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class DetectionCache:
     """
 
     def __init__(self, max_count: int = 16, max_bytes: int = 256 << 20) -> None:
-        self.max_count = max_count
+        self.max_count = max(max_count, 0)
         self.max_bytes = max_bytes
         self._entries: OrderedDict[tuple, Detection] = OrderedDict()
         self._lock = threading.Lock()
@@ -342,45 +351,88 @@ def _detect(
     detector: Detector, picture: np.ndarray, side: int, values: tuple[float, ...], seed: int
 ) -> Detection:
     started = time.perf_counter()
-    framed, restore = _frame(detector, picture, side)
-    named: dict[str, Any] = {}
-    if detector.seeded:
-        # The legacy generator draws the numbers that existing seeds stand for.
-        named["rng"] = np.random.RandomState(seed & 0xFFFFFFFF)
-    if detector.frame is declarations.Frame.OWN:
-        named["resolution"] = side
-    if detector.sized:
-        named["kept"] = restore(framed).shape[:2]
-    made = _asked(detector, framed, values, named)
-    image, pose = made if isinstance(made, declarations.Detected) else (made, None)
-    image = restore(image)
-    if image.ndim == 2 or image.shape[2] not in (3, 4):
-        image = to_rgb(image)
-    image = _read_only(image)
-    shown = detector.display(image)
-    shown = image if shown is image else _read_only(shown)
+    with _telling(detector):
+        framed, restore = _frame(detector, picture, side)
+        named: dict[str, Any] = {}
+        if detector.seeded:
+            # The legacy generator draws the numbers that existing seeds stand for.
+            named["rng"] = np.random.RandomState(seed & 0xFFFFFFFF)
+        if detector.frame is declarations.Frame.OWN:
+            named["resolution"] = side
+        if detector.sized:
+            named["kept"] = restore(framed).shape[:2]
+        made = detector.detect(framed, *values, **named)
+        image, pose = made if isinstance(made, declarations.Detected) else (made, None)
+        image = restore(_checked(detector, image))
+        if image.ndim == 2 or image.shape[2] not in (3, 4):
+            image = to_rgb(image)
+        image = _read_only(image)
+        shown = detector.display(image)
+        shown = image if shown is image else _read_only(_checked(detector, shown))
     size = Size.from_array(image)
     spent = (time.perf_counter() - started) * 1000
     log.debug("%s: %d x %d in %.0f ms", detector.name, size.width, size.height, spent)
     return Detection(detector.name, image, shown, side, values, pose)
 
 
-def _asked(
-    detector: Detector, picture: np.ndarray, values: tuple[float, ...], named: dict[str, Any]
-) -> Any:
-    """What a detector answers.
+def is_map(value: object) -> bool:
+    """Whether a value is a picture as preprocessors have to return it."""
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype == np.uint8
+        and value.size > 0
+        and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 3, 4)))  # noqa: PLR2004
+    )
+
+
+def _checked(detector: Detector, value: Any) -> np.ndarray:
+    """What a detector made, if it can be used.
 
     Raises:
-        PreprocessorUnavailableError: a weight file or a package is missing or broken.
+        PreprocessorUnavailableError: it is no uint8 picture.
+    """
+    if is_map(value):
+        return value
+    facts = (type(value).__name__, getattr(value, "dtype", ""), getattr(value, "shape", ""))
+    what = " ".join(str(fact) for fact in facts if str(fact))
+    msg = f"preprocessor {detector.name} returned {what}, expected a uint8 picture (H, W, 3)"
+    raise PreprocessorUnavailableError(msg)
+
+
+@contextmanager
+def _telling(detector: Detector) -> Iterator[None]:
+    """Whatever goes wrong in here becomes a sentence that names the preprocessor and its files.
+
+    Raises:
+        PreprocessorUnavailableError: a weight file or a package is missing or broken, or the
+            preprocessor itself is.
         ImageError: the picture does not show what it looks for.
+        HostError: there is not enough memory.
     """
     try:
-        return detector.detect(picture, *values, **named)
+        yield
+    except ControlNetError:
+        raise
     except (weights.WeightsError, declarations.RequirementError) as error:
         raise PreprocessorUnavailableError(_cannot_run(detector, error)) from error
     except declarations.NothingFoundError as error:
         msg = f"preprocessor {detector.name}: {error}"
         raise ImageError(msg) from error
+    except Exception as error:  # a boundary: networks and packages of many origins
+        if is_out_of_memory(error):
+            msg = (
+                f"there is not enough memory for the preprocessor {detector.name}; choose a lower "
+                "resolution, or close other programs"
+            )
+            raise HostError(msg) from error
+        log.debug("preprocessor %s failed", detector.name, exc_info=True)
+        files = ", ".join(weight.name for weight in detector.files)
+        said = shown(str(error))[1:-1]
+        msg = (
+            f"preprocessor {detector.name} failed ({type(error).__name__}: {said})"
+            f"{f'; its files are {files}' if files else ''}"
+        )
+        raise PreprocessorUnavailableError(msg) from error
 
 
 def _cannot_run(detector: Detector, reason: object) -> str:

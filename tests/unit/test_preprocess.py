@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from annotator.registry import Detector, Frame
+from annotator.weights import WeightFile
 from lib_controlnet import preprocess
-from lib_controlnet.errors import ImageError, PreprocessorUnavailableError
+from lib_controlnet.errors import HostError, ImageError, PreprocessorUnavailableError
 from lib_controlnet.image import join_mask
 from lib_controlnet.preprocess import Detection, DetectionCache, run_preprocessor, settle
 
@@ -236,6 +238,129 @@ def test_seed_reaches_detectors_that_ask_for_it(counting: type[Counting]) -> Non
     assert np.array_equal(np.random.get_state()[1], state), "the global generator was used"
 
 
+# --- what goes wrong in one ---------------------------------------------------------------
+
+
+class Odd(Detector):
+    """Does what a test asks for."""
+
+    name = "odd"
+    tags = ("Odd",)
+    frame = Frame.RESIZED
+    files = (WeightFile("odd_net.pth", "odd", 1, "none"),)
+    made: object = None
+    shown: object = None
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        if isinstance(Odd.made, BaseException):
+            raise Odd.made
+        return Odd.made
+
+    def display(self, image: np.ndarray) -> np.ndarray:
+        return image if Odd.shown is None else Odd.shown
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> type[Odd]:
+    preprocess.registry.add(Odd())
+    monkeypatch.setattr(Odd, "shown", None)
+    yield Odd
+    preprocess.registry.remove("odd")
+
+
+MAP = np.zeros((64, 96, 3), np.uint8)
+NO_MAPS = {
+    "None": None,
+    "text": "map",
+    "list": MAP.tolist(),
+    "floats": MAP / 255,
+    "nan": np.full((64, 96, 3), np.nan),
+    "wide integers": MAP.astype(np.int64),
+    "bits": MAP.astype(bool),
+    "nothing": np.zeros((0, 96, 3), np.uint8),
+    "a line": np.zeros(96, np.uint8),
+    "two channels": np.zeros((64, 96, 2), np.uint8),
+    "a batch": MAP[None],
+    "a tensor": torch.zeros(3, 64, 96),
+}
+
+
+@pytest.mark.parametrize("place", ["made", "shown"])
+@pytest.mark.parametrize("kind", NO_MAPS)
+def test_what_is_no_map_is_refused_and_never_kept(
+    kind: str, place: str, odd: type[Odd], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (kind, place) == ("None", "shown"):
+        return  # stands for "the map itself" in this test
+    cache = DetectionCache()
+    monkeypatch.setattr(odd, "made", MAP)
+    monkeypatch.setattr(odd, place, NO_MAPS[kind])
+    for _ in range(2):
+        with pytest.raises(PreprocessorUnavailableError, match=r"^preprocessor odd returned "):
+            run_preprocessor("odd", noise(), 64, cache=cache)
+    assert len(cache) == 0
+    monkeypatch.setattr(odd, "made", MAP)
+    monkeypatch.setattr(odd, "shown", None)
+    assert run_preprocessor("odd", noise(), 64, cache=cache).image.shape == MAP.shape
+
+
+UNEXPECTED = [
+    *(ZeroDivisionError("by zero"), AssertionError(), OSError(5, "broken disk"), KeyError("x")),
+    *(RecursionError("deep"), StopIteration(), np.linalg.LinAlgError("singular"), ValueError()),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied\nat line 3"),
+    RuntimeError("x" * 5000),
+]
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_anything_unexpected_names_preprocessor_and_files(
+    error: Exception, odd: type[Odd], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(odd, "made", error)
+    with pytest.raises(PreprocessorUnavailableError) as caught:
+        run_preprocessor("odd", noise(), 64, cache=DetectionCache())
+    text = str(caught.value)
+    assert text.startswith(f"preprocessor odd failed ({type(error).__name__}: ")
+    assert text.endswith("; its files are odd_net.pth")
+    assert "\n" not in text
+    assert len(text) < 300
+
+
+NO_MEMORY = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    RuntimeError("MPS backend out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:12])
+def test_lack_of_memory_is_told_as_such(
+    error: Exception, odd: type[Odd], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(odd, "made", error)
+    with pytest.raises(HostError, match="not enough memory for the preprocessor odd"):
+        run_preprocessor("odd", noise(), 64)
+    # The same while a network is loaded.
+    (tmp_path / "odd_net.pth").write_bytes(b"x")
+    monkeypatch.setattr(preprocess.weights.STORE, "roots", (tmp_path,))
+
+    def full(_path: Path, _place: object) -> None:
+        raise error
+
+    with (
+        pytest.raises(preprocess.weights.WeightsError, match="has not enough memory for odd_net"),
+        preprocess.networks.lend_opened(odd.files[0], full),
+    ):
+        pass
+
+
+def test_who_stops_a_preprocessor_stops_it(odd: type[Odd], monkeypatch) -> None:
+    monkeypatch.setattr(odd, "made", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run_preprocessor("odd", noise(), 64)
+
+
 # --- cache --------------------------------------------------------------------------------
 
 
@@ -302,9 +427,10 @@ def test_cache_is_bounded_by_bytes() -> None:
 
 
 def test_cache_of_size_zero_keeps_nothing() -> None:
-    cache = DetectionCache(max_count=0)
-    run_preprocessor("canny", noise(), 64, cache=cache)
-    assert len(cache) == 0
+    for count in (0, -1):
+        cache = DetectionCache(max_count=count)
+        run_preprocessor("canny", noise(), 64, cache=cache)
+        assert len(cache) == 0
 
 
 def test_cache_serves_many_threads() -> None:
