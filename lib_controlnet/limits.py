@@ -31,6 +31,13 @@ MAX_LISTED: Final = 1000
 MAX_FILES: Final = 50_000
 """Pictures of a folder: half an hour of film."""
 
+MAX_FRAMES: Final = 100_000
+"""Of one movie."""
+MAX_FRAME_PIXELS: Final = 36_000_000
+"""A frame of 8K (7680 x 4320) fits."""
+MAX_MOVIE_PIXELS: Final = 500_000_000_000
+"""All frames together: two hours of Full HD with 30 frames a second."""
+
 MAX_FIGURES: Final = 1000
 """People and animals in one picture."""
 
