@@ -13,6 +13,9 @@ MAX_SIDE: Final = 16_384
 MAX_PIXELS: Final = 128_000_000
 """Of one picture, mask or result."""
 
+MAX_FILE_BYTES: Final = 512 * MEGABYTE
+"""Of one picture's file."""
+
 MAX_WORKED: Final = 4096 * 4096
 """Pixels a preprocessor works on, or a pose is drawn on: 2048 on the short side of 4:1. Its memory
 is many times that of the picture."""
