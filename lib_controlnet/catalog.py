@@ -93,16 +93,25 @@ class ModelFile:
         return f"{self.stem} [{self.hash}]"
 
     @cached_property
-    def control_type(self) -> str | None:
-        """Lower-case control type that the file's own metadata names; None where it names none."""
+    def _about(self) -> dict[str, str]:
+        """What the file says about itself; nothing where it cannot be read."""
         if self.path.suffix.lower() != ".safetensors":
-            return None
+            return {}
         try:
-            given = str(read_metadata(self.path).get("control_type", ""))
-            return given.strip().lower() or None
+            return read_metadata(self.path)
         except (ControlNetError, OSError) as error:
             log.debug("%s has no readable metadata: %s", self.path, error)
-            return None
+            return {}
+
+    @property
+    def control_type(self) -> str | None:
+        """Lower-case control type that the file's own metadata names; None where it names none."""
+        return self._about.get("control_type", "").strip().lower() or None
+
+    @property
+    def preprocessor(self) -> str | None:
+        """The preprocessor that the file's own metadata names; "none" is one, too."""
+        return self._about.get("preprocessor", "").strip() or None
 
     @property
     def search_text(self) -> str:

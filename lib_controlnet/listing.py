@@ -13,7 +13,7 @@ from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.unit import NO_MODEL, NO_MODULE
 
 if TYPE_CHECKING:
-    from lib_controlnet.catalog import Catalog
+    from lib_controlnet.catalog import Catalog, ModelFile
 
 ALL: Final = "All"
 CONTROL_TYPES: Final = (
@@ -197,6 +197,16 @@ def control_type_of(catalog: Catalog, module: str, model: str) -> str:
 def default_module(kind: str) -> str:
     """Label of the preprocessor that a control type starts with."""
     return preprocess.default_of(kind).title
+
+
+def module_for(entry: ModelFile | None, kind: str) -> str:
+    """Label of the preprocessor that a model starts with under a control type.
+
+    The model's own where it names one that is offered there, else the type's.
+    """
+    own = None if entry is None else entry.preprocessor
+    title = None if own is None else label(own)
+    return title if title in labels_for(kind) else default_module(kind)
 
 
 def models_for(catalog: Catalog, kind: str) -> list[str]:

@@ -155,7 +155,7 @@ def _control_types(entry: ModelFile) -> list[dict[str, str]]:
     from lib_controlnet import listing  # imports every preprocessor
 
     return [
-        {"type": kind, "preprocessor": listing.default_module(kind)}
+        {"type": kind, "preprocessor": listing.module_for(entry, kind)}
         for kind in listing.control_types()
         if kind != listing.ALL and listed_under(entry, kind)
     ]

@@ -150,7 +150,8 @@ def on_model(kind: str, module: str, model: str, runtime: Any) -> Update:
 
 def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
     """Filter preprocessors and models by control type and choose the type's defaults."""
-    module, offered = listing.default_module(kind), offer(kind, runtime)
+    offered = offer(kind, runtime)
+    module = listing.module_for(runtime.catalog.files.get(offered.default), kind)
     updates = on_module(kind, module, offered.default, pixel_perfect, runtime)
     updates[3] = dict(updates[3], choices=offered.names, value=offered.default)
     return [

@@ -119,6 +119,8 @@ def test_files_that_are_no_control_models_are_described_too(tmp_path: Path, tool
         ("plain", {}),
         ("control_seg_depth", {}),
         ("canny", {"control_type": "Tile"}),
+        ("canny", {"control_type": "Canny", "preprocessor": "none"}),
+        ("any", {"control_type": "Canny", "preprocessor": "of nobody"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "+".join(value.values()),
 )
@@ -136,7 +138,8 @@ def test_lists_are_those_of_the_panel(
     assert found["panel_name"] == catalog.names()[0]
     assert [one["type"] for one in found["control_types"]] == kinds
     for one in found["control_types"]:
-        assert one["preprocessor"] == listing.default_module(one["type"])
+        start = listing.default_module(one["type"])
+        assert one["preprocessor"] == ("none" if own.get("preprocessor") == "none" else start)
 
 
 def test_hash_is_the_panels(tools: Tools) -> None:

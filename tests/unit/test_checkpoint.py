@@ -9,6 +9,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,28 @@ def test_tensors_that_the_hosts_loader_refuses_are_read_by_torchs_own(
     with pytest.raises(BrokenCheckpointError, match="refused: it holds more than tensors"):
         open_checkpoint(tmp_path / "bad.pth")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("version", ["2.1.2", "2.13.0"])
+def test_misnamed_archive_passes_a_loader_that_checks_it_first(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's check reads the whole file, so a stream would be at its end for torch's turn."""
+    torch_load, pth = torch.serialization.load, write(tmp_path / "m.pth", some_tensors())
+    path = pth.rename(tmp_path / "m.safetensors")
+
+    def host(file: object, **options: object) -> object:
+        with zipfile.ZipFile(file) as archive:
+            assert archive.namelist()
+        if isinstance(file, str):
+            options.pop("mmap", None)
+            with Path(file).open("rb") as stream:  # as a torch does that believes no ending
+                return torch_load(stream, **options)
+        return torch_load(file, **options)
+
+    monkeypatch.setattr(containers.torch, "load", host)
+    monkeypatch.setattr(containers.torch, "__version__", version)
+    assert open_checkpoint(path).tensor("difference") == 1
 
 
 # --- memory -----------------------------------------------------------------------------------

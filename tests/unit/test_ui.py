@@ -11,8 +11,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from fastapi.encoders import jsonable_encoder
 from panels import CANNY, FakeRuntime, build, by_id, data_url
+from safetensors.torch import save_file
 
 from annotator.registry import Detected, Detector
 from lib_controlnet import listing, preprocess
@@ -536,6 +538,23 @@ def test_models_of_another_base_are_left_out_and_never_the_default(
     assert (rest[3]["choices"], rest[3]["value"]) == (["None", "t2i_canny [e3b0c442]"], "None")
     assert "No control model of the type Canny fits the loaded checkpoint" in rest[-1]["value"]
     assert "a_canny [e3b0c442], control_demo_canny" in rest[-1]["value"]
+
+
+INVERT = "invert (from white bg & black line)"
+
+
+@pytest.mark.parametrize(
+    ("own", "module"), [("none", "none"), ("Invert", INVERT), ("shuffle", "canny")]
+)
+def test_a_models_own_preprocessor_comes_with_it(
+    runtime: FakeRuntime, tmp_path: Path, own: str, module: str
+) -> None:
+    about = {"control_type": "Canny", "preprocessor": own}
+    save_file({"a": torch.ones(1)}, tmp_path / "control_v11_mine.safetensors", metadata=about)
+    runtime.catalog.refresh()
+    chosen, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    assert rest[3]["value"].startswith("control_v11_mine [")
+    assert chosen["value"] == module
 
 
 @pytest.mark.parametrize("kind", ["IP-Adapter", "Reference", "Revision"])
