@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lib_controlnet.decode import decode_image
+from lib_controlnet.decode import decode_image, read_plain_file
 from lib_controlnet.errors import ImageError
 from lib_controlnet.image import Size, to_rgb
 
@@ -63,7 +63,7 @@ def read_picture(path: Path) -> np.ndarray:
         ImageError: it cannot be used.
         OSError: it cannot be read.
     """
-    return decode_image(path.read_bytes(), path.name)
+    return decode_image(read_plain_file(path), path.name)
 
 
 def read_control(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -73,7 +73,7 @@ def read_control(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
     Raises: see `read_picture`.
     """
-    pixels = decode_image(path.read_bytes(), path.name, keep_alpha=True)
+    pixels = decode_image(read_plain_file(path), path.name, keep_alpha=True)
     if pixels.shape[2] == 3:
         return pixels, None
     masked = pixels[:, :, 3] < 128
