@@ -24,6 +24,8 @@ LAMA = WeightFile(
 SHORT_SIDE = 256
 LONGEST_SIDE = 2048
 PAD_STEP = 64
+_STRIP = 1 << 20
+"""Pixels blended in one go: the picture keeps its size, and floats take four times its memory."""
 
 
 @register
@@ -48,9 +50,13 @@ class InpaintOnlyLama(Detector):
             return image
         height, width = image.shape[:2]
         guess = cv2.resize(fill(image), (width, height), interpolation=cv2.INTER_LINEAR)
-        share = image[:, :, 3:].astype(np.float32) / 255.0
-        blended = guess.reshape(height, width, 3) * share + image[:, :, :3] * (1.0 - share)
-        return np.dstack([blended.clip(0, 255).astype(np.uint8), image[:, :, 3]])
+        guess, made = guess.reshape(height, width, 3), image.copy()
+        step = max(_STRIP // width, 1)
+        for rows in (slice(top, top + step) for top in range(0, height, step)):
+            share = image[rows, :, 3:].astype(np.float32) / 255.0
+            blended = guess[rows] * share + image[rows, :, :3] * (1.0 - share)
+            made[rows, :, :3] = blended.clip(0, 255)
+        return made
 
     def display(self, detection: np.ndarray) -> np.ndarray:
         """The filled picture."""

@@ -144,6 +144,20 @@ def test_host_keeps_the_rest_where_its_mask_stands_for_the_units(module, only_ma
     assert not made.masks, "an inpainting checkpoint is told by the host"
 
 
+def test_lama_blends_a_large_picture_in_strips(monkeypatch):
+    lama = sys.modules[type(preprocess.get("inpaint_only+lama")).__module__]
+    rng = np.random.default_rng(5)
+    monkeypatch.setattr(lama, "fill", lambda image: rng.integers(0, 256, (16, 16, 3), np.uint8))
+    image = rng.integers(0, 256, (90, 70, 4), np.uint8)
+    made = []
+    for pixels in (1 << 20, 1000):
+        monkeypatch.setattr(lama, "_STRIP", pixels)
+        rng = np.random.default_rng(6)
+        made.append(preprocess.get("inpaint_only+lama").detect(image))
+    assert np.array_equal(*made)
+    assert np.array_equal(made[0][:, :, 3], image[:, :, 3])
+
+
 def test_low_vram_keeps_the_network_off_the_device_until_it_is_used():
     moved = []
 
