@@ -151,9 +151,10 @@ def _missing_mask(params: dict[str, Any], index: int) -> dict[str, Any] | None:
 
 
 def _pasted_enable(params: dict[str, Any], index: int) -> bool | None:
-    """Whether the unit took part in the pasted picture; None for parameters without units."""
+    """Whether the unit took part in the pasted picture; None where nothing tells."""
     units = infotext.parse_all(params)
-    return index in units if units else None
+    unreadable = index not in units and f"{infotext.KEY} {index}" in params
+    return index in units if units and not unreadable else None
 
 
 def _pasted_type(params: dict[str, Any], index: int, runtime: Any) -> str | None:
@@ -195,6 +196,8 @@ def _pasted_notes(params: dict[str, Any], index: int, runtime: Any) -> dict[str,
         )
     pasted = units.get(index)
     if pasted is None:
+        if f"{infotext.KEY} {index}" in params:
+            said.append("The pasted parameters of this unit cannot be read, so it was left alone.")
         return notice(*said) if said else None
     module, model = pasted.get("module", NO_MODULE), pasted.get("model", NO_MODEL)
     model = listing.offered_model(runtime.catalog, model) or model

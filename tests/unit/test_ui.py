@@ -495,6 +495,13 @@ def test_paste_says_which_units_have_no_place(runtime: FakeRuntime) -> None:
     assert "more units than this panel: 4 left out" in found["notes"]["value"]
 
 
+def test_paste_says_which_unit_cannot_be_read_and_leaves_it_alone(runtime: FakeRuntime) -> None:
+    for others in ({}, {"ControlNet_1": "Module: canny"}):
+        found = pasted(runtime, ControlNet_0="nothing of ours", **others)
+        assert "cannot be read" in found["notes"]["value"]
+        assert (found["module"], found["model"], found["enabled"]) == (None, None, None)
+
+
 def test_saved_defaults_that_are_gone_are_chosen_and_said(runtime: FakeRuntime) -> None:
     runtime.saved = {
         "txt2img/Model/value": "gone [12345678]",
