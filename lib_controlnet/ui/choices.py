@@ -194,12 +194,7 @@ def on_offer(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
     return [gr.update(choices=names), on_model(kind, module, model, runtime)]
 
 
-def on_refresh(kind: str, module: str, chosen: str, runtime: Any) -> list[Update]:
-    """Scan the model folders again; the selection stays if the model is still there."""
+def on_refresh(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
+    """Scan the model folders again, then the same; a model that has gone is said to be missing."""
     runtime.refresh_models()
-    names = offer(kind, runtime).names
-    if chosen == NO_MODEL or chosen in runtime.catalog.names():
-        return [gr.update(choices=names, value=chosen), on_model(kind, module, chosen, runtime)]
-    gone = f"The model {chosen} is not in the model folders any more."
-    said = remarks(kind, module, NO_MODEL, runtime)
-    return [gr.update(choices=names, value=NO_MODEL), notice(gone, *said)]
+    return on_offer(kind, module, model, runtime)

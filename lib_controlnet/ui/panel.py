@@ -116,6 +116,7 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         fields.append((widgets.union_type, lambda params, kind=kind: _union_type(kind(params))))
         fields.append((widgets.region_status, partial(_missing_mask, index=index)))
         fields.append((widgets.notes, partial(_pasted_notes, index=index, runtime=runtime)))
+        fields.append((widgets.picture_note, partial(_not_taken, index=index, runtime=runtime)))
     return fields
 
 
@@ -184,21 +185,24 @@ def _choose(
 
 
 def _pasted_notes(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:
-    """The line about a pasted unit's preprocessor and model, and about units without a place."""
-    units = infotext.parse_all(params)
-    count = runtime.unit_count()
-    said = []
-    if index == 0 and (beyond := sorted(number for number in units if number >= count)):
-        numbers = ", ".join(map(str, beyond))
-        said.append(
-            f"The pasted parameters have more units than this panel: {numbers} left out. "
-            "Settings > ControlNet > unit number makes room for them."
-        )
-    pasted = units.get(index)
+    """The line about a pasted unit's preprocessor and model."""
+    pasted = infotext.parse_all(params).get(index)
     if pasted is None:
-        if f"{infotext.KEY} {index}" in params:
-            said.append("The pasted parameters of this unit cannot be read, so it was left alone.")
-        return notice(*said) if said else None
+        return None
     module, model = pasted.get("module", NO_MODULE), pasted.get("model", NO_MODEL)
     model = listing.offered_model(runtime.catalog, model) or model
-    return notice(*said, *remarks(_type_of(pasted, runtime), module, model, runtime))
+    return notice(*remarks(_type_of(pasted, runtime), module, model, runtime))
+
+
+def _not_taken(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:
+    """The line about what came in, where pasted units cannot be read or have no place."""
+    units, said = infotext.parse_all(params), []
+    if index not in units and f"{infotext.KEY} {index}" in params:
+        said.append("The pasted parameters of this unit cannot be read, so it was left alone.")
+    beyond = sorted(number for number in units if number >= runtime.unit_count())
+    if index == 0 and beyond:
+        said.append(
+            "The pasted parameters have more units than this panel; left out: "
+            f"{', '.join(map(str, beyond))}. The setting for the number of units makes room."
+        )
+    return notice(*said) if said or index in units else None

@@ -175,5 +175,5 @@ def test_row_01_panel_can_be_built_again_and_again(host: object) -> None:
         for argument in script.api_info.args:
             assert set(PUBLIC_FIELDS) == set(dict(argument.value))
         written = len(infotext.FIELDS) + len(infotext.FIELDS_IF_SET)
-        # besides: enable, control type, union type, and two lines of messages
-        assert len(script.infotext_fields) == (written + 5) * runtime().unit_count()
+        # besides: enable, control type, union type, and three lines of messages
+        assert len(script.infotext_fields) == (written + 6) * runtime().unit_count()

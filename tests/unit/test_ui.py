@@ -258,12 +258,14 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
     runtime.catalog.names()
     (tmp_path / "new.safetensors").write_bytes(b"x")
     update, notes = choices.on_refresh("All", "canny", CANNY, runtime)
-    assert (update["value"], "new [e3b0c442]" in update["choices"]) == (CANNY, True)
+    assert "value" not in update, "what is chosen stays"
+    assert "new [e3b0c442]" in update["choices"]
     assert not notes["visible"]
     (tmp_path / "control_demo_canny.safetensors").unlink()
     update, notes = choices.on_refresh("All", "canny", CANNY, runtime)
-    assert update["value"] == "None"
-    assert f"{CANNY} is not in the model folders any more" in notes["value"]
+    assert "value" not in update
+    assert CANNY not in update["choices"]
+    assert "is not found" in notes["value"]
 
 
 def test_on_refresh_keeps_the_control_type(runtime: FakeRuntime, tmp_path: Path) -> None:
@@ -389,7 +391,7 @@ def test_notice_text_is_escaped() -> None:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 4 + 5)
+    assert len(fields) == 3 * (11 + 4 + 6)
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -405,6 +407,8 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     hidden = gr.update(value="", visible=False)
     notes = [f"txt2img_controlnet_ControlNet-{i}_controlnet_notes" for i in range(3)]
     assert [values.pop(name) for name in notes] == [None, hidden, None]
+    lines = [f"txt2img_controlnet_ControlNet-{i}_controlnet_picture_note" for i in range(3)]
+    assert [values.pop(name) for name in lines] == [None, hidden, None]
     prefix = "txt2img_controlnet_ControlNet-1_controlnet_"
     switches = [f"txt2img_controlnet_ControlNet-{i}_controlnet_enable_checkbox" for i in range(3)]
     assert [values.pop(name) for name in switches] == [False, True, False]
@@ -446,11 +450,14 @@ def test_control_type_of_preprocessor_and_model(
     assert listing.control_type_of(runtime.catalog, module, model) == kind
 
 
+WATCHED = ("module", "model", "notes", "enabled", "picture_note")
+
+
 def pasted(runtime: FakeRuntime, **params: str) -> dict[str, Any]:
     """What pasting writes into the first unit, by widget."""
     _demo, units = build(runtime)
     widgets = units[0].unit_widgets
-    names = {id(getattr(widgets, name)): name for name in ("module", "model", "notes", "enabled")}
+    names = {id(getattr(widgets, name)): name for name in WATCHED}
     params = {key.replace("_", " "): value for key, value in params.items()}
     return {
         names[id(component)]: read(params)
@@ -492,13 +499,13 @@ def test_paste_chooses_what_is_not_there_and_says_so(
 
 def test_paste_says_which_units_have_no_place(runtime: FakeRuntime) -> None:
     found = pasted(runtime, ControlNet_4="Module: canny, Model: None")
-    assert "more units than this panel: 4 left out" in found["notes"]["value"]
+    assert "more units than this panel; left out: 4." in found["picture_note"]["value"]
 
 
 def test_paste_says_which_unit_cannot_be_read_and_leaves_it_alone(runtime: FakeRuntime) -> None:
     for others in ({}, {"ControlNet_1": "Module: canny"}):
         found = pasted(runtime, ControlNet_0="nothing of ours", **others)
-        assert "cannot be read" in found["notes"]["value"]
+        assert "cannot be read" in found["picture_note"]["value"]
         assert (found["module"], found["model"], found["enabled"]) == (None, None, None)
 
 
