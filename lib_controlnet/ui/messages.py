@@ -11,9 +11,19 @@ if TYPE_CHECKING:
     from gradio.components import Component
 
 
-def message_line(name: str, kind: str) -> Component:
-    """A line of messages of one unit, put away while there is none."""
-    return gr.HTML(visible=False, elem_id=f"{name}_controlnet_{kind}", elem_classes=["cnet-status"])
+def message_line(name: str, kind: str, is_fault: bool = False) -> Component:
+    """A line of messages of one unit, put away while there is none.
+
+    Args:
+        name: the unit's element id.
+        kind: what it is about, the end of its element id.
+        is_fault: it tells of something that did not work; else of what to know.
+    """
+    return gr.HTML(
+        visible=False,
+        elem_id=f"{name}_controlnet_{kind}",
+        elem_classes=["cnet-status", "cnet-fault" if is_fault else "cnet-note"],
+    )
 
 
 def notice(*sentences: str) -> dict[str, Any]:

@@ -127,8 +127,8 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
     made: dict[str, Component] = {}
     with gr.Group(elem_classes=["cnet-unit"]):
         made |= _pictures(name, is_img2img, runtime)
-        for kind in ("picture_note", "drawing_note"):
-            made[kind] = message_line(name, kind)
+        made["picture_note"] = message_line(name, "picture_note", is_fault=True)
+        made["drawing_note"] = message_line(name, "drawing_note")
         with gr.Group(visible=not is_img2img, elem_classes=["cnet-upload-panel"]) as upload_group:
             made |= _picture_buttons(name)
         made["upload_group"] = upload_group
@@ -140,7 +140,7 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
         made |= build_region(name, is_img2img)
         made |= _layer_weights(name)
         made["loopback"] = build_loopback(name)
-        made["status"] = message_line(name, "status")
+        made["status"] = message_line(name, "status", is_fault=True)
         made |= _hidden()
     return UnitWidgets(name=name, **made)
 
