@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lib_controlnet.decode import check_size
+from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.image import Size, border_colour, is_flat, resize_map
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def host_picture(
         rules: mask and its settings; None without a mask. A mask that is blank after inversion
             and blur counts as none when only the masked area is wanted, as in the host.
         size: requested size.
-        resize_mode: the host's, 0 to 3; 3 is resized as latent by the host, which is a stretch.
+        resize_mode: the host's, 0 to 3; 3 stretches the latent, see `latent_part`.
         background: colour under transparent parts.
     """
     check_size(size.width, size.height, "the requested picture")
@@ -71,8 +72,12 @@ def host_picture(
         mask = _resize(resize_mode, mask, size)
     if region is not None:
         picture = _resize(FIT, picture.crop(region), size)
+    elif resize_mode == LATENT_UPSCALE:
+        plane = np.array(picture.convert("RGB"))
+        shown = Image.fromarray(latent_part(plane, Size.from_array(plane), size))
+        picture = _resize(STRETCH, shown, size)
     else:
-        picture = _resize(STRETCH if resize_mode == LATENT_UPSCALE else resize_mode, picture, size)
+        picture = _resize(resize_mode, picture, size)
     plane = None if mask is None else np.array(mask.convert("RGB"))[:, :, 0].copy()
     return HostPicture(np.array(picture.convert("RGB")), plane, region)
 
@@ -87,6 +92,36 @@ def whole_picture(init: Image.Image, background: str = "#ffffff") -> np.ndarray:
     """
     check_size(init.width, init.height, "the img2img picture")
     return np.array(_flatten(init, background))
+
+
+def latent_part(plane: np.ndarray, given: Size, size: Size) -> np.ndarray:
+    """What the host's resize mode 3 spreads over a result, of what lies over the img2img picture.
+
+    The host encodes the picture in its own size, whose last pixels may fill no cell, and stretches
+    the whole latent to the result's whole cells. Where a side of the result is no multiple of 8,
+    something lies beyond those: more of the picture, or its repeated edge.
+
+    Args:
+        plane: (H, W, ...), over the whole picture.
+        given: the picture's size.
+        size: the result's.
+    """
+    sides = ((given.height, size.height), (given.width, size.width))
+    rows, columns = (
+        np.arange(round(_shown(*side) * length)).clip(max=length - 1)
+        for side, length in zip(sides, plane.shape, strict=False)
+    )
+    return plane[rows][:, columns]
+
+
+def _shown(given: int, wanted: int) -> float:
+    """Share of a picture's side that mode 3 spreads over the result's."""
+    return _whole_cells(given) / given * (wanted / _whole_cells(wanted))
+
+
+def _whole_cells(length: int) -> int:
+    """Pixels under a side's whole latent cells."""
+    return max(length // LATENT_SCALE, 1) * LATENT_SCALE
 
 
 def followed_picture(

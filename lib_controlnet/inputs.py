@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lib_controlnet.crop import (
+    LATENT_UPSCALE,
     crop_control,
     crop_region,
     followed_picture,
     host_picture,
+    latent_part,
     prepare_mask,
     whole_picture,
 )
@@ -105,6 +107,8 @@ def control_picture(
         return _painted_picture(unit, request, wants_mask)
     # A preprocessor finds more in the picture as it was given than in one of the result's size.
     whole = whole_picture(request.init_image, request.background)
+    if request.resize_mode == LATENT_UPSCALE:
+        whole = latent_part(whole, Size.from_array(whole), request.size)
     return ControlPicture(whole, request.picture_resize_mode, is_own=False)
 
 
@@ -257,6 +261,9 @@ def own_region(unit: ControlUnit, request: GenerationRequest, source: PictureSou
         over = lay(Region(mask, ResizeMode.RESIZE if follows_host else mode), whole, crop)
         mask = np.rint(over * 255.0).astype(np.uint8)
         mode = ResizeMode.OUTER_FIT  # as the host fits its crop, and repeats its edges
+    elif follows_host and request.init_image is not None and request.resize_mode == LATENT_UPSCALE:
+        given = Size(request.init_image.width, request.init_image.height)
+        mask = latent_part(mask, given, request.size)
     return Region(mask, mode, unit.region_feather)
 
 

@@ -121,6 +121,17 @@ def make(rng: random.Random) -> Any:
     return p
 
 
+def under_latent(flat: Image.Image, p: Any) -> Image.Image:
+    """The part of a picture that lies under a latent stretched from whole cells to whole cells."""
+    ends = [
+        round((given // 8 * 8) * wanted / (wanted // 8 * 8))
+        for given, wanted in zip(flat.size, (p.width, p.height), strict=True)
+    ]
+    more = [max(end - given, 0) for end, given in zip(ends, flat.size, strict=True)]
+    wide = np.pad(np.array(flat), ((0, more[1]), (0, more[0]), (0, 0)), mode="edge")
+    return Image.fromarray(wide[: ends[1], : ends[0]])
+
+
 def compare(p: Any, rng: random.Random) -> None:
     """Picture, mask and crop; then the pictures that units get."""
     request = read_request(p)
@@ -136,7 +147,7 @@ def compare(p: Any, rng: random.Random) -> None:
     if request.resize_mode == LATENT_UPSCALE and region is None:
         # The host encodes the picture as it is and stretches the latent.
         assert np.array_equal(theirs, np.array(flat)), f"it was resized: {request}"
-        theirs = np.array(images.resize_image(0, flat, p.width, p.height))
+        theirs = np.array(images.resize_image(0, under_latent(flat, p), p.width, p.height))
     assert np.array_equal(ours.image, theirs), f"pictures differ: {request}"
     assert (ours.mask is None) == (seen["mask"] is None), f"a mask too many or few: {request}"
     if ours.mask is not None:

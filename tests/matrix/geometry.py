@@ -73,6 +73,13 @@ def placement(
     inner = (inner[0] - left, inner[1] - top, inner[2] - left, inner[3] - top)
     mask_mode = mode if is_own else int(case["host_resize"])
     steps, mask_steps = ([["resize", one, *canvas], cut] for one in (mode, mask_mode))
+    if not is_own and case["host_resize"] == "3":
+        # The latent of the picture in its own size is stretched: from whole cells to whole cells.
+        ends = [
+            round(CELL * (given // CELL) * wanted / (CELL * (wanted // CELL)))
+            for given, wanted in zip(picture.size, canvas, strict=True)
+        ]
+        steps.insert(0, ["crop", [0, 0, *ends]])
     return Placement(picture, mask, steps, mask_steps, inner)
 
 

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -174,10 +176,37 @@ def test_without_mask_the_picture_is_resized() -> None:
     assert np.array_equal(found.image, host_resize(1, image, Size(64, 64)))
 
 
-def test_latent_upscale_stretches() -> None:
+def test_latent_upscale_stretches_the_whole_cells() -> None:
     image = noise(100, 200)
     found = host_picture(Image.fromarray(image), None, Size(64, 64), 3)
-    assert np.array_equal(found.image, host_resize(0, image, Size(64, 64)))
+    assert np.array_equal(found.image, host_resize(0, image[:96], Size(64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("picture_size", "size"),
+    [
+        (Size(128, 96), Size(192, 64)),
+        (Size(150, 120), Size(128, 128)),
+        (Size(103, 79), Size(160, 120)),
+        (Size(128, 128), Size(100, 76)),
+        (Size(150, 127), Size(140, 109)),
+    ],
+)
+def test_latent_upscale_lies_under_the_stretched_latent(picture_size: Size, size: Size) -> None:
+    """A latent is stood for by the means over its cells, of a ramp."""
+    y, x = np.mgrid[: picture_size.height, : picture_size.width]
+    ramp = (90 * x / picture_size.width + 150 * y / picture_size.height).astype(np.float32)
+    latent = F.interpolate(
+        F.avg_pool2d(torch.from_numpy(ramp)[None, None], 8),
+        (size.height // 8, size.width // 8),
+        mode="bilinear",
+    )[0, 0].numpy()
+    picture = Image.fromarray(np.dstack([ramp.round().astype(np.uint8)] * 3))
+    found = host_picture(picture, None, size, 3).image[:, :, 0].astype(np.float32)
+    h, w = latent.shape
+    cells = found[: 8 * h, : 8 * w].reshape(h, 8, w, 8).mean((1, 3))
+    pixel = 90 / size.width + 150 / size.height
+    assert np.abs(cells - latent)[1:-1, 1:-1].max() < 0.5 + 0.6 * pixel
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
