@@ -396,7 +396,7 @@ def test_row_19_render_refusal(webui: Any) -> None:
         ({"model": "None"}, 422, "unit 1: You have not selected any ControlNet Model."),
         ({"model": "absent_net"}, 404, "unit 1: control model 'absent_net' is not found"),
         ({"guidance_start": 2}, 422, "unit 1: guidance_start is 2, must be between 0 and 1"),
-        ({"weight": None}, 422, "unit 1: weight is None, must be a number"),
+        ({"weight": "heavy"}, 422, "unit 1: weight is 'heavy', must be a number"),
         ({"resize_mode": 9}, 422, "unit 1: resize_mode is 9, must be one of"),
         ({"image": "?"}, 422, "unit 1: image cannot be decoded"),
     ],
