@@ -26,17 +26,16 @@ from lib_controlnet.inputs import (
 )
 from lib_controlnet.region import Region
 from lib_controlnet.session import PreparedUnit
+from lib_controlnet.sliders import misplaced
 
 if TYPE_CHECKING:
+    from annotator.registry import Detector
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.request import GenerationRequest
     from lib_controlnet.unit import ControlUnit
 
 log = logging.getLogger(__name__)
 
-NOT_SET: Final = (0, 0.5, 64)
-"""What clients send for a slider that they do not mean: 0, what a missing slider reads as, and the
-default of every slider in the first versions."""
 GLOBAL_INPAINT: Final = "inpaint"
 """Preprocessor that `inpaint_only` becomes where the host keeps the unmasked part itself."""
 
@@ -182,7 +181,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
     request = preparation.request
     detector = preprocess.get(unit.module)
     preprocess.require(detector)
-    comments += _out_of_range(unit, detector)
+    comments += _judge_sliders(unit, detector)
     load = None
     if detector.needs_model:
         load = _model_loader(unit, preparation)
@@ -231,31 +230,20 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
     )
 
 
-def _out_of_range(unit: ControlUnit, detector: preprocess.Detector) -> Iterator[str]:
+def _judge_sliders(unit: ControlUnit, detector: Detector) -> list[str]:
     """One sentence for each slider of the preprocessor whose default is taken instead.
 
     Raises:
-        UnitError: a request asks for a number out of range that is none of `NOT_SET`.
+        UnitError: a request asks for a number out of range.
     """
-    sliders = dict(zip(("threshold_a", "threshold_b"), detector.sliders, strict=False))
-    if not unit.pixel_perfect and detector.resolution is not None:
-        sliders["processor_res"] = detector.resolution
-    for field, slider in sliders.items():
-        number = getattr(unit, field)
-        if not slider.visible or number == -1 or slider.minimum <= number <= slider.maximum:
-            continue
-        what = f"{field} is {number:g}, {slider.label} of {detector.title}"
-        limits = f"{slider.minimum:g} and {slider.maximum:g}"
-        if unit.is_request and number not in NOT_SET:
-            msg = (
-                f"{unit.name}: {what} must be between {limits}; -1 stands for its default "
-                f"{slider.default:g}"
-            )
+    fields = ("threshold_a", "threshold_b", *(() if unit.pixel_perfect else ("processor_res",)))
+    said = []
+    for found in misplaced(detector, {field: getattr(unit, field) for field in fields}):
+        if unit.is_request and found.is_meant:
+            msg = f"{unit.name}: {found.refusal}"
             raise UnitError(msg)
-        yield (
-            f"ControlNet {unit.name}: {what} goes between {limits}: its default "
-            f"{slider.default:g} is used"
-        )
+        said.append(f"ControlNet {unit.name}: {found.note}")
+    return said
 
 
 def _keeps_everything(picture: ControlPicture, request: GenerationRequest) -> bool:

@@ -16,6 +16,7 @@ from lib_controlnet import preprocess
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.image import decode_image, decode_mask, join_mask
 from lib_controlnet.limits import MAX_IMAGES, MAX_TOGETHER
+from lib_controlnet.sliders import misplaced
 from lib_controlnet.transport import bytes_of_text
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,11 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
         ControlNetError: what is wrong with the request.
     """
     detector = _detector(asked)
+    fields = ("processor_res", "threshold_a", "threshold_b")
+    for found in misplaced(detector, dict(zip(fields, asked.sliders, strict=True))):
+        if found.is_meant:
+            msg = f"controlnet_{found.refusal}"
+            raise ControlNetError(msg)
     if not detector.uses_mask and asked.masks:
         log.warning("%s uses no mask, those sent are ignored", detector.name)
     budget = PixelBudget()

@@ -6,6 +6,7 @@ that it does not know: a picture without control would be the answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ _TELLING: Final = frozenset(
     )
 )
 """Fields by which a unit is known, whatever it lies under."""
+_PLACE: Final = f'units as "{SCRIPTS}": {{"{SCRIPT}": {{"{ARGS}": [{{...}}, ...]}}}}'
+_NAMED: Final = re.compile(r"\bControlNet \d{1,3}: ")
 Found = Iterator[tuple[str, Mapping[str, Any]]]
 
 
@@ -53,12 +56,15 @@ def refuse(body: Mapping[str, Any], units: list[Any]) -> None:
     Raises:
         UnitError: there is a unit elsewhere that is switched on.
     """
+    if not units and _NAMED.search(str(body.get("infotext") or "")):
+        msg = (
+            "infotext names ControlNet units, but holds no picture of theirs, so they would not "
+            f"act; send {_PLACE}, or there one unit that is switched off for a picture without"
+        )
+        raise UnitError(msg)
     for where, unit in _found(body, units):
         if _asks(unit) and not any(unit == known for known in units):
-            msg = (
-                f"{where} holds a ControlNet unit, which is not looked for there; send units as "
-                f'"{SCRIPTS}": {{"{SCRIPT}": {{"{ARGS}": [{{...}}, ...]}}}}'
-            )
+            msg = f"{where} holds a ControlNet unit, which is not looked for there; send {_PLACE}"
             raise UnitError(msg)
 
 

@@ -160,6 +160,8 @@ def test_generate_without_enabled_units_is_plain(webui: Any, units: list) -> Non
         pytest.param({"guidance_start": 2}, 422, "unit 0: guidance_start is 2", id="range"),
         pytest.param({"resize_mode": "Sideways"}, 422, "must be one of", id="choice"),
         pytest.param({"weight": "heavy"}, 422, "unit 0: weight is 'heavy'", id="number"),
+        pytest.param({"weight": 5}, 422, "unit 0: weight is 5, must be between", id="weight"),
+        pytest.param({"threshold_a": 300}, 422, "unit 0: threshold_a is 300, Low", id="slider"),
         pytest.param({"image": "/etc/hostname"}, 422, "unit 0: image cannot be decoded", id="path"),
     ],
 )
@@ -173,6 +175,59 @@ def test_generate_refuses_before_sampling(
     answer = generate(webui, units=[asked])
     assert answer.status_code == status, answer.text[:500]
     assert sentence in answer.json()["detail"]
+
+
+def test_generate_says_in_the_answer_what_had_no_effect(webui: Any, picture: str) -> None:
+    unit = {"module": "canny", "model": MODEL, "image": picture, "threshold_b": 0}
+    late = {**unit, "guidance_start": 0.8, "guidance_end": 0.2, "Resize-Mode": 1, "frob": 1}
+    info = json.loads(generate(webui, units=[unit, late]).json()["info"])
+    notes = info["extra_generation_params"]["ControlNet notes"].split("\n")
+    assert [note.partition(",")[0].partition(":")[0] for note in notes] == [
+        "ControlNet unit 0",
+        "ControlNet unit 1",
+        "ControlNet unit 1",
+        "ControlNet unit 1 was never active",
+    ]
+    assert "threshold_b is 0, High Threshold of canny goes between 1 and 255" in notes[0]
+    assert "unknown keys ignored: frob" in notes[1]
+    assert "threshold_b is 0" in notes[2]
+    assert "guidance_start 0.8 lies after guidance_end 0.2" in notes[3]
+    assert "ControlNet 0" in info["infotexts"][0]
+    assert "ControlNet 1" not in info["infotexts"][0]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda unit: {"alwayson_scripts": {"controlnet": unit}},
+        lambda unit: {"alwayson_scripts": {"ControlNet": {"Args": [unit]}}},
+        lambda unit: {"controlnet_units": [unit]},
+        lambda unit: {f"controlnet_{name}": value for name, value in unit.items()},
+    ],
+    ids=["instead of args", "Args", "at the top", "flat"],
+)
+def test_generate_refuses_units_where_the_host_does_not_look(
+    webui: Any, picture: str, request_of: Any
+) -> None:
+    body = request_of({"module": "canny", "model": MODEL, "image": picture})
+    answer = webui.client.post("/sdapi/v1/txt2img", json={**SMALL, **body})
+    assert answer.status_code == 422
+    assert "holds a ControlNet unit, which is not looked for there" in answer.json()["detail"]
+
+
+def test_generate_is_never_stopped_by_a_unit_that_is_off(webui: Any, picture: str) -> None:
+    unit = {"module": "canny", "model": MODEL, "image": picture}
+    alone = generate(webui, units=[unit]).json()["images"]
+    for junk in ('"weight": NaN', '"image": "!!"', '"guidance_end": 9, "control_mode": [[]]'):
+        off = '{"enabled": false, "module": "absent", ' + junk + "}"
+        body = json.dumps({**SMALL, "alwayson_scripts": {"ControlNet": {"args": [unit, "OFF"]}}})
+        answer = webui.client.post(
+            "/sdapi/v1/txt2img",
+            content=body.replace('"OFF"', off),
+            headers={"content-type": "application/json"},
+        )
+        assert answer.status_code == 200, answer.text[:300]
+        assert answer.json()["images"] == alone
 
 
 def test_generate_after_a_refusal_is_what_it_was(webui: Any, picture: str) -> None:

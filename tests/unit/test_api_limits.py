@@ -91,6 +91,15 @@ def test_number_of_images_is_limited(client: TestClient, monkeypatch: pytest.Mon
     assert answer.json()["detail"] == "3 images are sent; at most 2 at a time"
 
 
+def test_number_out_of_a_sliders_range_is_refused(client: TestClient) -> None:
+    for field, number in (("processor_res", 63), ("threshold_a", 300), ("threshold_b", -2)):
+        answer = canny(client, square(), **{f"controlnet_{field}": number})
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith(f"controlnet_{field} is {number}, ")
+    for number in (-1, None, 0, 0.5, 64):  # what clients send that mean the default
+        assert canny(client, square(), controlnet_threshold_a=number).status_code == 200
+
+
 @pytest.mark.parametrize("module", ["canny", "none", "inpaint"])
 def test_pixels_of_all_pictures_together_are_limited(
     both: tuple[TestClient, FakeRuntime], monkeypatch: pytest.MonkeyPatch, module: str

@@ -94,6 +94,18 @@ def test_request_without_stray_units_passes(case: str) -> None:
     check_units(HARMLESS[case], 3)
 
 
+INFOTEXT = 'a cat\nSteps: 4, ControlNet 0: "Module: canny, Model: x, Weight: 1.0", Size: 64x64'
+
+
+def test_infotext_that_names_units_is_refused_unless_the_request_says_what_it_wants() -> None:
+    with pytest.raises(UnitError, match="^infotext names ControlNet units, but holds no picture"):
+        check_units({"infotext": INFOTEXT, **args()}, 3)
+    check_units({"infotext": INFOTEXT, **args(UNIT)}, 3)
+    check_units({"infotext": INFOTEXT, **args({"enabled": False})}, 3)
+    check_units({"infotext": "ControlNet notes: x, Steps: 4", **args()}, 3)
+    check_units({"infotext": None}, 3)
+
+
 def test_look_ends_whatever_the_request_holds() -> None:
     nested: Any = []
     for _ in range(5000):

@@ -28,7 +28,7 @@ LAYERS = (
         *("batch", "movie", "movie_decoder", "movie_kinds", "pose_layouts", "pickles"),
         "field_values",
     ),
-    ("injection", "step", "window", "hint", "region", "active", "effects", "outcome"),
+    ("injection", "step", "window", "hint", "region", "active", "effects", "outcome", "sliders"),
     ("patcher",),
     ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
     ("remote", "plugins", "unit_object", "pose", "tools", "train"),

@@ -1,5 +1,6 @@
 """From units to what will run: order, failures, comments, regions that refer to other units."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -184,3 +185,34 @@ def test_a_guess_at_the_model_is_said():
     comments = []
     prepare_units([unit(model="guessed"), unit(1)], preparation(), comments)
     assert comments == ["ControlNet unit 0: a guess"]
+
+
+SLIDERS = {
+    "threshold_a": (300, 0, "Low Threshold of canny", "1 and 255", "100"),
+    "threshold_b": (-5, 0.5, "High Threshold of canny", "1 and 255", "200"),
+    "processor_res": (2049, 0, "Resolution of canny", "64 and 2048", "512"),
+}
+
+
+@pytest.mark.parametrize("field", SLIDERS)
+def test_slider_out_of_range_stops_a_request_and_is_noted_otherwise(field):
+    number, unmeant, name, limits, default = SLIDERS[field]
+    wrong = unit(module="canny", **{field: number})
+    sentence = f"{field} is {number:g}, {name}"
+    with pytest.raises(UnitError, match=f"^unit 0: {sentence} must be between {limits}; -1 is"):
+        prepare(wrong)
+    note = f"ControlNet unit 0: {sentence} goes between {limits}: its default {default} is used"
+    comments = []
+    prepare(dataclasses.replace(wrong, is_request=False), comments=comments)
+    assert comments == [note]
+    comments = []
+    prepare(unit(module="canny", **{field: unmeant}), comments=comments)
+    assert comments == [note.replace(f"is {number:g},", f"is {unmeant:g},")]
+
+
+def test_sliders_that_the_preprocessor_lacks_may_hold_anything():
+    comments = []
+    fields = {"threshold_a": 64, "threshold_b": 1e9, "processor_res": 9}
+    prepare(unit(module="invert", **fields), comments=comments)
+    prepare(unit(module="canny", processor_res=9, pixel_perfect=True), comments=comments)
+    assert comments == []
