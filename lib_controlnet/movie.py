@@ -283,7 +283,7 @@ class MovieWriter:
             self._write_gif()
             self.written.insert(0, self.gif)
         except (OSError, ValueError, struct.error) as error:
-            notes.append(f"no GIF was written: {error}")
+            notes.append(f"no GIF was written: {getattr(error, 'strerror', None) or error}")
         return notes
 
     def _write_gif(self) -> None:

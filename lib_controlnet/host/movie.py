@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import images, processing, shared
 from PIL import Image
 
+from lib_controlnet import infotext
 from lib_controlnet.decode import opened_file
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError, shown
@@ -63,13 +64,23 @@ class Track:
 
 @dataclass
 class Results:
-    """What the frames have given so far."""
+    """What the frames have given so far.
+
+    Attributes:
+        first: the host's result of the first frame.
+        frames: pictures, as far as they are answered with.
+        infotexts: of every frame.
+        written: files.
+        notes: what became of the movies.
+        told: what the frames' generations had to say, each sentence once.
+    """
 
     first: Any = None
     frames: list[Image.Image] = field(default_factory=list)
     infotexts: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    told: dict[str, None] = field(default_factory=dict)
 
 
 def run(p: Any, args: Sequence[Any], runtime: Runtime) -> Any:
@@ -239,6 +250,7 @@ def _frames(
             maps: dict[int, list[Any]] = {}
             made = processing.process_images(_copy(p, units, given, maps))
             results.first = results.first or made
+            results.told |= dict.fromkeys(_told(made))
             if shared.state.interrupted or shared.state.skipped or not made.images:
                 continue  # the picture is not complete
             results.infotexts.append(made.infotexts[0])
@@ -246,6 +258,10 @@ def _frames(
             if keeps_frames:
                 results.frames.append(made.images[0])
     results.notes += [note for track in movies for note in track.movie.notes]
+
+
+def _told(made: Any) -> list[str]:
+    return str((made.extra_generation_params or {}).get(infotext.NOTES, "")).splitlines()
 
 
 def _together(
@@ -333,7 +349,11 @@ def _finished(p: Any, results: Results) -> Any:
     processed.infotexts = (results.infotexts or processed.infotexts)[: max(len(shown), 1)]
     names = ", ".join(str(path) for path in results.written)
     lines = [f"{len(results.infotexts)} frames, saved as {names}"] if names else []
-    for line in [*lines, *results.notes]:
-        line = line if line.startswith(_NAME) else f"{_NAME}: {line}"
+    notes = [note if note.startswith(_NAME) else f"{_NAME}: {note}" for note in results.notes]
+    for line in [*(f"{_NAME}: {line}" for line in lines), *notes]:
         processed.comments = f"{processed.comments}{line}\n"
+    if notes or results.told:
+        # The answer of the host's API holds the parameters, not the comments.
+        told = {infotext.NOTES: "\n".join([*results.told, *notes])}
+        processed.extra_generation_params = {**processed.extra_generation_params, **told}
     return processed

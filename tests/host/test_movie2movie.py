@@ -381,6 +381,8 @@ def test_damage_in_the_middle_keeps_the_frames_before_it(webui, gif, shown, tmp_
     assert len(answer.images) == made > 0
     assert f"the movie of unit 0: clip.gif cannot be read after frame {made}: " in answer.comments
     assert f"; the run ends after frame {made}" in answer.comments
+    told = answer.extra_generation_params["ControlNet notes"]
+    assert f"; the run ends after frame {made}" in told, "all that the host's API answers with"
     written = sorted((tmp_path / "out" / "controlnet-m2m").iterdir())
     assert [open_movie(path, "test").count for path in written] == [made, made]
 
