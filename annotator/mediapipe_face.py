@@ -15,6 +15,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from .networks import reason
 from .registry import Detector, Requirement, Slider, register
 from .weights import STORE, WeightFile, WeightsError
 
@@ -79,7 +80,7 @@ class MediaPipeFace(Detector):
             with tasks.FaceLandmarker.create_from_options(options) as finder:
                 found = finder.detect(given).face_landmarks
         except (RuntimeError, ValueError) as error:
-            msg = f"{path} is damaged or no {BUNDLE.name}: {str(error)[:500]}"
+            msg = f"{path} is damaged or no {BUNDLE.name}: {reason(error)}"
             raise WeightsError(msg) from error
         faces = [np.array([(point.x, point.y) for point in face]) for face in found]
         return draw_faces(faces, image.shape[1], image.shape[0], outlines(tasks))

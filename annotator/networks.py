@@ -146,7 +146,7 @@ class NetworkCache:
         except Exception as error:  # files hold anything, and each format has its own errors
             if isinstance(error, WeightsError) or self.is_out_of_memory(error):
                 raise
-            msg = f"{path} is damaged or no {weight.name}: {str(error)[:500]}"
+            msg = f"{path} is damaged or no {weight.name}: {reason(error)}"
             raise WeightsError(msg) from error
 
     def _get(self, key: tuple, load: Callable[[], Any]) -> Any:
@@ -192,6 +192,12 @@ class NetworkCache:
             len(self._entries) > self.max_count or self.nbytes > self.max_bytes
         ):
             self._entries.popitem(last=False)
+
+
+def reason(error: BaseException) -> str:
+    """What a reader says first, cut; torch goes on with advice to run the code of the file."""
+    first = str(error).strip().partition("\n")[0].partition("Re-running ")[0]
+    return first[:200].strip() or type(error).__name__
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

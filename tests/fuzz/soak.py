@@ -180,10 +180,9 @@ class Soak:
 
     def compare(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Nothing of ours is left, nothing has grown."""
-        for name in ("hooks", "functions"):
-            if after[name]:
-                self.failures.append(f"{name} left: {after[name][:10]}")
-        for name in ("objects", "threads", "files"):
+        if after["hooks"]:
+            self.failures.append(f"hooks left: {after['hooks'][:10]}")
+        for name in ("functions", "objects", "threads", "files"):
             more = Counter(after[name]) - Counter(before[name])
             if more:
                 self.failures.append(f"{name} left: {dict(more.most_common(10))}")
