@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from lib_controlnet.enums import ActingRegion
+from lib_controlnet.enums import ActingRegion, InputMode
 
 PREVIEW_DEPENDS_ON: Final = (
     "image",
@@ -200,19 +200,21 @@ def checked_upload(name: str, enables: bool = False) -> str:
 
 
 def drawing_note(name: str, masked: Sequence[str]) -> str:
-    """The chosen preprocessor -> a line that says what a drawing on the unit's picture does.
+    """Preprocessor, whether the unit has its own picture, and which: -> a line about drawing on it.
 
-    A drawing on a new canvas is what the canvas is for, and a mask what an inpaint preprocessor
-    works on; nothing is said of those.
+    Only the single picture can be drawn on, and only if it is used. A drawing on a new canvas is
+    what the canvas is for, and a mask what an inpaint preprocessor works on; nothing is said of
+    those.
 
     Args:
         name: the unit's element id.
         masked: labels of the preprocessors that work on a mask.
     """
-    return f"""async (module) => {{{_UPDATES}{_DRAWN}
+    return f"""async (module, independent, mode) => {{{_UPDATES}{_DRAWN}
   await new Promise((next) => setTimeout(next, 50)); // gradio clears its canvas after the event
   const quiet = {_unit(name)}.dataset.canvas || {json.dumps(list(masked))}.includes(module);
-  if (!drawnOn("#{name}_input_image") || quiet) return hidden;
+  const used = independent && mode === {json.dumps(InputMode.SIMPLE.value)};
+  if (!used || quiet || !drawnOn("#{name}_input_image")) return hidden;
   const ignored = typeof opts === "object" && opts.controlnet_ignore_noninpaint_mask;
   return said(ignored ? {json.dumps(DRAWN_IGNORED)} : {json.dumps(DRAWN_INSTEAD)});
 }}"""

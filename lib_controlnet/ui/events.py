@@ -69,8 +69,10 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
     in_page(widgets.send_size.click, browser.send_dimensions(tab), [image], [])
     masked = [detector.title for detector in listing.detectors() if detector.uses_mask]
     drawn = browser.drawing_note(widgets.name, masked)
-    for trigger in (image.edit, image.upload, image.clear, widgets.module.change):
-        in_page(trigger, drawn, [widgets.module], [widgets.drawing_note])
+    deciding = [widgets.module, widgets.independent, widgets.input_mode]
+    changes = [widget.change for widget in deciding]
+    for trigger in (image.edit, image.upload, image.clear, *changes):
+        in_page(trigger, drawn, deciding, [widgets.drawing_note])
 
 
 def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:

@@ -58,6 +58,12 @@ def is_silent(page: Any, line: str) -> None:
     assert not page.is_visible(line)
 
 
+def input_tabs(page: Any) -> Any:
+    """The tabs above the unit's picture: one picture, a folder, several pictures."""
+    group = f".cnet-input-image-group:has({UNIT}_input_image)"
+    return page.locator(f"{group} .cnet-input-tabs > .tab-nav > button")
+
+
 def offered(page: Any, dropdown: str = "model_dropdown") -> list[str]:
     """What a list offers when it is opened."""
     box = f"{UNIT}_controlnet_{dropdown}"
@@ -178,6 +184,10 @@ def test_pictures_that_are_none_strokes_and_new_canvases(panel: Any, tmp_path: P
     is_silent(page, drawn)
     choose_canny(page)
     says(page, drawn, "What is drawn is the control picture now")
+    input_tabs(page).nth(1).click()
+    is_silent(page, drawn)
+    input_tabs(page).nth(0).click()
+    says(page, drawn, "What is drawn is the control picture now")
     page.click(f"{UNIT}_input_image button[aria-label='Undo']")
     is_silent(page, drawn)
 
@@ -246,9 +256,7 @@ def test_preview_goes_with_its_settings_and_leaves_no_frame(panel: Any, tmp_path
     # A batch previews its own pictures, not the single one that its tab hides.
     choose_preprocessor(page, "none")
     page.locator(f"{UNIT}_input_image").scroll_into_view_if_needed()
-    tabs = page.locator(
-        f".cnet-input-image-group:has({UNIT}_input_image) .cnet-input-tabs > .tab-nav > button"
-    )
+    tabs = input_tabs(page)
     tabs.nth(1).click()
     page.wait_for_selector(f"{RUN}:disabled")
     folder = tmp_path / "folder"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support import (
     empty_unet,
     memory_checkpoint,
@@ -394,3 +395,35 @@ def test_signature_of_a_shape_is_hashable_and_tells_bases_apart() -> None:
     shapes = {kind: describe_unet(empty_unet(kind)) for kind in KINDS}
     assert all(isinstance(shape, UNetShape) for shape in shapes.values())
     assert len({shape.signature for shape in shapes.values()}) == len(KINDS)
+
+
+# --- what fits, told by the header alone ------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kind", ["SD1", "SD2", "SDXL"])
+def test_refusal_of_a_file_is_for_every_base_but_its_own(
+    kind: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_controlnet(tmp_path / f"model{suffix}", tiny_controlnet(kind))
+    monkeypatch.setattr(ControlNetFamily, "load", None)  # nothing is loaded for it
+    for other in ("SD1", "SD2", "SDXL"):
+        refused = families.refusal(path, tiny_base(other))
+        assert (refused is None) == (other == kind)
+        assert refused is None or refused.other_base
+        assert refused is None or "is made for" in refused.sentence
+
+
+def test_refusal_of_what_controls_nothing_is_no_matter_of_the_base(tmp_path: Path) -> None:
+    base = tiny_base("SD1")
+    lora, torn, old = (tmp_path / name for name in ("lora.safetensors", "torn.bin", "old.pth"))
+    save_file({"lora_unet_down.lora_up.weight": torch.zeros(2, 2)}, lora)
+    torn.write_bytes(b"<html>")
+    tensors = tiny_controlnet("SDXL").module.state_dict()
+    torch.save(tensors, old, _use_new_zipfile_serialization=False)
+    for path, said in ((lora, "is a LoRA"), (torn, "a web page")):
+        refused = families.refusal(path, base)
+        assert said in refused.sentence
+        assert not refused.other_base
+    assert families.refusal(old, base) is None, "its names are not to be had without its tensors"
+    assert families.refusal(tmp_path / "absent.pth", base) is None
