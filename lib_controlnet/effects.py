@@ -78,11 +78,14 @@ class MaskChannels:
     def apply(self, given: Tensor, rows: Sequence[Row]) -> Tensor:
         """Replace what the host tells, (n, 5, h, w); the argument is not changed.
 
-        Conditions of another shape are left alone: those of a checkpoint of another kind.
+        Its size may be another one where all rows are told: with a latent upscaler the host sizes
+        it by the first pass, and could not go on.
         """
+        told = [self.images is None or row.image in self.images for row in rows]
+        if all(told):
+            return self.condition.to(given).expand(len(given), -1, -1, -1)
         if given.shape[1:] != self.condition.shape[1:] or len(given) != len(rows):
             return given
-        told = [self.images is None or row.image in self.images for row in rows]
         chosen = torch.tensor(told, device=given.device)[:, None, None, None]
         return torch.where(chosen, self.condition.to(given), given)
 

@@ -93,6 +93,12 @@ def test_units_mask_reaches_every_pass_and_its_own_pictures_only(host, inpaintin
         assert [bool((row == 1).all()) for row in rows[:, 0]] == [True, False] * 2
 
 
+def test_latent_upscaler_goes_on_with_a_unit_that_tells_the_checkpoint(host, inpainting, told):
+    hires = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.7, "hr_upscaler": "Latent"}
+    host.txt2img(**request(inpaint(), **hires, **inpainting))
+    assert {tuple(rows.shape[-2:]) for rows in told} == {(SIZE // 8,) * 2, (SIZE // 4,) * 2}
+
+
 @pytest.mark.parametrize(
     "unit",
     [inpaint(weight=0), inpaint(mask=encoded(boxed() * 0)), inpaint(module="canny", mask=None)],
