@@ -96,6 +96,9 @@ class Controls:
     def __init__(self, networks: Sequence[ControlNetwork], hints: Sequence, weights: Sequence):
         self.controls = list(zip(networks, hints, weights, strict=True))
 
+    def injected(self) -> None:
+        """Nobody asks here whether controls acted."""
+
     def residuals(self, step: StepContext) -> list[Residuals]:
         rows = tuple(range(step.x.shape[0]))
         call = {"x": step.x, "timesteps": step.timesteps, "context": step.context, "y": step.y}
