@@ -50,6 +50,8 @@ class NetworkCache:
         place: where they run, unless `choose_place` says otherwise.
         choose_place: asked before each use; the host sets it.
         is_out_of_memory: tells lack of memory from other errors; who knows more sets it.
+        check_file: asked before a file is opened; raises ValueError for one that would take more
+            memory than it has bytes.
     """
 
     def __init__(self, max_count: int = MAX_COUNT, max_bytes: int = MAX_BYTES) -> None:
@@ -58,6 +60,7 @@ class NetworkCache:
         self.place = Place()
         self.choose_place: Callable[[], Place] | None = None
         self.is_out_of_memory: Callable[[BaseException], bool] = _is_out_of_memory
+        self.check_file: Callable[[Path], None] = lambda _path: None
         self._entries: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -142,6 +145,7 @@ class NetworkCache:
     ) -> Any:
         """What a file holds, ready to use."""
         try:
+            self.check_file(path)
             return load(path, place)
         except Exception as error:  # files hold anything, and each format has its own errors
             if isinstance(error, WeightsError) or self.is_out_of_memory(error):

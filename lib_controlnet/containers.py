@@ -29,7 +29,7 @@ from lib_controlnet.errors import (
     shown,
 )
 from lib_controlnet.layouts import MARKERS
-from lib_controlnet.pickles import UnsoundError, look_over
+from lib_controlnet.pickles import UnsoundError, is_torch, look_over
 
 log = logging.getLogger(__name__)
 
@@ -412,5 +412,4 @@ def open_container(path: Path) -> TensorFile:
         msg = f"control model {path} cannot be opened: {error.strerror or error}"
         raise ModelNotFoundError(msg) from error
     # A safetensors header may be 0x80 or 0x4B50 ("PK") bytes long: look for its brace first.
-    is_torch = start[8:9] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
-    return TorchFile(path) if is_torch else SafetensorsFile(path)
+    return TorchFile(path) if is_torch(start) and start[8:9] != b"{" else SafetensorsFile(path)

@@ -51,6 +51,23 @@ class UnsoundError(ValueError):
     """A file cannot be what `torch.save` wrote."""
 
 
+def is_torch(start: bytes) -> bool:
+    """Whether a file that begins so is an archive or a pickle, of which `torch.save` makes one."""
+    return start[:2] == b"PK" or start[:1] == b"\x80"
+
+
+def check_pickles(path: Path) -> None:
+    """Check a file of any kind before it is opened: its pickles, if it has some.
+
+    Raises:
+        UnsoundError: see `look_over`.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    if is_torch(start) and start[8:9] != b"{":  # the header of a safetensors file
+        look_over(path)
+
+
 def look_over(path: Path) -> bool:
     """Check a file before it is unpickled; whether its members can be read where they lie.
 

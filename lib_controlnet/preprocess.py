@@ -39,6 +39,7 @@ from lib_controlnet.image import (
     resize_with_pad,
     to_rgb,
 )
+from lib_controlnet.pickles import check_pickles
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
@@ -83,6 +84,7 @@ registry: Final = declarations.discover()
 weights: Final = importlib.import_module(f"{declarations.__package__}.weights")
 networks: Final = importlib.import_module(f"{declarations.__package__}.networks")
 networks.CACHE.is_out_of_memory = is_out_of_memory
+networks.CACHE.check_file = check_pickles
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ SETTINGS: Final = (
         "",
         "Extra path to scan for ControlNet models (e.g. training output directory)",
         "text",
+        note="several folders: separated by ;",
     ),
     Setting(
         "control_net_modules_path",

@@ -355,6 +355,20 @@ def test_lack_of_memory_is_told_as_such(
         pass
 
 
+def test_weight_file_that_asks_for_more_memory_than_it_has_is_not_opened(
+    odd: type[Odd], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "odd_net.pth").write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")  # a memo of 32 GB
+    monkeypatch.setattr(preprocess.weights.STORE, "roots", (tmp_path,))
+    opened: list[Path] = []
+    with (
+        pytest.raises(preprocess.weights.WeightsError, match=r"odd_net\.pth is damaged"),
+        preprocess.networks.lend_opened(odd.files[0], lambda path, _place: opened.append(path)),
+    ):
+        pass
+    assert not opened
+
+
 def test_who_stops_a_preprocessor_stops_it(odd: type[Odd], monkeypatch) -> None:
     monkeypatch.setattr(odd, "made", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
