@@ -32,7 +32,8 @@ _NUMBER: Final = r"([+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}))"
 """Of bounded length, so that no text makes a pattern try many ways to share its digits out."""
 _RANGE: Final = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}(?:\s*\(\s*{_NUMBER}\s*\))?")
 _COUNTED: Final = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*\[\s*([0-9]{{1,12}})\s*\]")
-_LIST: Final = re.compile(r"\[[^\[\]]*\]")
+_KEPT: Final = re.compile(r"\0([0-9]{1,9})\0")
+"""Stands for what is in brackets while commas are looked for."""
 MAX_CHARACTERS: Final = 50_000
 """Of what is typed for one axis."""
 MAX_VALUES: Final = 1000
@@ -129,17 +130,35 @@ def _part(value: Any, position: int) -> Any:
 
 
 def split(text: str) -> list[str]:
-    """Values separated by commas; a bracket list `[a, b]` is one value, for unit 0, 1, ..."""
+    """Values separated by commas; a bracket list `[a, b]` is one value, for unit 0, 1, ...
+
+    Brackets may stand inside values, `name [hash]`, and those inside lists.
+    """
     _check_length(text)
-    lists: list[str] = []
-
-    def keep(found: re.Match[str]) -> str:
-        lists.append(found[0])
-        return f"\0{len(lists) - 1}"
-
-    rows = csv.reader([_LIST.sub(keep, text.replace("\n", ","))], skipinitialspace=True)
+    plain = text.replace("\0", " ").replace("\n", ",")
+    kept, pieces, after = [], [], 0
+    for start, end in _bracketed(plain):
+        pieces += [plain[after:start], f"\0{len(kept)}\0"]
+        kept.append(plain[start:end])
+        after = end
+    rows = csv.reader(["".join([*pieces, plain[after:]])], skipinitialspace=True)
     cells = [cell.strip() for row in rows for cell in row]
-    return [lists[int(cell[1:])] if cell.startswith("\0") else cell for cell in cells]
+    return [_KEPT.sub(lambda found: kept[int(found[1])], cell) for cell in cells]
+
+
+def _bracketed(text: str) -> list[tuple[int, int]]:
+    """Start and end of what is in outermost brackets; those without a partner are text."""
+    opened: list[int] = []
+    found: list[tuple[int, int]] = []
+    for place, character in enumerate(text):
+        if character == "[":
+            opened.append(place)
+        elif character == "]" and opened:
+            start = opened.pop()
+            while found and found[-1][0] > start:
+                found.pop()
+            found.append((start, place + 1))
+    return found
 
 
 def split_numbers(text: str) -> list[str]:
@@ -194,9 +213,8 @@ def per_unit(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
     def read(text: Any) -> Any:
         word = str(text).strip()
-        if word.startswith("[") and word.endswith("]"):
-            words = next(csv.reader([word[1:-1]], skipinitialspace=True), [])
-            return [one(item) for item in words]
+        if _bracketed(word) == [(0, len(word))]:
+            return [one(item) for item in split(word[1:-1])]
         return one(word)
 
     def one(text: str) -> Any:

@@ -141,6 +141,36 @@ def test_row_17_xyz_values_are_read(grid, title, text, expected):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a [01234567], b [89abcdef]", ["a [01234567]", "b [89abcdef]"]),
+        ("x [fp16] [01234567], x [fp16]", ["x [fp16] [01234567]", "x [fp16]"]),
+        ("[fp16] x [01234567]", ["[fp16] x [01234567]"]),
+        ("x [a, b] [01234567], y", ["x [a, b] [01234567]", "y"]),
+        ("[a [01234567], b [89abcdef]], c", [["a [01234567]", "b [89abcdef]"], "c"]),
+        ("[[fp16] x [01234567], None]", [["[fp16] x [01234567]", None]]),
+        ('"a, b [01234567]", c', ["a, b [01234567]", "c"]),
+        ('["a, b", c]', [["a, b", "c"]]),
+        ("x [fp16, y]z, [", ["x [fp16, y]z", "["]),
+        ("x [fp16, y", ["x [fp16", "y"]),
+        ("a] b, c", ["a] b", "c"]),
+        ("a\0" + "7\0, b", ["a 7", "b"]),
+        ("a [01234567]\nb", ["a [01234567]", "b"]),
+    ],
+)
+def test_names_with_brackets_and_commas_are_whole_values(webui, text, expected):
+    from lib_controlnet.host import xyz
+
+    assert list(map(xyz.per_unit(str), xyz.split(text))) == expected
+
+
+def test_a_text_of_brackets_is_read_in_one_pass(webui):
+    from lib_controlnet.host import xyz
+
+    assert len(xyz.split("[a]," * 12_000)) == 12_001
+
+
+@pytest.mark.parametrize(
     ("title", "text", "message"),
     [
         ("Weight", "heavy", "could not convert"),
