@@ -30,6 +30,7 @@ class FakeRuntime:
     catalog: Catalog
     units: int = 3
     options: dict[str, Any] = field(default_factory=dict)
+    queue: bool = True
     saved: dict[str, str] = field(default_factory=dict)
     refused: dict[Path, Refusal] = field(default_factory=dict)
 
@@ -41,6 +42,9 @@ class FakeRuntime:
 
     def refusals(self) -> Any:
         return self.refused.get
+
+    def has_queue(self) -> bool:
+        return self.queue
 
     def saved_default(self, key: str) -> str | None:
         return self.saved.get(key)

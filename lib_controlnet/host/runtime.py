@@ -99,6 +99,10 @@ class Runtime:
             log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
             return None
 
+    def has_queue(self) -> bool:
+        """Whether the page's events go through gradio's queue, which carries progress."""
+        return not self.host.flag("no_gradio_queue", False)
+
     def saved_default(self, key: str) -> str | None:
         """A text among the user's saved defaults of the page, None without one."""
         return self.host.saved_default(key)

@@ -73,23 +73,8 @@ def connect_preview(
         script = browser.with_tab_picture(widgets.name, list(PICTURES.values()), count)
         inputs += [widgets.target_tab, widgets.target_scale, *host_tab.inputs]
 
-    def run(
-        unit: ControlNetUnit,
-        edition: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio finds it by its default
-        *asked: Any,
-    ) -> list[Any]:
-        background = str(runtime.option("img2img_background_color", "#ffffff"))
-        request = (
-            plain_request(*asked)
-            if host_tab is None
-            else tab_request(*asked[:4], asked[4:], background)
-        )
-        made = on_run(unit, request, runtime, lambda line, part: progress(part, desc=line))
-        return [gr.update(), {**made, "edition": edition}]
-
     done = widgets.run.click(
-        fn=run,
+        fn=_runner(runtime, host_tab),
         _js=script,
         inputs=inputs,
         outputs=[widgets.preview, widgets.answer],
@@ -98,6 +83,33 @@ def connect_preview(
     shown = [widgets.preview, widgets.preview_group, widgets.allow_preview]
     shown += [widgets.status, widgets.pose]
     in_page(done.then, browser.show_answer(widgets.name), [widgets.answer], shown)
+
+
+def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
+    """What the server does for a click: (unit, edition, what the page adds...) -> an answer."""
+
+    def made(unit: ControlNetUnit, edition: float, asked: Any, report: Report | None) -> list[Any]:
+        background = str(runtime.option("img2img_background_color", "#ffffff"))
+        request = (
+            plain_request(*asked)
+            if host_tab is None
+            else tab_request(*asked[:4], asked[4:], background)
+        )
+        return [gr.update(), {**on_run(unit, request, runtime, report), "edition": edition}]
+
+    def run(
+        unit: ControlNetUnit,
+        edition: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio finds it by its default
+        *asked: Any,
+    ) -> list[Any]:
+        return made(unit, edition, asked, lambda line, part: progress(part, desc=line))
+
+    def run_silently(unit: ControlNetUnit, edition: float, *asked: Any) -> list[Any]:
+        return made(unit, edition, asked, None)
+
+    # gradio does not start with a function that reports progress while its queue is off.
+    return run if runtime.has_queue() else run_silently
 
 
 def plain_request(width: float, height: float) -> GenerationRequest:

@@ -107,6 +107,19 @@ def test_panel_control_type_as_dropdown_by_setting(runtime: FakeRuntime) -> None
     assert isinstance(picker, gr.Dropdown)
 
 
+@pytest.mark.parametrize("queue", [True, False])
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_panel_lets_gradio_start_with_and_without_its_queue(
+    runtime: FakeRuntime, tab: str, queue: bool
+) -> None:
+    runtime.queue = queue
+    demo = build(runtime, tab)[0]
+    if queue:
+        demo.queue()
+    demo.validate_queue_settings()  # as `launch` does first
+    assert demo.progress_tracking is queue
+
+
 def test_panel_configuration_of_the_page_is_plain_json(runtime: FakeRuntime) -> None:
     config = build(runtime)[0].get_config_file()
     states = [block for block in config["components"] if block["type"] == "state"]
