@@ -275,17 +275,19 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_folders_may_lie_deep(tmp_path: Path) -> None:
-    inner, here = tmp_path, os.getcwd()  # noqa: PTH109 - a path this long has to be walked to
+    deepest = tmp_path.joinpath(*["d"] * 1100)
+    made = [tmp_path]
     try:
-        os.chdir(inner)
         for _ in range(1100):
-            os.mkdir("d")  # noqa: PTH102
-            os.chdir("d")
-        Path("m.pth").write_bytes(b"x")
-    finally:
-        os.chdir(here)
-    touch(tmp_path / "n.pth")
-    assert f"n [{EMPTY}]" in Catalog([tmp_path]).names()
+            made.append(made[-1] / "d")
+            made[-1].mkdir()
+        touch(deepest / "m.pth")
+        touch(tmp_path / "n.pth")
+        assert Catalog([tmp_path]).names() == [f"m [{EMPTY}]", f"n [{EMPTY}]"]
+    finally:  # what tests leave is removed by calls inside calls, which this would be too deep for
+        (deepest / "m.pth").unlink(missing_ok=True)
+        for folder in reversed(made[1:]):
+            folder.rmdir()
 
 
 def test_a_disk_is_not_walked_to_its_end(tmp_path: Path, monkeypatch, caplog) -> None:
