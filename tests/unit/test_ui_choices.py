@@ -1,0 +1,228 @@
+"""Pasted, saved and offered choices of the panel, and what it says about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from panels import CANNY, FakeRuntime, build, by_id
+
+from lib_controlnet import listing
+from lib_controlnet.catalog import Catalog
+from lib_controlnet.families import Refusal
+from lib_controlnet.ui import choices
+from lib_controlnet.ui.panel import paste_fields
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> FakeRuntime:
+    for name in ("control_demo_canny", "control_demo_depth"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    return FakeRuntime(Catalog([tmp_path]))
+
+
+def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
+    demo, units = build(runtime)
+    fields = paste_fields(units, runtime)
+    assert len(fields) == 3 * (11 + 4 + 6)
+    params = {
+        "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
+        "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
+        "Guidance End: 0.9, Pixel Perfect: False, Control Mode: ControlNet is more important"
+    }
+    found = by_id(demo)
+    values = {component.elem_id: read(params) for component, read in fields if component.elem_id}
+    union = [read(params) for component, read in fields if not component.elem_id]
+    assert union == [None, "Hard Edge", None]
+    assert values.pop("txt2img_controlnet_ControlNet-1_controlnet_region_status") == gr.update(
+        value="", visible=False
+    )
+    hidden = gr.update(value="", visible=False)
+    notes = [f"txt2img_controlnet_ControlNet-{i}_controlnet_notes" for i in range(3)]
+    assert [values.pop(name) for name in notes] == [None, hidden, None]
+    lines = [f"txt2img_controlnet_ControlNet-{i}_controlnet_picture_note" for i in range(3)]
+    assert [values.pop(name) for name in lines] == [None, hidden, None]
+    prefix = "txt2img_controlnet_ControlNet-1_controlnet_"
+    switches = [f"txt2img_controlnet_ControlNet-{i}_controlnet_enable_checkbox" for i in range(3)]
+    assert [values.pop(name) for name in switches] == [False, True, False]
+    assert all(value is None for name, value in values.items() if not name.startswith(prefix))
+    pasted = {name.removeprefix(prefix): value for name, value in values.items()}
+    assert pasted["type_filter_radio"] == "Canny"
+    assert pasted["preprocessor_dropdown"]["value"] == "canny"
+    assert pasted["preprocessor_dropdown"]["choices"] == listing.labels_for("Canny")
+    assert pasted["model_dropdown"]["value"] == CANNY
+    assert pasted["control_weight_slider"] == 0.7
+    assert pasted["resize_mode_radio"] == "Just Resize"
+    assert pasted["control_mode_radio"] == "ControlNet is more important"
+    resolution = pasted["preprocessor_resolution_slider"]
+    assert (resolution["value"], resolution["visible"]) == (640, True)
+    assert pasted["threshold_A_slider"]["label"] == "Low Threshold"
+    assert pasted["pixel_perfect_checkbox"] is False
+    assert set(values) <= set(found)
+
+
+def test_paste_without_units_changes_nothing(runtime: FakeRuntime) -> None:
+    _demo, units = build(runtime)
+    assert all(read({"Steps": "20"}) is None for _component, read in paste_fields(units, runtime))
+
+
+@pytest.mark.parametrize(
+    ("module", "model", "kind"),
+    [
+        ("canny", "None", "Canny"),
+        ("none", CANNY, "Canny"),
+        ("invert", CANNY, "Canny"),
+        ("scribble_xdog", CANNY, "Scribble"),
+        ("none", "None", "All"),
+        ("no such thing", "gone", "All"),
+    ],
+)
+def test_control_type_of_preprocessor_and_model(
+    runtime: FakeRuntime, module: str, model: str, kind: str
+) -> None:
+    assert listing.control_type_of(runtime.catalog, module, model) == kind
+
+
+WATCHED = ("module", "model", "notes", "enabled", "picture_note")
+
+
+def pasted(runtime: FakeRuntime, **params: str) -> dict[str, Any]:
+    """What pasting writes into the first unit, by widget."""
+    _demo, units = build(runtime)
+    widgets = units[0].unit_widgets
+    names = {id(getattr(widgets, name)): name for name in WATCHED}
+    params = {key.replace("_", " "): value for key, value in params.items()}
+    return {
+        names[id(component)]: read(params)
+        for component, read in paste_fields(units, runtime)
+        if id(component) in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen", "said"),
+    [
+        pytest.param(
+            "Model: gone [1], Module: canny",
+            ("canny", "gone [1]"),
+            "control model &#x27;gone [1]&#x27; is not found",
+            id="model",
+        ),
+        pytest.param(
+            "Model: control_demo_canny, Module: xx",
+            ("xx", CANNY),
+            "&#x27;xx&#x27; is no preprocessor here",
+            id="preprocessor",
+        ),
+        pytest.param("Model: gone, Module: xx", ("xx", "gone"), "xx&#x27; is no", id="both"),
+        pytest.param("Model: None, Module: ip-adapter-auto", None, "cannot run", id="unavailable"),
+        pytest.param("Model: None, Module: none", ("none", "None"), "", id="nothing"),
+    ],
+)
+def test_paste_chooses_what_is_not_there_and_says_so(
+    runtime: FakeRuntime, text: str, chosen: tuple[str, str] | None, said: str
+) -> None:
+    found = pasted(runtime, ControlNet_0=text)
+    if chosen:
+        assert (found["module"]["value"], found["model"]["value"]) == chosen
+    assert said in found["notes"]["value"]
+    assert found["notes"]["visible"] is bool(said)
+    assert found["enabled"] is True
+
+
+def test_paste_says_which_units_have_no_place(runtime: FakeRuntime) -> None:
+    found = pasted(runtime, ControlNet_4="Module: canny, Model: None")
+    assert "more units than this panel; left out: 4." in found["picture_note"]["value"]
+
+
+def test_paste_says_which_unit_cannot_be_read_and_leaves_it_alone(runtime: FakeRuntime) -> None:
+    for others in ({}, {"ControlNet_1": "Module: canny"}):
+        found = pasted(runtime, ControlNet_0="nothing of ours", **others)
+        assert "cannot be read" in found["picture_note"]["value"]
+        assert (found["module"], found["model"], found["enabled"]) == (None, None, None)
+
+
+def test_saved_defaults_that_are_gone_are_chosen_and_said(runtime: FakeRuntime) -> None:
+    runtime.saved = {
+        "txt2img/Model/value": "gone [12345678]",
+        "txt2img/Preprocessor/value": "plugin",
+        "img2img/Model/value": CANNY,
+    }
+    found = by_id(build(runtime)[0])
+    prefix = "txt2img_controlnet_ControlNet-2_controlnet_"
+    assert "gone [12345678]" in found[f"{prefix}model_dropdown"].choices, "the host asks for this"
+    assert "plugin" in found[f"{prefix}preprocessor_dropdown"].choices
+    *_, notes = choices.on_module("All", "plugin", "gone [12345678]", False, runtime)
+    assert "plugin" in notes["value"]
+    assert "gone" in notes["value"]
+    other = by_id(build(runtime, "img2img")[0])
+    names = other["img2img_controlnet_ControlNet-0_controlnet_model_dropdown"].choices
+    assert names == listing.models_for(runtime.catalog, "All")
+
+
+def test_models_of_another_base_are_left_out_and_never_the_default(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    for name in ("control_v11_canny_xl", "t2i_canny", "a_canny"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"x")
+    runtime.catalog.refresh()
+    why = Refusal("t2i_canny is a T2I-Adapter", other_base=False)
+    runtime.refused = {
+        runtime.catalog.find("control_v11_canny_xl"): Refusal("made for SDXL", other_base=True),
+        runtime.catalog.find("t2i_canny"): why,
+        runtime.catalog.find("a_canny"): Refusal("made for SDXL", other_base=True),
+    }
+    _module, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    assert rest[3]["choices"] == ["None", CANNY, "t2i_canny [e3b0c442]"]
+    assert rest[3]["value"] == CANNY
+    assert not rest[-1]["visible"]
+    kept, notes = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
+    assert "value" not in kept, "what is chosen stays"
+    assert notes["value"] == "t2i_canny is a T2I-Adapter"
+
+    runtime.refused[runtime.catalog.find(CANNY)] = Refusal("made for SDXL", other_base=True)
+    _module, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    assert (rest[3]["choices"], rest[3]["value"]) == (["None", "t2i_canny [e3b0c442]"], "None")
+    assert "No control model of the type Canny fits the loaded checkpoint" in rest[-1]["value"]
+    assert "a_canny [e3b0c442], control_demo_canny" in rest[-1]["value"]
+
+
+INVERT = "invert (from white bg & black line)"
+
+
+@pytest.mark.parametrize(
+    ("own", "module"), [("none", "none"), ("Invert", INVERT), ("shuffle", "canny")]
+)
+def test_a_models_own_preprocessor_comes_with_it(
+    runtime: FakeRuntime, tmp_path: Path, own: str, module: str
+) -> None:
+    about = {"control_type": "Canny", "preprocessor": own}
+    save_file({"a": torch.ones(1)}, tmp_path / "control_v11_mine.safetensors", metadata=about)
+    runtime.catalog.refresh()
+    chosen, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    assert rest[3]["value"].startswith("control_v11_mine [")
+    assert chosen["value"] == module
+
+
+@pytest.mark.parametrize("kind", ["IP-Adapter", "Reference", "Revision"])
+def test_control_types_that_cannot_be_used_say_so(runtime: FakeRuntime, kind: str) -> None:
+    module, _union, *rest = choices.on_control_type(kind, False, runtime)
+    assert module["value"] == "none"
+    assert f"{kind} cannot be used here: " in rest[-1]["value"]
+
+
+def test_every_control_type_starts_with_something_that_works_or_says_so(
+    runtime: FakeRuntime,
+) -> None:
+    for kind in listing.control_types()[1:]:
+        module, _union, *rest = choices.on_control_type(kind, False, runtime)
+        works = rest[3]["value"] != "None" or not listing.needs_model(module["value"])
+        assert works or rest[-1]["visible"], kind
+
+
+def test_paste_is_off_by_setting(runtime: FakeRuntime) -> None:
+    _demo, units = build(runtime)
+    runtime.options["control_net_sync_field_args"] = False
+    assert paste_fields(units, runtime) == []
