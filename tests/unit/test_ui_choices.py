@@ -7,7 +7,9 @@ from typing import Any
 
 import gradio as gr
 import pytest
+import torch
 from panels import CANNY, FakeRuntime, build, by_id
+from safetensors.torch import save_file
 
 from lib_controlnet import listing
 from lib_controlnet.catalog import Catalog
