@@ -21,7 +21,7 @@ from lib_controlnet.ui.panel import paste_fields
 @pytest.fixture
 def runtime(tmp_path: Path) -> FakeRuntime:
     for name in ("control_demo_canny", "control_demo_depth"):
-        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+        (tmp_path / f"{name}.safetensors").write_bytes(b"x")
     return FakeRuntime(Catalog([tmp_path]))
 
 
