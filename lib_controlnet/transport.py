@@ -39,8 +39,8 @@ def bytes_of_text(text: str) -> bytes | None:
     text = _unquoted(text)
     for escape, character in _ESCAPES.items() if "%" in text or "\\" in text else ():
         text = text.replace(escape, character).replace(escape.lower(), character)
-    mark = _MARK.search(text[:_DATA_HEAD])
-    text = _unwrapped(_unquoted(text[mark.end() :]) if mark else text)
+    marks = list(_MARK.finditer(text[:_DATA_HEAD]))  # two where a client puts one before another
+    text = _unwrapped(_unquoted(text[marks[-1].end() :]) if marks else text)
     readings = [_base64(text.replace(" ", ""))]
     if " " in text:
         readings.insert(1 if _is_laid_out(text) else 0, _base64(text.replace(" ", "+")))

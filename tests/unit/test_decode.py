@@ -93,6 +93,7 @@ DATA_URLS = {
     "spaces": " data: image/png ; base64 , ",
     "slashes": "data://image/png;base64,",
     "without data": "image/png;base64,",
+    "twice": "data:image/png;base64,data:image/png;base64,",
 }
 CARRIED = {
     # Pixels whose base64 has many plus signs and slashes, and the file with and without padding.
