@@ -432,8 +432,8 @@ def test_detect_mask_where_none_is_used_is_ignored_and_logged(
     assert caplog.messages == ["canny uses no mask, those sent are ignored"]
 
 
-@pytest.mark.parametrize("junk", ["NaN", "Infinity", "-Infinity", "1e999", "1e300"])
-def test_detect_number_beyond_all_ranges_is_the_default(
+@pytest.mark.parametrize("junk", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_detect_what_is_no_number_is_the_default(
     client: TestClient, picture: str, junk: str
 ) -> None:
     body = (

@@ -18,7 +18,7 @@ from annotator.weights import WeightFile, WeightsError
 from lib_controlnet import listing, preprocess
 from lib_controlnet.errors import PreprocessorUnavailableError
 from lib_controlnet.preprocess import DetectionCache, run_preprocessor
-from lib_controlnet.ui import events
+from lib_controlnet.ui import choices
 
 FILE = WeightFile("Level.bin", "level", 1, "MIT", repo="someone/Level")
 LARGER = WeightFile("Level_large.bin", "level", 1, "MIT", repo="someone/Level")
@@ -170,7 +170,7 @@ def test_larger_file_stands_for_the_default_one(listed: Path) -> None:
     ("module", "visible"), [("level", True), ("picky", True), ("canny", False)]
 )
 def test_panel_says_it_when_the_preprocessor_is_chosen(module: str, visible: bool) -> None:
-    status = events.on_module(module, False)[-1]
+    status = choices.on_module("All", module, "None", False, None)[-1]
     assert status["visible"] is visible
     assert (listing.remark(module) or "")[:20] in status["value"]
 

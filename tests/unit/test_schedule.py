@@ -81,9 +81,9 @@ def test_watched_sampler_tells_its_schedule_and_is_as_before():
     sampler, seen = Sampler(), []
     before = sampler.func
     denoiser = SimpleNamespace(steps=3, total_steps=6)
-    with watched(sampler, seen.append):
+    with watched(sampler, lambda *told: seen.append(told)):
         assert sampler.func(denoiser, 1, sigmas=[3, 2, 1, 0], extra="kept") == (5, "kept")
-    assert seen == [Schedule(3, 2)]
+    assert seen == [(Schedule(3, 2), 1)]
     assert sampler.func is before
 
 
