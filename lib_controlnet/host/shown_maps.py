@@ -141,11 +141,17 @@ def watch() -> None:
         original = getattr(owner, name)
         if getattr(original, _WRAPPER, None) is original:
             continue
-        wrapper = functools.wraps(original)(wrap(original))
-        # Known by identity: `functools.wraps` of a neighbour copies attributes.
-        setattr(wrapper, _WRAPPER, wrapper)
-        setattr(wrapper, _ORIGINAL, original)
-        setattr(owner, name, wrapper)
+        setattr(owner, name, _wrapped(wrap, original))
+
+
+@functools.lru_cache(maxsize=16)
+def _wrapped(wrap: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """One and the same function for one and the same original, also after a reload."""
+    wrapper = functools.wraps(original)(wrap(original))
+    # Known by identity: `functools.wraps` of a neighbour copies attributes.
+    setattr(wrapper, _WRAPPER, wrapper)
+    setattr(wrapper, _ORIGINAL, original)
+    return wrapper
 
 
 def unwatch() -> None:
