@@ -11,14 +11,16 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from lib_controlnet.checkpoint import GENERIC_STEMS
-from lib_controlnet.containers import read_metadata
+from lib_controlnet.containers import read_metadata, read_names
 from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, shown
+from lib_controlnet.families.signatures import NO_CONTROL, classify_names
 from lib_controlnet.hash_store import HashStore
+from lib_controlnet.layouts import normalise
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ SIDE_STEMS: Final = re.compile(
 
 FOLDERS_LIMIT: Final = 20_000
 """Folders that are looked into; a disk as a whole has more."""
+
+FILES_REMEMBERED: Final = 4096
+"""Files of which it is known whether they are control models."""
 
 NAME_LIMIT: Final = 1000
 """Characters of a name that is looked for."""
@@ -210,6 +215,8 @@ class Catalog:
                     continue
                 seen.add(same)
                 key = (str(path), state.st_mtime_ns, state.st_size)
+                if _is_other_model(*key):
+                    continue
                 hashes[key] = known.get(key) or short_hash(path)
                 entry = _named(path, hashes[key], files)
                 files[entry.name] = entry
@@ -309,6 +316,22 @@ class Catalog:
             f"control model {shown(text)} is not found; the closest names are {nearest}; "
             f"searched {len(self.files)} models in the folders {folders}"
         )
+
+
+@lru_cache(maxsize=FILES_REMEMBERED)
+def _is_other_model(path: str, _time: int, _size: int) -> bool:
+    """Whether a file of this state is a checkpoint, LoRA, VAE or embedding, and no control model.
+
+    What cannot be read is offered: who chooses it is told what is wrong with it.
+    """
+    if not path.lower().endswith(".safetensors"):
+        return False
+    try:
+        kind = classify_names(normalise(read_names(Path(path))))
+    except (ControlNetError, OSError) as error:
+        log.debug("the names in %s cannot be read: %s", path, error)
+        return False
+    return kind is not None and kind.key in NO_CONTROL
 
 
 def _named(path: Path, digest: str, taken: dict[str, ModelFile]) -> ModelFile:

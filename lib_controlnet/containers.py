@@ -141,10 +141,22 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[dict, int]:
     return header, 8 + length
 
 
+def read_names(path: Path) -> list[str]:
+    """Names of a safetensors file's tensors; their entries are not looked at.
+
+    Raises:
+        BrokenCheckpointError: it is no such file.
+        ModelNotFoundError: it is no file at all.
+    """
+    _require_file(path)
+    with path.open("rb") as stream:
+        return [name for name in _read_header(path, stream)[0] if name != "__metadata__"]
+
+
 def _require_file(path: Path) -> None:
     """Opening a pipe or a device could take for ever."""
     if not stat.S_ISREG(path.stat().st_mode):
-        msg = f"control model {path} cannot be opened: it is no file"
+        msg = f"control model {path.name} cannot be opened: it is no file"
         raise ModelNotFoundError(msg)
 
 
@@ -409,7 +421,7 @@ def open_container(path: Path) -> TensorFile:
         with path.open("rb") as stream:
             start = stream.read(9)
     except OSError as error:
-        msg = f"control model {path} cannot be opened: {error.strerror or error}"
+        msg = f"control model {path.name} cannot be opened: {error.strerror or error}"
         raise ModelNotFoundError(msg) from error
     # A safetensors header may be 0x80 or 0x4B50 ("PK") bytes long: look for its brace first.
     return TorchFile(path) if is_torch(start) and start[8:9] != b"{" else SafetensorsFile(path)

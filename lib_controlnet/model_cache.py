@@ -112,7 +112,7 @@ def _key(path: Path, base: BaseUNet, dtype: torch.dtype) -> Key:
     try:
         state = path.stat()
     except OSError as error:
-        msg = f"control model {path} cannot be opened: {error.strerror or error}"
+        msg = f"control model {path.name} cannot be opened: {error.strerror or error}"
         raise ModelNotFoundError(msg) from error
     file = (state.st_mtime_ns, state.st_size)
     return (str(path.resolve()), file, str(dtype), base.shape.signature)

@@ -7,7 +7,7 @@ without a family in this package is still recognised, so that the user reads wha
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -188,7 +188,16 @@ SIGNATURES: Final = (
 )
 
 
+NO_CONTROL: Final = frozenset({"lora", "checkpoint", "vae", "embedding"})
+"""Kinds of files that hold no control model."""
+
+
+def classify_names(names: Iterable[str]) -> Signature | None:
+    """The kind of a file by the names a network uses, or None for a file of no known kind."""
+    known = Names(tuple(names))
+    return next((signature for signature in SIGNATURES if signature.test(known)), None)
+
+
 def classify(ckpt: Checkpoint) -> Signature | None:
     """The kind of a file, or None for a file of no known kind."""
-    names = Names(ckpt.keys)
-    return next((signature for signature in SIGNATURES if signature.test(names)), None)
+    return classify_names(ckpt.keys)

@@ -20,15 +20,12 @@ from lib_controlnet.containers import TensorFile, TorchFile, open_container
 from lib_controlnet.errors import BrokenCheckpointError
 from lib_controlnet.families.base import UNetShape, read_shape
 from lib_controlnet.families.controlnet import SHARED_WITH_BASE
-from lib_controlnet.families.signatures import Signature, classify
+from lib_controlnet.families.signatures import NO_CONTROL, Signature, classify
 from lib_controlnet.layouts import FULL_CHECKPOINT, diffusers_renamer, normalise
 from lib_controlnet.tools.errors import ToolError
 from lib_controlnet.tools.writer import Entry
 
 log = logging.getLogger(__name__)
-
-NO_CONTROL: Final = frozenset({"lora", "checkpoint", "vae", "embedding"})
-"""Kinds of files that hold no control model."""
 
 RENAMED_KINDS: Final = frozenset({"controlnet", "union"})
 """Kinds that exist with LDM and with diffusers' names."""

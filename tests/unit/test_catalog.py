@@ -258,6 +258,29 @@ def test_what_is_no_model_is_not_offered(tmp_path: Path) -> None:
     assert Catalog([tmp_path]).names() == []
 
 
+OTHER_MODELS = {
+    "checkpoint": "model.diffusion_model.input_blocks.0.0.weight",
+    "diffusers_unet": "up_blocks.0.resnets.0.conv1.weight",
+    "vae": "decoder.conv_in.weight",
+    "lora": "lora_unet_down_blocks_0_attentions_0.lora_up.weight",
+    "embedding": "emb_params",
+}
+CONTROL_MODELS = {
+    "whole": "control_model.input_hint_block.0.weight model.diffusion_model.x first_stage_model.y",
+    "t2i": "body.0.block1.weight conv_in.weight",
+    "lllite": "lllite_unet_x.down.0.weight",
+    "ip": "image_proj.proj.weight",
+    "of_no_known_kind": "x",
+}
+
+
+def test_models_of_other_kinds_are_not_offered(tmp_path: Path) -> None:
+    for stem, names in (OTHER_MODELS | CONTROL_MODELS).items():
+        tensors = {name: torch.ones(1) for name in names.split()}
+        save_file(tensors, tmp_path / f"{stem}.safetensors")
+    assert stems(Catalog([tmp_path]).names()) == sorted(CONTROL_MODELS)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     """A pipe would be read for ever, and some devices too."""
