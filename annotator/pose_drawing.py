@@ -84,7 +84,7 @@ _FACE_KEY_LIMBS: Final = ((0, 2), (1, 2), (3, 2), (4, 2))
 _FACE_KEY_COLOURS: Final = _colours("ff0000", "00ff00", "0000ff", "ffff00", "ff00ff")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Person:
     """Points of one person; a part that was not looked for or not found is None.
 
@@ -99,7 +99,7 @@ class Person:
     face: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pose:
     """Everything found in a picture of `width` x `height` pixels.
 

@@ -22,7 +22,7 @@ LATENT_CHANNELS: Final = 4
 """Channels of the noisy latent; inpainting and edit U-Nets append their own conditioning."""
 
 
-@dataclass
+@dataclass(eq=False)
 class ActiveControl:
     """A control network bound to one unit and one pass.
 

@@ -29,7 +29,7 @@ FIT: Final = 2
 LATENT_UPSCALE: Final = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HostPicture:
     """What the host paints on.
 

@@ -34,7 +34,7 @@ POOL_STRIDE: Final = 8
 POOL_PADDING: Final = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeepUnmasked:
     """Holds x0 to the control image outside the mask.
 
@@ -60,7 +60,7 @@ class KeepUnmasked:
         return torch.stack(rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskChannels:
     """What an inpainting checkpoint is told of the picture in its further input channels.
 
@@ -112,7 +112,7 @@ def mask_channels(
     return MaskChannels(torch.cat([cells, latent], dim=1), window)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HoldColours:
     """Gives every row's x0 the low frequencies of the control image.
 
@@ -157,7 +157,7 @@ def box_blur(latent: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(padded, 2 * radius + 1, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StartPicture:
     """What the first step finds under the noise.
 

@@ -1,5 +1,6 @@
 """Errors whose message is one sentence for the user: what, where, got, expected, what to do."""
 
+import copy
 import re
 from typing import Final
 
@@ -60,6 +61,31 @@ class WrongBaseModelError(CheckpointError):
 
 class HostError(ControlNetError):
     """The host is in a state in which controls cannot be applied."""
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The error itself, to be kept: its frames, and its causes', would keep all their pictures."""
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = None
+        waiting += [e for e in (one.__cause__, one.__context__) if e is not None]
+    return error
+
+
+def again(error: BaseException) -> BaseException:
+    """A copy of a kept error to raise: what is raised gets frames, and they hold the keeper."""
+    try:
+        fresh = copy.copy(error)
+    except Exception:  # a foreign class with a constructor of its own
+        return error
+    if type(fresh) is not type(error) or str(fresh) != str(error):
+        return error
+    fresh.__cause__ = error.__cause__
+    return fresh
 
 
 SHOWN_CHARACTERS: Final = 80

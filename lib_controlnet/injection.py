@@ -18,7 +18,7 @@ from lib_controlnet.coverage import cell_edges, cover
 Rows = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Residuals:
     """Additions for some rows of one U-Net call.
 

@@ -36,7 +36,7 @@ NEARLY_WHITE: Final = 250
 PAIR: Final = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ControlPicture:
     """The picture a preprocessor gets.
 

@@ -54,7 +54,7 @@ def _resolution() -> PreprocessorParameter:
     return PreprocessorParameter("Resolution", 64, 2048, 8, 512, visible=True)
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
     """What a preprocessor made of a picture.
 

@@ -87,7 +87,7 @@ networks.CACHE.is_out_of_memory = is_out_of_memory
 networks.CACHE.check_file = check_pickles
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detection:
     """What a preprocessor made of a picture.
 

@@ -31,7 +31,13 @@ from lib_controlnet.enums import (
 )
 from lib_controlnet.errors import ImageError
 from lib_controlnet.plugins import Preprocessor, PreprocessorParameter
-from lib_controlnet.unit_object import ControlNetUnit, is_unit_like, to_unit
+from lib_controlnet.unit_object import (
+    ControlNetUnit,
+    FurtherUnits,
+    flattened,
+    is_unit_like,
+    to_unit,
+)
 
 __all__ = [
     "ActingRegion",
@@ -145,7 +151,7 @@ def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[Contro
 
 def get_all_units_from(script_args: Iterable[Any]) -> list[ControlNetUnit]:
     """All units among the given arguments; dicts and look-alikes are turned into units."""
-    script_args = list(script_args)
+    script_args = flattened(script_args)
     units = [to_processing_unit(value) for value in script_args if is_unit_like(value)]
     if script_args and not units:
         kinds = sorted({type(value).__name__ for value in script_args})
@@ -159,7 +165,7 @@ def get_all_units_from(script_args: Iterable[Any]) -> list[ControlNetUnit]:
 
 def get_single_unit_from(script_args: Iterable[Any], index: int = 0) -> ControlNetUnit | None:
     """The unit at a place among the units in the given arguments, or None."""
-    units = [value for value in script_args if is_unit_like(value)]
+    units = [value for value in flattened(script_args) if is_unit_like(value)]
     return to_processing_unit(units[index]) if 0 <= index < len(units) else None
 
 
@@ -187,22 +193,25 @@ def update_cn_script_in_processing(p: Any, cn_units: Sequence[Any], **_ignored: 
 def update_cn_script(script_runner: Any, script_args: Args, cn_units: Sequence[Any]) -> Args:
     """Arguments with this extension's slice replaced by the given units.
 
-    Fewer units than slots are filled up with disabled ones. More units than slots widen the
-    script's slice (`args_to`), and the slices of the scripts behind it move along.
+    Fewer units than slots are filled up with disabled ones; more of them share the last slot, so
+    that the arguments of no other script move.
 
     Returns:
-        A new container of the same type, or the given one if the script is absent or the
-        arguments end before its slice.
+        A new container of the same type, or the given one if the script is absent or has no
+        slots, or the arguments end before its slice.
     """
     script = find_cn_script(script_runner)
     if script is None or script.args_from is None or len(script_args) < script.args_from:
         return script_args
-    units = [to_processing_unit(unit) for unit in cn_units]
-    units += [ControlNetUnit() for _ in range(get_max_models_num() - len(units))]
     first, end = script.args_from, script.args_to
-    updated = [*script_args[:first], *units, *script_args[end:]]
-    _move_slices(script_runner, script, len(units) - (end - first))
-    return type(script_args)(updated)
+    slots = end - first
+    if slots < 1:
+        return script_args
+    units: list[Any] = [to_processing_unit(unit) for unit in cn_units]
+    units += [ControlNetUnit() for _ in range(slots - len(units))]
+    if len(units) > slots:
+        units[slots - 1 :] = [FurtherUnits(units[slots - 1 :])]
+    return type(script_args)([*script_args[:first], *units, *script_args[end:]])
 
 
 def update_cn_script_in_place(
@@ -217,18 +226,6 @@ def update_cn_script_in_place(
         msg = f"script_args is {type(script_args).__name__}, must be a list to be changed in place"
         raise TypeError(msg)
     script_args[:] = update_cn_script(script_runner, script_args, cn_units)
-
-
-def _move_slices(script_runner: Any, script: Any, growth: int) -> None:
-    """Widen a script's argument slice and move the slices behind it."""
-    if growth == 0:
-        return
-    end = script.args_to
-    for other in getattr(script_runner, "scripts", script_runner.alwayson_scripts):
-        if other is not script and other.args_from is not None and other.args_from >= end:
-            other.args_from += growth
-            other.args_to += growth
-    script.args_to = end + growth
 
 
 def resize_mode_from_value(value: str | int | ResizeMode) -> ResizeMode:

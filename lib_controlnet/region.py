@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WHITE: Final = 255
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """A unit's region before it is placed.
 

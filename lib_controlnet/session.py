@@ -24,7 +24,7 @@ from lib_controlnet.effects import (
     mask_channels,
 )
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
-from lib_controlnet.errors import ControlNetError, HostError
+from lib_controlnet.errors import ControlNetError, HostError, again, without_frames
 from lib_controlnet.families.base import describe_unet
 from lib_controlnet.hint import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
@@ -67,7 +67,7 @@ class PassInfo:
     images: int = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class PreparedUnit:
     """A unit that is ready to be bound to passes.
 
@@ -165,17 +165,32 @@ class ControlSession:
         self._patched: UNetPatcher | None = None
         self._foreign: nn.Module | None = None
 
+    def fail(self, error: BaseException) -> None:
+        """Keep an error that the host would swallow; the first one counts."""
+        self.error = self.error or without_frames(error)
+
+    def raise_error(self) -> None:
+        """Raise the kept error where the host passes it on."""
+        if self.error is not None:
+            raise again(self.error)
+
+    def release(self) -> None:
+        """End all controls and let go of their pictures, also where the session itself is held."""
+        self.prepared = []
+        self._unbind()
+
+    def _unbind(self) -> None:
+        """Nothing acts: neither residuals nor what units do beside them."""
+        self.active, self._acting = [], []
+        self.effects, self.row_effects, self.starts, self.conditions = [], [], [], []
+
     def begin_pass(self, info: PassInfo, base: BaseUNet) -> None:
         """Bind every unit to this pass and this model.
 
         Raises:
             ControlNetError: a unit cannot act on this model (only with `OnError.STOP`).
         """
-        self.active = []
-        self.effects = []
-        self.row_effects = []
-        self.starts = []
-        self.conditions = []
+        self._unbind()
         self.schedule = None
         self.evaluations = 0
         self.passes += 1
@@ -241,7 +256,7 @@ class ControlSession:
         prepared.area = None if region is None or region.is_full else region
         self._bind_effects(prepared, to_pixels(placed), window, info)
         if prepared.masks and base.shape.in_channels == INPAINTING_CHANNELS:
-            self._bind_condition(prepared, window, info)
+            self._bind_condition(to_pixels(placed), window, images)
         log.info(
             "%s: %s, %s, %s, window %g to %g, %dx%d%s",
             *(unit.name, unit.module, network.name, unit.control_mode, window.start, window.end),
@@ -285,14 +300,12 @@ class ControlSession:
             latent = self.host.vae_encode(pixels[:, :3]) if kept is None else kept.latent
             self.starts.append(StartPicture(latent, images))
 
-    def _bind_condition(self, prepared: PreparedUnit, window: Window, info: PassInfo) -> None:
-        """What the unit, or each of its frames, tells an inpainting checkpoint."""
+    def _bind_condition(
+        self, pixels: Tensor, window: Window, images: frozenset[int] | None
+    ) -> None:
         hidden = float(str(self.host.option("inpainting_mask_weight", 1.0)))
-        for number, shown in enumerate((prepared.detected, *prepared.frames)):
-            pixels = to_pixels(place_map(shown, info.geometry, prepared.resize_mode))
-            told = mask_channels(pixels, self.host.vae_encode, hidden, window)
-            images = frozenset({number}) if prepared.frames else prepared.images(info.images)
-            self.conditions += [] if told is None else [replace(told, images=images)]
+        told = mask_channels(pixels, self.host.vae_encode, hidden, window)
+        self.conditions += [] if told is None else [replace(told, images=images)]
 
     @staticmethod
     def _region(prepared: PreparedUnit, info: PassInfo) -> RegionMask | None:
@@ -307,8 +320,7 @@ class ControlSession:
         Raises:
             ControlNetError: on entry, if preparing the units failed.
         """
-        if self.error is not None:
-            raise self.error
+        self.raise_error()
         if not self.active and not self.effects:
             yield
             return
@@ -420,8 +432,7 @@ class ControlSession:
         Raises:
             Exception: what went wrong earlier in a place whose errors the host swallows.
         """
-        if self.error is not None:
-            raise self.error
+        self.raise_error()
         groups: dict[tuple[int, tuple[int, ...]], list[ActiveControl]] = {}
         self._acting = []
         for control in self.active:

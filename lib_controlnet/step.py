@@ -29,7 +29,7 @@ class Row:
     is_cond: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Texts:
     """Text embeddings of one evaluation, by which the rows of a foreign call can be told.
 
@@ -105,7 +105,7 @@ class RowLayout:
         return found + (Row(0, is_cond=True),) * (count - len(found))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepContext:
     """One U-Net call.
 
@@ -141,7 +141,7 @@ def select(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoisyLatent:
     """What a sampler that predicts noise started the evaluation from.
 

@@ -6,7 +6,7 @@ A plain class: no data model library of the host is involved, so the host may us
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -169,6 +169,22 @@ class ControlNetUnit:
             if image is not None:
                 found.append(_rgba(image, mask))
         return found or None
+
+
+class FurtherUnits(list):
+    """Units beyond the script's slots, in the place of the last one.
+
+    The slots are counted once, when the page is built, and the arguments of all scripts behind
+    them lie by that count: a longer slice would shift them, for every later generation.
+    """
+
+
+def flattened(args: Iterable[Any]) -> list[Any]:
+    """The script's arguments, one for each unit."""
+    found: list[Any] = []
+    for value in args:
+        found += value if isinstance(value, FurtherUnits) else [value]
+    return found
 
 
 def is_unit_like(value: Any) -> bool:

@@ -15,12 +15,12 @@ from lib_controlnet.host import (
     batch,
     conflicts,
     generation,
+    jobs,
     logs,
     neighbours,
     sampling,
     send_to,
     settings,
-    shown_maps,
     xyz,
 )
 from lib_controlnet.host.runtime import Runtime
@@ -132,8 +132,10 @@ def on_after_component(component: Any, **kwargs: Any) -> None:
 OTHER = conflicts.other_installation()
 if OTHER is None:
     sampling.install()
+    jobs.watch()
     script_callbacks.on_ui_settings(settings.register)
-    script_callbacks.on_before_ui(lambda: xyz.register(RUNTIME))
+    xyz.register(RUNTIME)
+    script_callbacks.on_before_ui(lambda: xyz.register(RUNTIME))  # for a grid loaded later
     script_callbacks.on_before_ui(animation.take_batch_tab)
     script_callbacks.on_after_component(on_after_component)
     script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
@@ -141,12 +143,11 @@ if OTHER is None:
     script_callbacks.on_cfg_after_cfg(on_cfg_after_cfg)
     script_callbacks.on_app_started(on_app_started)
     script_callbacks.on_script_unloaded(RUNTIME.close)
-    script_callbacks.on_script_unloaded(shown_maps.unwatch)
+    script_callbacks.on_script_unloaded(jobs.unwatch)
     script_callbacks.on_script_unloaded(sampling.uninstall)
     script_callbacks.on_script_unloaded(animation.give_back_batch_tab)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(legacy.unregister)
-    shown_maps.watch()
     FOLDERS = (a1111.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
     legacy.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
 else:

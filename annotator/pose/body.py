@@ -67,7 +67,7 @@ class Link(NamedTuple):
     score: float
 
 
-@dataclass
+@dataclass(eq=False)
 class _Figure:
     """A person in the making: the number of the candidate per joint, -1 for none."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SESSION_ATTRIBUTE: Final = "controlnet_session"
+OWNER_ATTRIBUTE: Final = "controlnet_session_owner"
 RUNTIME_ATTRIBUTE: Final = "controlnet_runtime"
 EXTENSION_ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -50,7 +52,10 @@ class A1111Host:
             return torch.float32
         model = loaded_model()
         dtype = devices.dtype if model is None else _parameter_dtype(model)
-        return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float16
+        if dtype not in (torch.float32, torch.bfloat16):
+            # Half convolutions are slow on a CPU, or missing.
+            return torch.float32 if self.device.type == "cpu" else torch.float16
+        return dtype
 
     def option(self, key: str, default: object) -> object:
         """A setting's present value, of the type that it has to have."""
@@ -185,8 +190,22 @@ def runtime() -> Runtime:
 
 
 def session_of(p: Any) -> ControlSession | None:
-    """The session of a processing object, if it has one of its own."""
+    """The session of a processing object, or of the one that it is a copy of."""
     return getattr(p, SESSION_ATTRIBUTE, None)
+
+
+def give_session(p: Any, session: ControlSession | None) -> None:
+    """Make a session that of a processing object; None takes the present one away."""
+    setattr(p, SESSION_ATTRIBUTE, session)
+    setattr(p, OWNER_ATTRIBUTE, weakref.ref(p))
+
+
+def end_session(p: Any) -> None:
+    """Take the session away and end it, unless it belongs to an object that `p` is a copy of."""
+    session, owner = session_of(p), getattr(p, OWNER_ATTRIBUTE, None)
+    if session is not None and owner is not None and owner() is p:
+        session.release()
+    setattr(p, SESSION_ATTRIBUTE, None)
 
 
 @contextmanager
@@ -207,7 +226,7 @@ def kept_for_sampling(session: ControlSession) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the boundary to the host's callbacks
-        session.error = session.error or error
+        session.fail(error)
 
 
 def on_cfg_denoiser(session: ControlSession, params: Any) -> None:

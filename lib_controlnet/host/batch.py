@@ -8,6 +8,7 @@ ends or, if the host failed in the middle, before the next one.
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,8 @@ from modules import images, processing, shared
 
 from lib_controlnet import batch
 from lib_controlnet.batch import BatchPlan, BatchSource, ResultNames
-from lib_controlnet.errors import ControlNetError, UnitError, shown
+from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.host import pictures
-from lib_controlnet.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,12 +41,12 @@ _FILE_NUMBER: Final = "-[generation_number]"
 _WRITABLE: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 
-@dataclass
+@dataclass(eq=False)
 class BatchRun:
     """One call of the host's `process_images` on units with several pictures.
 
     Attributes:
-        owner: the processing object; copies of it carry this value without owning it.
+        owned_by: the processing object; copies of it carry this value without owning it.
         plan: the pictures.
         repeats: iterations of the host per turn; 0 if the whole call is one turn.
         first: turn of the first iteration.
@@ -60,7 +60,7 @@ class BatchRun:
         done: results so far.
     """
 
-    owner: Any
+    owned_by: weakref.ref[Any]
     plan: BatchPlan
     repeats: int = 0
     first: int = 0
@@ -73,6 +73,11 @@ class BatchRun:
     result: Any = None
     names: ResultNames = field(default_factory=ResultNames)
     done: int = 0
+
+    @property
+    def owner(self) -> Any:
+        """The processing object, which lives as long as the run."""
+        return self.owned_by()
 
     def turn_of(self, iteration: int) -> int:
         """The turn that an iteration of the host belongs to."""
@@ -98,6 +103,17 @@ def restore(p: Any) -> None:
         run.restore()
 
 
+def forget(p: Any, runtime: Runtime) -> None:
+    """The job is over, however it ended: `p` and the runtime know nothing of its batch."""
+    run = run_of(p)
+    if run is None:
+        return
+    run.restore()
+    setattr(p, ATTRIBUTE, None)
+    if runtime.batch is run:
+        runtime.batch = None
+
+
 def unfolded(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> list[ControlUnit]:
     """The units, with one unit per picture for those that take several pictures at once.
 
@@ -119,7 +135,7 @@ def plan_run(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> BatchRun
     plan = batch.make_plan(units, source(p, runtime))
     if plan is None:
         return None
-    run = BatchRun(p, plan, job=shared.state.time_start)
+    run = BatchRun(weakref.ref(p), plan, job=shared.state.time_start)
     if before is not None:
         run.result = before.result
     tab = tab_turn(p)
@@ -256,11 +272,7 @@ def _choose_saving(run: BatchRun, runtime: Runtime) -> None:
 def _output_folder(unit: ControlUnit, run: BatchRun, runtime: Runtime) -> Path:
     where = f"{unit.name}: output_dir"
     open_to = source(run.owner, runtime).folders
-    try:
-        folder = Path(typed_path(unit.output_dir)).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL, or links in a circle
-        msg = f"{where} is no folder: {shown(unit.output_dir)}"
-        raise UnitError(msg) from error
+    folder = Path(unit.output_dir.strip()).expanduser().resolve()
     if open_to is not True:
         roots = [*(open_to or []), run.owner.outpath_samples or ""]
         opened = [Path(root).resolve() for root in roots if str(root)]

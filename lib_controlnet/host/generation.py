@@ -24,12 +24,13 @@ from lib_controlnet.host import (
     animation,
     annotators,
     batch,
+    clients,
     pictures,
     request,
     shown_maps,
     xyz,
 )
-from lib_controlnet.host.a1111 import SESSION_ATTRIBUTE, session_of
+from lib_controlnet.host.a1111 import end_session, give_session, session_of
 from lib_controlnet.image import Size
 from lib_controlnet.prepare import Preparation, prepare_units
 from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit
@@ -56,7 +57,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         args: the script's arguments, one unit per slot.
         runtime: what all generations share.
     """
-    setattr(p, SESSION_ATTRIBUTE, None)
+    give_session(p, None)
     _forget_infotext(p)
     session = ControlSession(runtime.host, [], _on_error(runtime))
     try:
@@ -64,7 +65,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         units = [unit for unit in asked if unit.enabled]
         if not units:
             return
-        setattr(p, SESSION_ATTRIBUTE, session)
+        give_session(p, session)
         units = batch.unfolded(p, units, runtime)
         frames = animation.frames_of(p, units, batch.source(p, runtime), batch.batch_size(p))
         units = animation.with_first_frames(units, frames)
@@ -76,10 +77,15 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
             _prepare_turn(run, run.first, session, runtime)
     except Exception as error:
         # The boundary: kept, and raised again before the first step.
-        setattr(p, SESSION_ATTRIBUTE, session)
-        session.error = error
-        if not isinstance(error, ControlNetError):
-            log.exception("preparing the units failed")
+        give_session(p, session)
+        _keep(session, error, "preparing the units")
+
+
+def _keep(session: ControlSession, error: Exception, doing: str) -> None:
+    """Keep what was caught for the place that raises it again; of its own making or not."""
+    if not isinstance(error, ControlNetError):
+        log.exception("%s failed", doing)  # before the error loses its frames
+    session.fail(error)
 
 
 def _on_error(runtime: Runtime) -> OnError:
@@ -110,14 +116,13 @@ def begin_batch(p: Any, number: int, runtime: Runtime) -> None:
     if turn == run.turn:
         return
     _autosave(p, session, runtime)
+    pass_on_comments(p, session)
     session = ControlSession(runtime.host, [], session.on_error)
-    setattr(p, SESSION_ATTRIBUTE, session)
+    give_session(p, session)
     try:
         _prepare_turn(run, turn, session, runtime)
     except Exception as error:  # the boundary: raised again before the first step
-        session.error = error
-        if not isinstance(error, ControlNetError):
-            log.exception("preparing the units failed")
+        _keep(session, error, "preparing the units")
     if runtime.host.interrupted():
         p.prompts = []  # the host ends its loop here, as at the loop's head
 
@@ -170,7 +175,7 @@ def read_units(args: Iterable[Any]) -> list[ControlUnit]:
         UnitError: a unit holds an impossible value, or an argument is not a unit at all.
     """
     units = []
-    for index, value in enumerate(args):
+    for index, value in enumerate(unit_object.flattened(args)):
         if value is None:
             continue
         if isinstance(value, Mapping):
@@ -223,9 +228,7 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
             if noise is not None:
                 a1111.lay_starts(session, noise)
         except Exception as error:  # the boundary: raised again before the first step
-            session.error = error
-            if not isinstance(error, ControlNetError):
-                log.exception("binding the units to the pass failed")
+            _keep(session, error, "binding the units to the pass")
     pass_on_comments(p, session)
 
 
@@ -315,8 +318,8 @@ def finish_picture(p: Any, picture: Image.Image) -> None:
     try:
         batch.finish_picture(run, picture)
     except Exception as error:  # the boundary: the host would lose it; the next pass raises it
-        session.error = HostError(f"ControlNet batch: a result could not be saved: {error}")
         log.exception("saving a result failed")
+        session.fail(HostError(f"ControlNet batch: a result could not be saved: {error}"))
 
 
 def end(p: Any, processed: Any, runtime: Runtime) -> None:
@@ -325,14 +328,17 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
     session = session_of(p)
     if session is None:
         return
-    setattr(p, SESSION_ATTRIBUTE, None)
+    give_session(p, None)
+    if session.error is None:
+        told = len(session.comments)
+        _autosave(p, session, runtime)
+        processed.comments += "".join(f"{comment}\n" for comment in session.comments[told:])
     if session.comments:
         # The answer of the host's API holds the parameters, not the comments.
         p.extra_generation_params[infotext.NOTES] = "\n".join(session.comments)
     if session.error is not None:
         processed.comments += f"{session.error}\n" if is_batch else ""
         return
-    _autosave(p, session, runtime)
     _keep_maps(p, session)
     hidden = runtime.option("control_net_no_detectmap", False) or request.is_upscale_script(p)
     if is_batch or hidden or getattr(p, MAPS_ATTRIBUTE, None) is not None:
@@ -346,9 +352,27 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
     shown_maps.keep(p, processed, maps)
 
 
+def close(p: Any, runtime: Runtime) -> None:
+    """The host is done with a job, however it ended: nothing of ours stays on it.
+
+    The host's sampler and the frames of an exception keep `p` until the next full garbage
+    collection, and with it would keep the pictures of the units.
+    """
+    shown_maps.deliver(p)
+    batch.forget(p, runtime)
+    end_session(p)
+
+
 def _autosave(p: Any, session: ControlSession, runtime: Runtime) -> None:
     for prepared in session.prepared:
-        pictures.autosave(p, prepared, runtime)
+        try:
+            pictures.autosave(p, prepared, runtime)
+        except Exception as error:  # foreign: the file system's, Pillow's, the host's
+            log.warning("%s: saving its detected map failed: %s", prepared.unit.name, error)
+            reason = getattr(error, "strerror", None) or clients.public(str(error))
+            session.say(
+                f"ControlNet {prepared.unit.name}: its detected map could not be saved: {reason}"
+            )
 
 
 def _keep_maps(p: Any, session: ControlSession) -> None:

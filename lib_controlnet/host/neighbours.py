@@ -240,6 +240,10 @@ class LatestNetwork:
         """Whether this is the view of that very object and session, not of a copy's."""
         return self._p() is p and self.session is session
 
+    def is_view_of(self, p: Any) -> bool:
+        """Whether it was made for that very object, not for one that it was copied to."""
+        return self._p() is p
+
     def geometry(self, is_hires: bool) -> PassGeometry | None:
         """Geometry of a pass, also before it is bound; None if the host has not settled it."""
         p = self._p()
@@ -268,7 +272,11 @@ class LatestNetwork:
         """End the controls of this generation."""
         session = self.session
         if session is not None:
-            session.prepared, session.active, session.effects = [], [], []
+            session.release()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the units, which know this view."""
         self._params = []
 
 
@@ -359,8 +367,15 @@ class ScriptViews:
         """The generation is over; its processing object may live on, its units need not."""
         p = None if self._shown is None else self._shown()
         if p is not None:
-            setattr(p, VIEW_ATTRIBUTE, None)
+            end_view(p)
         self._shown = None
+
+
+def end_view(p: Any) -> None:
+    """The generation of `p` is over: its view lets go of the units, who may hold the view."""
+    present = vars(p).pop(VIEW_ATTRIBUTE, None)
+    if present is not None and present.is_view_of(p):
+        present.release()
 
 
 def _view(p: Any, session: ControlSession) -> LatestNetwork | None:

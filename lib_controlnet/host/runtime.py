@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,7 +45,6 @@ class Runtime:
     Attributes:
         sampling: the session whose pass is being sampled; the host samples one at a time.
         guarded: the session whose generation is being sampled, between its passes as well.
-        batch: the batch that is being run; generations inside it belong to its present turn.
     """
 
     def __init__(self) -> None:
@@ -56,14 +56,26 @@ class Runtime:
         self.sampling: ControlSession | None = None
         self._refusals: dict[tuple[object, ...], Refusal | None] = {}
         self.guarded: ControlSession | None = None
-        self.batch: BatchRun | None = None
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
+        self._batch: weakref.ref[BatchRun] | None = None
         count = self.host.flag("controlnet_preprocessor_cache_size", DETECTIONS)
         self.detections = DetectionCache(count if isinstance(count, int) else DETECTIONS)
 
     def option(self, key: str, default: object) -> object:
         """A setting's present value."""
         return self.host.option(key, default)
+
+    @property
+    def batch(self) -> BatchRun | None:
+        """The batch that is being run; generations inside it belong to its present turn.
+
+        Its processing object alone keeps it.
+        """
+        return None if self._batch is None else self._batch()
+
+    @batch.setter
+    def batch(self, run: BatchRun | None) -> None:
+        self._batch = None if run is None else weakref.ref(run)
 
     def unit_count(self) -> int:
         """Slots in the panel and in the API."""

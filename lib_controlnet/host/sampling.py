@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import sd_samplers_common
 
 from lib_controlnet.errors import HostError
-from lib_controlnet.host import generation
+from lib_controlnet.host import clients, generation
 from lib_controlnet.host.a1111 import (
     loaded_model,
     present_runtime,
@@ -112,7 +112,7 @@ def _controlled(
     """
     with ExitStack() as stack:
         stack.enter_context(sampled(session, runtime))
-        _raise_error(session)
+        session.raise_error()
         is_attached = session.is_bound
         if is_attached:
             stack.enter_context(session.sampling(require_base().module))
@@ -122,13 +122,13 @@ def _controlled(
             if not is_attached:
                 is_attached = True
                 generation.begin_late_pass(sampler.p, x, runtime)
-                _raise_error(session)
+                session.raise_error()
                 stack.enter_context(session.sampling(require_base().module))
             session.set_schedule(schedule)
 
         stack.enter_context(watched(sampler, begin))
         result = run()
-    _raise_error(session)
+    session.raise_error()
     completed = int(getattr(sampler.model_wrap_cfg, "step", session.evaluations))
     if completed and not is_attached:
         msg = (
@@ -139,11 +139,6 @@ def _controlled(
     session.end_pass(completed)
     generation.pass_on_comments(sampler.p, session)
     return result
-
-
-def _raise_error(session: ControlSession) -> None:
-    if session.error is not None:
-        raise session.error
 
 
 def guard(p: Any, runtime: Runtime) -> None:
@@ -160,14 +155,15 @@ def guard(p: Any, runtime: Runtime) -> None:
         session = session_of(mine)
         if session is None:
             return mine.sample(*args, **kwargs)
-        _raise_error(session)
-        before = session.passes
-        with _foreign_calls(session, runtime) as calls:
-            result = mine.sample(*args, **kwargs)
-        _raise_error(session)
-        # A pass that was bound and whose sampler never ran was sampled by something else.
-        was_controlled = session.passes > before and not session.is_bound
-        _judge(mine, session, runtime, len(calls), was_controlled)
+        with clients.answering(mine):
+            session.raise_error()
+            before = session.passes
+            with _foreign_calls(session, runtime) as calls:
+                result = mine.sample(*args, **kwargs)
+            session.raise_error()
+            # A pass that was bound and whose sampler never ran was sampled by something else.
+            was_controlled = session.passes > before and not session.is_bound
+            _judge(mine, session, runtime, len(calls), was_controlled)
         return result
 
     sample.controlnet_own = own  # type: ignore[attr-defined]

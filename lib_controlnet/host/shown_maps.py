@@ -8,15 +8,12 @@ list has returned.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
-
-from modules import processing, scripts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,12 +21,10 @@ if TYPE_CHECKING:
 ATTRIBUTE: Final = "controlnet_shown_maps"
 MOST: Final = 64
 """Maps of one job; a batch tab of thousands of files must not keep as many pictures."""
-_WRAPPER: Final = "controlnet_wrapper"
-_ORIGINAL: Final = "controlnet_original"
 _SCRIPT_RUNS: Final = ContextVar("controlnet_script_runs", default=False)
 
 
-@dataclass
+@dataclass(eq=False)
 class ShownMaps:
     """Maps of one job: all that happens until the host shows its result.
 
@@ -90,8 +85,8 @@ def keep(p: Any, processed: Any, maps: Sequence[Image.Image]) -> None:
 
 
 @contextmanager
-def _collecting(p: Any) -> Iterator[ShownMaps]:
-    """Copies of `p` that are made inside share what is collected."""
+def collecting(p: Any) -> Iterator[ShownMaps]:
+    """A script of the list runs inside; the copies of `p` that it makes share what is kept."""
     shown = ShownMaps()
     setattr(p, ATTRIBUTE, shown)
     token = _SCRIPT_RUNS.set(True)
@@ -102,61 +97,8 @@ def _collecting(p: Any) -> Iterator[ShownMaps]:
         delattr(p, ATTRIBUTE)
 
 
-def _watching_run(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The host's `ScriptRunner.run`: maps go behind what the selected script returns."""
-
-    def run(runner: Any, p: Any, *args: Any) -> Any:
-        if not args or not args[0]:
-            return original(runner, p, *args)
-        with _collecting(p) as shown:
-            processed = original(runner, p, *args)
-        if processed is not None:
-            shown.put_behind(processed)
-        return processed
-
-    return run
-
-
-def _watching_close(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The host's `StableDiffusionProcessing.close`, which ends every job."""
-
-    def close(p: Any) -> Any:
-        shown = vars(p).pop(ATTRIBUTE, None)
-        if shown is not None and shown.result is not None:
-            shown.put_behind(shown.result)
-        return original(p)
-
-    return close
-
-
-_WATCHED: Final = (
-    (scripts.ScriptRunner, "run", _watching_run),
-    (processing.StableDiffusionProcessing, "close", _watching_close),
-)
-
-
-def watch() -> None:
-    """Learn of the end of every job from now on; once, however often it is called."""
-    for owner, name, wrap in _WATCHED:
-        original = getattr(owner, name)
-        if getattr(original, _WRAPPER, None) is original:
-            continue
-        setattr(owner, name, _wrapped(wrap, original))
-
-
-@functools.lru_cache(maxsize=16)
-def _wrapped(wrap: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """One and the same function for one and the same original, also after a reload."""
-    wrapper = functools.wraps(original)(wrap(original))
-    # Known by identity: `functools.wraps` of a neighbour copies attributes.
-    setattr(wrapper, _WRAPPER, wrapper)
-    setattr(wrapper, _ORIGINAL, original)
-    return wrapper
-
-
-def unwatch() -> None:
-    """Undo `watch` where nobody else has wrapped the function since."""
-    for owner, name, _ in _WATCHED:
-        present = getattr(owner, name)
-        if getattr(present, _WRAPPER, None) is present:
-            setattr(owner, name, getattr(present, _ORIGINAL))
+def deliver(p: Any) -> None:
+    """The job is over: its maps go behind what the host will show."""
+    shown = vars(p).pop(ATTRIBUTE, None)
+    if shown is not None and shown.result is not None:
+        shown.put_behind(shown.result)

@@ -29,7 +29,7 @@ AT_ONCE: Final = 4
 """Pictures that are drawn at the same time; more take more memory than training does."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Networks:
     """What draws: a U-Net, a control or None, an autoencoder, and the constants of the base."""
 
@@ -41,7 +41,7 @@ class Networks:
     objective: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Wish:
     """Pictures to draw, a row each.
 

@@ -47,7 +47,7 @@ def example_at(position: int, seed: int, count: int) -> int:
     return _order(seed, epoch, count)[inside]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Some examples at drawn noise levels.
 

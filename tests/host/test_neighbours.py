@@ -390,7 +390,8 @@ def test_view_keeps_nothing_alive(webui):
     assert [reference() for reference in kept] == [None, None]
 
 
-def test_restore_ends_the_controls(webui, plain):
+@pytest.mark.parametrize("module", ["none", "tile_colorfix", "inpaint_only"])
+def test_restore_ends_the_controls(webui, plain, module):
     def make(_sampler, forward):
         network = controlnet_script().latest_network
         calls: list[int] = []
@@ -405,7 +406,14 @@ def test_restore_ends_the_controls(webui, plain):
         return call
 
     with denoiser_replaced(make):
-        assert np.array_equal(first(webui.txt2img(**request(unit()))), plain)
+        made = first(webui.txt2img(**request(unit(module=module, **masked(module)))))
+    assert np.array_equal(made, plain)
+
+
+def masked(module: str) -> dict[str, str]:
+    """A mask where a preprocessor needs one; all of it is painted, nothing is pasted back."""
+    full = np.full((SIZE, SIZE), 255, np.uint8)
+    return {"mask": encoded(full)} if module == "inpaint_only" else {}
 
 
 def test_target_dimensions(webui):

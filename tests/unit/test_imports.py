@@ -209,3 +209,19 @@ def test_file_names_no_path_of_one_machine(path: Path) -> None:
         text = text.replace(HOME, "")
     assert not re.findall(HOME, text)
     assert not re.findall(r"[\"' ]/(?:work|opt/env)\b", text.replace(HOME, ""))
+
+
+ARRAYS = re.compile(r"\b(ndarray|Tensor)\b")
+
+
+@pytest.mark.parametrize("path", EXTENSION, ids=label)
+def test_objects_that_hold_arrays_compare_by_identity(path: Path) -> None:
+    """`==`, `in`, `remove` and `index` on the generated comparison of arrays raise."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        made = [ast.unparse(item) for item in getattr(node, "decorator_list", [])]
+        made = [text for text in made if text.split("(")[0].endswith("dataclass")]
+        if not isinstance(node, ast.ClassDef) or not made:
+            continue
+        fields = [x for x in node.body if isinstance(x, ast.AnnAssign)]
+        held = [ast.unparse(x.target) for x in fields if ARRAYS.search(ast.unparse(x.annotation))]
+        assert not held or "eq=False" in made[0], f"{node.name} holds arrays: {held}"

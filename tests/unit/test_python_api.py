@@ -407,16 +407,28 @@ def test_row_08_adetailer_update_keeps_the_container_and_fills_up(kind: type) ->
     assert p.script_args_value == kind(ARGS)
 
 
-def test_update_more_units_than_slots_moves_the_scripts_behind() -> None:
+@pytest.mark.parametrize("count", range(8))
+def test_update_with_any_number_of_units_moves_no_script(count: int) -> None:
+    """Script objects are shared by all requests: what moves stays moved for all of them."""
     runner = FakeRunner()
-    updated = python_api.update_cn_script(runner, ARGS, [{"module": m} for m in "abcde"])
-    ours = runner.alwayson_scripts[1]
-    behind = [runner.alwayson_scripts[2], runner.selectable]
-    assert (ours.args_from, ours.args_to) == (3, 8)
-    assert [updated[s.args_from : s.args_to] for s in behind] == [("a0", "a1"), ("s0",)]
-    back = python_api.update_cn_script(runner, updated, [])
-    assert (ours.args_from, ours.args_to) == (3, 6)
-    assert [back[s.args_from : s.args_to] for s in behind] == [("a0", "a1"), ("s0",)]
+    places = [(script.args_from, script.args_to) for script in runner.scripts]
+    given = [ControlNetUnit(module=str(n)) for n in range(count)]
+    updated = python_api.update_cn_script(runner, ARGS, given)
+    assert [(script.args_from, script.args_to) for script in runner.scripts] == places
+    assert (len(updated), updated[:3], updated[6:]) == (len(ARGS), ARGS[:3], ARGS[6:])
+    units = python_api.get_all_units(runner, updated)
+    assert [unit.module for unit in units[:count]] == [str(n) for n in range(count)]
+    assert all(unit == ControlNetUnit() for unit in units[count:])
+    last = python_api.get_single_unit_from(updated[3:6], count - 1)
+    assert last is (given[-1] if given else None)
+    again = python_api.update_cn_script(runner, updated, given[:1])
+    assert len(python_api.get_all_units(runner, again)) == 3
+
+
+def test_update_of_a_script_without_slots_changes_nothing() -> None:
+    runner = FakeRunner()
+    runner.alwayson_scripts[1].args_to = 3
+    assert python_api.update_cn_script(runner, ARGS, [ControlNetUnit()]) is ARGS
 
 
 @pytest.mark.parametrize(

@@ -392,15 +392,16 @@ def test_wrong_length_weights_stop_or_are_skipped(base, network):
     bad = prepared(network, advanced_weighting=(1.0, 2.0))
     with pytest.raises(UnitError, match=f"has 2 numbers.*needs {network.layers}"):
         ControlSession(FakeHost(), [bad]).begin_pass(info(), base)
-    session = ControlSession(FakeHost(), [bad, prepared(network)], OnError.SKIP)
-    session.begin_pass(info(), base)
-    assert len(session.active) == 1
-    assert "unit skipped" in session.comments[0]
+    for units in ([bad, prepared(network)], [prepared(network), bad]):
+        session = ControlSession(FakeHost(), units, OnError.SKIP)
+        session.begin_pass(info(), base)
+        assert len(session.active) == 1
+        assert "unit skipped" in session.comments[0]
 
 
 def test_stored_error_is_raised_before_the_first_step(base):
     session = ControlSession(FakeHost(), [])
-    session.error = UnitError("unit 0: no")
+    session.fail(UnitError("unit 0: no"))
     with pytest.raises(UnitError, match="unit 0: no"), session.sampling(base.module):
         pytest.fail("sampling began")
 
