@@ -78,6 +78,7 @@ def launch_page() -> tuple[Any, Any]:
         app_kwargs={"docs_url": "/docs", "redoc_url": "/redoc"},
     )  # fmt: skip
     startup_timer.record("gradio launch")
+    middleware.close_origins(app)
     middleware.setup_middleware(app)
     progress.setup_progress_api(app)
     if shared.cmd_opts.api:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from lib_controlnet import api, preprocess
 from lib_controlnet.catalog import Catalog
+from lib_controlnet.errors import ControlNetError
 from lib_controlnet.preprocess import Detection
 
 
@@ -58,6 +59,14 @@ class FakeWeb:
 
     def slots(self, is_img2img: bool) -> int:
         return 2 if is_img2img else 3
+
+    def check_settings(self, asked: Mapping[str, object]) -> None:
+        if "forbidden" in asked:
+            msg = "the setting forbidden cannot be set by requests"
+            raise ControlNetError(msg)
+
+    def public(self, sentence: str) -> str:
+        return sentence.replace("/secret/", "")
 
     def encode(self, image: Image.Image) -> str:
         return encode(np.asarray(image))

@@ -7,6 +7,7 @@ generation on values that it cannot write into its answer, which repeats the req
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -19,14 +20,18 @@ from lib_controlnet.api import strays
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.unit import parse_unit
 
+log = logging.getLogger(__name__)
+
 ROUTES: Final = {"/sdapi/v1/txt2img": False, "/sdapi/v1/img2img": True}
 """The host's routes that take units, and whether they are img2img's."""
+OPTIONS: Final = "/sdapi/v1/options"
+"""The host's route that changes settings."""
 MAX_DEPTH: Final = 32
 LEAST, MOST = -(2**63), 2**64 - 1
 """Whole numbers that the host's JSON writer knows."""
 UNNAMED: Final = "an argument"
 
-Check = Callable[[object, bool], None]
+Check = Callable[[object], None]
 
 
 class RefusedRequest(HTTPException):
@@ -36,34 +41,44 @@ class RefusedRequest(HTTPException):
         return str(self.detail)
 
 
-def watch(app: FastAPI, check: Check) -> None:
-    """Have the host's generation routes run a check on their parsed body first.
+def watch(app: FastAPI, checks: Mapping[str, Check]) -> None:
+    """Have routes of the host run a check on their parsed body first.
 
     Args:
         app: an application whose routes are complete.
-        check: gets the body and whether it is for img2img; may raise a `ControlNetError`.
+        checks: by path; each gets the body and may raise a `ControlNetError`.
     """
     for route in app.routes:
-        if isinstance(route, APIRoute) and route.path in ROUTES:
-            watcher = Depends(_watcher(check, ROUTES[route.path]))
+        if not isinstance(route, APIRoute) or "POST" not in route.methods:
+            continue
+        if route.path in checks:
+            watcher = Depends(_watcher(checks[route.path]))
             # After the host's own, so that a caller without a password learns nothing.
             route.dependant.dependencies.append(
                 get_parameterless_sub_dependant(depends=watcher, path=route.path_format)
             )
 
 
-def _watcher(check: Check, is_img2img: bool) -> Callable[..., Any]:
-    async def watch_units(request: Request) -> None:
+def _watcher(check: Check) -> Callable[..., Any]:
+    async def watch_body(request: Request) -> None:
         try:
             body = await request.json()  # parsed already; starlette keeps it
         except (ValueError, RecursionError):
             return  # the host says so itself
         try:
-            check(body, is_img2img)
+            check(body)
         except ControlNetError as error:
+            log.warning("refused: %s", error.detail)
             raise RefusedRequest(error.status_code, error.detail) from error
 
-    return watch_units
+    return watch_body
+
+
+def asked_settings(body: object, *path: str) -> Mapping[str, object]:
+    """The settings that a body changes; empty where it is of another form, which the host says."""
+    for name in path:
+        body = body.get(name) if isinstance(body, Mapping) else None
+    return body if isinstance(body, Mapping) else {}
 
 
 def check_units(body: object, slots: int, drops_surplus: bool = False) -> None:

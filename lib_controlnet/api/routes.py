@@ -6,8 +6,10 @@ sentence.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Body, FastAPI, HTTPException
@@ -17,10 +19,12 @@ from lib_controlnet import listing
 from lib_controlnet.api.access import guards
 from lib_controlnet.api.bodies import BoundedRoute, PoseRoute
 from lib_controlnet.api.detection import Asked, detect_all
-from lib_controlnet.api.payload import check_units, watch
+from lib_controlnet.api.payload import OPTIONS, ROUTES, asked_settings, check_units, watch
 from lib_controlnet.api.poses import NO_POSE, PoseData, render
 from lib_controlnet.enums import OnError
 from lib_controlnet.errors import ControlNetError
+
+log = logging.getLogger(__name__)
 
 API_VERSION: Final = 3
 PREFIX: Final = "/controlnet"
@@ -39,6 +43,14 @@ class WebServices(Protocol):
 
     def slots(self, is_img2img: bool) -> int:
         """Units that the host takes from a generation request."""
+        ...
+
+    def check_settings(self, asked: Mapping[str, object]) -> None:
+        """Refuse settings that a request may not set, by a `ControlNetError`."""
+        ...
+
+    def public(self, sentence: str) -> str:
+        """A sentence as clients may read it."""
         ...
 
     def encode(self, image: Image.Image) -> str:
@@ -62,19 +74,22 @@ def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
     app.include_router(router)
 
     def check(body: object, is_img2img: bool) -> None:
+        services.check_settings(asked_settings(body, "override_settings"))
         on_error = runtime.option("control_net_on_error", OnError.STOP.value)
         check_units(body, services.slots(is_img2img), on_error == OnError.SKIP)
 
-    watch(app, check)
+    checks = {path: partial(check, is_img2img=given) for path, given in ROUTES.items()}
+    watch(app, {**checks, OPTIONS: lambda body: services.check_settings(asked_settings(body))})
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def _answering(services: WebServices) -> Iterator[None]:
     """What is wrong with the request becomes the answer."""
     try:
         yield
     except ControlNetError as error:
-        raise HTTPException(error.status_code, error.detail) from error
+        log.warning("refused: %s", error.detail)
+        raise HTTPException(error.status_code, services.public(error.detail)) from error
 
 
 def _add_lists(router: APIRouter, runtime: Any, _services: WebServices) -> None:
@@ -131,7 +146,7 @@ def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
             controlnet_threshold_a,
             controlnet_threshold_b,
         )
-        with _answering():
+        with _answering(services):
             found = detect_all(runtime, services.fetch, services.encode, asked)
         poses = {} if found.poses is None else {"poses": found.poses}
         return {"images": found.images, **poses, "info": "Success"}
@@ -143,7 +158,7 @@ def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None
     ) -> dict[str, Any]:
         if not poses:
             return {"info": NO_POSE}
-        with _answering():
+        with _answering(services):
             pictures, note = render(poses, services.encode)
         info = f"Success; {note}" if note else "Success"
         return {"images": pictures, "info": info}

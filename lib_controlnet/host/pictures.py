@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from modules import images, shared
+from modules import images, paths, shared
 from PIL import Image
 
-from lib_controlnet.errors import ImageError
+from lib_controlnet.errors import ImageError, shown
 from lib_controlnet.inputs import PictureSource
 from lib_controlnet.typed_paths import typed_path
 from lib_controlnet.unit import NO_MODULE
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from lib_controlnet.session import PreparedUnit
 
 log = logging.getLogger(__name__)
+
+MAPS_FOLDER: Final = "control_net_detectedmap_dir"
+MAPS_DEFAULT: Final = "detected_maps"
+_HOST_OUTPUTS: Final = str(Path(paths.data_path) / "outputs")
 
 
 def source(runtime: Runtime) -> PictureSource:
@@ -48,16 +52,56 @@ def fetch(url: str) -> Image.Image:
 
 
 def autosave(p: Any, prepared: PreparedUnit, runtime: Runtime) -> None:
-    """Write a unit's detected map to disk if the user wants that (off by default)."""
+    """Write a unit's detected map to disk if the user wants that (off by default).
+
+    Raises:
+        ImageError: the request asks for a folder that is not open to it.
+        OSError: the files cannot be written.
+    """
     unit = prepared.unit
     if not runtime.option("control_net_detectmap_autosaving", False) or unit.module == NO_MODULE:
         return
-    folder = Path(str(runtime.option("control_net_detectedmap_dir", "detected_maps")))
-    if not folder.is_absolute():
-        outputs = shared.opts.data.get("outdir_samples") or p.outpath_samples
-        folder = Path(str(outputs)) / folder
-    target = folder / unit.module
+    text = str(runtime.option(MAPS_FOLDER, MAPS_DEFAULT))
+    if MAPS_FOLDER in p.override_settings:
+        check_maps_folder(text, p.outpath_samples)
+    target = _maps_folder(text, p.outpath_samples) / unit.module
     target.mkdir(parents=True, exist_ok=True)
     for placed in prepared.maps:
         picture = Image.fromarray(placed[:, :, :3])
         images.save_image(picture, str(target), unit.module, extension="png")
+
+
+def check_maps_folder(text: str, outputs: object = None) -> None:
+    """Refuse a folder of detected maps that a request may not choose.
+
+    Args:
+        text: as for the setting.
+        outputs: where the request's pictures are saved; the host's folder unless given.
+
+    Raises:
+        ImageError: it is not below a folder of the host's outputs.
+    """
+    try:
+        folder = _maps_folder(text, outputs).resolve()
+        opened = [Path(root).resolve() for root in _output_folders(outputs)]
+    except (OSError, ValueError, RuntimeError):  # NUL, a loop of links, an unknown home
+        folder, opened = Path(), []
+    if not any(folder.is_relative_to(root) for root in opened):
+        msg = (
+            f"the setting {MAPS_FOLDER} is {shown(text)}: requests may only name a folder below "
+            "those where the WebUI saves pictures; others are set under Settings > ControlNet"
+        )
+        raise ImageError(msg)
+
+
+def _maps_folder(text: str, outputs: object) -> Path:
+    folder = Path(typed_path(text) or MAPS_DEFAULT)
+    if folder.is_absolute():
+        return folder
+    return Path(str(shared.opts.data.get("outdir_samples") or outputs or _HOST_OUTPUTS)) / folder
+
+
+def _output_folders(outputs: object) -> list[str]:
+    keys = [key for key in shared.opts.data if key.startswith("outdir_")]
+    folders = [shared.opts.data[key] for key in keys]
+    return [str(folder) for folder in (*folders, outputs, _HOST_OUTPUTS) if folder]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from lib_controlnet.enums import OnError
-from lib_controlnet.errors import printable, shown
+from lib_controlnet.errors import ControlNetError, printable, shown
 from lib_controlnet.host.logs import say_once
 
 SECTION: Final = ("control_net", "ControlNet")
@@ -58,6 +58,7 @@ SETTINGS: Final = (
         "Extra path to scan for ControlNet models (e.g. training output directory)",
         "text",
         note="several folders: separated by ;",
+        restrict_api=True,
     ),
     Setting(
         "control_net_modules_path",
@@ -66,6 +67,7 @@ SETTINGS: Final = (
         "(overrides corresponding command line flag)",
         "text",
         reload=True,
+        restrict_api=True,
     ),
     Setting(
         "control_net_unit_count",
@@ -181,9 +183,46 @@ def settled(key: str, value: object, default: object) -> object:
     return used
 
 
+def check_asked(asked: Mapping[str, object], present: Callable[[str], object]) -> None:
+    """Refuse what a request may not set, or not to such a value; values that stay are passed over.
+
+    Args:
+        asked: settings by key, the host's among them.
+        present: gives what is stored now, the default where nothing is.
+
+    Raises:
+        ControlNetError: the first setting that cannot be set so.
+    """
+    for key, value in asked.items():
+        item, now = _BY_KEY.get(key), present(key)
+        if item is None or _is_same(value, now):
+            continue
+        if item.restrict_api:
+            msg = f"the setting {key} cannot be set by requests; set it under Settings > ControlNet"
+            raise ControlNetError(msg)
+        if not _is_exact(item, value):
+            msg = f"the setting {key} is {shown(value)}, {_expected(item)}"
+            raise ControlNetError(msg)
+
+
+def _is_same(value: object, now: object) -> bool:
+    """Whether a value is what is stored; the host gives whole numbers out as 3.0."""
+    return value == now and isinstance(value, bool) is isinstance(now, bool)
+
+
+def _is_exact(item: Setting, value: object) -> bool:
+    """Whether JSON brought the very type; what is typed into files is read more kindly."""
+    if type(value) is not type(item.default):
+        return False
+    found = _READERS[item.widget](item, value)
+    limits = item.limits
+    in_range = item.widget != "slider" or limits["minimum"] <= value <= limits["maximum"]
+    return found is not None and in_range
+
+
 def _expected(item: Setting) -> str:
     if item.widget == "slider":
-        return f"must be {item.limits['minimum']} to {item.limits['maximum']}"
+        return f"must be a whole number, {item.limits['minimum']} to {item.limits['maximum']}"
     if item.widget == "radio":
         return f"must be one of {', '.join(item.limits['choices'])}"
     return "must be true or false" if item.widget == "box" else "must be a text"

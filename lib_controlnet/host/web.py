@@ -11,6 +11,7 @@ from modules import scripts, shared
 from modules.api.api import decode_base64_to_image, encode_pil_to_base64
 from PIL import Image
 
+from lib_controlnet.host import clients, pictures, settings
 from lib_controlnet.host.a1111 import RUNTIME_ATTRIBUTE
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,21 @@ class A1111Web:
         runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
         own = [s for s in runner.alwayson_scripts if hasattr(s, RUNTIME_ATTRIBUTE)]
         return max((script.args_to - script.args_from for script in own), default=0)
+
+    def check_settings(self, asked: Mapping[str, object]) -> None:
+        """Refuse settings that a request may not set, or not so.
+
+        Raises:
+            ControlNetError: one of them.
+        """
+        settings.check_asked(asked, lambda key: getattr(shared.opts, key, None))
+        folder = asked.get(pictures.MAPS_FOLDER)
+        if folder is not None and folder != getattr(shared.opts, pictures.MAPS_FOLDER, None):
+            pictures.check_maps_folder(str(folder))
+
+    def public(self, sentence: str) -> str:
+        """A sentence as clients may read it: without folders."""
+        return clients.public(sentence)
 
     def encode(self, image: Image.Image) -> str:
         """Base64 text in the format of the user's samples, PNG where that cannot hold it."""

@@ -29,6 +29,11 @@ def _add(app: FastAPI, cls: type, **options: Any) -> None:
     app.user_middleware.insert(0, Middleware(cls, **options))
 
 
+def close_origins(app: FastAPI) -> None:
+    """Take off gradio's middleware that lets the page of any origin read the answers."""
+    app.user_middleware = [x for x in app.user_middleware if x.cls.__name__ != "CORSMiddleware"]
+
+
 def setup_middleware(app: FastAPI) -> None:
     """Add the host's own middleware to an application."""
     if cmd_opts.cors_allow_origins or cmd_opts.cors_allow_origins_regex:
