@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from modules import scripts
+from modules import scripts, shared
 
-from lib_controlnet import listing, preprocess
+from lib_controlnet import listing, preprocess, unit_object
 from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
 from lib_controlnet.errors import ControlNetError, shown
+from lib_controlnet.remote import FIRST_UNIT_ONLY
 from lib_controlnet.unit import parse_unit
 
 if TYPE_CHECKING:
@@ -34,10 +35,19 @@ _RANGE: Final = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}(?:\s*\(\s*{_NUMBER}\s*\)
 _COUNTED: Final = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*\[\s*([0-9]{{1,12}})\s*\]")
 _KEPT: Final = re.compile(r"\0([0-9]{1,9})\0")
 """Stands for what is in brackets while commas are looked for."""
+WINDOW: Final = ("guidance_start", "guidance_end")
+UNCHANGED: Final = "as in the unit"
 MAX_CHARACTERS: Final = 50_000
 """Of what is typed for one axis."""
 MAX_VALUES: Final = 1000
 """Numbers on one axis."""
+
+
+class GridError(ControlNetError, RuntimeError, ValueError):
+    """A grid that cannot be made as it is asked for."""
+
+    def __init__(self, message: str, status_code: int | None = None) -> None:
+        super().__init__(f"{PREFIX}{message.removeprefix(PREFIX)}", status_code)
 
 
 def cell_values(p: Any) -> dict[str, Any]:
@@ -46,7 +56,11 @@ def cell_values(p: Any) -> dict[str, Any]:
 
 
 def register(runtime: Runtime) -> None:
-    """Add the axes to the grid script, once."""
+    """Add the axes to the grid script, once.
+
+    The host loads its own scripts first, so the script is there when extensions are loaded. Later
+    is too late for a host without a page, which asks the script for its axes before all callbacks.
+    """
     for data in scripts.scripts_data:
         if data.script_class.__module__ != SCRIPT_FILE:
             continue
@@ -65,21 +79,21 @@ def axes(make: Callable[..., Any], runtime: Runtime) -> list[Any]:
         runtime: lists the models.
     """
 
-    def number(title: str, field: str) -> Any:
+    def axis(title: str, *fields: str, kind: Callable[[str], Any], **more: Any) -> Any:
+        read = per_unit(kind, title)
         return make(
-            *(PREFIX + title, per_unit(_number_of), apply(field)),
-            prepare=split_numbers,
-            confirm=checked(field, runtime),
+            *(PREFIX + title, read, apply(title, *fields)),
+            format_value=legend(title, fields[0], runtime),
+            confirm=checked(title, fields, runtime),
+            **more,
         )
 
+    def number(title: str, field: str) -> Any:
+        return axis(title, field, kind=_number_of, prepare=split_numbers)
+
     def choice(title: str, field: str, offered: Callable[[], list[str]], kind: Any = str) -> Any:
-        return make(
-            *(PREFIX + title, per_unit(kind), apply(field)),
-            prepare=split,
-            confirm=checked(field, runtime),
-            choices=offered,
-            cost=0.9 if field == "model" else 0.0,
-        )
+        cost = 0.9 if field == "model" else 0.0
+        return axis(title, field, kind=kind, prepare=split, choices=offered, cost=cost)
 
     def members(kind: type[Choice]) -> Callable[[], list[str]]:
         return lambda: [str(member.value) for member in kind]
@@ -99,25 +113,22 @@ def axes(make: Callable[..., Any], runtime: Runtime) -> list[Any]:
         number("Pre Resolution", "processor_res"),
         number("Pre Threshold A", "threshold_a"),
         number("Pre Threshold B", "threshold_b"),
-        make(
-            PREFIX + "Window (start-end)",
-            per_unit(_window),
-            apply("guidance_start", "guidance_end"),
-            prepare=split,
-        ),
+        axis("Window (start-end)", *WINDOW, kind=_window, prepare=split),
         choice("Region", "region", members(ActingRegion)),
         number("Region Feather", "region_feather"),
         choice("Hires-Fix Option", "hr_option", members(HiResOption)),
     ]
 
 
-def apply(*fields: str) -> Callable[[Any, Any, Any], None]:
+def apply(title: str, *fields: str) -> Callable[[Any, Any, Any], None]:
     """What a cell does with its value: one field takes it whole, several share its parts."""
 
     def change(p: Any, value: Any, _values: Any) -> None:
+        _check_acts(p, title, fields)
         cell = cell_values(p)
         for position, field in enumerate(fields):
-            cell[field] = value if len(fields) == 1 else _part(value, position)
+            part = value if len(fields) == 1 else _part(value, position)
+            cell[field] = _joined(cell.get(field), part, title)
         setattr(p, ATTRIBUTE, cell)
 
     return change
@@ -127,6 +138,85 @@ def _part(value: Any, position: int) -> Any:
     if isinstance(value, list):
         return [_part(item, position) for item in value]
     return None if value is None else value[position]
+
+
+def _joined(present: Any, value: Any, title: str) -> Any:
+    """A field's value where another axis of the grid may have set it for other units.
+
+    Raises:
+        GridError: both set it for the same unit, so that one of the legends would be wrong.
+    """
+    if present is None or value is None:
+        return value if present is None else present
+    if isinstance(present, list) and isinstance(value, list):
+        count = max(len(present), len(value))
+        pairs = zip(*(v + [None] * (count - len(v)) for v in (present, value)), strict=True)
+        return [_joined(one, other, title) for one, other in pairs]
+    msg = (
+        f"{title}: two axes of the grid set the same value of one unit; use one of them, or lists "
+        "such as [0.5, None] and [None, 0.8] for different units"
+    )
+    raise GridError(msg)
+
+
+def _check_acts(p: Any, title: str, fields: tuple[str, ...]) -> None:
+    """Refuse a grid that varies a unit which does nothing.
+
+    Raises:
+        GridError: no unit is enabled, and no axis enables one.
+    """
+    plots = (getattr(shared.state, f"xyz_plot_{name}", None) for name in "xyz")
+    labels = [getattr(getattr(plot, "axis", None), "label", "") for plot in plots]
+    if "enabled" in fields or f"{PREFIX}Enabled" in labels:
+        return
+    if not any(_is_enabled(unit) for unit in _arguments(p)):
+        msg = f"{title}: no unit is enabled, so the grid would vary nothing; enable one"
+        raise GridError(msg)
+
+
+def _arguments(p: Any) -> list[Any]:
+    """The script's arguments, one for each unit; none where `p` was never given any."""
+    runner, args = getattr(p, "scripts", None), getattr(p, "script_args", None)
+    for script in getattr(runner, "alwayson_scripts", None) or []:
+        if hasattr(script, "controlnet_runtime") and isinstance(args, (list, tuple)):
+            return unit_object.flattened(args[script.args_from : script.args_to])
+    return []
+
+
+def _is_enabled(unit: Any) -> bool:
+    if unit is None:
+        return False
+    try:
+        return parse_unit(unit).enabled
+    except ControlNetError:
+        return True  # the generation says what is wrong with it
+
+
+def legend(title: str, field: str, runtime: Runtime) -> Callable[[Any, Any, Any], str]:
+    """What stands at a row or column of the grid: the value that its cells really get."""
+
+    def shown_value(value: Any) -> str:
+        if value is None:
+            return UNCHANGED
+        if isinstance(value, list):
+            return f"[{', '.join(map(shown_value, value))}]"
+        if isinstance(value, tuple):
+            return "-".join(map(str, value))
+        if field == "model":
+            return listing.offered_model(runtime.catalog, str(value)) or str(value)
+        if field == "module":
+            return preprocess.get(value).title
+        given = getattr(parse_unit({field: value}), field)
+        return str(value if given == value else getattr(given, "value", given))
+
+    def format_value(p: Any, _option: Any, value: Any) -> str:
+        text = shown_value(value)
+        several = sum(map(_is_enabled, _arguments(p))) > 1
+        is_one = value is not None and not isinstance(value, list)
+        first_only = field in FIRST_UNIT_ONLY and several and is_one
+        return f"{PREFIX}{title}: {text}{' (unit 0)' if first_only else ''}"
+
+    return format_value
 
 
 def split(text: str) -> list[str]:
@@ -175,16 +265,16 @@ def split_numbers(text: str) -> list[str]:
 def _check_length(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
         msg = (
-            f"{PREFIX.strip()} the values {shown(text)} have {len(text)} characters; at most "
+            f"the values {shown(text)} have {len(text)} characters; at most "
             f"{MAX_CHARACTERS} are read"
         )
-        raise ValueError(msg)
+        raise GridError(msg)
 
 
 def _check_values(text: str, count: float) -> None:
     if count > MAX_VALUES:
-        msg = f"{PREFIX.strip()} {shown(text)} stands for more than {MAX_VALUES} numbers"
-        raise ValueError(msg)
+        msg = f"{shown(text)} stands for more than {MAX_VALUES} numbers"
+        raise GridError(msg)
 
 
 def _expand(cell: str) -> list[str]:
@@ -194,8 +284,8 @@ def _expand(cell: str) -> list[str]:
     start, end = float(found[1]), float(found[2])
     step = float(found[3]) if found[3] else (1.0 if end >= start else -1.0)
     if step == 0.0 or (end - start) * step < 0:
-        msg = f"{PREFIX.strip()} the range {cell!r} never reaches its end"
-        raise ValueError(msg)
+        msg = f"the range {cell!r} never reaches its end"
+        raise GridError(msg)
     _check_values(cell, (end - start) / step)
     count = int((end - start) / step + 1e-9) + 1
     return [str(round(start + i * step, 8)) for i in range(count)]
@@ -208,36 +298,55 @@ def _counted(found: re.Match[str]) -> list[str]:
     return [str(round(start + i * width, 8)) for i in range(count)]
 
 
-def per_unit(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def per_unit(kind: Callable[[str], Any], title: str = "the axis") -> Callable[[Any], Any]:
     """Reads one value, or a bracket list of values; blank and None leave a unit as it is."""
 
-    def read(text: Any) -> Any:
-        word = str(text).strip()
+    def read(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [one(str(item)) for item in value]
+        word = str(value).strip()
         if _bracketed(word) == [(0, len(word))]:
             return [one(item) for item in split(word[1:-1])]
         return one(word)
 
     def one(text: str) -> Any:
         word = text.strip()
-        return None if word in ("", "None") else kind(word)
+        try:
+            return None if word in ("", "None") else kind(word)
+        except GridError:
+            raise
+        except ValueError as error:
+            msg = f"{title}: {shown(word)} is no value of this axis"
+            raise GridError(msg) from error
 
     return read
 
 
-def checked(field: str, runtime: Runtime) -> Callable[[Any, Any], None]:
+def checked(
+    title: str, fields: tuple[str, ...], runtime: Runtime
+) -> Callable[[Any, list[Any]], None]:
     """Refuses a grid with an impossible value before its first cell."""
 
-    def confirm(_p: Any, values: list[Any]) -> None:
+    def confirm(p: Any, values: list[Any]) -> None:
+        if not values:
+            msg = f"{title}: the axis has no values; type some, or choose Nothing"
+            raise GridError(msg)
+        slots = len(_arguments(p))
+        longest = max((len(value) for value in values if isinstance(value, list)), default=0)
+        if slots and longest > slots:
+            msg = f"{title}: a list gives values for {longest} units, and there are {slots}"
+            raise GridError(msg)
         try:
             for value in _flat(values):
-                parse_unit({field: value})
-                if field == "model":
+                parts = value if isinstance(value, tuple) else (value,)
+                parse_unit(dict(zip(fields, parts, strict=True)))
+                if fields == ("model",):
                     runtime.find_model(value)
-                if field == "module":
+                if fields == ("module",):
                     preprocess.get(value)
         except ControlNetError as error:
-            msg = f"{PREFIX.strip()} {str(error).removeprefix('unit 0: ')}"
-            raise RuntimeError(msg) from error
+            msg = f"{title}: {str(error).removeprefix('unit 0: ')}"
+            raise GridError(msg) from error
 
     return confirm
 
@@ -253,12 +362,22 @@ def _number_of(word: str) -> float:
 
 
 def _boolean(word: str) -> bool:
-    return word.lower() in ("true", "1", "yes", "on")
+    found = _WORDS.get(word.lower())
+    if found is None:
+        msg = f"{shown(word)} is neither True nor False"
+        raise GridError(msg)
+    return found
+
+
+_WORDS: Final = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 
 
 def _window(word: str) -> tuple[float, float]:
     found = _RANGE.fullmatch(word.strip())
     if found is None:
-        msg = f"{PREFIX.strip()} {word!r} is no window; write start-end, such as 0-0.5"
-        raise ValueError(msg)
+        msg = f"{word!r} is no window; write start-end, such as 0-0.5"
+        raise GridError(msg)
     return float(found[1]), float(found[2])

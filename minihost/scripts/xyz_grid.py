@@ -10,7 +10,7 @@ import copy
 import csv
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from modules import errors, images, scripts, shared
@@ -19,6 +19,13 @@ from PIL import Image
 
 _AXES = ("X", "Y", "Z")
 _VALUES_PER_AXIS = 3
+
+
+class AxisInfo(NamedTuple):
+    """What one axis of the present grid varies, on the state for others to look at."""
+
+    axis: AxisOption
+    values: list[Any]
 
 
 class AxisOption:
@@ -162,8 +169,9 @@ class Script(scripts.Script):
         if not keep_seeds:
             fix_seed(p)
         shared.state.job_count = p.n_iter
-        for _option, values in axes:
+        for name, (option, values) in zip(_AXES, axes, strict=True):
             shared.state.job_count *= len(values)
+            setattr(shared.state, f"xyz_plot_{name.lower()}", AxisInfo(option, values))
         return _grid(p, axes, bool(with_cells))
 
 
