@@ -313,7 +313,13 @@ def test_row_18_infotext_is_exact_and_comes_back(webui: Any, unit: dict) -> None
 
 
 def test_row_18_infotext_of_a_request_does_not_make_units(webui: Any) -> None:
-    body = webui.generate("txt2img", **FEW, infotext=f"x\nSteps: 2, Seed: 7, {LINE}")
+    """It has no pictures: the request is refused, unless a unit says that it is meant so."""
+    request = {**FEW, "infotext": f"x\nSteps: 2, Seed: 7, {LINE}"}
+    answer = webui.post("/sdapi/v1/txt2img", request)
+    assert answer.status_code == 422
+    assert "holds no picture" in answer.text
+    off = {"controlnet": {"args": [{"enabled": False}]}}
+    body = webui.generate("txt2img", **request, alwayson_scripts=off)
     assert "ControlNet" not in json.loads(body["info"])["infotexts"][0]
 
 
