@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lib_controlnet.decode import Fetch, Folders, check_file, decode_image, is_picture_name
+from lib_controlnet.decode import (
+    Fetch,
+    Folders,
+    check_file,
+    decode_image,
+    is_picture_name,
+    read_plain_file,
+)
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.limits import MAX_FILES, MAX_LISTED, MAX_MERGED
+from lib_controlnet.typed_paths import typed_path
 from lib_controlnet.unit import ControlUnit
 
 _DIGITS: Final = re.compile(r"(\d+)")
@@ -61,7 +69,7 @@ def _bytes_of(value: Any) -> Any:
     if not isinstance(value, Path):
         return value
     try:
-        return value.read_bytes()
+        return read_plain_file(value)
     except OSError as error:
         msg = f"{value.name} cannot be read: {error.strerror or error}"
         raise ImageError(msg) from error
@@ -281,7 +289,7 @@ def _listed(
         msg = f"{where} names a folder, and folders may not be read here; {source.refusal}"
         raise UnitError(msg)
     try:
-        folder = Path(text).expanduser().resolve()
+        folder = Path(typed_path(str(text))).resolve()
         opened = [] if source.folders is True else [Path(f).resolve() for f in source.folders]
         if opened and not any(folder.is_relative_to(root) for root in opened):
             msg = f"{where}: {text} lies outside of {', '.join(map(str, opened))}"

@@ -6,8 +6,11 @@ only where the user opened a folder for it, a file path.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import stat
 import struct
 import threading
 import zlib
@@ -20,8 +23,9 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.limits import MAX_PIXELS, MAX_SIDE
+from lib_controlnet.limits import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE
 from lib_controlnet.transport import bytes_of_text, png_fault
+from lib_controlnet.typed_paths import typed_path
 
 _STRIP: Final = 1 << 20
 """Pixels converted in one go where that takes wider numbers."""
@@ -231,17 +235,14 @@ def _from_url(url: str, where: str, fetch: Fetch | None) -> np.ndarray:
 
 
 def _is_file(text: str) -> bool:
-    try:
-        return len(text) < 4096 and Path(text).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):
-        return False
+    return len(text) < 4096 and os.path.isfile(typed_path(text))  # noqa: PTH113 - never raises
 
 
 def opened_file(text: str, allow_paths: Folders) -> Path | None:
     """The file that a text names, if it is one in a folder opened for requests; else None."""
     if not allow_paths or not _is_file(text):
         return None
-    path = Path(text).expanduser().resolve()
+    path = Path(typed_path(text)).resolve()
     return path if _is_below(path, allow_paths) else None
 
 
@@ -249,7 +250,21 @@ def _is_below(path: Path, folders: Folders) -> bool:
     """Whether a resolved path lies in one of the folders; True opens all, False none."""
     if isinstance(folders, bool):
         return folders
-    return any(path.is_relative_to(Path(folder).expanduser().resolve()) for folder in folders)
+    return any(path.is_relative_to(Path(typed_path(str(f))).resolve()) for f in folders)
+
+
+def read_plain_file(path: Path) -> bytes:
+    """The bytes of a file; a pipe or a device could be read for ever.
+
+    Raises:
+        OSError: it cannot be read, is no plain file, or too long for any picture.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file")
+    if state.st_size > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_FILE_BYTES // 2**20} MB")
+    return path.read_bytes()
 
 
 def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
@@ -261,12 +276,12 @@ def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
         )
         raise ImageError(msg)
     try:
-        path = Path(text).expanduser().resolve()
+        path = Path(typed_path(text)).resolve()
         if not _is_below(path, allow_paths):
             opened = ", ".join(map(str, allow_paths))
             msg = f"{where} lies outside the folders opened for pictures: {opened}"
             raise ImageError(msg)
-        return path.read_bytes()
+        return read_plain_file(path)
     except (OSError, ValueError, RuntimeError) as error:
         msg = f"{where} cannot be read from {text!r}: {getattr(error, 'strerror', None) or error}"
         raise ImageError(msg) from error

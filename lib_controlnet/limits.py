@@ -13,6 +13,9 @@ MAX_SIDE: Final = 16_384
 MAX_PIXELS: Final = 128_000_000
 """Of one picture, mask or result."""
 
+MAX_FILE_BYTES: Final = 512 * MEGABYTE
+"""Of one picture's file."""
+
 MAX_WORKED: Final = 4096 * 4096
 """Pixels a preprocessor works on, or a pose is drawn on: 2048 on the short side of 4:1. Its memory
 is many times that of the picture."""
@@ -30,6 +33,13 @@ MAX_LISTED: Final = 1000
 """Pictures that a request lists for a batch."""
 MAX_FILES: Final = 50_000
 """Pictures of a folder: half an hour of film."""
+
+MAX_FRAMES: Final = 100_000
+"""Of one movie."""
+MAX_FRAME_PIXELS: Final = 36_000_000
+"""A frame of 8K (7680 x 4320) fits."""
+MAX_MOVIE_PIXELS: Final = 500_000_000_000
+"""All frames together: two hours of Full HD with 30 frames a second."""
 
 MAX_FIGURES: Final = 1000
 """People and animals in one picture."""

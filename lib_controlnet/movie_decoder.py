@@ -26,6 +26,7 @@ from PIL import Image
 
 from lib_controlnet.decode import DECODE_FAULTS, check_size, decode_image
 from lib_controlnet.errors import ImageError
+from lib_controlnet.limits import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_MOVIE_PIXELS
 
 HEAD: Final = struct.Struct("<qq")
 COUNT: Final = -1
@@ -33,11 +34,6 @@ NOTE: Final = -2
 FAULT: Final = -3
 END: Final = -4
 
-MAX_FRAMES: Final = 100_000
-MAX_FRAME_PIXELS: Final = 36_000_000
-"""A frame of 8K (7680 x 4320) fits."""
-MAX_MOVIE_PIXELS: Final = 500_000_000_000
-"""All frames together: two hours of Full HD with 30 frames a second."""
 COUNT_SECONDS: Final = 120.0
 """Longest time for counting the frames."""
 _GIF_TAIL: Final = 16

@@ -256,7 +256,7 @@ class ControlSession:
         prepared.area = None if region is None or region.is_full else region
         self._bind_effects(prepared, to_pixels(placed), window, info)
         if prepared.masks and base.shape.in_channels == INPAINTING_CHANNELS:
-            self._bind_condition(to_pixels(placed), window, images)
+            self._bind_condition(prepared, window, info)
         log.info(
             "%s: %s, %s, %s, window %g to %g, %dx%d%s",
             *(unit.name, unit.module, network.name, unit.control_mode, window.start, window.end),
@@ -300,12 +300,14 @@ class ControlSession:
             latent = self.host.vae_encode(pixels[:, :3]) if kept is None else kept.latent
             self.starts.append(StartPicture(latent, images))
 
-    def _bind_condition(
-        self, pixels: Tensor, window: Window, images: frozenset[int] | None
-    ) -> None:
+    def _bind_condition(self, prepared: PreparedUnit, window: Window, info: PassInfo) -> None:
+        """What the unit, or each of its frames, tells an inpainting checkpoint."""
         hidden = float(str(self.host.option("inpainting_mask_weight", 1.0)))
-        told = mask_channels(pixels, self.host.vae_encode, hidden, window)
-        self.conditions += [] if told is None else [replace(told, images=images)]
+        for number, shown in enumerate((prepared.detected, *prepared.frames)):
+            pixels = to_pixels(place_map(shown, info.geometry, prepared.resize_mode))
+            told = mask_channels(pixels, self.host.vae_encode, hidden, window)
+            images = frozenset({number}) if prepared.frames else prepared.images(info.images)
+            self.conditions += [] if told is None else [replace(told, images=images)]
 
     @staticmethod
     def _region(prepared: PreparedUnit, info: PassInfo) -> RegionMask | None:

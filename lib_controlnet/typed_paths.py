@@ -12,7 +12,7 @@ LONGEST: Final = 32_768
 
 
 def typed_path(text: object) -> str:
-    """One path: quotes and blanks off, `~` and variables filled in; never raises.
+    """One path: quotes and blanks off, `~` filled in; never raises.
 
     What is no text gives "".
     """
@@ -21,7 +21,7 @@ def typed_path(text: object) -> str:
     path = text[:LONGEST].strip()
     while len(path) > 1 and QUOTES.get(path[0]) == path[-1]:
         path = path[1:-1].strip()
-    return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 - Path's raises
+    return os.path.expanduser(path)  # noqa: PTH111 - Path's raises
 
 
 def typed_folders(text: object) -> list[str]:

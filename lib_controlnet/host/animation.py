@@ -18,6 +18,7 @@ from modules import img2img
 from lib_controlnet import batch
 from lib_controlnet.enums import ActingRegion, InputMode, OnError
 from lib_controlnet.errors import ControlNetError, UnitError
+from lib_controlnet.image import fit_map
 from lib_controlnet.prepare import Preparation, prepare_units
 
 if TYPE_CHECKING:
@@ -165,7 +166,10 @@ def _with_frames(
             raise type(error)(msg, error.status_code) from error
         if not frame:  # interrupted
             return made
-        maps.append(frame[0].detected)
+        shown = frame[0].detected
+        if frame[0].resize_mode is not made.resize_mode:  # only one of them takes the host's mask
+            shown = fit_map(shown, preparation.request.size, frame[0].resize_mode)
+        maps.append(shown)
     return dataclasses.replace(made, frames=tuple(maps))
 
 

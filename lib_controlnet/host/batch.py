@@ -18,8 +18,9 @@ from modules import images, processing, shared
 
 from lib_controlnet import batch
 from lib_controlnet.batch import BatchPlan, BatchSource, ResultNames
-from lib_controlnet.errors import ControlNetError, UnitError
+from lib_controlnet.errors import ControlNetError, UnitError, shown
 from lib_controlnet.host import pictures
+from lib_controlnet.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -272,7 +273,11 @@ def _choose_saving(run: BatchRun, runtime: Runtime) -> None:
 def _output_folder(unit: ControlUnit, run: BatchRun, runtime: Runtime) -> Path:
     where = f"{unit.name}: output_dir"
     open_to = source(run.owner, runtime).folders
-    folder = Path(unit.output_dir.strip()).expanduser().resolve()
+    try:
+        folder = Path(typed_path(unit.output_dir)).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL, or links in a circle
+        msg = f"{where} is no folder: {shown(unit.output_dir)}"
+        raise UnitError(msg) from error
     if open_to is not True:
         roots = [*(open_to or []), run.owner.outpath_samples or ""]
         opened = [Path(root).resolve() for root in roots if str(root)]

@@ -103,9 +103,11 @@ def run(p: Any, args: Sequence[Any], runtime: Runtime) -> Any:
         units = _units(p)
         _check_enabled(files, units)
         results = Results()
-        with suppress(MovieStoppedError):
+        try:
             tracks = list(_tracks(values, files, stack))
             _frames(p, tracks, units, duration, runtime, results)
+        except MovieStoppedError as stop:
+            results.notes.append(stop.detail)
         return _finished(p, results)
 
 

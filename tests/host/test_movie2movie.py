@@ -396,3 +396,4 @@ def test_interrupt_ends_the_reading_of_a_movie(webui, gif, tmp_path, monkeypatch
     threading.Timer(0.3, shared.state.interrupt).start()
     answer = m2m(job(dict(NO_PICTURE), save_to=tmp_path / "out"), (str(gif), None, False))
     assert answer.images == []
+    assert "the movie of unit 0: clip.gif was stopped while it was read" in answer.comments

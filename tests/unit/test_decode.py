@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import urllib.parse
 import zlib
 from pathlib import Path
@@ -426,6 +427,35 @@ def test_link_out_of_an_opened_folder_is_refused(opened: Path) -> None:
 def test_missing_file_in_an_opened_folder_is_named(opened: Path) -> None:
     with pytest.raises(ImageError, match=r"cannot be read from .*gone\.png"):
         decode_image(str(opened / "gone.png"), allow_paths=[opened])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_plain_file_in_an_opened_folder_is_refused(opened: Path) -> None:
+    """Reading a pipe or a device could take for ever."""
+    os.mkfifo(opened / "pipe.png")
+    (opened / "folder.png").mkdir()
+    (opened / "itself.png").symlink_to(opened / "itself.png")
+    (opened / "gone.png").symlink_to(opened / "nowhere.png")
+    (opened / "large.png").touch()
+    os.truncate(opened / "large.png", 2**40)
+    for name in ("pipe", "folder", "itself", "gone", "large"):
+        with pytest.raises(ImageError, match=rf"cannot be read from .*{name}\.png"):
+            decode_image(str(opened / f"{name}.png"), allow_paths=[opened])
+    with pytest.raises(ImageError, match="cannot be read"):
+        decode_image("/dev/zero.png", allow_paths=True)
+
+
+@pytest.mark.parametrize("form", ['"{}"', " {} ", "'{}'"])
+def test_path_may_be_typed_as_people_do(form: str, opened: Path) -> None:
+    value = form.format(opened / "inside.png")
+    assert np.array_equal(decode_image(value, allow_paths=[opened]), GRADIENT)
+
+
+@pytest.mark.parametrize("text", ["~nobody-at-all/a.png", "a\0.png", "/" + "a" * 4000 + ".png"])
+def test_no_path_is_more_than_a_sentence(text: str, opened: Path) -> None:
+    for folders in ([opened], True, ["~nobody-at-all"]):
+        with pytest.raises(ImageError):
+            decode_image(text, allow_paths=folders)
 
 
 BYTES = st.binary(max_size=200)

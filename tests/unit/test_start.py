@@ -39,12 +39,12 @@ def test_quotes_and_blanks_round_a_path_do_not_count(form: str) -> None:
     assert typed_path(form.format("/data/my models")) == "/data/my models"
 
 
-def test_home_and_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_filled_in_and_variables_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/people/me")
     monkeypatch.setenv("USERPROFILE", "/people/me")
     monkeypatch.setenv("MODELS", "/data")
     assert typed_path('"~/models"') == "/people/me/models"
-    assert typed_path("$MODELS/control") == "/data/control"
+    assert typed_path("$MODELS/control") == "$MODELS/control", "requests name paths as well"
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 1.5, [], {}, ["/a"], b"/a", "", "  ", '""'])
