@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,17 @@ from .registry import Requirement, RequirementError
 log = logging.getLogger(__name__)
 
 ONNXRUNTIME: Final = Requirement("onnxruntime", "onnxruntime>=1.17")
+
+TRIAL: Final = """
+import sys
+sys.path += sys.argv[2:]  # behind Python's own folders: OpenCV's has a `typing` in it
+import cv2, numpy
+try:
+    cv2.dnn.readNetFromONNX(numpy.fromfile(sys.argv[1], numpy.uint8))
+except cv2.error:
+    pass  # told again where it matters
+"""
+TRIAL_SECONDS: Final = 120
 
 Run = Callable[[np.ndarray], "list[np.ndarray]"]
 
@@ -84,7 +97,43 @@ def _in_onnxruntime(path: Path, place: Place) -> OnnxNet:
     return OnnxNet("onnxruntime", run, batches=not isinstance(given.shape[0], int))
 
 
+def _try_opencv(path: Path) -> None:
+    """Let OpenCV read the file in a process of its own: over some damaged ones it dies.
+
+    Raises:
+        ValueError: it did.
+    """
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        TRIAL,
+        str(path),
+        *(entry for entry in sys.path if entry),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=TRIAL_SECONDS,
+            check=False,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        fault = f"status {done.returncode}" if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        fault = f"no end after {TRIAL_SECONDS} seconds"
+    except OSError as error:  # without processes it cannot be tried
+        log.warning("%s is not tried before OpenCV reads it: %s", path.name, error)
+        return
+    if fault:
+        msg = f"OpenCV breaks down over it ({fault}); if the file is whole, {ONNXRUNTIME.hint}"
+        raise ValueError(msg)
+
+
 def _in_opencv(path: Path) -> OnnxNet:
+    _try_opencv(path)
     try:
         network = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8))
     except cv2.error as error:

@@ -29,6 +29,8 @@ class Setting:
         reload: whether a change takes effect only after the page is built again.
         note: a remark shown in small print behind the label.
         restrict_api: requests over HTTP may not set it.
+        restrict_shared: the same, where the host keeps whoever reaches it from managing extensions.
+            Whoever may install one may point to folders as well.
     """
 
     key: str
@@ -39,6 +41,15 @@ class Setting:
     reload: bool = False
     note: str = ""
     restrict_api: bool = False
+    restrict_shared: bool = False
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether requests over HTTP may not set it on this server."""
+        from modules import shared
+
+        is_shared = bool(getattr(shared.cmd_opts, "disable_extension_access", True))
+        return self.restrict_api or (self.restrict_shared and is_shared)
 
 
 def _slider(minimum: int, maximum: int) -> dict[str, int]:
@@ -58,7 +69,7 @@ SETTINGS: Final = (
         "Extra path to scan for ControlNet models (e.g. training output directory)",
         "text",
         note="several folders: separated by ;",
-        restrict_api=True,
+        restrict_shared=True,
     ),
     Setting(
         "control_net_modules_path",
@@ -197,7 +208,7 @@ def check_asked(asked: Mapping[str, object], present: Callable[[str], object]) -
         item, now = _BY_KEY.get(key), present(key)
         if item is None or _is_same(value, now):
             continue
-        if item.restrict_api:
+        if item.is_restricted:
             msg = f"the setting {key} cannot be set by requests; set it under Settings > ControlNet"
             raise ControlNetError(msg)
         if not _is_exact(item, value):
@@ -291,7 +302,7 @@ def register() -> None:
             widgets[item.widget],
             dict(item.limits, interactive=True),
             section=SECTION,
-            restrict_api=item.restrict_api,
+            restrict_api=item.is_restricted,
         )
         if item.note:
             option.info(item.note)

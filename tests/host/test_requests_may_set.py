@@ -14,7 +14,6 @@ from lib_controlnet.errors import ControlNetError, UnitError
 
 OPTIONS = "/sdapi/v1/options"
 RESTRICTED = {
-    "control_net_models_path": "/etc",
     "control_net_modules_path": "/etc",
     "control_net_allowed_image_folder": "/",
     "controlnet_hub_mirror": "http://127.0.0.1:1",
@@ -42,6 +41,7 @@ def wrong_values() -> list[tuple[str, Any]]:
         "controlnet_control_type_dropdown",
     ):
         values += [(key, value) for value in TRUTHS]
+    values += [("control_net_models_path", value) for value in TEXTS]
     values += [("control_net_detectedmap_dir", value) for value in (*TEXTS, *OUTSIDE)]
     return values + [(key, value) for key, value in RESTRICTED.items()]
 
@@ -77,6 +77,18 @@ def test_wrong_values_are_refused_on_both_ways_and_change_nothing(webui, stored)
             assert answer.status_code == 422, (path, key, value, answer.text)
             assert key in answer.json()["detail"]
             assert dict(shared.opts.data) == stored
+
+
+def test_models_folder_is_the_owners_where_others_reach_the_server(webui, stored, monkeypatch):
+    from modules import shared
+
+    asked = {"control_net_models_path": "/etc"}
+    for is_shared, status in ((True, 422), (False, 200)):
+        monkeypatch.setattr(shared.cmd_opts, "disable_extension_access", is_shared)
+        answer = webui.post("/sdapi/v1/txt2img", request(override_settings=asked, steps=1))
+        assert answer.status_code == status
+        assert webui.post(OPTIONS, asked).status_code == status
+    assert shared.opts.control_net_models_path == "/etc"
 
 
 def test_settings_as_they_are_may_be_sent_back(webui, stored):

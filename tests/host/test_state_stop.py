@@ -457,12 +457,14 @@ def test_no_memory_for_a_model_leaves_the_cache_as_it_was(rig, monkeypatch, on_e
 
 def test_no_memory_in_a_preprocessor_fails_and_leaves_nothing(rig, monkeypatch):
     from lib_controlnet import preprocess
+    from lib_controlnet.errors import HostError
 
     detector = preprocess.get("canny")
     monkeypatch.setattr(type(detector), "detect", lambda *_args, **_kwargs: out_of_memory())
     image = state_rig.encoded(picture(seed=99))
     p = rig.txt2img(unit(module="canny", image=image))
-    assert "simulated" in rig.fails(p, torch.cuda.OutOfMemoryError)
+    sentence = rig.fails(p, HostError)
+    assert "unit 0: there is not enough memory for the preprocessor canny" in sentence
     del p
     monkeypatch.undo()
     rig.check()

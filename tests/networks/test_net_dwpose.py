@@ -258,3 +258,16 @@ def test_file_that_opencv_cannot_run_asks_for_onnxruntime(monkeypatch: pytest.Mo
     network = _onnx.open_onnx(DATA / "onnx" / "boxes.onnx", Place())
     with pytest.raises(RequirementError, match=r"OpenCV .* cannot run .*onnxruntime>=1\.17"):
         network(np.zeros((1, 7, 3, 3), np.float32))
+
+
+def test_file_over_which_opencv_dies_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_onnx, "ONNXRUNTIME", Requirement("no_such_runtime", "onnxruntime>=1.17"))
+    whole = (DATA / "onnx" / "people.onnx").read_bytes()
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(whole.replace(b"Reshape", b"\x82eshape", 1))  # no text any more
+    with pytest.raises(ValueError, match=r"OpenCV breaks down over it .*onnxruntime>=1\.17"):
+        _onnx.open_onnx(damaged, Place())
+    monkeypatch.setattr(_onnx.sys, "executable", str(tmp_path / "none"))  # a host without a Python
+    assert _onnx.open_onnx(DATA / "onnx" / "people.onnx", Place()).engine == "OpenCV"
