@@ -199,7 +199,7 @@ def test_row_07_stability_matrix_models_through_links(webui: Any, tmp_path: Path
         return
     store = tmp_path / "Models" / "ControlNet"
     store.mkdir(parents=True)
-    (store / "shared_net.safetensors").write_bytes(b"")
+    (store / "shared_net.safetensors").write_bytes(b"x")
     folder = webui.log_file.parent / "models" / "controlnet"
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / "ControlNet"
