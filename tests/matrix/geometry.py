@@ -79,8 +79,16 @@ def placement(
             round(CELL * (given // CELL) * wanted / (CELL * (wanted // CELL)))
             for given, wanted in zip(picture.size, canvas, strict=True)
         ]
+        picture = _with_repeated_edge(picture, ends)
         steps.insert(0, ["crop", [0, 0, *ends]])
     return Placement(picture, mask, steps, mask_steps, inner)
+
+
+def _with_repeated_edge(picture: Image.Image, ends: list[int]) -> Image.Image:
+    """The picture up to `ends` or more: a latent that is stretched has its last cells repeated."""
+    plane = np.array(picture.convert("RGB"))
+    width, height = (max(end - side, 0) for end, side in zip(ends, picture.size, strict=True))
+    return Image.fromarray(np.pad(plane, ((0, height), (0, width), (0, 0)), mode="edge"))
 
 
 def hires_canvas(case: Case, target: tuple[int, int]) -> tuple[int, int]:
