@@ -227,6 +227,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if state is None and version >= (2, 6):
         state = torch.serialization.load(path, map_location="cpu", weights_only=True)
+        log.info(
+            "%s was refused by the WebUI's loader; torch's own, of tensors only, took it", path
+        )
     if state is None:
         msg = f"{path} is no plain file of tensors, so the WebUI refused to load it"
         raise WeightsError(msg)
