@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRST_UNSEEN = 9_000_000  # training never comes near this seed
 SCENE_SIZE = 128  # the size that most of the training had
 PAGE_SIZE = 256
-LINES = {"weight": 1.5, "threshold_a": 150, "threshold_b": 300}  # for photographs: fewer, firmer
+LINES = {"weight": 1.5, "threshold_a": 150, "threshold_b": 200}  # for photographs: fewer, firmer
 COMMON = {
     "cfg_scale": 4.0,
     "sampler_name": "DPM++ 2M",

@@ -51,3 +51,12 @@ def test_changelog_has_an_entry_for_each_version() -> None:
     sections = re.split(r"^## ", changes, flags=re.M)[1:]
     assert sections
     assert all(re.search(r"^- \S", section, flags=re.M) for section in sections)
+
+
+def test_demo_asks_for_numbers_that_the_preprocessor_takes() -> None:
+    import demo
+
+    from lib_controlnet import preprocess
+    from lib_controlnet.sliders import misplaced
+
+    assert not list(misplaced(preprocess.get("canny"), demo.LINES))
