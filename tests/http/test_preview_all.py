@@ -27,6 +27,7 @@ pytestmark = pytest.mark.browser
 
 RUN = f"{UNIT}_controlnet_trigger_preprocessor"
 PREVIEW = f"{UNIT}_generated_image img"
+TRIES = 5
 RUNNABLE = [d for d in preprocess.all_detectors() if not (d.files or d.requires or d.unavailable)]
 PLAIN = [d for d in RUNNABLE if not d.uses_mask and d.name != "none"]
 MASKED = [d for d in RUNNABLE if d.uses_mask]
@@ -44,7 +45,14 @@ def panel(page: Any, tmp_path: Path) -> Any:
 def preview(page: Any) -> np.ndarray:
     """Run the preprocessor and return what is shown, uint8 (H, W, 3 or 4)."""
     page.wait_for_selector(PREVIEW, state="detached")
-    page.click(f"{RUN}:enabled")
+    late = page.get_by_text("The settings were changed while the preview was made").locator(
+        "visible=true"
+    )
+    for _ in range(TRIES):  # the sliders of the preprocessor just chosen may still be on their way
+        page.click(f"{RUN}:enabled")
+        page.locator(PREVIEW).or_(late).first.wait_for()
+        if page.locator(PREVIEW).count():
+            break
     page.wait_for_selector(PREVIEW)
     source = page.get_attribute(PREVIEW, "src")
     if source.startswith("data:"):
