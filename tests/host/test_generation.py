@@ -276,3 +276,24 @@ def test_request_dicts_are_echoed_unchanged(webui):
     answer = webui.txt2img(**sent)
     echoed = answer.parameters["alwayson_scripts"]["ControlNet"]["args"][0]
     assert echoed == sent["alwayson_scripts"]["ControlNet"]["args"][0]
+
+
+@pytest.mark.parametrize(
+    ("unet", "place", "expected"),
+    [
+        ("float16", "cpu", "float32"),
+        ("float16", "meta", "float16"),
+        ("bfloat16", "cpu", "bfloat16"),
+        ("float8_e4m3fn", "meta", "float16"),
+        ("float8_e4m3fn", "cpu", "float32"),
+    ],
+)
+def test_networks_on_the_cpu_never_compute_in_half(webui, monkeypatch, unet, place, expected):
+    """`--use-cpu controlnet` beside a U-Net that is kept in half precision."""
+    import torch
+
+    from lib_controlnet.host import a1111
+
+    monkeypatch.setattr(a1111, "_parameter_dtype", lambda _model: getattr(torch, unet))
+    monkeypatch.setattr(a1111.devices, "get_device_for", lambda _task: torch.device(place))
+    assert a1111.A1111Host().network_dtype == getattr(torch, expected)
