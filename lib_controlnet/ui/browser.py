@@ -309,6 +309,25 @@ def close_once_drawn(name: str) -> str:
 }}"""
 
 
+_AS_MASK: Final = """
+  const asMask = (layer, file) => {
+    const mask = Object.assign(document.createElement("canvas"),
+      { width: layer.width, height: layer.height });
+    const painter = mask.getContext("2d");
+    painter.drawImage(layer, 0, 0);
+    painter.globalCompositeOperation = "source-in"; // the drawing in white, whatever its colour
+    painter.fillStyle = "white";
+    painter.fillRect(0, 0, mask.width, mask.height);
+    painter.globalCompositeOperation = "destination-over";
+    painter.fillStyle = "black";
+    painter.fillRect(0, 0, mask.width, mask.height);
+    painter.globalCompositeOperation = "lighten";
+    if (file?.naturalWidth) painter.drawImage(file, 0, 0, mask.width, mask.height);
+    return mask.toDataURL("image/png");
+  };"""
+"""A drawing in white on black, a mask file beneath it."""
+
+
 def backdrop(name: str, tab: str, colour: str, opacity: float) -> str:
     """What the unit's region is drawn on: its control picture, the mask file's white coloured.
 
@@ -324,7 +343,7 @@ def backdrop(name: str, tab: str, colour: str, opacity: float) -> str:
         colour: hex colour of the region.
         opacity: 0 to 1.
     """
-    return f"""async () => {{{_UPDATES}{_DRAWN}
+    return f"""async () => {{{_UPDATES}{_DRAWN}{_AS_MASK}
   const find = (selector) => selector && document.querySelector(selector);
   const side = (name) => Number(find("#{tab}_" + name + " input[type=number]")?.value) || 512;
   const from = find("#{name}_region_canvas").closest(".cnet-unit").dataset.picture;
@@ -363,19 +382,7 @@ def backdrop(name: str, tab: str, colour: str, opacity: float) -> str:
   const shown = canvas.toDataURL("image/jpeg", 0.8);
   const fits = layer?.width === canvas.width && layer?.height === canvas.height;
   if (!layer || fits) return [shown, kept, kept];
-  const mask = Object.assign(document.createElement("canvas"),
-    {{ width: layer.width, height: layer.height }});
-  const painter = mask.getContext("2d");
-  painter.drawImage(layer, 0, 0);
-  painter.globalCompositeOperation = "source-in"; // the drawing in white, whatever its colour
-  painter.fillStyle = "white";
-  painter.fillRect(0, 0, mask.width, mask.height);
-  painter.globalCompositeOperation = "destination-over";
-  painter.fillStyle = "black";
-  painter.fillRect(0, 0, mask.width, mask.height);
-  painter.globalCompositeOperation = "lighten";
-  if (file?.naturalWidth) painter.drawImage(file, 0, 0, mask.width, mask.height);
-  return [shown, mask.toDataURL("image/png"), said({json.dumps(REGION_KEPT)})];
+  return [shown, asMask(layer, file), said({json.dumps(REGION_KEPT)})];
 }}"""
 
 
