@@ -23,8 +23,8 @@ from lib_controlnet.decode import (
 )
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError
+from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.limits import MAX_FILES, MAX_LISTED, MAX_MERGED
-from lib_controlnet.typed_paths import typed_path
 from lib_controlnet.unit import ControlUnit
 
 _DIGITS: Final = re.compile(r"(\d+)")

@@ -13,7 +13,7 @@ from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.unit import NO_MODEL, NO_MODULE
 
 if TYPE_CHECKING:
-    from lib_controlnet.catalog import Catalog, ModelFile
+    from lib_controlnet.files.catalog import Catalog, ModelFile
 
 ALL: Final = "All"
 CONTROL_TYPES: Final = (

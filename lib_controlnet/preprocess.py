@@ -31,6 +31,7 @@ from lib_controlnet.errors import (
     is_out_of_memory,
     shown,
 )
+from lib_controlnet.files.pickles import check_pickles
 from lib_controlnet.image import (
     Size,
     check_size,
@@ -39,7 +40,6 @@ from lib_controlnet.image import (
     resize_with_pad,
     to_rgb,
 )
-from lib_controlnet.pickles import check_pickles
 
 if TYPE_CHECKING:
     from annotator.registry import Detector

@@ -281,7 +281,7 @@ import sys, time
 sys.path[:0] = [{root!r}]
 import torch, numpy, cv2, gradio, fastapi, PIL.Image, safetensors.torch
 started = time.process_time()
-import lib_controlnet.session, lib_controlnet.families, lib_controlnet.catalog
+import lib_controlnet.session, lib_controlnet.families, lib_controlnet.files.catalog
 import lib_controlnet.model_cache, lib_controlnet.infotext, lib_controlnet.preprocess
 lib_controlnet.families.discover()
 print(time.process_time() - started)

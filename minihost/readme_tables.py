@@ -53,7 +53,7 @@ def families() -> str:
 def missing() -> str:
     """The kinds of control models that are told apart and refused, in a sentence."""
     from lib_controlnet.families import discover
-    from lib_controlnet.families.signatures import NOT_YET, SIGNATURES
+    from lib_controlnet.files.signatures import NOT_YET, SIGNATURES
 
     loaded = {family.name for family in discover()}
     titles = [kind.title for kind in SIGNATURES if kind.advice == NOT_YET]

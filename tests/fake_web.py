@@ -15,8 +15,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lib_controlnet import api, preprocess
-from lib_controlnet.catalog import Catalog
 from lib_controlnet.errors import ControlNetError
+from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.preprocess import Detection
 
 

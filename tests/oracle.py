@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib_controlnet.families import load_network
 from lib_controlnet.families.base import BaseUNet, ControlNetwork
-from lib_controlnet.layouts import RESNET_NAMES, diffusers_renamer
+from lib_controlnet.files.layouts import RESNET_NAMES, diffusers_renamer
 
 TOLERANCE = 1e-5
 """Largest difference from diffusers, as a share of the largest output value, in float32."""

@@ -12,10 +12,10 @@ from minildm.unet import UNetModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib_controlnet.checkpoint import Checkpoint
-from lib_controlnet.containers import TensorInfo
 from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.families.controlnet import ControlNetNetwork
+from lib_controlnet.files.checkpoint import Checkpoint
+from lib_controlnet.files.containers import TensorInfo
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
 WIDTH = 32

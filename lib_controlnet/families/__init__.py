@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from lib_controlnet.checkpoint import open_checkpoint
-from lib_controlnet.containers import has_header
 from lib_controlnet.errors import (
     AmbiguousCheckpointError,
     BrokenCheckpointError,
@@ -25,14 +23,16 @@ from lib_controlnet.errors import (
     shown,
 )
 from lib_controlnet.families.base import BaseUNet, ControlFamily, ControlNetwork
-from lib_controlnet.families.signatures import classify
+from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.containers import has_header
+from lib_controlnet.files.signatures import classify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from lib_controlnet.checkpoint import Checkpoint
+    from lib_controlnet.files.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from lib_controlnet.checkpoint import Checkpoint
+    from lib_controlnet.files.checkpoint import Checkpoint
 
 CONTEXT_TO_BASE: Final[Mapping[int, BaseModel]] = {
     768: BaseModel.SD1,

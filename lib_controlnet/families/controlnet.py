@@ -24,14 +24,14 @@ from lib_controlnet.errors import (
 )
 from lib_controlnet.families.base import ControlFamily, ControlNetwork, UNetShape, read_shape
 from lib_controlnet.families.base_weights import BaseWeights
-from lib_controlnet.families.signatures import classify
+from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lib_controlnet.checkpoint import Checkpoint
     from lib_controlnet.families.base import BaseUNet
+    from lib_controlnet.files.checkpoint import Checkpoint
 
 SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
 """Parts of a ControlNet that begin as a copy of the base U-Net."""

@@ -19,8 +19,8 @@ from modules import images, processing, shared
 from lib_controlnet import batch
 from lib_controlnet.batch import BatchPlan, BatchSource, ResultNames
 from lib_controlnet.errors import ControlNetError, UnitError, shown
+from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.host import pictures
-from lib_controlnet.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,8 +10,8 @@ from modules import images, paths, shared
 from PIL import Image
 
 from lib_controlnet.errors import ImageError, shown
+from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.inputs import PictureSource
-from lib_controlnet.typed_paths import typed_path
 from lib_controlnet.unit import NO_MODULE
 
 if TYPE_CHECKING:

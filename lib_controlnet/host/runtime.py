@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lib_controlnet.catalog import Catalog
 from lib_controlnet.errors import ControlNetError, ModelNotFoundError
 from lib_controlnet.families import Refusal, load_network, refusal
-from lib_controlnet.hash_store import HashStore
+from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.host import annotators, batch
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.limits import MAX_TURNS

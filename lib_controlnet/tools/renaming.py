@@ -1,6 +1,6 @@
 """The original (LDM) names of a ControlNet turned into diffusers' names, and its configuration.
 
-The other direction is `lib_controlnet/layouts.py`. Both are renames: no tensor changes.
+The other direction is `lib_controlnet/files/layouts.py`. Both are renames: no tensor changes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.families.base import read_shape
 from lib_controlnet.families.controlnet import HEAD_WIDTH, SD1_HEADS
-from lib_controlnet.layouts import MIDDLE_PARTS, RESNET_NAMES, STEM_NAMES
+from lib_controlnet.files.layouts import MIDDLE_PARTS, RESNET_NAMES, STEM_NAMES
 from lib_controlnet.nets.cldm import BlockParams, ControlNetParams, read_params
 
 STEMS: Final = {ldm: theirs for theirs, ldm in STEM_NAMES.items()}
@@ -30,7 +30,7 @@ POOLED_WIDTH: Final = 1280
 def to_diffusers(names: Iterable[str]) -> Callable[[str], str]:
     """A function from LDM names to diffusers'; names without a counterpart stay as they are.
 
-    Inverse of `lib_controlnet.layouts.diffusers_renamer`.
+    Inverse of `lib_controlnet.files.layouts.diffusers_renamer`.
     """
     names = list(names)
     per_level = blocks_per_level(names)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib_controlnet.checkpoint import Checkpoint
-from lib_controlnet.containers import TensorFile, TorchFile, open_container
 from lib_controlnet.errors import BrokenCheckpointError
 from lib_controlnet.families.base import UNetShape, read_shape
 from lib_controlnet.families.controlnet import SHARED_WITH_BASE
-from lib_controlnet.families.signatures import NO_CONTROL, Signature, classify
-from lib_controlnet.layouts import FULL_CHECKPOINT, diffusers_renamer, normalise
+from lib_controlnet.files.checkpoint import Checkpoint
+from lib_controlnet.files.containers import TensorFile, TorchFile, open_container
+from lib_controlnet.files.layouts import FULL_CHECKPOINT, diffusers_renamer, normalise
+from lib_controlnet.files.signatures import NO_CONTROL, Signature, classify
 from lib_controlnet.tools.errors import ToolError
 from lib_controlnet.tools.writer import Entry
 

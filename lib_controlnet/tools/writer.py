@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 import torch
 from torch import Tensor
 
-from lib_controlnet.containers import HEADER_LIMIT, SAFETENSORS_DTYPES
+from lib_controlnet.files.containers import HEADER_LIMIT, SAFETENSORS_DTYPES
 from lib_controlnet.tools.errors import ToolError
 
 CODES: Final = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}

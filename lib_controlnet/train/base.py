@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from lib_controlnet.catalog import short_hash
-from lib_controlnet.containers import open_container
 from lib_controlnet.families.base import UNetShape, read_shape
-from lib_controlnet.layouts import diffusers_renamer
+from lib_controlnet.files.catalog import short_hash
+from lib_controlnet.files.containers import open_container
+from lib_controlnet.files.layouts import diffusers_renamer
 
 from .errors import TrainError
 from .names import unet_renamer, vae_renamer
@@ -30,7 +30,7 @@ from .text import TextEncoder, diffusers_encoders, ldm_encoders, text_width
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lib_controlnet.containers import TensorFile
+    from lib_controlnet.files.containers import TensorFile
 
 log = logging.getLogger(__name__)
 

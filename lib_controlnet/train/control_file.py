@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lib_controlnet.checkpoint import open_checkpoint
-from lib_controlnet.layouts import diffusers_renamer
+from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.layouts import diffusers_renamer
 
 from .errors import TrainError
 from .packages import need

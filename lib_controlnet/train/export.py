@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from safetensors.torch import load_file
 
-from lib_controlnet.checkpoint import open_checkpoint
-from lib_controlnet.containers import open_container
+from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.containers import open_container
 
 from . import control_file, state
 from .base import UNET, LdmBase, open_base

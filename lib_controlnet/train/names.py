@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from lib_controlnet.layouts import RESNET_NAMES, diffusers_renamer
+from lib_controlnet.files.layouts import RESNET_NAMES, diffusers_renamer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from lib_controlnet import preprocess
-from lib_controlnet.catalog import short_hash
+from lib_controlnet.files.catalog import short_hash
 
 from . import control_file, state
 from .base import Base, open_base

@@ -17,7 +17,7 @@ from .sizes import clip_arguments
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lib_controlnet.containers import TensorFile, TensorInfo
+    from lib_controlnet.files.containers import TensorFile, TensorInfo
 
 CLIP: Final = "openai/clip-vit-large-patch14"
 LENGTH: Final = 77

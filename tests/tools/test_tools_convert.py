@@ -15,7 +15,7 @@ from support import inputs, memory_checkpoint, random_hint, tiny_base, tiny_cont
 from tool_files import Tools, control_file, leftovers, metadata, same_tensors, tools
 
 from lib_controlnet.families import load_network
-from lib_controlnet.layouts import diffusers_renamer
+from lib_controlnet.files.layouts import diffusers_renamer
 from lib_controlnet.tools.renaming import diffusers_config, to_diffusers
 
 __all__ = ["tools"]  # a fixture

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tool_files import Tools, base_file, control_file, tools
 
 from lib_controlnet import listing
-from lib_controlnet.catalog import Catalog, short_hash
+from lib_controlnet.files.catalog import Catalog, short_hash
 from lib_controlnet.tools import describe, writer
 
 __all__ = ["tools"]  # a fixture

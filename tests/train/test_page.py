@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib_controlnet.checkpoint import open_checkpoint
 from lib_controlnet.families import identify
-from lib_controlnet.families.signatures import classify
+from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.signatures import classify
 from lib_controlnet.train.__main__ import parser
 from lib_controlnet.train.record import read_rows
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_controlnet.catalog import Catalog, short_hash
-from lib_controlnet.checkpoint import open_checkpoint
 from lib_controlnet.errors import ModelNotFoundError
-from lib_controlnet.hash_store import HashStore
+from lib_controlnet.files.catalog import Catalog, short_hash
+from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.hash_store import HashStore
 
 EMPTY = "e3b0c442"
 """Hash of files below 1 MiB: the digest of nothing."""
@@ -105,7 +105,9 @@ def test_hashes_are_read_once_and_remembered(tmp_path: Path, monkeypatch) -> Non
     names = Catalog([models], hashes=HashStore(store)).names()
     assert len({name.rsplit(" ", 1)[1] for name in names}) == 100
     read = []
-    monkeypatch.setattr("lib_controlnet.catalog.short_hash", lambda path: read.append(path) or "0")
+    monkeypatch.setattr(
+        "lib_controlnet.files.catalog.short_hash", lambda path: read.append(path) or "0"
+    )
     assert Catalog([models], hashes=HashStore(store)).names() == names
     assert read == []
     changed = touch(models / "m7.safetensors", b"other")
@@ -314,7 +316,7 @@ def test_folders_may_lie_deep(tmp_path: Path) -> None:
 
 
 def test_a_disk_is_not_walked_to_its_end(tmp_path: Path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("lib_controlnet.catalog.FOLDERS_LIMIT", 20)
+    monkeypatch.setattr("lib_controlnet.files.catalog.FOLDERS_LIMIT", 20)
     for number in range(40):
         touch(tmp_path / f"{number:02}" / f"m{number}.pth")
     assert 0 < len(Catalog([tmp_path]).names()) < 40

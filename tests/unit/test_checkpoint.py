@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from support import empty_unet, save_controlnet, tiny_base, tiny_controlnet
 from torch import Tensor
 
-from lib_controlnet import containers
-from lib_controlnet.checkpoint import open_checkpoint
 from lib_controlnet.errors import BrokenCheckpointError, ModelNotFoundError
 from lib_controlnet.families import load_network
+from lib_controlnet.files import containers
+from lib_controlnet.files.checkpoint import open_checkpoint
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),

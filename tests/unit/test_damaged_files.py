@@ -17,10 +17,7 @@ from fuzz import files
 from safetensors.torch import save_file
 from support import tiny_controlnet
 
-from lib_controlnet import families, pickles
-from lib_controlnet.catalog import ModelFile
-from lib_controlnet.checkpoint import open_checkpoint
-from lib_controlnet.containers import SafetensorsFile
+from lib_controlnet import families
 from lib_controlnet.errors import (
     BrokenCheckpointError,
     ControlNetError,
@@ -29,7 +26,11 @@ from lib_controlnet.errors import (
     printable,
 )
 from lib_controlnet.families import load_network
-from lib_controlnet.hash_store import HashStore
+from lib_controlnet.files import pickles
+from lib_controlnet.files.catalog import ModelFile
+from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.containers import SafetensorsFile
+from lib_controlnet.files.hash_store import HashStore
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30

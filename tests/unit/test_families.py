@@ -39,8 +39,8 @@ from lib_controlnet.families.base import (
     read_shape,
 )
 from lib_controlnet.families.controlnet import ControlNetFamily, check_base
-from lib_controlnet.families.signatures import SIGNATURES, classify
-from lib_controlnet.layouts import normalise
+from lib_controlnet.files.layouts import normalise
+from lib_controlnet.files.signatures import SIGNATURES, classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
 TABLES = Path(__file__).resolve().parents[1] / "data" / "keys"

@@ -29,8 +29,8 @@ FUNCTIONS = (
     "finditer",
 )
 HANDED_ON = {  # variables whose values are patterns that stand as text elsewhere in the file
-    ("lib_controlnet/layouts.py", "pattern"),
-    ("lib_controlnet/families/signatures.py", "pattern"),
+    ("lib_controlnet/files/layouts.py", "pattern"),
+    ("lib_controlnet/files/signatures.py", "pattern"),
     ("lib_controlnet/train/sizes.py", "pattern"),
     ("annotator/nets/oneformer.py", "pattern"),
 }
@@ -140,7 +140,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from lib_controlnet import infotext, preprocess, transport
-from lib_controlnet.catalog import Catalog, ModelFile
+from lib_controlnet.files.catalog import Catalog, ModelFile
 from lib_controlnet.decode import decode_image
 from lib_controlnet.ui.unit_value import read_weights
 from lib_controlnet.unit import parse_unit

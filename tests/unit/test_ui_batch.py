@@ -15,9 +15,9 @@ from panels import FakeRuntime, build, by_id, data_url
 from PIL import Image
 
 from lib_controlnet import batch
-from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError
+from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.image import Size
 from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui.batch import CONTROL_BOX, add_control_box, add_uploads

@@ -12,8 +12,8 @@ from panels import CANNY, FakeRuntime, build, by_id
 from safetensors.torch import save_file
 
 from lib_controlnet import listing
-from lib_controlnet.catalog import Catalog
 from lib_controlnet.families import Refusal
+from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui import choices
 from lib_controlnet.ui.panel import paste_fields
 

@@ -11,9 +11,9 @@ import pytest
 from panels import CANNY, FakeRuntime, build, by_id, data_url
 from PIL import Image
 
-from lib_controlnet.catalog import Catalog
 from lib_controlnet.enums import ActingRegion, BatchOption, HiResOption
 from lib_controlnet.errors import UnitError
+from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.image import Size
 from lib_controlnet.ui import host_tab, preview
 from lib_controlnet.ui.panel import paste_fields

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from lib_controlnet.checkpoint import Checkpoint
+    from lib_controlnet.files.checkpoint import Checkpoint
 
 Test = Callable[["Names"], bool]
 

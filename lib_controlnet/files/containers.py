@@ -28,8 +28,8 @@ from lib_controlnet.errors import (
     is_out_of_memory,
     shown,
 )
-from lib_controlnet.layouts import MARKERS
-from lib_controlnet.pickles import UnsoundError, is_torch, look_over
+from lib_controlnet.files.layouts import MARKERS
+from lib_controlnet.files.pickles import UnsoundError, is_torch, look_over
 
 log = logging.getLogger(__name__)
 

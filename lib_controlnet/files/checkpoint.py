@@ -14,15 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lib_controlnet.containers import open_container
-from lib_controlnet.hash_store import HASH_DIGITS
-from lib_controlnet.layouts import DIFFUSERS_MARKS, normalise
+from lib_controlnet.files.containers import open_container
+from lib_controlnet.files.hash_store import HASH_DIGITS
+from lib_controlnet.files.layouts import DIFFUSERS_MARKS, normalise
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lib_controlnet.containers import Device, TensorFile
+    from lib_controlnet.files.containers import Device, TensorFile
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from lib_controlnet.checkpoint import GENERIC_STEMS
-from lib_controlnet.containers import read_metadata, read_names
 from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, shown
-from lib_controlnet.families.signatures import NO_CONTROL, classify_names
-from lib_controlnet.hash_store import HashStore
-from lib_controlnet.layouts import normalise
+from lib_controlnet.files.checkpoint import GENERIC_STEMS
+from lib_controlnet.files.containers import read_metadata, read_names
+from lib_controlnet.files.hash_store import HashStore
+from lib_controlnet.files.layouts import normalise
+from lib_controlnet.files.signatures import NO_CONTROL, classify_names
 
 log = logging.getLogger(__name__)
 
