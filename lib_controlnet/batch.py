@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lib_controlnet.decode import (
+from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import ImageError, UnitError
+from lib_controlnet.files.typed_paths import typed_path
+from lib_controlnet.limits import MAX_FILES, MAX_LISTED, MAX_MERGED
+from lib_controlnet.pictures.decode import (
     Fetch,
     Folders,
     check_file,
@@ -21,10 +25,6 @@ from lib_controlnet.decode import (
     is_picture_name,
     read_plain_file,
 )
-from lib_controlnet.enums import InputMode
-from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.files.typed_paths import typed_path
-from lib_controlnet.limits import MAX_FILES, MAX_LISTED, MAX_MERGED
 from lib_controlnet.unit import ControlUnit
 
 _DIGITS: Final = re.compile(r"(\d+)")

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from lib_controlnet.decode import check_size
 from lib_controlnet.enums import LATENT_SCALE
-from lib_controlnet.image import Size, border_colour, is_flat, resize_map
+from lib_controlnet.pictures.decode import check_size
+from lib_controlnet.pictures.maps import Size, border_colour, is_flat, resize_map
 
 if TYPE_CHECKING:
     from lib_controlnet.request import InpaintRules

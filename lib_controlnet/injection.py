@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_controlnet.coverage import cell_edges, cover
+from lib_controlnet.pictures.coverage import cell_edges, cover
 
 Rows = tuple[int, ...]
 

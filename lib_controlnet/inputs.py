@@ -19,11 +19,11 @@ from lib_controlnet.crop import (
     prepare_mask,
     whole_picture,
 )
-from lib_controlnet.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.image import Size, fit_map, join_mask
-from lib_controlnet.region import Region, lay
+from lib_controlnet.pictures.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
+from lib_controlnet.pictures.maps import Size, fit_map, join_mask
+from lib_controlnet.pictures.region import Region, lay
 from lib_controlnet.unit import NO_MODULE
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 
 from lib_controlnet import preprocess
 from lib_controlnet.errors import ControlNetError, shown
-from lib_controlnet.image import check_size
 from lib_controlnet.limits import MAX_FIGURES, MAX_SIDE, MAX_WORKED
+from lib_controlnet.pictures.maps import check_size
 from lib_controlnet.pose_layouts import LAYOUTS, find_layout, reorder
 
 if TYPE_CHECKING:

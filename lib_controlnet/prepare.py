@@ -15,7 +15,6 @@ from lib_controlnet import preprocess
 from lib_controlnet.effects import INPAINT_ONLY
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
-from lib_controlnet.image import Size, fit_map, pixel_perfect_resolution, placement
 from lib_controlnet.inputs import (
     ControlPicture,
     PictureSource,
@@ -24,7 +23,8 @@ from lib_controlnet.inputs import (
     host_region,
     own_region,
 )
-from lib_controlnet.region import Region
+from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
+from lib_controlnet.pictures.region import Region
 from lib_controlnet.session import PreparedUnit
 from lib_controlnet.sliders import misplaced
 

@@ -32,7 +32,7 @@ from lib_controlnet.errors import (
     shown,
 )
 from lib_controlnet.files.pickles import check_pickles
-from lib_controlnet.image import (
+from lib_controlnet.pictures.maps import (
     Size,
     check_size,
     join_mask,

@@ -18,7 +18,6 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from lib_controlnet import listing
-from lib_controlnet.decode import decode_image
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
@@ -30,6 +29,7 @@ from lib_controlnet.enums import (
     ResizeMode,
 )
 from lib_controlnet.errors import ImageError
+from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.plugins import Preprocessor, PreprocessorParameter
 from lib_controlnet.unit_object import (
     ControlNetUnit,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lib_controlnet.enums import ResizeMode
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -26,10 +26,10 @@ from lib_controlnet.effects import (
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError, again, without_frames
 from lib_controlnet.families.base import describe_unet
-from lib_controlnet.hint import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
 from lib_controlnet.patcher import UNetPatcher
-from lib_controlnet.region import Region, place_region
+from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, to_pixels
+from lib_controlnet.pictures.region import Region, place_region
 from lib_controlnet.step import NoisyLatent, Row, RowLayout, StepContext, StepCursor
 from lib_controlnet.window import Window, is_for_sd1, layer_strengths
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 
 from lib_controlnet import infotext, preprocess
-from lib_controlnet.decode import decode_image, to_rgb
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
@@ -25,8 +24,9 @@ from lib_controlnet.enums import (
     PuLIDMode,
     ResizeMode,
 )
-from lib_controlnet.image import join_mask
 from lib_controlnet.inputs import PictureSource, read_mask, split_picture
+from lib_controlnet.pictures.decode import decode_image, to_rgb
+from lib_controlnet.pictures.maps import join_mask
 from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, AlphaLayer, canonical, parse_unit
 
 log = logging.getLogger(__name__)

@@ -34,8 +34,8 @@ sys.path.insert(0, str(ROOT))
 from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
 from lib_controlnet.families import load_network  # noqa: E402
 from lib_controlnet.families.base import BaseUNet, ControlNetwork, describe_unet  # noqa: E402
-from lib_controlnet.hint import PassGeometry  # noqa: E402
-from lib_controlnet.image import Size  # noqa: E402
+from lib_controlnet.pictures.maps import Size  # noqa: E402
+from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
 from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit  # noqa: E402
 from lib_controlnet.step import RowLayout  # noqa: E402
 from lib_controlnet.unit import ControlUnit  # noqa: E402

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from lib_controlnet.enums import ResizeMode
-from lib_controlnet.hint import PassGeometry
-from lib_controlnet.image import Size
-from lib_controlnet.region import Region
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.pictures.placement import PassGeometry
+from lib_controlnet.pictures.region import Region
 from lib_controlnet.session import PassInfo, PreparedUnit
 from lib_controlnet.unit import ControlUnit
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from lib_controlnet import preprocess
 from lib_controlnet.errors import ControlNetError, ImageError
-from lib_controlnet.image import decode_image, decode_mask, join_mask
 from lib_controlnet.limits import MAX_IMAGES, MAX_TOGETHER
+from lib_controlnet.pictures.maps import decode_image, decode_mask, join_mask
+from lib_controlnet.pictures.transport import bytes_of_text
 from lib_controlnet.sliders import misplaced
-from lib_controlnet.transport import bytes_of_text
 
 log = logging.getLogger(__name__)
 

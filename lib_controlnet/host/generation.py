@@ -18,7 +18,6 @@ from lib_controlnet import infotext, preprocess, remote, unit_object
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.finish import finished
-from lib_controlnet.hint import PassGeometry
 from lib_controlnet.host import (
     a1111,
     animation,
@@ -31,7 +30,8 @@ from lib_controlnet.host import (
     xyz,
 )
 from lib_controlnet.host.a1111 import end_session, give_session, session_of
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare import Preparation, prepare_units
 from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit
 from lib_controlnet.unit import ControlUnit, parse_unit

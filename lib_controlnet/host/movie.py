@@ -19,11 +19,11 @@ from modules import images, processing, shared
 from PIL import Image
 
 from lib_controlnet import infotext
-from lib_controlnet.decode import opened_file
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError, shown
 from lib_controlnet.host import generation, pictures, xyz
-from lib_controlnet.movie import (
+from lib_controlnet.pictures.decode import opened_file
+from lib_controlnet.pictures.movie import (
     MAX_DURATION,
     MIN_DURATION,
     Movie,
@@ -31,7 +31,7 @@ from lib_controlnet.movie import (
     MovieWriter,
     open_movie,
 )
-from lib_controlnet.transport import bytes_of_text
+from lib_controlnet.pictures.transport import bytes_of_text
 
 if TYPE_CHECKING:
     import numpy as np

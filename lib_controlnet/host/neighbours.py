@@ -16,10 +16,10 @@ from torch import Tensor
 from lib_controlnet import crop, listing
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
-from lib_controlnet.hint import PassGeometry
 from lib_controlnet.host import request
 from lib_controlnet.host.a1111 import loaded_model, runtime, session_of
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.published import ControlModelType
 from lib_controlnet.unit_object import to_unit
 

@@ -8,7 +8,7 @@ from typing import Any
 from modules import shared
 
 from lib_controlnet.enums import LATENT_SCALE
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.request import GenerationRequest, InpaintRules
 
 UPSCALE_KEYS = ("sd upscale",)

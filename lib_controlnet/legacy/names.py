@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lib_controlnet.image import resize_with_pad, to_rgb
+from lib_controlnet.pictures.maps import resize_with_pad, to_rgb
 
 
 class ControlNetUiGroup:

@@ -19,9 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from lib_controlnet import preprocess
-from lib_controlnet.decode import decode_image
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
-from lib_controlnet.image import Size, resize_map, to_rgb
+from lib_controlnet.pictures.decode import decode_image
+from lib_controlnet.pictures.maps import Size, resize_map, to_rgb
 
 from . import captions
 from .dataset import ABOUT, Item, about, write_items, write_picture, write_text

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lib_controlnet.decode import decode_image, read_plain_file
 from lib_controlnet.errors import ImageError
-from lib_controlnet.image import Size, to_rgb
+from lib_controlnet.pictures.decode import decode_image, read_plain_file
+from lib_controlnet.pictures.maps import Size, to_rgb
 
 from .errors import TrainError
 from .reading import read_content

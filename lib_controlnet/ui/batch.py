@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 from gradio.context import Context
 
-from lib_controlnet.decode import check_file
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError
+from lib_controlnet.pictures.decode import check_file
 from lib_controlnet.ui.browser import in_page
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.uploads import is_upload, only_uploads

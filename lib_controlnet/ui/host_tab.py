@@ -16,7 +16,7 @@ from gradio.components import State
 from gradio.context import Context
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.request import GenerationRequest, InpaintRules
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.movie_kinds import movie_kind
+from lib_controlnet.pictures.movie_kinds import movie_kind
 from lib_controlnet.ui.uploads import only_uploads
 
 DEFAULT_DURATION: Final = 50

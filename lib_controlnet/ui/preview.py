@@ -21,8 +21,8 @@ from lib_controlnet import listing
 from lib_controlnet.batch import first_picture
 from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.errors import ControlNetError, ImageError
-from lib_controlnet.image import Size, pixel_perfect_resolution
 from lib_controlnet.inputs import PictureSource, control_picture, split_picture
+from lib_controlnet.pictures.maps import Size, pixel_perfect_resolution
 from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui import browser
 from lib_controlnet.ui.browser import in_page

@@ -31,8 +31,8 @@ from PIL import Image  # noqa: E402
 from lib_controlnet.crop import host_picture, prepare_mask  # noqa: E402
 from lib_controlnet.enums import ResizeMode  # noqa: E402
 from lib_controlnet.host.request import read_request  # noqa: E402
-from lib_controlnet.image import Size, fit_map, placement  # noqa: E402
 from lib_controlnet.inputs import PictureSource, control_picture  # noqa: E402
+from lib_controlnet.pictures.maps import Size, fit_map, placement  # noqa: E402
 from lib_controlnet.request import GenerationRequest  # noqa: E402
 from lib_controlnet.unit import ControlUnit, parse_unit  # noqa: E402
 

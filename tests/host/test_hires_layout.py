@@ -66,8 +66,8 @@ def test_map_lies_where_the_host_has_put_the_first_passs_picture(
     is_latent: bool,
 ) -> None:
     from lib_controlnet.enums import ResizeMode
-    from lib_controlnet.hint import place_map
     from lib_controlnet.host import generation
+    from lib_controlnet.pictures.placement import place_map
 
     y, x = np.mgrid[: first[1], : first[0]]
     ramp = (x / first[0] + 2 * y / first[1]).astype(np.float32) * 80

@@ -18,7 +18,7 @@ from neighbours import process as run
 from PIL import Image
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.movie import open_movie
+from lib_controlnet.pictures.movie import open_movie
 
 FRAMES = 5
 TITLE = "controlnet m2m"
@@ -390,7 +390,7 @@ def test_damage_in_the_middle_keeps_the_frames_before_it(webui, gif, shown, tmp_
 def test_interrupt_ends_the_reading_of_a_movie(webui, gif, tmp_path, monkeypatch):
     from modules import shared
 
-    from lib_controlnet import movie
+    from lib_controlnet.pictures import movie
 
     monkeypatch.setattr(movie, "_PROGRAM", "import time; time.sleep(600)")
     threading.Timer(0.3, shared.state.interrupt).start()

@@ -27,7 +27,7 @@ from annotator.lama import LAMA
 from annotator.nets.lama import Lama, LamaParams, build
 from annotator.networks import CACHE, Place, lend
 from lib_controlnet.enums import ResizeMode
-from lib_controlnet.image import Size, fit_map, resize_with_pad
+from lib_controlnet.pictures.maps import Size, fit_map, resize_with_pad
 from lib_controlnet.prepare import Preparation, prepare_units
 from lib_controlnet.preprocess import run_preprocessor
 from lib_controlnet.request import GenerationRequest, InpaintRules

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet.decode import decode_image
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.decode import decode_image
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.train import annotate as module
 from lib_controlnet.train.__main__ import main, parsed_size
 from lib_controlnet.train.annotate import Recipe, _in_processes, annotate, framed

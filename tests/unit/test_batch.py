@@ -19,9 +19,9 @@ from lib_controlnet.batch import (
     natural_key,
     unfold,
 )
-from lib_controlnet.decode import decode_image
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ControlNetError, ImageError, UnitError
+from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.unit import ControlUnit, parse_unit
 
 ANYWHERE = BatchSource(folders=True)

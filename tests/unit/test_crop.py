@@ -19,7 +19,7 @@ from lib_controlnet.crop import (
     host_resize,
     prepare_mask,
 )
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.request import InpaintRules
 
 

@@ -141,7 +141,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from lib_controlnet import infotext, preprocess, transport
 from lib_controlnet.files.catalog import Catalog, ModelFile
-from lib_controlnet.decode import decode_image
+from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.ui.unit_value import read_weights
 from lib_controlnet.unit import parse_unit
 

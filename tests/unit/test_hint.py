@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib_controlnet.enums import ResizeMode
-from lib_controlnet.hint import PassGeometry, place_map, to_hint
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint
 
 
 @pytest.mark.parametrize(

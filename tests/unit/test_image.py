@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_controlnet import thinning
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError
-from lib_controlnet.image import (
+from lib_controlnet.pictures import thinning
+from lib_controlnet.pictures.maps import (
     Size,
     fit_map,
     join_mask,

@@ -12,8 +12,8 @@ from PIL import Image
 from lib_controlnet.crop import host_picture
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.image import Size, fit_map
 from lib_controlnet.inputs import PictureSource, control_picture, own_region
+from lib_controlnet.pictures.maps import Size, fit_map
 from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.unit import parse_unit
 

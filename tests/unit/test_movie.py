@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet import movie
 from lib_controlnet.errors import ImageError
-from lib_controlnet.movie import MovieWriter, open_movie
+from lib_controlnet.pictures import movie
+from lib_controlnet.pictures.movie import MovieWriter, open_movie
 
 LEVELS = (20, 60, 100, 140, 180)
 SIZE = (48, 32)

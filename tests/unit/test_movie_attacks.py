@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet import movie, movie_decoder
 from lib_controlnet.errors import ImageError
-from lib_controlnet.movie import MovieStoppedError, MovieWriter, open_movie
-from lib_controlnet.movie_decoder import FFMPEG_OPTIONS, AnimatedPicture, Budget
+from lib_controlnet.pictures import movie, movie_decoder
+from lib_controlnet.pictures.movie import MovieStoppedError, MovieWriter, open_movie
+from lib_controlnet.pictures.movie_decoder import FFMPEG_OPTIONS, AnimatedPicture, Budget
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (48, 32)

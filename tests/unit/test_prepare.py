@@ -12,7 +12,7 @@ from lib_controlnet import preprocess
 from lib_controlnet.crop import host_picture
 from lib_controlnet.enums import BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ModelNotFoundError, UnitError
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.prepare import Preparation, prepare_units
 from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.unit import parse_unit

@@ -15,7 +15,7 @@ from annotator.registry import Detector, Frame
 from annotator.weights import WeightFile
 from lib_controlnet import preprocess
 from lib_controlnet.errors import HostError, ImageError, PreprocessorUnavailableError
-from lib_controlnet.image import join_mask
+from lib_controlnet.pictures.maps import join_mask
 from lib_controlnet.preprocess import Detection, DetectionCache, run_preprocessor, settle
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,11 +13,11 @@ from PIL import Image
 from lib_controlnet.crop import host_picture
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.hint import PassGeometry
-from lib_controlnet.image import Size
 from lib_controlnet.injection import RegionMask
 from lib_controlnet.inputs import PictureSource, host_region, own_region
-from lib_controlnet.region import Region, place_region
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.pictures.placement import PassGeometry
+from lib_controlnet.pictures.region import Region, place_region
 from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.unit import parse_unit
 

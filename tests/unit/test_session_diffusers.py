@@ -14,7 +14,7 @@ from sessions import FakeHost, info, prepared
 from support import inputs, tiny_base
 
 from lib_controlnet.enums import ControlMode
-from lib_controlnet.hint import to_hint
+from lib_controlnet.pictures.placement import to_hint
 from lib_controlnet.session import ControlSession
 from lib_controlnet.step import RowLayout
 

@@ -16,10 +16,10 @@ from panels import CANNY, FakeRuntime, build, by_id, data_url
 
 from annotator.registry import Detected, Detector
 from lib_controlnet import preprocess
-from lib_controlnet.decode import decode_image
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
 from lib_controlnet.files.catalog import Catalog
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.decode import decode_image
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui import choices, messages, preview
 from lib_controlnet.ui.pictures import read_sketch

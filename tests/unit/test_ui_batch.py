@@ -18,7 +18,7 @@ from lib_controlnet import batch
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError
 from lib_controlnet.files.catalog import Catalog
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.request import GenerationRequest
 from lib_controlnet.ui.batch import CONTROL_BOX, add_control_box, add_uploads
 from lib_controlnet.ui.movie import build_movie_panel

@@ -14,7 +14,7 @@ from PIL import Image
 from lib_controlnet.enums import ActingRegion, BatchOption, HiResOption
 from lib_controlnet.errors import UnitError
 from lib_controlnet.files.catalog import Catalog
-from lib_controlnet.image import Size
+from lib_controlnet.pictures.maps import Size
 from lib_controlnet.ui import host_tab, preview
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.ui.pictures import read_region

@@ -25,7 +25,7 @@ from PIL import Image, ImageFile, ImageOps
 from lib_controlnet.errors import ImageError
 from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.limits import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE
-from lib_controlnet.transport import bytes_of_text, png_fault
+from lib_controlnet.pictures.transport import bytes_of_text, png_fault
 
 _STRIP: Final = 1 << 20
 """Pixels converted in one go where that takes wider numbers."""

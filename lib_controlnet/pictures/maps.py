@@ -15,11 +15,11 @@ from typing import Final
 import cv2
 import numpy as np
 
-from lib_controlnet.decode import check_size, decode_image, decode_mask, to_rgb
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError
 from lib_controlnet.limits import MAX_SIDE, MAX_WORKED
-from lib_controlnet.thinning import ridge_pixels, thin
+from lib_controlnet.pictures.decode import check_size, decode_image, decode_mask, to_rgb
+from lib_controlnet.pictures.thinning import ridge_pixels, thin
 
 __all__ = [
     "Size",

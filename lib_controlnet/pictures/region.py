@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from lib_controlnet.coverage import cell_edges, cover
-from lib_controlnet.image import Size, placement
+from lib_controlnet.pictures.coverage import cell_edges, cover
+from lib_controlnet.pictures.maps import Size, placement
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from lib_controlnet.enums import ResizeMode
-    from lib_controlnet.hint import PassGeometry
+    from lib_controlnet.pictures.placement import PassGeometry
 
 WHITE: Final = 255
 

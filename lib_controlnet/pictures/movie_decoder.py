@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lib_controlnet.decode import DECODE_FAULTS, check_size, decode_image
 from lib_controlnet.errors import ImageError
 from lib_controlnet.limits import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_MOVIE_PIXELS
+from lib_controlnet.pictures.decode import DECODE_FAULTS, check_size, decode_image
 
 HEAD: Final = struct.Struct("<qq")
 COUNT: Final = -1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.enums import LATENT_SCALE, ResizeMode
-from lib_controlnet.image import Size, fit_map
+from lib_controlnet.pictures.maps import Size, fit_map
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lib_controlnet import movie_decoder
 from lib_controlnet.errors import ControlNetError, ImageError
-from lib_controlnet.movie_kinds import movie_kind
+from lib_controlnet.pictures import movie_decoder
+from lib_controlnet.pictures.movie_kinds import movie_kind
 
 MIN_DURATION: Final = 10
 """Milliseconds: the steps in which a GIF counts time."""
@@ -37,7 +37,7 @@ _POLL: Final = 0.1
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PROGRAM: Final = (
     "import json, sys; sys.path += json.loads(sys.argv[1]); "
-    "from lib_controlnet.movie_decoder import main; main(sys.argv[2:])"
+    "from lib_controlnet.pictures.movie_decoder import main; main(sys.argv[2:])"
 )
 _ENVIRONMENT: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
