@@ -19,7 +19,7 @@ from lib_controlnet.pictures.decode import check_size
 from lib_controlnet.pictures.maps import Size, border_colour, is_flat, resize_map
 
 if TYPE_CHECKING:
-    from lib_controlnet.request import InpaintRules
+    from lib_controlnet.units.request import InpaintRules
 
 Region = tuple[int, int, int, int]
 

@@ -24,12 +24,12 @@ from lib_controlnet.errors import UnitError
 from lib_controlnet.pictures.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
 from lib_controlnet.pictures.maps import Size, fit_map, join_mask
 from lib_controlnet.pictures.region import Region, lay
-from lib_controlnet.unit import NO_MODULE
+from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
     from lib_controlnet.crop import Region as Box
-    from lib_controlnet.request import GenerationRequest, InpaintRules
-    from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.units.request import GenerationRequest, InpaintRules
+    from lib_controlnet.units.unit import ControlUnit
 
 NEARLY_BLACK: Final = 5
 NEARLY_WHITE: Final = 250

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lib_controlnet import preprocess
 from lib_controlnet.errors import ModelNotFoundError
-from lib_controlnet.unit import NO_MODEL, NO_MODULE
+from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
 
 if TYPE_CHECKING:
     from lib_controlnet.files.catalog import Catalog, ModelFile

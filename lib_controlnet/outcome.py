@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lib_controlnet.active import ActiveControl
     from lib_controlnet.injection import RegionMask
     from lib_controlnet.step import RowLayout
-    from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.units.unit import ControlUnit
 
 
 def before_pass(

@@ -31,8 +31,8 @@ from lib_controlnet.sliders import misplaced
 if TYPE_CHECKING:
     from annotator.registry import Detector
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
-    from lib_controlnet.request import GenerationRequest
-    from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.units.request import GenerationRequest
+    from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.ports import Host
-    from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.units.unit import ControlUnit
     from lib_controlnet.window import Schedule
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lib_controlnet import infotext, preprocess
+from lib_controlnet import preprocess
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
@@ -27,7 +27,8 @@ from lib_controlnet.enums import (
 from lib_controlnet.inputs import PictureSource, read_mask, split_picture
 from lib_controlnet.pictures.decode import decode_image, to_rgb
 from lib_controlnet.pictures.maps import join_mask
-from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, AlphaLayer, canonical, parse_unit
+from lib_controlnet.units import infotext
+from lib_controlnet.units.unit import DEFAULT_UNIT, PUBLIC_FIELDS, AlphaLayer, canonical, parse_unit
 
 log = logging.getLogger(__name__)
 

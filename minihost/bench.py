@@ -38,7 +38,7 @@ from lib_controlnet.pictures.maps import Size  # noqa: E402
 from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
 from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit  # noqa: E402
 from lib_controlnet.step import RowLayout  # noqa: E402
-from lib_controlnet.unit import ControlUnit  # noqa: E402
+from lib_controlnet.units.unit import ControlUnit  # noqa: E402
 
 SD15 = {
     "image_size": 32,
@@ -282,7 +282,7 @@ sys.path[:0] = [{root!r}]
 import torch, numpy, cv2, gradio, fastapi, PIL.Image, safetensors.torch
 started = time.process_time()
 import lib_controlnet.session, lib_controlnet.families, lib_controlnet.files.catalog
-import lib_controlnet.model_cache, lib_controlnet.infotext, lib_controlnet.preprocess
+import lib_controlnet.model_cache, lib_controlnet.units.infotext, lib_controlnet.preprocess
 lib_controlnet.families.discover()
 print(time.process_time() - started)
 """

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from lib_controlnet import preprocess
-from lib_controlnet.batch import BatchSource
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.unit_value import UnitValue
+from lib_controlnet.units.batch import BatchSource
 
 CANNY = "control_demo_canny [e3b0c442]"
 

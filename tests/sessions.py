@@ -8,7 +8,7 @@ from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.pictures.region import Region
 from lib_controlnet.session import PassInfo, PreparedUnit
-from lib_controlnet.unit import ControlUnit
+from lib_controlnet.units.unit import ControlUnit
 
 LATENT = Size(16, 8)
 

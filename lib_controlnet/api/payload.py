@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 
 from lib_controlnet.api import strays
 from lib_controlnet.errors import ControlNetError, UnitError
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.unit import parse_unit
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from lib_controlnet.errors import UnitError
-from lib_controlnet.unit import canonical
+from lib_controlnet.units.unit import canonical
 
 SCRIPTS: Final = "alwayson_scripts"
 SCRIPT: Final = "controlnet"

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from modules import img2img
 
-from lib_controlnet import batch
 from lib_controlnet.enums import ActingRegion, InputMode, OnError
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.pictures.maps import fit_map
 from lib_controlnet.prepare import Preparation, prepare_units
+from lib_controlnet.units import batch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lib_controlnet.batch import BatchPicture, BatchSource
     from lib_controlnet.session import PreparedUnit
-    from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.units.batch import BatchPicture, BatchSource
+    from lib_controlnet.units.unit import ControlUnit
 
 _PARAMETERS: Final = "scripts.animatediff_utils"
 _BATCH_TAB: Final = "scripts.animatediff_i2ibatch"

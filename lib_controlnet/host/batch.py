@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from modules import images, processing, shared
 
-from lib_controlnet import batch
-from lib_controlnet.batch import BatchPlan, BatchSource, ResultNames
 from lib_controlnet.errors import ControlNetError, UnitError, shown
 from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.host import pictures
+from lib_controlnet.units import batch
+from lib_controlnet.units.batch import BatchPlan, BatchSource, ResultNames
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from lib_controlnet.host.runtime import Runtime
-    from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.units.unit import ControlUnit
 
 ATTRIBUTE: Final = "controlnet_batch"
 PICTURE_ATTRIBUTE: Final = "image_control"

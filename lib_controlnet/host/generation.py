@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from PIL import Image
 
-from lib_controlnet import infotext, preprocess, remote, unit_object
+from lib_controlnet import preprocess, unit_object
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.finish import finished
@@ -34,7 +34,8 @@ from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare import Preparation, prepare_units
 from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit
-from lib_controlnet.unit import ControlUnit, parse_unit
+from lib_controlnet.units import infotext, overrides
+from lib_controlnet.units.unit import ControlUnit, parse_unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
     _forget_infotext(p)
     session = ControlSession(runtime.host, [], _on_error(runtime))
     try:
-        asked = remote.changed(read_units(args), outside_values(p, runtime))
+        asked = overrides.changed(read_units(args), outside_values(p, runtime))
         units = [unit for unit in asked if unit.enabled]
         if not units:
             return
@@ -188,7 +189,7 @@ def outside_values(p: Any, runtime: Runtime) -> dict[str, Any]:
     """What other scripts ask of the units of this generation, by field."""
     values: dict[str, Any] = {}
     if runtime.option("control_net_allow_script_control", False):
-        for attribute, field in remote.ATTRIBUTES.items():
+        for attribute, field in overrides.ATTRIBUTES.items():
             value = getattr(p, attribute, None)
             if value is not None:
                 values[field] = value

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import images, processing, shared
 from PIL import Image
 
-from lib_controlnet import infotext
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError, shown
 from lib_controlnet.host import generation, pictures, xyz
@@ -32,12 +31,13 @@ from lib_controlnet.pictures.movie import (
     open_movie,
 )
 from lib_controlnet.pictures.transport import bytes_of_text
+from lib_controlnet.units import infotext
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lib_controlnet.host.runtime import Runtime
-    from lib_controlnet.unit import ControlUnit
+    from lib_controlnet.units.unit import ControlUnit
 
 FOLDER: Final = "controlnet-m2m"
 DURATION: Final = 50

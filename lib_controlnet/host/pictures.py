@@ -12,7 +12,7 @@ from PIL import Image
 from lib_controlnet.errors import ImageError, shown
 from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.inputs import PictureSource
-from lib_controlnet.unit import NO_MODULE
+from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
     from lib_controlnet.host.runtime import Runtime

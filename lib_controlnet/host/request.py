@@ -9,7 +9,7 @@ from modules import shared
 
 from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.pictures.maps import Size
-from lib_controlnet.request import GenerationRequest, InpaintRules
+from lib_controlnet.units.request import GenerationRequest, InpaintRules
 
 UPSCALE_KEYS = ("sd upscale",)
 

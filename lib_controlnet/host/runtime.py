@@ -23,11 +23,11 @@ from lib_controlnet.preprocess import DetectionCache, networks, run_preprocessor
 if TYPE_CHECKING:
     import numpy as np
 
-    from lib_controlnet.batch import BatchSource
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.host.batch import BatchRun
     from lib_controlnet.preprocess import Detection
     from lib_controlnet.session import ControlSession
+    from lib_controlnet.units.batch import BatchSource
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from modules import scripts, shared
 from lib_controlnet import listing, preprocess, unit_object
 from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
 from lib_controlnet.errors import ControlNetError, shown
-from lib_controlnet.remote import FIRST_UNIT_ONLY
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.overrides import FIRST_UNIT_ONLY
+from lib_controlnet.units.unit import parse_unit
 
 if TYPE_CHECKING:
     from lib_controlnet.host.runtime import Runtime

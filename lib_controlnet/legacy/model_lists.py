@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lib_controlnet import listing, preprocess, python_api
-from lib_controlnet.unit import NO_MODEL
+from lib_controlnet.units.unit import NO_MODEL
 
 
 def update_cn_models() -> None:

@@ -17,7 +17,7 @@ from lib_controlnet import listing
 from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.ui.messages import notice
-from lib_controlnet.unit import NO_MODEL, NO_MODULE
+from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
 
 Update = dict[str, Any]
 

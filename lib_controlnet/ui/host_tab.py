@@ -17,7 +17,7 @@ from gradio.context import Context
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 from lib_controlnet.pictures.maps import Size
-from lib_controlnet.request import GenerationRequest, InpaintRules
+from lib_controlnet.units.request import GenerationRequest, InpaintRules
 
 if TYPE_CHECKING:
     from gradio.blocks import Block

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_controlnet import __version__, infotext, listing
+from lib_controlnet import __version__, listing
 from lib_controlnet.enums import ActingRegion, BatchOption
 from lib_controlnet.ui.batch import connect_batch, host_boxes
 from lib_controlnet.ui.choices import SLIDERS, offer, remarks, slider_updates, union_type
@@ -23,7 +23,8 @@ from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.region import MASK_NOT_PASTED
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets, build_unit
-from lib_controlnet.unit import NO_MODEL, NO_MODULE
+from lib_controlnet.units import infotext
+from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
 
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
 

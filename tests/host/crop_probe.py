@@ -33,8 +33,8 @@ from lib_controlnet.enums import ResizeMode  # noqa: E402
 from lib_controlnet.host.request import read_request  # noqa: E402
 from lib_controlnet.inputs import PictureSource, control_picture  # noqa: E402
 from lib_controlnet.pictures.maps import Size, fit_map, placement  # noqa: E402
-from lib_controlnet.request import GenerationRequest  # noqa: E402
-from lib_controlnet.unit import ControlUnit, parse_unit  # noqa: E402
+from lib_controlnet.units.request import GenerationRequest  # noqa: E402
+from lib_controlnet.units.unit import ControlUnit, parse_unit  # noqa: E402
 
 SIDES = (40, 64, 97, 128, 200)
 WIDTHS, HEIGHTS = (64, 100, 128, 192), (64, 76, 128)

@@ -185,7 +185,7 @@ def test_interrupt_keeps_what_is_done_and_puts_everything_back(
 ):
     from modules import shared
 
-    from lib_controlnet import batch
+    from lib_controlnet.units import batch
 
     if when == "sampling":
         calls.on_call = lambda count: count == STEPS + 2 and shared.state.interrupt()

@@ -13,9 +13,10 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from lib_controlnet import api, infotext
+from lib_controlnet import api
 from lib_controlnet.host import logs, settings
-from lib_controlnet.unit import PUBLIC_FIELDS
+from lib_controlnet.units import infotext
+from lib_controlnet.units.unit import PUBLIC_FIELDS
 
 
 def runtime() -> Any:

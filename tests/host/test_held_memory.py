@@ -137,7 +137,7 @@ def test_refused_request_lets_go_of_its_pictures(held, webui):
 @pytest.fixture
 def failing_batch(monkeypatch) -> Callable[[], Any]:
     """Makes jobs of two control pictures, the second of which is gone when its turn comes."""
-    from lib_controlnet import batch
+    from lib_controlnet.units import batch
 
     at = batch.BatchPlan.at
     monkeypatch.setattr(

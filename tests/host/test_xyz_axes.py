@@ -11,7 +11,7 @@ import pytest
 from controls import MODEL, encoded, first, picture, request, unit
 from neighbours import processing_of
 
-from lib_controlnet.unit import PUBLIC_FIELDS
+from lib_controlnet.units.unit import PUBLIC_FIELDS
 
 UNITS = [unit(weight=0.9), unit(image=encoded(picture(seed=1)), module="canny", weight=0.7)]
 EVERY, FIRST, SECOND = (0, 1), (0,), (1,)
@@ -107,13 +107,13 @@ def read(option: Any, text: str, p: Any) -> list[Any]:
 
 def units_of(p: Any) -> list[Any]:
     """The units that a generation on `p` starts with."""
-    from lib_controlnet import remote
     from lib_controlnet.host import generation
     from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.units import overrides
 
     script = p.scripts.script("ControlNet")
     asked = generation.read_units(p.script_args[script.args_from : script.args_to])
-    found = remote.changed(asked, generation.outside_values(p, runtime()))
+    found = overrides.changed(asked, generation.outside_values(p, runtime()))
     names = (*PUBLIC_FIELDS, "index", "acting_region")
     return [{name: getattr(unit, name) for name in names} for unit in found]
 

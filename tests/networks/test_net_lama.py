@@ -30,9 +30,9 @@ from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size, fit_map, resize_with_pad
 from lib_controlnet.prepare import Preparation, prepare_units
 from lib_controlnet.preprocess import run_preprocessor
-from lib_controlnet.request import GenerationRequest, InpaintRules
 from lib_controlnet.session import ControlSession, PreparedUnit
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.request import GenerationRequest, InpaintRules
+from lib_controlnet.units.unit import parse_unit
 
 SMALL = LamaParams(base=8, blocks=3)
 NAME = "inpaint_only+lama"

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet import batch, limits
-from lib_controlnet.batch import (
+from lib_controlnet import limits
+from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import ControlNetError, ImageError, UnitError
+from lib_controlnet.pictures.decode import decode_image
+from lib_controlnet.units import batch
+from lib_controlnet.units.batch import (
     BatchSource,
     ResultNames,
     list_pictures,
@@ -19,10 +23,7 @@ from lib_controlnet.batch import (
     natural_key,
     unfold,
 )
-from lib_controlnet.enums import InputMode
-from lib_controlnet.errors import ControlNetError, ImageError, UnitError
-from lib_controlnet.pictures.decode import decode_image
-from lib_controlnet.unit import ControlUnit, parse_unit
+from lib_controlnet.units.unit import ControlUnit, parse_unit
 
 ANYWHERE = BatchSource(folders=True)
 NAMES = ["frame2.png", "Frame1.jpg", "frame10.bmp"]

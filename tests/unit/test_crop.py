@@ -20,7 +20,7 @@ from lib_controlnet.crop import (
     prepare_mask,
 )
 from lib_controlnet.pictures.maps import Size
-from lib_controlnet.request import InpaintRules
+from lib_controlnet.units.request import InpaintRules
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 
 from lib_controlnet.enums import Choice
 from lib_controlnet.errors import UnitError
-from lib_controlnet.field_values import NO_MODEL, NO_MODULE
-from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
+from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
+from lib_controlnet.units.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
 
 HUGE = 10**400
 NUMBERS = ("weight", "guidance_start", "guidance_end", "region_feather")

@@ -143,7 +143,7 @@ from lib_controlnet import infotext, preprocess, transport
 from lib_controlnet.files.catalog import Catalog, ModelFile
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.ui.unit_value import read_weights
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.unit import parse_unit
 
 length = int(sys.argv[1])
 catalog = Catalog([Path("absent")])

@@ -22,7 +22,7 @@ from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.pictures.maps import Size, fit_map, is_flat, join_mask, placement, resize_map
-from lib_controlnet.request import InpaintRules
+from lib_controlnet.units.request import InpaintRules
 
 RESIZE, INNER, OUTER = ResizeMode.RESIZE, ResizeMode.INNER_FIT, ResizeMode.OUTER_FIT
 MODES = pytest.mark.parametrize("mode", list(ResizeMode), ids=lambda mode: mode.name)

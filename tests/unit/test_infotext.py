@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from lib_controlnet import infotext
 from lib_controlnet.enums import ActingRegion, ControlMode, HiResOption, ResizeMode
-from lib_controlnet.unit import ControlUnit, parse_unit
+from lib_controlnet.units import infotext
+from lib_controlnet.units.unit import ControlUnit, parse_unit
 
 CANNY = {"processor_res": 512, "threshold_a": 100, "threshold_b": 200}
 PUBLISHED = (

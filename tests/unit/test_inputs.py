@@ -14,8 +14,8 @@ from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.inputs import PictureSource, control_picture, own_region
 from lib_controlnet.pictures.maps import Size, fit_map
-from lib_controlnet.request import GenerationRequest, InpaintRules
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.request import GenerationRequest, InpaintRules
+from lib_controlnet.units.unit import parse_unit
 
 TXT2IMG = GenerationRequest(Size(64, 64))
 ANY = PictureSource()

@@ -14,8 +14,8 @@ from lib_controlnet.enums import BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ModelNotFoundError, UnitError
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.prepare import Preparation, prepare_units
-from lib_controlnet.request import GenerationRequest, InpaintRules
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.request import GenerationRequest, InpaintRules
+from lib_controlnet.units.unit import parse_unit
 
 SIZE = Size(64, 64)
 

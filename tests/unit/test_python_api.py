@@ -21,8 +21,8 @@ from fastapi.encoders import jsonable_encoder
 from lib_controlnet import python_api, unit_object
 from lib_controlnet.enums import ControlMode, HiResFixOption, InputMode, ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.unit import PUBLIC_FIELDS, parse_unit
 from lib_controlnet.unit_object import ControlNetUnit
+from lib_controlnet.units.unit import PUBLIC_FIELDS, parse_unit
 
 FIELDS_IN_ORDER = [
     "is_ui",

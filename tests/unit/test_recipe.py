@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lib_controlnet.enums import ActingRegion
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.unit import parse_unit
 
 MODELS = {"canny": "a", "depth": "b", "inpaint": "c"}
 MAX_BYTES = 400_000

@@ -18,8 +18,8 @@ from lib_controlnet.inputs import PictureSource, host_region, own_region
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.pictures.region import Region, place_region
-from lib_controlnet.request import GenerationRequest, InpaintRules
-from lib_controlnet.unit import parse_unit
+from lib_controlnet.units.request import GenerationRequest, InpaintRules
+from lib_controlnet.units.unit import parse_unit
 
 ANY = PictureSource()
 TXT2IMG = GenerationRequest(Size(64, 64))

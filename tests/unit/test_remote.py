@@ -5,8 +5,8 @@ import pytest
 
 from lib_controlnet.enums import ActingRegion, ControlMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.remote import ATTRIBUTES, changed
-from lib_controlnet.unit import PUBLIC_FIELDS, parse_unit
+from lib_controlnet.units.overrides import ATTRIBUTES, changed
+from lib_controlnet.units.unit import PUBLIC_FIELDS, parse_unit
 
 
 def three():

@@ -19,8 +19,8 @@ from lib_controlnet.ui import host_tab, preview
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.ui.pictures import read_region
 from lib_controlnet.ui.unit_value import build_unit, read_weights
-from lib_controlnet.unit import parse_unit
 from lib_controlnet.unit_object import ControlNetUnit
+from lib_controlnet.units.unit import parse_unit
 
 UNIT = "txt2img_controlnet_ControlNet-1_controlnet_"
 REGIONS = [choice.value for choice in ActingRegion]

@@ -14,7 +14,7 @@ from lib_controlnet.enums import (
     ResizeMode,
 )
 from lib_controlnet.errors import UnitError
-from lib_controlnet.unit import PUBLIC_FIELDS, AlphaLayer, ControlUnit, parse_unit
+from lib_controlnet.units.unit import PUBLIC_FIELDS, AlphaLayer, ControlUnit, parse_unit
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lib_controlnet.errors import UnitError
-from lib_controlnet.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
+from lib_controlnet.units.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
 
 ATTRIBUTES: Final[Mapping[str, str]] = {
     "control_net_enabled": "enabled",

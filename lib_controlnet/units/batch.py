@@ -25,7 +25,7 @@ from lib_controlnet.pictures.decode import (
     is_picture_name,
     read_plain_file,
 )
-from lib_controlnet.unit import ControlUnit
+from lib_controlnet.units.unit import ControlUnit
 
 _DIGITS: Final = re.compile(r"(\d+)")
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)

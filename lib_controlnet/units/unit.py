@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lib_controlnet import field_values as values
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
@@ -23,7 +22,8 @@ from lib_controlnet.enums import (
     ResizeMode,
 )
 from lib_controlnet.errors import UnitError
-from lib_controlnet.field_values import NO_MODEL, NO_MODULE
+from lib_controlnet.units import field_values as values
+from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
 
 MAX_WEIGHT: Final = 2.0
 MAX_FEATHER: Final = 512.0
