@@ -16,8 +16,8 @@ from PIL import Image
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "minihost")]
 
+from lib_controlnet.detect.preprocess import all_detectors, run_preprocessor  # noqa: E402
 from lib_controlnet.pictures.maps import resize_short_side  # noqa: E402
-from lib_controlnet.preprocess import all_detectors, run_preprocessor  # noqa: E402
 
 if TYPE_CHECKING:
     from annotator.registry import Detector, Slider

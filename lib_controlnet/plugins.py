@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from lib_controlnet import listing, preprocess
+from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.errors import PreprocessorUnavailableError
 
 log = logging.getLogger(__name__)

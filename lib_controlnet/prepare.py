@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.sliders import misplaced
 from lib_controlnet.effects import INPAINT_ONLY
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
@@ -26,7 +27,6 @@ from lib_controlnet.inputs import (
 from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
 from lib_controlnet.pictures.region import Region
 from lib_controlnet.session import PreparedUnit
-from lib_controlnet.sliders import misplaced
 
 if TYPE_CHECKING:
     from annotator.registry import Detector

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,

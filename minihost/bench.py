@@ -282,7 +282,7 @@ sys.path[:0] = [{root!r}]
 import torch, numpy, cv2, gradio, fastapi, PIL.Image, safetensors.torch
 started = time.process_time()
 import lib_controlnet.session, lib_controlnet.families, lib_controlnet.files.catalog
-import lib_controlnet.model_cache, lib_controlnet.units.infotext, lib_controlnet.preprocess
+import lib_controlnet.model_cache, lib_controlnet.units.infotext, lib_controlnet.detect.preprocess
 lib_controlnet.families.discover()
 print(time.process_time() - started)
 """

@@ -27,7 +27,7 @@ import photographs  # noqa: E402
 from bench import resident_bytes, watching  # noqa: E402
 from random_weights import NETWORKS, random_state, read_keys  # noqa: E402
 
-from lib_controlnet import preprocess  # noqa: E402
+from lib_controlnet.detect import preprocess  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from lib_controlnet import api, legacy, plugins, preprocess, python_api
+from lib_controlnet import api, legacy, plugins, python_api
+from lib_controlnet.detect import preprocess
 from lib_controlnet.host import (
     a1111,
     animation,

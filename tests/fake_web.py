@@ -14,10 +14,11 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from lib_controlnet import api, preprocess
+from lib_controlnet import api
+from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.preprocess import Detection
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.files.catalog import Catalog
-from lib_controlnet.preprocess import Detection
 
 
 @dataclass

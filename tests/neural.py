@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from annotator.networks import CACHE, Place
 from annotator.weights import WeightFile
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 
 def save_weights(folder: Path, weight: WeightFile, content: Mapping[str, object]) -> Path:

@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui.panel import build_panel

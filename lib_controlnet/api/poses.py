@@ -1,7 +1,7 @@
 """What `/controlnet/render_openpose_json` takes and does: poses as JSON to pictures.
 
 The models give the shape of the body and the names that generated clients use; what the numbers
-have to be is checked in `lib_controlnet.pose`.
+have to be is checked in `lib_controlnet.detect.pose`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 from PIL import Image
 from pydantic import BaseModel, Field
 
+from lib_controlnet.detect.pose import drawing, read_pose
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.limits import MAX_FIGURES, MAX_IMAGES, MAX_TOGETHER
-from lib_controlnet.pose import drawing, read_pose
 
 NO_POSE: Final = "No pose data detected."
 

@@ -15,12 +15,12 @@ from typing import Any, Final, Protocol
 from fastapi import APIRouter, Body, FastAPI, HTTPException
 from PIL import Image
 
-from lib_controlnet import listing
 from lib_controlnet.api.access import guards
 from lib_controlnet.api.bodies import BoundedRoute, PoseRoute
 from lib_controlnet.api.detection import Asked, detect_all
 from lib_controlnet.api.payload import OPTIONS, ROUTES, asked_settings, check_units, watch
 from lib_controlnet.api.poses import NO_POSE, PoseData, render
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import OnError
 from lib_controlnet.errors import ControlNetError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules import devices, paths, shared
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.files.typed_paths import typed_path
 
 if TYPE_CHECKING:

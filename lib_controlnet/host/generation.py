@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from PIL import Image
 
-from lib_controlnet import preprocess, unit_object
+from lib_controlnet import unit_object
+from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.finish import finished

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from torch import Tensor
 
-from lib_controlnet import crop, listing
+from lib_controlnet import crop
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import request

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from lib_controlnet import enums, plugins, preprocess, published, python_api
+from lib_controlnet import enums, plugins, published, python_api
+from lib_controlnet.detect import preprocess
 from lib_controlnet.legacy import model_lists, names
 
 log = logging.getLogger(__name__)

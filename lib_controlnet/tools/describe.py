@@ -152,7 +152,7 @@ def base_of(key: str, shapes: Shapes) -> BaseModel | None:
 
 def _control_types(entry: ModelFile) -> list[dict[str, str]]:
     """Control types whose list of models names the file, with the preprocessor they start with."""
-    from lib_controlnet import listing  # imports every preprocessor
+    from lib_controlnet.detect import listing  # imports every preprocessor
 
     return [
         {"type": kind, "preprocessor": listing.module_for(entry, kind)}

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.pictures.maps import Size, resize_map, to_rgb

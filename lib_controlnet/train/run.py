@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.files.catalog import short_hash
 
 from . import control_file, state

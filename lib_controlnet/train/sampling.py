@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 
 from .adherence import adherence, correlation
 from .annotate import Recipe, map_of

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import gradio as gr
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.ui.messages import notice

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.ui import browser, choices
 from lib_controlnet.ui.browser import in_page
 from lib_controlnet.ui.choices import SLIDERS

@@ -13,7 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from lib_controlnet import __version__, listing
+from lib_controlnet import __version__
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion, BatchOption
 from lib_controlnet.ui.batch import connect_batch, host_boxes
 from lib_controlnet.ui.choices import SLIDERS, offer, remarks, slider_updates, union_type

@@ -17,7 +17,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.inputs import PictureSource, control_picture, split_picture
@@ -35,7 +35,7 @@ from lib_controlnet.units.request import GenerationRequest
 from lib_controlnet.units.unit import NO_MODEL, parse_unit
 
 if TYPE_CHECKING:
-    from lib_controlnet.preprocess import Detection
+    from lib_controlnet.detect.preprocess import Detection
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import gradio as gr
 from gradio.components import Component
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import (
     ControlMode,
     ControlNetUnionControlType,

@@ -122,7 +122,7 @@ def test_skip_in_one_tile_leaves_the_next_tile_controlled(rig):
 
 def test_interrupt_while_a_preprocessor_runs_prepares_no_further_unit(rig, monkeypatch):
     from lib_controlnet import prepare
-    from lib_controlnet.preprocess import run_preprocessor
+    from lib_controlnet.detect.preprocess import run_preprocessor
 
     seen = []
 
@@ -456,7 +456,7 @@ def test_no_memory_for_a_model_leaves_the_cache_as_it_was(rig, monkeypatch, on_e
 
 
 def test_no_memory_in_a_preprocessor_fails_and_leaves_nothing(rig, monkeypatch):
-    from lib_controlnet import preprocess
+    from lib_controlnet.detect import preprocess
     from lib_controlnet.errors import HostError
 
     detector = preprocess.get("canny")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_controlnet import preprocess
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 SIDE = 96
 RUNNABLE = [d for d in preprocess.all_detectors() if not (d.files or d.requires or d.unavailable)]

@@ -20,8 +20,8 @@ from panel_page import (
 )
 from PIL import Image
 
-from lib_controlnet import preprocess
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 pytestmark = pytest.mark.browser
 

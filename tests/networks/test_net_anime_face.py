@@ -26,7 +26,7 @@ from annotator.anime_face_segment import UNET
 from annotator.nets.anime_face import build
 from annotator.networks import CACHE, lend
 from annotator.palettes import ANIME_FACE
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 NAME = "anime_face_segment"
 STATE = random_state(read_keys("anime_face"), 23)

@@ -24,8 +24,8 @@ from annotator._tensors import spread
 from annotator.depth_anything import LONGEST, SIDE, DepthAnythingV1, DepthAnythingV2, as_seen
 from annotator.nets.depth_anything import DepthAnything, Params, build_v1, build_v2
 from annotator.weights import WeightsError
+from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.preprocess import run_preprocessor
 
 BUILDS = {"v1": build_v1, "v2": build_v2}
 VERSION = {DepthAnythingV1: build_v1, DepthAnythingV2: build_v2}

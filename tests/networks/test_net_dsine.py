@@ -24,7 +24,7 @@ from weights import weights_folder
 
 from annotator.dsine import DSINE, NormalDsine
 from annotator.nets.dsine import Camera, build, facing, neighbours, turn, turning_axes, unit
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 CAMERA = Camera.seeing(60, 50, 110)
 

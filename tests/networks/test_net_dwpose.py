@@ -24,9 +24,9 @@ from annotator import _onnx, dw_openpose
 from annotator.networks import CACHE, Place
 from annotator.pose import wholebody
 from annotator.registry import Requirement, RequirementError
+from lib_controlnet.detect.pose import drawing, read_pose
+from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.pose import drawing, read_pose
-from lib_controlnet.preprocess import run_preprocessor
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GOLDEN = json.loads((DATA / "poses" / "wholebody.json").read_text(encoding="utf-8"))

@@ -36,7 +36,7 @@ from annotator._edges import in_steps, scribble
 from annotator.mlsd import segments
 from annotator.networks import CACHE, Place, lend
 from annotator.softedge_anyline import fine_lines, screened
-from lib_controlnet.preprocess import find, run_preprocessor
+from lib_controlnet.detect.preprocess import find, run_preprocessor
 
 # network: channels, smallest and largest value of its input, and the size of the stored one
 INPUTS = {

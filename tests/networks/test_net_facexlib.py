@@ -26,8 +26,8 @@ from annotator import facexlib
 from annotator.nets import bisenet, retinaface
 from annotator.networks import CACHE
 from annotator.pose.retinaface import anchors, decode_faces
+from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import ImageError
-from lib_controlnet.preprocess import run_preprocessor
 
 POSES = Path(__file__).resolve().parents[1] / "data" / "poses"
 GOLDEN = json.loads((POSES / "retinaface.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from weights import weights_folder
 
 from annotator.leres import RES101, cut
 from annotator.nets.leres import build
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 
 def small_checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, torch.Tensor]]:

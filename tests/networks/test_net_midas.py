@@ -21,7 +21,7 @@ from weights import weights_folder
 
 from annotator import midas
 from annotator.nets.midas import build
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 
 def small_state() -> dict[str, torch.Tensor]:

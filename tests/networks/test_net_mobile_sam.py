@@ -19,7 +19,7 @@ import annotator.mobile_sam as detector
 from annotator.mobile_sam import MOBILE_SAM, Mask, all_masks, painted, without_doubles
 from annotator.nets.mobile_sam import MobileSam, build
 from annotator.networks import CACHE, lend
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 NAME = "mobile_sam"
 SIDE = 128

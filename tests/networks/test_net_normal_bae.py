@@ -24,7 +24,7 @@ from weights import weights_folder
 from annotator.nets.normal_bae import Refine, as_normals, build
 from annotator.nets.same_padding import SameConv2d, pad_same
 from annotator.normal_bae import SCANNET
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 
 def small_checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, torch.Tensor]]:

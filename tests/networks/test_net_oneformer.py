@@ -20,7 +20,7 @@ from annotator.nets.oneformer import TASK, build, config_of, converted, semantic
 from annotator.networks import CACHE, lend
 from annotator.oneformer import ADE20K_FILE, COCO_FILE, OneFormerAde20k
 from annotator.palettes import ADE20K, COCO, Palette
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 WINDOW = 4
 PREDICTOR = "sem_seg_head.predictor."

@@ -29,9 +29,9 @@ from annotator.pose.body import Peaks, find_bodies, find_links, find_peaks
 from annotator.pose.parts import Box, face_box, face_points, find_hands, hand_boxes, hand_points
 from annotator.registry import discover
 from annotator.weights import WeightFile
+from lib_controlnet.detect.pose import drawing, read_pose
+from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.pose import drawing, read_pose
-from lib_controlnet.preprocess import run_preprocessor
 
 SCENES = json.loads(
     (Path(__file__).resolve().parents[1] / "data" / "poses" / "openpose_scenes.json").read_text()

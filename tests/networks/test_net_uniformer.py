@@ -22,7 +22,7 @@ from annotator.nets.uniformer import UniFormer, UniFormerParams, build
 from annotator.networks import CACHE, lend
 from annotator.palettes import ADE20K
 from annotator.segmentation import UPERNET
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 NAME = "segmentation"
 SMALL = UniFormerParams(dims=(8, 16, 64, 128), depths=(1, 2, 2, 1), channels=16, classes=12)

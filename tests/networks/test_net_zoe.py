@@ -23,7 +23,7 @@ from annotator.nets import zoe
 from annotator.nets.beit import distance_rows
 from annotator.nets.zoe import build, measure, seen_size
 from annotator.zoe import ZOE, nearness
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 COUNTS = "conditional_log_binomial.log_binomial_transform."
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tool_files import Tools, base_file, control_file, tools
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.files.catalog import Catalog, short_hash
 from lib_controlnet.tools import describe, writer
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from support import describe_unet, inputs, tiny_unet
 from toy_base import write_kind
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.families import load_network
 from lib_controlnet.families.base import BaseUNet
 from lib_controlnet.files.catalog import Catalog

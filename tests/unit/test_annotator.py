@@ -11,7 +11,7 @@ import pytest
 
 from annotator import registry as declared
 from annotator.registry import Detector, Frame, Output, Registry, Slider, discover
-from lib_controlnet.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import run_preprocessor
 
 ALL = discover().all()
 # Those that need neither a download nor a package; the others have tests of their own.

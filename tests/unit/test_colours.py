@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.effects import RECOLOR_INTENSITY, RECOLOR_LUMINANCE, HoldColours, box_blur
 from lib_controlnet.finish import finished, with_brightness
 from lib_controlnet.injection import RegionMask

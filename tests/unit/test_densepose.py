@@ -21,8 +21,8 @@ from weights import weights_folder
 
 from annotator import densepose
 from annotator.registry import _BROKEN
+from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.preprocess import run_preprocessor
 
 WIDTH, HEIGHT = 160, 128
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "poses" / "densepose.png"

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lib_controlnet import listing, preprocess
+from lib_controlnet.detect import listing, preprocess
 
 MAX_BYTES = 400_000
 

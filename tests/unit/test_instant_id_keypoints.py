@@ -22,8 +22,8 @@ from annotator.instant_id_keypoints import FACES
 from annotator.pose.scrfd import find_faces
 from annotator.pose_drawing import draw_face_keys
 from annotator.registry import Requirement
+from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import ImageError, PreprocessorUnavailableError
-from lib_controlnet.preprocess import run_preprocessor
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GOLDEN = json.loads((DATA / "poses" / "scrfd.json").read_text(encoding="utf-8"))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_controlnet import legacy, preprocess, python_api
+from lib_controlnet import legacy, python_api
+from lib_controlnet.detect import preprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "extensions.sd-webui-controlnet"

@@ -20,8 +20,8 @@ from weights import weights_folder
 
 from annotator import mediapipe_face
 from annotator.registry import Requirement, discover
+from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.preprocess import run_preprocessor
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "poses" / "faces.png"
 WIDTH, HEIGHT = 256, 192

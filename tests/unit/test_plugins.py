@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_controlnet import listing, plugins, preprocess
+from lib_controlnet import plugins
+from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.errors import PreprocessorUnavailableError
 from lib_controlnet.plugins import Preprocessor, PreprocessorParameter
 

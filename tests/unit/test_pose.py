@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet import pose as pose_module
+from lib_controlnet.detect import pose as pose_module
+from lib_controlnet.detect.pose import drawing, pose_json, read_pose
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.pose import drawing, pose_json, read_pose
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "poses"
 PARTS = ("pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d")

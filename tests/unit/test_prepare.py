@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet import preprocess
 from lib_controlnet.crop import host_picture
+from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ModelNotFoundError, UnitError
 from lib_controlnet.pictures.maps import Size

@@ -13,10 +13,10 @@ import torch
 
 from annotator.registry import Detector, Frame
 from annotator.weights import WeightFile
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.preprocess import Detection, DetectionCache, run_preprocessor, settle
 from lib_controlnet.errors import HostError, ImageError, PreprocessorUnavailableError
 from lib_controlnet.pictures.maps import join_mask
-from lib_controlnet.preprocess import Detection, DetectionCache, run_preprocessor, settle
 
 ROOT = Path(__file__).resolve().parents[2]
 

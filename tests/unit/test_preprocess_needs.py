@@ -15,9 +15,9 @@ from weights import weights_folder
 from annotator import registry as declared
 from annotator.registry import Detected, Detector, Frame, Requirement, RequirementError
 from annotator.weights import WeightFile, WeightsError
-from lib_controlnet import listing, preprocess
+from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.detect.preprocess import DetectionCache, run_preprocessor
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.preprocess import DetectionCache, run_preprocessor
 from lib_controlnet.ui import choices
 
 FILE = WeightFile("Level.bin", "level", 1, "MIT", repo="someone/Level")

@@ -12,9 +12,9 @@ import pytest
 
 from annotator.registry import Output, discover
 from annotator.weights import WeightFile, all_files
-from lib_controlnet import listing, preprocess
+from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.detect.listing import CONTROL_TYPES
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.listing import CONTROL_TYPES
 
 TABLE = json.loads(
     (Path(__file__).parents[1] / "data" / "preprocessors.json").read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ def test_changelog_has_an_entry_for_each_version() -> None:
 def test_demo_asks_for_numbers_that_the_preprocessor_takes() -> None:
     import demo
 
-    from lib_controlnet import preprocess
-    from lib_controlnet.sliders import misplaced
+    from lib_controlnet.detect import preprocess
+    from lib_controlnet.detect.sliders import misplaced
 
     assert not list(misplaced(preprocess.get("canny"), demo.LINES))

@@ -15,7 +15,7 @@ from fastapi.encoders import jsonable_encoder
 from panels import CANNY, FakeRuntime, build, by_id, data_url
 
 from annotator.registry import Detected, Detector
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.pictures.decode import decode_image

@@ -11,7 +11,7 @@ import torch
 from panels import CANNY, FakeRuntime, build, by_id
 from safetensors.torch import save_file
 
-from lib_controlnet import listing
+from lib_controlnet.detect import listing
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui import choices

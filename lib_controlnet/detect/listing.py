@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
 
