@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from lib_controlnet.engine.injection import RegionMask, Residuals, Rows
+from lib_controlnet.engine.step import StepContext
 from lib_controlnet.errors import HostError
-from lib_controlnet.injection import RegionMask, Residuals, Rows
-from lib_controlnet.step import StepContext
 
 if TYPE_CHECKING:
+    from lib_controlnet.engine.window import Window
     from lib_controlnet.families.base import ControlNetwork
-    from lib_controlnet.window import Window
 
 LATENT_CHANNELS: Final = 4
 """Channels of the noisy latent; inpainting and edit U-Nets append their own conditioning."""

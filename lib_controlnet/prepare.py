@@ -13,7 +13,8 @@ import numpy as np
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import misplaced
-from lib_controlnet.effects import INPAINT_ONLY
+from lib_controlnet.engine.effects import INPAINT_ONLY
+from lib_controlnet.engine.session import PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
 from lib_controlnet.inputs import (
@@ -26,7 +27,6 @@ from lib_controlnet.inputs import (
 )
 from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
 from lib_controlnet.pictures.region import Region
-from lib_controlnet.session import PreparedUnit
 
 if TYPE_CHECKING:
     from annotator.registry import Detector

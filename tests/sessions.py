@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
+from lib_controlnet.engine.session import PassInfo, PreparedUnit
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.pictures.region import Region
-from lib_controlnet.session import PassInfo, PreparedUnit
 from lib_controlnet.units.unit import ControlUnit
 
 LATENT = Size(16, 8)

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from modules import devices, paths, scripts, sd_models, shared
 
-from lib_controlnet.effects import adjusted_noise
+from lib_controlnet.engine.effects import adjusted_noise
+from lib_controlnet.engine.step import NoisyLatent, RowLayout, Texts
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.host import settings, vae
 from lib_controlnet.host.folders import find_folders
 from lib_controlnet.host.logs import say_once
 from lib_controlnet.host.schedule import from_denoiser
-from lib_controlnet.step import NoisyLatent, RowLayout, Texts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lib_controlnet.engine.session import ControlSession
     from lib_controlnet.host.runtime import Runtime
-    from lib_controlnet.session import ControlSession
 
 log = logging.getLogger(__name__)
 

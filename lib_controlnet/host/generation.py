@@ -16,9 +16,10 @@ from PIL import Image
 
 from lib_controlnet import unit_object
 from lib_controlnet.detect import preprocess
+from lib_controlnet.engine.finish import finished
+from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
-from lib_controlnet.finish import finished
 from lib_controlnet.host import (
     a1111,
     animation,
@@ -34,7 +35,6 @@ from lib_controlnet.host.a1111 import end_session, give_session, session_of
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare import Preparation, prepare_units
-from lib_controlnet.session import ControlSession, PassInfo, PreparedUnit
 from lib_controlnet.units import infotext, overrides
 from lib_controlnet.units.unit import ControlUnit, parse_unit
 

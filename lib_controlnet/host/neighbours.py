@@ -27,8 +27,8 @@ from lib_controlnet.unit_object import to_unit
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lib_controlnet.model_cache import ModelCache
-    from lib_controlnet.session import ControlSession, PreparedUnit
+    from lib_controlnet.engine.residency import ModelCache
+    from lib_controlnet.engine.session import ControlSession, PreparedUnit
 
 VIEW_ATTRIBUTE: Final = "controlnet_view"
 HINT_AXES: Final = (3, 4)

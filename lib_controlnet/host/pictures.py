@@ -15,8 +15,8 @@ from lib_controlnet.inputs import PictureSource
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
+    from lib_controlnet.engine.session import PreparedUnit
     from lib_controlnet.host.runtime import Runtime
-    from lib_controlnet.session import PreparedUnit
 
 log = logging.getLogger(__name__)
 

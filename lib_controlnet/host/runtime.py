@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
+from lib_controlnet.engine.residency import ModelCache
 from lib_controlnet.errors import ControlNetError, ModelNotFoundError
 from lib_controlnet.families import Refusal, load_network, refusal
 from lib_controlnet.files.catalog import Catalog
@@ -18,15 +19,14 @@ from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.host import annotators, batch
 from lib_controlnet.host.a1111 import A1111Host, base_unet
 from lib_controlnet.limits import MAX_TURNS
-from lib_controlnet.model_cache import ModelCache
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lib_controlnet.detect.preprocess import Detection
+    from lib_controlnet.engine.session import ControlSession
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.host.batch import BatchRun
-    from lib_controlnet.session import ControlSession
     from lib_controlnet.units.batch import BatchSource
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from modules import sd_samplers_common
 
+from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import clients, generation
 from lib_controlnet.host.a1111 import (
@@ -28,13 +29,12 @@ from lib_controlnet.host.a1111 import (
     session_of,
 )
 from lib_controlnet.host.schedule import watched
-from lib_controlnet.session import ControlSession
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lib_controlnet.engine.window import Schedule
     from lib_controlnet.host.runtime import Runtime
-    from lib_controlnet.window import Schedule
 
 Launch = Callable[[Any, int, Callable[[], Any]], Any]
 METHOD: Final = "launch_sampling"

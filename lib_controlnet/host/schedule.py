@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from lib_controlnet.window import Schedule
+from lib_controlnet.engine.window import Schedule
 
 UNIPC: Final = "unipc"
 PLMS: Final = "plms"

@@ -11,11 +11,12 @@ import torch
 
 def survivors() -> list[str]:
     """Objects of a generation that are alive; call it after a collection."""
-    from lib_controlnet import active, effects, injection, patcher, session, step
+    from lib_controlnet import active
+    from lib_controlnet.engine import effects, injection, places, session, step
 
     kinds = (
         *(session.ControlSession, session.PreparedUnit, session.PassInfo, active.ActiveControl),
-        *(patcher.UNetPatcher, step.StepCursor, step.StepContext, step.RowLayout),
+        *(places.UNetPatcher, step.StepCursor, step.StepContext, step.RowLayout),
         *(step.NoisyLatent, injection.Residuals, injection.RegionMask, effects.KeepUnmasked),
     )
     return sorted(type(x).__name__ for x in gc.get_objects() if issubclass(type(x), kinds))

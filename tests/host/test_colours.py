@@ -36,7 +36,7 @@ class Seen:
 def seen(webui, monkeypatch):
     from modules import shared
 
-    from lib_controlnet.effects import HoldColours
+    from lib_controlnet.engine.effects import HoldColours
     from lib_controlnet.host import a1111
 
     found = Seen()

@@ -104,7 +104,7 @@ def test_unit_count_of_an_older_config_is_taken_over(
 def test_log_lines_have_their_form_once(
     host: object, capsys: pytest.CaptureFixture, level: str, shown: int
 ) -> None:
-    log = logging.getLogger("lib_controlnet.session")
+    log = logging.getLogger("lib_controlnet.engine.session")
     try:
         logs.set_up(level)
         logs.set_up(level)

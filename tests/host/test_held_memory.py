@@ -16,7 +16,7 @@ from controls import encoded, picture, request, unit
 from neighbours import process
 
 from lib_controlnet import inputs, prepare
-from lib_controlnet.effects import HoldColours
+from lib_controlnet.engine.effects import HoldColours
 from lib_controlnet.families.controlnet import ControlNetNetwork
 from tests.host.state_memory import survivors
 

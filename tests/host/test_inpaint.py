@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_controlnet.effects import KeepUnmasked
+from lib_controlnet.engine.effects import KeepUnmasked
 from lib_controlnet.families.controlnet import ControlNetNetwork
 
 SIZE = 96

@@ -17,7 +17,7 @@ from weights import weights_folder
 
 from annotator.lama import LAMA
 from annotator.nets.lama import Lama, LamaParams
-from lib_controlnet.effects import StartPicture
+from lib_controlnet.engine.effects import StartPicture
 
 SIZE = 64
 MODEL = "control_demo_inpaint"

@@ -8,7 +8,7 @@ from controls import SIZE, encoded, first, picture, request, unit
 from embedded import ApiError
 from PIL import Image
 
-from lib_controlnet.session import ControlSession
+from lib_controlnet.engine.session import ControlSession
 
 INSIDE, OUTSIDE = "Inside the inpaint mask", "Outside the inpaint mask"
 

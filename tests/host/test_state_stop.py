@@ -256,7 +256,8 @@ def places_to_fail() -> dict[str, tuple[Callable[[], tuple[Any, str, int]], dict
     """By id: where to fail (owner, function, call), and further fields of the request."""
     from modules import processing, sd_samplers_common, shared
 
-    from lib_controlnet import active, patcher, session
+    from lib_controlnet import active
+    from lib_controlnet.engine import places, session
     from lib_controlnet.families.controlnet import ControlNetNetwork
 
     def unet() -> Any:
@@ -272,7 +273,7 @@ def places_to_fail() -> dict[str, tuple[Callable[[], tuple[Any, str, int]], dict
         "network": (lambda: (ControlNetNetwork, "evaluate", 1), {}),
         "network-in-hires": (lambda: (ControlNetNetwork, "evaluate", STEPS), HIRES),
         "hint-encoder": (lambda: (ControlNetNetwork, "encode_hint", 0), {}),
-        "adding": (lambda: (patcher, "add_rows", 3), {}),
+        "adding": (lambda: (places, "add_rows", 3), {}),
         "summing": (lambda: (session, "sum_residuals", 1), {}),
         "binding": (lambda: (session, "place_map", 0), {}),
         "binding-in-hires": (lambda: (session, "place_map", 1), HIRES),
@@ -326,7 +327,7 @@ def test_failing_vae_of_inpaint_only_reaches_the_user(rig, monkeypatch):
 
 def test_failing_latent_effect_reaches_the_user(rig, monkeypatch):
     """The host swallows what a cfg callback raises; the picture must not come out without it."""
-    from lib_controlnet.effects import KeepUnmasked
+    from lib_controlnet.engine.effects import KeepUnmasked
 
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
@@ -341,7 +342,7 @@ def test_failing_latent_effect_reaches_the_user(rig, monkeypatch):
 
 def test_failing_announcement_of_a_step_reaches_the_user(rig, monkeypatch):
     """Likewise for the callback that tells the session which rows come."""
-    from lib_controlnet.step import RowLayout
+    from lib_controlnet.engine.step import RowLayout
 
     fail_in(monkeypatch, RowLayout, "build", 1)
     assert "simulated failure in build" in rig.fails(rig.txt2img(unit()))

@@ -27,10 +27,10 @@ from annotator.lama import LAMA
 from annotator.nets.lama import Lama, LamaParams, build
 from annotator.networks import CACHE, Place, lend
 from lib_controlnet.detect.preprocess import run_preprocessor
+from lib_controlnet.engine.session import ControlSession, PreparedUnit
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size, fit_map, resize_with_pad
 from lib_controlnet.prepare import Preparation, prepare_units
-from lib_controlnet.session import ControlSession, PreparedUnit
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 

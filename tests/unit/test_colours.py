@@ -6,11 +6,16 @@ import pytest
 import torch
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.effects import RECOLOR_INTENSITY, RECOLOR_LUMINANCE, HoldColours, box_blur
-from lib_controlnet.finish import finished, with_brightness
-from lib_controlnet.injection import RegionMask
-from lib_controlnet.step import Row
-from lib_controlnet.window import Window
+from lib_controlnet.engine.effects import (
+    RECOLOR_INTENSITY,
+    RECOLOR_LUMINANCE,
+    HoldColours,
+    box_blur,
+)
+from lib_controlnet.engine.finish import finished, with_brightness
+from lib_controlnet.engine.injection import RegionMask
+from lib_controlnet.engine.step import Row
+from lib_controlnet.engine.window import Window
 
 ROWS = (Row(0, is_cond=True), Row(1, is_cond=True), Row(0, is_cond=False), Row(1, is_cond=False))
 RADIUS = 3

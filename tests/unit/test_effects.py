@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib_controlnet.effects import StartPicture, epsilon_to_x0, keep_unmasked, x0_to_epsilon
-from lib_controlnet.finish import paste_back, soft_mask
-from lib_controlnet.window import Window
+from lib_controlnet.engine.effects import StartPicture, epsilon_to_x0, keep_unmasked, x0_to_epsilon
+from lib_controlnet.engine.finish import paste_back, soft_mask
+from lib_controlnet.engine.window import Window
 
 
 def encode(pixels):

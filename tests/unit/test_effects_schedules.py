@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_controlnet.effects import (
+from lib_controlnet.engine.effects import (
     LEAST_ALPHA_BAR,
     HoldColours,
     KeepUnmasked,
@@ -20,8 +20,8 @@ from lib_controlnet.effects import (
     alpha_bar_at,
     box_blur,
 )
-from lib_controlnet.step import NoisyLatent, RowLayout
-from lib_controlnet.window import Window
+from lib_controlnet.engine.step import NoisyLatent, RowLayout
+from lib_controlnet.engine.window import Window
 
 SHAPE = (2, 4, 12, 16)
 TIMESTEPS = (0, 1, 500, 799.2, 801, 998, 998.6, 999)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from sessions import FakeHost
 
+from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.errors import UnitError
-from lib_controlnet.session import ControlSession
 
 
 class UnusualError(Exception):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib_controlnet.injection import RegionMask, Residuals, add_rows, fit_to, sum_residuals
+from lib_controlnet.engine.injection import RegionMask, Residuals, add_rows, fit_to, sum_residuals
 
 
 def some(rows=(0, 1), value=1.0):

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from lib_controlnet.crop import host_picture
+from lib_controlnet.engine.injection import RegionMask
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.injection import RegionMask
 from lib_controlnet.inputs import PictureSource, host_region, own_region
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry

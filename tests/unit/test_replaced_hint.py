@@ -7,9 +7,9 @@ import torch
 from support import inputs, random_hint, tiny_controlnet
 
 from lib_controlnet.active import ActiveControl, evaluate_group
+from lib_controlnet.engine.step import Row, StepContext
+from lib_controlnet.engine.window import Window
 from lib_controlnet.errors import HostError
-from lib_controlnet.step import Row, StepContext
-from lib_controlnet.window import Window
 
 FRAMES = 2
 ROWS = tuple(Row(i, is_cond=cond) for cond in (True, False) for i in range(FRAMES))

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib_controlnet.engine.window import Schedule, Window
 from lib_controlnet.host.schedule import from_denoiser, of_call, watched
-from lib_controlnet.window import Schedule, Window
 
 # sampler, its arguments, the host's steps and total_steps, evaluations it makes -> step of each.
 # Counts are those of the host contract, section 4.4.

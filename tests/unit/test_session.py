@@ -10,10 +10,10 @@ import support
 import torch
 from sessions import LATENT, FakeHost, info, picture, prepared
 
+from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.enums import ControlMode, HiResOption, OnError
 from lib_controlnet.errors import HostError, UnitError
-from lib_controlnet.session import ControlSession
-from lib_controlnet.step import RowLayout
 
 ROWS = RowLayout.build([1], 1, 2)
 KINDS = ("SD1", "SDXL")

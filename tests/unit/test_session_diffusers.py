@@ -13,10 +13,10 @@ from oracle import assert_close, diffusers_file, load, run_theirs
 from sessions import FakeHost, info, prepared
 from support import inputs, tiny_base
 
+from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.pictures.placement import to_hint
-from lib_controlnet.session import ControlSession
-from lib_controlnet.step import RowLayout
 
 ROWS = RowLayout.build([1], 1, 2)
 BALANCED, PROMPT, CONTROL = ControlMode.BALANCED, ControlMode.PROMPT, ControlMode.CONTROL
@@ -90,7 +90,7 @@ def test_session_agrees_with_diffusers(kind, calls, progress, tmp_path):
 @pytest.mark.parametrize("steps", [4, 10, 20, 50])
 def test_windows_on_step_boundaries_are_those_of_diffusers(steps):
     """diffusers keeps a ControlNet at step i unless i/N < start or (i + 1)/N > end."""
-    from lib_controlnet.window import Window
+    from lib_controlnet.engine.window import Window
 
     for first in range(steps):
         for last in range(first + 1, steps + 1):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib_controlnet.step import Row, RowLayout, StepContext, StepCursor, Texts
+from lib_controlnet.engine.step import Row, RowLayout, StepContext, StepCursor, Texts
 
 
 def flags(layout):

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lib_controlnet.engine.window import Window, layer_strengths, strength_curve
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.window import Window, layer_strengths, strength_curve
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 33])

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from lib_controlnet.engine.injection import Residuals, add_rows
+from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.errors import HostError
-from lib_controlnet.injection import Residuals, add_rows
-from lib_controlnet.step import StepContext, StepCursor
 
 OUTPUT_BLOCKS = "output_blocks"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
-from lib_controlnet.effects import INPAINT_ONLY, RECOLOR_INTENSITY, RECOLOR_LUMINANCE
+from lib_controlnet.engine.effects import INPAINT_ONLY, RECOLOR_INTENSITY, RECOLOR_LUMINANCE
 
 _LARGEST_BOX: Final = 1024
 """Of the setting's pixels; requests may bring settings of their own."""
@@ -19,7 +19,7 @@ _LARGEST_BOX: Final = 1024
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lib_controlnet.injection import RegionMask
+    from lib_controlnet.engine.injection import RegionMask
 
 
 def finished(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet import outcome
 from lib_controlnet.active import ActiveControl, evaluate_group
-from lib_controlnet.effects import (
+from lib_controlnet.engine import outcome
+from lib_controlnet.engine.effects import (
     INPAINT_ONLY,
     TILE_COLORFIX,
     HoldColours,
@@ -23,24 +23,24 @@ from lib_controlnet.effects import (
     keep_unmasked,
     mask_channels,
 )
+from lib_controlnet.engine.injection import RegionMask, Residuals, sum_residuals
+from lib_controlnet.engine.places import UNetPatcher
+from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepContext, StepCursor
+from lib_controlnet.engine.window import Window, is_for_sd1, layer_strengths
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError, again, without_frames
 from lib_controlnet.families.base import describe_unet
-from lib_controlnet.injection import RegionMask, Residuals, sum_residuals
-from lib_controlnet.patcher import UNetPatcher
 from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.pictures.region import Region, place_region
-from lib_controlnet.step import NoisyLatent, Row, RowLayout, StepContext, StepCursor
-from lib_controlnet.window import Window, is_for_sd1, layer_strengths
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from lib_controlnet.engine.ports import Host
+    from lib_controlnet.engine.window import Schedule
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
-    from lib_controlnet.ports import Host
     from lib_controlnet.units.unit import ControlUnit
-    from lib_controlnet.window import Schedule
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from lib_controlnet.injection import RegionMask
-    from lib_controlnet.step import NoisyLatent, Row
-    from lib_controlnet.window import Window
+    from lib_controlnet.engine.injection import RegionMask
+    from lib_controlnet.engine.step import NoisyLatent, Row
+    from lib_controlnet.engine.window import Window
 
 INPAINT_ONLY: Final = "inpaint_only"
 TILE_COLORFIX: Final = "tile_colorfix"

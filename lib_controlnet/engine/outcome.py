@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lib_controlnet.engine.step import select
+from lib_controlnet.engine.window import Window
 from lib_controlnet.errors import HostError
-from lib_controlnet.step import select
-from lib_controlnet.window import Window
 
 if TYPE_CHECKING:
     from lib_controlnet.active import ActiveControl
-    from lib_controlnet.injection import RegionMask
-    from lib_controlnet.step import RowLayout
+    from lib_controlnet.engine.injection import RegionMask
+    from lib_controlnet.engine.step import RowLayout
     from lib_controlnet.units.unit import ControlUnit
 
 
