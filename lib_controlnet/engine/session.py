@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.active import ActiveControl, evaluate_group
 from lib_controlnet.engine import outcome
 from lib_controlnet.engine.effects import (
     INPAINT_ONLY,
@@ -30,6 +29,7 @@ from lib_controlnet.engine.window import Window, is_for_sd1, layer_strengths
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError, again, without_frames
 from lib_controlnet.families.base import describe_unet
+from lib_controlnet.families.residual import ActiveControl, evaluate_group
 from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.pictures.region import Region, place_region
 

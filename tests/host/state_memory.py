@@ -11,11 +11,11 @@ import torch
 
 def survivors() -> list[str]:
     """Objects of a generation that are alive; call it after a collection."""
-    from lib_controlnet import active
     from lib_controlnet.engine import effects, injection, places, session, step
+    from lib_controlnet.families import residual
 
     kinds = (
-        *(session.ControlSession, session.PreparedUnit, session.PassInfo, active.ActiveControl),
+        *(session.ControlSession, session.PreparedUnit, session.PassInfo, residual.ActiveControl),
         *(places.UNetPatcher, step.StepCursor, step.StepContext, step.RowLayout),
         *(step.NoisyLatent, injection.Residuals, injection.RegionMask, effects.KeepUnmasked),
     )

@@ -256,8 +256,8 @@ def places_to_fail() -> dict[str, tuple[Callable[[], tuple[Any, str, int]], dict
     """By id: where to fail (owner, function, call), and further fields of the request."""
     from modules import processing, sd_samplers_common, shared
 
-    from lib_controlnet import active
     from lib_controlnet.engine import places, session
+    from lib_controlnet.families import residual
     from lib_controlnet.families.controlnet import ControlNetNetwork
 
     def unet() -> Any:
@@ -278,7 +278,7 @@ def places_to_fail() -> dict[str, tuple[Callable[[], tuple[Any, str, int]], dict
         "binding": (lambda: (session, "place_map", 0), {}),
         "binding-in-hires": (lambda: (session, "place_map", 1), HIRES),
         "moving": (lambda: (ControlNetNetwork, "to", 2), {}),
-        "finishing": (lambda: (active.ActiveControl, "finish", 1), {}),
+        "finishing": (lambda: (residual.ActiveControl, "finish", 1), {}),
         "init": (lambda: (txt2img, "init", 0), {}),
         "sample": (lambda: (txt2img, "sample", 0), {}),
         "sample-in-hires": (lambda: (txt2img, "sample_hr_pass", 0), HIRES),
