@@ -24,9 +24,9 @@ from lib_controlnet.enums import (
     PuLIDMode,
     ResizeMode,
 )
-from lib_controlnet.inputs import PictureSource, read_mask, split_picture
 from lib_controlnet.pictures.decode import decode_image, to_rgb
 from lib_controlnet.pictures.maps import join_mask
+from lib_controlnet.prepare.inputs import PictureSource, read_mask, split_picture
 from lib_controlnet.units import infotext
 from lib_controlnet.units.unit import DEFAULT_UNIT, PUBLIC_FIELDS, AlphaLayer, canonical, parse_unit
 

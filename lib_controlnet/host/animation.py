@@ -18,7 +18,7 @@ from modules import img2img
 from lib_controlnet.enums import ActingRegion, InputMode, OnError
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.pictures.maps import fit_map
-from lib_controlnet.prepare import Preparation, prepare_units
+from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units import batch
 
 if TYPE_CHECKING:

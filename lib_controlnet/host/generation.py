@@ -34,7 +34,7 @@ from lib_controlnet.host import (
 from lib_controlnet.host.a1111 import end_session, give_session, session_of
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
-from lib_controlnet.prepare import Preparation, prepare_units
+from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units import infotext, overrides
 from lib_controlnet.units.unit import ControlUnit, parse_unit
 

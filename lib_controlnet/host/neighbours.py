@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from torch import Tensor
 
-from lib_controlnet import crop
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
@@ -21,6 +20,7 @@ from lib_controlnet.host import request
 from lib_controlnet.host.a1111 import loaded_model, runtime, session_of
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
+from lib_controlnet.prepare import crop
 from lib_controlnet.published import ControlModelType
 from lib_controlnet.unit_object import to_unit
 

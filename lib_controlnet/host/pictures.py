@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib_controlnet.errors import ImageError, shown
 from lib_controlnet.files.typed_paths import typed_path
-from lib_controlnet.inputs import PictureSource
+from lib_controlnet.prepare.inputs import PictureSource
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:

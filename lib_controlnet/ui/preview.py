@@ -20,8 +20,8 @@ from PIL import Image
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.errors import ControlNetError, ImageError
-from lib_controlnet.inputs import PictureSource, control_picture, split_picture
 from lib_controlnet.pictures.maps import Size, pixel_perfect_resolution
+from lib_controlnet.prepare.inputs import PictureSource, control_picture, split_picture
 from lib_controlnet.ui import browser
 from lib_controlnet.ui.browser import in_page
 from lib_controlnet.ui.choices import model_problem

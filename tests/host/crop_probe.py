@@ -1,4 +1,4 @@
-"""Run a WebUI's own img2img preparation and compare it with `lib_controlnet.crop`.
+"""Run a WebUI's own img2img preparation and compare it with `lib_controlnet.prepare.crop`.
 
 A program for `test_crop_host.py`: its arguments are the WebUI's folder and a number of cases. It
 works on the embedded host and on A1111, since it touches only what both have: `p.init` runs with
@@ -28,11 +28,11 @@ initialize.imports()  # the host's settings must exist before its other modules 
 from modules import images, processing, sd_samplers, sd_samplers_common, shared  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from lib_controlnet.crop import host_picture, prepare_mask  # noqa: E402
 from lib_controlnet.enums import ResizeMode  # noqa: E402
 from lib_controlnet.host.request import read_request  # noqa: E402
-from lib_controlnet.inputs import PictureSource, control_picture  # noqa: E402
 from lib_controlnet.pictures.maps import Size, fit_map, placement  # noqa: E402
+from lib_controlnet.prepare.crop import host_picture, prepare_mask  # noqa: E402
+from lib_controlnet.prepare.inputs import PictureSource, control_picture  # noqa: E402
 from lib_controlnet.units.request import GenerationRequest  # noqa: E402
 from lib_controlnet.units.unit import ControlUnit, parse_unit  # noqa: E402
 

@@ -15,9 +15,10 @@ from batches import batch_unit, job
 from controls import encoded, picture, request, unit
 from neighbours import process
 
-from lib_controlnet import inputs, prepare
 from lib_controlnet.engine.effects import HoldColours
 from lib_controlnet.families.controlnet import ControlNetNetwork
+from lib_controlnet.prepare import inputs
+from lib_controlnet.prepare import units as prepare
 from tests.host.state_memory import survivors
 
 

@@ -121,8 +121,8 @@ def test_skip_in_one_tile_leaves_the_next_tile_controlled(rig):
 
 
 def test_interrupt_while_a_preprocessor_runs_prepares_no_further_unit(rig, monkeypatch):
-    from lib_controlnet import prepare
     from lib_controlnet.detect.preprocess import run_preprocessor
+    from lib_controlnet.prepare import units as prepare
 
     seen = []
 

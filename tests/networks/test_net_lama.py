@@ -30,7 +30,7 @@ from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.engine.session import ControlSession, PreparedUnit
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size, fit_map, resize_with_pad
-from lib_controlnet.prepare import Preparation, prepare_units
+from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 

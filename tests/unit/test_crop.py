@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_controlnet.crop import (
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.prepare.crop import (
     crop_control,
     crop_region,
     host_picture,
     host_resize,
     prepare_mask,
 )
-from lib_controlnet.pictures.maps import Size
 from lib_controlnet.units.request import InpaintRules
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageFile
 
-from lib_controlnet.crop import prepare_mask
 from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.decode import MAX_SIDE, decode_image, decode_mask, to_rgb
+from lib_controlnet.prepare.crop import prepare_mask
 from lib_controlnet.units.request import InpaintRules
 
 GRADIENT = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3

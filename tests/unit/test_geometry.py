@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet.crop import (
+from lib_controlnet.enums import ResizeMode
+from lib_controlnet.errors import ImageError
+from lib_controlnet.pictures.decode import decode_image
+from lib_controlnet.pictures.maps import Size, fit_map, is_flat, join_mask, placement, resize_map
+from lib_controlnet.prepare.crop import (
     crop_control,
     crop_region,
     followed_picture,
     host_picture,
     prepare_mask,
 )
-from lib_controlnet.enums import ResizeMode
-from lib_controlnet.errors import ImageError
-from lib_controlnet.pictures.decode import decode_image
-from lib_controlnet.pictures.maps import Size, fit_map, is_flat, join_mask, placement, resize_map
 from lib_controlnet.units.request import InpaintRules
 
 RESIZE, INNER, OUTER = ResizeMode.RESIZE, ResizeMode.INNER_FIT, ResizeMode.OUTER_FIT

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet.crop import host_picture
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.inputs import PictureSource, control_picture, own_region
 from lib_controlnet.pictures.maps import Size, fit_map
+from lib_controlnet.prepare.crop import host_picture
+from lib_controlnet.prepare.inputs import PictureSource, control_picture, own_region
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 

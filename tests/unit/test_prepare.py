@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_controlnet.crop import host_picture
 from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ModelNotFoundError, UnitError
 from lib_controlnet.pictures.maps import Size
-from lib_controlnet.prepare import Preparation, prepare_units
+from lib_controlnet.prepare.crop import host_picture
+from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_controlnet.crop import host_picture
 from lib_controlnet.engine.injection import RegionMask
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.inputs import PictureSource, host_region, own_region
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.pictures.region import Region, place_region
+from lib_controlnet.prepare.crop import host_picture
+from lib_controlnet.prepare.inputs import PictureSource, host_region, own_region
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 

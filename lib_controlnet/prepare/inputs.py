@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lib_controlnet.crop import (
+from lib_controlnet.enums import ActingRegion, ResizeMode
+from lib_controlnet.errors import UnitError
+from lib_controlnet.pictures.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
+from lib_controlnet.pictures.maps import Size, fit_map, join_mask
+from lib_controlnet.pictures.region import Region, lay
+from lib_controlnet.prepare.crop import (
     LATENT_UPSCALE,
     crop_control,
     crop_region,
@@ -19,15 +24,10 @@ from lib_controlnet.crop import (
     prepare_mask,
     whole_picture,
 )
-from lib_controlnet.enums import ActingRegion, ResizeMode
-from lib_controlnet.errors import UnitError
-from lib_controlnet.pictures.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
-from lib_controlnet.pictures.maps import Size, fit_map, join_mask
-from lib_controlnet.pictures.region import Region, lay
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
-    from lib_controlnet.crop import Region as Box
+    from lib_controlnet.prepare.crop import Region as Box
     from lib_controlnet.units.request import GenerationRequest, InpaintRules
     from lib_controlnet.units.unit import ControlUnit
 

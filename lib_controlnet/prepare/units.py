@@ -17,7 +17,9 @@ from lib_controlnet.engine.effects import INPAINT_ONLY
 from lib_controlnet.engine.session import PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
-from lib_controlnet.inputs import (
+from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
+from lib_controlnet.pictures.region import Region
+from lib_controlnet.prepare.inputs import (
     ControlPicture,
     PictureSource,
     control_picture,
@@ -25,8 +27,6 @@ from lib_controlnet.inputs import (
     host_region,
     own_region,
 )
-from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
-from lib_controlnet.pictures.region import Region
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
