@@ -8,7 +8,7 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from lib_controlnet import api, legacy, plugins, python_api
+from lib_controlnet import api
 from lib_controlnet.detect import preprocess
 from lib_controlnet.host import (
     a1111,
@@ -25,6 +25,8 @@ from lib_controlnet.host import (
     xyz,
 )
 from lib_controlnet.host.runtime import Runtime
+from lib_controlnet.interop import aliases, plugins
+from lib_controlnet.interop import api as python_api
 from lib_controlnet.ui.batch import add_control_box
 from lib_controlnet.ui.fallback import built_or_told
 from lib_controlnet.ui.panel import build_panel, paste_fields
@@ -148,8 +150,8 @@ if OTHER is None:
     script_callbacks.on_script_unloaded(sampling.uninstall)
     script_callbacks.on_script_unloaded(animation.give_back_batch_tab)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
-    script_callbacks.on_script_unloaded(legacy.unregister)
+    script_callbacks.on_script_unloaded(aliases.unregister)
     FOLDERS = (a1111.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
-    legacy.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
+    aliases.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
 else:
     Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered

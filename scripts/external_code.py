@@ -1,6 +1,6 @@
 """The Python API under the path of its file, for extensions that import it before ours is loaded.
 
-Later imports never come here: `lib_controlnet.legacy` has put the API itself under this name.
+Later imports never come here: `lib_controlnet.interop.aliases` has put the API itself under this name.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 _root = str(Path(__file__).resolve().parents[1])
 sys.path.insert(0, _root)
 try:
-    _api = importlib.import_module("lib_controlnet.python_api")
+    _api = importlib.import_module("lib_controlnet.interop.api")
 finally:
     sys.path.remove(_root)
 globals().update({name: getattr(_api, name) for name in _api.__all__})

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from PIL import Image
 
-from lib_controlnet import unit_object
 from lib_controlnet.detect import preprocess
 from lib_controlnet.engine.finish import finished
 from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit
@@ -32,6 +31,7 @@ from lib_controlnet.host import (
     xyz,
 )
 from lib_controlnet.host.a1111 import end_session, give_session, session_of
+from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare.units import Preparation, prepare_units

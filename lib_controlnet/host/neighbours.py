@@ -18,11 +18,11 @@ from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import request
 from lib_controlnet.host.a1111 import loaded_model, runtime, session_of
+from lib_controlnet.interop.unit import to_unit
+from lib_controlnet.interop.values import ControlModelType
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare import crop
-from lib_controlnet.published import ControlModelType
-from lib_controlnet.unit_object import to_unit
 
 if TYPE_CHECKING:
     from PIL import Image

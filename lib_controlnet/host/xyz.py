@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from modules import scripts, shared
 
-from lib_controlnet import unit_object
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
 from lib_controlnet.errors import ControlNetError, shown
+from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.units.overrides import FIRST_UNIT_ONLY
 from lib_controlnet.units.unit import parse_unit
 

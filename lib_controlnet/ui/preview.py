@@ -20,6 +20,7 @@ from PIL import Image
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.errors import ControlNetError, ImageError
+from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.maps import Size, pixel_perfect_resolution
 from lib_controlnet.prepare.inputs import PictureSource, control_picture, split_picture
 from lib_controlnet.ui import browser
@@ -29,7 +30,6 @@ from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
 from lib_controlnet.ui.messages import as_html
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.widgets import UnitWidgets
-from lib_controlnet.unit_object import ControlNetUnit
 from lib_controlnet.units.batch import first_picture
 from lib_controlnet.units.request import GenerationRequest
 from lib_controlnet.units.unit import NO_MODEL, parse_unit

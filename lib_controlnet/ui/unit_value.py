@@ -15,10 +15,10 @@ import gradio as gr
 from gradio.components import State
 
 from lib_controlnet.enums import ActingRegion
+from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.ui import browser
 from lib_controlnet.ui.batch import read_input
 from lib_controlnet.ui.pictures import read_region, read_sketch
-from lib_controlnet.unit_object import ControlNetUnit
 
 # Values beside the unit's fields: whether its own picture counts, and what its region is drawn on.
 INDEPENDENT = "independent"

@@ -444,7 +444,7 @@ def test_api_errors_name_unit_and_field(webui, fields, message):
 
 
 def test_arguments_of_the_page_are_not_changed(webui, folder, shown):
-    from lib_controlnet.unit_object import ControlNetUnit
+    from lib_controlnet.interop.unit import ControlNetUnit
 
     asked = ControlNetUnit(**batch_unit(str(folder)), enabled=True)
     before = copy.deepcopy(asked)

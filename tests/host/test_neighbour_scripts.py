@@ -198,10 +198,10 @@ def test_processing_without_arguments_has_no_units(webui, external_code):
 
 
 def test_units_of_a_request_in_an_older_form_are_reported_once(webui, caplog):
-    from lib_controlnet import unit_object
+    from lib_controlnet.interop import unit as unit_object
 
     unit_object._notice.cache_clear()
-    with caplog.at_level("WARNING", logger="lib_controlnet.unit_object"):
+    with caplog.at_level("WARNING", logger="lib_controlnet.interop.unit"):
         for _ in range(2):
             webui.txt2img(**request(unit(lowvram=False, guidance=0.0, no_such_field=1)))
     ours = [record for record in caplog.records if record.name == unit_object.__name__]
@@ -260,7 +260,7 @@ def companion(webui):
     from internal_controlnet.external_code import Preprocessor, PreprocessorParameter
     from scripts.utils import resize_image_with_pad
 
-    from lib_controlnet import plugins
+    from lib_controlnet.interop import plugins
 
     class Posterised(Preprocessor):
         def __init__(self):

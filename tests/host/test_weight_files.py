@@ -21,7 +21,7 @@ from annotator.networks import CACHE, Place, lend
 from annotator.registry import Detector
 from annotator.weights import DOWNLOADS, STORE, WeightFile
 from lib_controlnet.detect import preprocess
-from lib_controlnet.unit_object import ControlNetUnit
+from lib_controlnet.interop.unit import ControlNetUnit
 
 TENSORS = save({"weight": torch.full((1, 1, 1, 1), -1.0), "bias": torch.full((1,), 255.0)})
 FILE = WeightFile(

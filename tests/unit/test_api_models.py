@@ -13,9 +13,9 @@ from fake_web import FakeRuntime, decode, encode, served, square
 from starlette.testclient import TestClient
 
 from annotator.registry import Detected, Detector
-from lib_controlnet import python_api
 from lib_controlnet.api.routes import API_VERSION
 from lib_controlnet.detect import preprocess
+from lib_controlnet.interop import api as python_api
 
 MODELS = ("control_canny", "control_v11p_sd15_canny", "control_depth", "union_pro", "t2iadapter_x")
 TYPES = [

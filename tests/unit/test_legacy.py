@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_controlnet import legacy, python_api
 from lib_controlnet.detect import preprocess
+from lib_controlnet.interop import aliases
+from lib_controlnet.interop import api as python_api
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "extensions.sd-webui-controlnet"
@@ -57,7 +58,7 @@ class UnetHook:
 
 
 def register(*roots: Path) -> None:
-    legacy.register(roots or (ROOT,), {"Script": Script}, {"UnetHook": UnetHook})
+    aliases.register(roots or (ROOT,), {"Script": Script}, {"UnetHook": UnetHook})
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def paths() -> Iterator[None]:
     """The paths are registered in this test."""
     register()
     yield
-    legacy.unregister()
+    aliases.unregister()
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -124,7 +125,7 @@ def test_folder_with_its_own_name_is_a_route_too(tmp_path: Path, paths: None) ->
 def test_registering_again_keeps_the_classes(paths: None) -> None:
     unit = importlib.import_module("scripts.external_code").ControlNetUnit
     kinds = importlib.import_module("scripts.hook").ControlModelType
-    legacy.unregister()
+    aliases.unregister()
     assert "scripts.external_code" not in sys.modules
     assert not any(name.startswith(FOLDER) for name in sys.modules)
     register()
@@ -133,18 +134,18 @@ def test_registering_again_keeps_the_classes(paths: None) -> None:
 
 
 def test_module_of_another_extension_stays(paths: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    legacy.unregister()
+    aliases.unregister()
     theirs = ModuleType("scripts.utils")
     monkeypatch.setitem(sys.modules, "scripts.utils", theirs)
     register()
     assert sys.modules["scripts.utils"] is theirs
     assert importlib.import_module("scripts.hook").UnetHook is UnetHook
-    legacy.unregister()
+    aliases.unregister()
     assert sys.modules["scripts.utils"] is theirs
 
 
 def test_annotator_of_another_extension_stays(paths: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    legacy.unregister()
+    aliases.unregister()
     declarations = SimpleNamespace(__name__="controlnet_annotator.registry")
     monkeypatch.setattr(preprocess, "declarations", declarations)
     register()
@@ -228,14 +229,14 @@ sys.path.insert(0, {webui!r})
 before = list(sys.path)
 found = importlib.import_module("extensions.sd-webui-controlnet.scripts.external_code")
 assert sys.path == before
-import lib_controlnet.python_api as api
+import lib_controlnet.interop.api as api
 assert found is api and found.ControlNetUnit(weight=0.5).weight == 0.5
 spec = importlib.util.spec_from_file_location("external_code.py", {file!r})
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 assert script.ControlNetUnit is api.ControlNetUnit and sys.path == before
 from pathlib import Path
-import lib_controlnet.legacy as legacy
+import lib_controlnet.interop.aliases as legacy
 legacy.register((Path({root!r}),), {{}}, {{}})
 assert importlib.import_module("scripts.external_code") is api
 assert legacy.__file__.startswith({root!r})

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_controlnet import plugins
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.errors import PreprocessorUnavailableError
-from lib_controlnet.plugins import Preprocessor, PreprocessorParameter
+from lib_controlnet.interop import plugins
+from lib_controlnet.interop.plugins import Preprocessor, PreprocessorParameter
 
 
 class Halftone(Preprocessor):

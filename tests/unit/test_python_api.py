@@ -18,10 +18,11 @@ import pytest
 import torch
 from fastapi.encoders import jsonable_encoder
 
-from lib_controlnet import python_api, unit_object
 from lib_controlnet.enums import ControlMode, HiResFixOption, InputMode, ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.unit_object import ControlNetUnit
+from lib_controlnet.interop import api as python_api
+from lib_controlnet.interop import unit as unit_object
+from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.units.unit import PUBLIC_FIELDS, parse_unit
 
 FIELDS_IN_ORDER = [
@@ -249,7 +250,7 @@ def test_unit_gives_its_pictures_with_masks() -> None:
 WITHOUT_PYDANTIC = """
 import sys
 sys.modules["pydantic"] = sys.modules["pydantic_core"] = None  # whatever imports it now fails
-from lib_controlnet.python_api import ControlNetUnit, Preprocessor
+from lib_controlnet.interop.api import ControlNetUnit, Preprocessor
 unit = ControlNetUnit.from_dict({"module": "canny", "weight": "0.5", "lowvram": 1})
 assert (unit.enabled, unit.weight, unit.low_vram) == (True, 0.5, True)
 assert ControlNetUnit.parse(unit.serialize()).module == "canny"

@@ -18,12 +18,12 @@ from annotator.registry import Detected, Detector
 from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.ui import choices, messages, preview
 from lib_controlnet.ui.pictures import read_sketch
 from lib_controlnet.ui.unit_value import build_unit
-from lib_controlnet.unit_object import ControlNetUnit
 from lib_controlnet.units.request import GenerationRequest
 
 

@@ -17,13 +17,13 @@ from PIL import Image
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.ui.batch import CONTROL_BOX, add_control_box, add_uploads
 from lib_controlnet.ui.movie import build_movie_panel
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.preview import on_run, preview
 from lib_controlnet.ui.unit_value import build_unit
-from lib_controlnet.unit_object import ControlNetUnit
 from lib_controlnet.units import batch
 from lib_controlnet.units.request import GenerationRequest
 from lib_controlnet.units.unit import parse_unit

@@ -14,12 +14,12 @@ from PIL import Image
 from lib_controlnet.enums import ActingRegion, BatchOption, HiResOption
 from lib_controlnet.errors import UnitError
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.ui import host_tab, preview
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.ui.pictures import read_region
 from lib_controlnet.ui.unit_value import build_unit, read_weights
-from lib_controlnet.unit_object import ControlNetUnit
 from lib_controlnet.units.unit import parse_unit
 
 UNIT = "txt2img_controlnet_ControlNet-1_controlnet_"

@@ -1,6 +1,6 @@
 """The Python API that other extensions call: units, listings, and writing units into a run.
 
-Others import it by the names that `lib_controlnet.legacy` registers. None of them is
+Others import it by the names that `lib_controlnet.interop.aliases` registers. None of them is
 `lib_controlnet.external_code`: finding that, several extensions conclude that they run on Forge.
 
 Nothing here imports the host. What only the host knows (settings, folders, the loaded model)
@@ -29,15 +29,15 @@ from lib_controlnet.enums import (
     ResizeMode,
 )
 from lib_controlnet.errors import ImageError
-from lib_controlnet.pictures.decode import decode_image
-from lib_controlnet.plugins import Preprocessor, PreprocessorParameter
-from lib_controlnet.unit_object import (
+from lib_controlnet.interop.plugins import Preprocessor, PreprocessorParameter
+from lib_controlnet.interop.unit import (
     ControlNetUnit,
     FurtherUnits,
     flattened,
     is_unit_like,
     to_unit,
 )
+from lib_controlnet.pictures.decode import decode_image
 
 __all__ = [
     "ActingRegion",

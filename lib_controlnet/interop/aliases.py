@@ -17,9 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from lib_controlnet import enums, plugins, published, python_api
+from lib_controlnet import enums
 from lib_controlnet.detect import preprocess
-from lib_controlnet.legacy import model_lists, names
+from lib_controlnet.interop import api as python_api
+from lib_controlnet.interop import model_lists, names, plugins
+from lib_controlnet.interop import values as published
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lib_controlnet import python_api
 from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.interop import api as python_api
 from lib_controlnet.units.unit import NO_MODEL
 
 
