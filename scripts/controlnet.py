@@ -11,7 +11,6 @@ from modules import script_callbacks, scripts
 from lib_controlnet import api
 from lib_controlnet.detect import preprocess
 from lib_controlnet.host import (
-    a1111,
     animation,
     batch,
     conflicts,
@@ -19,11 +18,11 @@ from lib_controlnet.host import (
     jobs,
     logs,
     neighbours,
-    sampling,
     send_to,
     settings,
     xyz,
 )
+from lib_controlnet.host.a1111 import adapter, sampling
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.interop import aliases, plugins
 from lib_controlnet.interop import api as python_api
@@ -35,7 +34,7 @@ log = logging.getLogger("ControlNet")
 
 script_callbacks.remove_current_script_callbacks()
 
-RUNTIME = a1111.present_runtime() or Runtime()
+RUNTIME = adapter.present_runtime() or Runtime()
 SEND_TO = send_to.SendTo()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
 log.info("ControlNet preprocessor location: %s", preprocess.weights.STORE.roots[0])
@@ -103,20 +102,20 @@ class Script(neighbours.ScriptViews, scripts.Script):
 
 def on_cfg_denoiser(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with a1111.kept_for_sampling(session):
-            a1111.on_cfg_denoiser(session, params)
+        with adapter.kept_for_sampling(session):
+            adapter.on_cfg_denoiser(session, params)
 
 
 def on_cfg_denoised(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with a1111.kept_for_sampling(session):
-            a1111.on_cfg_denoised(session, params)
+        with adapter.kept_for_sampling(session):
+            adapter.on_cfg_denoised(session, params)
 
 
 def on_cfg_after_cfg(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with a1111.kept_for_sampling(session):
-            a1111.on_cfg_after_cfg(session, params)
+        with adapter.kept_for_sampling(session):
+            adapter.on_cfg_after_cfg(session, params)
 
 
 def on_app_started(_demo: Any, app: Any) -> None:
@@ -151,7 +150,7 @@ if OTHER is None:
     script_callbacks.on_script_unloaded(animation.give_back_batch_tab)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(aliases.unregister)
-    FOLDERS = (a1111.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
+    FOLDERS = (adapter.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
     aliases.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
 else:
     Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered

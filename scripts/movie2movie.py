@@ -6,7 +6,8 @@ from typing import Any
 
 from modules import scripts
 
-from lib_controlnet.host import a1111, conflicts, movie
+from lib_controlnet.host import conflicts, movie
+from lib_controlnet.host.a1111 import adapter
 from lib_controlnet.ui.fallback import built_or_told
 from lib_controlnet.ui.movie import build_movie_panel
 
@@ -19,10 +20,10 @@ if conflicts.other_installation() is None:
             return "controlnet m2m"
 
         def show(self, is_img2img: bool) -> object:
-            return a1111.present_runtime() is not None  # else ControlNet itself is not there
+            return adapter.present_runtime() is not None  # else ControlNet itself is not there
 
         def ui(self, is_img2img: bool) -> list[Any]:
-            return built_or_told(lambda: build_movie_panel(a1111.runtime()), self.title(), 0)
+            return built_or_told(lambda: build_movie_panel(adapter.runtime()), self.title(), 0)
 
         def run(self, p: Any, *args: Any) -> Any:
-            return movie.run(p, args, a1111.runtime())
+            return movie.run(p, args, adapter.runtime())

@@ -14,7 +14,7 @@ from lib_controlnet.detect import preprocess
 from lib_controlnet.files.typed_paths import typed_path
 
 if TYPE_CHECKING:
-    from lib_controlnet.host.a1111 import A1111Host
+    from lib_controlnet.host.a1111.adapter import A1111Host
 
 
 Listener = Callable[[str, float], None]

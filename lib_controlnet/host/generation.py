@@ -20,7 +20,6 @@ from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.host import (
-    a1111,
     animation,
     annotators,
     batch,
@@ -30,7 +29,8 @@ from lib_controlnet.host import (
     shown_maps,
     xyz,
 )
-from lib_controlnet.host.a1111 import end_session, give_session, session_of
+from lib_controlnet.host.a1111 import adapter
+from lib_controlnet.host.a1111.adapter import end_session, give_session, session_of
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
@@ -226,9 +226,9 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     annotators.make_room()
     if session.error is None:
         try:
-            session.begin_pass(pass_info(p, x), a1111.require_base())
+            session.begin_pass(pass_info(p, x), adapter.require_base())
             if noise is not None:
-                a1111.lay_starts(session, noise)
+                adapter.lay_starts(session, noise)
         except Exception as error:  # the boundary: raised again before the first step
             _keep(session, error, "binding the units to the pass")
     pass_on_comments(p, session)

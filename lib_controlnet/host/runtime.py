@@ -17,7 +17,7 @@ from lib_controlnet.families import Refusal, load_network, refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.host import annotators, batch
-from lib_controlnet.host.a1111 import A1111Host, base_unet
+from lib_controlnet.host.a1111.adapter import A1111Host, base_unet
 from lib_controlnet.limits import MAX_TURNS
 
 if TYPE_CHECKING:

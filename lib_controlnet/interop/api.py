@@ -4,7 +4,7 @@ Others import it by the names that `lib_controlnet.interop.aliases` registers. N
 `lib_controlnet.external_code`: finding that, several extensions conclude that they run on Forge.
 
 Nothing here imports the host. What only the host knows (settings, folders, the loaded model)
-comes from the runtime object that `lib_controlnet.host.a1111.runtime()` hands out.
+comes from the runtime object that `lib_controlnet.host.a1111.adapter.runtime()` hands out.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ Args = TypeVar("Args", list, tuple)
 
 
 def _runtime() -> Any:
-    """The running extension's services (see `lib_controlnet.host.a1111.Runtime`)."""
-    from lib_controlnet.host.a1111 import runtime
+    """The running extension's services (see `lib_controlnet.host.a1111.adapter.Runtime`)."""
+    from lib_controlnet.host.a1111.adapter import runtime
 
     return runtime()
 

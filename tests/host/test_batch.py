@@ -332,13 +332,14 @@ def test_process_called_again_in_the_middle_changes_nothing(
     webui, folder, shown, monkeypatch, singles
 ):
     """What a face detailer does after its own generation: the scripts' `process`, again."""
-    from lib_controlnet.host import a1111, generation
+    from lib_controlnet.host import generation
+    from lib_controlnet.host.a1111 import adapter
 
     finish = generation.finish_picture
 
     def again(p: Any, result: Any) -> None:
         finish(p, result)
-        generation.begin(p, [batch_unit(str(folder))], a1111.runtime())
+        generation.begin(p, [batch_unit(str(folder))], adapter.runtime())
 
     monkeypatch.setattr(generation, "finish_picture", again)
     p = job(batch_unit(str(folder)))

@@ -37,11 +37,11 @@ def seen(webui, monkeypatch):
     from modules import shared
 
     from lib_controlnet.engine.effects import HoldColours
-    from lib_controlnet.host import a1111
+    from lib_controlnet.host.a1111 import adapter
 
     found = Seen()
-    after_cfg, apply = a1111.on_cfg_after_cfg, HoldColours.apply
-    host = type(a1111.runtime().host)
+    after_cfg, apply = adapter.on_cfg_after_cfg, HoldColours.apply
+    host = type(adapter.runtime().host)
     encode = host.vae_encode
 
     def spy_guided(session, params):
@@ -66,7 +66,7 @@ def seen(webui, monkeypatch):
         found.encoded.append(latent.cpu())
         return latent
 
-    monkeypatch.setattr(a1111, "on_cfg_after_cfg", spy_guided)
+    monkeypatch.setattr(adapter, "on_cfg_after_cfg", spy_guided)
     monkeypatch.setattr(HoldColours, "apply", spy_rows)
     monkeypatch.setattr(host, "vae_encode", spy_encode)
     return found

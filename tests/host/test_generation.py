@@ -221,7 +221,7 @@ def test_setting_skip_goes_on_without_the_failing_unit(webui, plain):
 def test_failure_during_sampling_leaves_the_next_run_untouched(webui, plain, calls):
     import embedded
 
-    from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.host.a1111.adapter import runtime
 
     before = unet_hooks()
     calls.fail_at = 2
@@ -292,8 +292,8 @@ def test_networks_on_the_cpu_never_compute_in_half(webui, monkeypatch, unet, pla
     """`--use-cpu controlnet` beside a U-Net that is kept in half precision."""
     import torch
 
-    from lib_controlnet.host import a1111
+    from lib_controlnet.host.a1111 import adapter
 
-    monkeypatch.setattr(a1111, "_parameter_dtype", lambda _model: getattr(torch, unet))
-    monkeypatch.setattr(a1111.devices, "get_device_for", lambda _task: torch.device(place))
-    assert a1111.A1111Host().network_dtype == getattr(torch, expected)
+    monkeypatch.setattr(adapter, "_parameter_dtype", lambda _model: getattr(torch, unet))
+    monkeypatch.setattr(adapter.devices, "get_device_for", lambda _task: torch.device(place))
+    assert adapter.A1111Host().network_dtype == getattr(torch, expected)

@@ -41,7 +41,7 @@ class Held:
 
 @pytest.fixture
 def held(webui, monkeypatch) -> Iterator[Held]:
-    from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.host.a1111.adapter import runtime
 
     gc.collect()
     held = Held()
@@ -94,7 +94,8 @@ REFUSED = {
 
 def break_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the part fail that a case is about, if it is about a part of ours."""
-    from lib_controlnet.host import a1111, generation
+    from lib_controlnet.host import generation
+    from lib_controlnet.host.a1111 import adapter
 
     run, bind = prepare.preprocess.run_preprocessor, generation.pass_info
     parts = {
@@ -107,7 +108,7 @@ def break_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
             lambda p, x: (fail if getattr(p, "is_hr_pass", False) else bind)(p, x),
         ),
         "network": (ControlNetNetwork, "evaluate", fail),
-        "announced step": (a1111, "_prompts_per_image", fail),
+        "announced step": (adapter, "_prompts_per_image", fail),
         "latent effect": (HoldColours, "apply", fail),
     }
     if case in parts:
@@ -155,7 +156,7 @@ def failing_batch(monkeypatch) -> Callable[[], Any]:
 
 
 def test_failed_batch_is_no_longer_the_running_one(held, failing_batch):
-    from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.host.a1111.adapter import runtime
 
     p = failing_batch()
     assert refusal(p) == "simulated"
@@ -167,7 +168,7 @@ def test_failed_batch_is_no_longer_the_running_one(held, failing_batch):
 def test_failed_batch_of_a_job_that_nobody_closes_goes_with_it(held, failing_batch):
     from modules import processing
 
-    from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.host.a1111.adapter import runtime
 
     p = failing_batch()
     try:

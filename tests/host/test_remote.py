@@ -91,14 +91,15 @@ def grid(webui):
     """Our axes in the host's grid script; label -> axis."""
     from modules import scripts
 
-    from lib_controlnet.host import a1111, xyz
+    from lib_controlnet.host import xyz
+    from lib_controlnet.host.a1111 import adapter
 
     (module,) = (
         data.module
         for data in scripts.scripts_data
         if data.script_class.__module__ == xyz.SCRIPT_FILE
     )
-    xyz.register(a1111.runtime())
+    xyz.register(adapter.runtime())
     labels = [axis.label for axis in module.axis_options]
     assert len(labels) == len(set(labels)), "registering again adds nothing"
     prefix = xyz.PREFIX

@@ -405,7 +405,7 @@ def out_of_memory() -> None:
 def test_batch_that_does_not_fit_runs_one_by_one(rig, monkeypatch):
     """The failed attempt's tensors are let go of before the cache is emptied."""
     from lib_controlnet.families.controlnet import ControlNetNetwork
-    from lib_controlnet.host.a1111 import A1111Host
+    from lib_controlnet.host.a1111.adapter import A1111Host
 
     evaluate, rows, attempt, alive = ControlNetNetwork.evaluate, [], [], []
 

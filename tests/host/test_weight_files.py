@@ -70,7 +70,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 def set_up() -> None:
     from lib_controlnet.host import annotators
-    from lib_controlnet.host.a1111 import A1111Host
+    from lib_controlnet.host.a1111.adapter import A1111Host
 
     annotators.set_up(A1111Host())
 
@@ -169,7 +169,7 @@ def test_preview_is_told_its_own_downloads_and_no_job_s_bar(
 ) -> None:
     from modules import shared
 
-    from lib_controlnet.host.a1111 import runtime
+    from lib_controlnet.host.a1111.adapter import runtime
     from lib_controlnet.ui.preview import on_run, plain_request
 
     set_options(controlnet_hub_mirror=hub.url)

@@ -11,7 +11,7 @@ from support import randomise
 from torch import Tensor, nn
 
 from lib_controlnet.errors import HostError
-from lib_controlnet.host import vae
+from lib_controlnet.host.a1111 import vae
 
 SIZES = {"ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1}
 SCALE = 0.13

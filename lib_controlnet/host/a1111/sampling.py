@@ -21,14 +21,14 @@ from modules import sd_samplers_common
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import clients, generation
-from lib_controlnet.host.a1111 import (
+from lib_controlnet.host.a1111.adapter import (
     loaded_model,
     present_runtime,
     require_base,
     sampled,
     session_of,
 )
-from lib_controlnet.host.schedule import watched
+from lib_controlnet.host.a1111.schedule import watched
 
 if TYPE_CHECKING:
     from torch import Tensor
