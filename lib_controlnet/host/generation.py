@@ -19,18 +19,10 @@ from lib_controlnet.engine.finish import finished
 from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
-from lib_controlnet.host import (
-    animation,
-    annotators,
-    batch,
-    clients,
-    pictures,
-    request,
-    shown_maps,
-    xyz,
-)
+from lib_controlnet.host import annotators, clients, pictures, request, shown_maps
 from lib_controlnet.host.a1111 import adapter
 from lib_controlnet.host.a1111.adapter import end_session, give_session, session_of
+from lib_controlnet.host.runs import animation, batch, xyz
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
@@ -41,7 +33,7 @@ from lib_controlnet.units.unit import ControlUnit, parse_unit
 if TYPE_CHECKING:
     import numpy as np
 
-    from lib_controlnet.host.batch import BatchRun
+    from lib_controlnet.host.runs.batch import BatchRun
     from lib_controlnet.host.runtime import Runtime
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from lib_controlnet.errors import ControlNetError, ModelNotFoundError
 from lib_controlnet.families import Refusal, load_network, refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.files.hash_store import HashStore
-from lib_controlnet.host import annotators, batch
+from lib_controlnet.host import annotators
 from lib_controlnet.host.a1111.adapter import A1111Host, base_unet
+from lib_controlnet.host.runs import batch
 from lib_controlnet.limits import MAX_TURNS
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from lib_controlnet.detect.preprocess import Detection
     from lib_controlnet.engine.session import ControlSession
     from lib_controlnet.families.base import BaseUNet, ControlNetwork
-    from lib_controlnet.host.batch import BatchRun
+    from lib_controlnet.host.runs.batch import BatchRun
     from lib_controlnet.units.batch import BatchSource
 
 log = logging.getLogger(__name__)

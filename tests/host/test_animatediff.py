@@ -197,7 +197,7 @@ def inputs(tmp_path: Path) -> Path:
 def test_row_11_animatediff_takes_over_the_batch_tab(webui, folder, inputs, monkeypatch):
     from modules import img2img, scripts
 
-    from lib_controlnet.host import animation
+    from lib_controlnet.host.runs import animation
 
     original = img2img.process_batch
     animatediff = AnimateDiff(2)
@@ -245,7 +245,7 @@ def test_masks_of_all_frames_are_represented_by_the_first(webui):
 def test_batch_tab_is_untouched_without_animatediff(webui):
     from modules import img2img
 
-    from lib_controlnet.host import animation
+    from lib_controlnet.host.runs import animation
 
     before = img2img.process_batch
     animation.take_batch_tab()

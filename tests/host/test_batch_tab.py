@@ -144,7 +144,7 @@ def test_batch_tab_without_control_folder_follows_each_file(webui, inputs, tmp_p
 def test_only_the_batch_tab_is_taken_for_it(webui, monkeypatch, job_text, changes):
     from modules import shared
 
-    from lib_controlnet.host.batch import tab_turn
+    from lib_controlnet.host.runs.batch import tab_turn
 
     p = job(unit(), kind="Img2Img", init_images=[Image.fromarray(picture())])
     monkeypatch.setattr(shared.state, "job", "2 out of 3")

@@ -312,7 +312,7 @@ def opened(request: pytest.FixtureRequest, webui, monkeypatch, tmp_path: Path) -
 def read(value: str, scratch: Path) -> bytes:
     from modules import scripts
 
-    from lib_controlnet.host import movie
+    from lib_controlnet.host.runs import movie
 
     (found,) = [
         script.controlnet_runtime

@@ -91,8 +91,8 @@ def grid(webui):
     """Our axes in the host's grid script; label -> axis."""
     from modules import scripts
 
-    from lib_controlnet.host import xyz
     from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host.runs import xyz
 
     (module,) = (
         data.module
@@ -160,13 +160,13 @@ def test_row_17_xyz_values_are_read(grid, title, text, expected):
     ],
 )
 def test_names_with_brackets_and_commas_are_whole_values(webui, text, expected):
-    from lib_controlnet.host import xyz
+    from lib_controlnet.host.runs import xyz
 
     assert list(map(xyz.per_unit(str), xyz.split(text))) == expected
 
 
 def test_a_text_of_brackets_is_read_in_one_pass(webui):
-    from lib_controlnet.host import xyz
+    from lib_controlnet.host.runs import xyz
 
     assert len(xyz.split("[a]," * 12_000)) == 12_001
 

@@ -20,7 +20,8 @@ from PIL import Image
 
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError, shown
-from lib_controlnet.host import generation, pictures, xyz
+from lib_controlnet.host import generation, pictures
+from lib_controlnet.host.runs import xyz
 from lib_controlnet.pictures.decode import opened_file
 from lib_controlnet.pictures.movie import (
     MAX_DURATION,
