@@ -10,8 +10,9 @@ from modules import script_callbacks, scripts
 
 from lib_controlnet import api
 from lib_controlnet.detect import preprocess
-from lib_controlnet.host import conflicts, generation, jobs, logs, neighbours, send_to, settings
+from lib_controlnet.host import generation, jobs, neighbours
 from lib_controlnet.host.a1111 import adapter, sampling
+from lib_controlnet.host.page import conflicts, logs, send_to, settings
 from lib_controlnet.host.runs import animation, batch, xyz
 from lib_controlnet.host.runtime import Runtime
 from lib_controlnet.interop import aliases, plugins

@@ -6,8 +6,8 @@ from typing import Any
 
 from modules import scripts
 
-from lib_controlnet.host import conflicts
 from lib_controlnet.host.a1111 import adapter
+from lib_controlnet.host.page import conflicts
 from lib_controlnet.host.runs import movie
 from lib_controlnet.ui.fallback import built_or_told
 from lib_controlnet.ui.movie import build_movie_panel

@@ -27,7 +27,7 @@ def mount(app: FastAPI, runtime: Any, services: WebServices | None = None) -> No
     from lib_controlnet.api import routes  # the core must not pull in a web framework
 
     if services is None:
-        from lib_controlnet.host.web import A1111Web
+        from lib_controlnet.host.page.web import A1111Web
 
         services = A1111Web()
     routes.add(app, runtime, services)

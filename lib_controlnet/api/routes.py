@@ -31,7 +31,7 @@ PREFIX: Final = "/controlnet"
 
 
 class WebServices(Protocol):
-    """What the routes ask of the host (see `lib_controlnet.host.web`)."""
+    """What the routes ask of the host (see `lib_controlnet.host.page.web`)."""
 
     def credentials(self) -> Mapping[str, str]:
         """User -> password that guard the host's own API; empty if it is open."""

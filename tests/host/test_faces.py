@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lib_controlnet import api
-from lib_controlnet.host import logs, settings
+from lib_controlnet.host.page import logs, settings
 from lib_controlnet.units import infotext
 from lib_controlnet.units.unit import PUBLIC_FIELDS
 
@@ -130,7 +130,7 @@ def test_credentials_are_those_of_the_flag(
 ) -> None:
     from modules import shared
 
-    from lib_controlnet.host.web import A1111Web
+    from lib_controlnet.host.page.web import A1111Web
 
     monkeypatch.setattr(shared.cmd_opts, "api_auth", flag)
     assert A1111Web().credentials() == expected
@@ -153,7 +153,7 @@ def test_pictures_are_encoded_in_the_format_of_samples(
 ) -> None:
     from modules import shared
 
-    from lib_controlnet.host.web import A1111Web
+    from lib_controlnet.host.page.web import A1111Web
 
     monkeypatch.setitem(shared.opts.data, "samples_format", samples)
     text = A1111Web().encode(Image.new("RGB", (8, 8), "red"))
@@ -161,7 +161,7 @@ def test_pictures_are_encoded_in_the_format_of_samples(
 
 
 def test_fetch_of_a_local_address_is_refused(host: object) -> None:
-    from lib_controlnet.host.web import A1111Web
+    from lib_controlnet.host.page.web import A1111Web
 
     with pytest.raises(OSError, match=r"(?i)request"):
         A1111Web().fetch("http://127.0.0.1/picture.png")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lib_controlnet.host import settings
+from lib_controlnet.host.page import settings
 
 SMALL = {"prompt": "x", "steps": 1, "width": 64, "height": 64}
 OFF = {"alwayson_scripts": {"ControlNet": {"args": [{"enabled": False}]}}}

@@ -58,7 +58,7 @@ def stored(webui):
 
 
 def test_every_setting_is_tried(webui):
-    from lib_controlnet.host.settings import SETTINGS
+    from lib_controlnet.host.page.settings import SETTINGS
 
     assert {key for key, _ in wrong_values()} == {item.key for item in SETTINGS}
 

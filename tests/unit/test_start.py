@@ -13,8 +13,8 @@ import pytest
 from lib_controlnet.detect.preprocess import weights
 from lib_controlnet.enums import OnError
 from lib_controlnet.files.typed_paths import typed_folders, typed_path
-from lib_controlnet.host import logs, settings
 from lib_controlnet.host.folders import find_folders
+from lib_controlnet.host.page import logs, settings
 
 posix = pytest.mark.skipif(os.name == "nt", reason="paths of other systems")
 

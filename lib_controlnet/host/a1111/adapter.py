@@ -18,11 +18,11 @@ from lib_controlnet.engine.effects import adjusted_noise
 from lib_controlnet.engine.step import NoisyLatent, RowLayout, Texts
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.base import BaseUNet, describe_unet
-from lib_controlnet.host import settings
 from lib_controlnet.host.a1111 import vae
 from lib_controlnet.host.a1111.schedule import from_denoiser
 from lib_controlnet.host.folders import find_folders
-from lib_controlnet.host.logs import say_once
+from lib_controlnet.host.page import settings
+from lib_controlnet.host.page.logs import say_once
 
 if TYPE_CHECKING:
     from torch import Tensor

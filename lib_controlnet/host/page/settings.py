@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from lib_controlnet.enums import OnError
 from lib_controlnet.errors import ControlNetError, printable, shown
-from lib_controlnet.host.logs import say_once
+from lib_controlnet.host.page.logs import say_once
 
 SECTION: Final = ("control_net", "ControlNet")
 
