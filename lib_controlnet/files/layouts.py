@@ -83,7 +83,22 @@ def normalise(names: Iterable[str]) -> dict[str, str]:
     if is_diffusers(mapping):
         rename = diffusers_renamer(mapping)
         mapping = {rename(name): old for name, old in mapping.items()}
+    if "conv_in.weight" in mapping and "body.0.resnets.0.block1.weight" in mapping:
+        mapping = _count_adapter_blocks(mapping)
     return mapping
+
+
+def _count_adapter_blocks(mapping: dict[str, str]) -> dict[str, str]:
+    """Names of a full T2I-Adapter saved by diffusers, which numbers its blocks by level."""
+    per_level = _highest(mapping, r"body\.0\.resnets\.(\d+)\.") + 1
+
+    def rename(name: str) -> str:
+        found = re.fullmatch(r"body\.(\d+)\.(?:resnets\.(\d+)\.)?((?:in_conv|block[12])\..+)", name)
+        if not found:
+            return name
+        return f"body.{per_level * int(found[1]) + int(found[2] or 0)}.{found[3]}"
+
+    return {rename(name): old for name, old in mapping.items()}
 
 
 def _control_prefix(names: Iterable[str]) -> str | None:

@@ -145,7 +145,7 @@ SIGNATURES: Final = (
     Signature(
         "t2i",
         "a T2I-Adapter",
-        lambda n: n.has("conv_in.weight") and n.match(r"^body\.0\.(resnets\.0\.)?block1\.weight$"),
+        lambda n: n.has("conv_in.weight", "body.0.block1.weight"),
     ),
     Signature("lllite", "a ControlNet-LLLite", lambda n: n.starts("lllite_unet_")),
     Signature(
