@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .registry import Detector, Frame, MaskUse, Output, register
+from .registry import Detector, Effect, Frame, MaskUse, Output, register
 
 
 class _Inpaint(Detector):
@@ -31,7 +31,8 @@ class InpaintOnly(_Inpaint):
 
     name = "inpaint_only"
     priority = 100
-    effect = "inpaint_only"
+    effect = Effect.INPAINT_ONLY
+    held_as = "inpaint"
 
 
 @register

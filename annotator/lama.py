@@ -8,7 +8,7 @@ import numpy as np
 from ._sizes import within_box
 from ._tensors import as_array, as_planes
 from .networks import lend
-from .registry import Detector, Frame, MaskUse, Output, register
+from .registry import Detector, Effect, Frame, MaskUse, Output, register
 from .weights import WeightFile
 
 LAMA = WeightFile(
@@ -41,7 +41,7 @@ class InpaintOnlyLama(Detector):
     frame = Frame.AS_GIVEN
     output = Output.MASKED
     mask = MaskUse.REQUIRED
-    effect = "inpaint_only"
+    effect = Effect.INPAINT_ONLY
     fills = True
     weights = (LAMA,)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .registry import Detector, Frame, Slider, register
+from .registry import Detector, Effect, Frame, Slider, register
 
 GAMMA = Slider("Gamma Correction", 0.1, 2, 1, 0.001)
 
@@ -29,7 +29,7 @@ class RecolorLuminance(_Recolor):
 
     name = "recolor_luminance"
     priority = 100
-    effect = "recolor_luminance"
+    effect = Effect.RECOLOR_LUMINANCE
 
     def detect(self, image: np.ndarray, gamma: float) -> np.ndarray:
         return _corrected(cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[:, :, 0], gamma)
@@ -40,7 +40,7 @@ class RecolorIntensity(_Recolor):
     """Value V of HSV, the strongest channel."""
 
     name = "recolor_intensity"
-    effect = "recolor_intensity"
+    effect = Effect.RECOLOR_INTENSITY
 
     def detect(self, image: np.ndarray, gamma: float) -> np.ndarray:
         return _corrected(image.max(axis=2), gamma)

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -85,6 +85,16 @@ class MaskUse(str, Enum):
     IGNORED = "ignored"
     ACCEPTED = "accepted"
     REQUIRED = "required"
+
+
+class Effect(str, Enum):
+    """What follows a map during sampling or after decoding, beside the control itself."""
+
+    NONE = ""
+    INPAINT_ONLY = "inpaint_only"  # what is not masked stays as it was
+    TILE_COLORFIX = "tile_colorfix"  # sampling holds the colours of the map
+    RECOLOR_LUMINANCE = "recolor_luminance"  # the result gets the map as lightness L of CIELAB
+    RECOLOR_INTENSITY = "recolor_intensity"  # the result gets the map as value V of HSV
 
 
 class Detected(NamedTuple):
@@ -170,13 +180,14 @@ class Detector:
         sliders: at most three, in the order of `detect`'s arguments.
         resolution: the slider for the short side, None if the user cannot set it.
         fixed_resolution: the short side when there is no slider but the picture is resized.
-        frame, output, mask: see the enums.
+        frame, output, mask, effect: see the enums.
         needs_model: False where the control works without a model file ("model_free").
         control_mode: whether the panel offers the control mode.
         identity: returns the picture as it came.
         seeded: `detect` takes the keyword `rng`, an explicit generator.
         soft_in_hires: the control fades in the hires pass (thin binary lines would be burnt in).
-        effect: name of what follows during sampling or after decoding, "" for nothing.
+        held_as: name of the preprocessor that takes its place where the host itself keeps what is
+            not masked, "" for none.
         fills: paints the masked part itself. "Resize and Fill" comes before it, so that it paints
             the border, and sampling starts from its picture under full noise.
         sized: `detect` takes the keyword `kept`, (height, width) of the part of a padded picture
@@ -206,7 +217,8 @@ class Detector:
     identity: ClassVar[bool] = False
     seeded: ClassVar[bool] = False
     soft_in_hires: ClassVar[bool] = False
-    effect: ClassVar[str] = ""
+    effect: ClassVar[Effect] = Effect.NONE
+    held_as: ClassVar[str] = ""
     fills: ClassVar[bool] = False
     sized: ClassVar[bool] = False
     weights: ClassVar[tuple[WeightFile, ...]] = ()
@@ -270,6 +282,9 @@ class Detector:
         return detection
 
 
+_ENUMS: Final = {"frame": Frame, "output": Output, "mask": MaskUse, "effect": Effect}
+
+
 class Registry:
     """Detectors by name, and the files that could not be imported."""
 
@@ -281,11 +296,16 @@ class Registry:
         """List a detector. One of the same class path is replaced, so reloading is harmless.
 
         Raises:
-            ValueError: no name, too many sliders, or the name or label belongs to another one.
+            ValueError: no name, too many sliders, a word where an enum's member belongs, or the
+                name or label belongs to another one.
         """
         if not detector.name or len(detector.sliders) > 3:
             msg = f"{type(detector).__name__} needs a name and at most three sliders"
             raise ValueError(msg)
+        for field, kind in _ENUMS.items():
+            if not isinstance(value := getattr(detector, field), kind):
+                msg = f"{type(detector).__name__}.{field} is {value!r}, must be a {kind.__name__}"
+                raise ValueError(msg)
         spellings = {detector.name, detector.title, *detector.aliases}
         for other in self._detectors.values():
             shared = spellings & {other.name, other.title, *other.aliases}

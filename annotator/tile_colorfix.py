@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .registry import Detector, Frame, Slider, register
+from .registry import Detector, Effect, Frame, Slider, register
 
 VARIATION = Slider("Variation", 3, 32, 8)
 """Radius, in latent pixels, of the blur that tells colours from details."""
@@ -25,7 +25,7 @@ class TileColorFix(_ColorFix):
 
     name = "tile_colorfix"
     sliders = (VARIATION,)
-    effect = "tile_colorfix"
+    effect = Effect.TILE_COLORFIX
 
 
 @register
@@ -34,4 +34,4 @@ class TileColorFixSharp(_ColorFix):
 
     name = "tile_colorfix+sharp"
     sliders = (VARIATION, Slider("Sharpness", 0, 2, 1, 0.01))
-    effect = "tile_colorfix"
+    effect = Effect.TILE_COLORFIX

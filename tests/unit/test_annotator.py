@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from annotator import registry as declared
-from annotator.registry import Detector, Frame, Output, Registry, Slider, discover
+from annotator.registry import Detector, Effect, Frame, Output, Registry, Slider, discover
 from lib_controlnet.detect.preprocess import run_preprocessor
 
 ALL = discover().all()
@@ -165,6 +165,23 @@ def test_declaration_is_consistent(detector: Detector) -> None:
         assert slider.minimum <= slider.default <= slider.maximum
         assert slider.step > 0
     assert detector.uses_mask or detector.output is not Output.MASKED
+    if detector.held_as:
+        stands_in = discover().get(detector.held_as)
+        assert stands_in is not None
+        assert stands_in.effect is Effect.NONE
+        assert (stands_in.mask, stands_in.output) == (detector.mask, detector.output)
+
+
+def test_effects_are_those_of_their_preprocessors() -> None:
+    declared_effects = {detector.name: detector.effect for detector in ALL if detector.effect}
+    assert declared_effects == {
+        "inpaint_only": Effect.INPAINT_ONLY,
+        "inpaint_only+lama": Effect.INPAINT_ONLY,
+        "tile_colorfix": Effect.TILE_COLORFIX,
+        "tile_colorfix+sharp": Effect.TILE_COLORFIX,
+        "recolor_luminance": Effect.RECOLOR_LUMINANCE,
+        "recolor_intensity": Effect.RECOLOR_INTENSITY,
+    }
 
 
 def test_registry_lists_none_first_then_by_priority_and_label() -> None:
@@ -379,6 +396,15 @@ def test_adding_a_name_twice_is_refused_unless_it_is_a_reload() -> None:
         found.add(made("third", "Two"))
     found.remove("twice")
     assert not found.all()
+
+
+@pytest.mark.parametrize("field", ["frame", "output", "mask", "effect"])
+def test_word_where_an_enum_belongs_is_refused(field: str) -> None:
+    """Compared by identity it would silently count as none of the members."""
+    word = str(getattr(Detector, field).value)
+    made = type("Worded", (Detector,), {"name": "worded", field: word})()
+    with pytest.raises(ValueError, match=f"Worded.{field} is '{word}', must be a "):
+        Registry().add(made)
 
 
 def test_package_imports_only_relatively() -> None:
