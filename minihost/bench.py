@@ -31,11 +31,11 @@ from training.control import ControlNet
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lib_controlnet.engine.network import BaseUNet, ControlNetwork, describe_unet  # noqa: E402
 from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit  # noqa: E402
 from lib_controlnet.engine.step import RowLayout  # noqa: E402
 from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
 from lib_controlnet.families import load_network  # noqa: E402
-from lib_controlnet.families.base import BaseUNet, ControlNetwork, describe_unet  # noqa: E402
 from lib_controlnet.pictures.maps import Size  # noqa: E402
 from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
 from lib_controlnet.units.unit import ControlUnit  # noqa: E402
@@ -282,7 +282,8 @@ sys.path[:0] = [{root!r}]
 import torch, numpy, cv2, gradio, fastapi, PIL.Image, safetensors.torch
 started = time.process_time()
 import lib_controlnet.engine.session, lib_controlnet.families, lib_controlnet.files.catalog
-import lib_controlnet.engine.residency, lib_controlnet.units.infotext, lib_controlnet.detect.preprocess
+import lib_controlnet.engine.residency, lib_controlnet.units.infotext
+import lib_controlnet.detect.preprocess
 lib_controlnet.families.discover()
 print(time.process_time() - started)
 """

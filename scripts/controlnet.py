@@ -12,10 +12,11 @@ from lib_controlnet import api
 from lib_controlnet.detect import preprocess
 from lib_controlnet.host import generation, jobs, neighbours
 from lib_controlnet.host.a1111 import adapter, sampling
+from lib_controlnet.host.folders import EXTENSION_ROOT
 from lib_controlnet.host.page import conflicts, logs, send_to, settings
 from lib_controlnet.host.runs import animation, batch, xyz
-from lib_controlnet.host.runtime import Runtime
-from lib_controlnet.interop import aliases, plugins
+from lib_controlnet.host.runtime import Runtime, present_runtime, runtime
+from lib_controlnet.interop import aliases, plugins, services
 from lib_controlnet.interop import api as python_api
 from lib_controlnet.ui.batch import add_control_box
 from lib_controlnet.ui.fallback import built_or_told
@@ -25,7 +26,7 @@ log = logging.getLogger("ControlNet")
 
 script_callbacks.remove_current_script_callbacks()
 
-RUNTIME = adapter.present_runtime() or Runtime()
+RUNTIME = present_runtime() or Runtime(adapter.A1111Host())
 SEND_TO = send_to.SendTo()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
 log.info("ControlNet preprocessor location: %s", preprocess.weights.STORE.roots[0])
@@ -124,6 +125,7 @@ def on_after_component(component: Any, **kwargs: Any) -> None:
 
 OTHER = conflicts.other_installation()
 if OTHER is None:
+    services.provide(runtime)
     sampling.install()
     jobs.watch()
     script_callbacks.on_ui_settings(settings.register)
@@ -141,7 +143,7 @@ if OTHER is None:
     script_callbacks.on_script_unloaded(animation.give_back_batch_tab)
     script_callbacks.on_script_unloaded(plugins.forget_plugins)
     script_callbacks.on_script_unloaded(aliases.unregister)
-    FOLDERS = (adapter.EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
+    FOLDERS = (EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
     aliases.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
 else:
     Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered

@@ -1,6 +1,6 @@
 """The Python API under the path of its file, for extensions that import it before ours is loaded.
 
-Later imports never come here: `lib_controlnet.interop.aliases` has put the API itself under this name.
+Later imports never come here: `interop/aliases.py` has put the API itself under this name.
 """
 
 import importlib

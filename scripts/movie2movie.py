@@ -6,9 +6,9 @@ from typing import Any
 
 from modules import scripts
 
-from lib_controlnet.host.a1111 import adapter
 from lib_controlnet.host.page import conflicts
 from lib_controlnet.host.runs import movie
+from lib_controlnet.host.runtime import present_runtime, runtime
 from lib_controlnet.ui.fallback import built_or_told
 from lib_controlnet.ui.movie import build_movie_panel
 
@@ -21,10 +21,10 @@ if conflicts.other_installation() is None:
             return "controlnet m2m"
 
         def show(self, is_img2img: bool) -> object:
-            return adapter.present_runtime() is not None  # else ControlNet itself is not there
+            return present_runtime() is not None  # else ControlNet itself is not there
 
         def ui(self, is_img2img: bool) -> list[Any]:
-            return built_or_told(lambda: build_movie_panel(adapter.runtime()), self.title(), 0)
+            return built_or_told(lambda: build_movie_panel(runtime()), self.title(), 0)
 
         def run(self, p: Any, *args: Any) -> Any:
-            return movie.run(p, args, adapter.runtime())
+            return movie.run(p, args, runtime())

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from support import randomise
 from torch import Tensor, nn
 
+from lib_controlnet.engine.network import BaseUNet, ControlNetwork
 from lib_controlnet.families import load_network
-from lib_controlnet.families.base import BaseUNet, ControlNetwork
 from lib_controlnet.files.layouts import RESNET_NAMES, diffusers_renamer
 
 TOLERANCE = 1e-5

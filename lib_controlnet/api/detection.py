@@ -16,7 +16,8 @@ from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import misplaced
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.limits import MAX_IMAGES, MAX_TOGETHER
-from lib_controlnet.pictures.maps import decode_image, decode_mask, join_mask
+from lib_controlnet.pictures.decode import decode_image, decode_mask
+from lib_controlnet.pictures.maps import join_mask
 from lib_controlnet.pictures.transport import bytes_of_text
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Running preprocessors: which there are, what they take, and what they give."""

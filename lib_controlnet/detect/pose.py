@@ -16,7 +16,7 @@ from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.pose_layouts import LAYOUTS, find_layout, reorder
 from lib_controlnet.errors import ControlNetError, shown
 from lib_controlnet.limits import MAX_FIGURES, MAX_SIDE, MAX_WORKED
-from lib_controlnet.pictures.maps import check_size
+from lib_controlnet.pictures.decode import check_size
 
 if TYPE_CHECKING:
     from annotator.pose_drawing import Pose

@@ -32,14 +32,8 @@ from lib_controlnet.errors import (
     shown,
 )
 from lib_controlnet.files.pickles import check_pickles
-from lib_controlnet.pictures.maps import (
-    Size,
-    check_size,
-    join_mask,
-    resize_short_side,
-    resize_with_pad,
-    to_rgb,
-)
+from lib_controlnet.pictures.decode import check_size, to_rgb
+from lib_controlnet.pictures.maps import Size, join_mask, resize_short_side, resize_with_pad
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
@@ -48,7 +42,7 @@ log = logging.getLogger(__name__)
 
 NONE: Final = "none"
 _SLIDER_FIELDS: Final = ("threshold_a", "threshold_b", "threshold_c")
-_ANNOTATOR: Final = Path(__file__).resolve().parents[1] / "annotator"
+_ANNOTATOR: Final = Path(__file__).resolve().parents[2] / "annotator"
 _OTHER_NAME: Final = "controlnet_annotator"
 
 

@@ -11,8 +11,8 @@ from lib_controlnet.errors import HostError
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.injection import RegionMask
+    from lib_controlnet.engine.residual import ActiveControl
     from lib_controlnet.engine.step import RowLayout
-    from lib_controlnet.families.residual import ActiveControl
     from lib_controlnet.units.unit import ControlUnit
 
 

@@ -15,7 +15,7 @@ from lib_controlnet.errors import ModelNotFoundError
 if TYPE_CHECKING:
     import torch
 
-    from lib_controlnet.families.base import BaseUNet, ControlNetwork
+    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
 
 log = logging.getLogger(__name__)
 

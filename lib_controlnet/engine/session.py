@@ -23,13 +23,13 @@ from lib_controlnet.engine.effects import (
     mask_channels,
 )
 from lib_controlnet.engine.injection import RegionMask, Residuals, sum_residuals
+from lib_controlnet.engine.network import describe_unet
 from lib_controlnet.engine.places import UNetPatcher
+from lib_controlnet.engine.residual import ActiveControl, evaluate_group
 from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepContext, StepCursor
 from lib_controlnet.engine.window import Window, is_for_sd1, layer_strengths
 from lib_controlnet.enums import ControlMode, HiResOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, HostError, again, without_frames
-from lib_controlnet.families.base import describe_unet
-from lib_controlnet.families.residual import ActiveControl, evaluate_group
 from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.pictures.region import Region, place_region
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.window import Schedule
-    from lib_controlnet.families.base import BaseUNet, ControlNetwork
     from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)

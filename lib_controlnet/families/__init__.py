@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from lib_controlnet.engine.network import BaseUNet, ControlNetwork
 from lib_controlnet.errors import (
     AmbiguousCheckpointError,
     BrokenCheckpointError,
@@ -22,7 +23,7 @@ from lib_controlnet.errors import (
     is_out_of_memory,
     shown,
 )
-from lib_controlnet.families.base import BaseUNet, ControlFamily, ControlNetwork
+from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.containers import has_header
 from lib_controlnet.files.signatures import classify

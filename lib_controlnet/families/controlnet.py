@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 import torch.nn.functional as F
 
+from lib_controlnet.engine.network import ControlNetwork, UNetShape, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import (
     SHOWN_CHARACTERS,
@@ -22,7 +23,7 @@ from lib_controlnet.errors import (
     HostError,
     WrongBaseModelError,
 )
-from lib_controlnet.families.base import ControlFamily, ControlNetwork, UNetShape, read_shape
+from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.families.base_weights import BaseWeights
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
@@ -30,7 +31,7 @@ from lib_controlnet.nets.cldm import ControlNet, read_params
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lib_controlnet.families.base import BaseUNet
+    from lib_controlnet.engine.network import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
 
 SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")

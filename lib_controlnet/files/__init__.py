@@ -1,0 +1,1 @@
+"""Tensor files and model folders: what a file holds, what it is, and where it lies."""

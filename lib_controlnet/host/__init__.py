@@ -1,1 +1,1 @@
-"""Everything that knows the WebUI: the only place besides `scripts/` that imports `modules`."""
+"""The only code that imports a WebUI's modules."""

@@ -18,7 +18,8 @@ from typing import Any, Final
 from modules import paths, shared
 
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.host.a1111.adapter import EXTENSION_ROOT, present_runtime
+from lib_controlnet.host.folders import EXTENSION_ROOT
+from lib_controlnet.host.runtime import present_runtime
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from lib_controlnet.errors import shown
 from lib_controlnet.files.typed_paths import typed_folders
 
 NAME: Final = "ControlNet"
+EXTENSION_ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def find_folders(

@@ -61,7 +61,9 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
             return
         give_session(p, session)
         units = batch.unfolded(p, units, runtime)
-        frames = animation.frames_of(p, units, batch.source(p, runtime), batch.batch_size(p))
+        frames = animation.frames_of(
+            p, units, pictures.batch_source(p, runtime.host), batch.batch_size(p)
+        )
         units = animation.with_first_frames(units, frames)
         run = batch.plan_run(p, units, runtime)
         animation.refuse_turns(units, frames, run)
@@ -145,7 +147,7 @@ def _prepare(
                 request=request.read_request(p),
                 models=runtime,
                 base=runtime.base(),
-                source=pictures.source(runtime),
+                source=pictures.source(runtime.host),
                 cache=runtime.detections,
                 interrupted=runtime.host.interrupted,
                 on_error=session.on_error,
@@ -360,7 +362,7 @@ def close(p: Any, runtime: Runtime) -> None:
 def _autosave(p: Any, session: ControlSession, runtime: Runtime) -> None:
     for prepared in session.prepared:
         try:
-            pictures.autosave(p, prepared, runtime)
+            pictures.autosave(p, prepared, runtime.host)
         except Exception as error:  # foreign: the file system's, Pillow's, the host's
             log.warning("%s: saving its detected map failed: %s", prepared.unit.name, error)
             reason = getattr(error, "strerror", None) or clients.public(str(error))

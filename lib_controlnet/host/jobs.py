@@ -14,7 +14,7 @@ from typing import Any, Final
 from modules import processing, scripts
 
 from lib_controlnet.host import clients, generation, neighbours, shown_maps
-from lib_controlnet.host.a1111.adapter import present_runtime
+from lib_controlnet.host.runtime import present_runtime
 
 _ORIGINAL: Final = "controlnet_original"
 _WRAPPER: Final = "controlnet_wrapper"

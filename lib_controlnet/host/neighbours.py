@@ -17,7 +17,8 @@ from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import request
-from lib_controlnet.host.a1111.adapter import loaded_model, runtime, session_of
+from lib_controlnet.host.a1111.adapter import loaded_model, session_of
+from lib_controlnet.host.runtime import runtime
 from lib_controlnet.interop.unit import to_unit
 from lib_controlnet.interop.values import ControlModelType
 from lib_controlnet.pictures.maps import Size

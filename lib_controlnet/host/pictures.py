@@ -12,11 +12,13 @@ from PIL import Image
 from lib_controlnet.errors import ImageError, shown
 from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.prepare.inputs import PictureSource
+from lib_controlnet.units.batch import BatchSource
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
+    from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.session import PreparedUnit
-    from lib_controlnet.host.runtime import Runtime
+    from lib_controlnet.host.a1111.adapter import A1111Host
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +27,28 @@ MAPS_DEFAULT: Final = "detected_maps"
 _HOST_OUTPUTS: Final = str(Path(paths.data_path) / "outputs")
 
 
-def source(runtime: Runtime) -> PictureSource:
+def source(host: Host) -> PictureSource:
     """How units may name pictures: no local paths unless a folder was opened for them."""
-    folder = typed_path(runtime.option("control_net_allowed_image_folder", ""))
+    folder = typed_path(host.option("control_net_allowed_image_folder", ""))
     return PictureSource(
         allow_paths=[Path(folder)] if folder else False,
-        fetch=fetch if runtime.option("api_enable_requests", False) else None,
-        ignore_masks=bool(runtime.option("controlnet_ignore_noninpaint_mask", False)),
+        fetch=fetch if host.option("api_enable_requests", False) else None,
+        ignore_masks=bool(host.option("controlnet_ignore_noninpaint_mask", False)),
     )
+
+
+def batch_source(p: Any, host: A1111Host) -> BatchSource:
+    """Where pictures may come from; requests over HTTP name no folder unless one was opened."""
+    single = source(host)
+    if getattr(p, "is_api", False):
+        refusal = (
+            "send the pictures as a list of base64, or open a folder in the settings (ControlNet: "
+            "Folder whose pictures API requests may name by path)"
+        )
+        return BatchSource(single.allow_paths, single.allow_paths, single.fetch, refusal)
+    hidden = bool(host.flag("hide_ui_dir_config", False))
+    refusal = "the WebUI was started with --hide-ui-dir-config"
+    return BatchSource(not hidden, single.allow_paths, single.fetch, refusal)
 
 
 def fetch(url: str) -> Image.Image:
@@ -51,7 +67,7 @@ def fetch(url: str) -> Image.Image:
         raise ImageError(msg) from error
 
 
-def autosave(p: Any, prepared: PreparedUnit, runtime: Runtime) -> None:
+def autosave(p: Any, prepared: PreparedUnit, host: Host) -> None:
     """Write a unit's detected map to disk if the user wants that (off by default).
 
     Raises:
@@ -59,9 +75,9 @@ def autosave(p: Any, prepared: PreparedUnit, runtime: Runtime) -> None:
         OSError: the files cannot be written.
     """
     unit = prepared.unit
-    if not runtime.option("control_net_detectmap_autosaving", False) or unit.module == NO_MODULE:
+    if not host.option("control_net_detectmap_autosaving", False) or unit.module == NO_MODULE:
         return
-    text = str(runtime.option(MAPS_FOLDER, MAPS_DEFAULT))
+    text = str(host.option(MAPS_FOLDER, MAPS_DEFAULT))
     if MAPS_FOLDER in p.override_settings:
         check_maps_folder(text, p.outpath_samples)
     target = _maps_folder(text, p.outpath_samples) / unit.module

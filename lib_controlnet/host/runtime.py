@@ -10,27 +10,29 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from modules import scripts
+
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
 from lib_controlnet.engine.residency import ModelCache
-from lib_controlnet.errors import ControlNetError, ModelNotFoundError
+from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
 from lib_controlnet.families import Refusal, load_network, refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.files.hash_store import HashStore
-from lib_controlnet.host import annotators
-from lib_controlnet.host.a1111.adapter import A1111Host, base_unet
-from lib_controlnet.host.runs import batch
+from lib_controlnet.host import annotators, pictures
 from lib_controlnet.limits import MAX_TURNS
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lib_controlnet.detect.preprocess import Detection
+    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
     from lib_controlnet.engine.session import ControlSession
-    from lib_controlnet.families.base import BaseUNet, ControlNetwork
-    from lib_controlnet.host.runs.batch import BatchRun
+    from lib_controlnet.host.a1111.adapter import A1111Host
     from lib_controlnet.units.batch import BatchSource
 
 log = logging.getLogger(__name__)
+
+RUNTIME_ATTRIBUTE: Final = "controlnet_runtime"
 
 CACHE_BYTES: Final = 16 * 2**30
 """Upper bound of the weights kept in memory, whatever the number of models."""
@@ -41,15 +43,15 @@ DETECTIONS: Final = 16
 
 
 class Runtime:
-    """Created by the script when it is loaded, closed when it is unloaded.
+    """Created by the script, for its host, when it is loaded, closed when it is unloaded.
 
     Attributes:
         sampling: the session whose pass is being sampled; the host samples one at a time.
         guarded: the session whose generation is being sampled, between its passes as well.
     """
 
-    def __init__(self) -> None:
-        self.host = A1111Host()
+    def __init__(self, host: A1111Host) -> None:
+        self.host = host
         self.hashes = HashStore(self.host.cache_folder() / "controlnet-hashes.json")
         self.catalog = self._scan()
         annotators.set_up(self.host)
@@ -58,7 +60,7 @@ class Runtime:
         self._refusals: dict[tuple[object, ...], Refusal | None] = {}
         self.guarded: ControlSession | None = None
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
-        self._batch: weakref.ref[BatchRun] | None = None
+        self._batch: weakref.ref[object] | None = None
         count = self.host.flag("controlnet_preprocessor_cache_size", DETECTIONS)
         self.detections = DetectionCache(count if isinstance(count, int) else DETECTIONS)
 
@@ -67,7 +69,7 @@ class Runtime:
         return self.host.option(key, default)
 
     @property
-    def batch(self) -> BatchRun | None:
+    def batch(self) -> object | None:
         """The batch that is being run; generations inside it belong to its present turn.
 
         Its processing object alone keeps it.
@@ -75,7 +77,7 @@ class Runtime:
         return None if self._batch is None else self._batch()
 
     @batch.setter
-    def batch(self, run: BatchRun | None) -> None:
+    def batch(self, run: object | None) -> None:
         self._batch = None if run is None else weakref.ref(run)
 
     def unit_count(self) -> int:
@@ -88,7 +90,7 @@ class Runtime:
 
     def base(self) -> BaseUNet | None:
         """The loaded checkpoint's U-Net; never loads one."""
-        return base_unet()
+        return self.host.base()
 
     def refusals(self) -> Callable[[Path], Refusal | None]:
         """Tells for a control model's file why the loaded checkpoint cannot use it, None if it can.
@@ -195,7 +197,7 @@ class Runtime:
 
     def batch_source(self) -> BatchSource:
         """Where the panel's units may have several pictures from."""
-        return batch.source(None, self)
+        return pictures.batch_source(None, self.host)
 
     def close(self) -> None:
         """Give back all memory."""
@@ -203,3 +205,29 @@ class Runtime:
         self.detections.clear()
         networks.CACHE.clear()
         self.host.free_memory()
+
+
+def present_runtime() -> Runtime | None:
+    """The extension's shared objects, held by its script class; None before it is loaded.
+
+    "Reload custom script bodies" executes the script again, but keeps the instances of the old
+    class at work: the new one must share their objects.
+    """
+    for data in scripts.scripts_data:
+        found = getattr(data.script_class, RUNTIME_ATTRIBUTE, None)
+        if found is not None:
+            return found
+    return None
+
+
+def runtime() -> Runtime:
+    """The extension's shared objects.
+
+    Raises:
+        HostError: the extension's script has not been loaded (yet).
+    """
+    found = present_runtime()
+    if found is not None:
+        return found
+    msg = "ControlNet is not loaded yet; ask again after the WebUI has started"
+    raise HostError(msg)

@@ -1,0 +1,1 @@
+"""All that other extensions import, and the paths by which they do."""

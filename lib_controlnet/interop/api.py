@@ -4,7 +4,7 @@ Others import it by the names that `lib_controlnet.interop.aliases` registers. N
 `lib_controlnet.external_code`: finding that, several extensions conclude that they run on Forge.
 
 Nothing here imports the host. What only the host knows (settings, folders, the loaded model)
-comes from the runtime object that `lib_controlnet.host.a1111.adapter.runtime()` hands out.
+comes from the objects that the script hands to `lib_controlnet.interop.services`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lib_controlnet.enums import (
 )
 from lib_controlnet.errors import ImageError
 from lib_controlnet.interop.plugins import Preprocessor, PreprocessorParameter
+from lib_controlnet.interop.services import services
 from lib_controlnet.interop.unit import (
     ControlNetUnit,
     FurtherUnits,
@@ -85,13 +86,6 @@ RESIZE_MODES: Final = len(ResizeMode)
 Args = TypeVar("Args", list, tuple)
 
 
-def _runtime() -> Any:
-    """The running extension's services (see `lib_controlnet.host.a1111.adapter.Runtime`)."""
-    from lib_controlnet.host.a1111.adapter import runtime
-
-    return runtime()
-
-
 def get_api_version() -> int:
     """Version of this interface; 3 since units are objects with named fields only."""
     return API_VERSION
@@ -99,15 +93,14 @@ def get_api_version() -> int:
 
 def get_max_models_num() -> int:
     """Number of unit slots in each tab (setting `control_net_unit_count`)."""
-    return int(_runtime().unit_count())
+    return services().unit_count()
 
 
 def get_models(update: bool = False) -> list[str]:
     """Control models as `name [hash]`, without "None"; `update` scans the folders again."""
-    runtime = _runtime()
     if update:
-        runtime.refresh_models()
-    return list(runtime.catalog.names())
+        services().refresh_models()
+    return list(services().catalog.names())
 
 
 def get_modules(alias_names: bool = False) -> list[str]:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from lib_controlnet.detect import listing, preprocess
-from lib_controlnet.interop import api as python_api
+from lib_controlnet.interop.services import services
 from lib_controlnet.units.unit import NO_MODEL
 
 
 def update_cn_models() -> None:
     """Scan the model folders again."""
-    python_api.get_models(update=True)
+    services().refresh_models()
 
 
 def get_module_basename(module: str | None) -> str:
@@ -34,7 +34,7 @@ def lookup(name: str) -> Any:
 
 def _models() -> dict[str, str | None]:
     """Display name -> path; "None" comes first."""
-    files = python_api._runtime().catalog.files
+    files = services().catalog.files
     return {NO_MODEL: None} | {name: str(entry.path) for name, entry in files.items()}
 
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lib_controlnet.pictures.maps import resize_with_pad, to_rgb
+from lib_controlnet.pictures.decode import to_rgb
+from lib_controlnet.pictures.maps import resize_with_pad
 
 
 class ControlNetUiGroup:

@@ -1,0 +1,1 @@
+"""Pictures as pixels: reading, sizes, maps, regions, movies."""

@@ -18,25 +18,8 @@ import numpy as np
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError
 from lib_controlnet.limits import MAX_SIDE, MAX_WORKED
-from lib_controlnet.pictures.decode import check_size, decode_image, decode_mask, to_rgb
+from lib_controlnet.pictures.decode import check_size
 from lib_controlnet.pictures.thinning import ridge_pixels, thin
-
-__all__ = [
-    "Size",
-    "border_colour",
-    "check_size",
-    "decode_image",
-    "decode_mask",
-    "fit_map",
-    "is_flat",
-    "join_mask",
-    "pixel_perfect_resolution",
-    "placement",
-    "resize_map",
-    "resize_short_side",
-    "resize_with_pad",
-    "to_rgb",
-]
 
 _PAD_STEP: Final = 64
 """Detectors run on multiples of this."""

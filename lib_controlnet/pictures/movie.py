@@ -34,7 +34,7 @@ MP4_CODEC: Final = "mp4v"
 FRAME_SECONDS: Final = 30.0
 """Longest time for one frame, and for the start of the decoder."""
 _POLL: Final = 0.1
-_ROOT: Final = Path(__file__).resolve().parents[1]
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _PROGRAM: Final = (
     "import json, sys; sys.path += json.loads(sys.argv[1]); "
     "from lib_controlnet.pictures.movie_decoder import main; main(sys.argv[2:])"

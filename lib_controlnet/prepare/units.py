@@ -30,7 +30,7 @@ from lib_controlnet.prepare.inputs import (
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
-    from lib_controlnet.families.base import BaseUNet, ControlNetwork
+    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
     from lib_controlnet.units.request import GenerationRequest
     from lib_controlnet.units.unit import ControlUnit
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from lib_controlnet.engine.network import CONTEXT_TO_BASE, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.families import discover
-from lib_controlnet.families.base import CONTEXT_TO_BASE, read_shape
 from lib_controlnet.files.catalog import ModelFile, listed_under, short_hash
 from lib_controlnet.files.layouts import is_diffusers
 from lib_controlnet.nets.cldm import ControlNetParams, read_params

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
-from lib_controlnet.pictures.decode import decode_image
-from lib_controlnet.pictures.maps import Size, resize_map, to_rgb
+from lib_controlnet.pictures.decode import decode_image, to_rgb
+from lib_controlnet.pictures.maps import Size, resize_map
 
 from . import captions
 from .dataset import ABOUT, Item, about, write_items, write_picture, write_text

@@ -19,8 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.pictures.decode import decode_image, read_plain_file
-from lib_controlnet.pictures.maps import Size, to_rgb
+from lib_controlnet.pictures.decode import decode_image, read_plain_file, to_rgb
+from lib_controlnet.pictures.maps import Size
 
 from .errors import TrainError
 from .reading import read_content

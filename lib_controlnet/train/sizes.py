@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lib_controlnet.engine.network import read_shape
 from lib_controlnet.enums import BaseModel
-from lib_controlnet.families.base import read_shape
 
 from .errors import TrainError
 

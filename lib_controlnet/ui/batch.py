@@ -24,7 +24,7 @@ from lib_controlnet.ui.uploads import is_upload, only_uploads
 if TYPE_CHECKING:
     from gradio.components import Component
 
-    from lib_controlnet.ui.widgets import UnitWidgets
+    from lib_controlnet.ui.unit_widgets import UnitWidgets
 
 MERGE_IMAGES: Final = "merge_images"
 """Value of a unit beside its fields: JSON list of the uploaded files, for `InputMode.MERGE`."""

@@ -16,7 +16,8 @@ from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.preview import connect_preview
 from lib_controlnet.ui.region import connect_region
 from lib_controlnet.ui.unit_value import UnitValue
-from lib_controlnet.ui.widgets import BRUSH_COLOUR, UnitWidgets
+from lib_controlnet.ui.unit_widgets import UnitWidgets
+from lib_controlnet.ui.widgets import BRUSH_COLOUR
 
 
 def connect(

@@ -23,7 +23,8 @@ from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.region import MASK_NOT_PASTED
 from lib_controlnet.ui.unit_value import UnitValue
-from lib_controlnet.ui.widgets import UnitWidgets, build_unit
+from lib_controlnet.ui.unit_widgets import UnitWidgets
+from lib_controlnet.ui.widgets import build_unit, value_fields
 from lib_controlnet.units import infotext
 from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
 
@@ -83,7 +84,7 @@ def _value(
     host_tab: HostTab | None,
 ) -> UnitValue:
     value = UnitValue()
-    fields = {**widgets.fields(), "batch_option": batch_option}
+    fields = {**value_fields(widgets), "batch_option": batch_option}
     fields |= host_boxes() if tab == "img2img" else {}
     value.follow(widgets.name, fields, [widgets.preview, widgets.preview_group, widgets.status])
     value.unit_widgets = widgets

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.pictures.maps import decode_image, decode_mask
+from lib_controlnet.pictures.decode import decode_image, decode_mask
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from lib_controlnet.ui.choices import model_problem
 from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
 from lib_controlnet.ui.messages import as_html
 from lib_controlnet.ui.unit_value import UnitValue
-from lib_controlnet.ui.widgets import UnitWidgets
+from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.units.batch import first_picture
 from lib_controlnet.units.request import GenerationRequest
 from lib_controlnet.units.unit import NO_MODEL, parse_unit

@@ -19,7 +19,7 @@ from lib_controlnet.ui.messages import message_line
 if TYPE_CHECKING:
     from gradio.components import Component
 
-    from lib_controlnet.ui.widgets import UnitWidgets
+    from lib_controlnet.ui.unit_widgets import UnitWidgets
 
 REGION_COLOUR: Final = "#14b8a6"
 REGION_OPACITY: Final = 0.6

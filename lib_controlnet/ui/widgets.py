@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
@@ -19,101 +18,28 @@ from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
 from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
+from lib_controlnet.ui.unit_widgets import UnitWidgets
 
 BRUSH_COLOUR: Final = "img2img_inpaint_mask_brush_color"
 """The host's setting for the colour of drawn masks."""
 _PICTURE_HEIGHT: Final = 300
 
 
-@dataclass(frozen=True)
-class UnitWidgets:
-    """Widgets by the unit field they set, and those that only serve the panel."""
-
-    name: str
-    image: Component
-    mask: Component
-    mask_group: Component
-    image_group: Component
-    upload_group: Component
-    preview: Component
-    preview_group: Component
-    canvas_group: Component
-    canvas_width: Component
-    canvas_height: Component
-    canvas_create: Component
-    canvas_cancel: Component
-    canvas_open: Component
-    send_size: Component
-    pose: Component
-    close_preview: Component
-    picture_note: Component
-    drawing_note: Component
-    enabled: Component
-    low_vram: Component
-    pixel_perfect: Component
-    allow_preview: Component
-    use_region: Component
-    independent: Component
-    crop: Component
-    union_type: Component
-    control_type: Component
-    module: Component
-    run: Component
-    model: Component
-    refresh: Component
-    notes: Component
-    weight: Component
-    guidance_start: Component
-    guidance_end: Component
-    processor_res: Component
-    threshold_a: Component
-    threshold_b: Component
-    control_mode: Component
-    resize_mode: Component
-    hr_option: Component
-    region: Component
-    region_feather: Component
-    region_hint: Component
-    region_canvas: Component
-    region_status: Component
-    backdrop: Component
-    advanced_weighting: Component
-    status: Component
-    restore: Component
-    offer: Component
-    answer: Component
-    edition: Component
-    target_width: Component
-    target_height: Component
-    target_tab: Component
-    target_scale: Component
-    single_tab: Any
-    batch_tab: Any
-    merge_tab: Any
-    input_mode: Component
-    batch_images: Component
-    output_dir: Component
-    merge_gallery: Component
-    merge_upload: Component
-    merge_clear: Component
-    merge_images: Component
-    loopback: Component
-
-    def fields(self) -> dict[str, Component]:
-        """Field of the unit value -> widget."""
-        plain = (
-            "enabled low_vram pixel_perfect module model weight guidance_start guidance_end "
-            "processor_res threshold_a threshold_b control_mode resize_mode hr_option image "
-            "region region_feather advanced_weighting input_mode batch_images output_dir loopback"
-        )
-        fields = {name: getattr(self, name) for name in plain.split()}
-        fields["effective_region_mask"] = self.mask
-        fields["inpaint_crop_input_image"] = self.crop
-        fields["union_control_type"] = self.union_type
-        fields[INDEPENDENT] = self.independent
-        fields[REGION_CANVAS] = self.region_canvas
-        fields[MERGE_IMAGES] = self.merge_images
-        return fields
+def value_fields(widgets: UnitWidgets) -> dict[str, Component]:
+    """Field of the unit value -> widget."""
+    plain = (
+        "enabled low_vram pixel_perfect module model weight guidance_start guidance_end "
+        "processor_res threshold_a threshold_b control_mode resize_mode hr_option image "
+        "region region_feather advanced_weighting input_mode batch_images output_dir loopback"
+    )
+    fields = {name: getattr(widgets, name) for name in plain.split()}
+    fields["effective_region_mask"] = widgets.mask
+    fields["inpaint_crop_input_image"] = widgets.crop
+    fields["union_control_type"] = widgets.union_type
+    fields[INDEPENDENT] = widgets.independent
+    fields[REGION_CANVAS] = widgets.region_canvas
+    fields[MERGE_IMAGES] = widgets.merge_images
+    return fields
 
 
 def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:

@@ -27,8 +27,8 @@ from weights import weights_folder
 from annotator.weights import STORE, Options
 from lib_controlnet.detect import listing
 from lib_controlnet.detect.preprocess import run_preprocessor
+from lib_controlnet.engine.network import BaseUNet, describe_unet
 from lib_controlnet.families import load_network
-from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.files.catalog import EXTENSIONS, Catalog, short_hash
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.hash_store import HashStore

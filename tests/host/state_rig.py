@@ -388,7 +388,7 @@ def held_type(value: Any) -> str:
 
 
 def runtime() -> Any:
-    from lib_controlnet.host.a1111.adapter import runtime as present
+    from lib_controlnet.host.runtime import runtime as present
 
     return present()
 

@@ -333,13 +333,13 @@ def test_process_called_again_in_the_middle_changes_nothing(
 ):
     """What a face detailer does after its own generation: the scripts' `process`, again."""
     from lib_controlnet.host import generation
-    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host.runtime import runtime
 
     finish = generation.finish_picture
 
     def again(p: Any, result: Any) -> None:
         finish(p, result)
-        generation.begin(p, [batch_unit(str(folder))], adapter.runtime())
+        generation.begin(p, [batch_unit(str(folder))], runtime())
 
     monkeypatch.setattr(generation, "finish_picture", again)
     p = job(batch_unit(str(folder)))

@@ -38,10 +38,11 @@ def seen(webui, monkeypatch):
 
     from lib_controlnet.engine.effects import HoldColours
     from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host.runtime import runtime
 
     found = Seen()
     after_cfg, apply = adapter.on_cfg_after_cfg, HoldColours.apply
-    host = type(adapter.runtime().host)
+    host = type(runtime().host)
     encode = host.vae_encode
 
     def spy_guided(session, params):

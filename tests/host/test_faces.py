@@ -21,7 +21,7 @@ from lib_controlnet.units.unit import PUBLIC_FIELDS
 
 def runtime() -> Any:
     """The services of the running extension; the host must have been started."""
-    from lib_controlnet.host.a1111.adapter import runtime as running
+    from lib_controlnet.host.runtime import runtime as running
 
     return running()
 

@@ -221,7 +221,7 @@ def test_setting_skip_goes_on_without_the_failing_unit(webui, plain):
 def test_failure_during_sampling_leaves_the_next_run_untouched(webui, plain, calls):
     import embedded
 
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
 
     before = unet_hooks()
     calls.fail_at = 2

@@ -41,7 +41,7 @@ class Held:
 
 @pytest.fixture
 def held(webui, monkeypatch) -> Iterator[Held]:
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
 
     gc.collect()
     held = Held()
@@ -156,7 +156,7 @@ def failing_batch(monkeypatch) -> Callable[[], Any]:
 
 
 def test_failed_batch_is_no_longer_the_running_one(held, failing_batch):
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
 
     p = failing_batch()
     assert refusal(p) == "simulated"
@@ -168,7 +168,7 @@ def test_failed_batch_is_no_longer_the_running_one(held, failing_batch):
 def test_failed_batch_of_a_job_that_nobody_closes_goes_with_it(held, failing_batch):
     from modules import processing
 
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
 
     p = failing_batch()
     try:

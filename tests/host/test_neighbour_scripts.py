@@ -311,7 +311,7 @@ def test_row_14_companion_is_in_the_routes_and_a_generation(webui, companion):
 def test_row_14_companion_is_in_the_panel(webui, companion):
     import gradio as gr
 
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
     from lib_controlnet.ui.panel import build_panel
 
     with gr.Blocks() as page:

@@ -91,15 +91,15 @@ def grid(webui):
     """Our axes in the host's grid script; label -> axis."""
     from modules import scripts
 
-    from lib_controlnet.host.a1111 import adapter
     from lib_controlnet.host.runs import xyz
+    from lib_controlnet.host.runtime import runtime
 
     (module,) = (
         data.module
         for data in scripts.scripts_data
         if data.script_class.__module__ == xyz.SCRIPT_FILE
     )
-    xyz.register(adapter.runtime())
+    xyz.register(runtime())
     labels = [axis.label for axis in module.axis_options]
     assert len(labels) == len(set(labels)), "registering again adds nothing"
     prefix = xyz.PREFIX

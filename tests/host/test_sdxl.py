@@ -81,9 +81,9 @@ def test_v_prediction_holds_the_kept_part_for_the_sampler(
 ) -> None:
     from modules import sd_samplers_common, shared
 
-    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host.runtime import runtime
 
-    host, seen, latents = type(adapter.runtime().host), [], []
+    host, seen, latents = type(runtime().host), [], []
     encode, callback = host.vae_encode, sd_samplers_common.Sampler.callback_state
 
     def spy_encode(self: Any, image: torch.Tensor) -> torch.Tensor:

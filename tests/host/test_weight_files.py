@@ -169,7 +169,7 @@ def test_preview_is_told_its_own_downloads_and_no_job_s_bar(
 ) -> None:
     from modules import shared
 
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
     from lib_controlnet.ui.preview import on_run, plain_request
 
     set_options(controlnet_hub_mirror=hub.url)

@@ -108,7 +108,7 @@ def read(option: Any, text: str, p: Any) -> list[Any]:
 def units_of(p: Any) -> list[Any]:
     """The units that a generation on `p` starts with."""
     from lib_controlnet.host import generation
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
     from lib_controlnet.units import overrides
 
     script = p.scripts.script("ControlNet")
@@ -155,7 +155,7 @@ def test_values_of_an_axis_and_their_legends(axes, title):
 
 
 def model_names() -> list[str]:
-    from lib_controlnet.host.a1111.adapter import runtime
+    from lib_controlnet.host.runtime import runtime
 
     return runtime().catalog.names()
 

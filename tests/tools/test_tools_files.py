@@ -202,7 +202,7 @@ MEASURE = """
 import gc, json, sys
 from pathlib import Path
 import torch
-from lib_controlnet import listing  # the preprocessors, that `info` asks
+from lib_controlnet.detect import listing  # the preprocessors, that `info` asks
 from lib_controlnet.tools.__main__ import main
 
 def peak():

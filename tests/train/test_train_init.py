@@ -25,10 +25,10 @@ from toy_base import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lib_controlnet.engine.network import BaseUNet
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.families import load_network
-from lib_controlnet.families.base import BaseUNet
 from lib_controlnet.train.__main__ import main
 from lib_controlnet.train.base import open_base
 from lib_controlnet.train.control_file import network

@@ -25,10 +25,10 @@ from support import (
 from torch import Tensor, nn
 
 from lib_controlnet.engine.injection import Residuals, sum_residuals
+from lib_controlnet.engine.network import BaseUNet, ControlNetwork, describe_unet
 from lib_controlnet.engine.places import UNetPatcher
 from lib_controlnet.engine.step import RowLayout, StepContext, StepCursor
 from lib_controlnet.families import identify
-from lib_controlnet.families.base import BaseUNet, ControlNetwork, describe_unet
 
 FULL_WIDTH = {
     "in_channels": 4,

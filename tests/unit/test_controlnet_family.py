@@ -18,9 +18,9 @@ from support import (
 )
 from torch import Tensor, nn
 
+from lib_controlnet.engine.network import BaseUNet, ControlNetwork, describe_unet
 from lib_controlnet.errors import BrokenCheckpointError, HostError
 from lib_controlnet.families import identify, load_network
-from lib_controlnet.families.base import BaseUNet, ControlNetwork, describe_unet
 
 KINDS = ["SD1", "SD2", "SDXL", "demo"]
 

@@ -22,6 +22,7 @@ from support import (
 from torch import nn
 
 from lib_controlnet import families
+from lib_controlnet.engine.network import BaseUNet, UNetShape, describe_unet, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import (
     AmbiguousCheckpointError,
@@ -31,13 +32,7 @@ from lib_controlnet.errors import (
     WrongBaseModelError,
 )
 from lib_controlnet.families import identify, load_network
-from lib_controlnet.families.base import (
-    BaseUNet,
-    ControlFamily,
-    UNetShape,
-    describe_unet,
-    read_shape,
-)
+from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.families.controlnet import ControlNetFamily, check_base
 from lib_controlnet.files.layouts import normalise
 from lib_controlnet.files.signatures import SIGNATURES, classify

@@ -139,7 +139,9 @@ TRY_FUNCTIONS = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from lib_controlnet import infotext, preprocess, transport
+from lib_controlnet.detect import preprocess
+from lib_controlnet.pictures import transport
+from lib_controlnet.units import infotext
 from lib_controlnet.files.catalog import Catalog, ModelFile
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.ui.unit_value import read_weights

@@ -16,29 +16,14 @@ MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
 MAX_CONSTRUCTOR_LINES = 100
 
-# Low layers first; a file may import its own layer and anything below. Names are modules or
-# packages of lib_controlnet.
-LAYERS = (
-    (
-        *("errors", "enums", "ports", "image", "decode", "transport", "thinning", "hash_store"),
-        *("published", "coverage", "limits", "typed_paths"),
-    ),
-    (
-        *("unit", "nets", "checkpoint", "containers", "layouts", "request", "crop", "conflicts"),
-        *("batch", "movie", "movie_decoder", "movie_kinds", "pose_layouts", "pickles"),
-        "field_values",
-    ),
-    ("injection", "step", "window", "hint", "region", "active", "effects", "outcome", "sliders"),
-    ("patcher",),
-    ("families", "inputs", "preprocess", "catalog", "model_cache", "finish", "infotext", "listing"),
-    ("remote", "plugins", "unit_object", "pose", "tools", "train"),
-    ("session",),
-    ("prepare",),
-    ("host",),
-    ("python_api",),
-    ("ui", "api", "legacy"),
+# Low rooms first: a module may import its own room and those before it, never in a circle.
+# A name is a package or a module of lib_controlnet.
+ROOMS = (
+    *("errors", "enums", "limits", "nets", "files", "pictures", "units", "detect", "engine"),
+    *("families", "prepare", "tools", "train", "interop"),
+    *("host", "ui", "api"),
 )
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+RANK = {name: rank for rank, name in enumerate(ROOMS)}
 HOST_MODULES = {"modules", "launch", "modules_forge", "backend"}
 WEB = {"gradio", "fastapi", "pydantic", "starlette"}
 OPTIONAL = (
@@ -64,24 +49,10 @@ def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def is_type_checking(test: ast.expr) -> bool:
-    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
-
-
 def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Absolute dotted names that a file imports at run time, with the line."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(node)
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and is_type_checking(branch.test)
-        for statement in branch.body
-        for node in ast.walk(statement)
-    }
+    """Absolute dotted names that a file imports, for type checkers alone too, with the line."""
     package = path.relative_to(ROOT).with_suffix("").parts
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,8 +61,20 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{stem}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def layer(dotted: str) -> str | None:
-    """The layer's name in LAYERS of a dotted name inside lib_controlnet."""
+def lines_for_type_checkers(path: Path) -> set[int]:
+    """Lines of a file that only a type checker runs."""
+    return {
+        line
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+        for line in range(node.lineno, (node.body[-1].end_lineno or node.lineno) + 1)
+    }
+
+
+def room(dotted: str) -> str | None:
+    """The room in ROOMS of a dotted name inside lib_controlnet."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 and parts[0] == "lib_controlnet" else None
 
@@ -100,9 +83,10 @@ def wrong_arrows(path: Path) -> list[str]:
     """Imports of a file that point up, or out of the extension where that is not allowed."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     top, own = parts[0], parts[1] if len(parts) > 1 else ""
+    typing = lines_for_type_checkers(path)
     wrong = []
     for name, line in imported(path):
-        head, target = name.split(".")[0], layer(name)
+        head, target = name.split(".")[0], room(name)
         may_see_host = top == "scripts" or (top == "lib_controlnet" and own == "host")
         may_see_web = top == "scripts" or own in ("ui", "api", "host")
         bad = (
@@ -110,7 +94,7 @@ def wrong_arrows(path: Path) -> list[str]:
             or (head in WEB and top in ("lib_controlnet", "annotator") and not may_see_web)
             or (head == "gradio" and own == "api")
             or (head == "lib_controlnet" and top == "annotator")
-            or (head == "annotator" and top == "lib_controlnet" and own != "preprocess")
+            or (head == "annotator" and top == "lib_controlnet" and line not in typing)
             or (head in ("minihost", "minildm", "tests"))
             or (target in RANK and own in RANK and RANK[target] > RANK[own])
         )
@@ -124,11 +108,51 @@ def test_imports_of_the_extension_point_down(path: Path) -> None:
     assert not wrong_arrows(path)
 
 
-def test_layers_name_every_module_of_the_core() -> None:
+def test_rooms_name_every_module_of_the_core() -> None:
     """A new module has to say where it belongs, otherwise no arrow of it is checked."""
     found = {path.stem for path in (ROOT / "lib_controlnet").glob("*.py")} - {"__init__"}
     found |= {path.parent.name for path in (ROOT / "lib_controlnet").glob("*/__init__.py")}
-    assert found <= set(RANK), f"add to LAYERS: {sorted(found - set(RANK))}"
+    assert found <= set(RANK), f"add to ROOMS: {sorted(found - set(RANK))}"
+
+
+def graph(package: str) -> dict[str, set[str]]:
+    """Which modules of a package each of them imports, type checkers' imports included."""
+    paths = {
+        label(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+        for path in sources(package)
+    }
+    arrows: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        names = {name for name, _line in imported(path)}
+        found = {name if name in paths else name.rpartition(".")[0] for name in names}
+        arrows[module] = (found & paths.keys()) - {module}
+    return arrows
+
+
+def circles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules that reach each other."""
+    reached = {start: reach(start, arrows) for start in arrows}
+    rings = [frozenset(b for b in reached[a] if a in reached[b]) for a in arrows if a in reached[a]]
+    return sorted(map(set, set(rings)), key=sorted)
+
+
+def reach(start: str, arrows: dict[str, set[str]]) -> set[str]:
+    """Every module that a chain of imports leads to."""
+    seen: set[str] = set()
+    todo = list(arrows[start])
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += arrows[name]
+    return seen
+
+
+@pytest.mark.parametrize("package", ["lib_controlnet"])
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    arrows = graph(package)
+    assert any(arrows.values()), "no arrow was read"
+    assert not circles(arrows)
 
 
 def modules_after(code: str, *paths: str) -> set[str]:
@@ -159,7 +183,7 @@ for package in (lib_controlnet, annotator):
 
 
 def test_core_imports_nothing_optional_and_no_web_framework() -> None:
-    excluded = {"host", "ui", "api", "legacy"}
+    excluded = {"host", "ui", "api"}
     loaded = modules_after(IMPORT_CORE.format(excluded=excluded), ".")
     assert "torch" in loaded, "the probe imported nothing"
     unwanted = loaded & {*OPTIONAL, *WEB, *HOST_MODULES}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.interop import aliases
+from lib_controlnet.interop import aliases, services
 from lib_controlnet.interop import api as python_api
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,7 +192,7 @@ def test_global_state_lists_models_and_runs_preprocessors(
         catalog=SimpleNamespace(files=files, names=lambda: list(files)),
         refresh_models=lambda: scans.append(1),
     )
-    monkeypatch.setattr(python_api, "_runtime", lambda: runtime)
+    monkeypatch.setattr(services, "_PROVIDERS", [lambda: runtime])
     state = importlib.import_module(f"{FOLDER}.scripts.global_state", "global_state")
     state.update_cn_models()
     assert scans == [1]

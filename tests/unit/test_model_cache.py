@@ -11,10 +11,10 @@ import pytest
 import torch
 from support import save_controlnet, tiny_base, tiny_controlnet
 
+from lib_controlnet.engine.network import BaseUNet, ControlNetwork
 from lib_controlnet.engine.residency import ModelCache
 from lib_controlnet.errors import ModelNotFoundError, WrongBaseModelError
 from lib_controlnet.families import load_network
-from lib_controlnet.families.base import BaseUNet, ControlNetwork
 
 LARGE = 2**40
 

@@ -165,7 +165,7 @@ def test_decoder_opens_no_second_file_even_for_a_playlist(
     def told(closed: bool) -> bytes:
         opened = "" if closed else "movie_decoder._limit = lambda: None; "
         program = (
-            f"import sys; from lib_controlnet import movie_decoder; {opened}"
+            f"import sys; from lib_controlnet.pictures import movie_decoder; {opened}"
             "movie_decoder.main(sys.argv[1:])"
         )
         options = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": FFMPEG_OPTIONS.format(form)}

@@ -475,7 +475,7 @@ import logging, sys
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
 sys.path[:0] = [{neighbour!r}, {root!r}]
 import annotator
-from lib_controlnet import preprocess
+from lib_controlnet.detect import preprocess
 import numpy as np
 found = preprocess.run_preprocessor("canny", np.zeros((64, 64, 3), np.uint8), 64)
 print("annotator is", annotator.OWNER, "and canny gives", found.image.shape)

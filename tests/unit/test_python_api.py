@@ -21,6 +21,7 @@ from fastapi.encoders import jsonable_encoder
 from lib_controlnet.enums import ControlMode, HiResFixOption, InputMode, ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.interop import api as python_api
+from lib_controlnet.interop import services
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.units.unit import PUBLIC_FIELDS, parse_unit
@@ -109,7 +110,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         catalog=SimpleNamespace(names=lambda: ["control_canny [01234567]"]),
         scans=scans,
     )
-    monkeypatch.setattr(python_api, "_runtime", lambda: fake)
+    monkeypatch.setattr(services, "_PROVIDERS", [lambda: fake])
     return fake
 
 

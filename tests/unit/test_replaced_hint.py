@@ -6,10 +6,10 @@ import pytest
 import torch
 from support import inputs, random_hint, tiny_controlnet
 
+from lib_controlnet.engine.residual import ActiveControl, evaluate_group
 from lib_controlnet.engine.step import Row, StepContext
 from lib_controlnet.engine.window import Window
 from lib_controlnet.errors import HostError
-from lib_controlnet.families.residual import ActiveControl, evaluate_group
 
 FRAMES = 2
 ROWS = tuple(Row(i, is_cond=cond) for cond in (True, False) for i in range(FRAMES))

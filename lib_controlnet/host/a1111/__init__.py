@@ -1,0 +1,1 @@
+"""What a second host replaces: model, sampler, rows and schedule of A1111 v1.10."""

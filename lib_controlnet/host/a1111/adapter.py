@@ -6,21 +6,21 @@ import json
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from modules import devices, paths, scripts, sd_models, shared
+from modules import devices, paths, sd_models, shared
 
 from lib_controlnet.engine.effects import adjusted_noise
+from lib_controlnet.engine.network import BaseUNet, describe_unet
 from lib_controlnet.engine.step import NoisyLatent, RowLayout, Texts
 from lib_controlnet.errors import HostError
-from lib_controlnet.families.base import BaseUNet, describe_unet
 from lib_controlnet.host.a1111 import vae
 from lib_controlnet.host.a1111.schedule import from_denoiser
-from lib_controlnet.host.folders import find_folders
+from lib_controlnet.host.folders import EXTENSION_ROOT, find_folders
 from lib_controlnet.host.page import settings
 from lib_controlnet.host.page.logs import say_once
 
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lib_controlnet.engine.session import ControlSession
-    from lib_controlnet.host.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 SESSION_ATTRIBUTE: Final = "controlnet_session"
 OWNER_ATTRIBUTE: Final = "controlnet_session_owner"
-RUNTIME_ATTRIBUTE: Final = "controlnet_runtime"
-EXTENSION_ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class A1111Host:
     """Answers `ports.Host` for A1111."""
+
+    def base(self) -> BaseUNet | None:
+        """The loaded checkpoint's U-Net, see `base_unet`."""
+        return base_unet()
 
     @property
     def device(self) -> torch.device:
@@ -164,32 +165,6 @@ def require_base() -> BaseUNet:
     return base
 
 
-def present_runtime() -> Runtime | None:
-    """The extension's shared objects, held by its script class; None before it is loaded.
-
-    "Reload custom script bodies" executes the script again, but keeps the instances of the old
-    class at work: the new one must share their objects.
-    """
-    for data in scripts.scripts_data:
-        found = getattr(data.script_class, RUNTIME_ATTRIBUTE, None)
-        if found is not None:
-            return found
-    return None
-
-
-def runtime() -> Runtime:
-    """The extension's shared objects.
-
-    Raises:
-        HostError: the extension's script has not been loaded (yet).
-    """
-    found = present_runtime()
-    if found is not None:
-        return found
-    msg = "ControlNet is not loaded yet; ask again after the WebUI has started"
-    raise HostError(msg)
-
-
 def session_of(p: Any) -> ControlSession | None:
     """The session of a processing object, or of the one that it is a copy of."""
     return getattr(p, SESSION_ATTRIBUTE, None)
@@ -207,18 +182,6 @@ def end_session(p: Any) -> None:
     if session is not None and owner is not None and owner() is p:
         session.release()
     setattr(p, SESSION_ATTRIBUTE, None)
-
-
-@contextmanager
-def sampled(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
-    """The session's pass runs inside; one in whose middle it runs is silent meanwhile."""
-    outer = shared_objects.sampling
-    shared_objects.sampling = session
-    try:
-        with nullcontext() if outer is None else outer.silent():
-            yield
-    finally:
-        shared_objects.sampling = outer
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
@@ -23,18 +23,16 @@ from lib_controlnet.errors import HostError
 from lib_controlnet.host import clients, generation
 from lib_controlnet.host.a1111.adapter import (
     loaded_model,
-    present_runtime,
     require_base,
-    sampled,
     session_of,
 )
 from lib_controlnet.host.a1111.schedule import watched
+from lib_controlnet.host.runtime import Runtime, present_runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lib_controlnet.engine.window import Schedule
-    from lib_controlnet.host.runtime import Runtime
 
 Launch = Callable[[Any, int, Callable[[], Any]], Any]
 METHOD: Final = "launch_sampling"
@@ -90,7 +88,7 @@ def _controlling(original: Launch) -> Launch:
             return original(sampler, steps, func)  # called by the method of a subclass
         if session is None or session is runtime.sampling:
             # Another generation in the middle of ours: it keeps the controls quiet.
-            with sampled(ControlSession(runtime.host, []), runtime):
+            with _sampled(ControlSession(runtime.host, []), runtime):
                 return original(sampler, steps, func)
         session.sampler = sampler
         try:
@@ -102,6 +100,18 @@ def _controlling(original: Launch) -> Launch:
     return launch_sampling
 
 
+@contextmanager
+def _sampled(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
+    """The session's pass runs inside; one in whose middle it runs is silent meanwhile."""
+    outer = shared_objects.sampling
+    shared_objects.sampling = session
+    try:
+        with nullcontext() if outer is None else outer.silent():
+            yield
+    finally:
+        shared_objects.sampling = outer
+
+
 def _controlled(
     session: ControlSession, runtime: Runtime, sampler: Any, run: Callable[[], Any]
 ) -> Any:
@@ -111,7 +121,7 @@ def _controlled(
     script method raises but passes on what comes out of sampling.
     """
     with ExitStack() as stack:
-        stack.enter_context(sampled(session, runtime))
+        stack.enter_context(_sampled(session, runtime))
         session.raise_error()
         is_attached = session.is_bound
         if is_attached:

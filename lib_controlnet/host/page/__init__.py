@@ -1,0 +1,1 @@
+"""The host's page: settings, HTTP, Send-to buttons, the log."""

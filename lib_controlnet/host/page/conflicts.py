@@ -9,7 +9,7 @@ from typing import Final
 
 from modules import extensions, scripts
 
-from lib_controlnet.host.a1111.adapter import EXTENSION_ROOT
+from lib_controlnet.host.folders import EXTENSION_ROOT
 
 log = logging.getLogger(__name__)
 

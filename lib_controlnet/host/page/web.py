@@ -12,8 +12,8 @@ from modules.api.api import decode_base64_to_image, encode_pil_to_base64
 from PIL import Image
 
 from lib_controlnet.host import clients, pictures
-from lib_controlnet.host.a1111.adapter import RUNTIME_ATTRIBUTE
 from lib_controlnet.host.page import settings
+from lib_controlnet.host.runtime import RUNTIME_ATTRIBUTE
 
 log = logging.getLogger(__name__)
 

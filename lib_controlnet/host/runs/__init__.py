@@ -1,0 +1,1 @@
+"""Several pictures for one press: batches, animations, movies and grids."""

@@ -20,7 +20,7 @@ from lib_controlnet.errors import ControlNetError, UnitError, shown
 from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.host import pictures
 from lib_controlnet.units import batch
-from lib_controlnet.units.batch import BatchPlan, BatchSource, ResultNames
+from lib_controlnet.units.batch import BatchPlan, ResultNames
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,7 +121,7 @@ def unfolded(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> list[Con
     Raises:
         ControlNetError: pictures are missing or broken.
     """
-    return batch.unfold(units, source(p, runtime))
+    return batch.unfold(units, pictures.batch_source(p, runtime.host))
 
 
 def plan_run(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> BatchRun | None:
@@ -133,7 +133,7 @@ def plan_run(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> BatchRun
     restore(p)
     before, outer = run_of(p), runtime.batch
     setattr(p, ATTRIBUTE, None)
-    plan = batch.make_plan(units, source(p, runtime))
+    plan = batch.make_plan(units, pictures.batch_source(p, runtime.host))
     if plan is None:
         return None
     run = BatchRun(weakref.ref(p), plan, job=shared.state.time_start)
@@ -151,20 +151,6 @@ def plan_run(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> BatchRun
         runtime.batch = run
     setattr(p, ATTRIBUTE, run)
     return run
-
-
-def source(p: Any, runtime: Runtime) -> BatchSource:
-    """Where pictures may come from; requests over HTTP name no folder unless one was opened."""
-    single = pictures.source(runtime)
-    if getattr(p, "is_api", False):
-        refusal = (
-            "send the pictures as a list of base64, or open a folder in the settings (ControlNet: "
-            "Folder whose pictures API requests may name by path)"
-        )
-        return BatchSource(single.allow_paths, single.allow_paths, single.fetch, refusal)
-    hidden = bool(runtime.host.flag("hide_ui_dir_config", False))
-    refusal = "the WebUI was started with --hide-ui-dir-config"
-    return BatchSource(not hidden, single.allow_paths, single.fetch, refusal)
 
 
 def tab_turn(p: Any) -> tuple[int, int] | None:
@@ -272,7 +258,7 @@ def _choose_saving(run: BatchRun, runtime: Runtime) -> None:
 
 def _output_folder(unit: ControlUnit, run: BatchRun, runtime: Runtime) -> Path:
     where = f"{unit.name}: output_dir"
-    open_to = source(run.owner, runtime).folders
+    open_to = pictures.batch_source(run.owner, runtime.host).folders
     try:
         folder = Path(typed_path(unit.output_dir)).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, or links in a circle

@@ -183,7 +183,7 @@ def _movie_file(value: Any, unit: int, p: Any, runtime: Runtime, scratch: Path) 
     if not getattr(p, "is_api", False):
         return Path(value)
     where = f"{_NAME}: the movie of unit {unit}"
-    path = opened_file(value, pictures.source(runtime).allow_paths)
+    path = opened_file(value, pictures.source(runtime.host).allow_paths)
     if path is not None:
         return path
     data = bytes_of_text(value)

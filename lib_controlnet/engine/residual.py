@@ -15,8 +15,8 @@ from lib_controlnet.engine.step import StepContext
 from lib_controlnet.errors import HostError
 
 if TYPE_CHECKING:
+    from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.window import Window
-    from lib_controlnet.families.base import ControlNetwork
 
 LATENT_CHANNELS: Final = 4
 """Channels of the noisy latent; inpainting and edit U-Nets append their own conditioning."""
