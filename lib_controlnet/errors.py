@@ -99,7 +99,7 @@ def shown(value: object) -> str:
 
 
 def _is_long(value: object) -> bool:
-    return isinstance(value, int) and value.bit_length() > 1000  # noqa: PLR2004 - beyond float
+    return isinstance(value, int) and value.bit_length() > 1000  # beyond float
 
 
 def printable(text: str) -> str:

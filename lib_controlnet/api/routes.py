@@ -127,7 +127,7 @@ Number = float | None
 
 def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
     @router.post("/detect")
-    def detect(  # noqa: PLR0913 - the body's keys
+    def detect(
         controlnet_module: str | None = Body("none", title="Controlnet Module"),
         controlnet_input_images: Texts = Body([], title="Controlnet Input Images"),  # noqa: B008
         controlnet_processor_res: Number = Body(-1, title="Controlnet Processor Resolution"),  # noqa: B008

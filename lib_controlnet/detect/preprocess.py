@@ -377,7 +377,7 @@ def is_map(value: object) -> bool:
         isinstance(value, np.ndarray)
         and value.dtype == np.uint8
         and value.size > 0
-        and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 3, 4)))  # noqa: PLR2004
+        and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 3, 4)))
     )
 
 

@@ -104,7 +104,7 @@ def mask_channels(
     Returns:
         None if nothing is masked: the unit does not say what is to be repainted.
     """
-    pixels, mask = placed[:, :3], (placed[:, 3:] > 0.5).float()  # noqa: PLR2004 - half scale
+    pixels, mask = placed[:, :3], (placed[:, 3:] > 0.5).float()  # half scale
     if not bool(mask.any()):
         return None
     latent = encode(torch.lerp(pixels, torch.lerp(pixels, mask.new_tensor(0.5), mask), hidden))
@@ -200,7 +200,7 @@ def keep_unmasked(
     Returns:
         None if the mask covers the whole picture: nothing is to be kept.
     """
-    pixels, mask = placed[:, :3], (placed[:, 3:] > 0.5).float()  # noqa: PLR2004 - half scale
+    pixels, mask = placed[:, :3], (placed[:, 3:] > 0.5).float()  # half scale
     if bool(mask.all()):
         return None
     cells = F.max_pool2d(mask, POOL_KERNEL, POOL_STRIDE, POOL_PADDING)

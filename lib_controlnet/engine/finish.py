@@ -106,7 +106,7 @@ def soft_mask(mask: np.ndarray, sigma: int) -> np.ndarray:
         sigma: side of both boxes, pixels; 0 and less leave the mask hard.
     """
     sigma = min(sigma, _LARGEST_BOX)
-    hard = (mask > 127).astype(np.float32)  # noqa: PLR2004 - half of uint8
+    hard = (mask > 127).astype(np.float32)  # half of uint8
     if sigma <= 0:
         return hard
     # With room to grow into, the border of the picture is a place like any other.

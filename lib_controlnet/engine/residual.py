@@ -79,7 +79,7 @@ class ActiveControl:
             hint: (3, H, W) or (1, 3, H, W) for all rows, or (n, 3, H, W) with one for each row of
                 the U-Net's calls, or one for each picture of the batch.
         """
-        self.hint = hint[None] if hint.dim() == 3 else hint  # noqa: PLR2004 - no batch axis
+        self.hint = hint[None] if hint.dim() == 3 else hint  # no batch axis
         self.hint_key = f"given to {id(self)}"  # never taken for a copy of another unit's
         self.is_replaced = True
         self._guided_hint = None

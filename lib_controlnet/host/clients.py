@@ -104,7 +104,7 @@ def _presented(error: ControlNetError) -> BaseException | None:
 def _kind(own: type[ControlNetError]) -> Any:
     from fastapi import HTTPException
 
-    def __init__(self: Any, message: str, status_code: int | None = None) -> None:  # noqa: N807
+    def __init__(self: Any, message: str, status_code: int | None = None) -> None:
         Exception.__init__(self, message)
         self.detail, self.status_code, self.headers = message, status_code or own.status, None
 

@@ -383,7 +383,7 @@ def maps_to_show(prepared: PreparedUnit) -> list[np.ndarray]:
     shown: list[np.ndarray] = []
     for placed in prepared.maps:
         picture = placed.copy()
-        if picture.shape[2] == 4:  # noqa: PLR2004 - RGB plus mask
+        if picture.shape[2] == 4:  # RGB plus mask
             picture[:, :, 3] = 255 - picture[:, :, 3] // 2
         shown.append(picture)
     return shown

@@ -30,7 +30,7 @@ class ControlNetUiGroup:
     all_callbacks_registered: ClassVar[bool] = True
 
 
-def HWC3(x: np.ndarray) -> np.ndarray:  # noqa: N802 - published name
+def HWC3(x: np.ndarray) -> np.ndarray:  # published name
     """uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) -> (H, W, 3), alpha over white."""
     return to_rgb(np.asarray(x))
 

@@ -1,4 +1,4 @@
-"""T2I-Adapter, full: a small convolutional network on the hint alone (Mou et al., arXiv:2302.08453).
+"""T2I-Adapter, full: a small convolutional network on the hint (Mou et al., arXiv:2302.08453).
 
 It gives one feature map for each level of the U-Net's encoder. It sees neither noise, nor time,
 nor text, so it runs once for a picture. Module names follow the original checkpoints

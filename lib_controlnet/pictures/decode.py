@@ -376,7 +376,7 @@ def _eight_bits(levels: np.ndarray, sixteen: bool) -> np.ndarray:
 def _from_float(levels: np.ndarray, where: str) -> np.ndarray:
     """uint8 of floating point grey levels: 0 to 1, or 0 to 255 if one of them exceeds 1."""
     low, high = float(levels.min()), float(levels.max())
-    if not 0.0 <= low <= high <= 255.0:  # noqa: PLR2004 - NaN fails too
+    if not 0.0 <= low <= high <= 255.0:  # NaN fails too
         msg = (
             f"{where} cannot be used: it has floating point pixels from {low:g} to {high:g}; send "
             "0 to 1, 0 to 255, or a picture of 8 or 16 bits"

@@ -91,6 +91,6 @@ def to_hint(placed: np.ndarray) -> Tensor:
     """
     pixels = to_pixels(placed)
     hint = pixels[:, :3].clone()
-    if pixels.shape[1] == 4:  # noqa: PLR2004 - RGB plus mask
-        hint.masked_fill_(pixels[:, 3:] > 0.5, MASKED)  # noqa: PLR2004 - half of full scale
+    if pixels.shape[1] == 4:  # RGB plus mask
+        hint.masked_fill_(pixels[:, 3:] > 0.5, MASKED)  # half of full scale
     return hint

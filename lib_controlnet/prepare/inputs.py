@@ -147,7 +147,7 @@ def read_mask(value: Any, where: str, source: PictureSource) -> np.ndarray:
         return decode_mask(value, where, source.allow_paths, source.fetch)
     drawn = decode_image(layer, where, source.allow_paths, source.fetch, keep_alpha=True)
     full = np.full(drawn.shape[:2], 255, np.uint8)
-    return drawn[:, :, 3] if drawn.shape[2] == 4 else full  # noqa: PLR2004 - RGBA
+    return drawn[:, :, 3] if drawn.shape[2] == 4 else full  # RGBA
 
 
 def _own_picture(
@@ -184,7 +184,7 @@ def _crop_own(
 
 def has_mask(image: np.ndarray) -> bool:
     """Whether anything is masked in a picture with a mask, uint8 (H, W, 4)."""
-    return bool((image[:, :, 3] > 127).any())  # noqa: PLR2004 - half of full scale
+    return bool((image[:, :, 3] > 127).any())  # half of full scale
 
 
 def _under_host_mask(

@@ -149,7 +149,7 @@ def _with_region(
 def _drawn_region(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | None:
     """The mask of the first unit that has an inpaint preprocessor, for hosts without a mask."""
     for other in drawn:
-        if other.detected.shape[2] == 4:  # noqa: PLR2004 - RGB plus mask
+        if other.detected.shape[2] == 4:  # RGB plus mask
             mask = np.ascontiguousarray(other.detected[:, :, 3])
             # "Resize and Fill" adds a border that is to be painted, so it is part of the mask.
             return Region(mask, other.resize_mode, unit.region_feather, border=255)

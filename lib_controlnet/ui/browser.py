@@ -245,7 +245,7 @@ def canvas_colour(brush: str) -> str:
     if re.fullmatch("#[0-9a-fA-F]{6}", brush) is None:
         return grey
     red, green, blue = (int(brush[at : at + 2], 16) for at in (1, 3, 5))
-    return black if 0.299 * red + 0.587 * green + 0.114 * blue > 127 else white  # noqa: PLR2004
+    return black if 0.299 * red + 0.587 * green + 0.114 * blue > 127 else white
 
 
 def shown_together(count: int) -> str:

@@ -70,7 +70,7 @@ def bounded() -> Iterator[None]:
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         yield
         return
-    import resource  # noqa: PLC0415 - not there on Windows
+    import resource  # not there on Windows
 
     def stop(*_arguments: object) -> None:
         raise TooLongError

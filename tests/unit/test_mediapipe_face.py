@@ -40,7 +40,7 @@ class Package:
     def options(self, **named: Any) -> dict[str, Any]:
         return named
 
-    def Image(self, image_format: str, data: np.ndarray) -> np.ndarray:  # noqa: N802
+    def Image(self, image_format: str, data: np.ndarray) -> np.ndarray:
         assert image_format == "srgb"
         assert data.flags.c_contiguous
         return data

@@ -147,7 +147,7 @@ def test_writer_without_the_coding_says_so_and_leaves_the_gif(
         def __init__(self, *_arguments: object) -> None:
             pass
 
-        def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        def isOpened(self) -> bool:  # OpenCV's name
             return False
 
     monkeypatch.setattr(movie.cv2, "VideoWriter", NoWriter)
