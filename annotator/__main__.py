@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from .registry import Detector, Registry, discover
-from .weights import STORE, Options, WeightFile, WeightsError, all_files, folders
+from .store import STORE, folders
+from .weights import Options, WeightFile, WeightsError, all_files
 
 EXTENSION: Final = Path(__file__).resolve().parents[1]
 DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130

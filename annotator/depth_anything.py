@@ -10,7 +10,8 @@ import numpy as np
 from ._tensors import as_array, as_input, spread
 from .networks import lend
 from .registry import Detector, register
-from .weights import STORE, WeightFile
+from .store import STORE
+from .weights import WeightFile
 
 SIDE = 518
 """Short side of what the network sees, as in training."""

@@ -17,7 +17,8 @@ import numpy as np
 
 from .networks import reason
 from .registry import Detector, Requirement, Slider, register
-from .weights import STORE, WeightFile, WeightsError
+from .store import STORE
+from .weights import WeightFile, WeightsError
 
 BUNDLE: Final = WeightFile(
     "face_landmarker.task",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from .weights import STORE, WeightFile, WeightsError
+from .store import STORE
+from .weights import WeightFile, WeightsError
 
 if TYPE_CHECKING:
     import torch

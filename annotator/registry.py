@@ -22,11 +22,14 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from .weights import STORE, WeightFile
+from .store import STORE
+from .weights import WeightFile
 
 log = logging.getLogger(__name__)
 
-_MACHINERY = frozenset({"registry", "weights", "download", "networks", "palettes", "pose_drawing"})
+_MACHINERY = frozenset(
+    {"registry", "weights", "download", "store", "networks", "palettes", "pose_drawing"}
+)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def one(name: str, roots: list[str]) -> dict[str, float]:
     """Seconds of one preprocessor at each size and its memory, measured in this process."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    preprocess.weights.STORE.roots = [Path(root) for root in roots]
+    preprocess.store.STORE.roots = [Path(root) for root in roots]
     photograph = photographs.load("astronaut")
     mask = np.zeros(photograph.shape[:2], np.uint8)
     mask[128:256, 128:256] = 255
@@ -136,7 +136,7 @@ def _run(name: str, picture: np.ndarray, mask: np.ndarray, side: int) -> None:
 
 def row(detector: Detector, folder: Path) -> str:
     """One line of the table."""
-    store = preprocess.weights.STORE
+    store = preprocess.store.STORE
     ready = all(store.locate(weight) or stand_in(weight, folder) for weight in detector.weights)
     if detector.unavailable or not ready:
         return f"| `{detector.name}` | | not measured | | | |"

@@ -29,7 +29,7 @@ script_callbacks.remove_current_script_callbacks()
 RUNTIME = present_runtime() or Runtime(adapter.A1111Host())
 SEND_TO = send_to.SendTo()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
-log.info("ControlNet preprocessor location: %s", preprocess.weights.STORE.roots[0])
+log.info("ControlNet preprocessor location: %s", preprocess.store.STORE.roots[0])
 
 
 class Script(neighbours.ScriptViews, scripts.Script):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from annotator.networks import CACHE
-from annotator.weights import STORE
+from annotator.store import STORE
 
 
 @contextmanager

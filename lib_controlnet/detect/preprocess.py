@@ -76,6 +76,7 @@ def _declarations() -> Any:
 declarations: Final = _declarations()
 registry: Final = declarations.discover()
 weights: Final = importlib.import_module(f"{declarations.__package__}.weights")
+store: Final = importlib.import_module(f"{declarations.__package__}.store")
 networks: Final = importlib.import_module(f"{declarations.__package__}.networks")
 networks.CACHE.is_out_of_memory = is_out_of_memory
 networks.CACHE.check_file = check_pickles
@@ -228,7 +229,7 @@ def remark(name: str | None) -> str | None:
     if not missing:
         return None
     files = ", ".join(f"{weight.name} ({weight.size_text})" for weight in missing)
-    return f"The first run of {detector.title} downloads {files} to {weights.STORE.roots[0]}."
+    return f"The first run of {detector.title} downloads {files} to {store.STORE.roots[0]}."
 
 
 def settle(
@@ -316,7 +317,7 @@ def _files_of(detector: Detector) -> tuple[object, ...]:
     """What tells whether a preprocessor's weight files are still the same."""
     found = []
     for weight in detector.files:
-        path = weights.STORE.locate(weight)
+        path = store.STORE.locate(weight)
         state = path.stat() if path else None
         found.append((path, state.st_size, state.st_mtime_ns) if state else None)
     return tuple(found)

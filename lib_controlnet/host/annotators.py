@@ -37,10 +37,10 @@ def set_up(host: A1111Host) -> None:
     """Have the preprocessors use the user's folders, settings and device from now on."""
     chosen = typed_path(host.option("control_net_modules_path", ""))
     chosen = chosen or typed_path(host.flag("controlnet_annotator_models_path", ""))
-    preprocess.weights.STORE.roots = preprocess.weights.folders(
+    preprocess.store.STORE.roots = preprocess.store.folders(
         chosen, Path(paths.data_path), Path(shared.models_path)
     )
-    preprocess.weights.STORE.options = lambda: download_options(host)
+    preprocess.store.STORE.options = lambda: download_options(host)
     preprocess.networks.CACHE.choose_place = lambda: network_place(host)
 
 

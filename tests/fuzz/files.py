@@ -24,7 +24,8 @@ from support import tiny_controlnet, tiny_unet
 from torch import nn
 from weights import weights_folder
 
-from annotator.weights import STORE, Options
+from annotator.store import STORE
+from annotator.weights import Options
 from lib_controlnet.detect import listing
 from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.engine.network import BaseUNet, describe_unet

@@ -19,7 +19,8 @@ from weights import weights_folder
 
 from annotator.networks import CACHE, Place, lend
 from annotator.registry import Detector
-from annotator.weights import DOWNLOADS, STORE, WeightFile
+from annotator.store import DOWNLOADS, STORE
+from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
 from lib_controlnet.interop.unit import ControlNetUnit
 

@@ -14,7 +14,8 @@ from hub_server import Hub, local_hub
 
 from annotator import __main__ as cli
 from annotator.registry import REGISTRY, Detector, Requirement, discover
-from annotator.weights import STORE, WeightFile, all_files
+from annotator.store import STORE
+from annotator.weights import WeightFile, all_files
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = b"weights" * 1000

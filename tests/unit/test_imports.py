@@ -148,7 +148,7 @@ def reach(start: str, arrows: dict[str, set[str]]) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("package", ["lib_controlnet"])
+@pytest.mark.parametrize("package", ["lib_controlnet", "annotator"])
 def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
     arrows = graph(package)
     assert any(arrows.values()), "no arrow was read"

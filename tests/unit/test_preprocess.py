@@ -343,7 +343,7 @@ def test_lack_of_memory_is_told_as_such(
         run_preprocessor("odd", noise(), 64)
     # The same while a network is loaded.
     (tmp_path / "odd_net.pth").write_bytes(b"x")
-    monkeypatch.setattr(preprocess.weights.STORE, "roots", (tmp_path,))
+    monkeypatch.setattr(preprocess.store.STORE, "roots", (tmp_path,))
 
     def full(_path: Path, _place: object) -> None:
         raise error
@@ -359,7 +359,7 @@ def test_weight_file_that_asks_for_more_memory_than_it_has_is_not_opened(
     odd: type[Odd], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "odd_net.pth").write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")  # a memo of 32 GB
-    monkeypatch.setattr(preprocess.weights.STORE, "roots", (tmp_path,))
+    monkeypatch.setattr(preprocess.store.STORE, "roots", (tmp_path,))
     opened: list[Path] = []
     with (
         pytest.raises(preprocess.weights.WeightsError, match=r"odd_net\.pth is damaged"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_controlnet.detect.preprocess import weights
+from lib_controlnet.detect.preprocess import store
 from lib_controlnet.enums import OnError
 from lib_controlnet.files.typed_paths import typed_folders, typed_path
 from lib_controlnet.host.folders import find_folders
@@ -72,7 +72,7 @@ def test_no_path_raises(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME", raising=False)
     assert isinstance(typed_path(text), str)
     assert isinstance(typed_folders(text), list)
-    assert weights.folders(typed_path(text))
+    assert store.folders(typed_path(text))
 
 
 # --- folders ----------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from hub_server import Hub, local_hub
 
 from annotator import download
 from annotator.download import STEP
-from annotator.weights import HUB, PINS, Options, Store, WeightFile, WeightsError
+from annotator.store import Store
+from annotator.weights import HUB, PINS, Options, WeightFile, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -220,7 +221,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from tests_file import FILE
-from annotator.weights import Store
+from annotator.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
 print(len(Store((Path(sys.argv[1]),)).fetch(FILE).read_bytes()))
