@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -17,14 +16,10 @@ import torch.nn.functional as F
 
 from lib_controlnet.engine.network import ControlNetwork, UNetShape, read_shape
 from lib_controlnet.enums import BaseModel
-from lib_controlnet.errors import (
-    SHOWN_CHARACTERS,
-    BrokenCheckpointError,
-    HostError,
-    WrongBaseModelError,
-)
+from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.families.base_weights import BaseWeights
+from lib_controlnet.families.filling import check_tensors, read_structure
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
@@ -128,12 +123,12 @@ class ControlNetFamily(ControlFamily):
         """Build the network and fill it, see `ControlFamily.load`."""
         is_difference = "difference" in ckpt
         shapes, shape = _fitting(ckpt, base)
-        params = _read(ckpt, lambda: read_params(shapes, _head_rule(shape, base)))
+        params = read_structure(ckpt, lambda: read_params(shapes, _head_rule(shape, base)))
         with torch.device("meta"):
             module = ControlNet(params)
         expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-        _check_keys(ckpt, expected, shapes)
-        _check_numbers(ckpt, expected, base)
+        check_tensors(ckpt, expected, shapes)
+        _check_count(ckpt, expected, base)
         tensors = {
             key: tensor.reshape(expected[key])
             for key, tensor in (
@@ -182,7 +177,7 @@ def _fitting(ckpt: Checkpoint, base: BaseUNet) -> tuple[dict[str, tuple[int, ...
     shapes = {key: shape for key, shape in ckpt.shapes.items() if key != "difference"}
     if "difference" in ckpt:
         shapes |= _shapes_from_base(base, shapes)
-    shape = _read(ckpt, lambda: read_shape(shapes))
+    shape = read_structure(ckpt, lambda: read_shape(shapes))
     check_base(ckpt, shape, base)
     return shapes, shape
 
@@ -226,48 +221,11 @@ def _head_rule(shape: UNetShape, base: BaseUNet) -> Callable[[str, int], int]:
     return heads
 
 
-def _read(ckpt: Checkpoint, reader: Callable[[], object]) -> object:
-    """Run a reader of shapes; a missing tensor becomes a sentence."""
-    try:
-        return reader()
-    except (KeyError, IndexError) as error:
-        msg = f"{ckpt.path.name} is a ControlNet, but incomplete: {error.args[0]} is missing"
-        raise BrokenCheckpointError(msg) from None
-
-
-def _check_keys(
-    ckpt: Checkpoint, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]]
-) -> None:
-    """Require exactly the expected names, and shapes that differ only in 1x1 axes."""
-    missing = expected.keys() - found.keys()
-    unexpected = found.keys() - expected.keys()
-    wrong = {
-        f"{key} {tuple(found[key])} instead of {shape}"
-        for key, shape in expected.items()
-        if key in found and _without_1x1(found[key]) != _without_1x1(shape)
-    }
-    groups = (("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong))
-    complaints = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in groups if keys]
-    if complaints:
-        msg = (
-            f"{ckpt.path.name} is a ControlNet, but damaged or of an unknown variant: of "
-            f"{len(expected)} tensors, {', '.join(complaints)}"
-        )
-        raise BrokenCheckpointError(msg)
-
-
-def _check_numbers(ckpt: Checkpoint, expected: Mapping[str, Sequence[int]], base: BaseUNet) -> None:
-    """Require weights that can be computed with, and no more of them than the base has.
+def _check_count(ckpt: Checkpoint, expected: Mapping[str, Sequence[int]], base: BaseUNet) -> None:
+    """Require no more weights than the base has.
 
     A ControlNet copies half of the base; what its hint block adds depends on the file alone.
     """
-    whole = [key for key in expected if key in ckpt and not ckpt.dtype(key).is_floating_point]
-    if whole:
-        msg = (
-            f"{ckpt.path.name} is a ControlNet, but its weights are kept as whole numbers "
-            f"({_first(whole)}), which cannot be read here; get an fp16 version of it"
-        )
-        raise BrokenCheckpointError(msg)
     count = sum(math.prod(shape) for shape in expected.values())
     most = sum(parameter.numel() for parameter in base.module.parameters()) + HINT_WEIGHTS
     if count > most:
@@ -276,17 +234,6 @@ def _check_numbers(ckpt: Checkpoint, expected: Mapping[str, Sequence[int]], base
             f" million weights, and one for {base.name} has at most {most / 1e6:.0f} million"
         )
         raise BrokenCheckpointError(msg)
-
-
-def _without_1x1(shape: Sequence[int]) -> tuple[int, ...]:
-    """A 1x1 convolution's shape as that of the equal linear layer."""
-    return tuple(shape[:2]) if len(shape) == 4 and tuple(shape[2:]) == (1, 1) else tuple(shape)
-
-
-def _first(keys: Iterable[str], count: int = 3) -> str:
-    keys = sorted(keys)
-    some = (key if len(key) <= SHOWN_CHARACTERS else f"{key[:SHOWN_CHARACTERS]}..." for key in keys)
-    return ", ".join(islice(some, count)) + (", ..." if len(keys) > count else "")
 
 
 def _shapes_from_base(base: BaseUNet, found: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
