@@ -28,7 +28,7 @@ script_callbacks.remove_current_script_callbacks()
 
 RUNTIME = present_runtime() or Runtime(adapter.A1111Host())
 SEND_TO = send_to.SendTo()
-logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel", "INFO")))
+logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel")))
 log.info("ControlNet preprocessor location: %s", preprocess.store.STORE.roots[0])
 
 
@@ -116,7 +116,7 @@ def on_app_started(_demo: Any, app: Any) -> None:
 
 def on_after_component(component: Any, **kwargs: Any) -> None:
     name = kwargs.get("elem_id")
-    add_control_box(bool(RUNTIME.host.flag("hide_ui_dir_config", False)), name)
+    add_control_box(bool(RUNTIME.host.flag("hide_ui_dir_config")), name)
     SEND_TO.see(component, name)
     if name == send_to.PAGE:
         panel = python_api.find_cn_script(scripts.scripts_img2img)

@@ -19,6 +19,7 @@ from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.preprocess import Detection
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.settings import DEFAULTS
 
 
 @dataclass
@@ -32,8 +33,8 @@ class FakeRuntime:
     def unit_count(self) -> int:
         return 3
 
-    def option(self, key: str, default: object) -> object:
-        return self.options.get(key, default)
+    def option(self, key: str) -> object:
+        return self.options.get(key, DEFAULTS[key])
 
     def refresh_models(self) -> None:
         self.catalog.refresh()

@@ -16,6 +16,7 @@ from PIL import Image
 from lib_controlnet.detect import preprocess
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.settings import DEFAULTS
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.units.batch import BatchSource
@@ -34,8 +35,8 @@ class FakeRuntime:
     saved: dict[str, str] = field(default_factory=dict)
     refused: dict[Path, Refusal] = field(default_factory=dict)
 
-    def option(self, key: str, default: object) -> object:
-        return self.options.get(key, default)
+    def option(self, key: str) -> object:
+        return self.options.get(key, DEFAULTS[key])
 
     def unit_count(self) -> int:
         return self.units

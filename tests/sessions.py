@@ -8,6 +8,7 @@ from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.pictures.region import Region
+from lib_controlnet.settings import DEFAULTS
 from lib_controlnet.units.unit import ControlUnit
 
 LATENT = Size(16, 8)
@@ -19,8 +20,8 @@ class FakeHost:
     device = torch.device("cpu")
     network_dtype = torch.float32
 
-    def option(self, _key, default):
-        return default
+    def option(self, key):
+        return DEFAULTS[key]
 
     def vae_encode(self, image):
         return torch.nn.functional.avg_pool2d(image, 8)[:, [0, 1, 2, 0]]

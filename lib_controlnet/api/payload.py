@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 
 from lib_controlnet.api import strays
 from lib_controlnet.errors import ControlNetError, UnitError
+from lib_controlnet.settings import BY_KEY
 from lib_controlnet.units.unit import parse_unit
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _check_count(units: list[Any], slots: int, drops_surplus: bool) -> None:
     if surplus and not drops_surplus:
         msg = (
             f"unit {surplus[0]}: {len(units)} units are sent, but there are {slots} slots; raise "
-            '"Multi-ControlNet: ControlNet unit number" under Settings > ControlNet and reload '
+            f'"{BY_KEY["control_net_unit_count"].label}" under Settings > ControlNet and reload '
             "the UI, or send fewer"
         )
         raise UnitError(msg)

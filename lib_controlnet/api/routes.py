@@ -75,7 +75,7 @@ def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
 
     def check(body: object, is_img2img: bool) -> None:
         services.check_settings(asked_settings(body, "override_settings"))
-        on_error = runtime.option("control_net_on_error", OnError.STOP.value)
+        on_error = runtime.option("control_net_on_error")
         check_units(body, services.slots(is_img2img), on_error == OnError.SKIP)
 
     checks = {path: partial(check, is_img2img=given) for path, given in ROUTES.items()}

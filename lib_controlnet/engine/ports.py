@@ -23,8 +23,8 @@ class Host(Protocol):
         """dtype in which control networks keep their weights."""
         ...
 
-    def option(self, key: str, default: object) -> object:
-        """A setting's present value, or `default` where the host does not know it."""
+    def option(self, key: str) -> object:
+        """A setting's present value; `lib_controlnet.settings` has the keys and types."""
         ...
 
     def vae_encode(self, image: Tensor) -> Tensor:

@@ -302,7 +302,7 @@ class ControlSession:
 
     def _bind_condition(self, prepared: PreparedUnit, window: Window, info: PassInfo) -> None:
         """What the unit, or each of its frames, tells an inpainting checkpoint."""
-        hidden = float(str(self.host.option("inpainting_mask_weight", 1.0)))
+        hidden = float(str(self.host.option("inpainting_mask_weight")))
         for number, shown in enumerate((prepared.detected, *prepared.frames)):
             pixels = to_pixels(place_map(shown, info.geometry, prepared.resize_mode))
             told = mask_channels(pixels, self.host.vae_encode, hidden, window)

@@ -35,8 +35,8 @@ def telling(listener: Listener | None) -> Iterator[None]:
 
 def set_up(host: A1111Host) -> None:
     """Have the preprocessors use the user's folders, settings and device from now on."""
-    chosen = typed_path(host.option("control_net_modules_path", ""))
-    chosen = chosen or typed_path(host.flag("controlnet_annotator_models_path", ""))
+    chosen = typed_path(host.option("control_net_modules_path"))
+    chosen = chosen or typed_path(host.flag("controlnet_annotator_models_path"))
     preprocess.store.STORE.roots = preprocess.store.folders(
         chosen, Path(paths.data_path), Path(shared.models_path)
     )
@@ -55,8 +55,8 @@ def download_options(host: A1111Host) -> Any:
             listener(line or "", share[0])
 
     return preprocess.weights.Options(
-        hub=str(host.option("controlnet_hub_mirror", "") or "").strip(),
-        offline=bool(host.option("controlnet_offline", False)),
+        hub=host.option("controlnet_hub_mirror").strip(),
+        offline=host.option("controlnet_offline"),
         report=host.report if listener is None else tell,
         advance=lambda part: share.__setitem__(0, part),
         # What stopped an earlier job must not stop a preview.
@@ -67,7 +67,7 @@ def download_options(host: A1111Host) -> Any:
 def network_place(host: A1111Host) -> Any:
     """The device of `--use-cpu controlnet` or the U-Net's; half precision on CUDA alone."""
     device = host.device
-    full = getattr(shared.cmd_opts, "no_half_controlnet", False)
+    full = host.flag("no_half_controlnet")
     half = device.type == "cuda" and str(devices.dtype) == "torch.float16" and not full
     return preprocess.networks.Place(str(device), half)
 

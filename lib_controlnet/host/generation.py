@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BLUR_SIGMA: Final = 7
 MAPS_ATTRIBUTE: Final = "controlnet_kept_maps"
 """A dict that our own scripts put on `p` to get the detected maps by unit, uint8 (H, W, C)."""
 
@@ -85,10 +84,7 @@ def _keep(session: ControlSession, error: Exception, doing: str) -> None:
 
 
 def _on_error(runtime: Runtime) -> OnError:
-    try:
-        return OnError.parse(runtime.option("control_net_on_error", OnError.STOP.value))
-    except ValueError:
-        return OnError.STOP
+    return OnError(runtime.option("control_net_on_error"))
 
 
 def _forget_infotext(p: Any) -> None:
@@ -183,7 +179,7 @@ def read_units(args: Iterable[Any]) -> list[ControlUnit]:
 def outside_values(p: Any, runtime: Runtime) -> dict[str, Any]:
     """What other scripts ask of the units of this generation, by field."""
     values: dict[str, Any] = {}
-    if runtime.option("control_net_allow_script_control", False):
+    if runtime.option("control_net_allow_script_control"):
         for attribute, field in overrides.ATTRIBUTES.items():
             value = getattr(p, attribute, None)
             if value is not None:
@@ -283,7 +279,7 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
     if session is None or session.error is not None:
         return
     _write_what_ran(p, session, runtime)
-    sigma = int(str(runtime.option("control_net_inpaint_blur_sigma", BLUR_SIGMA)))
+    sigma = runtime.option("control_net_inpaint_blur_sigma")
     for prepared in session.prepared:
         if not prepared.holds:
             continue
@@ -336,7 +332,7 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
         processed.comments += f"{session.error}\n" if is_batch else ""
         return
     _keep_maps(p, session)
-    hidden = runtime.option("control_net_no_detectmap", False) or request.is_upscale_script(p)
+    hidden = runtime.option("control_net_no_detectmap") or request.is_upscale_script(p)
     if is_batch or hidden or getattr(p, MAPS_ATTRIBUTE, None) is not None:
         return
     maps = [

@@ -12,6 +12,7 @@ from PIL import Image
 from lib_controlnet.errors import ImageError, shown
 from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.prepare.inputs import PictureSource
+from lib_controlnet.settings import BY_KEY, DEFAULTS
 from lib_controlnet.units.batch import BatchSource
 from lib_controlnet.units.unit import NO_MODULE
 
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAPS_FOLDER: Final = "control_net_detectedmap_dir"
-MAPS_DEFAULT: Final = "detected_maps"
+OPENED_FOLDER: Final = "control_net_allowed_image_folder"
 _HOST_OUTPUTS: Final = str(Path(paths.data_path) / "outputs")
 
 
 def source(host: Host) -> PictureSource:
     """How units may name pictures: no local paths unless a folder was opened for them."""
-    folder = typed_path(host.option("control_net_allowed_image_folder", ""))
+    folder = typed_path(host.option(OPENED_FOLDER))
     return PictureSource(
         allow_paths=[Path(folder)] if folder else False,
-        fetch=fetch if host.option("api_enable_requests", False) else None,
-        ignore_masks=bool(host.option("controlnet_ignore_noninpaint_mask", False)),
+        fetch=fetch if host.option("api_enable_requests") else None,
+        ignore_masks=bool(host.option("controlnet_ignore_noninpaint_mask")),
     )
 
 
@@ -43,10 +44,10 @@ def batch_source(p: Any, host: A1111Host) -> BatchSource:
     if getattr(p, "is_api", False):
         refusal = (
             "send the pictures as a list of base64, or open a folder in the settings (ControlNet: "
-            "Folder whose pictures API requests may name by path)"
+            f"{BY_KEY[OPENED_FOLDER].label})"
         )
         return BatchSource(single.allow_paths, single.allow_paths, single.fetch, refusal)
-    hidden = bool(host.flag("hide_ui_dir_config", False))
+    hidden = bool(host.flag("hide_ui_dir_config"))
     refusal = "the WebUI was started with --hide-ui-dir-config"
     return BatchSource(not hidden, single.allow_paths, single.fetch, refusal)
 
@@ -75,9 +76,9 @@ def autosave(p: Any, prepared: PreparedUnit, host: Host) -> None:
         OSError: the files cannot be written.
     """
     unit = prepared.unit
-    if not host.option("control_net_detectmap_autosaving", False) or unit.module == NO_MODULE:
+    if not host.option("control_net_detectmap_autosaving") or unit.module == NO_MODULE:
         return
-    text = str(host.option(MAPS_FOLDER, MAPS_DEFAULT))
+    text = str(host.option(MAPS_FOLDER))
     if MAPS_FOLDER in p.override_settings:
         check_maps_folder(text, p.outpath_samples)
     target = _maps_folder(text, p.outpath_samples) / unit.module
@@ -111,7 +112,7 @@ def check_maps_folder(text: str, outputs: object = None) -> None:
 
 
 def _maps_folder(text: str, outputs: object) -> Path:
-    folder = Path(typed_path(text) or MAPS_DEFAULT)
+    folder = Path(typed_path(text) or DEFAULTS[MAPS_FOLDER])
     if folder.is_absolute():
         return folder
     return Path(str(shared.opts.data.get("outdir_samples") or outputs or _HOST_OUTPUTS)) / folder

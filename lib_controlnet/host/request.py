@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from modules import shared
-
 from lib_controlnet.enums import LATENT_SCALE
+from lib_controlnet.host.page import settings
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 
@@ -28,7 +27,7 @@ def read_request(p: Any) -> GenerationRequest:
         init_image=init_images[0] if init_images else None,
         resize_mode=int(getattr(p, "resize_mode", 0) or 0),
         inpaint=_inpaint(p) if init_images else None,
-        background=str(getattr(shared.opts, "img2img_background_color", "#ffffff")),
+        background=settings.option("img2img_background_color"),
         has_hires=bool(getattr(p, "enable_hr", False)),
         is_upscale_script=is_upscale_script(p),
     )

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from modules import scripts
 
@@ -38,10 +38,6 @@ CACHE_BYTES: Final = 16 * 2**30
 """Upper bound of the weights kept in memory, whatever the number of models."""
 
 
-DETECTIONS: Final = 16
-"""Detected maps that are kept, if `--controlnet-preprocessor-cache-size` does not say."""
-
-
 class Runtime:
     """Created by the script, for its host, when it is loaded, closed when it is unloaded.
 
@@ -61,12 +57,12 @@ class Runtime:
         self.guarded: ControlSession | None = None
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
         self._batch: weakref.ref[object] | None = None
-        count = self.host.flag("controlnet_preprocessor_cache_size", DETECTIONS)
-        self.detections = DetectionCache(count if isinstance(count, int) else DETECTIONS)
+        count = self.host.flag("controlnet_preprocessor_cache_size")
+        self.detections = DetectionCache(count) if isinstance(count, int) else DetectionCache()
 
-    def option(self, key: str, default: object) -> object:
-        """A setting's present value."""
-        return self.host.option(key, default)
+    def option(self, key: str) -> Any:
+        """A setting's present value, of the type that it has to have."""
+        return self.host.option(key)
 
     @property
     def batch(self) -> object | None:
@@ -82,11 +78,11 @@ class Runtime:
 
     def unit_count(self) -> int:
         """Slots in the panel and in the API."""
-        return int(str(self.option("control_net_unit_count", 3)))
+        return self.option("control_net_unit_count")
 
     def cache_size(self) -> int:
         """Control models kept loaded."""
-        return int(str(self.option("control_net_model_cache_size", 2)))
+        return self.option("control_net_model_cache_size")
 
     def base(self) -> BaseUNet | None:
         """The loaded checkpoint's U-Net; never loads one."""
@@ -116,7 +112,7 @@ class Runtime:
 
     def has_queue(self) -> bool:
         """Whether the page's events go through gradio's queue, which carries progress."""
-        return not self.host.flag("no_gradio_queue", False)
+        return not self.host.flag("no_gradio_queue")
 
     def saved_default(self, key: str) -> str | None:
         """A text among the user's saved defaults of the page, None without one."""
@@ -131,8 +127,8 @@ class Runtime:
     def _scan(self) -> Catalog:
         return Catalog(
             self.host.model_folders(),
-            sort_by=str(self.option("control_net_models_sort_models_by", "name")),
-            name_filter=str(self.option("control_net_models_name_filter", "") or ""),
+            sort_by=self.option("control_net_models_sort_models_by"),
+            name_filter=self.option("control_net_models_name_filter"),
             hashes=self.hashes,
         )
 

@@ -63,7 +63,7 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
     in_page(widgets.canvas_cancel.click, browser.CLOSE, [], [widgets.canvas_group])
     in_page(
         widgets.canvas_create.click,
-        browser.new_canvas(widgets.name, str(runtime.option(BRUSH_COLOUR, "#ffffff"))),
+        browser.new_canvas(widgets.name, runtime.option(BRUSH_COLOUR)),
         [widgets.canvas_width, widgets.canvas_height],
         [image, widgets.canvas_group, widgets.picture_note, widgets.enabled],
     )

@@ -105,7 +105,7 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         units: the components that `build_panel` returned.
         runtime: the extension's services.
     """
-    if not runtime.option("control_net_sync_field_args", True):
+    if not runtime.option("control_net_sync_field_args"):
         return []
     fields: list[PasteField] = []
     for index, unit in enumerate(units):

@@ -89,7 +89,7 @@ def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
     """What the server does for a click: (unit, edition, what the page adds...) -> an answer."""
 
     def made(unit: ControlNetUnit, edition: float, asked: Any, report: Report | None) -> list[Any]:
-        background = str(runtime.option("img2img_background_color", "#ffffff"))
+        background = runtime.option("img2img_background_color")
         request = (
             plain_request(*asked)
             if host_tab is None
@@ -187,7 +187,7 @@ def detected(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> 
     if split_picture(asked)[0] is None and request.init_image is None:
         msg = "There is no picture to preview: put one into this unit first."
         raise ImageError(msg)
-    ignore = bool(runtime.option("controlnet_ignore_noninpaint_mask", False))
+    ignore = runtime.option("controlnet_ignore_noninpaint_mask")
     picture = control_picture(
         *(asked, request, listing.uses_mask(asked.module), PictureSource(ignore_masks=ignore)),
         listing.is_identity(asked.module),

@@ -87,7 +87,7 @@ def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]
                     type="numpy",
                     height=_PICTURE_HEIGHT,
                     brush_radius=20,
-                    brush_color=runtime.option(BRUSH_COLOUR, "#ffffff"),
+                    brush_color=runtime.option(BRUSH_COLOUR),
                     elem_id=f"{name}_input_image",
                     elem_classes=["cnet-image"],
                 )
@@ -216,7 +216,7 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
         return names if not saved or saved in names else [*names, saved]
 
     made: dict[str, Component] = {}
-    as_dropdown = bool(runtime.option("controlnet_control_type_dropdown", False))
+    as_dropdown = runtime.option("controlnet_control_type_dropdown")
     picker = gr.Dropdown if as_dropdown else gr.Radio
     with gr.Row(elem_classes=["controlnet_control_type", "controlnet_row"]):
         made["control_type"] = picker(

@@ -15,6 +15,7 @@ from lib_controlnet.enums import OnError
 from lib_controlnet.files.typed_paths import typed_folders, typed_path
 from lib_controlnet.host.folders import find_folders
 from lib_controlnet.host.page import logs, settings
+from lib_controlnet.settings import BY_KEY, Setting
 
 posix = pytest.mark.skipif(os.name == "nt", reason="paths of other systems")
 
@@ -166,15 +167,15 @@ def means_the_same(value: object, found: object) -> bool:
     )
 
 
-@pytest.mark.parametrize("item", settings.SETTINGS, ids=lambda item: item.key)
+@pytest.mark.parametrize("item", BY_KEY.values(), ids=lambda item: item.key)
 def test_every_setting_has_its_type_whatever_is_stored(
-    item: settings.Setting, caplog: pytest.LogCaptureFixture
+    item: Setting, caplog: pytest.LogCaptureFixture
 ) -> None:
     for value in WRONG:
         caplog.clear()
         logs.say_once.cache_clear()
         with caplog.at_level(logging.WARNING):
-            found = settings.settled(item.key, value, None)
+            found = settings.settled(item.key, value)
         assert type(found) is type(item.default)
         if item.widget == "slider":
             assert item.limits["minimum"] <= found <= item.limits["maximum"]
@@ -203,22 +204,27 @@ def test_every_setting_has_its_type_whatever_is_stored(
         ("control_net_models_path", ["/a"], ""),
         ("control_net_on_error", "SKIP", OnError.SKIP.value),
         ("control_net_on_error", 7, OnError.STOP.value),
+        ("control_net_models_sort_models_by", "Date", "date"),
+        ("inpainting_mask_weight", 0, 0.0),
+        ("inpainting_mask_weight", 0.25, 0.25),
+        ("inpainting_mask_weight", "heavy", 1.0),
+        ("img2img_background_color", "#000000", "#000000"),
+        ("img2img_background_color", None, "#ffffff"),
+        ("api_enable_requests", 1, True),
     ],
 )
 def test_settings_are_read_as_they_are_meant(key: str, value: object, found: object) -> None:
-    assert settings.settled(key, value, None) == found
+    assert settings.settled(key, value) == found
 
 
-def test_settings_of_others_keep_their_type() -> None:
-    assert settings.settled("of_the_host", "#fff", "#000") == "#fff"
-    assert settings.settled("of_the_host", None, "#000") == "#000"
-    assert settings.settled("of_the_host", 1, False) is False
-    assert settings.settled("of_the_host", True, 5) == 5
+def test_setting_that_is_in_no_table_is_a_mistake() -> None:
+    with pytest.raises(KeyError):
+        settings.settled("control_net_unit_cuont", 3)
 
 
 def test_a_wrong_setting_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        settings.settled("control_net_unit_count", "many", 3)
+        settings.settled("control_net_unit_count", "many")
     assert caplog.text.count("the setting control_net_unit_count is 'many'") == 1
 
 

@@ -50,7 +50,7 @@ class A1111Host:
     @property
     def network_dtype(self) -> torch.dtype:
         """The U-Net's precision; float32 with `--no-half-controlnet`, never an 8-bit type."""
-        if getattr(shared.cmd_opts, "no_half_controlnet", False):
+        if self.flag("no_half_controlnet"):
             return torch.float32
         model = loaded_model()
         dtype = devices.dtype if model is None else _parameter_dtype(model)
@@ -59,13 +59,13 @@ class A1111Host:
             return torch.float32 if self.device.type == "cpu" else torch.float16
         return dtype
 
-    def option(self, key: str, default: object) -> object:
+    def option(self, key: str) -> Any:
         """A setting's present value, of the type that it has to have."""
-        return settings.settled(key, getattr(shared.opts, key, default), default)
+        return settings.option(key)
 
-    def flag(self, name: str, default: object = None) -> object:
-        """A command line flag's value; None and "" count as not given."""
-        return getattr(shared.cmd_opts, name, default) or default
+    def flag(self, name: str) -> object:
+        """A command line flag's value; None where it is not given, or the host has none such."""
+        return getattr(shared.cmd_opts, name, None)
 
     def vae_encode(self, image: Tensor) -> Tensor:
         """Encode (b, 3, H, W) pixels in [0, 1] to scaled latents, without random numbers."""
@@ -75,7 +75,7 @@ class A1111Host:
     def model_folders(self) -> list[Path]:
         """Folders scanned for control models; those that do not exist are left out."""
         typed = {
-            "the setting control_net_models_path": self.option("control_net_models_path", ""),
+            "the setting control_net_models_path": self.option("control_net_models_path"),
             "--controlnet-dir": self.flag("controlnet_dir"),
         }
         models = Path(shared.models_path)

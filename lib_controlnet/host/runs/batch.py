@@ -19,6 +19,7 @@ from modules import images, processing, shared
 from lib_controlnet.errors import ControlNetError, UnitError, shown
 from lib_controlnet.files.typed_paths import typed_path
 from lib_controlnet.host import pictures
+from lib_controlnet.host.page import settings
 from lib_controlnet.units import batch
 from lib_controlnet.units.batch import BatchPlan, ResultNames
 
@@ -219,7 +220,7 @@ def _expand(run: BatchRun, runtime: Runtime) -> None:
     run.repeats = int(p.n_iter)
     _choose_saving(run, runtime)
     run.original = {name: getattr(p, name) for name in _RESTORED}
-    step = block if runtime.option("controlnet_increment_seed_during_batch", False) else 0
+    step = block if runtime.option("controlnet_increment_seed_during_batch") else 0
     seeds = p.all_seeds[:block]
     p.all_seeds = [seed + turn * step for turn in range(count) for seed in seeds]
     for name in _PER_PICTURE:
@@ -291,7 +292,7 @@ def units_of_turn(run: BatchRun, turn: int, runtime: Runtime) -> list[ControlUni
         ControlNetError: a picture has gone since the run was planned.
     """
     instead = None
-    if runtime.option("control_net_allow_script_control", False):
+    if runtime.option("control_net_allow_script_control"):
         instead = getattr(run.owner, PICTURE_ATTRIBUTE, None)
     return run.plan.at(turn, run.result if turn else None, instead, run.stem)
 
@@ -315,7 +316,7 @@ def finish_picture(run: BatchRun, picture: Image.Image) -> None:
     if number == 0 and any(unit.loopback for unit in run.plan.units):
         run.result = picture.convert("RGB")
     stopped = shared.state.interrupted or shared.state.skipped
-    if stopped and not getattr(shared.opts, "save_incomplete_images", False):
+    if stopped and not settings.option("save_incomplete_images"):
         return
     run.done += 1
     if run.saves:
@@ -365,7 +366,7 @@ def end(p: Any, processed: Any, runtime: Runtime) -> bool:
     saved = run.saves or (shared.opts.samples_save and not p.do_not_save_samples)
     text += f", saved in {folder}" if saved else ""
     processed.comments = f"{processed.comments}{text}\n"
-    shown = runtime.option("controlnet_show_batch_images_in_ui", False)
+    shown = runtime.option("controlnet_show_batch_images_in_ui")
     if not (shown or getattr(p, "is_api", False) or runs_script(p)):
         processed.images = []
     return True

@@ -236,9 +236,8 @@ def _frames(
     count = min(track.movie.count for track in movies)
     processing.fix_seed(p)
     shared.state.job_count = count
-    keeps_frames = getattr(p, "is_api", False) or runtime.option(
-        "controlnet_show_batch_images_in_ui", False
-    )
+    is_shown = runtime.option("controlnet_show_batch_images_in_ui")
+    keeps_frames = getattr(p, "is_api", False) or is_shown
     with ExitStack() as stack:
         writers = Writers(p, tracks, duration, results)
         stack.callback(writers.close)  # what is done is written, however the run ends
