@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modules import devices, paths, shared
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.files.typed_paths import typed_path
+from lib_controlnet.files.paths import typed_path
 
 if TYPE_CHECKING:
     from lib_controlnet.host.a1111.adapter import A1111Host

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from lib_controlnet.errors import shown
-from lib_controlnet.files.typed_paths import typed_folders
+from lib_controlnet.files.paths import typed_folders
 
 NAME: Final = "ControlNet"
 EXTENSION_ROOT: Final = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from modules import images, paths, shared
 from PIL import Image
 
 from lib_controlnet.errors import ImageError, shown
-from lib_controlnet.files.typed_paths import typed_path
+from lib_controlnet.files.paths import PATH_FAULTS, open_path, typed_path
 from lib_controlnet.prepare.inputs import PictureSource
 from lib_controlnet.settings import BY_KEY, DEFAULTS
 from lib_controlnet.units.batch import BatchSource
@@ -99,11 +99,10 @@ def check_maps_folder(text: str, outputs: object = None) -> None:
         ImageError: it is not below a folder of the host's outputs.
     """
     try:
-        folder = _maps_folder(text, outputs).resolve()
-        opened = [Path(root).resolve() for root in _output_folders(outputs)]
-    except (OSError, ValueError, RuntimeError):  # NUL, a loop of links, an unknown home
-        folder, opened = Path(), []
-    if not any(folder.is_relative_to(root) for root in opened):
+        folder = open_path(_maps_folder(text, outputs), _output_folders(outputs))
+    except PATH_FAULTS:
+        folder = None
+    if folder is None:
         msg = (
             f"the setting {MAPS_FOLDER} is {shown(text)}: requests may only name a folder below "
             "those where the WebUI saves pictures; others are set under Settings > ControlNet"
@@ -118,7 +117,7 @@ def _maps_folder(text: str, outputs: object) -> Path:
     return Path(str(shared.opts.data.get("outdir_samples") or outputs or _HOST_OUTPUTS)) / folder
 
 
-def _output_folders(outputs: object) -> list[str]:
+def _output_folders(outputs: object) -> list[Path]:
     keys = [key for key in shared.opts.data if key.startswith("outdir_")]
     folders = [shared.opts.data[key] for key in keys]
-    return [str(folder) for folder in (*folders, outputs, _HOST_OUTPUTS) if folder]
+    return [Path(str(folder)) for folder in (*folders, outputs, _HOST_OUTPUTS) if folder]

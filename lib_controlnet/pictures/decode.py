@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import re
 import stat
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.files.typed_paths import typed_path
+from lib_controlnet.files.paths import PATH_FAULTS, Folders, open_file, open_path
 from lib_controlnet.limits import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE
 from lib_controlnet.pictures.transport import bytes_of_text, png_fault
 
@@ -43,11 +42,11 @@ DECODE_FAULTS: Final = (
 )
 """What Pillow raises on damaged files."""
 
-_PATH_LIKE: Final = re.compile(r"\.[A-Za-z0-9]{1,5}$|^~|^[A-Za-z]:[\\/]|\\")
+_PATH_LIKE: Final = re.compile(r"\.[A-Za-z0-9]{1,5}$|^~|^/(?!9j/)|^[A-Za-z]:[\\/]|\\")
+"""Text that means a file; base64 of a JPEG file begins with `/9j/`."""
 _URL: Final = re.compile(r"^https?://", re.IGNORECASE)
 
 Fetch = Callable[[str], bytes | Image.Image]
-Folders = bool | Sequence[str | Path]
 
 
 def to_rgb(array: np.ndarray) -> np.ndarray:
@@ -119,7 +118,7 @@ def decode_image(
     elif isinstance(value, str):
         array = _from_text(value.strip(), where, allow_paths, fetch)
     elif isinstance(value, Path):
-        array = _from_bytes(_read_file(str(value), where, allow_paths), where)
+        array = _from_bytes(_read_file(value, where, allow_paths), where)
     else:
         msg = (
             f"{where} cannot be decoded: it is {type(value).__name__}; send base64 text, "
@@ -204,7 +203,7 @@ def _from_text(text: str, where: str, allow_paths: Folders, fetch: Fetch | None)
         raise ImageError(msg)
     if _URL.match(text):
         return _from_url(text, where, fetch)
-    if allow_paths and text[:5].lower() != "data:" and _is_file(text):
+    if open_file(text, allow_paths) is not None:
         return _from_bytes(_read_file(text, where, allow_paths), where)
     data = bytes_of_text(text)
     if data is not None:
@@ -234,25 +233,6 @@ def _from_url(url: str, where: str, fetch: Fetch | None) -> np.ndarray:
     return _from_bytes(fetched, where)
 
 
-def _is_file(text: str) -> bool:
-    return len(text) < 4096 and os.path.isfile(typed_path(text))  # noqa: PTH113 - never raises
-
-
-def opened_file(text: str, allow_paths: Folders) -> Path | None:
-    """The file that a text names, if it is one in a folder opened for requests; else None."""
-    if not allow_paths or not _is_file(text):
-        return None
-    path = Path(typed_path(text)).resolve()
-    return path if _is_below(path, allow_paths) else None
-
-
-def _is_below(path: Path, folders: Folders) -> bool:
-    """Whether a resolved path lies in one of the folders; True opens all, False none."""
-    if isinstance(folders, bool):
-        return folders
-    return any(path.is_relative_to(Path(typed_path(str(f))).resolve()) for f in folders)
-
-
 def read_plain_file(path: Path) -> bytes:
     """The bytes of a file; a pipe or a device could be read for ever.
 
@@ -267,7 +247,7 @@ def read_plain_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
+def _read_file(named: str | Path, where: str, allow_paths: Folders) -> bytes:
     """Read a file below an opened folder. Without one, whether it exists stays unsaid."""
     if not allow_paths:
         msg = (
@@ -276,14 +256,15 @@ def _read_file(text: str, where: str, allow_paths: Folders) -> bytes:
         )
         raise ImageError(msg)
     try:
-        path = Path(typed_path(text)).resolve()
-        if not _is_below(path, allow_paths):
+        path = open_path(named, allow_paths)
+        if path is None:
             opened = ", ".join(map(str, allow_paths))
             msg = f"{where} lies outside the folders opened for pictures: {opened}"
             raise ImageError(msg)
         return read_plain_file(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        msg = f"{where} cannot be read from {text!r}: {getattr(error, 'strerror', None) or error}"
+    except PATH_FAULTS as error:
+        reason = getattr(error, "strerror", None) or error
+        msg = f"{where} cannot be read from {str(named)!r}: {reason}"
         raise ImageError(msg) from error
 
 

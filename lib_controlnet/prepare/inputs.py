@@ -11,7 +11,8 @@ import numpy as np
 
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.pictures.decode import Fetch, Folders, decode_image, decode_mask, to_rgb
+from lib_controlnet.files.paths import Folders
+from lib_controlnet.pictures.decode import Fetch, decode_image, decode_mask, to_rgb
 from lib_controlnet.pictures.maps import Size, fit_map, join_mask
 from lib_controlnet.pictures.region import Region, lay
 from lib_controlnet.prepare.crop import (

@@ -19,7 +19,7 @@ from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.decode import check_file
 from lib_controlnet.ui.browser import in_page
 from lib_controlnet.ui.messages import notice
-from lib_controlnet.ui.uploads import is_upload, only_uploads
+from lib_controlnet.ui.uploads import only_uploads, upload
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -199,5 +199,5 @@ def _uploaded(path: str) -> bytes | str:
 
     The page keeps the paths, so a request may name whatever it likes.
     """
-    file = Path(path).resolve()
-    return file.read_bytes() if is_upload(file) and file.is_file() else path
+    file = upload(path)
+    return path if file is None else file.read_bytes()

@@ -13,11 +13,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from lib_controlnet.files.paths import open_file
 
-def is_upload(path: str | Path) -> bool:
-    """Whether a path lies in the folder that gradio keeps uploads in."""
+
+def upload(path: str | Path) -> Path | None:
+    """The file that a path names, if it lies in the folder that gradio keeps uploads in."""
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
-    return Path(path).resolve().is_relative_to(folder.resolve())
+    return open_file(Path(path), [folder])
 
 
 def only_uploads(component: Component) -> None:
@@ -25,7 +27,7 @@ def only_uploads(component: Component) -> None:
     copy = getattr(component, "make_temp_copy_if_needed", None)
 
     def checked(path: str | Path, *more: Any) -> str:
-        if not is_upload(path):
+        if upload(path) is None:
             msg = "ControlNet: a file that the page has not uploaded is not read; upload it"
             raise gr.Error(msg)
         return copy(path, *more)

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError
-from lib_controlnet.files.typed_paths import typed_path
+from lib_controlnet.files.paths import PATH_FAULTS, Folders, open_path
 from lib_controlnet.limits import MAX_FILES, MAX_LISTED, MAX_MERGED
 from lib_controlnet.pictures.decode import (
     Fetch,
-    Folders,
     check_file,
     decode_image,
     is_picture_name,
@@ -285,30 +284,34 @@ def _listed(
     folders: list[Path],
     most: int | None = None,
 ) -> tuple[BatchPicture, ...]:
-    if source.folders is False or (not isinstance(source.folders, bool) and not source.folders):
+    if not source.folders:
         msg = f"{where} names a folder, and folders may not be read here; {source.refusal}"
         raise UnitError(msg)
     try:
-        folder = Path(typed_path(str(text))).resolve()
-        opened = [] if source.folders is True else [Path(f).resolve() for f in source.folders]
-        if opened and not any(folder.is_relative_to(root) for root in opened):
-            msg = f"{where}: {text} lies outside of {', '.join(map(str, opened))}"
-            raise UnitError(msg)
+        folder = open_path(text, source.folders)
+        if folder is None:
+            raise UnitError(_outside(f"{where}: {text}", source.folders))
         if not folder.is_dir():
             msg = f"{where}: the folder {text} does not exist"
             raise UnitError(msg)
         files = list_pictures(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except PATH_FAULTS as error:
         msg = f"{where}: the folder {str(text)!r} cannot be read ({error})"
         raise UnitError(msg) from error
     if not files:
         msg = f"{where}: there is no picture in the folder {text}"
         raise UnitError(msg)
     _check_count(where, len(files), most or MAX_FILES)
-    for path in files:
+    for path in files:  # a link may lead out of the folder
+        if source.folders is not True and open_path(path, source.folders) is None:
+            raise UnitError(_outside(f"{where}: {path}", source.folders))
         check_file(path, f"{where}: {path}")
     folders.append(folder)
     return tuple(BatchPicture(path.name, path) for path in files)
+
+
+def _outside(what: str, folders: Any) -> str:
+    return f"{what} lies outside of {', '.join(map(str, folders))}"
 
 
 def _checked(where: str, name: str, value: Any, source: BatchSource) -> BatchPicture:

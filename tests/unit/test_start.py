@@ -1,4 +1,4 @@
-"""What is read when the WebUI starts: typed paths, folders of models, and settings of any type."""
+"""What is read when the WebUI starts: folders of models, and settings of any type."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_controlnet.detect.preprocess import store
 from lib_controlnet.enums import OnError
-from lib_controlnet.files.typed_paths import typed_folders, typed_path
 from lib_controlnet.host.folders import find_folders
 from lib_controlnet.host.page import logs, settings
 from lib_controlnet.settings import BY_KEY, Setting
@@ -26,54 +24,6 @@ def unsaid() -> Iterator[None]:
     logs.say_once.cache_clear()
     yield
     logs.say_once.cache_clear()
-
-
-# --- paths ------------------------------------------------------------------------------------
-
-AS_TYPED = [
-    "{}", '"{}"', "'{}'", " {} ", "\t{}\n", "“{}”", "„{}“", ' " {} " ', "'\"{}\"'", "«{}»", "`{}`",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("form", AS_TYPED)
-def test_quotes_and_blanks_round_a_path_do_not_count(form: str) -> None:
-    assert typed_path(form.format("/data/my models")) == "/data/my models"
-
-
-def test_home_is_filled_in_and_variables_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/people/me")
-    monkeypatch.setenv("USERPROFILE", "/people/me")
-    monkeypatch.setenv("MODELS", "/data")
-    assert typed_path('"~/models"') == "/people/me/models"
-    assert typed_path("$MODELS/control") == "$MODELS/control", "requests name paths as well"
-
-
-@pytest.mark.parametrize("value", [None, True, 3, 1.5, [], {}, ["/a"], b"/a", "", "  ", '""'])
-def test_what_is_no_path_is_none(value: object) -> None:
-    assert typed_path(value).strip('"') == ""
-    assert typed_folders(value) in ([], ['""'])
-
-
-@posix
-def test_several_folders_in_one_field(tmp_path: Path) -> None:
-    one, two = (str(tmp_path / name) for name in ("one", "two, three"))
-    for text in (f"{one};{two}-", f"{one}:{two}-", f'"{one}" "{two}-"', f"{one}\n{two}-\n\n"):
-        assert typed_folders(text)[0] == one
-        assert len(typed_folders(text)) > 1
-    assert typed_folders(f'"{one}", "{two}", "{one}"') == [one, two]
-    (tmp_path / "two, three").mkdir()
-    assert typed_folders(two) == [two], "a folder that exists is one folder, whatever its name"
-
-
-@posix
-@pytest.mark.parametrize(
-    "text", ["~nobody-at-all/x", "a\0b", "/" + "a" * 5000, "~", "$", "%%", "//"]
-)
-def test_no_path_raises(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOME", raising=False)
-    assert isinstance(typed_path(text), str)
-    assert isinstance(typed_folders(text), list)
-    assert store.folders(typed_path(text))
 
 
 # --- folders ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import images, processing, shared
 
 from lib_controlnet.errors import ControlNetError, UnitError, shown
-from lib_controlnet.files.typed_paths import typed_path
+from lib_controlnet.files.paths import PATH_FAULTS, open_path
 from lib_controlnet.host import pictures
 from lib_controlnet.host.page import settings
 from lib_controlnet.units import batch
@@ -259,18 +259,17 @@ def _choose_saving(run: BatchRun, runtime: Runtime) -> None:
 
 def _output_folder(unit: ControlUnit, run: BatchRun, runtime: Runtime) -> Path:
     where = f"{unit.name}: output_dir"
-    open_to = pictures.batch_source(run.owner, runtime.host).folders
+    opened = pictures.batch_source(run.owner, runtime.host).folders
+    if opened is not True:
+        opened = [*(opened or []), *filter(None, [run.owner.outpath_samples])]
     try:
-        folder = Path(typed_path(unit.output_dir)).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL, or links in a circle
+        folder = open_path(unit.output_dir, opened)
+    except PATH_FAULTS as error:
         msg = f"{where} is no folder: {shown(unit.output_dir)}"
         raise UnitError(msg) from error
-    if open_to is not True:
-        roots = [*(open_to or []), run.owner.outpath_samples or ""]
-        opened = [Path(root).resolve() for root in roots if str(root)]
-        if not any(folder.is_relative_to(root) for root in opened):
-            msg = f"{where}: results may only be saved below {', '.join(map(str, opened))}"
-            raise UnitError(msg)
+    if folder is None:
+        msg = f"{where}: results may only be saved below {', '.join(map(str, opened))}"
+        raise UnitError(msg)
     if folder in run.plan.folders:
         msg = (
             f"{where} is the folder of the control pictures, which the results would replace; "

@@ -20,9 +20,9 @@ from PIL import Image
 
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError, shown
+from lib_controlnet.files.paths import open_file
 from lib_controlnet.host import generation, pictures
 from lib_controlnet.host.runs import xyz
-from lib_controlnet.pictures.decode import opened_file
 from lib_controlnet.pictures.movie import (
     MAX_DURATION,
     MIN_DURATION,
@@ -183,7 +183,7 @@ def _movie_file(value: Any, unit: int, p: Any, runtime: Runtime, scratch: Path) 
     if not getattr(p, "is_api", False):
         return Path(value)
     where = f"{_NAME}: the movie of unit {unit}"
-    path = opened_file(value, pictures.source(runtime.host).allow_paths)
+    path = open_file(value, pictures.source(runtime.host).allow_paths)
     if path is not None:
         return path
     data = bytes_of_text(value)
