@@ -1,6 +1,8 @@
-"""Steps that several edge detectors share: from logits to soft edges, levels and scribbles."""
+"""Steps that several edge detectors share: soft edges, levels, scribbles, dark strokes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ _LINES = tuple(
 )
 
 
-def soft_edges(image: np.ndarray, weight: WeightFile, build: Build) -> np.ndarray:
+def soft_edges(image: np.ndarray, weight: WeightFile, build: Build[Any]) -> np.ndarray:
     """Edges by a network that gives several maps of logits: the sigmoid of their mean.
 
     Args:
@@ -70,3 +72,23 @@ def scribble(edges: np.ndarray) -> np.ndarray:
     ridges = np.where((largest == blurred) & (blurred > CERTAIN), np.uint8(255), np.uint8(0))
     broad = cv2.GaussianBlur(ridges, (0, 0), SCRIBBLE_BLUR)
     return np.where(broad > FAINTEST, np.uint8(255), np.uint8(0))
+
+
+def darkness(image: np.ndarray, sigma: float, detail: float = 0.0) -> np.ndarray:
+    """How much darker than its surroundings a picture is, at least, in every channel.
+
+    Args:
+        image: uint8 (H, W, 3).
+        sigma: of the blur that stands for the surroundings, pixels.
+        detail: of the blur that the picture itself gets; 0 for none.
+
+    Returns:
+        float32 (H, W), -255 to 255.
+    """
+    least = np.full(image.shape[:2], np.inf, np.float32)
+    for channel in cv2.split(image):  # one by one: floats take four times the memory
+        plane: np.ndarray = channel.astype(np.float32)
+        darker: np.ndarray = cv2.GaussianBlur(plane, (0, 0), sigma)
+        darker -= cv2.GaussianBlur(plane, (0, 0), detail) if detail else plane
+        np.minimum(least, darker, out=least)
+    return least

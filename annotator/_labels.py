@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 _TOGETHER = 16  # classes that are enlarged at once: all of them would fill the memory
 
 
-def most_likely(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
+def most_likely(scores: Tensor, size: Sequence[int]) -> np.ndarray:
     """The class with the highest score, after enlarging the scores bilinearly.
 
     Args:
@@ -21,16 +22,17 @@ def most_likely(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
     Returns:
         int64 (height, width).
     """
-    import torch  # noqa: PLC0415
-    from torch.nn.functional import interpolate  # noqa: PLC0415
+    import torch
+    from torch.nn.functional import interpolate
 
-    best = labels = None
-    for start in range(0, scores.shape[1], _TOGETHER):
+    def highest(start: int) -> tuple[Tensor, Tensor]:
         some = scores[:, start : start + _TOGETHER].float()
-        highest, which = interpolate(some, size, mode="bilinear")[0].max(dim=0)
-        if best is None:
-            best, labels = highest, which
-            continue
-        labels = torch.where(highest > best, which + start, labels)
-        best = torch.maximum(highest, best)
+        found, which = interpolate(some, tuple(size), mode="bilinear")[0].max(dim=0)
+        return found, which + start
+
+    best, labels = highest(0)
+    for start in range(_TOGETHER, scores.shape[1], _TOGETHER):
+        found, which = highest(start)
+        labels = torch.where(found > best, which, labels)
+        best = torch.maximum(found, best)
     return labels.cpu().numpy()

@@ -23,7 +23,7 @@ def as_planes(image: np.ndarray, network: nn.Module) -> Tensor:
     Returns:
         (1, C, H, W) in 0 to 255.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     device, dtype = place_of(network)
     planes = image[:, :, None] if image.ndim == 2 else image
@@ -56,13 +56,15 @@ def as_input(
     Returns:
         (1, 3, H, W).
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     device, dtype = place_of(network)
     planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
     if picture.dtype == np.uint8:
         planes /= 255
-    centred = (planes - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None]
+    centred = (planes - np.asarray(mean, np.float32)[:, None, None]) / np.asarray(std, np.float32)[
+        :, None, None
+    ]
     return torch.from_numpy(centred)[None].to(device, dtype)
 
 

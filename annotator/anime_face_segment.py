@@ -42,7 +42,7 @@ class AnimeFaceSegment(Detector):
     weights = (UNET,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from .nets.anime_face import build  # noqa: PLC0415
+        from .nets.anime_face import build
 
         with lend(UNET, build) as network:
             seen = within_box(image, SHORT_SIDE, LONGEST_SIDE, STEP)

@@ -40,7 +40,7 @@ Colour = tuple[int, int, int]
 
 def open_script(path: Path, place: Place) -> torch.jit.ScriptModule:
     """Load the detector."""
-    import torch  # noqa: PLC0415
+    import torch
 
     TORCHVISION.load()
     return torch.jit.load(str(path), map_location=place.device).eval()
@@ -57,7 +57,7 @@ def read_labels(found: Sequence[Tensor], width: int, height: int) -> np.ndarray:
     Returns:
         uint8 (height, width).
     """
-    from torch.nn import functional  # noqa: PLC0415
+    from torch.nn import functional
 
     labels = np.zeros((height, width), np.uint8)
     for box, coarse, fine in zip(*found, strict=True):
@@ -96,7 +96,7 @@ class DensePose(Detector):
 
     name = "densepose"
     label = "densepose (pruple bg & purple torso)"
-    aliases = ("densepose (purple bg & purple torso)",)
+    aliases: ClassVar[tuple[str, ...]] = ("densepose (purple bg & purple torso)",)
     tags = ("OpenPose",)
     weights = (SCRIPT,)
     requires = (TORCHVISION,)
@@ -104,7 +104,7 @@ class DensePose(Detector):
     background: ClassVar[Colour] = (68, 1, 84)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        import torch  # noqa: PLC0415
+        import torch
 
         with lend_opened(SCRIPT, open_script) as network:
             device = next((p.device for p in network.parameters()), torch.device("cpu"))

@@ -60,7 +60,7 @@ class _DepthAnything(Detector):
     tags = ("Depth",)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from torch.nn import functional  # noqa: PLC0415
+        from torch.nn import functional
 
         with lend(self._weight(), self._build()) as network:
             depth = network(as_input(as_seen(image), network)).float()
@@ -103,7 +103,7 @@ class DepthAnythingV1(_DepthAnything):
     )
 
     def _build(self) -> Callable:
-        from .nets.depth_anything import build_v1  # noqa: PLC0415
+        from .nets.depth_anything import build_v1
 
         return build_v1
 
@@ -134,7 +134,7 @@ class DepthAnythingV2(_DepthAnything):
     )
 
     def _build(self) -> Callable:
-        from .nets.depth_anything import build_v2  # noqa: PLC0415
+        from .nets.depth_anything import build_v2
 
         return build_v2
 

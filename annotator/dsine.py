@@ -40,7 +40,7 @@ class NormalDsine(Detector):
     def detect(
         self, image: np.ndarray, degrees: float, iterations: float, *, kept: tuple[int, int]
     ) -> np.ndarray:
-        from .nets.dsine import Camera, build  # noqa: PLC0415
+        from .nets.dsine import Camera, build
 
         camera = Camera.seeing(min(max(degrees, NARROWEST), WIDEST), *kept)
         with lend(DSINE, build, half=False) as network:

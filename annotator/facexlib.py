@@ -97,9 +97,9 @@ def upright(image: np.ndarray) -> np.ndarray:
 
 
 def _faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    import torch  # noqa: PLC0415
+    import torch
 
-    from .nets.retinaface import build  # noqa: PLC0415
+    from .nets.retinaface import build
 
     centred = (image.astype(np.float32) - _MEAN)[:, :, ::-1]
     with lend(FACES, build) as network:
@@ -112,7 +112,7 @@ def _faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _parts(face: np.ndarray) -> np.ndarray:
     """Class of each pixel, int (512, 512)."""
-    from .nets.bisenet import build  # noqa: PLC0415
+    from .nets.bisenet import build
 
     with lend(PARTS, build) as network:
         return as_array(network(as_input(face, network)).argmax(dim=1))[0].astype(int)

@@ -19,7 +19,7 @@ WEIGHTS = WeightFile(
 
 
 def _edges(image: np.ndarray) -> np.ndarray:
-    from .nets.hed import build  # noqa: PLC0415
+    from .nets.hed import build
 
     return soft_edges(image, WEIGHTS, build)
 

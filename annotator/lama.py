@@ -72,9 +72,9 @@ def fill(image: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (h, w, 3) with a short side of 256.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
-    from .nets.lama import build  # noqa: PLC0415
+    from .nets.lama import build
 
     small = within_box(image, SHORT_SIDE, LONGEST_SIDE)
     height, width = small.shape[:2]
@@ -82,7 +82,7 @@ def fill(image: np.ndarray) -> np.ndarray:
     padded = cv2.copyMakeBorder(small, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
     with lend(LAMA, build) as network:
         planes = as_planes(padded, network) / 255.0
-        hole = (planes[:, 3:] > 0.5).to(planes)  # noqa: PLR2004 - half of full scale
+        hole = (planes[:, 3:] > 0.5).to(planes)
         shown = planes[:, :3] * (1.0 - hole)
         filled = shown + network(torch.cat((shown, hole), dim=1)) * hole
         pixels = as_array(filled[0].permute(1, 2, 0)) * 255.0

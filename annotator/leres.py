@@ -54,7 +54,7 @@ class DepthLeres(Detector):
     weights = (RES101,)
 
     def detect(self, image: np.ndarray, near: float, background: float) -> np.ndarray:
-        from .nets.leres import build  # noqa: PLC0415
+        from .nets.leres import build
 
         with lend(RES101, build) as network:
             depth = as_array(network(as_input(image, network))[0, 0])
@@ -75,8 +75,8 @@ class DepthLeresBoosted(Detector):
     weights = (RES101, MERGE)
 
     def detect(self, image: np.ndarray, near: float, background: float) -> np.ndarray:
-        from .nets.leres import build  # noqa: PLC0415
-        from .nets.leres_merge import build as build_merge  # noqa: PLC0415
+        from .nets.leres import build
+        from .nets.leres_merge import build as build_merge
 
         with lend(RES101, build) as network, lend(MERGE, build_merge) as merger:
             depth = boosted(image, partial(_seen_at, network), partial(_merged, merger))
@@ -92,7 +92,7 @@ def _seen_at(network: nn.Module, image: np.ndarray, side: int) -> np.ndarray:
 
 def _merged(network: nn.Module, whole: np.ndarray, details: np.ndarray) -> np.ndarray:
     """Two depths in 0 to 1 as one, float32 of the same shape."""
-    import torch  # noqa: PLC0415
+    import torch
 
     device, dtype = place_of(network)
     pair = torch.from_numpy(np.stack([whole, details])[None].astype(np.float32) * 2 - 1)

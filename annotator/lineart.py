@@ -30,7 +30,7 @@ COARSE = WeightFile(
 
 def _drawing(image: np.ndarray, weight: WeightFile) -> np.ndarray:
     """White lines on black, uint8 (H, W)."""
-    from .nets.lineart import build  # noqa: PLC0415
+    from .nets.lineart import build
 
     with lend(weight, build) as network:
         drawn = as_array(network(as_planes(image, network) / 255))[0, 0]

@@ -31,7 +31,7 @@ class LineArtAnime(Detector):
     weights = (WEIGHTS,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from .nets.lineart_anime import build  # noqa: PLC0415
+        from .nets.lineart_anime import build
 
         height, width = image.shape[:2]
         stretched = width + -width % STEP, height + -height % STEP

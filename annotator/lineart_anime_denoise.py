@@ -29,7 +29,7 @@ class LineArtAnimeDenoise(Detector):
     weights = (WEIGHTS,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from .nets.manga_line import build  # noqa: PLC0415
+        from .nets.manga_line import build
 
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         # Sums of unscaled pixels may pass the largest number of half precision.

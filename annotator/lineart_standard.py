@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from ._edges import darkness
 from .registry import Detector, register
 
 SIGMA = 6.0
@@ -25,18 +25,13 @@ def dark_lines(image: np.ndarray, sigma: float, faint: float) -> np.ndarray:
     Returns:
         uint8 (H, W), white on black; the median line is STRENGTH.
     """
-    darkness = None
-    for channel in cv2.split(image):  # one by one: floats take four times the memory
-        plane = channel.astype(np.float32)
-        darker = cv2.GaussianBlur(plane, (0, 0), sigma)
-        darker -= plane
-        darkness = darker if darkness is None else np.minimum(darkness, darker, out=darkness)
-    np.clip(darkness, 0, 255, out=darkness)
-    strokes = darkness[darkness > faint]
+    dark = darkness(image, sigma)
+    np.clip(dark, 0, 255, out=dark)
+    strokes = dark[dark > faint]
     typical = float(np.median(strokes)) if strokes.size else 0.0
-    darkness /= max(WEAKEST, typical)
-    darkness *= STRENGTH
-    return np.clip(darkness, 0, 255, out=darkness).astype(np.uint8)
+    dark /= max(WEAKEST, typical)
+    dark *= STRENGTH
+    return np.clip(dark, 0, 255, out=dark).astype(np.uint8)
 
 
 @register

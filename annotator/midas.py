@@ -35,7 +35,7 @@ def inverse_depth(image: np.ndarray) -> np.ndarray:
     Args:
         image: uint8 (H, W, 3), both sides multiples of 32.
     """
-    from .nets.midas import build  # noqa: PLC0415
+    from .nets.midas import build
 
     with lend(MIDAS, build, half=False) as network:
         return as_array(network(as_input(image, network, CENTRE, CENTRE))[0, 0])

@@ -41,8 +41,8 @@ def segments(maps: Tensor, least: float, shortest: float) -> np.ndarray:
     Returns:
         float32 (n, 4): x and y of both ends, in pixels of the network's input.
     """
-    import torch  # noqa: PLC0415
-    import torch.nn.functional as F  # noqa: PLC0415
+    import torch
+    import torch.nn.functional as F
 
     maps = maps.float()
     heat = torch.sigmoid(maps[:, :1])
@@ -71,7 +71,7 @@ class Mlsd(Detector):
     weights = (WEIGHTS,)
 
     def detect(self, image: np.ndarray, least: float, shortest: float) -> np.ndarray:
-        from .nets.mlsd import build  # noqa: PLC0415
+        from .nets.mlsd import build
 
         # A fourth channel of ones, which is scaled like the colours.
         picture = np.dstack([image, np.ones_like(image[:, :, :1])])
@@ -79,5 +79,5 @@ class Mlsd(Detector):
             maps = network(as_planes(picture, network) / 127.5 - 1)
         canvas = np.zeros(image.shape[:2], np.uint8)
         for left, top, right, bottom in segments(maps, least, shortest).astype(int).tolist():
-            cv2.line(canvas, (left, top), (right, bottom), 255, 1)
+            cv2.line(canvas, (left, top), (right, bottom), (255,), 1)
         return canvas

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -75,14 +75,14 @@ class MobileSamParts(Detector):
     weights = (MOBILE_SAM,)
 
     def detect(self, image: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-        from .nets.mobile_sam import build  # noqa: PLC0415
+        from .nets.mobile_sam import build
 
         with lend(MOBILE_SAM, build, half=False) as network:
             masks = without_doubles(list(all_masks(image, network)))
         return painted(masks, image.shape[:2], rng)
 
 
-def painted(masks: list[Mask], size: tuple[int, int], rng: np.random.RandomState) -> np.ndarray:
+def painted(masks: list[Mask], size: Sequence[int], rng: np.random.RandomState) -> np.ndarray:
     """Masks in random colours, the smaller over the larger ones; uint8 (*size, 3)."""
     picture = np.zeros((*size, 3), np.uint8)
     for mask in sorted(masks, key=lambda mask: mask.area, reverse=True):
@@ -98,7 +98,7 @@ def all_masks(image: np.ndarray, network: MobileSam) -> Iterator[Mask]:
         image: uint8 (H, W, 3).
         network: MobileSAM.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     seen = within_box(image, SIDE, SIDE, 1, cv2.INTER_LINEAR, cv2.INTER_AREA)
     height, width = seen.shape[:2]
@@ -118,12 +118,12 @@ def all_masks(image: np.ndarray, network: MobileSam) -> Iterator[Mask]:
             yield from _stable(_enlarged(part, (height, width), image.shape[:2]), worth)
 
 
-def _enlarged(logits: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def _enlarged(logits: Tensor, seen: tuple[int, int], size: Sequence[int]) -> Tensor:
     """Mask logits (n, h, w) of the square as (n, *size), the padding cut off."""
-    from torch.nn.functional import interpolate  # noqa: PLC0415
+    from torch.nn.functional import interpolate
 
     square = interpolate(logits[:, None], (SIDE, SIDE), mode="bilinear")
-    return interpolate(square[:, :, : seen[0], : seen[1]], size, mode="bilinear")[:, 0]
+    return interpolate(square[:, :, : seen[0], : seen[1]], tuple(size), mode="bilinear")[:, 0]
 
 
 def _stable(logits: Tensor, quality: Tensor) -> Iterator[Mask]:

@@ -16,13 +16,14 @@ from .weights import WeightFile, WeightsError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
-Build = Callable[["dict[str, Tensor]"], "nn.Module"]
-"""Makes a network of a file's tensors, strictly; raises KeyError or RuntimeError where they
-do not fit."""
+Network = TypeVar("Network", bound="nn.Module")
+Build = Callable[["dict[str, Any]"], Network]
+"""Makes a network of what a file holds, tensors or dicts of them, strictly; raises KeyError or
+RuntimeError where they do not fit."""
 Opened = TypeVar("Opened")
 
 MAX_COUNT: Final = 6
@@ -66,7 +67,9 @@ class NetworkCache:
         self._lock = threading.RLock()
 
     @contextmanager
-    def lend(self, weight: WeightFile, build: Build, *, half: bool = True) -> Iterator[nn.Module]:
+    def lend(
+        self, weight: WeightFile, build: Build[Network], *, half: bool = True
+    ) -> Iterator[Network]:
         """A network in eval mode on the device it shall run on, without gradients.
 
         Args:
@@ -80,7 +83,7 @@ class NetworkCache:
         """
         import torch
 
-        def load(path: Path, place: Place) -> nn.Module:
+        def load(path: Path, place: Place) -> Network:
             # Layers draw initial values when they are made; the user's random numbers stay.
             with torch.random.fork_rng(devices=[]):
                 network = build(read_tensors(path))

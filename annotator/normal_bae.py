@@ -33,7 +33,7 @@ class NormalBae(Detector):
     weights = (SCANNET,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from .nets.normal_bae import build  # noqa: PLC0415
+        from .nets.normal_bae import build
 
         with lend(SCANNET, build) as network:
             found = as_array(network(as_input(image, network))[0, :3])

@@ -52,9 +52,9 @@ class _OneFormer(Detector):
     long_side: ClassVar[int]
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        import torch  # noqa: PLC0415
+        import torch
 
-        from .nets.oneformer import TASK, build, semantic  # noqa: PLC0415
+        from .nets.oneformer import TASK, build, semantic
 
         box = self.short_side, self.long_side
         seen = within_box(image, *box, STEP, cv2.INTER_LINEAR, cv2.INTER_AREA)

@@ -55,7 +55,7 @@ class OpenPose(Detector):
 
     tags = ("OpenPose",)
     sized = True
-    weights = (BODY,)
+    weights: ClassVar[tuple[WeightFile, ...]] = (BODY,)
     body: ClassVar[bool] = True
     hands: ClassVar[bool] = False
     face: ClassVar[bool] = False
@@ -77,7 +77,7 @@ class OpenPose(Detector):
         return Detected(draw_pose(pose), pose_json(pose))
 
     def _bodies(self, picture: np.ndarray) -> list[np.ndarray]:
-        from .nets.openpose import build_body  # noqa: PLC0415
+        from .nets.openpose import build_body
 
         with lend(BODY, build_body) as network:
             return find_bodies(picture, network)
@@ -93,7 +93,7 @@ class OpenPose(Detector):
         return parts[::2], parts[1::2]
 
     def _run_hands(self, picture: np.ndarray, boxes: Sequence[Box]) -> list[np.ndarray | None]:
-        from .nets.openpose import build_hand  # noqa: PLC0415
+        from .nets.openpose import build_hand
 
         with lend(HAND, build_hand) as network:
             return find_hands(picture, boxes, network)
@@ -104,7 +104,7 @@ class OpenPose(Detector):
         return _in_boxes(boxes, lambda there: self._run_faces(picture, there))
 
     def _run_faces(self, picture: np.ndarray, boxes: Sequence[Box]) -> list[np.ndarray | None]:
-        from .nets.openpose import build_face  # noqa: PLC0415
+        from .nets.openpose import build_face
 
         with lend(FACE, build_face) as network:
             return find_faces(picture, boxes, network)

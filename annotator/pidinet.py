@@ -23,7 +23,7 @@ LIKELY = 0.5
 
 def _edges(image: np.ndarray) -> np.ndarray:
     """Float32 (H, W), 0 to 1, of a uint8 RGB picture (H, W, 3)."""
-    from .nets.pidinet import build  # noqa: PLC0415
+    from .nets.pidinet import build
 
     blue_first = image[:, :, ::-1]
     with lend(WEIGHTS, build) as network:

@@ -203,7 +203,7 @@ def _draw_limb(canvas: np.ndarray, start: Point, end: Point, colour: Colour) -> 
     middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
     axes = (int(math.hypot(across, down) / 2), _HALF_WIDTH)
     angle = int(math.degrees(math.atan2(down, across)))
-    outline = cv2.ellipse2Poly(_whole(middle), axes, angle, 0, 360, 1)
+    outline = np.array(cv2.ellipse2Poly(_whole(middle), axes, angle, 0, 360, 1))
     cv2.fillConvexPoly(canvas, outline, [int(part * _LIMB_SHADE) for part in colour])
 
 

@@ -262,13 +262,14 @@ class Detector:
         """Lists are in descending order of this text, "none" before all of them."""
         return f"{self.priority:08d}{self.title}"
 
-    def detect(self, image: np.ndarray, *values: float) -> np.ndarray | Detected:
-        """Turn a picture into a control map.
+    def detect(self, image: np.ndarray, *values: Any, **named: Any) -> np.ndarray | Detected:
+        """Turn a picture into a control map. Subclasses name the arguments that they declare.
 
         Args:
             image: uint8 (H, W, 3), or (H, W, 4) with the mask last if `mask` says so; not to be
                 modified.
             values: one number per slider, in range.
+            named: `rng`, `kept` and `resolution`, as declared.
 
         Returns:
             uint8 (H, W), (H, W, 3) or (H, W, 4), or that in a `Detected`.

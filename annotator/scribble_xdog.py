@@ -6,9 +6,9 @@ advanced image stylization", Computers & Graphics 36(6), 2012.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from ._edges import darkness
 from .registry import Detector, Slider, register
 
 
@@ -25,12 +25,7 @@ class ScribbleXDoG(Detector):
     sliders = (Slider("XDoG Threshold", 1, 64, 32, 0.01),)
 
     def detect(self, image: np.ndarray, threshold: float) -> np.ndarray:
-        least = None
-        for channel in cv2.split(image):  # one by one: floats take four times the memory
-            plane = channel.astype(np.float32)
-            darker = cv2.GaussianBlur(plane, (0, 0), 5.0)
-            darker -= cv2.GaussianBlur(plane, (0, 0), 0.5)
-            least = darker if least is None else np.minimum(least, darker, out=least)
+        least = darkness(image, 5.0, 0.5)
         # Parity: the difference is inverted and cut to whole numbers before it is doubled.
         inverted = np.clip(np.subtract(255, least, out=least), 0, 255, out=least).astype(np.uint8)
         return np.where(255 - inverted > threshold / 2, np.uint8(255), np.uint8(0))

@@ -42,7 +42,7 @@ class Segmentation(Detector):
     weights = (UPERNET,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from .nets.uniformer import build  # noqa: PLC0415
+        from .nets.uniformer import build
 
         seen = within_box(image, SHORT_SIDE, LONG_SIDE, STEP, cv2.INTER_LINEAR, cv2.INTER_LINEAR)
         with lend(UPERNET, build) as network:

@@ -69,7 +69,7 @@ class SoftEdgeAnyline(Detector):
     weights = (WEIGHTS,)
 
     def detect(self, image: np.ndarray, steps: float, *, kept: tuple[int, int]) -> np.ndarray:
-        from .nets.teed import build  # noqa: PLC0415
+        from .nets.teed import build
 
         edges = as_bytes(in_steps(soft_edges(image, WEIGHTS, build), int(steps)))
         return screened(edges[: kept[0], : kept[1]], fine_lines(image, kept))

@@ -30,6 +30,6 @@ class SoftEdgeTeed(Detector):
     weights = (WEIGHTS,)
 
     def detect(self, image: np.ndarray, steps: float) -> np.ndarray:
-        from .nets.teed import build  # noqa: PLC0415
+        from .nets.teed import build
 
         return as_bytes(in_steps(soft_edges(image, WEIGHTS, build), int(steps)))

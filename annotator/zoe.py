@@ -35,7 +35,7 @@ class DepthZoe(Detector):
     weights = (ZOE,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from .nets.zoe import build, measure  # noqa: PLC0415
+        from .nets.zoe import build, measure
 
         with lend(ZOE, build, half=False) as network:
             metres = measure(network, as_input(image, network, CENTRE, CENTRE))

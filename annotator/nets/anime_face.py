@@ -60,7 +60,8 @@ class InvertedResidual(nn.Module):
 
 def _encoder_blocks() -> list[nn.Sequential]:
     """The five blocks; the first one begins with a plain convolution of the picture."""
-    blocks, channels = [], _STEM
+    blocks: list[nn.Sequential] = []
+    channels = _STEM
     for layers in _BLOCKS:
         parts: list[nn.Module] = [] if blocks else [_conv(3, _STEM, 3, stride=2)]
         for made, stride in layers:

@@ -63,9 +63,9 @@ class ResNet18(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(b, 3, h, w) -> maps at 1/8, 1/16 and 1/32."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
-        fine = self.layer2(self.layer1(x))
-        middle = self.layer3(fine)
-        return fine, middle, self.layer4(middle)
+        fine = self.get_submodule("layer2")(self.get_submodule("layer1")(x))
+        middle = self.get_submodule("layer3")(fine)
+        return fine, middle, self.get_submodule("layer4")(middle)
 
 
 class Attention(nn.Module):

@@ -54,6 +54,11 @@ class Scratch(nn.Module):
         width: of everything here.
     """
 
+    # What makes the result of the fused maps; networks that have it set it.
+    output_conv: nn.Sequential
+    output_conv1: nn.Module
+    output_conv2: nn.Module
+
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         for number, level in enumerate(channels, 1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -109,10 +110,12 @@ class Up(nn.Module):
     def standardise(self) -> None:
         """Give every kernel mean 0 and deviation 1, once; the network was trained that way."""
         for number in (0, 3):
-            kernel = self._net[number].weight.detach().double()
+            conv = self._net[number]
+            assert isinstance(conv, nn.Conv2d)
+            kernel = conv.weight.detach().double()
             std, mean = torch.std_mean(kernel, dim=(1, 2, 3), keepdim=True)
             kernel = (kernel - mean) / (std + STANDARD_EPS)
-            self._net[number].weight = nn.Parameter(kernel.to(self._net[number].weight.dtype))
+            conv.weight = nn.Parameter(kernel.to(conv.weight.dtype))
 
 
 def head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -156,9 +159,8 @@ class ConvGru(nn.Module):
 
     def __init__(self, state: int, inputs: int, kernel: int) -> None:
         super().__init__()
-        for gate in ("convz", "convr", "convq"):
-            conv = nn.Conv2d(state + inputs, state, kernel, padding=kernel // 2)
-            self.add_module(gate, conv)
+        make = partial(nn.Conv2d, state + inputs, state, kernel, padding=kernel // 2)
+        self.convz, self.convr, self.convq = make(), make(), make()
 
     def forward(self, state: Tensor, x: Tensor) -> Tensor:
         both = torch.cat([state, x], dim=1)

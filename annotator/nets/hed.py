@@ -44,10 +44,11 @@ class HED(nn.Module):
             before = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        h, edges = self.block1(x - self.norm)
-        maps = [edges]
-        for block in (self.block2, self.block3, self.block4, self.block5):
-            h, edges = block(F.max_pool2d(h, 2))
+        h = x - self.norm
+        maps: list[Tensor] = []
+        for index in range(1, len(WIDTHS) + 1):
+            h = F.max_pool2d(h, 2) if maps else h
+            h, edges = self.get_submodule(f"block{index}")(h)
             maps.append(edges)
         return maps
 

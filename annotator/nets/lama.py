@@ -133,7 +133,7 @@ class Concat(nn.Module):
     """Local and global channels in one tensor."""
 
     def forward(self, x: Split) -> Tensor:
-        return torch.cat(x, dim=1)
+        return torch.cat([part for part in x if part is not None], dim=1)
 
 
 class Lama(nn.Module):

@@ -95,12 +95,13 @@ class MangaLine(nn.Module):
         self.conv15 = Wrapped(*_norm_conv(LAST[0], 1, side=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = [self.block0(x)]
-        for block in (self.block1, self.block2, self.block3, self.block4):
-            skips.append(block(skips[-1]))
-        h = skips.pop()
-        for block in (self.block5, self.block6, self.block7, self.block8):
-            h = block(h) + skips.pop()
+        h, skips = x, []
+        for index in range(len(DOWN)):
+            h = self.get_submodule(f"block{index}")(h)
+            skips.append(h)
+        skips.pop()
+        for index in range(len(DOWN), len(DOWN) + len(UP)):
+            h = self.get_submodule(f"block{index}")(h) + skips.pop()
         return self.conv15(self.block9(h))
 
 

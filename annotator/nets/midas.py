@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -214,7 +215,7 @@ class Midas(nn.Module):
         return self.scratch.output_conv(self.scratch.fuse(self.pretrained(x))[-1])
 
 
-def build(state: Mapping[str, Tensor]) -> Midas:
+def build(state: Mapping[str, Any]) -> Midas:
     """The network of a published file, a training checkpoint included."""
     if "optimizer" in state:
         state = state["model"]

@@ -174,6 +174,8 @@ class MaskDecoder(nn.Module):
 class PlaceEncoding(nn.Module):
     """Sines of random projections of a place."""
 
+    positional_encoding_gaussian_matrix: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.empty(2, WIDTH // 2))

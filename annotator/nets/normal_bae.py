@@ -53,19 +53,14 @@ class Up(nn.Module):
         return self._net(torch.cat([enlarge(x, skip.shape[2:]), skip], dim=1))
 
 
-class Refine(nn.Sequential):
+class Refine(nn.ModuleList):
     """Predicts every pixel anew from its features and the coarser prediction."""
 
     def __init__(self, features: int, hidden: int) -> None:
-        super().__init__(
-            nn.Conv1d(features + 4, hidden, 1),
-            nn.ReLU(),
-            nn.Conv1d(hidden, hidden, 1),
-            nn.ReLU(),
-            nn.Conv1d(hidden, hidden, 1),
-            nn.ReLU(),
-            nn.Conv1d(hidden, 4, 1),
-        )
+        layers = [nn.Conv1d(features + 4, hidden, 1), nn.ReLU()]
+        for made in (hidden, hidden, 4):
+            layers += [nn.Conv1d(hidden, made, 1), nn.ReLU()]
+        super().__init__(layers[:-1])
 
     def forward(self, features: Tensor, coarser: Tensor) -> Tensor:
         """(b, c, h, w) and (b, 4, h, w) -> (b, 4, 2 h, 2 w).
@@ -95,11 +90,11 @@ class Decoder(nn.Module):
         self.out_conv_res1 = Refine(params.widths[3], params.hidden)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        finest, fine, middle, coarse, top = maps
-        x = self.up1(self.conv2(top), coarse)
-        eighth = self.up2(x, middle)
-        quarter = self.up3(eighth, fine)
-        half = self.up4(quarter, finest)
+        *skips, top = maps
+        levels = [self.conv2(top)]
+        for number, skip in enumerate(reversed(skips), 1):
+            levels.append(self.get_submodule(f"up{number}")(levels[-1], skip))
+        *_, eighth, quarter, half = levels
         found = as_normals(self.out_conv_res8(eighth))
         found = self.out_conv_res4(eighth, found)
         found = self.out_conv_res2(quarter, found)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -112,13 +112,13 @@ def config_of(state: Mapping[str, Tensor]) -> OneFormerConfig:
     Raises:
         KeyError: the file holds something else.
     """
-    from transformers import OneFormerConfig, SwinConfig  # noqa: PLC0415
+    from transformers import OneFormerConfig, SwinConfig
 
     stages = range(_STAGES)
     tables = [
         state[f"backbone.layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in stages
     ]
-    swin = SwinConfig(
+    swin: Any = SwinConfig(  # Any: they declare a dict, and take both
         embed_dim=len(state["backbone.patch_embed.proj.bias"]),
         depths=[_count(state, f"backbone.layers.{i}.blocks.") for i in stages],
         num_heads=[table.shape[1] for table in tables],
@@ -148,24 +148,24 @@ def config_of(state: Mapping[str, Tensor]) -> OneFormerConfig:
     )
 
 
-def build(state: Mapping[str, Tensor]) -> OneFormerForUniversalSegmentation:
+def build(state: Mapping[str, Any]) -> OneFormerForUniversalSegmentation:
     """The network of a published file: {"model": tensors}.
 
     Raises:
         RuntimeError: a tensor is missing, unexpected or of another shape.
     """
-    from transformers import OneFormerForUniversalSegmentation  # noqa: PLC0415
+    from transformers import OneFormerForUniversalSegmentation
 
     state = state.get("model", state)
     with _without_random_weights():
         network = OneFormerForUniversalSegmentation(config_of(state))
-    network.criterion = None  # compares with the truth, which there is not
+    network.add_module("criterion", None)  # compares with the truth, which there is not
     network.load_state_dict(converted(state), strict=True, assign=True)
     return network
 
 
 def semantic(
-    class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int], at_once: int = 1 << 25
+    class_logits: Tensor, mask_logits: Tensor, size: tuple[int, ...], at_once: int = 1 << 25
 ) -> Tensor:
     """The most likely class of every pixel.
 
@@ -197,7 +197,7 @@ def semantic(
 def _without_random_weights() -> AbstractContextManager[object]:
     """Saves the seconds that drawing 220 million random numbers takes."""
     try:
-        from transformers.modeling_utils import no_init_weights  # noqa: PLC0415
+        from transformers.modeling_utils import no_init_weights
     except ImportError:  # it is not part of the package's promises
         return nullcontext()
     return no_init_weights()

@@ -10,6 +10,7 @@ operators differ only in the kernel they make of the stored one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,10 @@ class Dilations(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(F.relu(x))
-        return self.conv2_1(x) + self.conv2_2(x) + self.conv2_3(x) + self.conv2_4(x)
+        first, *others = (self.get_submodule(f"conv2_{i}")(x) for i in range(1, len(DILATIONS) + 1))
+        for other in others:
+            first = first + other
+        return first
 
 
 class Attention(nn.Module):
@@ -167,6 +171,6 @@ class PiDiNet(nn.Module):
         return torch.sigmoid(self.classifier(torch.cat(maps, dim=1)))
 
 
-def build(state: Mapping[str, Tensor]) -> PiDiNet:
+def build(state: Mapping[str, Any]) -> PiDiNet:
     """The network of `table5_pidinet.pth`, which keeps its weights under "state_dict"."""
     return filled(PiDiNet, without_prefix(state["state_dict"]))

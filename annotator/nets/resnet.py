@@ -72,7 +72,7 @@ class ResNet(nn.Module):
         """(b, 3, h, w) -> maps at 1/4, 1/8, 1/16 and 1/32."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
         maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for number in range(1, 5):
+            x = self.get_submodule(f"layer{number}")(x)
             maps.append(x)
         return maps

@@ -46,7 +46,9 @@ class Pyramid(nn.Module):
         self.merge2 = _rectified(_WIDTH, _WIDTH)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        fine, middle, coarse = self.output1(maps[0]), self.output2(maps[1]), self.output3(maps[2])
+        fine, middle, coarse = (
+            self.get_submodule(f"output{number}")(level) for number, level in enumerate(maps, 1)
+        )
         middle = self.merge2(middle + F.interpolate(coarse, middle.shape[2:]))
         fine = self.merge1(fine + F.interpolate(middle, fine.shape[2:]))
         return [fine, middle, coarse]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +127,7 @@ class Backbone(nn.Module):
         widths = (3, *params.dims)
         for i, (width, depth) in enumerate(zip(params.dims, params.depths, strict=True), 1):
             blocks = [
-                ConvBlock(width) if i <= 2 else AttentionBlock(width, params.head_dim)  # noqa: PLR2004
+                ConvBlock(width) if i <= 2 else AttentionBlock(width, params.head_dim)
                 for _ in range(depth)
             ]
             setattr(self, f"patch_embed{i}", PatchEmbed(widths[i - 1], width, 4 if i == 1 else 2))
@@ -137,7 +138,7 @@ class Backbone(nn.Module):
         features = []
         for i in range(1, 5):
             x = self.get_submodule(f"patch_embed{i}")(x)
-            for block in self.get_submodule(f"blocks{i}"):
+            for block in self.get_submodule(f"blocks{i}").children():
                 x = block(x)
             features.append(_over_channels(self.get_submodule(f"norm{i}"), x))
         return features
@@ -199,7 +200,7 @@ class UniFormer(nn.Module):
         return self.decode_head(self.backbone(x))
 
 
-def build(state: Mapping[str, Tensor]) -> UniFormer:
+def build(state: Mapping[str, Any]) -> UniFormer:
     """The network of a published file: {"state_dict": tensors}; sizes are read from the tensors."""
     state = without_prefix(state.get("state_dict", state))
     state = {k: v for k, v in state.items() if not k.startswith("auxiliary_head.")}
@@ -218,7 +219,7 @@ def _blocks(state: Mapping[str, Tensor], stem: str) -> int:
     return len({k[len(stem) :].split(".")[0] for k in state if k.startswith(stem)})
 
 
-def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def _over_channels(norm: nn.Module, x: Tensor) -> Tensor:
     """A norm over the channels of (b, c, h, w)."""
     return norm(x.movedim(1, -1)).movedim(-1, 1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ class Pretrained(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         levels = []
         for number, tokens in enumerate(self.model(x), 1):
-            post = getattr(self, f"act_postprocess{number}")
+            post: Any = self.get_submodule(f"act_postprocess{number}")
             grid = to_grid(post["0"](tokens), x.shape[2] // beit.PATCH)
             levels.append(post["4"](post["3"](grid)))
         return levels
@@ -111,6 +112,9 @@ class PerPixel(nn.Module):
 
 class LogBinomial(nn.Module):
     """A distribution over the bins with one peak: binomial, sharpened or flattened."""
+
+    k_idx: Tensor
+    K_minus_1: Tensor
 
     def __init__(self, bins: int) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ def smooth(score_map: np.ndarray) -> np.ndarray:
 
 def as_input(pictures: np.ndarray, network: nn.Module) -> Tensor:
     """(b, 3, h, w) in -0.5 to 0.5 of uint8 (b, h, w, 3)."""
-    import torch  # noqa: PLC0415
+    import torch
 
     weight = next(network.parameters())
     planes = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
@@ -122,7 +122,7 @@ def find_bodies(picture: np.ndarray, network: nn.Module) -> list[np.ndarray]:
     return assemble(fields, joints)
 
 
-def _enlarged(maps: np.ndarray, inner: tuple[int, int], width: int, height: int) -> np.ndarray:
+def _enlarged(maps: np.ndarray, inner: Sequence[int], width: int, height: int) -> np.ndarray:
     """A network's maps (c, h, w) in the size of the picture."""
     rows, columns = maps.shape[1] * STRIDE, maps.shape[2] * STRIDE
     channels = []
@@ -216,8 +216,8 @@ def _join(links: Sequence[Sequence[Link]], scores: np.ndarray) -> list[_Figure]:
                 for figure in figures
                 if figure.joints[first] == link.start or figure.joints[second] == link.end
             ][:2]
-            if len(owners) == 2 and not _overlap(*owners):
-                _merge(*owners, link)
+            if len(owners) == 2 and not _overlap(owners[0], owners[1]):
+                _merge(owners[0], owners[1], link)
                 figures = [figure for figure in figures if figure is not owners[1]]
             elif owners:
                 _extend(owners, second, link, scores[link.end])

@@ -151,7 +151,7 @@ def find_faces(
         boxes: of faces.
         network: `nets.openpose.face_net`.
     """
-    from torch.nn import functional  # noqa: PLC0415
+    from torch.nn import functional
 
     found = []
     for some in _batches(boxes):
