@@ -63,6 +63,14 @@ class HostError(ControlNetError):
     """The host is in a state in which controls cannot be applied."""
 
 
+def lacks_memory(name: str) -> HostError:
+    """The sentence for a control model that the machine or its device has no memory for."""
+    return HostError(
+        f"there is not enough memory to load {name}; close other programs, enable Low VRAM, or "
+        "lower the model cache size in the settings"
+    )
+
+
 def without_frames(error: BaseException) -> BaseException:
     """The error itself, to be kept: its frames, and its causes', would keep all their pictures."""
     waiting, seen = [error], set()

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from lib_controlnet.engine.residency import Between, Residency
 from lib_controlnet.engine.session import PassInfo, PreparedUnit
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size
@@ -18,7 +19,11 @@ class FakeHost:
     """A host without a WebUI; honours `ports.Host`."""
 
     device = torch.device("cpu")
+    between = Between.NEVER
     network_dtype = torch.float32
+
+    def __init__(self):
+        self.residency = Residency(1, 0)
 
     def option(self, key):
         return DEFAULTS[key]
@@ -33,9 +38,6 @@ class FakeHost:
         return False
 
     def report(self, text):
-        pass
-
-    def free_memory(self):
         pass
 
 

@@ -196,11 +196,6 @@ class ControlNetwork(ABC):
         """Precision of the weights, in which the network computes."""
         return next(self.module.parameters()).dtype
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ControlNetwork:
-        """Move the weights, in place, and return the network itself."""
-        self.module.to(device=device, dtype=dtype)
-        return self
-
     @abstractmethod
     def encode_hint(self, hint: Tensor) -> Tensor:
         """Run the part that depends on the control image alone; its result can be cached.

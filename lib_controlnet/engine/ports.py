@@ -9,13 +9,26 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from lib_controlnet.engine.residency import Between, Residency
+
 
 class Host(Protocol):
-    """The narrow view of a WebUI that the engine needs."""
+    """The narrow view of a WebUI that the engine needs.
+
+    Attributes:
+        residency: what owns the device's memory on our side.
+    """
+
+    residency: Residency
 
     @property
     def device(self) -> torch.device:
         """Where the U-Net computes."""
+        ...
+
+    @property
+    def between(self) -> Between:
+        """When control networks leave that device."""
         ...
 
     @property
@@ -44,8 +57,4 @@ class Host(Protocol):
 
     def report(self, text: str | None) -> None:
         """Show one line beside the progress bar; None takes it away."""
-        ...
-
-    def free_memory(self) -> None:
-        """Return cached device memory to the driver."""
         ...

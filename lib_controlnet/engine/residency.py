@@ -1,70 +1,200 @@
-"""Loaded control networks, kept between generations within a count and a number of bytes."""
+"""One owner of device memory: what is loaded, what of it lies on the device, and what has to go.
+
+Weights are only read, so they stay on the CPU for as long as they are kept (the masters); the
+device gets copies, and leaving it drops them: nothing is ever copied back.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from lib_controlnet.errors import ModelNotFoundError
+import torch
+from torch import Tensor, nn
+
+from lib_controlnet.errors import ModelNotFoundError, is_out_of_memory, lacks_memory
 
 if TYPE_CHECKING:
-    import torch
-
     from lib_controlnet.engine.network import BaseUNet, ControlNetwork
 
 log = logging.getLogger(__name__)
 
 Loader = Callable[["Path", "BaseUNet", "torch.dtype", "torch.device | str"], "ControlNetwork"]
+Copy = Callable[[Tensor, torch.device], Tensor]
 Key = tuple[object, ...]
+
+CPU = torch.device("cpu")
+
+
+class Between(Enum):
+    """When control networks leave the device."""
+
+    NEVER = "never"  # but for what else needs the memory
+    PASS = "pass"
+    EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
-class _Entry:
-    network: ControlNetwork
-    base_identity: str | None
+class Place:
+    """Where the networks of a pass compute.
+
+    Attributes:
+        device: the U-Net's, or the CPU.
+        between: when they leave it.
+    """
+
+    device: torch.device
+    between: Between = Between.NEVER
 
 
-class ModelCache:
-    """Least recently used networks go first; the newest one is always kept.
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of weights on a device."""
+    return tensor.detach().to(device)
+
+
+class Resident:
+    """The weights of one module: masters where they were loaded, and copies on a device.
+
+    Parameters and buffers are replaced, not written to; tied ones stay tied.
+
+    Args:
+        module: any; what it holds now are the masters.
+        copy: gives a tensor's copy on a device.
+
+    Attributes:
+        uses: evaluations that are going on.
+        is_unwanted: it leaves the device when they are over.
+    """
+
+    def __init__(self, module: nn.Module, copy: Copy = copy_to) -> None:
+        self._copy = copy
+        self._masters = list(_tensors(module))
+        self._copies: dict[int, Tensor] = {}
+        self._device: torch.device | None = None
+        self.uses = 0
+        self.is_unwanted = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the masters and of the copies."""
+        masters = {id(tensor): tensor for _, _, tensor in self._masters}
+        held = (*masters.values(), *self._copies.values())
+        return sum(tensor.nelement() * tensor.element_size() for tensor in held)
+
+    def place(self, device: torch.device) -> None:
+        """Have the module compute on a device; on the masters' own nothing is copied.
+
+        Raises:
+            Exception: whatever the device says where its memory does not suffice; the module is
+                then where it was.
+        """
+        if self._device == device:
+            return
+        copies: dict[int, Tensor] = {}
+        for _, _, master in self._masters:
+            if id(master) not in copies and master.device.type != device.type:
+                fresh = self._copy(master, device)
+                is_parameter = isinstance(master, nn.Parameter)
+                copies[id(master)] = nn.Parameter(fresh, False) if is_parameter else fresh
+        for owner, name, master in self._masters:
+            setattr(owner, name, copies.get(id(master), master))
+        self._copies, self._device = copies, device
+
+    def park(self) -> bool:
+        """Have the module compute on its masters again; whether copies were dropped by that."""
+        had_copies = bool(self._copies)
+        if had_copies:
+            for owner, name, master in self._masters:
+                setattr(owner, name, master)
+        self._copies, self._device, self.is_unwanted = {}, None, False
+        return had_copies
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Every parameter and buffer, with the module that holds it and its name there."""
+    for owner in module.modules():
+        for name, tensor in owner.named_parameters(recurse=False, remove_duplicate=False):
+            yield owner, name, tensor
+        for name, tensor in owner.named_buffers(recurse=False, remove_duplicate=False):
+            yield owner, name, tensor
+
+
+@dataclass(eq=False)
+class _Pass:
+    """One run of the sampler.
+
+    Attributes:
+        networks: all that are used in it.
+        device: where they compute.
+        between: when they leave it; sooner than asked if they do not fit there together.
+    """
+
+    networks: list[ControlNetwork]
+    device: torch.device
+    between: Between
+
+
+class Residency:
+    """Keeps networks loaded between generations, and decides what lies on the device.
 
     A network is found again for the same file (path, time, size), precision and base structure;
     one whose weights contain the base's also needs the same base checkpoint. So a network loaded
     for another kind of base is never handed out: its loader gets to say why it does not fit.
 
+    Whoever holds a network keeps it: it is found again and never loaded twice. Of those that
+    nobody holds the most recently used stay.
+
     Args:
         max_count: networks to keep, at least 1.
-        max_bytes: bytes of weights to keep.
+        max_bytes: bytes of kept weights, their copies on the device included; one network alone
+            may be larger.
+        others: each takes something else off the device (detectors) and says whether it did.
+        free_memory: returns cached device memory to the driver.
+        copy: gives a tensor's copy on a device.
     """
 
-    def __init__(self, max_count: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        max_count: int,
+        max_bytes: int,
+        others: Collection[Callable[[], bool]] = (),
+        free_memory: Callable[[], None] = lambda: None,
+        copy: Copy = copy_to,
+    ) -> None:
         self.max_count = max_count
         self.max_bytes = max_bytes
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._others = others
+        self._free_memory = free_memory
+        self._copy = copy
+        self._kept: OrderedDict[Key, ControlNetwork] = OrderedDict()
+        self._alive: WeakValueDictionary[Key, ControlNetwork] = WeakValueDictionary()
+        self._residents: WeakKeyDictionary[ControlNetwork, Resident] = WeakKeyDictionary()
+        self._passes: list[_Pass] = []
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._kept)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all kept weights."""
+        """Bytes of all kept weights, their copies on the device included."""
         with self._lock:
-            return sum(entry.network.nbytes for entry in self._entries.values())
+            return sum(self._resident(network).nbytes for network in self._kept.values())
 
-    def get(
-        self,
-        path: Path,
-        base: BaseUNet,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        loader: Loader,
+    # ---- what is loaded ----
+
+    def network(
+        self, path: Path, base: BaseUNet, dtype: torch.dtype, loader: Loader
     ) -> ControlNetwork:
-        """The network of a file, loaded if need be, on the device asked for.
+        """The network of a file, loaded if need be, always onto the CPU.
 
         Threads that ask at the same time wait for each other, so a file is loaded once.
 
@@ -72,40 +202,155 @@ class ModelCache:
             ModelNotFoundError: the file is gone.
             CheckpointError: from the loader; nothing is kept then.
         """
+        path = Path(path)
         with self._lock:
-            key = _key(Path(path), base, dtype)
-            entry = self._entries.pop(key, None)
-            if entry is None or entry.base_identity not in (None, base.identity):
-                # An outdated sum with another base is let go of before the new one is made.
-                entry = None
-                self._drop_stale(key)
-                self._make_room(max(self.max_count, 1) - 1, self.max_bytes)
-                network = loader(Path(path), base, dtype, device)
-                entry = _Entry(network, base.identity if network.depends_on_base else None)
-            self._entries[key] = entry
-            self._make_room(max(self.max_count, 1), self.max_bytes)
-            return entry.network.to(device, dtype)
+            key = _key(path, base, dtype)
+            self._forget_stale(key, base)
+            network = self._alive.get((*key, None))
+            if network is None:
+                network = self._alive.get((*key, base.identity))
+            if network is None:
+                self._make_room(max(self.max_count, 1) - 1)
+                network = loader(path, base, dtype, CPU)
+            key = (*key, base.identity if network.depends_on_base else None)
+            self._alive[key] = self._kept[key] = network
+            self._kept.move_to_end(key)
+            self._make_room(max(self.max_count, 1))
+            return network
 
-    def _drop_stale(self, key: Key) -> None:
-        """Forget networks of the same path whose file has changed since."""
-        for other in [
-            other for other in self._entries if other[0] == key[0] and other[1] != key[1]
-        ]:
-            del self._entries[other]
+    def _forget_stale(self, key: Key, base: BaseUNet) -> None:
+        """Forget what a file held before it changed, and all sums with another base."""
+        for other in list(self._kept):
+            has_changed = other[0] == key[0] and other[1] != key[1]
+            if has_changed or other[-1] not in (None, base.identity):
+                del self._kept[other]
 
-    def _make_room(self, count: int, size: int) -> None:
-        """Forget the oldest networks until at most `count` stay, and at most `size` bytes.
-
-        One network alone may be larger than `size`: it is needed now.
-        """
-        while len(self._entries) > count or (len(self._entries) > 1 and self.nbytes > size):
-            _key, entry = self._entries.popitem(last=False)
-            log.debug("%s leaves the model cache", entry.network.name)
+    def _make_room(self, count: int) -> None:
+        """Forget the oldest networks until at most `count` stay, and `max_bytes`."""
+        while len(self._kept) > count or (len(self._kept) > 1 and self.nbytes > self.max_bytes):
+            _key, network = self._kept.popitem(last=False)
+            log.debug("%s is kept no longer", network.name)
 
     def clear(self) -> None:
-        """Let go of every network."""
+        """Let go of every network, and take what is in use off the device as `park` does."""
         with self._lock:
-            self._entries.clear()
+            self._kept.clear()
+        self.park()
+
+    # ---- what lies on the device ----
+
+    @contextmanager
+    def sampling(self, networks: Collection[ControlNetwork], place: Place) -> Iterator[None]:
+        """The networks of one pass are used inside, each within `on_device`.
+
+        Everything else leaves the device first. These come to it now, unless they are to leave it
+        between evaluations, and leave it in the end where they are to do so between passes.
+
+        Raises:
+            HostError: the device has too little memory for one of them alone.
+        """
+        present = _Pass(list(networks), place.device, place.between)
+        self.park(() if place.between is Between.EVALUATION else networks)
+        with self._lock:
+            self._passes.append(present)
+        try:
+            for network in present.networks:
+                if present.between is not Between.EVALUATION:
+                    self._bring(network, present)
+            with self._lock:
+                self._make_room(max(self.max_count, 1))
+            yield
+        finally:
+            with self._lock:
+                self._passes.remove(present)
+                outer = [network for one in self._passes for network in one.networks]
+            if place.between is Between.PASS:
+                self.park(outer)
+
+    @contextmanager
+    def on_device(self, network: ControlNetwork) -> Iterator[None]:
+        """One evaluation: the network is on the device of the pass inside.
+
+        It need not be before: other generations inside this one, the host and lack of memory take
+        it away between two evaluations. Outside of a pass nothing moves.
+
+        Raises:
+            HostError: the device has too little memory for it.
+        """
+        with self._lock:
+            present = self._passes[-1] if self._passes else None
+            resident = self._resident(network)
+            resident.uses += 1
+        try:
+            if present is not None:
+                self._bring(network, present)
+            yield
+        finally:
+            with self._lock:
+                resident.uses -= 1
+                is_waiting = present is not None and present.between is Between.EVALUATION
+                if not resident.uses and (is_waiting or resident.is_unwanted):
+                    resident.park()
+
+    def _bring(self, network: ControlNetwork, present: _Pass) -> None:
+        """Put a network on the pass's device; if there is no room, everything else leaves first."""
+        try:
+            self._place(network, present.device)
+        except Exception as error:  # each device has its own for this
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return
+        # Outside of `except`: there half of the network would still be held by the traceback.
+        if len(present.networks) > 1 and present.between is not Between.EVALUATION:
+            present.between = Between.EVALUATION
+            log.warning("%s has no room for all control networks: they take turns", present.device)
+        self.relieve([network])
+        try:
+            self._place(network, present.device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise lacks_memory(network.name) from error
+
+    def _place(self, network: ControlNetwork, device: torch.device) -> None:
+        with self._lock:
+            self._resident(network).place(device)
+
+    def park(self, keep: Collection[ControlNetwork] = ()) -> None:
+        """Take everything off the device but `keep`; what is being evaluated goes after that."""
+        kept = {id(network) for network in keep}
+        with self._lock:
+            left = False
+            for network, resident in list(self._residents.items()):
+                if id(network) in kept:
+                    continue
+                if resident.uses:
+                    resident.is_unwanted = True
+                else:
+                    left = resident.park() or left
+        if self._park_others() or left:
+            self._free_memory()
+
+    def park_others(self) -> None:
+        """Take all but networks off the device."""
+        if self._park_others():
+            self._free_memory()
+
+    def _park_others(self) -> bool:
+        # Without the lock: these have their own, and whoever holds one may ask for memory here.
+        return any([park() for park in self._others])
+
+    def relieve(self, keep: Collection[ControlNetwork] = ()) -> None:
+        """Memory has run out: `park`, and return cached device memory to the driver."""
+        self.park(keep)
+        self._free_memory()
+
+    def _resident(self, network: ControlNetwork) -> Resident:
+        resident = self._residents.get(network)
+        if resident is None:
+            resident = self._residents[network] = Resident(network.module, self._copy)
+        return resident
 
 
 def _key(path: Path, base: BaseUNet, dtype: torch.dtype) -> Key:

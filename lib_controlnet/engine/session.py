@@ -25,6 +25,7 @@ from lib_controlnet.engine.effects import (
 from lib_controlnet.engine.injection import RegionMask, Residuals, sum_residuals
 from lib_controlnet.engine.network import describe_unet
 from lib_controlnet.engine.places import UNetPatcher
+from lib_controlnet.engine.residency import Between, Place
 from lib_controlnet.engine.residual import ActiveControl, evaluate_group
 from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepContext, StepCursor
 from lib_controlnet.engine.window import Window, is_for_sd1, layer_strengths
@@ -328,9 +329,10 @@ class ControlSession:
             return
         self.cursor = StepCursor()
         patcher = UNetPatcher(unet, self.cursor, self)
-        self._move_networks()
+        networks = {id(control.network): control.network for control in self.active}
+        place = Place(self.host.device, Between.EVALUATION if self.low_vram else self.host.between)
         try:
-            with patcher.attached():
+            with self.host.residency.sampling(networks.values(), place), patcher.attached():
                 self._patched = patcher
                 yield
         finally:
@@ -344,22 +346,6 @@ class ControlSession:
     def low_vram(self) -> bool:
         """Networks stay off the device between their uses: one unit asks for all."""
         return any(prepared.unit.low_vram for prepared in self.prepared)
-
-    def _move_networks(self) -> None:
-        device = "cpu" if self.low_vram else self.host.device
-        for control in self.active:
-            control.network.to(device, self.host.network_dtype)
-
-    @contextmanager
-    def _on_device(self, network: ControlNetwork) -> Iterator[None]:
-        if not self.low_vram:
-            yield
-            return
-        network.to(self.host.device)
-        try:
-            yield
-        finally:
-            network.to("cpu")
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -458,14 +444,15 @@ class ControlSession:
         self, controls: list[ActiveControl], step: StepContext, rows: tuple[int, ...]
     ) -> list[Residuals]:
         """Units of one network as one batch; one by one if memory does not allow it."""
-        with self._on_device(controls[0].network):
+        network = controls[0].network
+        with self.host.residency.on_device(network):
             if len(controls) > 1 and not self._one_by_one:
                 try:
                     return evaluate_group(controls, step, rows)
                 except torch.cuda.OutOfMemoryError:
                     self._one_by_one = True
                 # Outside of `except`: there the failed batch would still be held by its traceback.
-                self.host.free_memory()
+                self.host.residency.relieve([network])
                 log.warning("not enough memory to evaluate %d units at once", len(controls))
             return [part for one in controls for part in evaluate_group([one], step, rows)]
 

@@ -18,9 +18,9 @@ from lib_controlnet.errors import (
     BrokenCheckpointError,
     CheckpointError,
     ControlNetError,
-    HostError,
     WrongBaseModelError,
     is_out_of_memory,
+    lacks_memory,
     shown,
 )
 from lib_controlnet.families.base import ControlFamily
@@ -136,11 +136,7 @@ def _telling(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # a boundary: files hold anything, and so do other people's models
         if is_out_of_memory(error):
-            msg = (
-                f"there is not enough memory to load {path.name}; close other programs, enable Low "
-                "VRAM, or lower the model cache size in the settings"
-            )
-            raise HostError(msg) from error
+            raise lacks_memory(path.name) from error
         log.debug("loading %s failed", path, exc_info=True)
         said = shown(str(error))[1:-1] or "nothing more is known"
         msg = f"{path.name} could not be loaded ({type(error).__name__}: {said}); download it again"

@@ -72,17 +72,17 @@ def network_place(host: A1111Host) -> Any:
     return preprocess.networks.Place(str(device), half)
 
 
-def make_room() -> None:
-    """Before sampling: nothing of the preprocessors stays on the device.
+def park() -> bool:
+    """Take everything of the preprocessors off the device; whether there was anything.
 
-    They wait on the CPU; with `--lowvram` and `--medvram`, where main memory tends to be short
-    too, they are given back.
+    It waits on the CPU; with `--lowvram` and `--medvram`, where main memory tends to be short too,
+    it is given back.
     """
     cache = preprocess.networks.CACHE
     if not len(cache):
-        return
+        return False
     if any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram")):
         cache.clear()
     else:
         cache.park()
-    devices.torch_gc()
+    return True

@@ -19,7 +19,7 @@ from lib_controlnet.engine.finish import finished
 from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
-from lib_controlnet.host import annotators, clients, pictures, request, shown_maps
+from lib_controlnet.host import clients, pictures, request, shown_maps
 from lib_controlnet.host.a1111 import adapter
 from lib_controlnet.host.a1111.adapter import end_session, give_session, session_of
 from lib_controlnet.host.runs import animation, batch, xyz
@@ -212,8 +212,9 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     """
     session = session_of(p)
     if session is None:
+        runtime.residency.park()
         return
-    annotators.make_room()
+    runtime.residency.park_others()
     if session.error is None:
         try:
             session.begin_pass(pass_info(p, x), adapter.require_base())

@@ -28,7 +28,7 @@ from lib_controlnet.prepare import crop
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lib_controlnet.engine.residency import ModelCache
+    from lib_controlnet.engine.residency import Residency
     from lib_controlnet.engine.session import ControlSession, PreparedUnit
 
 VIEW_ATTRIBUTE: Final = "controlnet_view"
@@ -331,14 +331,14 @@ class ScriptViews:
         return [option.value, False]
 
     @property
-    def model_cache(self) -> ModelCache:
+    def model_cache(self) -> Residency:
         """The control models that are kept loaded."""
-        return runtime().model_cache
+        return runtime().residency
 
     @staticmethod
     def clear_control_model_cache() -> None:
         """Let go of all control models."""
-        runtime().model_cache.clear()
+        runtime().residency.clear()
 
     @staticmethod
     def get_target_dimensions(p: Any) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import scripts
 
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
-from lib_controlnet.engine.residency import ModelCache
+from lib_controlnet.engine.residency import Residency
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
 from lib_controlnet.families import Refusal, load_network, refusal
 from lib_controlnet.files.catalog import Catalog
@@ -51,7 +51,9 @@ class Runtime:
         self.hashes = HashStore(self.host.cache_folder() / "controlnet-hashes.json")
         self.catalog = self._scan()
         annotators.set_up(self.host)
-        self.model_cache = ModelCache(self.cache_size(), CACHE_BYTES)
+        self.residency = self.host.residency = Residency(
+            self.cache_size(), CACHE_BYTES, [annotators.park], self.host.free_memory
+        )
         self.sampling: ControlSession | None = None
         self._refusals: dict[tuple[object, ...], Refusal | None] = {}
         self.guarded: ControlSession | None = None
@@ -160,9 +162,8 @@ class Runtime:
         Raises:
             CheckpointError: the file is damaged, of an unknown family, or for another base.
         """
-        host = self.host
-        self.model_cache.max_count = max(self.cache_size(), self.unit_count())
-        return self.model_cache.get(path, base, host.network_dtype, host.device, load_network)
+        self.residency.max_count = self.cache_size()
+        return self.residency.network(path, base, self.host.network_dtype, load_network)
 
     def detect(
         self,
@@ -197,7 +198,7 @@ class Runtime:
 
     def close(self) -> None:
         """Give back all memory."""
-        self.model_cache.clear()
+        self.residency.clear()
         self.detections.clear()
         networks.CACHE.clear()
         self.host.free_memory()

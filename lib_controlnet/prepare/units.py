@@ -286,10 +286,13 @@ def _model_loader(
     models = preparation.models
     path = models.find_model(unit.model)
 
+    held: list[ControlNetwork] = []
+
     def load(base: BaseUNet) -> ControlNetwork:
         with naming(unit):
             network = models.network(path, base)
-        return network.to("cpu") if unit.low_vram else network  # until it is used
+        held[:] = [network]  # or another unit's would take its place in the cache
+        return network
 
     if preparation.base is not None:
         load(preparation.base)

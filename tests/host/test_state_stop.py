@@ -405,7 +405,6 @@ def out_of_memory() -> None:
 def test_batch_that_does_not_fit_runs_one_by_one(rig, monkeypatch):
     """The failed attempt's tensors are let go of before the cache is emptied."""
     from lib_controlnet.families.controlnet import ControlNetNetwork
-    from lib_controlnet.host.a1111.adapter import A1111Host
 
     evaluate, rows, attempt, alive = ControlNetNetwork.evaluate, [], [], []
 
@@ -419,7 +418,9 @@ def test_batch_that_does_not_fit_runs_one_by_one(rig, monkeypatch):
 
     monkeypatch.setattr(ControlNetNetwork, "evaluate", spy)
     monkeypatch.setattr(
-        A1111Host, "free_memory", lambda _self: alive.extend(ref() is not None for ref in attempt)
+        state_rig.runtime().residency,
+        "_free_memory",
+        lambda: alive.extend(ref() is not None for ref in attempt),
     )
     drawn = rig.draw("two")
     assert rows == [4] + [2, 2] * STEPS
@@ -444,7 +445,7 @@ def test_no_memory_at_all_fails_and_leaves_nothing(rig, monkeypatch):
 def test_no_memory_for_a_model_leaves_the_cache_as_it_was(rig, monkeypatch, on_error):
     from lib_controlnet.host import runtime as module
 
-    cache = state_rig.runtime().model_cache
+    cache = state_rig.runtime().residency
     before = len(cache), cache.nbytes
     monkeypatch.setattr(module, "load_network", lambda *_: out_of_memory())
     settings = {"control_net_on_error": on_error}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -159,26 +160,19 @@ def test_lama_blends_a_large_picture_in_strips(monkeypatch):
     assert np.array_equal(made[0][:, :, 3], image[:, :, 3])
 
 
-def test_low_vram_keeps_the_network_off_the_device_until_it_is_used():
-    moved = []
+def test_a_unit_holds_its_network_so_that_no_other_takes_its_place():
+    class Network:
+        pass
 
-    class Moving(Models):
-        def network(self, path, _base):
-            class Network:
-                def to(self, device):
-                    moved.append((path.name, device))
-                    return self
-
+    class Loading(Models):
+        def network(self, _path, _base):
             return Network()
 
-    one, two = prepare_units(
-        [unit(0, low_vram=True, model="a"), unit(1, model="b")],
-        Preparation(GenerationRequest(SIZE), Moving(), None),
-        [],
-    )
-    one.load(None)
-    two.load(None)
-    assert moved == [("a", "cpu")]
+    (made,) = prepare_units([unit()], Preparation(GenerationRequest(SIZE), Loading(), None), [])
+    network = weakref.ref(made.load(None))
+    assert network() is not None
+    made.load(None)
+    assert network() is None, "of another checkpoint's it lets go"
 
 
 def test_a_guess_at_the_model_is_said():

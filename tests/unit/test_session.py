@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import support
 import torch
+from fake_device import FakeDevice
 from sessions import LATENT, FakeHost, info, picture, prepared
 
+from lib_controlnet.engine.residency import Between, Residency
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.enums import ControlMode, HiResOption, OnError
@@ -452,28 +454,33 @@ def test_out_of_memory_falls_back_to_one_by_one(base, network, monkeypatch):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_low_vram_keeps_networks_off_the_device_between_uses(base, network, monkeypatch, fails):
-    moves = []
+@pytest.mark.parametrize("asks", ["unit", "host"])
+def test_low_vram_keeps_networks_off_the_device_between_uses(
+    base, network, monkeypatch, fails, asks
+):
+    fake, seen = FakeDevice(), []
     host = FakeHost()
-    host.device = torch.device("cpu", 0)
+    host.device = FakeDevice.device
+    host.between = Between.EVALUATION if asks == "host" else Between.NEVER
+    host.residency = Residency(1, 0, copy=fake.copy)
     original = network.evaluate
 
     def evaluate(*args):
-        moves.append("evaluate")
+        seen.append(fake.held)
         if fails:
             raise RuntimeError
         return original(*args)
 
-    monkeypatch.setattr(network, "to", lambda device, _dtype=None: moves.append(str(device)))
     monkeypatch.setattr(network, "evaluate", evaluate)
-    units = [prepared(network, low_vram=True), prepared(network, seed=9)]
+    units = [prepared(network, low_vram=asks == "unit"), prepared(network, seed=9)]
     session = ControlSession(host, units)
     session.begin_pass(info(), base)
     arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
     with torch.no_grad(), suppress(RuntimeError), session.sampling(base.module):
         session.begin_evaluation(ROWS, 0.0)
+        assert fake.held == 0
         base.module(**arguments)
-    assert moves == ["cpu", "cpu", "cpu:0", "evaluate", "cpu"]
+    assert (seen, fake.held, fake.copied) == ([network.nbytes], 0, network.nbytes)
 
 
 def test_inpaint_only_holds_x0_outside_the_mask(base, network):

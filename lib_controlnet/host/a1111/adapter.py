@@ -16,6 +16,7 @@ from modules import devices, paths, sd_models, shared
 
 from lib_controlnet.engine.effects import adjusted_noise
 from lib_controlnet.engine.network import BaseUNet, describe_unet
+from lib_controlnet.engine.residency import Between
 from lib_controlnet.engine.step import NoisyLatent, RowLayout, Texts
 from lib_controlnet.errors import HostError
 from lib_controlnet.host.a1111 import vae
@@ -27,6 +28,7 @@ from lib_controlnet.host.page.logs import say_once
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lib_controlnet.engine.residency import Residency
     from lib_controlnet.engine.session import ControlSession
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ OWNER_ATTRIBUTE: Final = "controlnet_session_owner"
 class A1111Host:
     """Answers `ports.Host` for A1111."""
 
+    residency: Residency
+
     def base(self) -> BaseUNet | None:
         """The loaded checkpoint's U-Net, see `base_unet`."""
         return base_unet()
@@ -46,6 +50,19 @@ class A1111Host:
     def device(self) -> torch.device:
         """Where control networks compute; `--use-cpu controlnet` keeps them on the CPU."""
         return torch.device(devices.get_device_for("controlnet"))
+
+    @property
+    def between(self) -> Between:
+        """When control networks leave that device: as the host's own parts do."""
+        if getattr(shared.cmd_opts, "lowvram", False):
+            return Between.EVALUATION
+        # The host tells SDXL apart in the same way.
+        is_sdxl = hasattr(loaded_model(), "conditioner")
+        if getattr(shared.cmd_opts, "medvram", False) or (
+            is_sdxl and getattr(shared.cmd_opts, "medvram_sdxl", False)
+        ):
+            return Between.PASS
+        return Between.NEVER
 
     @property
     def network_dtype(self) -> torch.dtype:
@@ -113,7 +130,8 @@ class A1111Host:
         """Show one line beside the progress bar; None takes it away."""
         shared.state.textinfo = text
 
-    def free_memory(self) -> None:
+    @staticmethod
+    def free_memory() -> None:
         """Return cached device memory to the driver."""
         devices.torch_gc()
 
