@@ -54,15 +54,11 @@ class A1111Host:
     @property
     def between(self) -> Between:
         """When control networks leave that device: as the host's own parts do."""
-        if getattr(shared.cmd_opts, "lowvram", False):
+        if self.flag("lowvram"):
             return Between.EVALUATION
-        # The host tells SDXL apart in the same way.
-        is_sdxl = hasattr(loaded_model(), "conditioner")
-        if getattr(shared.cmd_opts, "medvram", False) or (
-            is_sdxl and getattr(shared.cmd_opts, "medvram_sdxl", False)
-        ):
-            return Between.PASS
-        return Between.NEVER
+        is_sdxl = hasattr(loaded_model(), "conditioner")  # the host tells it in the same way
+        is_medium = self.flag("medvram") or (is_sdxl and self.flag("medvram_sdxl"))
+        return Between.PASS if is_medium else Between.NEVER
 
     @property
     def network_dtype(self) -> torch.dtype:
