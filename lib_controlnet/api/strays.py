@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from lib_controlnet.errors import UnitError
-from lib_controlnet.units.unit import canonical
+from lib_controlnet.units.fields import Written
+from lib_controlnet.units.unit import FIELDS, canonical, present_names
 
 SCRIPTS: Final = "alwayson_scripts"
 SCRIPT: Final = "controlnet"
@@ -20,15 +21,9 @@ MAX_NODES: Final = 20_000
 """Objects and lists of a request that are looked at; a picture counts nothing."""
 _OFF: Final = ("false", "0", "off", "no", "")
 _NAMES: Final = ("module", "model")
-_PICTURES: Final = ("image", "input_image", "mask", "mask_image")
-_TELLING: Final = frozenset(
-    (
-        *("weight", "resize_mode", "control_mode", "guidance_start", "guidance_end", "guidance"),
-        *("processor_res", "threshold_a", "threshold_b", "pixel_perfect", "low_vram", "lowvram"),
-        *("hr_option", "guess_mode", "effective_region_mask", *_NAMES, *_PICTURES),
-    )
-)
-"""Fields by which a unit is known, whatever it lies under."""
+_PICTURES: Final = ("image", "mask")
+_TELLING: Final = ("image", "mask", "effective_region_mask", "low_vram", "hr_option")
+"""Fields by which a unit is known, whatever it lies under, as by those always written."""
 _PLACE: Final = f'units as "{SCRIPTS}": {{"{SCRIPT}": {{"{ARGS}": [{{...}}, ...]}}}}'
 _NAMED: Final = re.compile(r"\bControlNet \d{1,3}: ")
 Found = Iterator[tuple[str, Mapping[str, Any]]]
@@ -70,7 +65,7 @@ def refuse(body: Mapping[str, Any], units: list[Any]) -> None:
 
 def _asks(unit: Mapping[str, Any]) -> bool:
     """Whether a misplaced unit is switched on and names anything."""
-    fields = {canonical(key): value for key, value in unit.items()}
+    fields = present_names(unit, is_strict=False)[0]
     if not is_asked({"enabled": fields.get("enabled", True)}):
         return False
     named = (str(fields.get(name) or "none").strip().lower() != "none" for name in _NAMES)
@@ -138,7 +133,8 @@ def _containers(values: Any) -> list[Any]:
 
 
 def _is_unit(value: Mapping[str, Any], is_ours: bool) -> bool:
-    known = {canonical(key) for key in value} & _TELLING
+    telling = {field.name for field in FIELDS.values() if field.written is Written.ALWAYS}
+    known = present_names(value, is_strict=False)[0].keys() & {*telling, *_TELLING}
     return bool(known & {*_NAMES, *_PICTURES}) and len(known) >= (1 if is_ours else 2)
 
 

@@ -180,7 +180,7 @@ def outside_values(p: Any, runtime: Runtime) -> dict[str, Any]:
     """What other scripts ask of the units of this generation, by field."""
     values: dict[str, Any] = {}
     if runtime.option("control_net_allow_script_control"):
-        for attribute, field in overrides.ATTRIBUTES.items():
+        for attribute, field in overrides.attributes().items():
             value = getattr(p, attribute, None)
             if value is not None:
                 values[field] = value

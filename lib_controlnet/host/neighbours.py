@@ -24,6 +24,7 @@ from lib_controlnet.interop.values import ControlModelType
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare import crop
+from lib_controlnet.units.unit import FIELDS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -178,22 +179,11 @@ class ControlParams:
 
     def __getattr__(self, name: str) -> Any:
         """Fields of the unit, under the names that neighbours know."""
-        field = _UNIT_FIELDS.get(name)
+        field = next((field for field in FIELDS.values() if field.view == name != ""), None)
         if field is None:
             msg = f"control_params has no {name!r}"
             raise AttributeError(msg)
-        return getattr(self._prepared.unit, field)
-
-
-_UNIT_FIELDS: Final = {
-    "weight": "weight",
-    "start_guidance_percent": "guidance_start",
-    "stop_guidance_percent": "guidance_end",
-    "advanced_weighting": "advanced_weighting",
-    "hr_option": "hr_option",
-    "effective_region_mask": "effective_region_mask",
-    "control_context_override": "ipadapter_input",
-}
+        return getattr(self._prepared.unit, field.name)
 
 
 class LatestNetwork:

@@ -13,46 +13,16 @@ from typing import Any, Final
 import numpy as np
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.enums import (
-    ActingRegion,
-    BatchOption,
-    Choice,
-    ControlMode,
-    ControlNetUnionControlType,
-    HiResFixOption,
-    InputMode,
-    PuLIDMode,
-    ResizeMode,
-)
+from lib_controlnet.enums import Choice
 from lib_controlnet.pictures.decode import decode_image, to_rgb
 from lib_controlnet.pictures.maps import join_mask
 from lib_controlnet.prepare.inputs import PictureSource, read_mask, split_picture
 from lib_controlnet.units import infotext
-from lib_controlnet.units.unit import DEFAULT_UNIT, PUBLIC_FIELDS, AlphaLayer, canonical, parse_unit
+from lib_controlnet.units.fields import Written
+from lib_controlnet.units.unit import FIELDS, aliases, canonical, parse_unit, present_names
 
 log = logging.getLogger(__name__)
 
-_CHOICES: Final[dict[str, type[Choice]]] = {
-    "input_mode": InputMode,
-    "resize_mode": ResizeMode,
-    "control_mode": ControlMode,
-    "hr_option": HiResFixOption,
-    "pulid_mode": PuLIDMode,
-    "union_control_type": ControlNetUnionControlType,
-    "region": ActingRegion,
-    "batch_option": BatchOption,
-}
-_RENAMED: Final[dict[str, str]] = {
-    "guidance": "guidance_end",
-    "lowvram": "low_vram",
-    "input_image": "image",
-    "mask_image": "mask",
-    "batch_image_dir": "batch_images",
-    "guessmode": "control_mode",
-    "guess_mode": "control_mode",
-    "image_fg": "mask",
-}
-_LISTS: Final = ("batch_modifiers", "batch_image_files")
 _SEVERAL_PICTURES: Final = "IP-Adapter"
 _INPAINT: Final = "Inpaint"
 _NOTICES: Final = 512
@@ -69,14 +39,13 @@ class ControlNetUnit:
 
     def __init__(self, **fields: Any) -> None:
         given = _current_names(fields)
-        for name in PUBLIC_FIELDS:
-            default = [] if name in _LISTS else getattr(DEFAULT_UNIT, name)
-            setattr(self, name, _as_choice(name, given.get(name, default)))
+        for name, field in FIELDS.items():
+            setattr(self, name, _as_choice(name, given.get(name, _published(field.default))))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ControlNetUnit):
             return NotImplemented
-        return all(_same(getattr(self, name), getattr(other, name)) for name in PUBLIC_FIELDS)
+        return all(_same(getattr(self, name), getattr(other, name)) for name in FIELDS)
 
     __hash__ = None  # type: ignore[assignment]  # a mutable value
 
@@ -84,7 +53,7 @@ class ControlNetUnit:
         shown = {
             name: _brief(value)
             for name, value in vars(self).items()
-            if not _same(value, getattr(DEFAULT_UNIT, name, None)) and name not in _LISTS
+            if name not in FIELDS or not _same(value, _published(FIELDS[name].default))
         }
         return f"ControlNetUnit({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
@@ -99,16 +68,12 @@ class ControlNetUnit:
         unit = parse_unit(values)
         if unit.fault:  # it is switched off: whoever switches it on is told
             return cls(**{**values, "enabled": False})
-        fields = {name: getattr(unit, name) for name in PUBLIC_FIELDS}
-        fields.update({name: list(fields[name]) for name in _LISTS})
-        if fields["advanced_weighting"] is not None:
-            fields["advanced_weighting"] = list(fields["advanced_weighting"])
-        return cls(**fields)
+        return cls(**{name: _published(getattr(unit, name)) for name in FIELDS})
 
     @staticmethod
     def infotext_fields() -> tuple[str, ...]:
         """Names of the fields that go into generation parameters, in order."""
-        return infotext.FIELDS
+        return tuple(field.name for field in infotext.fields(Written.ALWAYS))
 
     def serialize(self) -> str:
         """The unit as the value of one `ControlNet {i}` generation parameter."""
@@ -201,9 +166,12 @@ def to_unit(value: Any) -> ControlNetUnit:
         return value
     if isinstance(value, Mapping):
         return ControlNetUnit.from_dict(value)
-    return ControlNetUnit(
-        **{name: getattr(value, name) for name in PUBLIC_FIELDS if hasattr(value, name)}
-    )
+    return ControlNetUnit(**{name: getattr(value, name) for name in FIELDS if hasattr(value, name)})
+
+
+def _published(value: Any) -> Any:
+    """A value as the object holds it: lists, which other programs change."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _rgba(image: Any, mask: Any) -> np.ndarray:
@@ -214,29 +182,20 @@ def _rgba(image: Any, mask: Any) -> np.ndarray:
 
 
 def _current_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields under their present names; a present name wins over an older one."""
-    given = {name: value for name, value in fields.items() if name in PUBLIC_FIELDS}
     report(fields)
-    for old, new in _RENAMED.items():
-        if old not in fields or new in given:
-            continue
-        value = fields[old]
-        if new == "control_mode":
-            value = ControlMode.CONTROL if value else ControlMode.BALANCED
-        elif old == "image_fg":
-            value = None if value is None else AlphaLayer(value)
-        given[new] = value
-    return given
+    return present_names(fields, is_strict=False)[0]
 
 
 def report(fields: Mapping[str, Any]) -> None:
     """Log every older name, older value and unknown key, each once in a process."""
+    older = aliases()
     for name, value in fields.items():
-        if name in _RENAMED:
-            _notice(f"the field {name!r} of a unit is out of date, use {_RENAMED[name]!r}")
+        kind = FIELDS[name].kind if name in FIELDS else None
+        if name in older:
+            _notice(f"the field {name!r} of a unit is out of date, use {older[name]!r}")
         elif canonical(name) is None:
             _notice(f"a unit has no field {_brief(name)}; it is ignored")
-        elif name in _CHOICES and not isinstance(value, _CHOICES[name]):
+        elif kind is not None and not isinstance(value, kind):
             member = _as_choice(name, value)
             if isinstance(member, Choice) and str(member) != str(value):
                 _notice(f"{name}={value!r} of a unit is out of date, use {str(member)!r}")
@@ -250,7 +209,7 @@ def _notice(text: str) -> None:
 
 def _as_choice(name: str, value: Any) -> Any:
     """The enum member for a choice field; anything unreadable stays as it is."""
-    kind = _CHOICES.get(name)
+    kind = FIELDS[name].kind
     if kind is None or value is None:
         return value
     try:

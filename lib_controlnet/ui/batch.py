@@ -20,6 +20,7 @@ from lib_controlnet.pictures.decode import check_file
 from lib_controlnet.ui.browser import in_page
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.uploads import only_uploads, upload
+from lib_controlnet.units.unit import FIELDS
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -83,7 +84,10 @@ def build_tabs(name: str) -> dict[str, Any]:
             only_uploads(made["merge_upload"])
             made["merge_clear"] = gr.Button("Clear Images", elem_id=f"{name}_merge_clear")
     made["input_mode"] = gr.Textbox(
-        InputMode.SIMPLE.value, label="Input Mode", visible=False, elem_id=f"{name}_input_mode"
+        FIELDS["input_mode"].initial,
+        label="Input Mode",
+        visible=False,
+        elem_id=f"{name}_input_mode",
     )
     made[MERGE_IMAGES] = gr.Textbox("", label="Merged Images", visible=False)
     for hidden in ("input_mode", MERGE_IMAGES):
@@ -96,7 +100,7 @@ def build_loopback(name: str) -> Component:
     return gr.Checkbox(
         label="[Batch Loopback] Automatically send generated images to this ControlNet unit in "
         "batch generation",
-        value=False,
+        value=FIELDS["loopback"].initial,
         visible=False,
         elem_id=f"{name}_controlnet_automatically_send_generated_images_checkbox",
         elem_classes=["controlnet_loopback_checkbox"],

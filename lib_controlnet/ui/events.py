@@ -84,7 +84,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     widgets.control_type.input(
         fn=lambda kind, perfect: choices.on_control_type(kind, perfect, runtime),
         inputs=[widgets.control_type, widgets.pixel_perfect],
-        outputs=[widgets.module, widgets.union_type, *follow_module],
+        outputs=[widgets.module, widgets.union_control_type, *follow_module],
         **quiet,
     )
     for trigger in (widgets.module.input, widgets.restore.click):

@@ -15,7 +15,7 @@ import gradio as gr
 
 from lib_controlnet import __version__
 from lib_controlnet.detect import listing
-from lib_controlnet.enums import ActingRegion, BatchOption
+from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui.batch import connect_batch, host_boxes
 from lib_controlnet.ui.choices import SLIDERS, offer, remarks, slider_updates, union_type
 from lib_controlnet.ui.events import connect
@@ -26,7 +26,8 @@ from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import build_unit, value_fields
 from lib_controlnet.units import infotext
-from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
+from lib_controlnet.units.fields import Field, Written
+from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE
 
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
 
@@ -69,9 +70,9 @@ def _batch_options(prefix: str) -> gr.Radio:
     """What is chosen once for all units; it travels in each of them."""
     with gr.Accordion("Batch Options", open=False, elem_id="controlnet_batch_options"):
         return gr.Radio(
-            [option.value for option in BatchOption],
+            FIELDS["batch_option"].choices,
             label="Batch Option",
-            value=BatchOption.DEFAULT.value,
+            value=FIELDS["batch_option"].initial,
             elem_id=f"{prefix}_controlnet_batch_option_radio",
         )
 
@@ -110,28 +111,32 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
     fields: list[PasteField] = []
     for index, unit in enumerate(units):
         widgets: UnitWidgets = unit.unit_widgets
-        for name in (*infotext.FIELDS, *infotext.FIELDS_IF_SET):
-            read = partial(_pasted, index=index, name=name, runtime=runtime)
-            fields.append((getattr(widgets, name), read))
+        for field in infotext.fields(Written.ALWAYS, *infotext.IF_SET):
+            if widget := getattr(widgets, field.name, None):
+                read = partial(_pasted, index=index, field=field, runtime=runtime)
+                fields.append((widget, read))
         fields.append((widgets.enabled, partial(_pasted_enable, index=index)))
         kind = partial(_pasted_type, index=index, runtime=runtime)
         fields.append((widgets.control_type, kind))
-        fields.append((widgets.union_type, lambda params, kind=kind: _union_type(kind(params))))
+        fields.append(
+            (widgets.union_control_type, lambda params, kind=kind: _union_type(kind(params)))
+        )
         fields.append((widgets.region_status, partial(_missing_mask, index=index)))
         fields.append((widgets.notes, partial(_pasted_notes, index=index, runtime=runtime)))
         fields.append((widgets.picture_note, partial(_not_taken, index=index, runtime=runtime)))
     return fields
 
 
-def _pasted(params: dict[str, Any], index: int, name: str, runtime: Any) -> Any:
+def _pasted(params: dict[str, Any], index: int, field: Field, runtime: Any) -> Any:
     """The pasted value of one field of one unit; None leaves the widget alone.
 
     A field that is only written if it differs from its default goes back to it when it is absent.
     """
     pasted = infotext.parse_all(params).get(index)
-    if pasted is None or name not in {*pasted, *infotext.FIELDS_IF_SET}:
+    name, is_optional = field.name, field.written in infotext.IF_SET
+    if pasted is None or not (is_optional or name in pasted):
         return None
-    value = pasted.get(name, infotext.FIELDS_IF_SET.get(name))
+    value = pasted.get(name, field.default)
     if name == "module":
         return _choose(listing.label(value) or value, listing.labels_for, pasted, runtime)
     if name == "model":
@@ -142,7 +147,7 @@ def _pasted(params: dict[str, Any], index: int, name: str, runtime: Any) -> Any:
         return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
     if name == "advanced_weighting":
         return " ".join(f"{weight:g}" for weight in value or ())
-    return value.value if hasattr(value, "value") else value
+    return str(value) if field.kind else value
 
 
 def _missing_mask(params: dict[str, Any], index: int) -> dict[str, Any] | None:

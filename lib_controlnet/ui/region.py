@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
-from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui import browser
 from lib_controlnet.ui.messages import message_line
+from lib_controlnet.units.unit import FIELDS
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -48,15 +48,15 @@ def build_region(name: str, is_img2img: bool) -> dict[str, Component]:
     made: dict[str, Any] = {}
     with gr.Row(elem_classes=["controlnet_region", "controlnet_row"]):
         made["region"] = gr.Radio(
-            [choice.value for choice in ActingRegion],
+            FIELDS["region"].choices,
             label="Region",
-            value=ActingRegion.WHOLE.value,
+            value=FIELDS["region"].initial,
             elem_id=f"{name}_controlnet_region_radio",
         )
         made["region_feather"] = gr.Slider(
             0,
             PANEL_MAX_FEATHER,
-            0,
+            FIELDS["region_feather"].initial,
             step=1,
             label="Feather (px)",
             visible=False,
@@ -97,7 +97,7 @@ def _mask_pictures(name: str) -> dict[str, Component]:
             elem_id=f"{name}_mask_image",
             elem_classes=["cnet-effective-region-mask-image"],
         )
-    return {"region_canvas": canvas, "mask": mask}
+    return {"region_canvas": canvas, "effective_region_mask": mask}
 
 
 def connect_region(widgets: UnitWidgets, tab: str) -> None:
@@ -120,7 +120,7 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
         widgets.backdrop.click,
         browser.backdrop(widgets.name, tab, REGION_COLOUR, REGION_OPACITY),
         [],
-        [widgets.region_canvas, widgets.mask, widgets.region_status],
+        [widgets.region_canvas, widgets.effective_region_mask, widgets.region_status],
     )
     browser.in_page(
         widgets.region_canvas.edit,
@@ -130,8 +130,8 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
     )
     browser.in_page(widgets.region.input, browser.CLOSE, [], [widgets.region_status])
     browser.in_page(
-        widgets.mask.upload,
+        widgets.effective_region_mask.upload,
         browser.checked_upload(widgets.name),
-        [widgets.mask],
-        [widgets.mask, widgets.region_status],
+        [widgets.effective_region_mask],
+        [widgets.effective_region_mask, widgets.region_status],
     )

@@ -14,7 +14,7 @@ class UnitWidgets:
 
     name: str
     image: Component
-    mask: Component
+    effective_region_mask: Component
     mask_group: Component
     image_group: Component
     upload_group: Component
@@ -37,8 +37,8 @@ class UnitWidgets:
     allow_preview: Component
     use_region: Component
     independent: Component
-    crop: Component
-    union_type: Component
+    inpaint_crop_input_image: Component
+    union_control_type: Component
     control_type: Component
     module: Component
     run: Component

@@ -8,17 +8,12 @@ import gradio as gr
 from gradio.components import Component
 
 from lib_controlnet.detect import listing
-from lib_controlnet.enums import (
-    ControlMode,
-    ControlNetUnionControlType,
-    HiResOption,
-    ResizeMode,
-)
 from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
 from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
 from lib_controlnet.ui.unit_widgets import UnitWidgets
+from lib_controlnet.units.unit import FIELDS
 
 BRUSH_COLOUR: Final = "img2img_inpaint_mask_brush_color"
 """The host's setting for the colour of drawn masks."""
@@ -26,20 +21,10 @@ _PICTURE_HEIGHT: Final = 300
 
 
 def value_fields(widgets: UnitWidgets) -> dict[str, Component]:
-    """Field of the unit value -> widget."""
-    plain = (
-        "enabled low_vram pixel_perfect module model weight guidance_start guidance_end "
-        "processor_res threshold_a threshold_b control_mode resize_mode hr_option image "
-        "region region_feather advanced_weighting input_mode batch_images output_dir loopback"
-    )
-    fields = {name: getattr(widgets, name) for name in plain.split()}
-    fields["effective_region_mask"] = widgets.mask
-    fields["inpaint_crop_input_image"] = widgets.crop
-    fields["union_control_type"] = widgets.union_type
-    fields[INDEPENDENT] = widgets.independent
-    fields[REGION_CANVAS] = widgets.region_canvas
-    fields[MERGE_IMAGES] = widgets.merge_images
-    return fields
+    """Field of the unit value -> widget: every field that has one, and the values beside them."""
+    fields = {name: getattr(widgets, name) for name in FIELDS if hasattr(widgets, name)}
+    beside = (INDEPENDENT, REGION_CANVAS, MERGE_IMAGES)
+    return fields | {name: getattr(widgets, name) for name in beside}
 
 
 def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
@@ -163,42 +148,41 @@ def _tool(text: str, elem_id: str, *classes: str, visible: bool = True) -> Compo
 
 
 def _switches(name: str, is_img2img: bool) -> dict[str, Component]:
-    def box(label: str, suffix: str, *classes: str, visible: bool = True) -> Component:
-        return gr.Checkbox(
+    made: dict[str, Component] = {}
+
+    def box(value: str, label: str, suffix: str, *classes: str, visible: bool = True) -> None:
+        made[value] = gr.Checkbox(
             label=label,
-            value=False,
+            value=value in FIELDS and FIELDS[value].initial,
             visible=visible,
             container=False,
             elem_id=f"{name}_controlnet_{suffix}_checkbox",
             elem_classes=list(classes),
         )
 
-    made: dict[str, Component] = {}
     with gr.Row(elem_classes=["controlnet_main_options"]):
-        made["enabled"] = box("Enable", "enable", "cnet-unit-enabled")
-        made["low_vram"] = box("Low VRAM", "low_vram")
-        made["pixel_perfect"] = box("Pixel Perfect", "pixel_perfect")
-        made["allow_preview"] = box(
-            "Allow Preview", "preprocessor_preview", "cnet-allow-preview", visible=not is_img2img
-        )
-        made["use_region"] = box("Effective Region Mask", "mask_upload", "cnet-mask-upload")
+        box("enabled", "Enable", "enable", "cnet-unit-enabled")
+        box("low_vram", "Low VRAM", "low_vram")
+        box("pixel_perfect", "Pixel Perfect", "pixel_perfect")
+        label, is_shown = "Allow Preview", not is_img2img
+        box("allow_preview", label, "preprocessor_preview", "cnet-allow-preview", visible=is_shown)
+        box("use_region", "Effective Region Mask", "mask_upload", "cnet-mask-upload")
     with gr.Row(
         visible=is_img2img,
         elem_classes=["controlnet_img2img_options"],
     ):
-        made["independent"] = box(
-            "Upload independent control image", "same_img2img", "cnet-unit-same_img2img"
-        )
-        made["crop"] = gr.Checkbox(
+        label = "Upload independent control image"
+        box("independent", label, "same_img2img", "cnet-unit-same_img2img")
+        made["inpaint_crop_input_image"] = gr.Checkbox(
             label="Crop input image based on A1111 mask",
-            value=True,
+            value=FIELDS["inpaint_crop_input_image"].initial,
             container=False,
             elem_classes=["cnet-crop-input-image"],
         )
     made["use_region"].do_not_save_to_config = True  # it shows what the region says
     # Files of saved widget defaults written by other versions hold False here, where the page
     # switched it on when it mattered.
-    made["crop"].do_not_save_to_config = True
+    made["inpaint_crop_input_image"].do_not_save_to_config = True
     if not is_img2img:
         made["independent"].value = True
         made["independent"].do_not_save_to_config = True
@@ -230,7 +214,7 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
         made["module"] = gr.Dropdown(
             offered("Preprocessor", listing.labels_for(listing.ALL)),
             label="Preprocessor",
-            value="none",
+            value=FIELDS["module"].initial,
             elem_id=f"{name}_controlnet_preprocessor_dropdown",
         )
         made["run"] = _tool(
@@ -241,7 +225,7 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
         made["model"] = gr.Dropdown(
             offered("Model", listing.models_for(runtime.catalog, listing.ALL)),
             label="Model",
-            value="None",
+            value=FIELDS["model"].initial,
             elem_id=f"{name}_controlnet_model_dropdown",
         )
         made["refresh"] = _tool(
@@ -252,64 +236,52 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
 
 
 def _sliders(name: str) -> dict[str, Component]:
-    def slider(label: str, suffix: str, *numbers: float, visible: bool = True) -> Component:
-        minimum, maximum, value, step = numbers
+    def slider(
+        field: str, label: str, suffix: str, step: float, ends: tuple[float, float] | None = None
+    ) -> Component:
+        minimum, maximum = ends or FIELDS[field].limits or (0, 1)
         return gr.Slider(
             minimum,
             maximum,
-            value,
+            FIELDS[field].initial,
             step=step,
             label=label,
-            visible=visible,
+            visible=ends is None,
             elem_id=f"{name}_controlnet_{suffix}_slider",
         )
 
-    made: dict[str, Component] = {}
     with gr.Row(elem_classes=["controlnet_weight_steps", "controlnet_row"]):
-        made["weight"] = slider("Control Weight", "control_weight", 0, 2, 1, 0.05)
-        made["guidance_start"] = slider(
-            "Starting Control Step", "start_control_step", 0, 1, 0, 0.01
-        )
-        made["guidance_end"] = slider("Ending Control Step", "ending_control_step", 0, 1, 1, 0.01)
+        weight = slider("weight", "Control Weight", "control_weight", 0.05)
+        start = slider("guidance_start", "Starting Control Step", "start_control_step", 0.01)
+        end = slider("guidance_end", "Ending Control Step", "ending_control_step", 0.01)
+    made = {"weight": weight, "guidance_start": start, "guidance_end": end}
+    # Shown, with ends of their own, as far as the preprocessor has them.
     with gr.Row(elem_classes=["controlnet_sliders", "controlnet_row"]):
-        made["processor_res"] = slider(
-            "Preprocessor resolution", "preprocessor_resolution", 64, 2048, -1, 8, visible=False
-        )
-        made["threshold_a"] = slider("Threshold A", "threshold_A", 64, 1024, -1, 1, visible=False)
-        made["threshold_b"] = slider("Threshold B", "threshold_B", 64, 1024, -1, 1, visible=False)
+        label, suffix = "Preprocessor resolution", "preprocessor_resolution"
+        made["processor_res"] = slider("processor_res", label, suffix, 8, (64, 2048))
+        for letter in "AB":
+            field, label = f"threshold_{letter.lower()}", f"Threshold {letter}"
+            made[field] = slider(field, label, f"threshold_{letter}", 1, (64, 1024))
     return made
 
 
 def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
-    def radio(kind: type, label: str, value: str, suffix: str, visible: bool = True) -> Component:
+    def radio(field: str, label: str, visible: bool = True) -> Component:
         return gr.Radio(
-            [member.value for member in kind],
+            FIELDS[field].choices,
             label=label,
-            value=value,
+            value=FIELDS[field].initial,
             visible=visible,
-            elem_id=f"{name}_controlnet_{suffix}_radio",
+            elem_id=f"{name}_controlnet_{field}_radio",
         )
 
+    made: dict[str, Component] = {}
     with gr.Row(elem_classes=["controlnet_modes"]):
-        control_mode = radio(
-            ControlMode, "Control Mode", ControlMode.BALANCED.value, "control_mode"
-        )
-        resize_mode = radio(
-            ResizeMode,
-            "Resize Mode",
-            ResizeMode.INNER_FIT.value,
-            "resize_mode",
-            visible=not is_img2img,
-        )
+        made["control_mode"] = radio("control_mode", "Control Mode")
+        made["resize_mode"] = radio("resize_mode", "Resize Mode", visible=not is_img2img)
     # Shown by the page's script while the hires fix of the tab is on.
-    hr_option = radio(
-        HiResOption,
-        "Hires-Fix Option",
-        HiResOption.BOTH.value,
-        "hr_option",
-        visible=not is_img2img,
-    )
-    return {"control_mode": control_mode, "resize_mode": resize_mode, "hr_option": hr_option}
+    made["hr_option"] = radio("hr_option", "Hires-Fix Option", visible=not is_img2img)
+    return made
 
 
 def _layer_weights(name: str) -> dict[str, Component]:
@@ -326,9 +298,9 @@ def _layer_weights(name: str) -> dict[str, Component]:
 
 def _hidden() -> dict[str, Component]:
     made = {
-        "union_type": gr.Textbox(
+        "union_control_type": gr.Textbox(
             label="Union Control Type",
-            value=ControlNetUnionControlType.UNKNOWN.value,
+            value=FIELDS["union_control_type"].initial,
             visible=False,
         ),
         "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import shown
 
 Parser = Callable[[Any, list[str]], Any]
@@ -23,6 +25,13 @@ NO_MODULE: Final = "none"
 NO_MODEL: Final = "None"
 _TRUE: Final = ("true", "1", "1.0", "on", "yes", "t", "y")
 _FALSE: Final = ("false", "0", "0.0", "off", "no", "f", "n", "")
+
+
+@dataclass(frozen=True)
+class AlphaLayer:
+    """A drawn layer whose alpha channel is the mask (Forge's `image_fg`)."""
+
+    picture: Any
 
 
 def boolean(value: object, _notes: list[str]) -> bool:
@@ -54,17 +63,35 @@ def number(value: object) -> float:
     return found
 
 
-def within(least: float, most: float, unit: str = "") -> Parser:
-    """A number in a range, ends included."""
+@dataclass(frozen=True)
+class Within:
+    """A number in a range, ends included.
 
-    def parse(value: object, _notes: list[str]) -> float:
+    Attributes:
+        is_forgiving: scripts, whose schedules overshoot, may give what is out of range.
+    """
+
+    least: float
+    most: float
+    unit: str = ""
+    is_forgiving: bool = False
+
+    def __call__(self, value: object, _notes: list[str]) -> float:
         found = number(value)
-        if not least <= found <= most:
-            msg = f"is {found:g}, must be between {least:g} and {most:g}{unit}"
+        if not self.least <= found <= self.most:
+            msg = f"is {found:g}, must be between {self.least:g} and {self.most:g}{self.unit}"
             raise ValueError(msg)
         return found
 
-    return parse
+    def brought_into_range(self, value: object, notes: list[str]) -> float:
+        """The number, or the end of the range that is next to it."""
+        found = number(value)
+        clamped = min(max(found, self.least), self.most)
+        if clamped != found:
+            notes.append(
+                f"{found:g} lies outside {self.least:g} to {self.most:g}: {clamped:g} is used"
+            )
+        return clamped
 
 
 def slider(value: object, _notes: list[str]) -> float:
@@ -111,6 +138,16 @@ def text(value: object, _notes: list[str]) -> str:
 def choice(kind: Any) -> Parser:
     """A member of a `Choice`, in any of its spellings."""
     return lambda value, _notes: kind.parse(value)
+
+
+def guess_mode(value: object, notes: list[str]) -> ControlMode:
+    """The switch that became the control mode."""
+    return ControlMode.CONTROL if boolean(value, notes) else ControlMode.BALANCED
+
+
+def alpha_layer(value: object, _notes: list[str]) -> AlphaLayer:
+    """A mask out of Forge's `image_fg`."""
+    return AlphaLayer(value)
 
 
 def picture(value: object, _notes: list[str]) -> Any:

@@ -12,43 +12,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
+from lib_controlnet.enums import Choice
+from lib_controlnet.units.field_values import whole
+from lib_controlnet.units.fields import Field, Written
+from lib_controlnet.units.unit import FIELDS
 
 log = logging.getLogger(__name__)
 
 KEY: Final = "ControlNet"
 NOTES: Final = "ControlNet notes"
 """Key of what the user should know of a generation, one sentence a line."""
-FIELDS: Final = (
-    "module",
-    "model",
-    "weight",
-    "resize_mode",
-    "processor_res",
-    "threshold_a",
-    "threshold_b",
-    "guidance_start",
-    "guidance_end",
-    "pixel_perfect",
-    "control_mode",
-)
-FIELDS_IF_SET: Final[dict[str, object]] = {
-    "hr_option": HiResOption.BOTH,
-    "region": ActingRegion.WHOLE,
-    "region_feather": 0.0,
-    "advanced_weighting": None,
-}
-"""Fields written after the others, only if they differ from these; older readers skip them."""
+IF_SET: Final = (Written.IF_SET, Written.LAST_IF_SET)
 
-_FLOATS: Final = ("weight", "guidance_start", "guidance_end", "region_feather")
-_NUMBERS: Final = (*_FLOATS, "processor_res", "threshold_a", "threshold_b")
-_CHOICES: Final[dict[str, type[Choice]]] = {
-    "resize_mode": ResizeMode,
-    "control_mode": ControlMode,
-    "hr_option": HiResOption,
-    "region": ActingRegion,
-}
-_READABLE: Final = (*FIELDS, *FIELDS_IF_SET, "low_vram", "save_detected_map")
 _OWN_KEY: Final = re.compile(rf"{KEY}[ -]?([0-9]{{0,2}})")
 _LEGACY_KEY: Final = re.compile(r"ControlNet-([0-9]{1,2}) (.+)")
 MAX_CHARACTERS: Final = 20_000
@@ -63,28 +38,33 @@ _LEGACY_NAMES: Final[dict[str, str]] = {
 }
 
 
+def fields(*kinds: Written) -> list[Field]:
+    """The fields of some kinds in the order in which they are written."""
+    return sorted((f for f in FIELDS.values() if f.written in kinds), key=lambda f: f.written)
+
+
 def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
     """One unit as text, for example `Module: canny, Model: control_canny [d14c016b], ...`.
 
     Args:
-        unit: anything with the attributes named in `FIELDS`, perhaps those of `FIELDS_IF_SET`.
+        unit: anything with the attributes of a unit; those written if they are set may be missing.
         defaults: what the preprocessor really uses for `processor_res`, `threshold_a` and
             `threshold_b`. Where that is not the unit's number (-1, or out of range) it is
             written in its own type; a number the user chose is written as a float.
     """
     defaults = defaults or {}
     parts = []
-    for name in FIELDS:
-        value = getattr(unit, name)
-        if name in defaults and defaults[name] != value:
-            text = str(defaults[name])
+    for field in fields(Written.ALWAYS):
+        value = getattr(unit, field.name)
+        if field.name in defaults and defaults[field.name] != value:
+            text = str(defaults[field.name])
         else:
-            text = _text(name, value)
-        parts.append(f"{title(name)}: {_quote(text)}")
-    for name, absent in FIELDS_IF_SET.items():
-        value = getattr(unit, name, absent)
-        if value != absent:
-            parts.append(f"{title(name)}: {_quote(_text(name, value))}")
+            text = _text(field, value)
+        parts.append(f"{title(field.name)}: {_quote(text)}")
+    for field in fields(*IF_SET):
+        value = getattr(unit, field.name, field.default)
+        if value != field.default:
+            parts.append(f"{title(field.name)}: {_quote(_text(field, value))}")
     return ", ".join(parts)
 
 
@@ -98,11 +78,11 @@ def title(name: str) -> str:
     return " ".join(word.capitalize() for word in name.split("_"))
 
 
-def _text(name: str, value: Any) -> str:
+def _text(field: Field, value: Any) -> str:
     if isinstance(value, Choice):
         return str(value.value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(int(value) if name == "processor_res" else float(value))
+        return str(int(value) if field.parse is whole else float(value))
     if isinstance(value, (list, tuple)):
         return " ".join(str(float(item)) for item in value)
     return str(value)
@@ -130,12 +110,13 @@ def parse(text: str) -> dict[str, Any]:
         value = json.loads(raw) if raw.startswith('"') else raw
         if name == "starting/ending":
             found.update(_window(value))
-        elif name in _READABLE:
-            parsed = _value(name, value)
+        elif name in FIELDS and FIELDS[name].written is not Written.NEVER:
+            parsed = _value(FIELDS[name], value)
             if parsed is not None:
                 found[name] = parsed
     if not found:
-        msg = f"{text[:60]!r} holds none of the fields {', '.join(map(title, FIELDS))}"
+        names = ", ".join(title(field.name) for field in fields(Written.ALWAYS))
+        msg = f"{text[:60]!r} holds none of the fields {names}"
         raise ValueError(msg)
     return found
 
@@ -203,23 +184,25 @@ def _window(value: str) -> dict[str, float]:
         return {}
 
 
-def _value(name: str, value: str) -> Any:
+def _value(field: Field, text: str) -> Any:
     """One value in its field's type; None if it cannot be read."""
+    default = field.default
+    if isinstance(default, bool):
+        return text.strip().lower() == "true"
+    if isinstance(default, str) and field.kind is None:
+        return default if text.strip().lower() in ("none", "") else text
     try:
-        if name in _CHOICES:
-            return _CHOICES[name].parse(value)
-        if name in _NUMBERS:
-            number = float(value)
-            return int(number) if number.is_integer() and name not in _FLOATS else number
-        if name == "advanced_weighting":
-            return tuple(float(item) for item in value.split()) or None
+        if field.kind is not None:
+            return field.kind.parse(text)
+        if default is None:
+            return tuple(float(item) for item in text.split()) or None
+        number = float(text)
+        return int(number) if number.is_integer() and isinstance(default, int) else number
     except ValueError as error:
-        log.warning("Pasting ControlNet parameters: %s %s; left as it is.", title(name), error)
+        log.warning(
+            "Pasting ControlNet parameters: %s %s; left as it is.", title(field.name), error
+        )
         return None
-    if name in ("module", "model"):
-        absent = "none" if name == "module" else "None"
-        return absent if value.strip().lower() in ("none", "") else value
-    return value.strip().lower() == "true"
 
 
 def parse_all(params: Mapping[str, Any]) -> dict[int, dict[str, Any]]:

@@ -11,33 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lib_controlnet.errors import UnitError
-from lib_controlnet.units.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
-
-ATTRIBUTES: Final[Mapping[str, str]] = {
-    "control_net_enabled": "enabled",
-    "control_net_module": "module",
-    "control_net_model": "model",
-    "control_net_weight": "weight",
-    "control_net_image": "image",
-    "control_net_resize_mode": "resize_mode",
-    "control_net_lowvram": "low_vram",
-    "control_net_pres": "processor_res",
-    "control_net_pthr_a": "threshold_a",
-    "control_net_pthr_b": "threshold_b",
-    "control_net_guidance_start": "guidance_start",
-    "control_net_guidance_end": "guidance_end",
-    "control_net_guidance_strength": "guidance_end",
-    "control_net_control_mode": "control_mode",
-    "control_net_pixel_perfect": "pixel_perfect",
-    "control_net_input_image": "image",
-    "control_net_hr_option": "hr_option",
-    "control_net_region": "region",
-    "control_net_region_feather": "region_feather",
-}
-"""Attribute of the host's processing object -> field; where two name one field the later wins."""
+from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit
 
 FIRST_UNIT_ONLY: Final = ("enabled",)
 """Fields whose single value is meant for the first unit."""
+
+
+def attributes() -> dict[str, str]:
+    """Attribute of the host's processing object -> field; of two for one field the later wins."""
+    return {name: field.name for field in FIELDS.values() for name in field.attributes}
 
 
 def changed(units: Sequence[ControlUnit], values: Mapping[str, Any]) -> list[ControlUnit]:
@@ -53,7 +35,7 @@ def changed(units: Sequence[ControlUnit], values: Mapping[str, Any]) -> list[Con
             are named.
     """
     if not units and values:
-        units = [dataclasses.replace(DEFAULT_UNIT, enabled=False)]
+        units = [parse_unit({"enabled": False})]
     return [_changed(unit, position, values) for position, unit in enumerate(units)]
 
 
@@ -64,7 +46,7 @@ def _changed(unit: ControlUnit, position: int, values: Mapping[str, Any]) -> Con
         return unit
     if "image" in own:
         own["mask"] = None  # it belonged to the picture that is replaced
-    fields = {name: getattr(unit, name) for name in PUBLIC_FIELDS}
+    fields = {name: getattr(unit, name) for name in FIELDS}
     again = parse_unit({**fields, **own}, unit.index, is_request=False)
     if again.enabled and unit.fault:
         raise UnitError(unit.fault)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from lib_controlnet.enums import (
@@ -24,16 +25,7 @@ from lib_controlnet.enums import (
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units import field_values as values
 from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
-
-MAX_WEIGHT: Final = 2.0
-MAX_FEATHER: Final = 512.0
-
-
-@dataclass(frozen=True)
-class AlphaLayer:
-    """A drawn layer whose alpha channel is the mask (Forge's `image_fg`)."""
-
-    picture: Any
+from lib_controlnet.units.fields import Axis, Written, row, rows
 
 
 @dataclass(frozen=True)
@@ -58,42 +50,124 @@ class ControlUnit:
         fault: why a unit that is switched off could not be switched on.
     """
 
-    is_ui: bool = False
-    input_mode: InputMode = InputMode.SIMPLE
-    batch_images: Any = None
-    output_dir: str = ""
-    loopback: bool = False
-    enabled: bool = False
-    module: str = NO_MODULE
-    model: str = NO_MODEL
-    weight: float = 1.0
-    image: Any = None
-    resize_mode: ResizeMode = ResizeMode.INNER_FIT
-    low_vram: bool = False
-    processor_res: int = -1
-    threshold_a: float = -1
-    threshold_b: float = -1
-    guidance_start: float = 0.0
-    guidance_end: float = 1.0
-    pixel_perfect: bool = False
-    control_mode: ControlMode = ControlMode.BALANCED
-    inpaint_crop_input_image: bool = True
-    hr_option: HiResOption = HiResOption.BOTH
-    save_detected_map: bool = True
-    advanced_weighting: tuple[float, ...] | None = None
-    effective_region_mask: Any = None
-    pulid_mode: PuLIDMode = PuLIDMode.FIDELITY
-    union_control_type: ControlNetUnionControlType = ControlNetUnionControlType.UNKNOWN
-    ipadapter_input: Any = None
-    mask: Any = None
-    batch_mask_dir: str | None = None
-    animatediff_batch: bool = False
-    batch_modifiers: tuple[Any, ...] = ()
-    batch_image_files: tuple[Any, ...] = ()
-    batch_keyframe_idx: Any = None
-    region: ActingRegion = ActingRegion.WHOLE
-    region_feather: float = 0.0
-    batch_option: BatchOption = BatchOption.DEFAULT
+    is_ui: bool = row(False)
+    input_mode: InputMode = row(InputMode.SIMPLE)
+    batch_images: Any = row(None, values.pictures, aliases={"batch_image_dir": None})
+    output_dir: str = row("", values.text)
+    loopback: bool = row(False)
+    enabled: bool = row(False, axis=Axis(0, "Enabled"), attributes=("control_net_enabled",))
+    module: str = row(
+        NO_MODULE,
+        values.name_or(NO_MODULE),
+        Written.ALWAYS,
+        Axis(7, "Preprocessor"),
+        ("control_net_module",),
+    )
+    model: str = row(
+        NO_MODEL, values.name_or(NO_MODEL), Written.ALWAYS, Axis(1, "Model"), ("control_net_model",)
+    )
+    weight: float = row(
+        1.0,
+        values.Within(0.0, 2.0, is_forgiving=True),
+        Written.ALWAYS,
+        Axis(2, "Weight"),
+        ("control_net_weight",),
+        view="weight",
+    )
+    image: Any = row(
+        None,
+        values.picture,
+        attributes=("control_net_image", "control_net_input_image"),
+        aliases={"input_image": None},
+    )
+    resize_mode: ResizeMode = row(
+        ResizeMode.INNER_FIT,
+        written=Written.ALWAYS,
+        axis=Axis(6, "Resize Mode"),
+        attributes=("control_net_resize_mode",),
+    )
+    low_vram: bool = row(
+        False,
+        written=Written.ONLY_READ,
+        attributes=("control_net_lowvram",),
+        aliases={"lowvram": None},
+    )
+    processor_res: int = row(
+        -1, values.whole, Written.ALWAYS, Axis(8, "Pre Resolution"), ("control_net_pres",)
+    )
+    threshold_a: float = row(
+        -1, values.slider, Written.ALWAYS, Axis(9, "Pre Threshold A"), ("control_net_pthr_a",)
+    )
+    threshold_b: float = row(
+        -1, values.slider, Written.ALWAYS, Axis(10, "Pre Threshold B"), ("control_net_pthr_b",)
+    )
+    guidance_start: float = row(
+        0.0,
+        values.Within(0.0, 1.0),
+        Written.ALWAYS,
+        Axis(3, "Guidance Start"),
+        ("control_net_guidance_start",),
+        view="start_guidance_percent",
+    )
+    guidance_end: float = row(
+        1.0,
+        values.Within(0.0, 1.0),
+        Written.ALWAYS,
+        Axis(4, "Guidance End"),
+        ("control_net_guidance_end", "control_net_guidance_strength"),
+        {"guidance": None},
+        "stop_guidance_percent",
+    )
+    pixel_perfect: bool = row(
+        False, written=Written.ALWAYS, attributes=("control_net_pixel_perfect",)
+    )
+    control_mode: ControlMode = row(
+        ControlMode.BALANCED,
+        written=Written.ALWAYS,
+        axis=Axis(5, "Control Mode"),
+        attributes=("control_net_control_mode",),
+        aliases={"guessmode": values.guess_mode, "guess_mode": values.guess_mode},
+    )
+    inpaint_crop_input_image: bool = row(True)
+    hr_option: HiResOption = row(
+        HiResOption.BOTH,
+        written=Written.IF_SET,
+        axis=Axis(14, "Hires-Fix Option"),
+        attributes=("control_net_hr_option",),
+        view="hr_option",
+    )
+    save_detected_map: bool = row(True, written=Written.ONLY_READ)
+    advanced_weighting: tuple[float, ...] | None = row(
+        None, values.layer_weights, Written.LAST_IF_SET, view="advanced_weighting"
+    )
+    effective_region_mask: Any = row(None, values.picture, view="effective_region_mask")
+    pulid_mode: PuLIDMode = row(PuLIDMode.FIDELITY)
+    union_control_type: ControlNetUnionControlType = row(ControlNetUnionControlType.UNKNOWN)
+    ipadapter_input: Any = row(
+        None, values.unsupported("IP-Adapter"), view="control_context_override"
+    )
+    mask: Any = row(
+        None, values.picture, aliases={"mask_image": None, "image_fg": values.alpha_layer}
+    )
+    batch_mask_dir: str | None = row(None, values.text)
+    animatediff_batch: bool = row(False)
+    batch_modifiers: tuple[Any, ...] = row((), values.functions)
+    batch_image_files: tuple[Any, ...] = row((), values.listed)
+    batch_keyframe_idx: Any = row(None, values.keyframes)
+    region: ActingRegion = row(
+        ActingRegion.WHOLE,
+        written=Written.IF_SET,
+        axis=Axis(12, "Region"),
+        attributes=("control_net_region",),
+    )
+    region_feather: float = row(
+        0.0,
+        values.Within(0.0, 512.0, " pixels"),
+        Written.IF_SET,
+        Axis(13, "Region Feather"),
+        ("control_net_region_feather",),
+    )
+    batch_option: BatchOption = row(BatchOption.DEFAULT)
     index: int = 0
     notes: tuple[str, ...] = ()
     is_request: bool = False
@@ -121,20 +195,9 @@ class ControlUnit:
         return dataclasses.replace(self, notes=self.notes + notes)
 
 
-_OWN_FIELDS: Final = ("index", "notes", "is_request", "fault")
-PUBLIC_FIELDS: Final = tuple(
-    field.name for field in dataclasses.fields(ControlUnit) if field.name not in _OWN_FIELDS
-)
-DEFAULT_UNIT: Final = ControlUnit()
+FIELDS: Final = rows(ControlUnit)
+"""The public fields by name, in order."""
 
-_ALIASES: Final[dict[str, str]] = {
-    "guidance": "guidance_end",
-    "lowvram": "low_vram",
-    "input_image": "image",
-    "mask_image": "mask",
-    "batch_image_dir": "batch_images",
-}
-_GUESS_MODE: Final = ("guessmode", "guess_mode")
 _IGNORED_FORGE_KEYS: Final = (
     "batch_input_gallery",
     "batch_mask_gallery",
@@ -146,12 +209,25 @@ MAX_KEY: Final = 60
 MAX_KEYS: Final = 20
 
 
+def aliases() -> dict[str, str]:
+    """Older key -> field."""
+    return {old: field.name for field in FIELDS.values() for old in field.aliases}
+
+
 def canonical(key: object) -> str | None:
     """The field or older name that a key means, whatever its letters' case; None if unknown.
 
     "Control Mode", "controlMode" and "control-mode" are `control_mode`.
     """
-    return _KEYS.get("".join(c for c in str(key)[:MAX_KEY].lower() if c.isalnum()))
+    letters = "".join(c for c in str(key)[:MAX_KEY].lower() if c.isalnum())
+    return _keys(tuple(FIELDS))[1].get(letters)
+
+
+@lru_cache(maxsize=4)
+def _keys(fields: tuple[str, ...]) -> tuple[frozenset[str], dict[str, str]]:
+    """Every key of the interface, and by its letters alone, for fields of these names."""
+    names = (*_IGNORED_FORGE_KEYS, *aliases(), *fields)
+    return frozenset(names), {name.replace("_", ""): name for name in names}
 
 
 def parse_unit(
@@ -185,10 +261,11 @@ def parse_unit(
     notes: list[str] = []
     try:
         if is_mapping:
-            given = _resolve_aliases(value, notes)
+            given, unknown = present_names(value)
+            notes += [f"unknown keys ignored: {shown_keys(unknown)}"] if unknown else []
             given["enabled"] = True if given.get("enabled") is None else given["enabled"]
         else:
-            given = {name: getattr(value, name) for name in PUBLIC_FIELDS if hasattr(value, name)}
+            given = {name: getattr(value, name) for name in FIELDS if hasattr(value, name)}
         enabled = _field("enabled", given.pop("enabled", False), notes)
     except ValueError as error:
         msg = f"unit {index}: {error}"
@@ -206,12 +283,13 @@ def parse_unit(
 
 def _field(name: str, raw: Any, notes: list[str], is_request: bool = True) -> Any:
     """A field's value; the name is put in front of what is said about it."""
-    said: list[str] = []
-    parse = _PARSERS[name]
-    if name == "weight" and not is_request:
-        parse = _brought_into_range
+    field, said = FIELDS[name], list[str]()
+    parse = field.parse
+    if isinstance(parse, values.Within) and parse.is_forgiving and not is_request:
+        parse = parse.brought_into_range
+    is_blank = _is_empty(raw) and (raw is None or parse is not values.boolean)
     try:
-        found = DEFAULTS[name] if _means_default(name, raw) else parse(raw, said)
+        found = field.default if is_blank else parse(raw, said)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         msg = f"{name} {error}"
         raise ValueError(msg) from error
@@ -219,58 +297,42 @@ def _field(name: str, raw: Any, notes: list[str], is_request: bool = True) -> An
     return found
 
 
-def _means_default(name: str, raw: object) -> bool:
-    if raw is None:
-        return True
-    is_blank = isinstance(raw, str) and not raw.strip()
-    return is_blank and _PARSERS[name] is not values.boolean
+def present_names(
+    sent: Mapping[str, Any], *, is_strict: bool = True
+) -> tuple[dict[str, Any], list[str]]:
+    """Fields under their present names, which win unless they are empty, and unknown keys.
 
-
-def _brought_into_range(value: object, notes: list[str]) -> float:
-    number = values.number(value)
-    clamped = min(max(number, 0.0), MAX_WEIGHT)
-    if clamped != number:
-        notes.append(f"{number:g} lies outside 0 to {MAX_WEIGHT:g}: {clamped:g} is used")
-    return clamped
-
-
-def _resolve_aliases(sent: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Fields under their present names; the present name wins unless it is empty.
+    Args:
+        sent: with keys of the interface, older ones among them, in any letter case.
+        is_strict: whether the value of an older key must have a meaning; else it is kept.
 
     Raises:
-        ValueError: `guess_mode` is neither true nor false.
+        ValueError: the value of an older key has none.
     """
-    given = {key: value for key, value in sent.items() if key in _NAMES}
-    unknown = []
+    (names, _letters), unknown = _keys(tuple(FIELDS)), list[str]()
+    given = {key: value for key, value in sent.items() if key in names}
     for key, value in sent.items():
-        if key in _NAMES:
+        if key in names:
             continue
         name = canonical(key)
         if name is None or name in given:
             unknown.append(str(key))
         else:
             given[name] = value
-    for old, new in _ALIASES.items():
-        value = given.pop(old, None)
-        if _is_empty(given.get(new)) and not _is_empty(value):
-            given[new] = value
-    for old in _GUESS_MODE:
-        flag = given.pop(old, None)
-        if flag is not None:
+    for name, field in FIELDS.items():
+        for old, convert in field.aliases.items():
+            value = given.get(old)
+            if _is_empty(value):
+                continue
             try:
-                mode = ControlMode.CONTROL if values.boolean(flag, []) else ControlMode.BALANCED
+                value = convert(value, []) if convert else value
             except ValueError as error:
-                msg = f"{old} {error}"
-                raise ValueError(msg) from error
-            given.setdefault("control_mode", mode)
-    scribble = given.pop("image_fg", None)
-    if not _is_empty(scribble) and _is_empty(given.get("mask")):
-        given["mask"] = AlphaLayer(scribble)
-    for key in _IGNORED_FORGE_KEYS:
-        given.pop(key, None)
-    if unknown:
-        notes.append(f"unknown keys ignored: {shown_keys(unknown)}")
-    return given
+                if is_strict:
+                    msg = f"{old} {error}"
+                    raise ValueError(msg) from error
+            if _is_empty(given.get(name)):
+                given[name] = value
+    return {name: value for name, value in given.items() if name in FIELDS}, unknown
 
 
 def shown_keys(keys: list[str]) -> str:
@@ -281,47 +343,3 @@ def shown_keys(keys: list[str]) -> str:
 
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
-
-
-_PARSERS: Final[dict[str, values.Parser]] = {
-    "is_ui": values.boolean,
-    "input_mode": values.choice(InputMode),
-    "batch_images": values.pictures,
-    "output_dir": values.text,
-    "loopback": values.boolean,
-    "enabled": values.boolean,
-    "module": values.name_or(NO_MODULE),
-    "model": values.name_or(NO_MODEL),
-    "weight": values.within(0.0, MAX_WEIGHT),
-    "image": values.picture,
-    "resize_mode": values.choice(ResizeMode),
-    "low_vram": values.boolean,
-    "processor_res": values.whole,
-    "threshold_a": values.slider,
-    "threshold_b": values.slider,
-    "guidance_start": values.within(0.0, 1.0),
-    "guidance_end": values.within(0.0, 1.0),
-    "pixel_perfect": values.boolean,
-    "control_mode": values.choice(ControlMode),
-    "inpaint_crop_input_image": values.boolean,
-    "hr_option": values.choice(HiResOption),
-    "save_detected_map": values.boolean,
-    "advanced_weighting": values.layer_weights,
-    "effective_region_mask": values.picture,
-    "pulid_mode": values.choice(PuLIDMode),
-    "union_control_type": values.choice(ControlNetUnionControlType),
-    "ipadapter_input": values.unsupported("IP-Adapter"),
-    "mask": values.picture,
-    "batch_mask_dir": values.text,
-    "animatediff_batch": values.boolean,
-    "batch_modifiers": values.functions,
-    "batch_image_files": values.listed,
-    "batch_keyframe_idx": values.keyframes,
-    "region": values.choice(ActingRegion),
-    "region_feather": values.within(0.0, MAX_FEATHER, " pixels"),
-    "batch_option": values.choice(BatchOption),
-}
-DEFAULTS: Final[dict[str, Any]] = {name: getattr(DEFAULT_UNIT, name) for name in PUBLIC_FIELDS}
-_NAMES: Final = (*_ALIASES, *_GUESS_MODE, *_IGNORED_FORGE_KEYS, "image_fg", *PUBLIC_FIELDS)
-_KEYS: Final[dict[str, str]] = {name.replace("_", ""): name for name in _NAMES}
-"""Every key of the interface by its letters alone."""

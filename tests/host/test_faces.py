@@ -18,7 +18,8 @@ from lib_controlnet import api
 from lib_controlnet.host.page import logs, settings
 from lib_controlnet.settings import BY_KEY
 from lib_controlnet.units import infotext
-from lib_controlnet.units.unit import PUBLIC_FIELDS
+from lib_controlnet.units.fields import Written
+from lib_controlnet.units.unit import FIELDS
 
 
 def runtime() -> Any:
@@ -174,7 +175,7 @@ def test_row_01_panel_can_be_built_again_and_again(host: object) -> None:
         script = next(s for s in runner.alwayson_scripts if s.title() == "ControlNet")
         assert script.args_to - script.args_from == runtime().unit_count()
         for argument in script.api_info.args:
-            assert set(PUBLIC_FIELDS) == set(dict(argument.value))
-        written = len(infotext.FIELDS) + len(infotext.FIELDS_IF_SET)
+            assert set(FIELDS) == set(dict(argument.value))
+        written = len(infotext.fields(Written.ALWAYS, *infotext.IF_SET))
         # besides: enable, control type, union type, and three lines of messages
         assert len(script.infotext_fields) == (written + 6) * runtime().unit_count()

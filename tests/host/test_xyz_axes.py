@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
+import made_up
 import numpy as np
 import pytest
 from controls import MODEL, encoded, first, picture, request, unit
 from neighbours import processing_of
 
-from lib_controlnet.units.unit import PUBLIC_FIELDS
+from lib_controlnet.units import overrides
+from lib_controlnet.units.unit import FIELDS, parse_unit
 
 UNITS = [unit(weight=0.9), unit(image=encoded(picture(seed=1)), module="canny", weight=0.7)]
 EVERY, FIRST, SECOND = (0, 1), (0,), (1,)
@@ -109,12 +112,11 @@ def units_of(p: Any) -> list[Any]:
     """The units that a generation on `p` starts with."""
     from lib_controlnet.host import generation
     from lib_controlnet.host.runtime import runtime
-    from lib_controlnet.units import overrides
 
     script = p.scripts.script("ControlNet")
     asked = generation.read_units(p.script_args[script.args_from : script.args_to])
     found = overrides.changed(asked, generation.outside_values(p, runtime()))
-    names = (*PUBLIC_FIELDS, "index", "acting_region")
+    names = (*FIELDS, "index", "acting_region")
     return [{name: getattr(unit, name) for name in names} for unit in found]
 
 
@@ -287,3 +289,19 @@ def test_axis_that_enables_a_unit_may_stand_beside_others(webui, axes):
     chosen = [("[ControlNet] Weight", "1"), ("[ControlNet] Enabled", "True")]
     answer = grid(webui, unit(enabled=False), axes=chosen)
     assert answer.status_code == 200, answer.text
+
+
+def test_made_up_field_is_an_axis_and_a_value_that_others_read(webui, monkeypatch):
+    from lib_controlnet.host import generation, neighbours
+    from lib_controlnet.host.runs import xyz
+    from lib_controlnet.host.runtime import runtime
+
+    made_up.add_field(monkeypatch)
+    *_others, (label, read, change) = xyz.axes(lambda *parts, **_more: parts, runtime())
+    assert label == f"{xyz.PREFIX}{made_up.TITLE}"
+    p = processing_of(unit())
+    change(p, read("0.25"), [])
+    (changed,) = overrides.changed([parse_unit({})], generation.outside_values(p, runtime()))
+    assert changed.glow == 0.25
+    prepared = SimpleNamespace(unit=changed)
+    assert getattr(neighbours.ControlParams(None, prepared), made_up.VIEW) == 0.25

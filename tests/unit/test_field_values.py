@@ -10,7 +10,7 @@ import pytest
 from lib_controlnet.enums import Choice
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
-from lib_controlnet.units.unit import DEFAULT_UNIT, PUBLIC_FIELDS, ControlUnit, parse_unit
+from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit
 
 HUGE = 10**400
 NUMBERS = ("weight", "guidance_start", "guidance_end", "region_feather")
@@ -19,11 +19,11 @@ NAMES = ("module", "model")
 TEXTS = ("output_dir", "batch_mask_dir")
 PICTURES = ("image", "mask", "effective_region_mask")
 KINDS: dict[str, tuple[str, ...]] = {
-    "boolean": tuple(n for n in PUBLIC_FIELDS if isinstance(getattr(DEFAULT_UNIT, n), bool)),
+    "boolean": tuple(n for n in FIELDS if isinstance(FIELDS[n].default, bool)),
     "number": NUMBERS,
     "slider": SLIDERS,
     "whole": ("processor_res",),
-    "choice": tuple(n for n in PUBLIC_FIELDS if isinstance(getattr(DEFAULT_UNIT, n), Choice)),
+    "choice": tuple(n for n in FIELDS if isinstance(FIELDS[n].default, Choice)),
     "name": NAMES,
     "text": TEXTS,
     "picture": PICTURES,
@@ -81,7 +81,7 @@ def rows(table: dict[str, list]) -> list[Any]:
 
 
 def test_every_field_is_in_the_table() -> None:
-    assert sorted(field for fields in KINDS.values() for field in fields) == sorted(PUBLIC_FIELDS)
+    assert sorted(field for fields in KINDS.values() for field in fields) == sorted(FIELDS)
     assert set(KINDS) == set(REFUSED) == {*ACCEPTED, "choice"}
 
 
@@ -96,7 +96,7 @@ def test_value_is_taken_by_its_meaning(field: str, pair: tuple[Any, Any]) -> Non
 
 @pytest.mark.parametrize("field", KINDS["choice"])
 def test_choice_is_taken_by_value_name_index_and_in_any_case(field: str) -> None:
-    kind = type(getattr(DEFAULT_UNIT, field))
+    kind = type(FIELDS[field].default)
     for index, member in enumerate(kind):
         spellings = (member.value, member.name, str(member.value).upper(), member.name.lower())
         indexes = (index, float(index), str(index), f"{index}.0")
@@ -114,9 +114,9 @@ def test_value_without_a_meaning_names_unit_field_and_value(field: str, value: A
     assert caught.value.status_code == 422
 
 
-@pytest.mark.parametrize("field", PUBLIC_FIELDS)
+@pytest.mark.parametrize("field", FIELDS)
 def test_null_means_the_default(field: str) -> None:
-    default = {"enabled": True}.get(field, getattr(DEFAULT_UNIT, field))
+    default = {"enabled": True}.get(field, FIELDS[field].default)
     assert getattr(parse_unit({field: None}), field) == default
     if field not in KINDS["boolean"]:
         assert getattr(parse_unit({field: " "}), field) == default

@@ -24,7 +24,7 @@ from lib_controlnet.interop import api as python_api
 from lib_controlnet.interop import services
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.interop.unit import ControlNetUnit
-from lib_controlnet.units.unit import PUBLIC_FIELDS, parse_unit
+from lib_controlnet.units.unit import FIELDS, parse_unit
 
 FIELDS_IN_ORDER = [
     "is_ui",
@@ -116,7 +116,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_unit_vars_are_the_published_fields_in_order() -> None:
     assert list(vars(ControlNetUnit())) == FIELDS_IN_ORDER
-    assert tuple(FIELDS_IN_ORDER) == PUBLIC_FIELDS
+    assert tuple(FIELDS_IN_ORDER) == tuple(FIELDS)
 
 
 def test_unit_default_is_disabled_and_serialisable() -> None:
@@ -272,6 +272,29 @@ def test_units_need_no_pydantic_at_all() -> None:
 
 def test_unit_construction_current_name_wins_over_alias() -> None:
     assert ControlNetUnit(guidance=0.1, guidance_end=0.9).guidance_end == 0.9
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"controlMode": 2, "Weight": 0.5}, {"control_mode": ControlMode.CONTROL, "weight": 0.5}),
+        ({"image": None, "input_image": "abc"}, {"image": "abc"}),
+        ({"control_mode": None, "guess_mode": True}, {"control_mode": ControlMode.CONTROL}),
+        ({"control_mode": 1, "guess_mode": True}, {"control_mode": ControlMode.PROMPT}),
+    ],
+    ids=str,
+)
+def test_unit_keys_mean_the_same_in_an_object_and_in_a_request(
+    fields: dict, expected: dict
+) -> None:
+    for unit in (ControlNetUnit(**fields), parse_unit(fields)):
+        assert {name: getattr(unit, name) for name in expected} == expected
+
+
+def test_unit_older_switch_that_is_neither_true_nor_false_is_reported_when_used() -> None:
+    unit = ControlNetUnit(enabled=True, guess_mode="maybe")
+    with pytest.raises(UnitError, match="unit 1: control_mode is 'maybe'"):
+        parse_unit(unit, 1)
 
 
 def test_unit_impossible_choice_is_kept_and_reported_when_used() -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from lib_controlnet.enums import ActingRegion, ControlMode
 from lib_controlnet.errors import UnitError
-from lib_controlnet.units.overrides import ATTRIBUTES, changed
-from lib_controlnet.units.unit import PUBLIC_FIELDS, parse_unit
+from lib_controlnet.units.overrides import attributes, changed
+from lib_controlnet.units.unit import FIELDS, parse_unit
 
 
 def three():
@@ -70,5 +70,5 @@ def test_notes_of_a_unit_are_kept():
 
 
 def test_every_attribute_names_a_field():
-    assert set(ATTRIBUTES.values()) <= set(PUBLIC_FIELDS)
-    assert all(name.startswith("control_net_") for name in ATTRIBUTES)
+    assert set(attributes().values()) <= set(FIELDS)
+    assert all(name.startswith("control_net_") for name in attributes())

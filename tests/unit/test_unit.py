@@ -14,7 +14,8 @@ from lib_controlnet.enums import (
     ResizeMode,
 )
 from lib_controlnet.errors import UnitError
-from lib_controlnet.units.unit import PUBLIC_FIELDS, AlphaLayer, ControlUnit, parse_unit
+from lib_controlnet.units.field_values import AlphaLayer
+from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ JUNK = (
 )
 
 
-@pytest.mark.parametrize("field", PUBLIC_FIELDS)
+@pytest.mark.parametrize("field", FIELDS)
 def test_junk_in_a_field_is_understood_or_refused_in_one_short_sentence(field):
     for junk in JUNK:
         try:
@@ -245,8 +246,8 @@ def test_parse_control_unit_gets_its_place():
 
 
 def test_public_fields_are_the_interface_in_order():
-    assert len(PUBLIC_FIELDS) == 36
-    assert PUBLIC_FIELDS[:12] == (
+    assert len(FIELDS) == 36
+    assert tuple(FIELDS)[:12] == (
         *("is_ui", "input_mode", "batch_images", "output_dir", "loopback", "enabled"),
         *("module", "model", "weight", "image", "resize_mode", "low_vram"),
     )

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import scripts, shared
 
 from lib_controlnet.detect import listing, preprocess
-from lib_controlnet.enums import ActingRegion, Choice, ControlMode, HiResOption, ResizeMode
 from lib_controlnet.errors import ControlNetError, shown
 from lib_controlnet.interop import unit as unit_object
+from lib_controlnet.units.fields import Axis, Field
 from lib_controlnet.units.overrides import FIRST_UNIT_ONLY
-from lib_controlnet.units.unit import parse_unit
+from lib_controlnet.units.unit import FIELDS, NO_MODEL, parse_unit
 
 if TYPE_CHECKING:
     from lib_controlnet.host.runtime import Runtime
@@ -37,6 +37,7 @@ _COUNTED: Final = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*\[\s*([0-9]{{1,12}})
 _KEPT: Final = re.compile(r"\0([0-9]{1,9})\0")
 """Stands for what is in brackets while commas are looked for."""
 WINDOW: Final = ("guidance_start", "guidance_end")
+WINDOW_AXIS: Final = Axis(11, "Window (start-end)")
 UNCHANGED: Final = "as in the unit"
 MAX_CHARACTERS: Final = 50_000
 """Of what is typed for one axis."""
@@ -80,45 +81,32 @@ def axes(make: Callable[..., Any], runtime: Runtime) -> list[Any]:
         runtime: lists the models.
     """
 
-    def axis(title: str, *fields: str, kind: Callable[[str], Any], **more: Any) -> Any:
-        read = per_unit(kind, title)
+    def axis(label: Axis, *fields: str, kind: Callable[[str], Any], **more: Any) -> Any:
+        title = label.title
         return make(
-            *(PREFIX + title, read, apply(title, *fields)),
+            *(PREFIX + title, per_unit(kind, title), apply(title, *fields)),
             format_value=legend(title, fields[0], runtime),
             confirm=checked(title, fields, runtime),
             **more,
         )
 
-    def number(title: str, field: str) -> Any:
-        return axis(title, field, kind=_number_of, prepare=split_numbers)
+    def of_field(field: Field, label: Axis) -> Any:
+        offered = listed.get(field.name) or ((lambda: field.choices) if field.choices else None)
+        cost = 0.9 if field.name == "model" else 0.0
+        more: dict[str, Any] = {"prepare": split, "choices": offered, "cost": cost}
+        if isinstance(field.default, bool):
+            return axis(label, field.name, kind=_boolean, **more)
+        if isinstance(field.default, (int, float)):
+            return axis(label, field.name, kind=_number_of, prepare=split_numbers)
+        return axis(label, field.name, kind=str, **more)
 
-    def choice(title: str, field: str, offered: Callable[[], list[str]], kind: Any = str) -> Any:
-        cost = 0.9 if field == "model" else 0.0
-        return axis(title, field, kind=kind, prepare=split, choices=offered, cost=cost)
-
-    def members(kind: type[Choice]) -> Callable[[], list[str]]:
-        return lambda: [str(member.value) for member in kind]
-
-    def on_off() -> list[str]:
-        return ["False", "True"]
-
-    return [
-        choice("Enabled", "enabled", on_off, _boolean),
-        choice("Model", "model", lambda: ["None", *runtime.catalog.names()]),
-        number("Weight", "weight"),
-        number("Guidance Start", "guidance_start"),
-        number("Guidance End", "guidance_end"),
-        choice("Control Mode", "control_mode", members(ControlMode)),
-        choice("Resize Mode", "resize_mode", members(ResizeMode)),
-        choice("Preprocessor", "module", lambda: listing.labels_for(listing.ALL)),
-        number("Pre Resolution", "processor_res"),
-        number("Pre Threshold A", "threshold_a"),
-        number("Pre Threshold B", "threshold_b"),
-        axis("Window (start-end)", *WINDOW, kind=_window, prepare=split),
-        choice("Region", "region", members(ActingRegion)),
-        number("Region Feather", "region_feather"),
-        choice("Hires-Fix Option", "hr_option", members(HiResOption)),
-    ]
+    listed: dict[str, Callable[[], list[str]]] = {
+        "model": lambda: [NO_MODEL, *runtime.catalog.names()],
+        "module": lambda: listing.labels_for(listing.ALL),
+    }
+    made = {field.axis: of_field(field, field.axis) for field in FIELDS.values() if field.axis}
+    made[WINDOW_AXIS] = axis(WINDOW_AXIS, *WINDOW, kind=_window, prepare=split)
+    return [made[label] for label in sorted(made)]
 
 
 def apply(title: str, *fields: str) -> Callable[[Any, Any, Any], None]:
