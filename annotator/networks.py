@@ -118,7 +118,7 @@ class NetworkCache:
         path = STORE.fetch(weight)
         state = path.stat()
         with self._lock:
-            place = self.choose_place() if self.choose_place else self.place
+            place = self.present_place
             name = f"{maker.__module__}.{maker.__qualname__}"
             key = (path, state.st_size, state.st_mtime_ns, name, place)
             try:
@@ -170,6 +170,11 @@ class NetworkCache:
         self._entries.move_to_end(key)
         self._shrink(least=1)
         return found
+
+    @property
+    def present_place(self) -> Place:
+        """Where the next network is to run."""
+        return self.choose_place() if self.choose_place else self.place
 
     def park(self) -> None:
         """Take all networks off the device, which something else needs now."""

@@ -1,4 +1,4 @@
-"""What the preprocessors get from the host: folders, downloads, a device, and room for sampling."""
+"""What the preprocessors get from the host: folders, downloads, a device, and their turn on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules import devices, paths, shared
+from modules import call_queue, devices, paths, shared
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.files.paths import typed_path
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 Listener = Callable[[str, float], None]
-"""Is told a line about a download, "" for none any more, and how much of the file is there."""
+"""Is told a line about what is waited for, "" for nothing any more, and how much of it is there."""
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
 def telling(listener: Listener | None) -> Iterator[None]:
-    """Tell somebody else than the host's progress bar how far downloads in here are."""
+    """Tell somebody else than the host's progress bar what is waited for in here."""
     token = _LISTENER.set(listener)
     try:
         yield
@@ -70,6 +70,33 @@ def network_place(host: A1111Host) -> Any:
     full = host.flag("no_half_controlnet")
     half = device.type == "cuda" and str(devices.dtype) == "torch.float16" and not full
     return preprocess.networks.Place(str(device), half)
+
+
+def computes_on_gpu(module: str) -> bool:
+    """Whether a preprocessor runs a network on the device that pictures are made on."""
+    detector = preprocess.find(module)
+    if detector is None or not detector.files:
+        return False
+    return not preprocess.networks.CACHE.present_place.device.startswith("cpu")
+
+
+@contextmanager
+def queued() -> Iterator[None]:
+    """Wait in the host's queue, as generations do, for a turn on the device.
+
+    Whoever runs inside a generation has its turn already and would wait for itself.
+    """
+    queue, listener = call_queue.queue_lock, _LISTENER.get()
+    if not queue.acquire(blocking=False):
+        if listener is not None:
+            listener("waiting for what the WebUI is doing", 0.0)
+        queue.acquire()
+        if listener is not None:
+            listener("", 0.0)
+    try:
+        yield
+    finally:
+        queue.release()
 
 
 def park() -> bool:

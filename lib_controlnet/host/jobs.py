@@ -1,8 +1,9 @@
-"""The end of a job: all that happens from a click or a request until the host shows its result.
+"""What the host tells no script: the end of a job, and that its checkpoint leaves the device.
 
-The host tells scripts of the end of one `process_images` call, but a job may be many of them, and
-of one that fails nothing is told. Two functions of the host see every end: `ScriptRunner.run`,
-which runs the scripts of the list, and `close` of the processing object.
+A job is all that happens from a click or a request until the host shows its result. The host tells
+of the end of one `process_images` call, but a job may be many of them, and of one that fails
+nothing is told. Two functions of the host see every end: `ScriptRunner.run`, which runs the scripts
+of the list, and `close` of the processing object.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, Final
 
-from modules import processing, scripts
+from modules import processing, scripts, sd_models
 
 from lib_controlnet.host import clients, generation, neighbours, shown_maps
 from lib_controlnet.host.runtime import present_runtime
@@ -23,17 +24,17 @@ Function = Callable[..., Any]
 
 
 def watch() -> None:
-    """Learn of the end of every job from now on; again is no harm."""
+    """Learn of all that from now on; again is no harm."""
     for owner, name, wrap in _WATCHED:
-        present = getattr(owner, name)
-        if not _is_ours(present):
+        present = getattr(owner, name, None)
+        if present is not None and not _is_ours(present):
             setattr(owner, name, _wrapped(wrap, present))
 
 
 def unwatch() -> None:
     """Undo `watch` where nobody else has wrapped the function since."""
     for owner, name, _ in _WATCHED:
-        present = getattr(owner, name)
+        present = getattr(owner, name, None)
         if _is_ours(present):
             setattr(owner, name, getattr(present, _ORIGINAL))
 
@@ -66,9 +67,22 @@ def _watching_close(original: Function) -> Function:
     return close
 
 
+def _watching_unload(original: Function) -> Function:
+    """`unload_model_weights`, by which users give the device to another program."""
+
+    def unload_model_weights(*args: Any, **kwargs: Any) -> Any:
+        runtime = present_runtime()
+        if runtime is not None:
+            runtime.residency.park()
+        return original(*args, **kwargs)
+
+    return unload_model_weights
+
+
 _WATCHED: Final = (
     (scripts.ScriptRunner, "run", _watching_run),
     (processing.StableDiffusionProcessing, "close", _watching_close),
+    (sd_models, "unload_model_weights", _watching_unload),
 )
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -179,17 +179,20 @@ class Runtime:
     ) -> Detection:
         """Run a preprocessor, through the cache. See `preprocess.run_preprocessor`.
 
-        Some previews and requests are at work at a time; the others wait.
+        What is not in the cache waits: on the device of generations for its turn in the host's
+        queue, else until few enough others are at work. So it must not be called in a generation.
         """
-        with self._turns:
+        turn = annotators.queued() if annotators.computes_on_gpu(module) else self._turns
+        with ExitStack() as stack:
+            cache = _WaitingCache(self.detections, lambda: stack.enter_context(turn))
             return run_preprocessor(
-                *(module, image, resolution, (a, b, c), self.detections),
+                *(module, image, resolution, (a, b, c), cache),
                 pixel_perfect=pixel_perfect,
                 seed=seed,
             )
 
     def telling(self, listener: annotators.Listener | None) -> AbstractContextManager[None]:
-        """Downloads for preprocessors in here are told to somebody else than the host's bar."""
+        """What preprocessors in here wait for is told to somebody else than the host's bar."""
         return annotators.telling(listener)
 
     def batch_source(self) -> BatchSource:
@@ -202,6 +205,23 @@ class Runtime:
         self.detections.clear()
         networks.CACHE.clear()
         self.host.free_memory()
+
+
+class _WaitingCache(DetectionCache):
+    """Another cache, for somebody who has to wait before computing what is not there."""
+
+    def __init__(self, cache: DetectionCache, wait: Callable[[], object]) -> None:
+        self._cache, self._wait = cache, wait
+
+    def get(self, key: tuple) -> Detection | None:
+        found = self._cache.get(key)
+        if found is not None:
+            return found
+        self._wait()
+        return self._cache.get(key)  # somebody may have made it meanwhile
+
+    def put(self, key: tuple, detection: Detection) -> None:
+        self._cache.put(key, detection)
 
 
 def present_runtime() -> Runtime | None:

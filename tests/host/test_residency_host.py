@@ -1,0 +1,276 @@
+"""What is loaded and on the device in a running host: settings, flags, unloading, the queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import support
+import torch
+from controls import MODEL, encoded, first, host_folder, picture, request, unit
+from fake_device import FakeDevice
+from weights import weights_folder
+
+from annotator.networks import CACHE, Place
+from annotator.registry import Detector
+from annotator.weights import WeightFile
+from lib_controlnet.detect import preprocess
+from lib_controlnet.engine.residency import Between
+
+OTHERS = ("residency_b", "residency_c")
+UNITS = (unit(), *(unit(model=name) for name in OTHERS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(webui: Any) -> None:
+    from modules import shared
+
+    unet = shared.sd_model.model.diffusion_model
+    for seed, name in enumerate(OTHERS):
+        network = support.tiny_controlnet("demo", seed=seed, unet=unet)
+        support.save_controlnet(host_folder() / f"{name}.safetensors", network)
+
+
+@pytest.fixture
+def runtime(webui: Any) -> Iterator[Any]:
+    from lib_controlnet.host.runtime import runtime as present
+
+    present().residency.clear()
+    yield present()
+    present().residency.clear()
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read."""
+    from lib_controlnet.host import runtime as module
+
+    names, load = [], module.load_network
+
+    def counted(path: Any, *rest: Any) -> Any:
+        names.append(path.stem)
+        return load(path, *rest)
+
+    monkeypatch.setattr(module, "load_network", counted)
+    return names
+
+
+@pytest.fixture
+def device(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    """Control networks compute on a device that counts what comes to it."""
+    from lib_controlnet.host.a1111.adapter import A1111Host
+
+    fake = FakeDevice()
+    monkeypatch.setattr(runtime.residency, "_copy", fake.copy)
+    monkeypatch.setattr(A1111Host, "device", FakeDevice.device)
+    monkeypatch.setattr(A1111Host, "network_dtype", torch.float32)
+    return fake
+
+
+@pytest.fixture
+def flags(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from modules import shared
+
+    return lambda *names: [monkeypatch.setattr(shared.cmd_opts, name, True) for name in names]
+
+
+def test_cache_size_means_what_it_says(
+    webui: Any, runtime: Any, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three units of three models, a batch of three: three loads, and one stays."""
+    from modules import shared
+
+    monkeypatch.setitem(shared.opts.data, "control_net_model_cache_size", 1)
+    webui.txt2img(**request(*UNITS, n_iter=3, steps=1))
+    assert sorted(loads) == sorted((MODEL, *OTHERS))
+    assert len(runtime.residency) == 1
+    webui.txt2img(**request(unit(model=loads[-1]), steps=1))
+    assert len(loads) == 3
+    webui.txt2img(**request(unit(model=loads[0]), steps=1))
+    assert (len(loads), len(runtime.residency)) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "low", "copies", "left"),
+    [
+        pytest.param((), False, 1, 1, id="stays"),
+        pytest.param(("medvram",), False, 2, 0, id="medvram: once a pass"),
+        pytest.param(("lowvram", "medvram"), False, 4, 0, id="lowvram: once a step"),
+        pytest.param((), True, 4, 0, id="Low VRAM: once a step"),
+    ],
+)
+def test_flags_and_units_say_when_networks_leave_the_device(
+    webui: Any, device: FakeDevice, runtime: Any, flags: Any,
+    given: tuple[str, ...], low: bool, copies: int, left: int,
+) -> None:  # fmt: skip
+    expected = first(webui.txt2img(**request(unit(), steps=2)))
+    runtime.residency.park()
+    size, device.copied = device.copied, 0
+    assert device.held == 0
+    flags(*given)
+    for _ in range(2):
+        drawn = first(webui.txt2img(**request(unit(low_vram=low), steps=2)))
+        assert np.array_equal(drawn, expected)
+    assert (device.copied / size, device.held / size) == (copies, left)
+
+
+@pytest.mark.parametrize("is_sdxl", [False, True])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), (Between.NEVER, Between.NEVER)),
+        (("medvram_sdxl",), (Between.NEVER, Between.PASS)),
+        (("medvram",), (Between.PASS, Between.PASS)),
+        (("medvram_sdxl", "lowvram"), (Between.EVALUATION, Between.EVALUATION)),
+    ],
+    ids=str,
+)
+def test_networks_leave_as_the_hosts_own_parts_do(
+    runtime: Any, flags: Any, monkeypatch: pytest.MonkeyPatch, is_sdxl: bool,
+    given: tuple[str, ...], expected: tuple[Between, Between],
+) -> None:  # fmt: skip
+    from modules import shared
+
+    flags(*given)
+    if is_sdxl:
+        monkeypatch.setattr(shared.sd_model, "conditioner", None, raising=False)
+    assert runtime.host.between is expected[is_sdxl]
+
+
+def test_networks_without_a_unit_leave_before_the_next_picture(
+    webui: Any, device: FakeDevice
+) -> None:
+    webui.txt2img(**request(unit(), steps=1))
+    size = device.held
+    assert size
+    webui.txt2img(**request(unit(model=OTHERS[0]), steps=1))
+    assert (device.held, device.copied) == (size, 2 * size)
+    webui.txt2img(**request(steps=1))
+    assert device.held == 0
+
+
+def test_unloading_the_checkpoint_empties_the_device(
+    webui: Any, device: FakeDevice, loads: list[str]
+) -> None:
+    """The route and the button call the same function of the host; it is given back at unload."""
+    from modules import sd_models
+
+    from lib_controlnet.host import jobs
+
+    expected = first(webui.txt2img(**request(unit(), steps=1)))
+    assert device.held
+    webui.api.unloadapi()
+    assert device.held == 0
+    webui.api.reloadapi()
+    assert device.held == 0
+    assert np.array_equal(first(webui.txt2img(**request(unit(), steps=1))), expected)
+    assert loads == [MODEL]
+    watched = sd_models.unload_model_weights
+    jobs.unwatch()
+    assert sd_models.unload_model_weights is watched.controlnet_original
+    jobs.watch()
+    assert sd_models.unload_model_weights is watched
+
+
+# ---- the queue -----------------------------------------------------------------------------
+
+
+class Queued(Detector):
+    """Says whether anybody holds the host's queue."""
+
+    name = "queued"
+    weights = (WeightFile("q", "q", 1, "MIT", sha256="", repo="a/b"),)
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        from modules.call_queue import queue_lock
+
+        SEEN.append(is_held(queue_lock))
+        return image
+
+
+SEEN: list[bool] = []
+
+
+def is_held(lock: Any) -> bool:
+    if lock.acquire(blocking=False):
+        lock.release()
+        return False
+    return True
+
+
+@pytest.fixture
+def on_gpu(runtime: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Any]:
+    """A preprocessor with a network; called, it says where such networks run."""
+    preprocess.registry.add(Queued())
+    SEEN.clear()
+    with weights_folder(tmp_path) as folder:
+        (folder / "q").write_bytes(b"q")
+        yield lambda name: monkeypatch.setattr(CACHE, "choose_place", lambda: Place(name))
+    preprocess.registry.remove("queued")
+
+
+@pytest.mark.parametrize(
+    ("place", "module", "waits"),
+    [("cuda", "queued", True), ("cuda:1", "queued", True), ("cpu", "queued", False)],
+)
+def test_previews_wait_in_the_queue_only_for_a_gpu(
+    runtime: Any, on_gpu: Any, place: str, module: str, waits: bool
+) -> None:
+    from modules.call_queue import queue_lock
+
+    on_gpu(place)
+    runtime.detect(module, picture(seed=1), 64)
+    assert (SEEN, is_held(queue_lock)) == ([waits], False)
+    with queue_lock:  # what is known, and what needs no network, waits for nobody
+        runtime.detect(module, picture(seed=1), 64)
+        runtime.detect("canny", picture(seed=1), 64)
+    assert [waits] == SEEN
+
+
+def test_a_preview_on_a_gpu_waits_for_the_generation_and_says_so(runtime: Any, on_gpu: Any) -> None:
+    from modules.call_queue import queue_lock
+
+    on_gpu("cuda")
+    said: list[str] = []
+    told = threading.Event()
+
+    def listen(line: str, _share: float) -> None:
+        said.append(line)
+        told.set()
+
+    def preview() -> None:
+        with runtime.telling(listen):
+            runtime.detect("queued", picture(seed=2), 64)
+
+    thread = threading.Thread(target=preview)
+    with queue_lock:
+        thread.start()
+        assert told.wait(60)
+        assert SEEN == []
+    thread.join(60)
+    assert (SEEN, said) == ([True], ["waiting for what the WebUI is doing", ""])
+
+
+def test_a_failing_preview_leaves_the_queue(
+    runtime: Any, on_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules.call_queue import queue_lock
+
+    on_gpu("cuda")
+    monkeypatch.setattr(Queued, "detect", lambda *_: 1 / 0)
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        runtime.detect("queued", picture(seed=3), 64)
+    assert not is_held(queue_lock)
+
+
+def test_a_generation_does_not_wait_for_itself(webui: Any, runtime: Any, on_gpu: Any) -> None:
+    on_gpu("cuda")
+    asked = unit(module="queued", image=encoded(picture(seed=4)))
+    thread = threading.Thread(target=lambda: webui.txt2img(**request(asked, steps=1)), daemon=True)
+    thread.start()
+    thread.join(120)
+    assert not thread.is_alive()
+    assert SEEN == [True]
