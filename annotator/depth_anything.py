@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ LONGEST = 4
 """Pictures longer than so many times their short side are squeezed: the time grows with the
 square of the area."""
 
-_V1 = "https://huggingface.co/spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints/"
+_WORDS = {"s": "Small", "b": "Base", "l": "Large"}
 
 
 def _v1(size: str, nbytes: int, sha256: str) -> WeightFile:
@@ -32,20 +32,21 @@ def _v1(size: str, nbytes: int, sha256: str) -> WeightFile:
         "Apache-2.0",
         sha256=sha256,
         exact=size == "l",
-        url=_V1 + name,
+        repo="spaces/LiheYoung/Depth-Anything",
+        path=f"checkpoints/{name}",
         variable="CONTROLNET_DEPTH_ANYTHING_MODEL_URL" if size == "l" else "",
     )
 
 
-def _v2(size: str, word: str, nbytes: int, sha256: str) -> WeightFile:
+def _v2(size: str, nbytes: int, sha256: str) -> WeightFile:
     stem = f"depth_anything_v2_vit{size}"
     return WeightFile(
         f"{stem}.pth",
         "depth_anything_v2",
         nbytes,
-        "Apache-2.0" if word == "Small" else "CC-BY-NC-4.0",
+        "Apache-2.0" if size == "s" else "CC-BY-NC-4.0",
         sha256=sha256,
-        repo=f"depth-anything/Depth-Anything-V2-{word}",
+        repo=f"depth-anything/Depth-Anything-V2-{_WORDS[size]}",
         variable="CONTROLNET_DEPTH_ANYTHING_V2_MODEL_URL" if size == "l" else "",
         others=(f"depth_anything_v2/{stem}.safetensors",),
     )
@@ -58,11 +59,14 @@ class _DepthAnything(Detector):
     """
 
     tags = ("Depth",)
+    version: ClassVar[int]
 
     def detect(self, image: np.ndarray) -> np.ndarray:
         from torch.nn import functional
 
-        with lend(self._weight(), self._build()) as network:
+        from .nets.depth_anything import BUILDS
+
+        with lend(self._weight(), BUILDS[self.version]) as network:
             depth = network(as_input(as_seen(image), network)).float()
             depth = functional.interpolate(depth, image.shape[:2], mode="bilinear")
             return spread(as_array(depth[0, 0]))
@@ -73,9 +77,6 @@ class _DepthAnything(Detector):
                 return file
         return self.weights[0]
 
-    def _build(self) -> Callable:
-        raise NotImplementedError
-
 
 @register
 class DepthAnythingV1(_DepthAnything):
@@ -85,27 +86,14 @@ class DepthAnythingV1(_DepthAnything):
     """
 
     name = "depth_anything"
+    version = 1
     weights = (
-        _v1(
-            *("s", 99_000_000),
-            "59afe57cfd9f4284deaf5b753d954723d7136ae842fba3e068ba03537ca1e60e",
-        ),
+        _v1("s", 99_000_000, "59afe57cfd9f4284deaf5b753d954723d7136ae842fba3e068ba03537ca1e60e"),
     )
     larger = (
-        _v1(
-            *("l", 1_341_401_882),
-            "6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63",
-        ),
-        _v1(
-            *("b", 390_000_000),
-            "64ae214ae4e27424b644c49464c0aa243016f6f753d95097c8eb9ad0b9cb2d9b",
-        ),
+        _v1("l", 1_341_401_882, "6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63"),
+        _v1("b", 390_000_000, "64ae214ae4e27424b644c49464c0aa243016f6f753d95097c8eb9ad0b9cb2d9b"),
     )
-
-    def _build(self) -> Callable:
-        from .nets.depth_anything import build_v1
-
-        return build_v1
 
 
 @register
@@ -116,27 +104,14 @@ class DepthAnythingV2(_DepthAnything):
     """
 
     name = "depth_anything_v2"
+    version = 2
     weights = (
-        _v2(
-            *("s", "Small", 99_218_434),
-            "715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
-        ),
+        _v2("s", 99_218_434, "715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378"),
     )
     larger = (
-        _v2(
-            *("l", "Large", 1_341_395_338),
-            "a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
-        ),
-        _v2(
-            *("b", "Base", 389_961_218),
-            "0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
-        ),
+        _v2("l", 1_341_395_338, "a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345"),
+        _v2("b", 389_961_218, "0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328"),
     )
-
-    def _build(self) -> Callable:
-        from .nets.depth_anything import build_v2
-
-        return build_v2
 
 
 def as_seen(image: np.ndarray) -> np.ndarray:

@@ -139,10 +139,7 @@ class Requirement:
         fault = _BROKEN.get(self.module)
         if fault is not None:
             return f"the Python package {self.module} cannot be used ({fault}); {self.hint}"
-        try:
-            there = sys.modules.get(self.module) or importlib.util.find_spec(self.module)
-        except (ImportError, ValueError):
-            there = None
+        there = sys.modules.get(self.module) or importlib.util.find_spec(self.module)
         return None if there else f"it needs the Python package {self.module}; {self.hint}"
 
     def load(self) -> Any:

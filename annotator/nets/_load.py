@@ -31,3 +31,16 @@ def filled(make: Callable[[], Network], state: Mapping[str, Tensor]) -> Network:
 def without_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
     """A state dict whose keys lose a leading prefix, which wrappers for several GPUs add."""
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+
+
+def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules a file has below a prefix that ends with a dot.
+
+    Raises:
+        KeyError: none.
+    """
+    numbers = {key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)}
+    if not numbers:
+        msg = f"no key starts with {prefix}"
+        raise KeyError(msg)
+    return len(numbers)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .dpt import count_blocks
+from ._load import count_blocks
 from .vit import NORM_EPS, Mlp, PatchEmbed, attend, to_grid
 
 PATCH = 16

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import filled
-from .dpt import Scratch, count_blocks, enlarge, scratch_sizes
+from ._load import count_blocks, filled
+from .dpt import Scratch, enlarge, scratch_sizes
 from .vit import NORM_EPS, Block, PatchEmbed, to_grid
 
 PATCH = 14
@@ -150,6 +150,9 @@ def build_v2(state: Mapping[str, Tensor]) -> DepthAnything:
     """
     blocks = count_blocks(state, "pretrained.blocks.")
     return _build(state, blocks, V2_TAPS[blocks])
+
+
+BUILDS = {1: build_v1, 2: build_v2}
 
 
 def _build(state: Mapping[str, Tensor], blocks: int, taps: Sequence[int]) -> DepthAnything:

@@ -119,16 +119,3 @@ def scratch_sizes(state: Mapping[str, Tensor], prefix: str) -> tuple[list[int], 
     """Channels of the four levels and the width of a `Scratch`, as a file has them."""
     shapes = [state[f"{prefix}layer{number}_rn.weight"].shape for number in (1, 2, 3, 4)]
     return [shape[1] for shape in shapes], shapes[0][0]
-
-
-def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered modules a file has below a prefix that ends with a dot.
-
-    Raises:
-        KeyError: none.
-    """
-    numbers = {key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)}
-    if not numbers:
-        msg = f"no key starts with {prefix}"
-        raise KeyError(msg)
-    return len(numbers)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dpt import count_blocks
+from ._load import count_blocks
 from .same_padding import SameConv2d
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)

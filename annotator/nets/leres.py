@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._load import filled, without_prefix
-from .dpt import count_blocks, enlarge
+from ._load import count_blocks, filled, without_prefix
+from .dpt import enlarge
 from .resnet import ResNet, StageParams
 
 _ENCODER = "depth_model.encoder_modules.encoder."

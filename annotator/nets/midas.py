@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import filled
-from .dpt import Readout, Scratch, count_blocks, depth_head, scratch_sizes
+from ._load import count_blocks, filled
+from .dpt import Readout, Scratch, depth_head, scratch_sizes
 from .same_padding import SameConv2d, pad_same
 from .vit import NORM_EPS, Block, to_grid
 

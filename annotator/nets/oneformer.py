@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from ._load import count_blocks
+
 if TYPE_CHECKING:
     from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 
@@ -120,7 +122,7 @@ def config_of(state: Mapping[str, Tensor]) -> OneFormerConfig:
     ]
     swin: Any = SwinConfig(  # Any: they declare a dict, and take both
         embed_dim=len(state["backbone.patch_embed.proj.bias"]),
-        depths=[_count(state, f"backbone.layers.{i}.blocks.") for i in stages],
+        depths=[count_blocks(state, f"backbone.layers.{i}.blocks.") for i in stages],
         num_heads=[table.shape[1] for table in tables],
         window_size=(math.isqrt(tables[0].shape[0]) + 1) // 2,
         out_features=[f"stage{i + 1}" for i in stages],
@@ -136,12 +138,12 @@ def config_of(state: Mapping[str, Tensor]) -> OneFormerConfig:
         hidden_dim=hidden,
         conv_dim=conv_dim,
         mask_dim=mask_dim,
-        encoder_layers=_count(state, encoder),
+        encoder_layers=count_blocks(state, encoder),
         encoder_feedforward_dim=len(state[f"{encoder}0.linear1.bias"]),
         # The class counts the predictions, and there is one before the first layer.
-        decoder_layers=_count(state, f"{predictor}transformer_ffn_layers.") + 1,
+        decoder_layers=count_blocks(state, f"{predictor}transformer_ffn_layers.") + 1,
         dim_feedforward=len(state[f"{predictor}transformer_ffn_layers.0.linear1.bias"]),
-        query_dec_layers=_count(state, f"{predictor}class_transformer.decoder.layers."),
+        query_dec_layers=count_blocks(state, f"{predictor}class_transformer.decoder.layers."),
         num_attention_heads=_ATTENTION_HEADS,
         is_training=False,
         output_auxiliary_logits=False,
@@ -232,8 +234,3 @@ def _split(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         return
     for kind, part in zip(kinds, tensor.chunk(3), strict=True):
         yield name.replace(joined, kind), part
-
-
-def _count(state: Mapping[str, Tensor], stem: str) -> int:
-    """How many numbered parts there are below a stem."""
-    return len({key[len(stem) :].split(".")[0] for key in state if key.startswith(stem)})

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import filled, without_prefix
+from ._load import count_blocks, filled, without_prefix
 
 POOLS = (1, 2, 3, 6)
 _EPS = 1e-6
@@ -208,15 +208,11 @@ def build(state: Mapping[str, Any]) -> UniFormer:
     stages = range(1, 5)
     params = UniFormerParams(
         dims=tuple(len(state[f"backbone.patch_embed{i}.proj.bias"]) for i in stages),
-        depths=tuple(_blocks(state, f"backbone.blocks{i}.") for i in stages),
+        depths=tuple(count_blocks(state, f"backbone.blocks{i}.") for i in stages),
         channels=channels,
         classes=classes,
     )
     return filled(lambda: UniFormer(params), state)
-
-
-def _blocks(state: Mapping[str, Tensor], stem: str) -> int:
-    return len({k[len(stem) :].split(".")[0] for k in state if k.startswith(stem)})
 
 
 def _over_channels(norm: nn.Module, x: Tensor) -> Tensor:

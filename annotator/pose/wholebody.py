@@ -114,15 +114,13 @@ def find_points(
 
     Args:
         picture: uint8 (h, w, 3), RGB.
-        boxes: float (n, 4): left, top, right, bottom in pixels.
+        boxes: float (n, 4), at least one: left, top, right, bottom in pixels.
         network: RTMPose; gives the scores along x and along y.
         size: width and height of its input.
 
     Returns:
         float (n, points, 2) in pixels of the picture, and (n, points), their scores.
     """
-    if not len(boxes):
-        return np.zeros((0, 0, 2)), np.zeros((0, 0))
     crops, centres, extents = zip(*(crop(picture, box, size) for box in boxes), strict=True)
     centred = (np.stack(crops) - _MEAN) / _STD
     along_x, along_y = network(centred.transpose(0, 3, 1, 2).astype(np.float32))

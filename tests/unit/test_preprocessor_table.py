@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from annotator.registry import Output, discover
-from annotator.weights import WeightFile, all_files
+from annotator.weights import HUB, WeightFile, all_files
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.detect.listing import CONTROL_TYPES
 from lib_controlnet.errors import PreprocessorUnavailableError
@@ -111,7 +111,9 @@ def test_unavailable_one_is_listed_marked_and_refused_with_its_reason(name: str)
 
 @pytest.mark.parametrize("file", all_files(KNOWN.values()), ids=lambda file: file.name)
 def test_weight_file_is_the_published_one(file: WeightFile) -> None:
-    assert file.address().startswith(("https://huggingface.co/", "https://"))
+    assert file.address().startswith("https://")
+    on_mirror = file.address("https://mirror.example").startswith("https://mirror.example/")
+    assert on_mirror is file.address().startswith(f"{HUB}/"), "the mirror stands for the whole hub"
     assert file.licence
     assert file.folder == file.folder.strip("/")
     assert file.folder
