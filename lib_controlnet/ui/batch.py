@@ -17,7 +17,7 @@ from gradio.context import Context
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.decode import check_file
-from lib_controlnet.ui.browser import in_page
+from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.uploads import only_uploads, upload
 from lib_controlnet.units.unit import FIELDS
@@ -37,13 +37,6 @@ HOST_BOXES: Final[dict[str, str]] = {
     "output_dir_of_host": "img2img_batch_output_dir",
 }
 """Value of a unit beside its fields -> element id of a box in img2img's batch tab."""
-
-LOOPBACK_VIEW: Final = f"""(...values) => {{
-  const modes = values.slice(0, values.length / 2);
-  const visible = modes.includes({json.dumps(InputMode.BATCH.value)});
-  return modes.map(() => ({{ __type__: "update", visible }}));
-}}"""
-"""Input modes of all units -> their loopback boxes, shown while one of them is a batch."""
 
 
 def build_tabs(name: str) -> dict[str, Any]:
@@ -111,11 +104,12 @@ def connect_batch(units: Sequence[UnitWidgets]) -> None:
     """Attach the events of all units of a tab."""
     modes = [unit.input_mode for unit in units]
     boxes = [unit.loopback for unit in units]
+    loopback = page_function("showLoopback", InputMode.BATCH.value)
     for unit in units:
         tabs = (unit.single_tab, unit.batch_tab, unit.merge_tab)
         for tab, mode in zip(tabs, InputMode, strict=True):
-            in_page(tab.select, f"() => {json.dumps(mode.value)}", [], [unit.input_mode])
-        in_page(unit.input_mode.change, LOOPBACK_VIEW, modes, boxes)
+            in_page(tab.select, page_function("write", mode.value), [], [unit.input_mode])
+        in_page(unit.input_mode.change, loopback, modes, boxes)
         unit.merge_upload.upload(
             fn=add_uploads,
             inputs=[unit.merge_upload, unit.merge_images],
@@ -124,7 +118,7 @@ def connect_batch(units: Sequence[UnitWidgets]) -> None:
             queue=False,
         )
         cleared = [unit.merge_gallery, unit.merge_images]
-        in_page(unit.merge_clear.click, '() => [[], ""]', [], cleared)
+        in_page(unit.merge_clear.click, page_function("write", [], ""), [], cleared)
 
 
 def add_uploads(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from lib_controlnet.detect import listing
-from lib_controlnet.ui import browser, choices
-from lib_controlnet.ui.browser import in_page
+from lib_controlnet.enums import InputMode
+from lib_controlnet.ui import choices
+from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import SLIDERS
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.preview import connect_preview
@@ -45,7 +46,7 @@ def connect(
         ]
         in_page(
             widgets.independent.change,
-            browser.shown_together(len(groups)),
+            page_function("showTogether", len(groups)),
             [widgets.independent],
             groups,
         )
@@ -55,21 +56,21 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
     image = widgets.image
     in_page(
         image.upload,
-        browser.checked_upload(widgets.name, enables=True),
+        page_function("checkUpload", widgets.name, True),
         [image],
         [image, widgets.picture_note, widgets.enabled],
     )
-    in_page(widgets.canvas_open.click, browser.OPEN, [], [widgets.canvas_group])
-    in_page(widgets.canvas_cancel.click, browser.CLOSE, [], [widgets.canvas_group])
+    in_page(widgets.canvas_open.click, page_function("show", True), [], [widgets.canvas_group])
+    in_page(widgets.canvas_cancel.click, page_function("show", False), [], [widgets.canvas_group])
     in_page(
         widgets.canvas_create.click,
-        browser.new_canvas(widgets.name, runtime.option(BRUSH_COLOUR)),
+        page_function("newCanvas", widgets.name, runtime.option(BRUSH_COLOUR)),
         [widgets.canvas_width, widgets.canvas_height],
         [image, widgets.canvas_group, widgets.picture_note, widgets.enabled],
     )
-    in_page(widgets.send_size.click, browser.send_dimensions(tab), [image], [])
+    in_page(widgets.send_size.click, page_function("sendDimensions", tab), [image], [])
     masked = [detector.title for detector in listing.detectors() if detector.uses_mask]
-    drawn = browser.drawing_note(widgets.name, masked)
+    drawn = page_function("noteDrawing", widgets.name, masked, InputMode.SIMPLE.value)
     deciding = [widgets.module, widgets.independent, widgets.input_mode]
     changes = [widget.change for widget in deciding]
     for trigger in (image.edit, image.upload, image.clear, *changes):

@@ -23,8 +23,7 @@ from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.maps import Size, pixel_perfect_resolution
 from lib_controlnet.prepare.inputs import PictureSource, control_picture, split_picture
-from lib_controlnet.ui import browser
-from lib_controlnet.ui.browser import in_page
+from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import model_problem
 from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
 from lib_controlnet.ui.messages import as_html
@@ -56,21 +55,22 @@ def connect_preview(
     """
     in_page(
         widgets.allow_preview.input,
-        browser.PREVIEW_TOGGLE,
+        page_function("togglePreview"),
         [widgets.allow_preview, widgets.preview],
         [widgets.preview_group, widgets.preview],
     )
     parts = [widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status]
-    in_page(widgets.close_preview.click, browser.CLOSE_PREVIEW, [], parts)
+    in_page(widgets.close_preview.click, page_function("closePreview"), [], parts)
     # The frame is opened first, because the progress of the run is shown in it.
     opened = [widgets.preview, widgets.preview_group, widgets.status, widgets.answer]
-    in_page(widgets.run.click, browser.OPEN_PREVIEW, [], opened)
+    in_page(widgets.run.click, page_function("openPreview"), [], opened)
     size = [widgets.target_width, widgets.target_height]
     inputs = [value, widgets.edition, *size]
-    script = browser.with_picture_size(widgets.name, tab)
+    script = page_function("askPreview", widgets.name, tab)
     if host_tab is not None:
         count = len(host_tab.inputs) - len(host_tab.pictures)
-        script = browser.with_tab_picture(widgets.name, list(PICTURES.values()), count)
+        tabs = list(PICTURES.values())
+        script = page_function("askImg2imgPreview", widgets.name, tabs, count)
         inputs += [widgets.target_tab, widgets.target_scale, *host_tab.inputs]
 
     done = widgets.run.click(
@@ -82,7 +82,7 @@ def connect_preview(
     )
     shown = [widgets.preview, widgets.preview_group, widgets.allow_preview]
     shown += [widgets.status, widgets.pose]
-    in_page(done.then, browser.show_answer(widgets.name), [widgets.answer], shown)
+    in_page(done.then, page_function("showAnswer", widgets.name), [widgets.answer], shown)
 
 
 def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
-from lib_controlnet.ui import browser
+from lib_controlnet.enums import ActingRegion
+from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.units.unit import FIELDS
 
@@ -27,6 +28,12 @@ PANEL_MAX_FEATHER: Final = 256
 _HEIGHT: Final = 260
 _BRUSH: Final = 50
 """Width of the brush in pixels of the backdrop, whose long side has at most 768."""
+_CHOICES: Final = {
+    "own": ActingRegion.OWN.value,
+    "whole": ActingRegion.WHOLE.value,
+    "inpaint": [ActingRegion.INSIDE.value, ActingRegion.OUTSIDE.value],
+}
+"""The regions as the page's functions tell them apart."""
 _HINTS: Final = {
     False: "The inpaint mask is that of the first enabled unit with an inpaint preprocessor.",
     True: "The inpaint mask is that of the img2img tab or, if it has none, of the first enabled "
@@ -108,30 +115,30 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
             *(widgets.mask_group, widgets.region_feather, widgets.region_hint, widgets.use_region),
         ],
     }
-    browser.in_page(widgets.region.change, browser.REGION_VIEW, **view)
-    browser.in_page(widgets.restore.click, browser.restore_region(widgets.name), **view)
-    browser.in_page(
+    in_page(widgets.region.change, page_function("showRegion", _CHOICES), **view)
+    in_page(widgets.restore.click, page_function("restoreRegion", widgets.name, _CHOICES), **view)
+    in_page(
         widgets.use_region.change,
-        browser.REGION_FROM_BOX,
+        page_function("chooseRegion", _CHOICES),
         [widgets.use_region, widgets.region],
         [widgets.region],
     )
-    browser.in_page(
+    in_page(
         widgets.backdrop.click,
-        browser.backdrop(widgets.name, tab, REGION_COLOUR, REGION_OPACITY),
+        page_function("drawBackdrop", widgets.name, tab, REGION_COLOUR, REGION_OPACITY),
         [],
         [widgets.region_canvas, widgets.effective_region_mask, widgets.region_status],
     )
-    browser.in_page(
+    in_page(
         widgets.region_canvas.edit,
-        browser.close_once_drawn(widgets.name),
+        page_function("closeOnceDrawn", widgets.name),
         [],
         [widgets.region_status],
     )
-    browser.in_page(widgets.region.input, browser.CLOSE, [], [widgets.region_status])
-    browser.in_page(
+    in_page(widgets.region.input, page_function("show", False), [], [widgets.region_status])
+    in_page(
         widgets.effective_region_mask.upload,
-        browser.checked_upload(widgets.name),
+        page_function("checkUpload", widgets.name, False),
         [widgets.effective_region_mask],
         [widgets.effective_region_mask, widgets.region_status],
     )

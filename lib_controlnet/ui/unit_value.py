@@ -9,20 +9,25 @@ sends. `preprocess` then turns those values into a `ControlNetUnit`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 from gradio.components import State
 
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.interop.unit import ControlNetUnit
-from lib_controlnet.ui import browser
 from lib_controlnet.ui.batch import read_input
+from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.pictures import read_region, read_sketch
 
 # Values beside the unit's fields: whether its own picture counts, and what its region is drawn on.
 INDEPENDENT = "independent"
 REGION_CANVAS = "region_canvas"
+PREVIEW_DEPENDS_ON: Final = (
+    *("image", "module", "pixel_perfect", "processor_res", "threshold_a", "threshold_b"),
+    *("independent", "input_mode", "batch_images", "merge_images"),
+)
+"""Values whose change makes a shown preview out of date."""
 
 
 class UnitValue(State):
@@ -62,17 +67,12 @@ class UnitValue(State):
         outputs = [self, *preview]
         for widget in widgets.values():
             is_slider = isinstance(widget, gr.Slider)
-            triggers = {widget.change: browser.collect(name, names, while_dragging=not is_slider)}
+            collect = ("collect", name, names, PREVIEW_DEPENDS_ON)
+            triggers = {widget.change: page_function(*collect, not is_slider)}
             if is_slider:
-                triggers[widget.release] = browser.collect(name, names)
+                triggers[widget.release] = page_function(*collect, True)
             for trigger, script in triggers.items():
-                trigger(
-                    fn=None,
-                    _js=script,
-                    inputs=list(widgets.values()),
-                    outputs=outputs,
-                    show_progress=False,
-                )
+                in_page(trigger, script, list(widgets.values()), outputs)
 
     def preprocess(self, x: Any) -> Any:
         """Build the unit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import re
@@ -25,6 +26,9 @@ from lib_controlnet.ui import choices, messages, preview
 from lib_controlnet.ui.pictures import read_sketch
 from lib_controlnet.ui.unit_value import build_unit
 from lib_controlnet.units.request import GenerationRequest
+
+ROOT = Path(__file__).resolve().parents[2]
+EVENTS = (ROOT / "javascript/controlnet_events.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -122,6 +126,39 @@ def test_panel_configuration_of_the_page_is_plain_json(runtime: FakeRuntime) -> 
     assert len(states) == 3
     assert all("value" not in block["props"] for block in states)
     assert jsonable_encoder(config)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = "".join(
+    path.read_text(encoding="utf-8")
+    for path in sorted(ROOT.glob("javascript/controlnet_events.js"))
+)
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_panel_scripts_are_calls_of_functions_that_the_page_has(
+    runtime: FakeRuntime, tab: str
+) -> None:
+    events = build(runtime, tab)[0].get_config_file()["dependencies"]
+    names = set()
+    for script in {event["js"] for event in events if event["js"]}:
+        call = re.fullmatch(r"controlnetPanel\.(\w+)\((.*)\)", script)
+        assert call, script
+        json.loads(f"[{call[2]}]")
+        names.add(call[1])
+    assert len(names) > 10
+    exported = EVENTS.rpartition("return {")[2]
+    assert not [name for name in names if not re.search(rf"\b{name}\b", exported)]
+
+
+def test_no_javascript_stands_in_python() -> None:
+    found = []
+    for path in (*ROOT.glob("lib_controlnet/**/*.py"), *ROOT.glob("scripts/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and re.search(r"=> |document\.|function *\(", text):
+                found.append(f"{path.name}: {text[:40]!r}")
+    assert not found
 
 
 def test_unit_value_untouched_page_gives_the_widgets_initial_values(

@@ -51,15 +51,15 @@ class SendTo:
             buttons = [seen[name] for name in names if name in seen]
             for button in buttons if text is not None else ():
                 button.click(
-                    fn=partial(restored, fields=fields),
-                    _js=_text_of_chosen(tab),
+                    fn=partial(restore, fields=fields),
+                    _js=f'controlnetPanel.textOfChosen("{tab}")',
                     inputs=[text],
                     outputs=[component for component, _ in fields],
                     show_progress=False,
                 )
 
 
-def restored(text: str, fields: Fields) -> list[dict[str, Any]]:
+def restore(text: str, fields: Fields) -> list[dict[str, Any]]:
     """Updates that fill a panel from one picture's generation parameters."""
     params = infotext_utils.parse_generation_parameters(text or "")
     updates = []
@@ -72,20 +72,3 @@ def restored(text: str, fields: Fields) -> list[dict[str, Any]]:
             update["value"] = value
         updates.append(update)
     return updates
-
-
-def _text_of_chosen(tab: str) -> str:
-    """The parameters of the picture that the host sends: the chosen one, else the first."""
-    return f"""(info) => {{
-  const shown = Array.from(
-    document.querySelectorAll("#{tab}_gallery .thumbnails > .thumbnail-item")
-  );
-  const chosen = shown.findIndex((item) => item.classList.contains("selected"));
-  let texts = [];
-  try {{
-    texts = JSON.parse(info).infotexts ?? [];
-  }} catch {{
-    // Nothing has been generated yet.
-  }}
-  return [texts[Math.max(0, chosen)] ?? texts[0] ?? ""];
-}}"""

@@ -1,0 +1,358 @@
+// What the panel's events do in the page, without the server.
+//
+// gradio calls a function with the values of an event's inputs followed by those of its outputs,
+// and writes what it returns to the outputs; an object with `__type__: "update"` changes
+// properties. An answer that never comes is none at all: nothing is written.
+//
+// `lib_controlnet/ui/browser.py` makes the calls. Each entry of the one global below takes what an
+// event is about (`name` is a unit's element id, `tab` "txt2img" or "img2img") and gives the
+// function that gradio calls. The call is evaluated when the event fires, never before the page's
+// scripts are there.
+window.controlnetPanel = (() => {
+  "use strict";
+
+  const PREVIEW_LOST = "The preview failed: the WebUI did not answer. Its console may tell why.";
+  const PREVIEW_LATE = "The settings were changed while the preview was made, so it is not shown: run it again.";
+  const NO_PICTURE = "This file is no picture that can be shown here, so it was not taken: use PNG, JPEG or WebP.";
+  const DRAWN_INSTEAD =
+    "What is drawn is the control picture now, white on black; the picture below it is not used. " +
+    "Take the strokes back to use the picture again.";
+  const DRAWN_IGNORED =
+    "What is drawn is not used, because of the setting to ignore masks on ControlNet input images.";
+  const REGION_KEPT =
+    "The picture has other proportions or another size now. The region that was drawn is kept as " +
+    "the mask beside it; remove that to start anew.";
+  /** Longest side of the picture that a region is drawn on, pixels; it travels with Generate. */
+  const BACKDROP_SIDE = 768;
+
+  const kept = { __type__: "update" };
+  const see = (visible) => ({ __type__: "update", visible });
+  const hidden = see(false);
+  const say = (value) => ({ __type__: "update", value, visible: true });
+  const never = () => new Promise(() => {});
+
+  const find = (selector) => (selector ? document.querySelector(selector) : null);
+  const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
+  /** The page's notes on a unit. */
+  const notesOn = (name) => find(`#${name}_input_image`).closest(".cnet-unit").dataset;
+  const makeCanvas = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
+
+  /** Number of the open one of some tabs. */
+  function openTab(id) {
+    const buttons = Array.from(document.querySelectorAll(`${id} > .tab-nav > button`));
+    return Math.max(0, buttons.findIndex((button) => button.classList.contains("selected")));
+  }
+
+  /** The layer of a widget that was drawn on; null without a stroke. */
+  function findDrawing(widget) {
+    const layer = find(`${widget} canvas[key=mask]`);
+    if (!layer?.width || !layer.height) return null;
+    const pixels = layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data;
+    return pixels.some((value) => value) ? layer : null;
+  }
+
+  /** The picture of a widget's value, which is an object where it can be drawn on. */
+  async function load(value) {
+    const image = new Image();
+    image.src = value.image || value;
+    await image.decode();
+    return image;
+  }
+
+  /** Nothing -> one block shown or hidden. */
+  const show = (visible) => () => see(visible);
+
+  /** Nothing -> the same values each time. */
+  const write = (...values) => () => values;
+
+  /** One checkbox -> `count` blocks shown or hidden. */
+  const showTogether = (count) => (flag) => Array(count).fill(see(Boolean(flag)));
+
+  /** Input modes of all units -> their loopback boxes, shown while one of them is a batch. */
+  const showLoopback =
+    (batch) =>
+    (...values) => {
+      const modes = values.slice(0, values.length / 2);
+      return modes.map(() => see(modes.includes(batch)));
+    };
+
+  /**
+   * Widget values -> one object of them; an outdated preview is put away.
+   *
+   * A picture with a drawing layer is an object, and the page reports a change of every object
+   * whenever anything is written anywhere. So a call that finds nothing new must write nothing.
+   *
+   * The line that says what came of a preview goes with it, or with the model that it may be
+   * about; nothing that the user did not do closes it. `edition` counts the changes, so that the
+   * answer of a run can be told from one that was asked for under other settings.
+   *
+   * `names` are those of the values, in the order of the inputs; the outputs follow (the object,
+   * the preview, its group, the status line). A preview depends on the values in `previewed`.
+   * Each write makes gradio compare the whole page; so without `whileDragging`, the values of a
+   * slider that the mouse holds are taken when it lets go.
+   */
+  const collect =
+    (name, names, previewed, whileDragging) =>
+    (...values) => {
+      const old = values[names.length];
+      const same = (a, b) =>
+        a === b || (a && b && typeof a === "object" && a.image === b.image && a.mask === b.mask);
+      const changed = names.filter((name, index) => !old || !same(old[name], values[index]));
+      if (!changed.length || (!whileDragging && find("input[type=range]:active"))) return never();
+      const stale = previewed.some((name) => changed.includes(name));
+      const notes = notesOn(name);
+      if (stale) notes.edition = Number(notes.edition || 0) + 1;
+      return [
+        Object.fromEntries(names.map((name, index) => [name, values[index]])),
+        stale ? null : kept,
+        stale ? hidden : kept,
+        stale || changed.includes("model") ? hidden : kept,
+      ];
+    };
+
+  /** Allow Preview -> the preview's group, and the preview, which is cleared when switched off. */
+  const togglePreview = () => (flag, preview) => [see(Boolean(flag && preview)), flag ? preview : null];
+
+  /** Nothing -> preview, its group, Allow Preview and the status line, all put away. */
+  const closePreview = () => () => [null, hidden, false, hidden];
+
+  /** Nothing -> an empty preview, its group, the status line put away, and no answer yet. */
+  const openPreview = () => () => [null, see(true), hidden, null];
+
+  /** Note which settings a preview is asked for under. Returns their number. */
+  function noteAsked(name) {
+    const notes = notesOn(name);
+    notes.asked = Number(notes.edition || 0);
+    return Number(notes.asked);
+  }
+
+  /** Inputs of a preview, (unit, edition, width, height), completed: its picture would have that size. */
+  const askPreview = (name, tab) => (unit) => {
+    const read = (side) => (find(`#${tab}_${side} input[type=number]`) ? numberIn(`#${tab}_${side}`) : 512);
+    return [unit, noteAsked(name), read("width"), read("height")];
+  };
+
+  /**
+   * Inputs of a preview in img2img, completed: size, tab, scale, and only the open tab's pictures.
+   *
+   * Takes (unit, edition, width, height, tab, scale, pictures..., settings...) and returns the
+   * same list; scale is 0 while the tab "Resize to" is chosen. `pictureTabs` has for every picture
+   * the number of the tab that it is used in; as many as `settings` values follow the pictures.
+   */
+  const askImg2imgPreview =
+    (name, pictureTabs, settings) =>
+    (unit, _edition, _width, _height, _tab, _scale, ...rest) => {
+      const open = openTab("#mode_img2img");
+      return [
+        unit,
+        noteAsked(name),
+        numberIn("#img2img_width") || 0,
+        numberIn("#img2img_height") || 0,
+        open,
+        openTab("#img2img_tabs_resize") === 0 ? 0 : numberIn("#img2img_scale") || 0,
+        ...pictureTabs.map((tab, index) => (tab === open ? rest[index] : null)),
+        ...rest.slice(pictureTabs.length, pictureTabs.length + settings),
+      ];
+    };
+
+  /**
+   * The answer of a preview -> preview, its group, Allow Preview, the status line, the pose.
+   *
+   * An answer that is not the one of the last run is left to that one.
+   */
+  const showAnswer = (name) => (answer) => {
+    const notes = notesOn(name);
+    if (answer && answer.edition !== Number(notes.asked)) return never();
+    const late = answer && answer.edition !== Number(notes.edition || 0);
+    const text = late ? PREVIEW_LATE : answer ? answer.said : PREVIEW_LOST;
+    const picture = late || !answer ? null : answer.picture;
+    return [
+      picture,
+      picture ? see(true) : hidden,
+      picture ? true : kept,
+      text ? say(text) : hidden,
+      picture && answer.pose ? say(answer.pose) : hidden,
+    ];
+  };
+
+  /**
+   * An uploaded file -> the picture, a line of messages, and with `enables` Enable, switched on.
+   *
+   * A file that the page cannot draw is not taken. One in a format that only browsers know, such
+   * as SVG, becomes PNG.
+   */
+  const checkUpload = (name, enables) => async (value) => {
+    delete notesOn(name).canvas;
+    const answer = (picture, line, enabled) => (enables ? [picture, line, enabled] : [picture, line]);
+    const image = value && (await load(value).catch(() => null));
+    if (!image?.naturalWidth) return answer(null, say(NO_PICTURE), kept);
+    if (/^data:image.(png|jpeg|webp|bmp|gif)[;,]/.test(value.image || value)) return answer(kept, hidden, true);
+    const canvas = makeCanvas(image.naturalWidth, image.naturalHeight);
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    return answer(canvas.toDataURL("image/png"), hidden, true);
+  };
+
+  /**
+   * Preprocessor, whether the unit has its own picture, and which: -> a line about drawing on it.
+   *
+   * Only the single picture can be drawn on, and only if it is used (input mode `simple`). A
+   * drawing on a new canvas is what the canvas is for, and a mask what the preprocessors in
+   * `masked` work on; nothing is said of those.
+   */
+  const noteDrawing = (name, masked, simple) => async (module, independent, mode) => {
+    await new Promise((next) => setTimeout(next, 50)); // gradio clears its canvas after the event
+    const quiet = notesOn(name).canvas || masked.includes(module);
+    const used = independent && mode === simple;
+    if (!used || quiet || !findDrawing(`#${name}_input_image`)) return hidden;
+    const ignored = typeof opts === "object" && opts.controlnet_ignore_noninpaint_mask;
+    return say(ignored ? DRAWN_IGNORED : DRAWN_INSTEAD);
+  };
+
+  /** Colour of a new canvas for a brush: the farther of black and white; grey for one unknown. */
+  function contrast(brush) {
+    if (!/^#[0-9a-fA-F]{6}$/.test(brush)) return "#808080";
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(brush.slice(at, at + 2), 16));
+    return 0.299 * red + 0.587 * green + 0.114 * blue > 127 ? "#000000" : "#ffffff";
+  }
+
+  /**
+   * Two sizes -> a plain picture, the canvas group closed, no message, the unit enabled.
+   *
+   * The canvas is black under a light brush and white under a dark one, so that strokes are seen.
+   */
+  const newCanvas = (name, brush) => (width, height) => {
+    const canvas = makeCanvas(width, height);
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = contrast(brush);
+    pen.fillRect(0, 0, width, height);
+    notesOn(name).canvas = "yes";
+    return [canvas.toDataURL("image/png"), hidden, hidden, true];
+  };
+
+  /** Write the size of the unit's picture, rounded to multiples of 8, into the tab's sliders. */
+  const sendDimensions = (tab) => async (value) => {
+    if (!value) return [];
+    const image = await load(value);
+    const round = (side) => Math.max(8, side % 8 <= 4 ? side - (side % 8) : side + 8 - (side % 8));
+    for (const [name, side] of [["width", image.naturalWidth], ["height", image.naturalHeight]]) {
+      for (const box of document.querySelectorAll(`#${tab}_${name} input`)) {
+        box.value = round(side);
+        box.dispatchEvent(new Event("input", { bubbles: true }));
+      }
+    }
+    return [];
+  };
+
+  /**
+   * Region -> group of the own mask, feather, hint about the inpaint mask, the checkbox.
+   *
+   * `regions` has the choices `own` and `whole`, and in `inpaint` those that follow a mask of the
+   * page or of another unit.
+   */
+  const showRegion = (regions) => (region) => [
+    see(region === regions.own),
+    see(region !== regions.whole),
+    see(regions.inpaint.includes(region)),
+    region === regions.own,
+  ];
+
+  /** What `showRegion` does, for a saved default; notes on the unit that it was done. */
+  const restoreRegion = (name, regions) => (region) => {
+    notesOn(name).restored = "yes";
+    return showRegion(regions)(region);
+  };
+
+  /** The checkbox and the region -> the region, if the checkbox says something else. */
+  const chooseRegion = (regions) => (flag, region) => {
+    if (Boolean(flag) === (region === regions.own)) return never();
+    return flag ? regions.own : regions.whole;
+  };
+
+  /** Close a line of messages as soon as something is drawn on the unit's region canvas. */
+  const closeOnceDrawn = (name) => () => (findDrawing(`#${name}_region_canvas`) ? hidden : never());
+
+  /** A drawing in white on black, a mask file beneath it. */
+  function drawMask(layer, file) {
+    const mask = makeCanvas(layer.width, layer.height);
+    const pen = mask.getContext("2d");
+    pen.drawImage(layer, 0, 0);
+    pen.globalCompositeOperation = "source-in"; // the drawing in white, whatever its colour
+    pen.fillStyle = "white";
+    pen.fillRect(0, 0, mask.width, mask.height);
+    pen.globalCompositeOperation = "destination-over";
+    pen.fillStyle = "black";
+    pen.fillRect(0, 0, mask.width, mask.height);
+    pen.globalCompositeOperation = "lighten";
+    if (file?.naturalWidth) pen.drawImage(file, 0, 0, mask.width, mask.height);
+    return mask.toDataURL("image/png");
+  }
+
+  /** A mask's white in a colour, the rest of it transparent: a canvas of that size. */
+  function tint(file, colour, width, height) {
+    const canvas = makeCanvas(width, height);
+    const pen = canvas.getContext("2d");
+    pen.drawImage(file, 0, 0, width, height);
+    const pixels = pen.getImageData(0, 0, width, height);
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+    for (let i = 0; i < pixels.data.length; i += 4) {
+      pixels.data.set([red, green, blue, pixels.data[i]], i);
+    }
+    pen.putImageData(pixels, 0, 0);
+    return canvas;
+  }
+
+  /**
+   * What the unit's region is drawn on: its control picture, the mask file's white coloured.
+   *
+   * A drawing does not outlive a picture of another size, so it becomes part of the mask file, and
+   * a line says so. Outputs: the canvas, the mask file, the line.
+   *
+   * Without a picture it is plain grey in the proportions of the picture to be made. The page's
+   * script has noted on the unit which widget its picture is in (`data-picture`).
+   */
+  const drawBackdrop = (name, tab, colour, opacity) => async () => {
+    const from = notesOn(name).picture;
+    const picture = find(from && `${from} img`);
+    const file = find(`#${name}_mask_image img`);
+    await Promise.all([picture, file].map((image) => image?.decode().catch(() => null)));
+    const width = picture?.naturalWidth || numberIn(`#${tab}_width`) || 512;
+    const height = picture?.naturalHeight || numberIn(`#${tab}_height`) || 512;
+    const scale = Math.min(1, BACKDROP_SIDE / Math.max(width, height));
+    const canvas = makeCanvas(Math.round(width * scale) || 1, Math.round(height * scale) || 1);
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = "#808080";
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    const lay = (image, alpha) => {
+      pen.globalAlpha = alpha;
+      pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    };
+    if (picture?.naturalWidth) lay(picture, 1);
+    const drawn = find(from && `${from} canvas[key=mask]`);
+    if (drawn?.width) lay(drawn, 0.7);
+    if (file?.naturalWidth) lay(tint(file, colour, canvas.width, canvas.height), opacity);
+    const layer = findDrawing(`#${name}_region_canvas`);
+    const shown = canvas.toDataURL("image/jpeg", 0.8);
+    const fits = layer?.width === canvas.width && layer?.height === canvas.height;
+    if (!layer || fits) return [shown, kept, kept];
+    return [shown, drawMask(layer, file), say(REGION_KEPT)];
+  };
+
+  /** Generation info -> the parameters of the picture that the host sends: the chosen one, else the first. */
+  const textOfChosen = (tab) => (info) => {
+    const shown = Array.from(document.querySelectorAll(`#${tab}_gallery .thumbnails > .thumbnail-item`));
+    const chosen = shown.findIndex((item) => item.classList.contains("selected"));
+    let texts = [];
+    try {
+      texts = JSON.parse(info).infotexts ?? [];
+    } catch {
+      // Nothing has been generated yet.
+    }
+    return [texts[Math.max(0, chosen)] ?? texts[0] ?? ""];
+  };
+
+  return {
+    ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
+    ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, noteDrawing, newCanvas, sendDimensions },
+    ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
+  };
+})();
