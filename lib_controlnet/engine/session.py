@@ -235,7 +235,7 @@ class ControlSession:
             return None
         network = prepared.load(base)
         for note in network.notes:
-            self._say(f"ControlNet {unit.name}: {note}")
+            self.say(f"ControlNet {unit.name}: {note}")
         mode = unit.control_mode
         if prepared.soft_in_hires and info.is_hires and mode is ControlMode.BALANCED:
             # Parity: one-pixel line maps are softened in a hires pass.

@@ -329,6 +329,14 @@ def test_list_for_sd1_acts_on_sdxl_by_its_first_numbers_and_is_told_once():
     assert "takes the first 10" in comment
 
 
+def test_notes_of_a_network_are_told_with_the_unit():
+    base, network = support.tiny_base("SD1"), support.tiny_controlnet("SD1")
+    network.notes = ("it is taken for a depth model",)
+    session = ControlSession(FakeHost(), [prepared(network)])
+    session.begin_pass(info(), base)
+    assert session.comments == ["ControlNet unit 0: it is taken for a depth model"]
+
+
 def test_control_mode_evaluates_cond_rows_only(base, network, plain):
     seen = []
     original = type(network).evaluate
