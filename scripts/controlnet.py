@@ -146,4 +146,5 @@ if OTHER is None:
     FOLDERS = (EXTENSION_ROOT, Path(scripts.basedir()))  # they differ if one is a link
     aliases.register(FOLDERS, {"Script": Script, **neighbours.FUNCTIONS}, neighbours.PUBLISHED)
 else:
-    Script = conflicts.notice(OTHER)  # in its place: nothing else of ours is registered
+    # In its place: nothing else of ours is registered.
+    Script = conflicts.notice(OTHER)  # type: ignore[misc, assignment]  # of the host's class

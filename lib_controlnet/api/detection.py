@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -180,11 +181,7 @@ def _decoded(decode: Callable[..., np.ndarray], text: str, where: str, fetch: Fe
 
 def _untouched(text: str, where: str, fetch: Fetch, budget: PixelBudget) -> Image.Image:
     """The picture as it came, grey and transparent ones too."""
-
-    def decode(*arguments: Any, **options: Any) -> np.ndarray:
-        return decode_image(*arguments, **options, keep_alpha=True)
-
-    picture = budget.spend(_decoded(decode, text, where, fetch))
+    picture = budget.spend(_decoded(partial(decode_image, keep_alpha=True), text, where, fetch))
     if _is_grey(text):
         picture = picture[:, :, 0] if picture.shape[2] == RGB else picture[:, :, [0, RGB]]
     return Image.fromarray(np.ascontiguousarray(picture))

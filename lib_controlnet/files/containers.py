@@ -15,9 +15,10 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -102,8 +103,10 @@ class SafetensorsFile:
         with path.open("rb") as stream:
             header, self._start = _read_header(path, stream)
         size = path.stat().st_size - self._start
-        self.metadata: dict[str, str] = _free_text(header.pop("__metadata__", None))
-        self.infos = {name: _read_entry(path, name, entry) for name, entry in header.items()}
+        self.metadata: Mapping[str, str] = _free_text(header.pop("__metadata__", None))
+        self.infos: Mapping[str, TensorInfo] = {
+            name: _read_entry(path, name, entry) for name, entry in header.items()
+        }
         _check_places(path, self.infos, size)
 
     def read(
@@ -125,7 +128,7 @@ class SafetensorsFile:
                 yield name, tensor
 
 
-def _read_header(path: Path, stream: BinaryIO) -> tuple[dict, int]:
+def _read_header(path: Path, stream: IO[bytes]) -> tuple[dict, int]:
     """The JSON header of a safetensors file, and where the tensors begin."""
     start = stream.read(8)
     length = int.from_bytes(start, "little")
@@ -182,7 +185,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         return _free_text(_read_header(path, stream)[0].get("__metadata__"))
 
 
-def _read_entry(path: Path, name: str, entry: object) -> TensorInfo:
+def _read_entry(path: Path, name: str, entry: Any) -> TensorInfo:
     try:
         dtype = SAFETENSORS_DTYPES[entry["dtype"]]
         shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
@@ -223,11 +226,11 @@ def _check_places(path: Path, infos: Mapping[str, TensorInfo], size: int) -> Non
         raise BrokenCheckpointError(msg)
 
 
-def _fill(path: Path, stream: BinaryIO, tensor: Tensor) -> None:
+def _fill(path: Path, stream: FileIO, tensor: Tensor) -> None:
     """Read the tensor's bytes into its memory; it lies on the CPU, in one piece."""
     if not tensor.nelement():
         return
-    view = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    view = tensor.view(-1).view(torch.uint8).numpy().data
     while view:
         count = stream.readinto(view)
         if not count:
@@ -236,9 +239,7 @@ def _fill(path: Path, stream: BinaryIO, tensor: Tensor) -> None:
         view = view[count:]
 
 
-def _convert(
-    path: Path, stream: BinaryIO, info: TensorInfo, tensor: Tensor, scratch: Tensor
-) -> None:
+def _convert(path: Path, stream: FileIO, info: TensorInfo, tensor: Tensor, scratch: Tensor) -> None:
     """Read a tensor that is kept in another precision or elsewhere, a piece at a time.
 
     Through one small piece of memory: a copy of each tensor would leave holes behind, which add
@@ -258,9 +259,9 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.metadata: dict[str, str] = {}
+        self.metadata: Mapping[str, str] = {}
         self._tensors, self._mapped = _load_torch(path)
-        self.infos = {
+        self.infos: Mapping[str, TensorInfo] = {
             name: TensorInfo(tuple(tensor.shape), tensor.dtype, position)
             for position, (name, tensor) in enumerate(self._tensors.items())
         }

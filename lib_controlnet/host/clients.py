@@ -97,7 +97,8 @@ def _presented(error: ControlNetError) -> BaseException | None:
 
     if isinstance(error, HTTPException):
         return None
-    return _kind(type(error))(public(str(error)), error.status_code)
+    own: Any = type(error)
+    return _kind(own)(public(str(error)), error.status_code)
 
 
 @lru_cache(maxsize=64)

@@ -27,12 +27,12 @@ def find_folders(
     notes = _make(models / NAME)
     candidates = [models / NAME, *_spelt_otherwise(models), *others]
     for where, text in typed.items():
-        for folder in typed_folders(text):
-            if _is_readable(folder):
-                candidates.append(Path(folder))
+        for name in typed_folders(text):
+            if _is_readable(name):
+                candidates.append(Path(name))
             else:
                 notes.append(
-                    f"{where}: {shown(folder)} is no folder that can be read; it is left out"
+                    f"{where}: {shown(name)} is no folder that can be read; it is left out"
                 )
     found: list[Path] = []
     for folder in candidates:

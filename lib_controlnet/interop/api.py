@@ -83,7 +83,7 @@ API_VERSION: Final = 3
 SCRIPT_TITLE: Final = "controlnet"
 RESIZE_MODES: Final = len(ResizeMode)
 
-Args = TypeVar("Args", list, tuple)
+Args = TypeVar("Args", bound="list[Any] | tuple[Any, ...]")
 
 
 def get_api_version() -> int:
@@ -196,7 +196,7 @@ def update_cn_script(script_runner: Any, script_args: Args, cn_units: Sequence[A
     script = find_cn_script(script_runner)
     if script is None or script.args_from is None or len(script_args) < script.args_from:
         return script_args
-    first, end = script.args_from, script.args_to
+    first, end = int(script.args_from), int(script.args_to)
     slots = end - first
     if slots < 1:
         return script_args

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 KEPT_RESULTS: Final = 16
 NO_PICTURE: Final = "it gives no picture, and no control here takes what it gives"
 
-_declarations = preprocess.declarations
+_declarations: Any = preprocess.declarations
 
 
 @dataclass
@@ -67,6 +67,9 @@ class Result:
     display_images: list[np.ndarray] = field(default_factory=list)
 
 
+_Result: TypeAlias = Result  # the class below publishes the name too
+
+
 @dataclass(eq=False)
 class Preprocessor:
     """Base class of preprocessors that other extensions add; subclasses define `__call__`.
@@ -102,8 +105,8 @@ class Preprocessor:
 
     all_processors: ClassVar[dict[str, Preprocessor]] = {}
     all_processors_by_name: ClassVar[dict[str, Preprocessor]] = {}
-    Result: ClassVar[type[Result]] = Result
-    _results: ClassVar[OrderedDict[tuple[Any, ...], Result]] = OrderedDict()
+    Result: ClassVar[type[_Result]] = Result
+    _results: ClassVar[OrderedDict[tuple[Any, ...], _Result]] = OrderedDict()
 
     @property
     def label(self) -> str:
@@ -138,7 +141,7 @@ class Preprocessor:
         """Free memory that the preprocessor holds; whether there was any."""
         return False
 
-    def cached_call(self, input_image: np.ndarray, *args: Any, **kwargs: Any) -> Result:
+    def cached_call(self, input_image: np.ndarray, *args: Any, **kwargs: Any) -> _Result:
         """Call it, or return what the same call gave before.
 
         A `json_pose_callback` makes the call run anew, since it is to be called.
@@ -156,7 +159,7 @@ class Preprocessor:
                 self._results.popitem(last=False)
         return found
 
-    def _as_result(self, value: Any, input_image: np.ndarray) -> Result:
+    def _as_result(self, value: Any, input_image: np.ndarray) -> _Result:
         if isinstance(value, Result):
             return value
         return Result(value, [value if self.returns_image else input_image])
@@ -373,6 +376,7 @@ def _parameter(slider: Any) -> PreprocessorParameter:
 def _list_built_in() -> None:
     for detector in preprocess.all_detectors():
         sliders = [_parameter(slider) for slider in detector.sliders]
+        sliders += [PreprocessorParameter() for _ in range(3 - len(sliders))]
         mask = detector.mask
         found = _BuiltIn(
             name=detector.name,
@@ -384,7 +388,9 @@ def _list_built_in() -> None:
             returns_image=detector.output is not _declarations.Output.EMBEDDING,
             requires_mask=mask is _declarations.MaskUse.REQUIRED,
             accepts_mask=mask is not _declarations.MaskUse.IGNORED,
-            **{f"slider_{i + 1}": slider for i, slider in enumerate(sliders)},
+            slider_1=sliders[0],
+            slider_2=sliders[1],
+            slider_3=sliders[2],
         )
         if detector.resolution is None:
             found.slider_resolution.visible = False

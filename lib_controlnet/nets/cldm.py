@@ -76,7 +76,7 @@ def read_params(shapes: Shapes, heads: Callable[[str, int], int]) -> ControlNetP
     names = list(shapes)
     text = [shapes[name][1] for name in names if name.endswith("attn2.to_k.weight")]
     label = shapes.get("label_emb.0.0.weight")
-    blocks = []
+    blocks: list[BlockParams] = []
     while len(blocks) < _MAX_BLOCKS and any(
         name.startswith(f"input_blocks.{len(blocks)}.") for name in names
     ):
@@ -278,7 +278,9 @@ class Downsample(nn.Module):
 class ControlBlock(nn.Sequential):
     """Layers of one level; hands each the time embedding or the text it wants."""
 
-    def forward(self, h: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # its layers differ in what they want
+        self, h: Tensor, emb: Tensor, context: Tensor
+    ) -> Tensor:
         """Run the layers on h (b, c, h, w)."""
         for layer in self:
             if isinstance(layer, ResBlock):
@@ -333,7 +335,7 @@ class ControlNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the weights, in which the network computes."""
-        return self.time_embed[0].weight.dtype
+        return next(self.time_embed.parameters()).dtype
 
     def encode_hint(self, hint: Tensor) -> Tensor:
         """Map the hint (b, 3, H, W) to the guided hint (b, model_channels, H / 8, W / 8)."""

@@ -86,7 +86,7 @@ def join_mask(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """
     height, width = image.shape[:2]
     if mask is None:
-        plane = np.zeros((height, width), np.uint8)
+        plane: np.ndarray = np.zeros((height, width), np.uint8)
     else:
         plane = np.ascontiguousarray(mask if mask.ndim == 2 else mask[:, :, 0])
         if plane.shape != (height, width):

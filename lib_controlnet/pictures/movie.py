@@ -5,6 +5,7 @@ A movie is decoded by a process of its own (`movie_decoder`), which can be ended
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -69,7 +70,7 @@ class Movie:
         self._decoder = self._started()
         self.count = self._decoder.count
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self) -> Generator[np.ndarray, None, None]:
         """Yield the frames in order, uint8 (H, W, 3), RGB; transparent parts are white.
 
         Raises:
@@ -116,6 +117,8 @@ class _Decoder:
         except (OSError, ValueError) as error:
             msg = f"{self._where} cannot be read: no process for decoding starts ({error})"
             raise ImageError(msg) from error
+        assert isinstance(self._process.stdout, io.BufferedReader)  # a pipe for bytes was asked for
+        self._stream = self._process.stdout
         try:
             kind, self.count = self._head(movie_decoder.COUNT_SECONDS + FRAME_SECONDS)
             if kind != movie_decoder.COUNT:
@@ -139,7 +142,7 @@ class _Decoder:
                 notes.append(self._text(second))
             elif first > 0:
                 frame = np.empty((second, first, 3), np.uint8)
-                self._fill(memoryview(frame).cast("B"), FRAME_SECONDS)
+                self._fill(frame.data.cast("B"), FRAME_SECONDS)
                 yield frame
             else:
                 self._unexpected(first, second)
@@ -149,7 +152,7 @@ class _Decoder:
         self._process.kill()
         self._process.wait()
         with suppress(OSError):
-            self._process.stdout.close()
+            self._stream.close()
 
     def _unexpected(self, kind: int, length: int) -> None:
         text = self._text(length) if kind == movie_decoder.FAULT else ""
@@ -168,7 +171,7 @@ class _Decoder:
     def _fill(self, target: memoryview, seconds: float) -> None:
         """Read so many bytes, or raise where they do not come."""
         with self._guarded(seconds) as guard:
-            complete = self._process.stdout.readinto(target) == len(target)
+            complete = self._stream.readinto(target) == len(target)
         if complete:
             return
         if self._stopped():
@@ -263,7 +266,7 @@ class MovieWriter:
 
     def _open_video(self, width: int, height: int) -> cv2.VideoWriter | None:
         """A writer; None if this build of OpenCV cannot write the coding."""
-        code = cv2.VideoWriter_fourcc(*MP4_CODEC)
+        code = cv2.VideoWriter.fourcc(*MP4_CODEC)
         size = (_even(width), _even(height))
         video = cv2.VideoWriter(str(self.mp4), code, 1000 / self.duration, size)
         return video if video.isOpened() else None

@@ -58,12 +58,12 @@ def check(path: Path) -> Verdict:
 
 
 def _check_names(control: ControlFile, verdict: Verdict) -> None:
-    if control.kind.key not in KNOWN_KEYS:
+    if control.key not in KNOWN_KEYS:
         verdict.remarks.append("names and shapes are not checked for this kind of model")
         return
     found = dict(control.ckpt.shapes)
     found.pop("difference", None)
-    if control.kind.key == "control_lora":
+    if control.key == "control_lora":
         halves = _unpaired(found)
         if halves:
             verdict.faults.append(f"{_count(halves, 'tensor')} without the other half of a pair")
@@ -126,7 +126,10 @@ def _check_dtypes(control: ControlFile, verdict: Verdict) -> None:
 
 
 def _check_values(control: ControlFile, verdict: Verdict) -> None:
-    nan, infinite, silent, outputs = [], [], [], []
+    nan: list[str] = []
+    infinite: list[str] = []
+    silent: list[str] = []
+    outputs: list[str] = []
     last_hint = _last_hint(control.ckpt.keys)
     for name, tensor in read_all(control):
         if not tensor.is_floating_point() or not tensor.nelement():

@@ -149,6 +149,7 @@ def transfer(
         plan |= {name: (shape, kept) for name, shape in _left_out(control, target).items()}
         tensors = _completed(control, target, plan)
     else:
+        assert origin is not None  # asked for above
         tensors = _moved(control, origin, target, dtype, squares)
     step = f"transfer {control.name} to {target.name}"
     write_safetensors(out, plan, tensors, facts(control, step))

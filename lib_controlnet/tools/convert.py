@@ -93,7 +93,7 @@ def write_control(
     """Write a control model, and diffusers' configuration where one is asked for."""
     rename = renamer(control, layout)
     plan = {rename(key): entry for key, entry in plan_of(control, dtype).items()}
-    content = None if config is None else _configuration(control)
+    content = "" if config is None else _configuration(control)
     metadata = facts(control, f"{command} {control.name}")
     made = config is not None and not model.parent.exists()
     try:

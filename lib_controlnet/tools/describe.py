@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lib_controlnet.engine.network import CONTEXT_TO_BASE, read_shape
 from lib_controlnet.enums import BaseModel
@@ -74,11 +74,11 @@ def describe(path: Path) -> Description:
         "hash": entry.hash,
         "metadata": dict(control.file.metadata),
     }
-    if control.kind is not None and control.kind.key not in NO_CONTROL:
+    if control.key not in ("", *NO_CONTROL):
         found["panel_name"] = entry.name
         found["loaded_by"] = [family.name for family in discover() if family.matches(ckpt)]
         found["control_types"] = _control_types(entry)
-    if control.kind is not None and control.kind.key == "controlnet":
+    if control.key == "controlnet":
         found["averaged"] = ckpt.global_average_pooling
     return found
 
@@ -92,7 +92,7 @@ def _count(shape: Sequence[int]) -> int:
 
 def _structure(control: ControlFile) -> Description:
     """Base, layout and hyper-parameters, as far as the kind has them."""
-    key = "" if control.kind is None else control.kind.key
+    key = control.key
     shapes: Shapes = control.ckpt.shapes
     found: Description = {}
     if key == "control_lora":
@@ -172,7 +172,7 @@ def as_text(found: Description) -> str:
     return "\n".join(lines)
 
 
-def _shown(key: str, value: object) -> str:
+def _shown(key: str, value: Any) -> str:
     if key == "dtypes":
         return ", ".join(f"{name} ({count} tensors)" for name, count in value.items())
     if key == "parameters":

@@ -74,6 +74,11 @@ class ControlFile:
         return len(self.file.infos) - len(self.ckpt.keys)
 
     @property
+    def key(self) -> str:
+        """Short name of its kind; "" for a file of no known kind."""
+        return "" if self.kind is None else self.kind.key
+
+    @property
     def is_pickle(self) -> bool:
         """It is no safetensors file, whatever its extension."""
         return isinstance(self.file, TorchFile)
@@ -128,10 +133,10 @@ def open_control(path: Path, kinds: Collection[str] = ()) -> ControlFile:
         BrokenCheckpointError: it is damaged, empty, not a model file, or unsafe to load.
     """
     control = open_any(path)
-    if control.kind is None or control.kind.key in NO_CONTROL:
+    if control.key in ("", *NO_CONTROL):
         msg = f"{control.name} is {control.title}, not a control model"
         raise ToolError(msg)
-    if kinds and control.kind.key not in kinds:
+    if kinds and control.key not in kinds:
         msg = f"{control.name} is {control.title}; this works on ControlNets only"
         raise ToolError(msg)
     return control
@@ -276,9 +281,9 @@ def require_fit(control: ControlFile, base: BaseFile) -> None:
         raise ToolError(msg)
     for name in shared_names(control):
         ours = control.ckpt.shape(name)
-        theirs = base.shapes.get(name)
-        if theirs is None or not _same_layer(name, ours, theirs):
-            what = "has no such tensor" if theirs is None else f"has {theirs}"
+        same = base.shapes.get(name)
+        if same is None or not _same_layer(name, ours, same):
+            what = "has no such tensor" if same is None else f"has {same}"
             msg = f"{control.name} does not fit {base.name}: {name} is {ours}, the base {what}"
             raise ToolError(msg)
 

@@ -127,7 +127,7 @@ def write_safetensors(
             stream.seek(len(header) + places[name])
             if tensor.nelement():
                 flat = tensor.detach().cpu().contiguous().view(-1)
-                stream.write(flat.view(torch.uint8).numpy())
+                stream.write(flat.view(torch.uint8).numpy().data)
         if missing:
             msg = f"{len(missing)} tensors did not arrive ({min(missing)}, ...)"
             raise ValueError(msg)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 
@@ -28,11 +28,14 @@ from .sizes import unet_arguments, vae_arguments
 from .text import TextEncoder, diffusers_encoders, ldm_encoders, text_width
 
 if TYPE_CHECKING:
+    from diffusers.models import AutoencoderKL, UNet2DConditionModel
     from torch import Tensor, nn
 
     from lib_controlnet.files.containers import TensorFile
 
 log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound="nn.Module")
 
 UNET: Final = "model.diffusion_model."
 VAE: Final = "first_stage_model."
@@ -117,11 +120,11 @@ class Base(ABC):
         """Tensors of encoder and middle, by their original names."""
 
     @abstractmethod
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet2DConditionModel:
         """The U-Net, float32, as diffusers' class."""
 
     @abstractmethod
-    def vae(self) -> nn.Module:
+    def vae(self) -> AutoencoderKL:
         """The autoencoder, float32, as diffusers' class."""
 
     @abstractmethod
@@ -222,19 +225,19 @@ class LdmBase(Base):
         for name, tensor in self._file.read(wanted, None, "cpu"):
             yield name[len(UNET) :], tensor
 
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet2DConditionModel:
         with torch.device("meta"):
             module = need("diffusers").UNet2DConditionModel(**self.unet_arguments)
-        return self._filled(module, UNET, unet_renamer(module.state_dict()))
+        return self._fill(module, UNET, unet_renamer(module.state_dict()))
 
-    def vae(self) -> nn.Module:
+    def vae(self) -> AutoencoderKL:
         arguments = vae_arguments(self._shapes(VAE))
         with torch.device("meta"):
             module = need("diffusers").AutoencoderKL(**arguments)
         levels = len(arguments["block_out_channels"])
-        return self._filled(module, VAE, vae_renamer(levels))
+        return self._fill(module, VAE, vae_renamer(levels))
 
-    def _filled(self, module: nn.Module, prefix: str, rename: Any) -> nn.Module:
+    def _fill(self, module: Module, prefix: str, rename: Any) -> Module:
         """Fill a network built on the meta device; linear layers and 1x1 convolutions are alike."""
         wanted = {prefix + rename(name): name for name in module.state_dict()}
         missing = sorted(wanted.keys() - self._file.infos.keys())
@@ -331,13 +334,13 @@ class DiffusersBase(Base):
             for name, tensor in file.read(wanted, None, "cpu"):
                 yield names[name], tensor
 
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet2DConditionModel:
         return self._load("UNet2DConditionModel", "unet")
 
-    def vae(self) -> nn.Module:
+    def vae(self) -> AutoencoderKL:
         return self._load("AutoencoderKL", "vae")
 
-    def _load(self, name: str, part: str) -> nn.Module:
+    def _load(self, name: str, part: str) -> Any:
         options = {"low_cpu_mem_usage": False, "local_files_only": True}
         module = getattr(need("diffusers"), name).from_pretrained(
             str(self.path / part), variant=self._variant(part), **options

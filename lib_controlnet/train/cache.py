@@ -26,7 +26,7 @@ from .text import encode_prompts
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from .base import Base
 
@@ -117,7 +117,8 @@ class Cache:
         if self._texts.missing():
             self._compute_texts(base, device, quiet)
         if self._latents.missing():
-            vae = base.vae().to(device)
+            vae: nn.Module = base.vae()
+            vae.to(device)
             pictures = (self.data, self.items, device)
             self._latents.fill(
                 lambda rows: _encode_pictures(vae, *pictures, rows), "latents", quiet

@@ -19,7 +19,8 @@ from .errors import TrainError
 from .packages import need
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from diffusers.models import ControlNetModel
+    from torch import Tensor
 
     from .base import Base
 
@@ -80,7 +81,7 @@ def new_tensors(base: Base, seed: int = 0, gaussian: bool = False) -> Iterator[t
         yield f"{name}.bias", torch.zeros(width)
 
 
-def network(base: Base, path: Path) -> nn.Module:
+def network(base: Base, path: Path) -> ControlNetModel:
     """A ControlNet file as diffusers' class, float32, on the CPU.
 
     Args:

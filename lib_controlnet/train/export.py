@@ -114,7 +114,7 @@ def export_base(run: Path, out: Path, dtype: str = "fp16", force: bool = False) 
         raise TrainError(msg)
     trained = load_file(found / "decoder.safetensors")
     with torch.device("meta"):
-        from diffusers import UNet2DConditionModel
+        from diffusers.models import UNet2DConditionModel
 
         rename = unet_renamer(UNet2DConditionModel(**base.unet_arguments).state_dict())
     changed: dict[str, Tensor] = {UNET + rename(name): value for name, value in trained.items()}

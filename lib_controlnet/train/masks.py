@@ -36,7 +36,7 @@ def _round_patch(width: int, height: int, rng: np.random.Generator) -> np.ndarra
     centre = rng.uniform(0.2, 0.8, 2) * (width, height)
     points = np.stack([np.cos(turn), np.sin(turn)], 1) * radius[:, None] + centre
     mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, [points.round().astype(np.int32)], 1)
+    cv2.fillPoly(mask, [points.round().astype(np.int32)], (1,))
     return mask > 0
 
 
@@ -45,7 +45,7 @@ def _strokes(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     for _ in range(rng.integers(1, 5)):
         points = rng.uniform(0, (width, height), (rng.integers(2, 5), 2)).astype(np.int32)
         brush = max(1, int(min(width, height) * rng.uniform(0.06, 0.2)))
-        cv2.polylines(mask, [points], False, 1, brush)
+        cv2.polylines(mask, [points], False, (1,), brush)
     return mask > 0
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from diffusers.models import ControlNetModel, UNet2DConditionModel
+
     from .config import Settings
 
 DECODER: Final = ("up_blocks.", "conv_norm_out.", "conv_out.")
@@ -22,7 +24,9 @@ class Controlled(nn.Module):
     that it is neither saved nor sent between processes.
     """
 
-    def __init__(self, unet: nn.Module, control: nn.Module, settings: Settings) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, control: ControlNetModel, settings: Settings
+    ) -> None:
         super().__init__()
         self.control = control
         control.requires_grad_(True)
@@ -47,7 +51,7 @@ class Controlled(nn.Module):
             unet.train()  # diffusers looks at this flag; nothing in these networks drops out
 
     @property
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet2DConditionModel:
         return self._aside[0]
 
     def forward(
@@ -63,8 +67,8 @@ class Controlled(nn.Module):
 
 
 def predict(
-    unet: nn.Module,
-    control: nn.Module | None,
+    unet: UNet2DConditionModel,
+    control: ControlNetModel | None,
     noisy: Tensor,
     timesteps: Tensor,
     context: Tensor,
@@ -98,7 +102,7 @@ def time_ids(latent: Tensor) -> Tensor:
 class Average:
     """Moving average of a network's weights; quick at first, so that the start is forgotten."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: ControlNetModel, decay: float) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
 
@@ -106,6 +110,6 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights after a step, counted from 0."""
         decay = min(self.decay, (step + 1) / (step + 10))
-        own = list(self.module.parameters())
+        own: list[Tensor] = list(self.module.parameters())
         new = [p.detach().to(o.device) for p, o in zip(module.parameters(), own, strict=True)]
         torch._foreach_lerp_(own, new, 1 - decay)

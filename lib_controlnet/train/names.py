@@ -84,7 +84,8 @@ def vae_renamer(levels: int) -> Callable[[str], str]:
             module, _, leaf = rest.rpartition(".")
             return f"{part}.mid.attn_{number + 1}.{VAE_ATTENTION[module]}.{leaf}"
         if match := VAE_BLOCK.fullmatch(name):
-            part, level, kind, number, rest = match[1], int(match[2]), match[3], match[4], match[5]
+            part, level, kind = match[1], int(match[2]), match[3]
+            number, rest = int(match[4]), match[5]
             side = "down" if part == "encoder" else "up"
             level = level if part == "encoder" else levels - 1 - level
             if kind == "resnets":

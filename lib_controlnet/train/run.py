@@ -34,6 +34,7 @@ from .sampling import Networks, Sampler
 from .steps import Source, positions_of, prefetched
 
 if TYPE_CHECKING:
+    from diffusers.models import ControlNetModel
     from torch import nn
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Training:
         self.accelerator.wait_for_everyone()
         return cache
 
-    def _build(self, control: nn.Module) -> None:
+    def _build(self, control: ControlNetModel) -> None:
         settings = self.settings
         dtype = None if settings.unlock_decoder else DTYPES[settings.precision]
         unet = self.base.unet().to(self.device, dtype)
@@ -210,7 +211,7 @@ class Training:
         return name
 
     def _parts(self) -> state.Parts:
-        networks = {"control": self.model.control}
+        networks: dict[str, nn.Module] = {"control": self.model.control}
         if self.settings.unlock_decoder:
             networks["decoder"] = self.model.decoder
         if self.average is not None:
@@ -231,7 +232,7 @@ class Training:
         """Do the steps that are left."""
         tables = _Tables(self.run, self.done) if self.is_first else None
         if tables and self.sampler and self.done == 0:
-            self._sample(tables, 0)
+            self._sample(self.sampler, tables, 0)
         if tables and self.done == self.settings.steps:
             self._write_weights()  # a kill may have come between the last state and them
         batches = prefetched(self.source, self._plan())
@@ -301,28 +302,29 @@ class Training:
     def _milestones(self, tables: _Tables | None) -> None:
         settings, last = self.settings, self.done == self.settings.steps
         if tables and self.sampler and (self.done % settings.sample_every == 0 or last):
-            self._sample(tables, self.done)
+            self._sample(self.sampler, tables, self.done)
         if self.done % settings.save_every == 0 or last:
             if tables:
                 state.save(self.run, self.done, self._parts(), settings.keep)
                 self._write_weights()
             self.accelerator.wait_for_everyone()
 
-    def _newest(self) -> nn.Module:
+    def _newest(self) -> ControlNetModel:
         """The control to use: the averaged one where there is one."""
         return self.average.module if self.average is not None else self.model.control
 
     def networks(self) -> Networks:
         """What draws samples, with the control as it is now."""
-        constants = (self.vae, self.alphas, self.base.scale_factor, self.objective)
-        return Networks(self.model.unet, self._newest().eval(), *constants)
+        assert self.vae is not None  # read where samples are drawn
+        control, scale = self._newest().eval(), self.base.scale_factor
+        return Networks(self.model.unet, control, self.vae, self.alphas, scale, self.objective)
 
-    def _sample(self, tables: _Tables, step: int) -> None:
+    def _sample(self, sampler: Sampler, tables: _Tables, step: int) -> None:
         control = self._newest()
         was_training = control.training
         networks = self.networks()
         with self.accelerator.autocast():
-            found = self.sampler.sample(networks, self.run / "samples" / f"{step:08d}.png")
+            found = sampler.sample(networks, self.run / "samples" / f"{step:08d}.png")
         control.train(was_training)
         tables.adherence(step, *found)
         log.info("step %d: adherence %.3f with prompt, %.3f without", step, *found)

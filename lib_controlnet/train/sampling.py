@@ -19,7 +19,8 @@ from .model import predict
 from .steps import read_hint, seed_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    from torch import Tensor
 
     from .cache import Cache
     from .config import Settings
@@ -33,9 +34,9 @@ AT_ONCE: Final = 4
 class Networks:
     """What draws: a U-Net, a control or None, an autoencoder, and the constants of the base."""
 
-    unet: nn.Module
-    control: nn.Module | None
-    vae: nn.Module
+    unet: UNet2DConditionModel
+    control: ControlNetModel | None
+    vae: AutoencoderKL
     alphas: Tensor
     scale: float
     objective: str
@@ -145,8 +146,8 @@ class Sampler:
     def _texts(self, prompts: Sequence[str], device: torch.device) -> tuple:
         found = [self.cache.text(prompt) for prompt in prompts]
         context = torch.stack([tokens for tokens, _ in found]).to(device)
-        pooled = None if found[0][1] is None else torch.stack([p for _, p in found]).to(device)
-        return context, pooled
+        pooled = [row for _, row in found if row is not None]
+        return context, torch.stack(pooled).to(device) if pooled else None
 
     def pictures(
         self, networks: Networks, prompts: Sequence[str], guided_only: bool = False

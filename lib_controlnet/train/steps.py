@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -70,7 +70,8 @@ class Batch:
     weight: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(None if t is None else t.to(device) for t in vars(self).values()))
+        moved: list[Any] = [t if t is None else t.to(device) for t in vars(self).values()]
+        return Batch(*moved)
 
 
 class Source:
@@ -98,8 +99,10 @@ class Source:
     def batch(self, positions: Sequence[int]) -> Batch:
         """The examples at some positions of the training."""
         rows = [self._row(position) for position in positions]
-        fields = zip(*rows, strict=True)
-        return Batch(*(None if part[0] is None else torch.stack(part) for part in fields))
+        stacked: list[Any] = [
+            None if part[0] is None else torch.stack(part) for part in zip(*rows, strict=True)
+        ]
+        return Batch(*stacked)
 
     def _row(self, position: int) -> tuple[Tensor | None, ...]:
         settings = self.settings

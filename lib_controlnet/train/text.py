@@ -80,7 +80,7 @@ def ldm_encoders(
         TrainError: the file has none, or no tokenizer is found for it.
     """
     two = any(name.startswith(OPEN[1]) for name in file.infos)
-    found = []
+    found: list[TextEncoder] = []
     for prefix in (*FIRST, *OPEN):
         names = [name for name in file.infos if name.startswith(prefix)]
         if not names:

@@ -79,7 +79,7 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
     try:
         detector = listing.require(module)
     except ControlNetError as error:
-        said = str(error)
+        said: str | None = str(error)
     else:
         said = listing.remark(module)
         if said is None and detector.name == NO_MODULE and model == NO_MODEL:

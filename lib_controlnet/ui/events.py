@@ -6,6 +6,7 @@ raised on purpose end here, as a sentence in the unit's status line.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lib_controlnet.detect import listing
@@ -83,20 +84,20 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode, widgets.notes]
     chosen = [widgets.control_type, widgets.module, widgets.model]
     widgets.control_type.input(
-        fn=lambda kind, perfect: choices.on_control_type(kind, perfect, runtime),
+        fn=partial(choices.on_control_type, runtime=runtime),
         inputs=[widgets.control_type, widgets.pixel_perfect],
         outputs=[widgets.module, widgets.union_control_type, *follow_module],
         **quiet,
     )
     for trigger in (widgets.module.input, widgets.restore.click):
         trigger(
-            fn=lambda *values: choices.on_module(*values, runtime),
+            fn=partial(choices.on_module, runtime=runtime),
             inputs=[*chosen, widgets.pixel_perfect],
             outputs=follow_module,
             **quiet,
         )
     widgets.model.input(
-        fn=lambda *values: choices.on_model(*values, runtime),
+        fn=partial(choices.on_model, runtime=runtime),
         inputs=chosen,
         outputs=[widgets.notes],
         **quiet,
@@ -112,7 +113,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
         (widgets.offer, choices.on_offer),
     ):
         button.click(
-            fn=lambda *values, answer=answer: answer(*values, runtime),
+            fn=partial(answer, runtime=runtime),
             inputs=chosen,
             outputs=[widgets.model, widgets.notes],
             **quiet,

@@ -116,10 +116,9 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
                 read = partial(_pasted, index=index, field=field, runtime=runtime)
                 fields.append((widget, read))
         fields.append((widgets.enabled, partial(_pasted_enable, index=index)))
-        kind = partial(_pasted_type, index=index, runtime=runtime)
-        fields.append((widgets.control_type, kind))
+        fields.append((widgets.control_type, partial(_pasted_type, index=index, runtime=runtime)))
         fields.append(
-            (widgets.union_control_type, lambda params, kind=kind: _union_type(kind(params)))
+            (widgets.union_control_type, partial(_pasted_union_type, index=index, runtime=runtime))
         )
         fields.append((widgets.region_status, partial(_missing_mask, index=index)))
         fields.append((widgets.notes, partial(_pasted_notes, index=index, runtime=runtime)))
@@ -176,7 +175,8 @@ def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
     return listing.control_type_of(runtime.catalog, pasted.get("module", NO_MODULE), model)
 
 
-def _union_type(kind: str | None) -> str | None:
+def _pasted_union_type(params: dict[str, Any], index: int, runtime: Any) -> str | None:
+    kind = _pasted_type(params, index, runtime)
     return None if kind is None else union_type(kind).value
 
 

@@ -77,7 +77,7 @@ def read_region(file: Any, canvas: Any) -> Any:
     return np.maximum(drawing, cv2.resize(mask, size, interpolation=cv2.INTER_AREA))
 
 
-def _read_drawing(value: Any, shape: tuple[int, int]) -> np.ndarray:
+def _read_drawing(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The drawing layer as uint8 (H, W, 3), black where nothing is drawn.
 
     The browser sends a layer of another size than the picture when it is asked before its

@@ -90,11 +90,11 @@ def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
 
     def made(unit: ControlNetUnit, edition: float, asked: Any, report: Report | None) -> list[Any]:
         background = runtime.option("img2img_background_color")
-        request = (
-            plain_request(*asked)
-            if host_tab is None
-            else tab_request(*asked[:4], asked[4:], background)
-        )
+        if host_tab is None:
+            request = plain_request(*asked)
+        else:
+            width, height, tab, scale, *values = asked
+            request = tab_request(width, height, tab, scale, values, background)
         return [gr.update(), {**on_run(unit, request, runtime, report), "edition": edition}]
 
     def run(

@@ -25,13 +25,14 @@ def upload(path: str | Path) -> Path | None:
 def only_uploads(component: Component) -> None:
     """Have a component for files refuse other files of this machine, and addresses."""
     copy = getattr(component, "make_temp_copy_if_needed", None)
+    if copy is None:  # gradio 4 checks by itself
+        return
 
-    def checked(path: str | Path, *more: Any) -> str:
+    def check_and_copy(path: str | Path, *more: Any) -> str:
         if upload(path) is None:
             msg = "ControlNet: a file that the page has not uploaded is not read; upload it"
             raise gr.Error(msg)
         return copy(path, *more)
 
-    if copy is not None:  # gradio 4 checks by itself
-        component.make_temp_copy_if_needed = checked
-        component.download_temp_copy_if_needed = checked
+    component.make_temp_copy_if_needed = check_and_copy
+    component.download_temp_copy_if_needed = check_and_copy

@@ -50,7 +50,7 @@ def uninstall() -> None:
     """Give the classes their own methods back."""
     while _FOLLOWED:
         owner = _FOLLOWED.pop()
-        present = vars(owner).get(METHOD)
+        present: Any = vars(owner).get(METHOD)
         if _is_ours(present):
             setattr(owner, METHOD, present.controlnet_original)
 
@@ -160,7 +160,7 @@ def guard(p: Any, runtime: Runtime) -> None:
     owner = weakref.ref(p)
 
     def sample(*args: Any, **kwargs: Any) -> Any:
-        mine = owner()
+        mine: Any = owner()
         release(mine)
         session = session_of(mine)
         if session is None:

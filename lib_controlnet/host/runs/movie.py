@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,8 +232,8 @@ def _frames(
         ImageError: a movie is damaged before its second frame. Later, its end is where the damage
             is, and a note says so.
     """
-    movies = [track for track in tracks if track.movie is not None]
-    count = min(track.movie.count for track in movies)
+    movies = {track.unit: track.movie for track in tracks if track.movie is not None}
+    count = min(movie.count for movie in movies.values())
     processing.fix_seed(p)
     shared.state.job_count = count
     is_shown = runtime.option("controlnet_show_batch_images_in_ui")
@@ -241,12 +241,12 @@ def _frames(
     with ExitStack() as stack:
         writers = Writers(p, tracks, duration, results)
         stack.callback(writers.close)  # what is done is written, however the run ends
-        for number, frames in enumerate(_together(movies, stack, results)):
+        for number, frames in enumerate(_together(movies.values(), stack, results)):
             if _stopped():
                 break
             shared.state.job = f"Frame {number + 1} of {count}"
             given = {track.unit: track.image for track in tracks if track.image is not None}
-            given |= {track.unit: frame for track, frame in zip(movies, frames, strict=True)}
+            given |= dict(zip(movies, frames, strict=True))
             maps: dict[int, list[Any]] = {}
             made = processing.process_images(_copy(p, units, given, maps))
             results.first = results.first or made
@@ -257,7 +257,7 @@ def _frames(
             writers.add(made, maps)
             if keeps_frames:
                 results.frames.append(made.images[0])
-    results.notes += [note for track in movies for note in track.movie.notes]
+    results.notes += [note for movie in movies.values() for note in movie.notes]
 
 
 def _told(made: Any) -> list[str]:
@@ -265,19 +265,20 @@ def _told(made: Any) -> list[str]:
 
 
 def _together(
-    movies: Sequence[Track], stack: ExitStack, results: Results
+    movies: Iterable[Movie], stack: ExitStack, results: Results
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Frames of all movies, until one ends; damage after the first frame is an end with a note."""
-    sources = [stack.enter_context(closing(track.movie.frames())) for track in movies]
+    sources = [stack.enter_context(closing(movie.frames())) for movie in movies]
     for number in itertools.count():
         try:
-            frames = tuple(next(source, None) for source in sources)
+            found = [next(source, None) for source in sources]
         except ImageError as error:
             if not number:
                 raise
             results.notes.append(f"{error.detail}; the run ends after frame {number}")
             return
-        if any(frame is None for frame in frames):
+        frames = tuple(frame for frame in found if frame is not None)
+        if len(frames) < len(found):
             return
         yield frames
 

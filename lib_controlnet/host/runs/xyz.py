@@ -215,7 +215,9 @@ def split(text: str) -> list[str]:
     """
     _check_length(text)
     plain = text.replace("\0", " ").replace("\n", ",")
-    kept, pieces, after = [], [], 0
+    kept: list[str] = []
+    pieces: list[str] = []
+    after = 0
     for start, end in _bracketed(plain):
         pieces += [plain[after:start], f"\0{len(kept)}\0"]
         kept.append(plain[start:end])

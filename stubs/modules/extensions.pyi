@@ -1,0 +1,5 @@
+class Extension:
+    name: str
+    path: str
+
+def active() -> list[Extension]: ...

@@ -1,0 +1,3 @@
+from typing import Any
+
+def parse_generation_parameters(x: str, skip_fields: list[str] | None = ...) -> dict[str, Any]: ...

@@ -1,0 +1,6 @@
+from typing import Any
+
+class SdModelData:
+    sd_model: Any | None
+
+model_data: SdModelData

@@ -1,0 +1,3 @@
+from typing import Any
+
+current_unet: Any | None
