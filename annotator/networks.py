@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from .store import STORE
 from .weights import WeightFile, WeightsError
@@ -43,6 +43,40 @@ class Place:
     half: bool = False
 
 
+class Resident(Protocol):
+    """What moves one network between its device and the CPU."""
+
+    def place(self, device: torch.device) -> None:
+        """Have it compute on a device."""
+
+    def park(self) -> bool:
+        """Take it off the device; whether that freed any memory of it."""
+
+
+class Moved:
+    """A network that is moved as a whole."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def place(self, device: torch.device) -> None:
+        """Move it to a device."""
+        self.network.to(device)
+
+    def park(self) -> bool:
+        """Move it to the CPU."""
+        self.network.to("cpu")
+        return True
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a file holds, opened; and what moves it, where it is a network of torch."""
+
+    opened: Any
+    resident: Resident | None
+
+
 class NetworkCache:
     """Networks in use and used lately. Safe to use from several threads, one at a time.
 
@@ -51,6 +85,9 @@ class NetworkCache:
         max_bytes: bytes of all of them; a larger one is only kept while it is used.
         place: where they run, unless `choose_place` says otherwise.
         choose_place: asked before each use; the host sets it.
+        make_resident: what moves a network; who knows a better way sets it.
+        make_room: asked for once where memory has run out, says whether it freed any; the host sets
+            it.
         is_out_of_memory: tells lack of memory from other errors; who knows more sets it.
         check_file: asked before a file is opened; raises ValueError for one that would take more
             memory than it has bytes.
@@ -61,9 +98,11 @@ class NetworkCache:
         self.max_bytes = max_bytes
         self.place = Place()
         self.choose_place: Callable[[], Place] | None = None
+        self.make_resident: Callable[[nn.Module], Resident] = Moved
+        self.make_room: Callable[[], bool] = bool
         self.is_out_of_memory: Callable[[BaseException], bool] = _is_out_of_memory
         self.check_file: Callable[[Path], None] = lambda _path: None
-        self._entries: OrderedDict[tuple, Any] = OrderedDict()
+        self._entries: OrderedDict[tuple, _Entry] = OrderedDict()
         self._lock = threading.RLock()
 
     @contextmanager
@@ -88,7 +127,7 @@ class NetworkCache:
             with torch.random.fork_rng(devices=[]):
                 network = build(read_tensors(path))
             dtype = torch.float16 if place.half and half else torch.float32
-            return network.eval().requires_grad_(False).to(place.device, dtype)
+            return network.eval().requires_grad_(False).to(dtype)
 
         with self._lent(weight, load, build) as network:
             yield network
@@ -158,30 +197,41 @@ class NetworkCache:
             raise WeightsError(msg) from error
 
     def _get(self, key: tuple, load: Callable[[], Any]) -> Any:
-        """The entry, on its device, made if it is not there."""
+        """What an entry holds, on its device, made if it is not there."""
+        import torch
+
         found = self._entries.get(key)
         if found is None:
             same = [other for other in self._entries if (other[0], other[3]) == (key[0], key[3])]
             for other in same:  # the file has been replaced, or another place is chosen
                 del self._entries[other]
-            found = self._entries[key] = load()
-        elif _is_module(found):
-            found.to(key[-1].device)
+            opened = load()
+            found = self._entries[key] = _Entry(opened, self._resident(opened))
+        if found.resident is not None:
+            found.resident.place(torch.device(key[-1].device))
         self._entries.move_to_end(key)
         self._shrink(least=1)
-        return found
+        return found.opened
+
+    def _resident(self, opened: Any) -> Resident | None:
+        import torch
+
+        if not isinstance(opened, torch.nn.Module):
+            return None
+        # The code inside a script keeps its own hold of the weights.
+        is_script = isinstance(opened, torch.jit.ScriptModule)
+        return Moved(opened) if is_script else self.make_resident(opened)
 
     @property
     def present_place(self) -> Place:
         """Where the next network is to run."""
         return self.choose_place() if self.choose_place else self.place
 
-    def park(self) -> None:
-        """Take all networks off the device, which something else needs now."""
+    def park(self) -> bool:
+        """Take all networks off the device, which something else needs now; whether any was."""
         with self._lock:
-            for network in self._entries.values():
-                if _is_module(network):
-                    network.to("cpu")
+            residents = [entry.resident for entry in self._entries.values()]
+            return any([one.park() for one in residents if one is not None])
 
     def clear(self) -> None:
         """Give back all memory."""
@@ -193,7 +243,7 @@ class NetworkCache:
         """Memory of all networks; that of opened files is taken to be the files' size."""
         with self._lock:
             return sum(
-                _nbytes(entry) if _is_module(entry) else key[1]
+                key[1] if entry.resident is None else _nbytes(entry.opened)
                 for key, entry in self._entries.items()
             )
 
@@ -263,12 +313,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-
-
-def _is_module(entry: object) -> bool:
-    import torch
-
-    return isinstance(entry, torch.nn.Module)
 
 
 def _nbytes(network: nn.Module) -> int:

@@ -101,7 +101,7 @@ SETTINGS: Final = (
         "Model cache size",
         "slider",
         _slider(1, 10),
-        reload=True,
+        note="control models that stay in main memory when no generation uses them",
     ),
     Setting(
         "control_net_inpaint_blur_sigma",

@@ -30,6 +30,7 @@ from lib_controlnet.errors import (
     PreprocessorUnavailableError,
     is_out_of_memory,
     shown,
+    without_frames,
 )
 from lib_controlnet.files.pickles import check_pickles
 from lib_controlnet.pictures.decode import check_size, to_rgb
@@ -349,26 +350,46 @@ def _detect(
 ) -> Detection:
     started = time.perf_counter()
     with _telling(detector):
-        framed, restore = _frame(detector, picture, side)
-        named: dict[str, Any] = {}
-        if detector.seeded:
-            # The legacy generator draws the numbers that existing seeds stand for.
-            named["rng"] = np.random.RandomState(seed & 0xFFFFFFFF)
-        if detector.frame is declarations.Frame.OWN:
-            named["resolution"] = side
-        if detector.sized:
-            named["kept"] = restore(framed).shape[:2]
-        made = detector.detect(framed, *values, **named)
-        image, pose = made if isinstance(made, declarations.Detected) else (made, None)
-        image = restore(_checked(detector, image))
-        if image.ndim == 2 or image.shape[2] not in (3, 4):
-            image = to_rgb(image)
-        image = _read_only(image)
-        shown = detector.display(image)
-        shown = image if shown is image else _read_only(_checked(detector, shown))
-    size = Size.from_array(image)
+        made = _making_room(lambda: _run(detector, picture, side, values, seed))
+    size = Size.from_array(made.image)
     spent = (time.perf_counter() - started) * 1000
     log.debug("%s: %d x %d in %.0f ms", detector.name, size.width, size.height, spent)
+    return made
+
+
+def _making_room(run: Callable[[], Detection]) -> Detection:
+    """The result of `run`, which gets a second try where memory can be freed that it lacked."""
+    try:
+        return run()
+    except Exception as error:
+        if not any(is_out_of_memory(one) for one in (error, error.__cause__) if one is not None):
+            raise
+        lacking = without_frames(error)  # whose frames hold what the first try had made
+    if not networks.CACHE.make_room():
+        raise lacking
+    return run()
+
+
+def _run(
+    detector: Detector, picture: np.ndarray, side: int, values: tuple[float, ...], seed: int
+) -> Detection:
+    framed, restore = _frame(detector, picture, side)
+    named: dict[str, Any] = {}
+    if detector.seeded:
+        # The legacy generator draws the numbers that existing seeds stand for.
+        named["rng"] = np.random.RandomState(seed & 0xFFFFFFFF)
+    if detector.frame is declarations.Frame.OWN:
+        named["resolution"] = side
+    if detector.sized:
+        named["kept"] = restore(framed).shape[:2]
+    made = detector.detect(framed, *values, **named)
+    image, pose = made if isinstance(made, declarations.Detected) else (made, None)
+    image = restore(_checked(detector, image))
+    if image.ndim == 2 or image.shape[2] not in (3, 4):
+        image = to_rgb(image)
+    image = _read_only(image)
+    shown = detector.display(image)
+    shown = image if shown is image else _read_only(_checked(detector, shown))
     return Detection(detector.name, image, shown, side, values, pose)
 
 

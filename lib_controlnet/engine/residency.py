@@ -317,8 +317,12 @@ class Residency:
         with self._lock:
             self._resident(network).place(device)
 
-    def park(self, keep: Collection[ControlNetwork] = ()) -> None:
-        """Take everything off the device but `keep`; what is being evaluated goes after that."""
+    def park(self, keep: Collection[ControlNetwork] = ()) -> bool:
+        """Take everything off the device but `keep`; what is being evaluated goes after that.
+
+        Returns:
+            Whether anything has left it now.
+        """
         kept = {id(network) for network in keep}
         with self._lock:
             left = False
@@ -329,8 +333,10 @@ class Residency:
                     resident.is_unwanted = True
                 else:
                     left = resident.park() or left
-        if self._park_others() or left:
+        left = self._park_others() or left
+        if left:
             self._free_memory()
+        return left
 
     def park_others(self) -> None:
         """Take all but networks off the device."""
@@ -341,10 +347,12 @@ class Residency:
         # Without the lock: these have their own, and whoever holds one may ask for memory here.
         return any([park() for park in self._others])
 
-    def relieve(self, keep: Collection[ControlNetwork] = ()) -> None:
-        """Memory has run out: `park`, and return cached device memory to the driver."""
-        self.park(keep)
-        self._free_memory()
+    def relieve(self, keep: Collection[ControlNetwork] = ()) -> bool:
+        """Memory has run out: `park`, and return cached device memory to the driver anyway."""
+        left = self.park(keep)
+        if not left:
+            self._free_memory()
+        return left
 
     def _resident(self, network: ControlNetwork) -> Resident:
         resident = self._residents.get(network)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modules import call_queue, devices, paths, shared
 
 from lib_controlnet.detect import preprocess
+from lib_controlnet.engine.residency import Resident
 from lib_controlnet.files.paths import typed_path
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def set_up(host: A1111Host) -> None:
     )
     preprocess.store.STORE.options = lambda: download_options(host)
     preprocess.networks.CACHE.choose_place = lambda: network_place(host)
+    preprocess.networks.CACHE.make_resident = Resident
+    preprocess.networks.CACHE.make_room = host.residency.relieve
 
 
 def download_options(host: A1111Host) -> Any:
@@ -106,10 +109,8 @@ def park() -> bool:
     it is given back.
     """
     cache = preprocess.networks.CACHE
-    if not len(cache):
-        return False
-    if any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram")):
-        cache.clear()
-    else:
-        cache.park()
-    return True
+    if not any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram")):
+        return cache.park()
+    had_any = bool(len(cache))
+    cache.clear()
+    return had_any

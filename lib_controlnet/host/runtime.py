@@ -50,10 +50,10 @@ class Runtime:
         self.host = host
         self.hashes = HashStore(self.host.cache_folder() / "controlnet-hashes.json")
         self.catalog = self._scan()
-        annotators.set_up(self.host)
         self.residency = self.host.residency = Residency(
             self.cache_size(), CACHE_BYTES, [annotators.park], self.host.free_memory
         )
+        annotators.set_up(self.host)
         self.sampling: ControlSession | None = None
         self._refusals: dict[tuple[object, ...], Refusal | None] = {}
         self.guarded: ControlSession | None = None

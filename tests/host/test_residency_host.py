@@ -175,6 +175,24 @@ def test_unloading_the_checkpoint_empties_the_device(
     assert sd_models.unload_model_weights is watched
 
 
+def test_a_preprocessor_without_memory_gets_that_of_the_networks(
+    webui: Any, device: FakeDevice, on_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu("cpu")
+    webui.txt2img(**request(unit(), steps=1))
+    detect = Queued.detect
+
+    def scarce(self: Queued, image: np.ndarray) -> np.ndarray:
+        if device.held:
+            raise torch.cuda.OutOfMemoryError
+        return detect(self, image)
+
+    monkeypatch.setattr(Queued, "detect", scarce)
+    assert device.held
+    webui.txt2img(**request(unit(module="queued", image=encoded(picture(seed=5))), steps=1))
+    assert SEEN == [True]
+
+
 # ---- the queue -----------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from controls import first, request, unit
+from fake_device import FakeDevice
 from hub_server import Hub, local_hub
 from safetensors.torch import save
 from torch import nn
@@ -22,6 +23,7 @@ from annotator.registry import Detector
 from annotator.store import DOWNLOADS, STORE
 from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
+from lib_controlnet.engine.residency import Resident
 from lib_controlnet.interop.unit import ControlNetUnit
 
 TENSORS = save({"weight": torch.full((1, 1, 1, 1), -1.0), "bias": torch.full((1,), 255.0)})
@@ -71,9 +73,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 def set_up() -> None:
     from lib_controlnet.host import annotators
-    from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.host.runtime import runtime
 
-    annotators.set_up(A1111Host())
+    annotators.set_up(runtime().host)
 
 
 @pytest.fixture
@@ -261,7 +263,9 @@ def test_networks_leave_the_device_before_sampling(
     (negative / FILE.name).write_bytes(TENSORS)
     if flag:
         monkeypatch.setattr(shared.cmd_opts, flag, True, raising=False)
-    parked: list[int] = []
-    monkeypatch.setattr(CACHE, "park", lambda: parked.append(len(CACHE)))
+    device = FakeDevice()
+    monkeypatch.setattr(CACHE, "choose_place", lambda: Place(str(FakeDevice.device)))
+    monkeypatch.setattr(CACHE, "make_resident", lambda network: Resident(network, device.copy))
+    CACHE.clear()
     webui.txt2img(**request(unit(module="negative", processor_res=96)))
-    assert (set(parked), len(CACHE)) == ((set(), 0) if flag else ({1}, 1))
+    assert (device.copied, device.held, len(CACHE)) == (8, 0, 0 if flag else 1)

@@ -188,11 +188,12 @@ def test_damaged_file_is_named(files: Path) -> None:
 
 def test_opened_files_are_kept_and_given_back(files: Path) -> None:
     run_preprocessor("dw_openpose_full", patches(), SIDE)
-    before = list(CACHE._entries.values())
+    before = [entry.opened for entry in CACHE._entries.values()]
     assert len(before) == 2
     run_preprocessor("dw_openpose_full", patches(), SIDE)
-    assert [a is b for a, b in zip(before, CACHE._entries.values(), strict=True)] == [True] * 2
-    del before
+    after = [entry.opened for entry in CACHE._entries.values()]
+    assert [a is b for a, b in zip(before, after, strict=True)] == [True] * 2
+    del before, after
     CACHE.clear()
     assert CACHE.nbytes == 0
     check_memory_is_given_back("animal_openpose")

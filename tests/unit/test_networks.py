@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_device import FakeDevice
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from weights import weights_folder
 
 from annotator.networks import NetworkCache, Place, place_of
 from annotator.weights import WeightFile, WeightsError
+from lib_controlnet.engine.residency import Resident
 
 FILE = WeightFile("net.pth", "nets", 1, "MIT", exact=False)
 OTHERS = [replace(FILE, name=f"net{i}.pth") for i in range(4)]
@@ -145,9 +147,20 @@ def test_place_of_the_host_decides_the_precision(folder: Path) -> None:
 
 
 def test_parked_networks_leave_the_device_and_come_back(folder: Path) -> None:
-    """The meta device stands for the graphics card: what was there is not on the CPU."""
-    cache = NetworkCache()
-    moves: list[str] = []
+    cache, device = NetworkCache(), FakeDevice()
+    cache.make_resident = lambda network: Resident(network, device.copy)
+    cache.place = Place(str(FakeDevice.device))
+    for number in (1, 2):
+        with cache.lend(FILE, build) as network:
+            assert (device.held, device.copied) == (cache.nbytes, number * cache.nbytes)
+        assert cache.park()
+        assert device.held == 0
+        assert not cache.park()
+    assert place_of(network)[0].type == "cpu"
+
+
+def test_networks_move_as_a_whole_where_nobody_knows_better(folder: Path) -> None:
+    cache, moves = NetworkCache(), []
 
     class Moving(nn.Linear):
         def to(self, *arguments: object, **named: object) -> nn.Module:
@@ -161,11 +174,20 @@ def test_parked_networks_leave_the_device_and_come_back(folder: Path) -> None:
 
     cache.place = Place("cuda:7")
     with cache.lend(FILE, moving):
-        assert moves == ["cuda:7"]
+        assert moves == ["torch.float32", "cuda:7"]
     cache.park()
-    assert moves == ["cuda:7", "cpu"]
+    assert moves[2:] == ["cpu"]
     with cache.lend(FILE, moving):
-        assert moves == ["cuda:7", "cpu", "cuda:7"]
+        assert moves[3:] == ["cuda:7"]
+
+
+def test_scripts_are_moved_as_a_whole(folder: Path) -> None:
+    cache = NetworkCache()
+    cache.make_resident = lambda _network: 1 / 0
+    script = torch.jit.script(nn.Linear(2, 2))
+    with cache.lend_opened(FILE, lambda _path, _place: script) as opened:
+        assert opened is script
+    assert cache.park()
 
 
 def test_opened_files_share_the_cache_and_count_with_their_size(folder: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,12 @@ from annotator.registry import Detector, Frame
 from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.preprocess import Detection, DetectionCache, run_preprocessor, settle
-from lib_controlnet.errors import HostError, ImageError, PreprocessorUnavailableError
+from lib_controlnet.errors import (
+    ControlNetError,
+    HostError,
+    ImageError,
+    PreprocessorUnavailableError,
+)
 from lib_controlnet.pictures.maps import join_mask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,6 +359,39 @@ def test_lack_of_memory_is_told_as_such(
         preprocess.networks.lend_opened(odd.files[0], full),
     ):
         pass
+
+
+@pytest.mark.parametrize("while_loading", [False, True])
+@pytest.mark.parametrize(("freed", "lacking", "runs"), [(1, 1, 2), (1, 2, 2), (0, 1, 1)])
+def test_lack_of_memory_is_tried_again_where_some_can_be_freed(
+    counting: type[Counting], monkeypatch: pytest.MonkeyPatch,
+    while_loading: bool, freed: int, lacking: int, runs: int,
+) -> None:  # fmt: skip
+    """The second try draws the random numbers of a first one."""
+    expected = run_preprocessor("counting", noise(), 64, seed=3).image
+    counting.runs = 0
+    detect, asked = counting.detect, []
+
+    def scarce(self: Counting, image: np.ndarray, **named: Any) -> np.ndarray:
+        made = detect(self, image, **named)
+        if counting.runs > lacking:
+            return made
+        error = torch.cuda.OutOfMemoryError("CUDA out of memory")
+        if while_loading:
+            msg = "cuda has not enough memory"
+            raise preprocess.weights.WeightsError(msg) from error
+        raise error
+
+    monkeypatch.setattr(counting, "detect", scarce)
+    monkeypatch.setattr(
+        preprocess.networks.CACHE, "make_room", lambda: asked.append(counting.runs) or freed
+    )
+    if runs > lacking:
+        assert np.array_equal(run_preprocessor("counting", noise(), 64, seed=3).image, expected)
+    else:
+        with pytest.raises(ControlNetError, match="not enough memory"):
+            run_preprocessor("counting", noise(), 64, seed=3)
+    assert (counting.runs, asked) == (runs, [1])
 
 
 def test_weight_file_that_asks_for_more_memory_than_it_has_is_not_opened(
