@@ -129,9 +129,7 @@ SETTINGS: Final = (
     Setting("control_net_no_detectmap", False, "Do not append detectmap to output"),
     Setting("control_net_detectmap_autosaving", False, "Allow detectmap auto saving"),
     Setting(
-        "control_net_allow_script_control",
-        False,
-        "Allow other script to control this extension",
+        "control_net_allow_script_control", False, "Allow other script to control this extension"
     ),
     Setting("control_net_sync_field_args", True, "Paste ControlNet parameters in infotext"),
     Setting(
@@ -162,10 +160,7 @@ SETTINGS: Final = (
         restrict_api=True,
     ),
     Setting(
-        "controlnet_control_type_dropdown",
-        False,
-        "Display control type as dropdown",
-        reload=True,
+        "controlnet_control_type_dropdown", False, "Display control type as dropdown", reload=True
     ),
 )
 OTHERS: Final = (

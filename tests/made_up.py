@@ -18,8 +18,8 @@ VIEW = "glow_percent"
 
 def add_field(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add the row: what a developer writes into the body of `ControlUnit`."""
-    facts = (Within(0.0, 1.0), Written.IF_SET, Axis(99, TITLE), (ATTRIBUTE,), {"shine": None}, VIEW)
-    field = (NAME, float, row(0.5, *facts))
+    facts = (Written.IF_SET, Axis(99, TITLE), (ATTRIBUTE,), {"shine": None}, VIEW)
+    field = (NAME, float, row(0.5, *facts, Within(0.0, 1.0)))
     unit_with_it = dataclasses.make_dataclass(
         "ControlUnit", [field], bases=(unit.ControlUnit,), frozen=True
     )

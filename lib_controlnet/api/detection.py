@@ -20,6 +20,7 @@ from lib_controlnet.limits import MAX_IMAGES, MAX_TOGETHER
 from lib_controlnet.pictures.decode import decode_image, decode_mask
 from lib_controlnet.pictures.maps import join_mask
 from lib_controlnet.pictures.transport import bytes_of_text
+from lib_controlnet.units.unit import SLIDERS
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,7 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
         ControlNetError: what is wrong with the request.
     """
     detector = _detector(asked)
-    fields = ("processor_res", "threshold_a", "threshold_b")
-    for found in misplaced(detector, dict(zip(fields, asked.sliders, strict=True))):
+    for found in misplaced(detector, dict(zip(SLIDERS, asked.sliders, strict=True))):
         if found.is_meant:
             msg = f"controlnet_{found.refusal}"
             raise ControlNetError(msg)

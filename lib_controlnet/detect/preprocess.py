@@ -35,13 +35,13 @@ from lib_controlnet.errors import (
 from lib_controlnet.files.pickles import check_pickles
 from lib_controlnet.pictures.decode import check_size, to_rgb
 from lib_controlnet.pictures.maps import Size, join_mask, resize_short_side, resize_with_pad
+from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
 
 log = logging.getLogger(__name__)
 
-NONE: Final = "none"
 _SLIDER_FIELDS: Final = ("threshold_a", "threshold_b", "threshold_c")
 _ANNOTATOR: Final = Path(__file__).resolve().parents[2] / "annotator"
 _OTHER_NAME: Final = "controlnet_annotator"
@@ -265,7 +265,7 @@ def default_of(control_type: str) -> Detector:
     """
     listed = [d for d in all_detectors() if control_type in d.tags and not d.unavailable]
     made_for = [detector for detector in listed if detector.tags[0] == control_type]
-    return next(iter((*made_for, *listed)), get(NONE))
+    return next(iter((*made_for, *listed)), get(NO_MODULE))
 
 
 def run_preprocessor(

@@ -28,7 +28,7 @@ from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units import infotext, overrides
-from lib_controlnet.units.unit import ControlUnit, parse_unit
+from lib_controlnet.units.unit import SLIDERS, ControlUnit, parse_unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,11 +192,7 @@ def describe(unit: ControlUnit) -> str:
     settled = preprocess.settle(
         unit.module, unit.processor_res, (unit.threshold_a, unit.threshold_b)
     )
-    defaults = {
-        "processor_res": settled.resolution,
-        "threshold_a": settled.values[0],
-        "threshold_b": settled.values[1],
-    }
+    defaults = dict(zip(SLIDERS, (settled.resolution, *settled.values), strict=False))
     return infotext.serialize(unit, defaults)
 
 

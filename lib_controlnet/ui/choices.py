@@ -17,11 +17,10 @@ from lib_controlnet.detect import listing
 from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.ui.messages import notice
-from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
+from lib_controlnet.units.unit import NO_MODEL, NO_MODULE, SLIDERS
 
 Update = dict[str, Any]
 
-SLIDERS: Final = ("processor_res", "threshold_a", "threshold_b")
 _NAMED: Final = 3
 """Models that a sentence names at most."""
 

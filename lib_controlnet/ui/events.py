@@ -13,13 +13,13 @@ from lib_controlnet.detect import listing
 from lib_controlnet.enums import InputMode
 from lib_controlnet.ui import choices
 from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.choices import SLIDERS
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.preview import connect_preview
 from lib_controlnet.ui.region import connect_region
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import BRUSH_COLOUR
+from lib_controlnet.units.unit import SLIDERS
 
 
 def connect(

@@ -17,7 +17,7 @@ from lib_controlnet import __version__
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.choices import SLIDERS, offer, remarks, slider_updates, union_type
+from lib_controlnet.ui.choices import offer, remarks, slider_updates, union_type
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
@@ -27,7 +27,7 @@ from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import build_unit, value_fields
 from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Field, Written
-from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE
+from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
 
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
 
@@ -142,7 +142,9 @@ def _pasted(params: dict[str, Any], index: int, field: Field, runtime: Any) -> A
         chosen = listing.offered_model(runtime.catalog, value) or value
         return _choose(chosen, lambda kind: offer(kind, runtime).names, pasted, runtime)
     if name in SLIDERS:
-        updates = slider_updates(pasted.get("module", "none"), pasted.get("pixel_perfect", False))
+        updates = slider_updates(
+            pasted.get("module", NO_MODULE), pasted.get("pixel_perfect", False)
+        )
         return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
     if name == "advanced_weighting":
         return " ".join(f"{weight:g}" for weight in value or ())

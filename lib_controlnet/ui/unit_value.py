@@ -19,12 +19,13 @@ from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.ui.batch import read_input
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.pictures import read_region, read_sketch
+from lib_controlnet.units.unit import SLIDERS
 
 # Values beside the unit's fields: whether its own picture counts, and what its region is drawn on.
 INDEPENDENT = "independent"
 REGION_CANVAS = "region_canvas"
 PREVIEW_DEPENDS_ON: Final = (
-    *("image", "module", "pixel_perfect", "processor_res", "threshold_a", "threshold_b"),
+    *("image", "module", "pixel_perfect", *SLIDERS),
     *("independent", "input_mode", "batch_images", "merge_images"),
 )
 """Values whose change makes a shown preview out of date."""

@@ -44,22 +44,22 @@ class Field:
     """One field of a unit; order, names and defaults are the contract of the interfaces.
 
     Attributes:
-        parse: makes a value of what a client sent.
         written: whether it is part of the generation parameters.
         axis: of the X/Y/Z grid.
         attributes: of the host's processing object, by which scripts set it; the last one wins.
         aliases: older keys of requests, with what makes a value of theirs where it differs.
         view: what it is called on `control_params`, which other extensions read.
+        parse: makes a value of what a client sent.
     """
 
     name: str
     default: Any
-    parse: Parser
     written: Written
     axis: Axis | None
     attributes: tuple[str, ...]
     aliases: Mapping[str, Parser | None]
     view: str
+    parse: Parser
 
     @property
     def kind(self) -> type[Choice] | None:
@@ -86,22 +86,25 @@ class Field:
 
 def row(
     default: T,
-    parse: Parser | None = None,
     written: Written = Written.NEVER,
     axis: Axis | None = None,
     attributes: tuple[str, ...] = (),
     aliases: Mapping[str, Parser | None] = MappingProxyType({}),
     view: str = "",
+    parse: Parser | None = None,
 ) -> T:
     """A field of the dataclass in whose body it stands; see `Field`.
 
-    Without `parse`, a default that is a choice or true or false tells how values are read.
+    Without `parse`, a default that is a choice, a name, or true or false tells how values are read.
     """
-    if parse is None:
-        is_choice = isinstance(default, Choice)
-        parse = values.choice(type(default)) if is_choice else values.boolean
-    facts = (parse, written, axis, attributes, aliases, view)
+    facts = (written, axis, attributes, aliases, view, parse or _parser_by(default))
     return cast(T, dataclasses.field(default=default, metadata={_ROW: facts}))
+
+
+def _parser_by(default: object) -> Parser:
+    if isinstance(default, Choice):
+        return values.choice(type(default))
+    return values.name_or(default) if isinstance(default, str) else values.boolean
 
 
 def rows(unit: type) -> dict[str, Field]:

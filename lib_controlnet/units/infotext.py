@@ -34,7 +34,6 @@ _LEGACY_NAMES: Final[dict[str, str]] = {
     "preprocessor": "module",
     "guidance_strength": "guidance_end",
     "preprocessor_resolution": "processor_res",
-    "resize_mode": "resize_mode",
 }
 
 

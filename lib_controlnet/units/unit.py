@@ -52,120 +52,105 @@ class ControlUnit:
 
     is_ui: bool = row(False)
     input_mode: InputMode = row(InputMode.SIMPLE)
-    batch_images: Any = row(None, values.pictures, aliases={"batch_image_dir": None})
-    output_dir: str = row("", values.text)
+    batch_images: Any = row(None, aliases={"batch_image_dir": None}, parse=values.pictures)
+    output_dir: str = row("", parse=values.text)
     loopback: bool = row(False)
     enabled: bool = row(False, axis=Axis(0, "Enabled"), attributes=("control_net_enabled",))
-    module: str = row(
-        NO_MODULE,
-        values.name_or(NO_MODULE),
-        Written.ALWAYS,
-        Axis(7, "Preprocessor"),
-        ("control_net_module",),
-    )
-    model: str = row(
-        NO_MODEL, values.name_or(NO_MODEL), Written.ALWAYS, Axis(1, "Model"), ("control_net_model",)
-    )
+    module: str = row(NO_MODULE, Written.ALWAYS, Axis(7, "Preprocessor"), ("control_net_module",))
+    model: str = row(NO_MODEL, Written.ALWAYS, Axis(1, "Model"), ("control_net_model",))
     weight: float = row(
         1.0,
-        values.Within(0.0, 2.0, is_forgiving=True),
         Written.ALWAYS,
         Axis(2, "Weight"),
         ("control_net_weight",),
         view="weight",
+        parse=values.Within(0.0, 2.0, is_forgiving=True),
     )
     image: Any = row(
         None,
-        values.picture,
         attributes=("control_net_image", "control_net_input_image"),
         aliases={"input_image": None},
+        parse=values.picture,
     )
     resize_mode: ResizeMode = row(
-        ResizeMode.INNER_FIT,
-        written=Written.ALWAYS,
-        axis=Axis(6, "Resize Mode"),
-        attributes=("control_net_resize_mode",),
+        ResizeMode.INNER_FIT, Written.ALWAYS, Axis(6, "Resize Mode"), ("control_net_resize_mode",)
     )
     low_vram: bool = row(
-        False,
-        written=Written.ONLY_READ,
-        attributes=("control_net_lowvram",),
-        aliases={"lowvram": None},
+        False, Written.ONLY_READ, None, ("control_net_lowvram",), {"lowvram": None}
     )
     processor_res: int = row(
-        -1, values.whole, Written.ALWAYS, Axis(8, "Pre Resolution"), ("control_net_pres",)
+        -1, Written.ALWAYS, Axis(8, "Pre Resolution"), ("control_net_pres",), parse=values.whole
     )
     threshold_a: float = row(
-        -1, values.slider, Written.ALWAYS, Axis(9, "Pre Threshold A"), ("control_net_pthr_a",)
+        -1, Written.ALWAYS, Axis(9, "Pre Threshold A"), ("control_net_pthr_a",), parse=values.slider
     )
     threshold_b: float = row(
-        -1, values.slider, Written.ALWAYS, Axis(10, "Pre Threshold B"), ("control_net_pthr_b",)
+        -1,
+        Written.ALWAYS,
+        Axis(10, "Pre Threshold B"),
+        ("control_net_pthr_b",),
+        parse=values.slider,
     )
     guidance_start: float = row(
         0.0,
-        values.Within(0.0, 1.0),
         Written.ALWAYS,
         Axis(3, "Guidance Start"),
         ("control_net_guidance_start",),
         view="start_guidance_percent",
+        parse=values.Within(0.0, 1.0),
     )
     guidance_end: float = row(
         1.0,
-        values.Within(0.0, 1.0),
         Written.ALWAYS,
         Axis(4, "Guidance End"),
         ("control_net_guidance_end", "control_net_guidance_strength"),
         {"guidance": None},
-        "stop_guidance_percent",
+        view="stop_guidance_percent",
+        parse=values.Within(0.0, 1.0),
     )
-    pixel_perfect: bool = row(
-        False, written=Written.ALWAYS, attributes=("control_net_pixel_perfect",)
-    )
+    pixel_perfect: bool = row(False, Written.ALWAYS, None, ("control_net_pixel_perfect",))
     control_mode: ControlMode = row(
         ControlMode.BALANCED,
-        written=Written.ALWAYS,
-        axis=Axis(5, "Control Mode"),
-        attributes=("control_net_control_mode",),
-        aliases={"guessmode": values.guess_mode, "guess_mode": values.guess_mode},
+        Written.ALWAYS,
+        Axis(5, "Control Mode"),
+        ("control_net_control_mode",),
+        {"guessmode": values.guess_mode, "guess_mode": values.guess_mode},
     )
     inpaint_crop_input_image: bool = row(True)
     hr_option: HiResOption = row(
         HiResOption.BOTH,
-        written=Written.IF_SET,
-        axis=Axis(14, "Hires-Fix Option"),
-        attributes=("control_net_hr_option",),
+        Written.IF_SET,
+        Axis(14, "Hires-Fix Option"),
+        ("control_net_hr_option",),
         view="hr_option",
     )
-    save_detected_map: bool = row(True, written=Written.ONLY_READ)
+    save_detected_map: bool = row(True, Written.ONLY_READ)
     advanced_weighting: tuple[float, ...] | None = row(
-        None, values.layer_weights, Written.LAST_IF_SET, view="advanced_weighting"
+        None, Written.LAST_IF_SET, view="advanced_weighting", parse=values.layer_weights
     )
-    effective_region_mask: Any = row(None, values.picture, view="effective_region_mask")
+    effective_region_mask: Any = row(None, view="effective_region_mask", parse=values.picture)
     pulid_mode: PuLIDMode = row(PuLIDMode.FIDELITY)
     union_control_type: ControlNetUnionControlType = row(ControlNetUnionControlType.UNKNOWN)
     ipadapter_input: Any = row(
-        None, values.unsupported("IP-Adapter"), view="control_context_override"
+        None, view="control_context_override", parse=values.unsupported("IP-Adapter")
     )
     mask: Any = row(
-        None, values.picture, aliases={"mask_image": None, "image_fg": values.alpha_layer}
+        None, aliases={"mask_image": None, "image_fg": values.alpha_layer}, parse=values.picture
     )
-    batch_mask_dir: str | None = row(None, values.text)
+    batch_mask_dir: str | None = row(None, parse=values.text)
     animatediff_batch: bool = row(False)
-    batch_modifiers: tuple[Any, ...] = row((), values.functions)
-    batch_image_files: tuple[Any, ...] = row((), values.listed)
-    batch_keyframe_idx: Any = row(None, values.keyframes)
+    batch_modifiers: tuple[Any, ...] = row((), parse=values.functions)
+    batch_image_files: tuple[Any, ...] = row((), parse=values.listed)
+    batch_keyframe_idx: Any = row(None, parse=values.keyframes)
     region: ActingRegion = row(
-        ActingRegion.WHOLE,
-        written=Written.IF_SET,
-        axis=Axis(12, "Region"),
-        attributes=("control_net_region",),
+        ActingRegion.WHOLE, Written.IF_SET, Axis(12, "Region"), ("control_net_region",)
     )
     region_feather: float = row(
         0.0,
-        values.Within(0.0, 512.0, " pixels"),
         Written.IF_SET,
         Axis(13, "Region Feather"),
         ("control_net_region_feather",),
+        parse=values.Within(0.0, 512.0, " pixels"),
     )
     batch_option: BatchOption = row(BatchOption.DEFAULT)
     index: int = 0
@@ -197,6 +182,8 @@ class ControlUnit:
 
 FIELDS: Final = rows(ControlUnit)
 """The public fields by name, in order."""
+SLIDERS: Final = ("processor_res", "threshold_a", "threshold_b")
+"""Those that mean what the preprocessor says."""
 
 _IGNORED_FORGE_KEYS: Final = (
     "batch_input_gallery",
