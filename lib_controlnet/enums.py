@@ -11,6 +11,19 @@ from lib_controlnet.errors import shown
 E = TypeVar("E", bound="Choice")
 
 
+_WORDS: Final = {
+    **dict.fromkeys(("true", "1", "1.0", "on", "yes", "t", "y"), True),
+    **dict.fromkeys(("false", "0", "0.0", "off", "no", "f", "n", ""), False),
+}
+
+
+def truth(value: object) -> bool | None:
+    """What a switch's value means: true and false, 1 and 0, their words; None if it is none."""
+    if isinstance(value, str):
+        return _WORDS.get(value.strip().lower())
+    return bool(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None
+
+
 class Choice(str, Enum):
     """A string enum that understands the spellings of older clients.
 

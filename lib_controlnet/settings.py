@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from lib_controlnet.enums import OnError
+from lib_controlnet.enums import OnError, truth
 from lib_controlnet.errors import printable
 
 Widget = Literal["text", "box", "slider", "radio", "number"]
@@ -185,10 +185,6 @@ OWN: Final = {item.key: item for item in SETTINGS}
 BY_KEY: Final = OWN | {item.key: item for item in OTHERS}
 DEFAULTS: Final = {key: item.default for key, item in BY_KEY.items()}
 
-_WORDS: Final = {
-    **dict.fromkeys(("true", "yes", "on", "1"), True),
-    **dict.fromkeys(("false", "no", "off", "0", ""), False),
-}
 _LONGEST_NUMBER: Final = 20
 _EXACT: Final = 2**53
 
@@ -197,12 +193,6 @@ def _text(item: Setting, value: object) -> str | None:
     if value is None:
         return "" if item.key in OWN else None
     return value if isinstance(value, str) and value == printable(value) else None
-
-
-def _truth(_item: Setting, value: object) -> bool | None:
-    if isinstance(value, str):
-        return _WORDS.get(value.strip().lower())
-    return bool(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None
 
 
 def _whole(_item: Setting, value: object) -> int | None:
@@ -231,7 +221,7 @@ def _number(_item: Setting, value: object) -> float | None:
 
 _READERS: Final[Mapping[Widget, Callable[[Setting, object], Any]]] = {
     "text": _text,
-    "box": _truth,
+    "box": lambda _item, value: truth(value),
     "slider": _whole,
     "radio": _choice,
     "number": _number,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from lib_controlnet.enums import truth
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units.fields import Written
 from lib_controlnet.units.unit import FIELDS, canonical, present_names
@@ -19,7 +20,6 @@ SCRIPT: Final = "controlnet"
 ARGS: Final = "args"
 MAX_NODES: Final = 20_000
 """Objects and lists of a request that are looked at; a picture counts nothing."""
-_OFF: Final = ("false", "0", "off", "no", "")
 _NAMES: Final = ("module", "model")
 _PICTURES: Final = ("image", "mask")
 _TELLING: Final = ("image", "mask", "effective_region_mask", "low_vram", "hr_option")
@@ -33,10 +33,7 @@ def is_asked(unit: object) -> bool:
     """Whether leaving a unit out would change the picture."""
     if not isinstance(unit, Mapping):
         return unit is not None
-    enabled = unit.get("enabled", True)
-    if enabled is None:
-        return True
-    return enabled.strip().lower() not in _OFF if isinstance(enabled, str) else bool(enabled)
+    return truth(unit.get("enabled", True)) is not False
 
 
 def refuse(body: Mapping[str, Any], units: list[Any]) -> None:

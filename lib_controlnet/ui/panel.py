@@ -29,6 +29,7 @@ from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Field, Written
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
 
+Made = Callable[[dict[str, Any], Any], Any]
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
 
 
@@ -111,29 +112,39 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
     fields: list[PasteField] = []
     for index, unit in enumerate(units):
         widgets: UnitWidgets = unit.unit_widgets
-        for field in infotext.fields(Written.ALWAYS, *infotext.IF_SET):
-            if widget := getattr(widgets, field.name, None):
-                read = partial(_pasted, index=index, field=field, runtime=runtime)
-                fields.append((widget, read))
+        read = {
+            getattr(widgets, field.name, None): partial(_value_of, field)
+            for field in infotext.fields(Written.ALWAYS, *infotext.IF_SET)
+        }
+        read |= {
+            widgets.control_type: _type_of,
+            widgets.union_control_type: _union_type,
+            widgets.region_status: _missing_mask,
+            widgets.notes: _remarks,
+        }
+        fields += [
+            (widget, partial(_read, index=index, made=made, runtime=runtime))
+            for widget, made in read.items()
+            if widget is not None
+        ]
         fields.append((widgets.enabled, partial(_pasted_enable, index=index)))
-        fields.append((widgets.control_type, partial(_pasted_type, index=index, runtime=runtime)))
-        fields.append(
-            (widgets.union_control_type, partial(_pasted_union_type, index=index, runtime=runtime))
-        )
-        fields.append((widgets.region_status, partial(_missing_mask, index=index)))
-        fields.append((widgets.notes, partial(_pasted_notes, index=index, runtime=runtime)))
         fields.append((widgets.picture_note, partial(_not_taken, index=index, runtime=runtime)))
     return fields
 
 
-def _pasted(params: dict[str, Any], index: int, field: Field, runtime: Any) -> Any:
-    """The pasted value of one field of one unit; None leaves the widget alone.
+def _read(params: dict[str, Any], index: int, made: Made, runtime: Any) -> Any:
+    """What is made of one pasted unit; None, which leaves a widget alone, where it is missing."""
+    pasted = infotext.parse_all(params).get(index)
+    return None if pasted is None else made(pasted, runtime)
+
+
+def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
+    """The pasted value of one field; None leaves the widget alone.
 
     A field that is only written if it differs from its default goes back to it when it is absent.
     """
-    pasted = infotext.parse_all(params).get(index)
-    name, is_optional = field.name, field.written in infotext.IF_SET
-    if pasted is None or not (is_optional or name in pasted):
+    name = field.name
+    if name not in pasted and field.written not in infotext.IF_SET:
         return None
     value = pasted.get(name, field.default)
     if name == "module":
@@ -151,11 +162,8 @@ def _pasted(params: dict[str, Any], index: int, field: Field, runtime: Any) -> A
     return str(value) if field.kind else value
 
 
-def _missing_mask(params: dict[str, Any], index: int) -> dict[str, Any] | None:
+def _missing_mask(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
     """The line about a mask that generation parameters do not hold, shown or put away."""
-    pasted = infotext.parse_all(params).get(index)
-    if pasted is None:
-        return None
     missing = pasted.get("region") is ActingRegion.OWN
     return gr.update(value=MASK_NOT_PASTED if missing else "", visible=missing)
 
@@ -167,19 +175,13 @@ def _pasted_enable(params: dict[str, Any], index: int) -> bool | None:
     return index in units if units and not unreadable else None
 
 
-def _pasted_type(params: dict[str, Any], index: int, runtime: Any) -> str | None:
-    pasted = infotext.parse_all(params).get(index)
-    return None if pasted is None else _type_of(pasted, runtime)
-
-
 def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
     model = listing.offered_model(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
     return listing.control_type_of(runtime.catalog, pasted.get("module", NO_MODULE), model)
 
 
-def _pasted_union_type(params: dict[str, Any], index: int, runtime: Any) -> str | None:
-    kind = _pasted_type(params, index, runtime)
-    return None if kind is None else union_type(kind).value
+def _union_type(pasted: dict[str, Any], runtime: Any) -> str:
+    return union_type(_type_of(pasted, runtime)).value
 
 
 def _choose(
@@ -194,11 +196,8 @@ def _choose(
     return gr.update(choices=names, value=value)
 
 
-def _pasted_notes(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:
+def _remarks(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
     """The line about a pasted unit's preprocessor and model."""
-    pasted = infotext.parse_all(params).get(index)
-    if pasted is None:
-        return None
     module, model = pasted.get("module", NO_MODULE), pasted.get("model", NO_MODEL)
     model = listing.offered_model(runtime.catalog, model) or model
     return notice(*remarks(_type_of(pasted, runtime), module, model, runtime))

@@ -16,15 +16,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from lib_controlnet.enums import ControlMode
+from lib_controlnet.enums import ControlMode, truth
 from lib_controlnet.errors import shown
 
 Parser = Callable[[Any, list[str]], Any]
 
 NO_MODULE: Final = "none"
 NO_MODEL: Final = "None"
-_TRUE: Final = ("true", "1", "1.0", "on", "yes", "t", "y")
-_FALSE: Final = ("false", "0", "0.0", "off", "no", "f", "n", "")
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,11 @@ class AlphaLayer:
 
 def boolean(value: object, _notes: list[str]) -> bool:
     """true and false, 1 and 0, and their words; "" is false."""
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text in (*_TRUE, *_FALSE):
-            return text in _TRUE
-    elif isinstance(value, (bool, np.bool_, int, float)) and value in (0, 1):
-        return bool(value)
-    msg = f"is {shown(value)}, must be true or false"
-    raise ValueError(msg)
+    found = truth(bool(value) if isinstance(value, np.bool_) else value)
+    if found is None:
+        msg = f"is {shown(value)}, must be true or false"
+        raise ValueError(msg)
+    return found
 
 
 def number(value: object) -> float:

@@ -93,12 +93,7 @@ def register() -> None:
     for item in SETTINGS:  # the host builds its page of what is stored, and fails on other types
         if item.key in stored:
             stored[item.key] = settled(item.key, stored[item.key])
-    widgets = {
-        "text": gr.Textbox,
-        "box": gr.Checkbox,
-        "slider": gr.Slider,
-        "radio": gr.Radio,
-    }
+    widgets = {"text": gr.Textbox, "box": gr.Checkbox, "slider": gr.Slider, "radio": gr.Radio}
     for item in SETTINGS:
         option = shared.OptionInfo(
             item.default,

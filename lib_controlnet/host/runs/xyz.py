@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import scripts, shared
 
 from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.enums import truth
 from lib_controlnet.errors import ControlNetError, shown
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.units.fields import Axis, Field
@@ -353,17 +354,11 @@ def _number_of(word: str) -> float:
 
 
 def _boolean(word: str) -> bool:
-    found = _WORDS.get(word.lower())
+    found = truth(word)
     if found is None:
         msg = f"{shown(word)} is neither True nor False"
         raise GridError(msg)
     return found
-
-
-_WORDS: Final = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
-}
 
 
 def _window(word: str) -> tuple[float, float]:
