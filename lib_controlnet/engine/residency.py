@@ -121,9 +121,9 @@ class Resident:
 def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     """Every parameter and buffer, with the module that holds it and its name there."""
     for owner in module.modules():
-        for name, tensor in owner.named_parameters(recurse=False, remove_duplicate=False):
-            yield owner, name, tensor
-        for name, tensor in owner.named_buffers(recurse=False, remove_duplicate=False):
+        parameters = owner.named_parameters(recurse=False, remove_duplicate=False)
+        buffers = owner.named_buffers(recurse=False, remove_duplicate=False)
+        for name, tensor in (*parameters, *buffers):
             yield owner, name, tensor
 
 
@@ -347,12 +347,10 @@ class Residency:
         # Without the lock: these have their own, and whoever holds one may ask for memory here.
         return any([park() for park in self._others])
 
-    def relieve(self, keep: Collection[ControlNetwork] = ()) -> bool:
+    def relieve(self, keep: Collection[ControlNetwork] = ()) -> None:
         """Memory has run out: `park`, and return cached device memory to the driver anyway."""
-        left = self.park(keep)
-        if not left:
+        if not self.park(keep):
             self._free_memory()
-        return left
 
     def _resident(self, network: ControlNetwork) -> Resident:
         resident = self._residents.get(network)

@@ -44,7 +44,7 @@ def set_up(host: A1111Host) -> None:
     preprocess.store.STORE.options = lambda: download_options(host)
     preprocess.networks.CACHE.choose_place = lambda: network_place(host)
     preprocess.networks.CACHE.make_resident = Resident
-    preprocess.networks.CACHE.make_room = host.residency.relieve
+    preprocess.networks.CACHE.make_room = host.residency.park
 
 
 def download_options(host: A1111Host) -> Any:
