@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from .networks import lend
+from .networks import Build, lend
 from .pose.body import find_bodies
 from .pose.parts import Box, face_box, find_faces, find_hands, hand_boxes
 from .pose_drawing import Person, Pose, draw_pose, pose_json
@@ -67,8 +67,11 @@ class OpenPose(Detector):
             image: uint8 (H, W, 3) RGB.
             kept: height and width of the part of it that is no padding.
         """
+        from .nets.openpose import build_body
+
         picture = np.ascontiguousarray(image[:, :, ::-1])
-        bodies = self._bodies(picture)
+        with lend(BODY, build_body) as network:
+            bodies = find_bodies(picture, network)
         hands = self._hands(picture, bodies)
         faces = self._faces(picture, bodies)
         shown = bodies if self.body else [np.zeros_like(body) for body in bodies]
@@ -76,46 +79,39 @@ class OpenPose(Detector):
         pose = Pose(kept[1], kept[0], people)
         return Detected(draw_pose(pose), pose_json(pose))
 
-    def _bodies(self, picture: np.ndarray) -> list[np.ndarray]:
-        from .nets.openpose import build_body
-
-        with lend(BODY, build_body) as network:
-            return find_bodies(picture, network)
-
     def _hands(
         self, picture: np.ndarray, bodies: Sequence[np.ndarray]
     ) -> tuple[list[np.ndarray | None], list[np.ndarray | None]]:
         """Left hands and right hands, one of each per body; all of them in one batch."""
+        from .nets.openpose import build_hand
+
         height, width = picture.shape[:2]
         sides = [hand_boxes(body, width, height) if self.hands else (None, None) for body in bodies]
         boxes = [box for pair in sides for box in pair]
-        parts = _in_boxes(boxes, lambda there: self._run_hands(picture, there))
+        parts = _in_boxes(boxes, picture, find_hands, HAND, build_hand)
         return parts[::2], parts[1::2]
 
-    def _run_hands(self, picture: np.ndarray, boxes: Sequence[Box]) -> list[np.ndarray | None]:
-        from .nets.openpose import build_hand
-
-        with lend(HAND, build_hand) as network:
-            return find_hands(picture, boxes, network)
-
     def _faces(self, picture: np.ndarray, bodies: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-        height, width = picture.shape[:2]
-        boxes = [face_box(body, width, height) if self.face else None for body in bodies]
-        return _in_boxes(boxes, lambda there: self._run_faces(picture, there))
-
-    def _run_faces(self, picture: np.ndarray, boxes: Sequence[Box]) -> list[np.ndarray | None]:
         from .nets.openpose import build_face
 
-        with lend(FACE, build_face) as network:
-            return find_faces(picture, boxes, network)
+        height, width = picture.shape[:2]
+        boxes = [face_box(body, width, height) if self.face else None for body in bodies]
+        return _in_boxes(boxes, picture, find_faces, FACE, build_face)
 
 
 def _in_boxes(
-    boxes: Sequence[Box | None], find: Callable[[Sequence[Box]], list[np.ndarray | None]]
+    boxes: Sequence[Box | None],
+    picture: np.ndarray,
+    find: Callable[[np.ndarray, Sequence[Box], Any], list[np.ndarray | None]],
+    weight: WeightFile,
+    build: Build[Any],
 ) -> list[np.ndarray | None]:
-    """What `find` gives for the boxes that are there, None for the others."""
+    """What a network gives for the boxes that are there, None for the others."""
     there = [box for box in boxes if box is not None]
-    found = iter(find(there) if there else ())
+    if not there:
+        return [None for _ in boxes]
+    with lend(weight, build) as network:
+        found = iter(find(picture, there, network))
     return [None if box is None else next(found) for box in boxes]
 
 

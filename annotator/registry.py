@@ -255,6 +255,14 @@ class Detector:
         return self.mask is not MaskUse.IGNORED
 
     @property
+    def needs_mask(self) -> bool:
+        return self.mask is MaskUse.REQUIRED
+
+    @property
+    def gives_picture(self) -> bool:
+        return self.output is not Output.EMBEDDING
+
+    @property
     def sort_key(self) -> str:
         """Lists are in descending order of this text, "none" before all of them."""
         return f"{self.priority:08d}{self.title}"

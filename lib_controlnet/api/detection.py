@@ -156,14 +156,14 @@ def _detector(asked: Asked) -> Any:
     if detector is None:
         raise ControlNetError(NO_SUCH_MODULE)
     preprocess.require(detector)
-    if detector.output is preprocess.declarations.Output.EMBEDDING:
+    if not detector.gives_picture:
         raise ControlNetError(NOT_SUPPORTED)
     if not asked.images:
         raise ControlNetError(NO_IMAGE)
     if len(asked.images) > MAX_IMAGES:
         msg = f"{len(asked.images)} images are sent; at most {MAX_IMAGES} at a time"
         raise ControlNetError(msg)
-    needs_masks = detector.mask is preprocess.declarations.MaskUse.REQUIRED
+    needs_masks = detector.needs_mask
     if needs_masks and len(asked.masks) != len(asked.images):
         name = (asked.module or "").strip()
         msg = f"Preprocessor {name} requires `controlnet_masks` param."

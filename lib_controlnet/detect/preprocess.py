@@ -251,7 +251,7 @@ def settle(
     )
     if detector.resolution is not None:
         side = detector.resolution.settle(resolution, f"{detector.name}.processor_res")
-    elif detector.frame is declarations.Frame.AS_GIVEN:
+    elif detector.is_as_given:
         side = hidden.settle(resolution)
     else:
         side = detector.fixed_resolution
@@ -301,7 +301,7 @@ def run_preprocessor(
     picture = _input_channels(detector, image, mask)
     settled = settle(detector.name, None if pixel_perfect else resolution, values)
     side = 0
-    if detector.frame is not declarations.Frame.AS_GIVEN:
+    if not detector.is_as_given:
         side = max(int(resolution if pixel_perfect and resolution else settled.resolution), 1)
     used = settled.values[: len(detector.sliders)]
     if cache is None or detector.identity:
@@ -336,7 +336,7 @@ def _input_channels(detector: Detector, image: np.ndarray, mask: np.ndarray | No
     if has_mask and mask is None:
         return np.ascontiguousarray(image)
     rgb = image[:, :, :3] if has_mask else to_rgb(image)
-    wants_mask = mask is not None or detector.mask is declarations.MaskUse.REQUIRED
+    wants_mask = mask is not None or detector.needs_mask
     return join_mask(rgb, mask) if wants_mask else rgb
 
 

@@ -377,7 +377,6 @@ def _list_built_in() -> None:
     for detector in preprocess.all_detectors():
         sliders = [_parameter(slider) for slider in detector.sliders]
         sliders += [PreprocessorParameter() for _ in range(3 - len(sliders))]
-        mask = detector.mask
         found = _BuiltIn(
             name=detector.name,
             _label=detector.title,
@@ -385,9 +384,9 @@ def _list_built_in() -> None:
             do_not_need_model=not detector.needs_model,
             show_control_mode=detector.control_mode,
             sorting_priority=detector.priority,
-            returns_image=detector.output is not _declarations.Output.EMBEDDING,
-            requires_mask=mask is _declarations.MaskUse.REQUIRED,
-            accepts_mask=mask is not _declarations.MaskUse.IGNORED,
+            returns_image=detector.gives_picture,
+            requires_mask=detector.needs_mask,
+            accepts_mask=detector.uses_mask,
             slider_1=sliders[0],
             slider_2=sliders[1],
             slider_3=sliders[2],

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
-
-GLOBAL_INPAINT: Final = "inpaint"
-"""Preprocessor that `inpaint_only` becomes where the host keeps the unmasked part itself."""
 
 
 class Models(Protocol):
@@ -191,13 +188,13 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         unit, request, detector.uses_mask, preparation.source, detector.identity
     )
     held_by_host = detector.effect == INPAINT_ONLY and picture.is_held
-    if held_by_host and not detector.fills:
+    if held_by_host and detector.held_as:
         log.info(
             "%s: A1111 inpaint and ControlNet inpaint duplicated. "
             "Falls back to inpaint_global_harmonious.",
             unit.name,
         )  # no comment: it is how inpainting in img2img is meant to be used
-        detector = preprocess.get(GLOBAL_INPAINT)
+        detector = preprocess.get(detector.held_as)
     if detector.effect == INPAINT_ONLY and _keeps_everything(picture, request):
         comments.append(
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
@@ -214,7 +211,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         pixel_perfect=unit.pixel_perfect,
         seed=request.seed,
     )
-    if detector.output.value == "embedding":
+    if not detector.gives_picture:
         msg = f"the preprocessor {detector.title} gives no picture and cannot be used here yet"
         raise PreprocessorUnavailableError(msg)
     return PreparedUnit(

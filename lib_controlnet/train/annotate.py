@@ -93,7 +93,7 @@ def control_picture(picture: np.ndarray, recipe: Recipe, name: str) -> np.ndarra
     that follows from `name` covers it.
     """
     height, width = picture.shape[:2]
-    if preprocess.get(recipe.preprocessor).mask.value == "required":
+    if preprocess.get(recipe.preprocessor).needs_mask:
         rng = np.random.default_rng(seed_of("mask", name))
         masked = random_mask(width, height, rng)
         return np.dstack([np.where(masked[..., None], 0, picture), np.where(masked, 0, 255)])
@@ -168,7 +168,7 @@ def annotate(
     """
     detector = preprocess.get(recipe.preprocessor)
     preprocess.require(detector)
-    if detector.output.value == "embedding":
+    if not detector.gives_picture:
         msg = f"preprocessor {detector.name} makes no control picture of a picture alone"
         raise TrainError(msg)
     settings, known = recipe.describe(), about(folder)
