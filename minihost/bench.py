@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -31,9 +32,12 @@ from training.control import ControlNet
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib_controlnet.engine.network import BaseUNet, ControlNetwork, describe_unet  # noqa: E402
-from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit  # noqa: E402
+from lib_controlnet.engine.pass_info import PassInfo  # noqa: E402
+from lib_controlnet.engine.prepared import PreparedUnit  # noqa: E402
+from lib_controlnet.engine.residency import Between, Residency  # noqa: E402
+from lib_controlnet.engine.session import ControlSession  # noqa: E402
 from lib_controlnet.engine.step import RowLayout  # noqa: E402
+from lib_controlnet.engine.unet import BaseUNet, describe_unet  # noqa: E402
 from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
 from lib_controlnet.families import load_network  # noqa: E402
 from lib_controlnet.pictures.maps import Size  # noqa: E402
@@ -74,7 +78,11 @@ class BenchHost:
     """The few answers that a session wants from a host."""
 
     device = torch.device("cpu")
+    between = Between.NEVER
     network_dtype = torch.float32
+
+    def __init__(self) -> None:
+        self.residency = Residency(1, 0)
 
     def option(self, _key: str, default: object) -> object:
         return default
@@ -83,9 +91,6 @@ class BenchHost:
         return False
 
     def report(self, _text: str | None) -> None:
-        return None
-
-    def free_memory(self) -> None:
         return None
 
 
@@ -148,15 +153,13 @@ class Rig:
         Units with another index have another picture.
         """
 
-        def load(_base: BaseUNet) -> ControlNetwork:
-            return self.network
-
+        model = SimpleNamespace(network=lambda _base: self.network)
         prepared = [
-            PreparedUnit(unit, ResizeMode.RESIZE, np.roll(self.picture, unit.index, 0), load)
+            PreparedUnit(unit, ResizeMode.RESIZE, np.roll(self.picture, unit.index, 0), model)
             for unit in units
         ]
         session = ControlSession(BenchHost(), prepared)
-        session.begin_pass(PassInfo(self.geometry), self.base)
+        session.begin_pass(PassInfo(self.geometry, self.base))
 
         def call() -> Tensor:
             session.begin_evaluation(self.layout, 0.5)

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from support import randomise
 from torch import Tensor, nn
 
-from lib_controlnet.engine.network import BaseUNet, ControlNetwork
+from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
 from lib_controlnet.files.layouts import RESNET_NAMES, diffusers_renamer
 

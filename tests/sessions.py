@@ -1,10 +1,13 @@
 """A session without a WebUI: a host that answers the core, and units that are ready to bind."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
+from lib_controlnet.engine.pass_info import PassInfo
+from lib_controlnet.engine.prepared import PreparedUnit
 from lib_controlnet.engine.residency import Between, Residency
-from lib_controlnet.engine.session import PassInfo, PreparedUnit
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
@@ -52,11 +55,11 @@ def prepared(network, seed=3, region=None, effect=None, **fields):
         unit,
         ResizeMode.INNER_FIT,
         picture(seed),
-        lambda _base: network,
+        SimpleNamespace(network=lambda _base: network),
         region=None if region is None else Region(region, ResizeMode.INNER_FIT),
         effect=effect,
     )
 
 
-def info(**changes):
-    return PassInfo(PassGeometry.of_latent(LATENT), **changes)
+def info(base, **changes):
+    return PassInfo(PassGeometry.of_latent(LATENT), base, **changes)

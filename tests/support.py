@@ -12,7 +12,7 @@ from minildm.unet import UNetModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib_controlnet.engine.network import BaseUNet, describe_unet
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.families.controlnet import ControlNetNetwork
 from lib_controlnet.files.checkpoint import Checkpoint
 from lib_controlnet.files.containers import TensorInfo

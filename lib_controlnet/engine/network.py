@@ -1,160 +1,77 @@
-"""A control network and the base U-Net that it steers, as the engine sees them."""
+"""What a control family gives the engine: networks, and their controls of single passes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
 
-from lib_controlnet.enums import BaseModel
-from lib_controlnet.errors import HostError
+from lib_controlnet.engine.step import select
+from lib_controlnet.engine.window import Window, strength_curve
+from lib_controlnet.enums import BaseModel, ControlMode
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-CONTEXT_TO_BASE: Final[Mapping[int, BaseModel]] = {
-    768: BaseModel.SD1,
-    1024: BaseModel.SD2,
-    2048: BaseModel.SDXL,
-}
-"""Width of the text tokens of the published base models."""
+    from lib_controlnet.engine.injection import RegionMask, Rows
+    from lib_controlnet.engine.pass_info import PassInfo
+    from lib_controlnet.engine.places import Places
+    from lib_controlnet.engine.step import Row, StepContext
+
+
+class GuideKind(Enum):
+    """What a network is steered by."""
+
+    MAP = "map"
+    LATENT = "latent"
+    EMBEDDING = "embedding"
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
-class UNetShape:
-    """Everything a control network must agree on with the U-Net it steers.
+class Guide:
+    """What a network wants to be steered by.
 
     Attributes:
-        model_channels: width of the first block (320 in SD1, SD2 and SDXL).
-        in_channels: latent channels read (4; 9 for inpainting checkpoints).
-        skips: channels of every input block's output, shallowest first.
-        middle: channels of the middle block.
-        context_dim: width of the text tokens; 0 where nothing attends to text.
-        adm_channels: width of the vector condition `y`, None without one.
-        heads: attention heads by block name, such as `input_blocks.1.1`.
-        linear_projection: transformers enter through linear layers (SD2, SDXL), not 1x1 convs.
+        kind: a map gives the hint, float32 (1 or n, 3, H, W), RGB in [0, 1]; a latent is that
+            map's, scaled, float32 (1 or n, 4, h, w); an embedding is what the preprocessor gives.
+        masked: value of a hint's masked pixels in all channels.
     """
 
-    model_channels: int
-    in_channels: int
-    skips: tuple[int, ...]
-    middle: int
-    context_dim: int
-    adm_channels: int | None
-    heads: Mapping[str, int] = field(default_factory=dict, hash=False)
-    linear_projection: bool = False
-
-    @property
-    def kind(self) -> BaseModel:
-        """The base family: by text width where it is a published one, else by structure."""
-        known = CONTEXT_TO_BASE.get(self.context_dim)
-        if known is not None:
-            return known
-        if self.adm_channels is not None:
-            return BaseModel.SDXL
-        return BaseModel.SD2 if self.linear_projection else BaseModel.SD1
-
-    @property
-    def layers(self) -> int:
-        """Residuals that a ControlNet for it returns: one for each skip, and the middle."""
-        return len(self.skips) + 1
-
-    def __str__(self) -> str:
-        """Name and the number that tells it apart, such as `SDXL (context 2048)`."""
-        if self.context_dim:
-            return f"{self.kind} (context {self.context_dim})"
-        return f"{self.kind} (vector {self.adm_channels})"
-
-    @property
-    def signature(self) -> tuple[object, ...]:
-        """Hashable summary: equal for bases that can share a loaded network."""
-        heads = tuple(sorted(self.heads.items()))
-        return (self.skips, self.middle, self.context_dim, self.adm_channels, heads)
+    kind: GuideKind = GuideKind.MAP
+    masked: float = -1.0
 
 
-@dataclass(frozen=True)
-class BaseUNet:
-    """The U-Net of the loaded checkpoint.
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """How, when and where a unit acts in one pass, whatever its family.
 
     Attributes:
-        module: the host's U-Net, in LDM layout; never modified by a family.
-        shape: its structure, from `describe_unet`.
-        name: the checkpoint's title, for messages.
-        identity: changes whenever the weights do; part of cache keys.
+        name: what messages call the unit.
+        strengths: one per layer of the network, shallowest first.
+        window: when it acts.
+        cond_only: whether it acts on cond rows only.
+        region: where it acts; None means everywhere.
+        images: pictures of the batch it acts on; None means all.
+        values: numbers of the preprocessor's sliders.
+        seeds: of the pictures of the batch, for families that need noise of their own.
+        control_type: what the picture shows ("canny", "depth", ...), "" if nobody said.
+        guide_key: equal for units that are steered by the same guide.
     """
 
-    module: nn.Module
-    shape: UNetShape
     name: str
-    identity: str
-
-
-def read_shape(
-    shapes: Mapping[str, Sequence[int]], heads: Mapping[str, int] | None = None
-) -> UNetShape:
-    """Read the structure of a U-Net, or of the encoder copy in a ControlNet file.
-
-    Args:
-        shapes: tensor shapes by LDM name (`input_blocks.0.0.weight`, ...).
-        heads: attention heads by block name, which shapes do not tell.
-
-    Raises:
-        KeyError: `input_blocks.0.0.weight` is not there, so this is no such encoder.
-    """
-    model_channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
-    skips = []
-    while (width := _block_width(shapes, f"input_blocks.{len(skips)}")) is not None:
-        skips.append(width)
-    text = [shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
-    label = shapes.get("label_emb.0.0.weight")
-    return UNetShape(
-        model_channels=model_channels,
-        in_channels=in_channels,
-        skips=tuple(skips),
-        middle=_block_width(shapes, "middle_block") or skips[-1],
-        context_dim=text[0] if text else 0,
-        adm_channels=None if label is None else label[1],
-        heads=dict(heads or {}),
-        linear_projection=any(
-            name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in shapes.items()
-        ),
-    )
-
-
-def _block_width(shapes: Mapping[str, Sequence[int]], block: str) -> int | None:
-    """Output channels of a block: first convolution, res block or strided convolution."""
-    for suffix in ("0.weight", "0.out_layers.3.weight", "0.op.weight"):
-        shape = shapes.get(f"{block}.{suffix}")
-        if shape is not None:
-            return shape[0]
-    return None
-
-
-def describe_unet(unet: nn.Module) -> UNetShape:
-    """Read the structure of any U-Net in LDM layout (`ldm`, `sgm`, or a look-alike).
-
-    Only parameter shapes and the attention layers' head counts are looked at, so weights may be
-    in any precision, on any device.
-
-    Raises:
-        HostError: the module is not such a U-Net (SD3 and other transformers).
-    """
-    shapes = {name: tuple(parameter.shape) for name, parameter in unet.named_parameters()}
-    heads = {}
-    for name, module in unet.named_modules():
-        blocks = getattr(module, "transformer_blocks", None)
-        if blocks is not None and len(blocks):
-            heads[name] = int(blocks[0].attn1.heads)
-    try:
-        return read_shape(shapes, heads)
-    except KeyError:
-        msg = (
-            f"the loaded checkpoint's network ({type(unet).__name__}) has no input_blocks; "
-            "control models need an SD1, SD2 or SDXL checkpoint"
-        )
-        raise HostError(msg) from None
+    strengths: tuple[float, ...]
+    window: Window = Window()
+    cond_only: bool = False
+    region: RegionMask | None = None
+    images: frozenset[int] | None = None
+    values: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    control_type: str = ""
+    guide_key: str = ""
 
 
 class ControlNetwork(ABC):
@@ -164,12 +81,13 @@ class ControlNetwork(ABC):
         name: file stem, for messages and infotext.
         family: which family loaded it, such as `ControlNet`.
         base: base model that it was made for.
-        layers: number of residuals: 13 for SD1 and SD2, 10 for SDXL.
-        global_average_pooling: each residual is to be averaged over the picture, cond rows only
-            (shuffle).
+        layers: how many strengths it takes, shallowest layer first.
+        wants: what it is steered by.
+        cond_only: it acts on cond rows only, whatever the control mode.
+        is_additive: what two units do together is the sum of what they do alone, layer by layer.
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
         notes: what a user should know of how the file was taken.
-        module: the torch module that holds the weights.
+        module: the torch module that holds the weights; it may have none.
     """
 
     name: str
@@ -177,7 +95,9 @@ class ControlNetwork(ABC):
     base: BaseModel
     layers: int
     module: nn.Module
-    global_average_pooling: bool = False
+    wants: Guide = Guide()
+    cond_only: bool = False
+    is_additive: bool = True
     depends_on_base: bool = False
     notes: tuple[str, ...] = ()
 
@@ -196,38 +116,85 @@ class ControlNetwork(ABC):
         """Precision of the weights, in which the network computes."""
         return next(self.module.parameters()).dtype
 
-    @abstractmethod
-    def encode_hint(self, hint: Tensor) -> Tensor:
-        """Run the part that depends on the control image alone; its result can be cached.
-
-        Args:
-            hint: (b, 3, H, W), RGB in [0, 1], -1 in masked pixels; any device and precision.
-
-        Returns:
-            Guided hint (b, C, H / 8, W / 8).
-        """
+    def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
+        """Strength per layer for the unit's weight and control mode, see `strength_curve`."""
+        return strength_curve(strength, self.layers, mode)
 
     @abstractmethod
-    def evaluate(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor | None,
-        guided_hint: Tensor,
-        wanted: Sequence[bool],
-    ) -> list[Tensor | None]:
-        """Compute residuals for some rows; no strength is applied.
+    def bind(self, terms: Terms, guide: Tensor | None, info: PassInfo) -> ActiveControl:
+        """Bind a unit to one pass.
 
         Args:
-            x: scaled noisy latent (n, 4 or more, h, w); channels past the model's are ignored.
-            timesteps: (n,), 0 to 999, may be fractional.
-            context: text tokens (n, t, c).
-            y: vector condition (n, adm), None for SD1 and SD2.
-            guided_hint: (1 or n, C, h, w), from `encode_hint`.
-            wanted: one flag per layer, shallowest first, middle last. Work stops at the deepest
-                wanted layer.
+            terms: how, when and where the unit acts.
+            guide: what `wants` says; None where it wants nothing.
+            info: the pass, its size and its base.
 
-        Returns:
-            One tensor per layer in x's precision, None where not wanted.
+        Raises:
+            ControlNetError: the unit asks for what the network cannot do.
         """
+
+
+class ActiveControl(ABC):
+    """A control network bound to one unit and one pass; one subclass per way of steering.
+
+    Args:
+        network: loaded weights, shared with other units.
+        terms: how, when and where it acts.
+
+    Attributes:
+        due: number of the first evaluation in which it should act, from 1; 0 before that.
+        acted: it has changed a U-Net call.
+        order: controls of a lower order are attached first; at one place the last one attached
+            sees what the others made.
+    """
+
+    order: ClassVar[int] = 0
+
+    def __init__(self, network: ControlNetwork, terms: Terms) -> None:
+        self.network = network
+        self.terms = terms
+        self.due = 0
+        self.acted = False
+
+    @abstractmethod
+    def attach(self, places: Places) -> None:
+        """Ask for the places of the U-Net in which this control acts."""
+
+    @classmethod
+    def attach_all(cls, controls: Sequence[ActiveControl], places: Places) -> None:
+        """Attach all controls of this very class, for families that evaluate several as one.
+
+        Args:
+            controls: sorted by `sort_key`.
+            places: of the U-Net that is about to be sampled.
+        """
+        for control in controls:
+            control.attach(places)
+
+    @property
+    def sort_key(self) -> tuple[object, ...]:
+        """Orders units by what they do: sums of floats depend on their order, and the user's
+        order of units must not matter.
+        """
+        terms = self.terms
+        region = "" if terms.region is None else terms.region.digest
+        images = () if terms.images is None else tuple(sorted(terms.images))
+        window = (terms.window.start, terms.window.end)
+        return (
+            *(self.network.name, self.terms.guide_key, terms.strengths, window, region, images),
+            *(terms.cond_only, terms.values, terms.control_type),
+        )
+
+    def acts_on(self, rows: Sequence[Row], progress: float) -> Rows:
+        """Indices of the rows that the control changes; () outside its window."""
+        if not self.terms.window.is_open(progress):
+            return ()
+        return select(rows, self.terms.cond_only, self.terms.images)
+
+    def rows_in(self, step: StepContext) -> Rows:
+        """Indices of a U-Net call's rows that the control changes; () outside its window."""
+        return self.acts_on(step.rows, step.progress)
+
+    def release(self) -> None:
+        """Forget what was cached for the pass."""
+        return

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window
 from lib_controlnet.errors import HostError
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.injection import RegionMask
-    from lib_controlnet.engine.residual import ActiveControl
-    from lib_controlnet.engine.step import RowLayout
+    from lib_controlnet.engine.network import ActiveControl
     from lib_controlnet.units.unit import ControlUnit
+
+
+@dataclass
+class Outcome:
+    """What became of a unit in the passes so far.
+
+    Attributes:
+        acted: it has changed a step of a pass that is over.
+        idle: why it has not, after the last pass.
+    """
+
+    acted: bool = False
+    idle: str = "the picture was sampled in a way that announces no steps to ControlNet"
 
 
 def before_pass(
@@ -40,11 +52,6 @@ def before_pass(
     if images == frozenset():
         return "no picture of this batch is its turn"
     return "its region covers no pixel" if region is not None and region.is_empty else ""
-
-
-def has_rows(control: ActiveControl, layout: RowLayout) -> bool:
-    """Whether an evaluation has a row that the control acts on."""
-    return bool(select(layout.rows, control.cond_only, control.images))
 
 
 def after_pass(unit: ControlUnit, control: ActiveControl, evaluations: int, completed: int) -> str:

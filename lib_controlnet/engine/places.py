@@ -1,51 +1,114 @@
-"""The only file that registers hooks on the host's U-Net.
+"""The only file that registers hooks on the host's U-Net: the places in which controls act.
 
-The host's decoder concatenates stream and skip itself, so a residual can be added in a forward
-pre-hook of each output block, to the skip's half of the fresh concatenation; the middle block's
-residual is added in a forward hook. The host's forward, its optimisers and every neighbour stay
-in charge, and removing the handles restores the model exactly.
+The host's forward, its optimisers and every neighbour stay in charge; removing the handles
+restores the model exactly. What is added at one place, whatever the number of controls:
+
+- `skips`: residuals to the skips and to the middle block's output. The host's decoder concatenates
+  stream and skip itself, so a residual can be added in a forward pre-hook of each output block, to
+  the skip's half of the fresh concatenation.
+- `after_input`: the output of an input block, which is both the stream and the skip.
+- `module`: the input or the output of any module below the U-Net.
+- `call`: a call of the whole U-Net, before its first block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 from torch import Tensor, nn
 
-from lib_controlnet.engine.injection import Residuals, add_rows
+from lib_controlnet.engine.injection import Residuals, add_rows, sum_residuals
 from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.errors import HostError
 
-OUTPUT_BLOCKS = "output_blocks"
+OUTPUT_BLOCKS: Final = "output_blocks"
+ARGUMENTS: Final = ("x", "timesteps", "context", "y")
+"""Of a U-Net's forward, in their order (`ldm`, `sgm`)."""
+
+AddResiduals = Callable[[StepContext], list[Residuals]]
+ChangeStream = Callable[[Tensor, StepContext], "Tensor | None"]
+ChangeOutput = Callable[[Tensor, StepContext, Callable[[], Tensor]], "Tensor | None"]
 
 
-class StepListener(Protocol):
-    """Answers, for each U-Net call, what to add."""
+class Memory(Protocol):
+    """Where the networks of a pass lie, `Residency` or a stand-in."""
 
-    def residuals(self, step: StepContext) -> list[Residuals]:
-        """Residuals for this call, one entry per distinct set of rows; [] adds nothing."""
+    def on_device(self, network: Any) -> AbstractContextManager[None]:
+        """The network's weights are on the device inside."""
         ...
 
-    def injected(self) -> None:
-        """The call is over, and its blocks took the residuals."""
+    def relieve(self, keep: Collection[Any] = ()) -> None:
+        """Memory has run out: all networks but `keep` leave the device."""
         ...
 
 
-class UNetPatcher:
-    """Hooks of one generation on one U-Net.
+class Call:
+    """One call of the U-Net that is about to be made.
+
+    Attributes:
+        context: text tokens (n, t, c); may be replaced.
+        y: vector condition (n, adm) or None; may be replaced.
+    """
+
+    def __init__(self, places: Places, step: StepContext, further: dict[str, Any]) -> None:
+        self.context = step.context
+        self.y = step.y
+        self._places = places
+        self._further = further
+
+    def inner(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        y: Tensor | None,
+        watch: Mapping[str, Callable[[Tensor], None]],
+    ) -> Tensor:
+        """Call the same U-Net on something else, with no control acting in it.
+
+        Args:
+            x: model input (m, channels, h, w).
+            timesteps: (m,).
+            context: (m, t, c).
+            y: (m, adm) or None.
+            watch: what is told the output of modules, by path.
+
+        Returns:
+            The U-Net's output (m, 4, h, w).
+        """
+        given = {"x": x, "timesteps": timesteps, "context": context}
+        given |= self._further if y is None else {**self._further, "y": y}
+        with self._places.watching(watch):
+            return self._places.unet.forward(**given)
+
+
+@dataclass
+class _AtModule:
+    """What is asked for at one module."""
+
+    before: list[ChangeStream] = field(default_factory=list)
+    after: list[ChangeOutput] = field(default_factory=list)
+
+
+class Places:
+    """Hooks of one pass on one U-Net.
+
+    Ask first, then enter `attached`. Whoever is asked is given the present call as a
+    `StepContext`, only while one is under way that the host has announced.
 
     Args:
         unet: module with `input_blocks`, `middle_block` and `output_blocks` (LDM layout).
         cursor: rows and progress of the evaluation that is under way.
-        listener: computes the residuals.
+        memory: brings a network onto the device for an evaluation.
 
     Raises:
         HostError: the module is not a U-Net of that layout (SD3, Flux).
     """
 
-    def __init__(self, unet: nn.Module, cursor: StepCursor, listener: StepListener) -> None:
+    def __init__(self, unet: nn.Module, cursor: StepCursor, memory: Memory) -> None:
         for name in ("input_blocks", "middle_block", OUTPUT_BLOCKS):
             if not hasattr(unet, name):
                 msg = (
@@ -55,10 +118,54 @@ class UNetPatcher:
                 raise HostError(msg)
         self.unet = unet
         self.cursor = cursor
-        self.listener = listener
-        self._current: list[Residuals] = []
+        self.memory = memory
+        self._calls: list[Callable[[StepContext, Call], None]] = []
+        self._skips: list[tuple[AddResiduals, Callable[[], None]]] = []
+        self._inputs: dict[int, list[ChangeStream]] = {}
+        self._modules: dict[str, _AtModule] = {}
+        self._step: StepContext | None = None
+        self._residuals: list[Residuals] = []
         self._taken = False
         self._handles = ExitStack()
+
+    def call(self, change: Callable[[StepContext, Call], None]) -> None:
+        """Before each U-Net call: look at it, change its conditions, or call the U-Net itself."""
+        self._calls.append(change)
+
+    def skips(self, add: AddResiduals, taken: Callable[[], None]) -> None:
+        """Add residuals to skips and middle block.
+
+        Args:
+            add: gives the residuals of a call; [] adds nothing.
+            taken: is told after a call whose blocks have taken residuals.
+        """
+        self._skips.append((add, taken))
+
+    def after_input(self, block: int, add: ChangeStream) -> None:
+        """Change the output of an input block, for the stream and the skip.
+
+        Args:
+            block: its number, from 0.
+            add: gives the new output, made of the present one, or None; never changes it in place.
+        """
+        self._inputs.setdefault(block, []).append(add)
+
+    def module(
+        self, path: str, before: ChangeStream | None = None, after: ChangeOutput | None = None
+    ) -> None:
+        """Change what a module below the U-Net reads or gives.
+
+        Args:
+            path: its name among the U-Net's `named_modules`.
+            before: gives an addition to the module's first input, computed from what the host
+                put in; the additions of all are summed. None adds nothing.
+            after: gives a new output, made of the present one; several are chained in the order
+                in which they were asked for. Its third argument calls the module again on the same
+                input. None leaves the output.
+        """
+        asked = self._modules.setdefault(path, _AtModule())
+        asked.before += [] if before is None else [before]
+        asked.after += [] if after is None else [after]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -73,37 +180,81 @@ class UNetPatcher:
         self.unet = unet
         self._attach()
 
+    @contextmanager
+    def watching(self, watch: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+        """No control acts inside; the outputs of some modules are shown instead, by path."""
+        step, self._step = self._step, None
+        residuals, self._residuals = self._residuals, []
+        with ExitStack() as stack:
+            for path, show in watch.items():
+                hook = _showing(show)
+                module = self.unet.get_submodule(path)
+                stack.callback(module.register_forward_hook(hook).remove)
+            try:
+                yield
+            finally:
+                self._step, self._residuals = step, residuals
+
     def _attach(self) -> None:
         keep = self._handles.callback
         keep(self._forget)
-        unet, blocks = self.unet, self.unet.output_blocks
+        unet = self.unet
         keep(unet.register_forward_pre_hook(self._begin_call, with_kwargs=True).remove)
         keep(unet.register_forward_hook(self._end_call).remove)
-        keep(unet.middle_block.register_forward_hook(self._middle_hook).remove)
-        for position, block in enumerate(blocks):
-            skip = len(blocks) - 1 - position  # blocks pop skips from the deepest up
-            keep(block.register_forward_pre_hook(self._skip_hook(skip)).remove)
+        if self._skips:
+            keep(unet.middle_block.register_forward_hook(self._middle_hook).remove)
+            blocks = unet.output_blocks
+            for position, block in enumerate(blocks):
+                skip = len(blocks) - 1 - position  # blocks pop skips from the deepest up
+                keep(block.register_forward_pre_hook(self._skip_hook(skip)).remove)
+        for number, adders in self._inputs.items():
+            hook = self._stream_hook(adders)
+            keep(unet.input_blocks[number].register_forward_hook(hook).remove)
+        for path, asked in self._modules.items():
+            module = unet.get_submodule(path)
+            if asked.before:
+                keep(module.register_forward_pre_hook(self._before_hook(asked.before)).remove)
+            if asked.after:
+                hook = self._after_hook(asked.after)
+                keep(module.register_forward_hook(hook, with_kwargs=True).remove)
 
     def _forget(self) -> None:
-        self._current = []
+        self._residuals, self._step = [], None
 
-    def _begin_call(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin_call(
+        self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._forget()
         self._taken = False
-        x, timesteps, context, y = _unet_arguments(args, kwargs)
+        given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
+        x, timesteps, context, y = (given.get(name) for name in ARGUMENTS)
         rows = self.cursor.next_rows(x.shape[0], context)
         if rows is None:
-            self._current = []
-            return
+            return None
         step = StepContext(x, timesteps, context, y, self.cursor.progress, rows)
-        self._current = self.listener.residuals(step)
+        further = {name: value for name, value in given.items() if name not in ARGUMENTS}
+        call = Call(self, step, further)
+        for change in self._calls:
+            change(step, call)
+        changed = {
+            name: getattr(call, name)
+            for name in ("context", "y")
+            if getattr(call, name) is not given.get(name)
+        }
+        parts = [part for add, _taken in self._skips for part in add(step)]
+        self._residuals = sum_residuals(parts)
+        self._step = step
+        return ((), {**given, **changed}) if changed else None
 
-    def _end_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Tensor) -> None:
-        self._current = []
+    def _end_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        self._forget()
         if self._taken:
-            self.listener.injected()
+            self._taken = False
+            for _add, taken in self._skips:
+                taken()
 
     def _middle_hook(self, _block: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        parts = [(part, part.layers[-1]) for part in self._current]
+        parts = [(part, part.layers[-1]) for part in self._residuals]
         if any(residual is not None for _, residual in parts):
             output = output.clone()  # the host may still hold the block's own output
             for part, residual in parts:
@@ -114,7 +265,7 @@ class UNetPatcher:
 
     def _skip_hook(self, skip: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def add_residual(_block: nn.Module, args: tuple[Any, ...]) -> None:
-            for part in self._current:
+            for part in self._residuals:
                 residual = part.layers[skip]
                 if residual is not None:
                     # args[0] is cat([stream, skip], dim=1), made for this call alone
@@ -123,11 +274,41 @@ class UNetPatcher:
 
         return add_residual
 
+    def _stream_hook(self, adders: list[ChangeStream]) -> Callable[..., Tensor]:
+        def change_stream(_block: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            step = self._step
+            for add in adders if step is not None else ():
+                changed = add(output, step)
+                output = output if changed is None else changed
+            return output
 
-def _unet_arguments(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """x, timesteps, context, y of an LDM or SGM U-Net call, positional or by name."""
-    names = ("x", "timesteps", "context", "y")
-    given = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
-    return given["x"], given["timesteps"], given.get("context"), given.get("y")
+        return change_stream
+
+    def _before_hook(self, adders: list[ChangeStream]) -> Callable[..., Any]:
+        def change_input(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            step = self._step
+            if step is None:
+                return None
+            given = [addition for add in adders if (addition := add(args[0], step)) is not None]
+            return (sum(given, args[0]), *args[1:]) if given else None
+
+        return change_input
+
+    def _after_hook(self, changers: list[ChangeOutput]) -> Callable[..., Tensor]:
+        def change_output(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor:
+            step = self._step
+            for change in changers if step is not None else ():
+                changed = change(output, step, lambda: module(*args, **kwargs))
+                output = output if changed is None else changed
+            return output
+
+        return change_output
+
+
+def _showing(show: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        show(output)
+
+    return hook

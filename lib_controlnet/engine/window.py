@@ -92,22 +92,14 @@ def strength_curve(strength: float, layers: int, mode: ControlMode) -> tuple[flo
     return tuple(strength * FALL_OFF ** (deepest - i) for i in range(layers))
 
 
-def layer_strengths(
-    strength: float,
-    layers: int,
-    mode: ControlMode,
-    own: tuple[float, ...] | None,
-    unit_name: str,
-) -> tuple[float, ...]:
-    """The list of the user if there is one, else the curve of the mode.
+def own_strengths(own: tuple[float, ...], layers: int, unit_name: str) -> tuple[float, ...]:
+    """The user's list of strengths, one for each layer of a network.
 
     Parity: a list for SD1 is taken for an SDXL network too, which uses its first ten numbers.
 
     Raises:
-        UnitError: the user's list has another length than the network has layers.
+        UnitError: the list has another length than the network has layers.
     """
-    if own is None:
-        return strength_curve(strength, layers, mode)
     if is_for_sd1(own, layers):
         return own[:layers]
     if len(own) != layers:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from lib_controlnet.engine.network import BaseUNet, ControlNetwork
+from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.errors import (
     AmbiguousCheckpointError,
     BrokenCheckpointError,
@@ -122,7 +123,7 @@ def load_network(
     log.info(
         "%s: %s for %s, %.0f MB%s",
         *(network.name, network.family, network.base, network.nbytes / 1e6),
-        ", averaged over the picture" if network.global_average_pooling else "",
+        ", averaged over the picture" if network.cond_only else "",
     )
     return network
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
+    from lib_controlnet.engine.network import ControlNetwork
+    from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
 
 

@@ -11,7 +11,7 @@ from lib_controlnet.errors import HostError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lib_controlnet.engine.network import BaseUNet
+    from lib_controlnet.engine.unet import BaseUNet
 
 
 class BaseWeights:

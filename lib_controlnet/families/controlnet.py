@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Final
 import torch
 import torch.nn.functional as F
 
-from lib_controlnet.engine.network import ControlNetwork, UNetShape, read_shape
+from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.families.base_weights import BaseWeights
 from lib_controlnet.families.filling import check_tensors, read_structure
+from lib_controlnet.families.residual import ResidualNetwork
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lib_controlnet.engine.network import BaseUNet
+    from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
 
 SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
@@ -41,7 +43,7 @@ SD1_HEADS: Final = 8
 HEAD_WIDTH: Final = 64
 
 
-class ControlNetNetwork(ControlNetwork):
+class ControlNetNetwork(ResidualNetwork):
     """A loaded ControlNet."""
 
     family = "ControlNet"
@@ -55,7 +57,7 @@ class ControlNetNetwork(ControlNetwork):
 
     @torch.no_grad()
     def encode_hint(self, hint: Tensor) -> Tensor:
-        """Run the hint block, see `ControlNetwork.encode_hint`."""
+        """Run the hint block, see `ResidualNetwork.encode_hint`."""
         if hint.dim() != 4 or hint.shape[1] != self.module.params.hint_widths[0]:
             msg = (
                 f"control model {self.name} reads hints with "
@@ -76,7 +78,7 @@ class ControlNetNetwork(ControlNetwork):
         guided_hint: Tensor,
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        """Compute the wanted residuals, see `ControlNetwork.evaluate`.
+        """Compute the wanted residuals, see `ResidualNetwork.evaluate`.
 
         A guided hint of another size than the latent (hint not 8 times the latent, odd sizes) is
         brought to it bilinearly. Autocast is off: the network computes in its own precision,

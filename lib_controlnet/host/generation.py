@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.engine.finish import finished
-from lib_controlnet.engine.session import ControlSession, PassInfo, PreparedUnit
+from lib_controlnet.engine.pass_info import PassInfo
+from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
 from lib_controlnet.host import clients, pictures, request, shown_maps
@@ -33,6 +33,7 @@ from lib_controlnet.units.unit import SLIDERS, ControlUnit, parse_unit
 if TYPE_CHECKING:
     import numpy as np
 
+    from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.host.runs.batch import BatchRun
     from lib_controlnet.host.runtime import Runtime
 
@@ -213,7 +214,7 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     runtime.residency.park_others()
     if session.error is None:
         try:
-            session.begin_pass(pass_info(p, x), adapter.require_base())
+            session.begin_pass(pass_info(p, x))
             if noise is not None:
                 adapter.lay_starts(session, noise)
         except Exception as error:  # the boundary: raised again before the first step
@@ -231,7 +232,7 @@ def begin_late_pass(p: Any, x: Any, runtime: Runtime) -> None:
     """
     begin_pass(p, x, runtime)
     session = session_of(p)
-    if session is not None and session.starts:
+    if session is not None and session.effects("under_noise"):
         session.say(
             "ControlNet: another script started its sampler with a noise of its own, so the "
             "picture that was filled in is not laid under it"
@@ -255,10 +256,12 @@ def pass_info(p: Any, x: Any) -> PassInfo:
     geometry = PassGeometry.of_latent(latent, canvas, cells)
     return PassInfo(
         geometry,
-        is_hires,
+        adapter.require_base(),
+        is_hires=is_hires,
         has_hires=bool(getattr(p, "enable_hr", False)),
         scale=geometry.canvas.width / max(int(p.width), 1) if is_hires else 1.0,
         images=int(x.shape[0]),
+        seeds=tuple(int(seed) for seed in getattr(p, "seeds", None) or (0,)),
     )
 
 
@@ -276,22 +279,15 @@ def finish_batch(p: Any, images: Any, runtime: Runtime) -> None:
     if session is None or session.error is not None:
         return
     _write_what_ran(p, session, runtime)
-    sigma = runtime.option("control_net_inpaint_blur_sigma")
-    for prepared in session.prepared:
-        if not prepared.holds:
-            continue
-        own = prepared.images(len(images))
-        for index in range(len(images)) if own is None else sorted(own):
-            images[index] = finished(
-                images[index], prepared.maps[0], prepared.effect, prepared.area, sigma
-            )
+    for number in range(len(images)):
+        images[number] = session.finish(images[number], number, len(images))
 
 
 def _write_what_ran(p: Any, session: ControlSession, runtime: Runtime) -> None:
     """The parameters name the units that have acted, and only those; of the others it is said."""
     _forget_infotext(p)
     for prepared in session.prepared:
-        if prepared.acted:
+        if session.outcome_of(prepared).acted:
             key = f"{infotext.KEY} {prepared.position}"
             p.extra_generation_params[key] = describe(prepared.unit)
     if not runtime.host.interrupted():

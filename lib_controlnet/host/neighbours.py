@@ -22,15 +22,16 @@ from lib_controlnet.host.runtime import runtime
 from lib_controlnet.interop.unit import to_unit
 from lib_controlnet.interop.values import ControlModelType
 from lib_controlnet.pictures.maps import Size
-from lib_controlnet.pictures.placement import PassGeometry
+from lib_controlnet.pictures.placement import MASKED, PassGeometry
 from lib_controlnet.prepare import crop
 from lib_controlnet.units.unit import FIELDS
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.engine.residency import Residency
-    from lib_controlnet.engine.session import ControlSession, PreparedUnit
+    from lib_controlnet.engine.session import ControlSession
 
 VIEW_ATTRIBUTE: Final = "controlnet_view"
 HINT_AXES: Final = (3, 4)
@@ -81,7 +82,8 @@ class ControlParams:
             geometry = self._view.geometry(is_hires)
             if geometry is None:
                 return None
-            self._own[is_hires] = self._prepared.hint(geometry)
+            placed = self._prepared.look_at(geometry)
+            self._own[is_hires] = placed.hint(MASKED)[0]
         return self._own[is_hires]
 
     def _assign(self, hint: Tensor | None, is_hires: bool) -> None:
@@ -98,14 +100,14 @@ class ControlParams:
             raise HostError(msg)
         else:
             self._given[is_hires] = hint
-        control = self._prepared.control
-        if hint is not None and control is not None and self._view.bound_pass is is_hires:
+        control = self._control
+        if hint is not None and hasattr(control, "hint") and self._view.bound_pass is is_hires:
             control.replace_hint(hint)
 
     def follow(self, is_hires: bool) -> None:
         """The unit was bound to a pass: what was assigned before holds for it too."""
-        control = self._prepared.control
-        if control is None:
+        control = self._control
+        if not hasattr(control, "hint"):
             return
         given, own = self._given.get(is_hires), self._own.get(is_hires)
         if given is not None:
@@ -116,8 +118,15 @@ class ControlParams:
     @property
     def used_hint_cond(self) -> Tensor | None:
         """The hint that acts in the present pass."""
-        control = self._prepared.control
-        return None if control is None else control.hint
+        control = self._control
+        return getattr(control, "hint", None)
+
+    @property
+    def _control(self) -> Any:
+        """The unit's control in the present pass."""
+        session = self._view.session
+        bound = None if session is None else session.bound_of(self._prepared)
+        return None if bound is None else bound.control
 
     @property
     def used_hint_cond_latent(self) -> None:
@@ -127,29 +136,29 @@ class ControlParams:
     @property
     def control_model(self) -> Any:
         """The network's torch module, once the unit is bound."""
-        control = self._prepared.control
+        control = self._control
         return None if control is None else control.network.module
 
     @property
     def control_model_type(self) -> ControlModelType:
         """The network's family; ControlNet while it is not known."""
-        control = self._prepared.control
+        control = self._control
         family = "" if control is None else control.network.family
         return ControlModelType.__members__.get(family, ControlModelType.ControlNet)
 
     @property
     def global_average_pooling(self) -> bool:
         """Whether the residuals are averaged over the picture (shuffle)."""
-        control = self._prepared.control
-        return control is not None and control.network.global_average_pooling
+        control = self._control
+        return bool(getattr(getattr(control, "network", None), "global_average_pooling", False))
 
     @property
     def guidance_stopped(self) -> bool:
         """Whether the unit does not act at the present step."""
-        control, session = self._prepared.control, self._view.session
+        control, session = self._control, self._view.session
         if control is None or session is None:
             return True
-        return not control.window.is_open(session.cursor.progress)
+        return not control.terms.window.is_open(session.cursor.progress)
 
     @property
     def preprocessor(self) -> dict[str, Any]:
@@ -193,7 +202,7 @@ class LatestNetwork:
         self._p = weakref.ref(p)
         self._session = weakref.ref(session)
         self._params = [
-            ControlParams(self, made) for made in session.prepared if made.load is not None
+            ControlParams(self, made) for made in session.prepared if made.model is not None
         ]
         self.bound_pass: bool | None = None
 

@@ -18,7 +18,7 @@ from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.ports import Host
-    from lib_controlnet.engine.session import PreparedUnit
+    from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.host.a1111.adapter import A1111Host
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lib_controlnet.detect.preprocess import Detection
-    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
+    from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.session import ControlSession
+    from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.host.a1111.adapter import A1111Host
     from lib_controlnet.units.batch import BatchSource
 

@@ -83,14 +83,15 @@ def to_pixels(placed: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(placed, order="C")).permute(2, 0, 1)[None].float() / 255.0
 
 
-def to_hint(placed: np.ndarray) -> Tensor:
-    """Hint of a placed map: float32 (1, 3, H, W) in [0, 1], masked pixels -1 in all channels.
+def to_hint(placed: np.ndarray, masked: float = MASKED) -> Tensor:
+    """Hint of a placed map: float32 (1, 3, H, W) in [0, 1], masked pixels alike in all channels.
 
     Args:
         placed: uint8 (H, W, 3), or (H, W, 4) whose fourth channel marks masked pixels (> 127).
+        masked: value of these.
     """
     pixels = to_pixels(placed)
     hint = pixels[:, :3].clone()
     if pixels.shape[1] == 4:  # RGB plus mask
-        hint.masked_fill_(pixels[:, 3:] > 0.5, MASKED)  # half of full scale
+        hint.masked_fill_(pixels[:, 3:] > 0.5, masked)  # half of full scale
     return hint

@@ -13,8 +13,8 @@ import numpy as np
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import misplaced
-from lib_controlnet.engine.effects import INPAINT_ONLY
-from lib_controlnet.engine.session import PreparedUnit
+from lib_controlnet.engine.effects import inpaint_only
+from lib_controlnet.engine.prepared import PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
 from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
@@ -30,7 +30,8 @@ from lib_controlnet.prepare.inputs import (
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
-    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
+    from lib_controlnet.engine.network import ControlNetwork
+    from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.units.request import GenerationRequest
     from lib_controlnet.units.unit import ControlUnit
 
@@ -109,7 +110,7 @@ def prepare_units(
 def _failing(unit: ControlUnit, preparation: Preparation, comments: list[str]) -> Iterator[None]:
     """A unit that fails in here stops the generation, or is passed over with a comment."""
     try:
-        with naming(unit):
+        with naming(unit.name):
             yield
     except ControlNetError as error:
         if preparation.on_error is OnError.STOP:
@@ -162,15 +163,15 @@ def _taking_turns(prepared: list[PreparedUnit]) -> list[PreparedUnit]:
 
 
 @contextmanager
-def naming(unit: ControlUnit) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Errors that pass say which unit they are about."""
     try:
         yield
     except ControlNetError as error:
         text = str(error)
-        if text.startswith(unit.name):
+        if text.startswith(name):
             raise
-        named = f"{unit.name}: {text}"
+        named = f"{name}: {text}"
         raise type(error)(named, error.status_code) from error
 
 
@@ -179,15 +180,15 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
     detector = preprocess.get(unit.module)
     preprocess.require(detector)
     comments += _judge_sliders(unit, detector)
-    load = None
+    model = None
     if detector.needs_model:
-        load = _model_loader(unit, preparation)
+        model = _choose_model(unit, preparation)
         if remark := preparation.models.remark(unit.model):
             comments.append(f"ControlNet {unit.name}: {remark}")
     picture = control_picture(
         unit, request, detector.uses_mask, preparation.source, detector.identity
     )
-    held_by_host = detector.effect == INPAINT_ONLY and picture.is_held
+    held_by_host = detector.effect == inpaint_only.NAME and picture.is_held
     if held_by_host and detector.held_as:
         log.info(
             "%s: A1111 inpaint and ControlNet inpaint duplicated. "
@@ -195,7 +196,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
             unit.name,
         )  # no comment: it is how inpainting in img2img is meant to be used
         detector = preprocess.get(detector.held_as)
-    if detector.effect == INPAINT_ONLY and _keeps_everything(picture, request):
+    if detector.effect == inpaint_only.NAME and _keeps_everything(picture, request):
         comments.append(
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
             "a mask, or choose Resize and Fill and a size of other proportions"
@@ -218,7 +219,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         unit=unit,
         resize_mode=picture.resize_mode,
         detected=detection.image,
-        load=load,
+        model=model,
         soft_in_hires=detector.soft_in_hires,
         effect=None if held_by_host else detector.effect or None,
         values=detection.values,
@@ -271,26 +272,38 @@ def _resolution(unit: ControlUnit, picture: ControlPicture, request: GenerationR
     return pixel_perfect_resolution(Size.from_array(picture.image), target, picture.resize_mode)
 
 
-def _model_loader(
-    unit: ControlUnit, preparation: Preparation
-) -> Callable[[BaseUNet], ControlNetwork]:
+@dataclasses.dataclass(eq=False)
+class ChosenModel:
+    """The control model that a unit has chosen, see `ModelReference`.
+
+    Attributes:
+        name: what messages call the unit.
+        path: its file.
+        models: loads it.
+        held: the network while the unit is in use; another unit's never takes its place.
+    """
+
+    name: str
+    path: Path
+    models: Models
+    held: ControlNetwork | None = None
+
+    def network(self, base: BaseUNet) -> ControlNetwork:
+        """The network for a base, see `ModelReference.network`."""
+        with naming(self.name):
+            self.held = self.models.network(self.path, base)
+        return self.held
+
+
+def _choose_model(unit: ControlUnit, preparation: Preparation) -> ChosenModel:
+    """The unit's model, which is loaded at once if there is a base to load it for."""
     if not unit.has_model:
         msg = (
             f"{unit.name}: You have not selected any ControlNet Model. Choose one that fits the "
             f"preprocessor {unit.module!r}, or disable the unit"
         )
         raise UnitError(msg)
-    models = preparation.models
-    path = models.find_model(unit.model)
-
-    held: list[ControlNetwork] = []
-
-    def load(base: BaseUNet) -> ControlNetwork:
-        with naming(unit):
-            network = models.network(path, base)
-        held[:] = [network]  # or another unit's would take its place in the cache
-        return network
-
+    chosen = ChosenModel(unit.name, preparation.models.find_model(unit.model), preparation.models)
     if preparation.base is not None:
-        load(preparation.base)
-    return load
+        chosen.network(preparation.base)
+    return chosen

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.engine.network import read_shape
+from lib_controlnet.engine.unet import read_shape
 from lib_controlnet.families.controlnet import SHARED_WITH_BASE
 from lib_controlnet.nets.cldm import ControlNet, read_params
 from lib_controlnet.tools.low_rank import full_shapes

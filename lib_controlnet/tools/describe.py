@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lib_controlnet.engine.network import CONTEXT_TO_BASE, read_shape
+from lib_controlnet.engine.unet import CONTEXT_TO_BASE, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.families import discover
 from lib_controlnet.files.catalog import ModelFile, listed_under, short_hash

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from lib_controlnet.engine.network import read_shape
+from lib_controlnet.engine.unet import read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.families.controlnet import HEAD_WIDTH, SD1_HEADS
 from lib_controlnet.files.layouts import MIDDLE_PARTS, RESNET_NAMES, STEM_NAMES

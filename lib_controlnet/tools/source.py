@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib_controlnet.engine.network import UNetShape, read_shape
+from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.errors import BrokenCheckpointError
 from lib_controlnet.families.controlnet import SHARED_WITH_BASE
 from lib_controlnet.files.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 
-from lib_controlnet.engine.network import UNetShape, read_shape
+from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.files.catalog import short_hash
 from lib_controlnet.files.containers import open_container
 from lib_controlnet.files.layouts import diffusers_renamer

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lib_controlnet.engine.network import read_shape
+from lib_controlnet.engine.unet import read_shape
 from lib_controlnet.enums import BaseModel
 
 from .errors import TrainError

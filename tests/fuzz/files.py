@@ -28,7 +28,7 @@ from annotator.store import STORE
 from annotator.weights import Options
 from lib_controlnet.detect import listing
 from lib_controlnet.detect.preprocess import run_preprocessor
-from lib_controlnet.engine.network import BaseUNet, describe_unet
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.families import load_network
 from lib_controlnet.files.catalog import EXTENSIONS, Catalog, short_hash
 from lib_controlnet.files.checkpoint import open_checkpoint

@@ -11,13 +11,23 @@ import torch
 
 def survivors() -> list[str]:
     """Objects of a generation that are alive; call it after a collection."""
-    from lib_controlnet.engine import effects, injection, places, session, step
-    from lib_controlnet.families import residual
+    from lib_controlnet.engine import (
+        bound,
+        injection,
+        network,
+        pass_info,
+        places,
+        prepared,
+        session,
+        step,
+    )
+    from lib_controlnet.engine.effects import Effect
 
     kinds = (
-        *(session.ControlSession, session.PreparedUnit, session.PassInfo, residual.ActiveControl),
-        *(places.UNetPatcher, step.StepCursor, step.StepContext, step.RowLayout),
-        *(step.NoisyLatent, injection.Residuals, injection.RegionMask, effects.KeepUnmasked),
+        *(session.ControlSession, prepared.PreparedUnit, prepared.Placed, pass_info.PassInfo),
+        *(bound.BoundUnit, network.ActiveControl, network.Terms, places.Places, step.StepCursor),
+        *(step.StepContext, step.RowLayout, step.NoisyLatent, injection.Residuals),
+        *(injection.RegionMask, Effect),
     )
     return sorted(type(x).__name__ for x in gc.get_objects() if issubclass(type(x), kinds))
 

@@ -36,12 +36,12 @@ class Seen:
 def seen(webui, monkeypatch):
     from modules import shared
 
-    from lib_controlnet.engine.effects import HoldColours
+    from lib_controlnet.engine.effects.tile_colorfix import HoldColours
     from lib_controlnet.host.a1111 import adapter
     from lib_controlnet.host.runtime import runtime
 
     found = Seen()
-    after_cfg, apply = adapter.on_cfg_after_cfg, HoldColours.apply
+    after_cfg, apply = adapter.on_cfg_after_cfg, HoldColours.before_guidance
     host = type(runtime().host)
     encode = host.vae_encode
 
@@ -68,7 +68,7 @@ def seen(webui, monkeypatch):
         return latent
 
     monkeypatch.setattr(adapter, "on_cfg_after_cfg", spy_guided)
-    monkeypatch.setattr(HoldColours, "apply", spy_rows)
+    monkeypatch.setattr(HoldColours, "before_guidance", spy_rows)
     monkeypatch.setattr(host, "vae_encode", spy_encode)
     return found
 

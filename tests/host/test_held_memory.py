@@ -15,7 +15,7 @@ from batches import batch_unit, job
 from controls import encoded, picture, request, unit
 from neighbours import process
 
-from lib_controlnet.engine.effects import HoldColours
+from lib_controlnet.engine.effects.tile_colorfix import HoldColours
 from lib_controlnet.families.controlnet import ControlNetNetwork
 from lib_controlnet.prepare import inputs
 from lib_controlnet.prepare import units as prepare
@@ -109,7 +109,7 @@ def break_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         "network": (ControlNetNetwork, "evaluate", fail),
         "announced step": (adapter, "_prompts_per_image", fail),
-        "latent effect": (HoldColours, "apply", fail),
+        "latent effect": (HoldColours, "before_guidance", fail),
     }
     if case in parts:
         monkeypatch.setattr(*parts[case])

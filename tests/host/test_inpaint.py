@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_controlnet.engine.effects import KeepUnmasked
+from lib_controlnet.engine.effects.inpaint_only import KeepUnmasked
 from lib_controlnet.families.controlnet import ControlNetNetwork
 
 SIZE = 96
@@ -66,7 +66,7 @@ def seen(webui, monkeypatch):
     from lib_controlnet.host.a1111 import adapter
 
     found = Seen()
-    encode, apply = ControlNetNetwork.encode_hint, KeepUnmasked.apply
+    encode, apply = ControlNetNetwork.encode_hint, KeepUnmasked.after_guidance
     after_cfg = adapter.on_cfg_after_cfg
 
     def spy_hint(self, hint):
@@ -84,7 +84,7 @@ def seen(webui, monkeypatch):
 
     monkeypatch.setattr(StableDiffusionProcessing, "comment", lambda _, x: found.comments.append(x))
     monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy_hint)
-    monkeypatch.setattr(KeepUnmasked, "apply", spy_apply)
+    monkeypatch.setattr(KeepUnmasked, "after_guidance", spy_apply)
     monkeypatch.setattr(adapter, "on_cfg_after_cfg", spy_after)
     return found
 

@@ -17,7 +17,7 @@ from weights import weights_folder
 
 from annotator.lama import LAMA
 from annotator.nets.lama import Lama, LamaParams
-from lib_controlnet.engine.effects import StartPicture
+from lib_controlnet.engine.effects.start_picture import StartPicture
 
 SIZE = 64
 MODEL = "control_demo_inpaint"
@@ -72,7 +72,7 @@ def test_sampling_starts_from_the_filled_picture(
     def spy(_self: StartPicture, noise: torch.Tensor, alpha_bar: float) -> None:
         seen.append((noise.clone(), alpha_bar))
 
-    monkeypatch.setattr(StartPicture, "lay_under", spy)
+    monkeypatch.setattr(StartPicture, "under_noise", spy)
     other = generate(host, picture, mask)
     (noise, alpha_bar) = seen[0]
     assert len(seen) == 1

@@ -327,12 +327,12 @@ def test_failing_vae_of_inpaint_only_reaches_the_user(rig, monkeypatch):
 
 def test_failing_latent_effect_reaches_the_user(rig, monkeypatch):
     """The host swallows what a cfg callback raises; the picture must not come out without it."""
-    from lib_controlnet.engine.effects import KeepUnmasked
+    from lib_controlnet.engine.effects.inpaint_only import KeepUnmasked
 
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
     image = {"image": unit()["image"], "mask": state_rig.encoded(mask)}
-    fail_in(monkeypatch, KeepUnmasked, "apply", 1)
+    fail_in(monkeypatch, KeepUnmasked, "after_guidance", 1)
     p = rig.txt2img(unit(module="inpaint_only", image=image))
     assert "simulated failure in apply" in rig.fails(p)
     del p

@@ -27,7 +27,8 @@ from annotator.lama import LAMA
 from annotator.nets.lama import Lama, LamaParams, build
 from annotator.networks import CACHE, Place, lend
 from lib_controlnet.detect.preprocess import run_preprocessor
-from lib_controlnet.engine.session import ControlSession, PreparedUnit
+from lib_controlnet.engine.prepared import PreparedUnit
+from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.pictures.maps import Size, fit_map, resize_with_pad
 from lib_controlnet.prepare.units import Preparation, prepare_units
@@ -250,12 +251,12 @@ def test_first_passes_start_from_the_filled_picture(effect: str | None) -> None:
     unit.detected = np.dstack([unit.detected, mask])
     unit.fills = True
     session = ControlSession(FakeHost(), [unit])
-    session.begin_pass(info(), base)
-    (start,) = session.starts
+    session.begin_pass(info(base))
+    (start,) = session.effects("under_noise")
     pixels = torch.from_numpy(unit.detected[:, :, :3]).permute(2, 0, 1)[None] / 255.0
     torch.testing.assert_close(start.latent, FakeHost().vae_encode(pixels))
-    session.begin_pass(info(is_hires=True), base)
-    assert session.starts == []
+    session.begin_pass(info(base, is_hires=True))
+    assert session.effects("under_noise") == []
     unit.fills = False
-    session.begin_pass(info(), base)
-    assert session.starts == []
+    session.begin_pass(info(base))
+    assert session.effects("under_noise") == []

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support import describe_unet, tiny_base, tiny_controlnet, tiny_unet
 from tool_files import UNET, Tools, base_file, control_file, metadata, same_tensors, tools
 
-from lib_controlnet.engine.network import BaseUNet
+from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
 from lib_controlnet.families.controlnet import SHARED_WITH_BASE
 

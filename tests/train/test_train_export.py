@@ -14,7 +14,7 @@ from support import describe_unet, inputs, tiny_unet
 from toy_base import write_kind
 
 from lib_controlnet.detect import listing
-from lib_controlnet.engine.network import BaseUNet
+from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.train.__main__ import main

@@ -25,9 +25,9 @@ from toy_base import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lib_controlnet.engine.network import BaseUNet
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import RowLayout
+from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
 from lib_controlnet.train.__main__ import main
 from lib_controlnet.train.base import open_base
@@ -58,7 +58,7 @@ def through_engine(kind: str, control: Path) -> tuple[torch.Tensor, torch.Tensor
     call = inputs(kind)
     plain = unet(**call)
     session = ControlSession(FakeHost(), [prepared(loaded, weight=1.0)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     with session.sampling(unet):
         session.begin_evaluation(RowLayout.build([1], 1, 2), 0.5)
         return plain, unet(**call)

@@ -314,7 +314,7 @@ from pathlib import Path
 import torch
 from support import empty_unet
 from lib_controlnet.families import load_network
-from lib_controlnet.engine.network import BaseUNet, describe_unet
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 
 def peak():
     status = Path("/proc/self/status").read_text()

@@ -25,9 +25,11 @@ from support import (
 from torch import Tensor, nn
 
 from lib_controlnet.engine.injection import Residuals, sum_residuals
-from lib_controlnet.engine.network import BaseUNet, ControlNetwork, describe_unet
-from lib_controlnet.engine.places import UNetPatcher
+from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.places import Places
+from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.step import RowLayout, StepContext, StepCursor
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.families import identify
 
 FULL_WIDTH = {
@@ -91,13 +93,10 @@ def test_diffusers_and_original_layout_give_identical_networks(name: str, tmp_pa
 
 
 class Controls:
-    """Answers the patcher with some networks' residuals."""
+    """Answers the places with some networks' residuals."""
 
     def __init__(self, networks: Sequence[ControlNetwork], hints: Sequence, weights: Sequence):
         self.controls = list(zip(networks, hints, weights, strict=True))
-
-    def injected(self) -> None:
-        """Nobody asks here whether controls acted."""
 
     def residuals(self, step: StepContext) -> list[Residuals]:
         rows = tuple(range(step.x.shape[0]))
@@ -111,7 +110,9 @@ class Controls:
 
 def with_controls(unet: nn.Module, call: Mapping[str, Tensor], controls: Controls) -> Tensor:
     cursor = StepCursor()
-    with UNetPatcher(unet, cursor, controls).attached():
+    places = Places(unet, cursor, Residency(1, 0))
+    places.skips(controls.residuals, lambda: None)
+    with places.attached():
         cursor.begin(RowLayout.build([1], 1, 2), 0.0)
         return unet(call["x"], call["timesteps"], context=call["context"], y=call["y"])
 

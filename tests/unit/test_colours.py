@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.engine.effects import (
-    RECOLOR_INTENSITY,
-    RECOLOR_LUMINANCE,
-    HoldColours,
-    box_blur,
-)
-from lib_controlnet.engine.finish import finished, with_brightness
+from lib_controlnet.engine.effects.recolor import Recolor, with_brightness
+from lib_controlnet.engine.effects.tile_colorfix import HoldColours, box_blur
 from lib_controlnet.engine.injection import RegionMask
 from lib_controlnet.engine.step import Row
 from lib_controlnet.engine.window import Window
@@ -45,7 +40,7 @@ def test_box_blur_is_opencvs_with_repeated_borders():
 def test_colours_are_the_controls_and_details_stay():
     x0 = latents()
     before = x0.clone()
-    held = hold().apply(x0, ROWS)
+    held = hold().before_guidance(x0, ROWS)
     assert torch.equal(x0, before)
     details = x0 - blurred(x0)
     expected = details + blurred(latents(1, seed=9))
@@ -54,7 +49,7 @@ def test_colours_are_the_controls_and_details_stay():
 
 def test_sharpness_blurs_the_unconditional_rows_only():
     x0 = latents()
-    plain, sharp = hold().apply(x0, ROWS), hold(sharpness=0.4).apply(x0, ROWS)
+    plain, sharp = hold().before_guidance(x0, ROWS), hold(sharpness=0.4).before_guidance(x0, ROWS)
     assert torch.equal(sharp[:2], plain[:2])
     expected = 0.4 * blurred(plain[2:]) + 0.6 * plain[2:]
     torch.testing.assert_close(sharp[2:], expected, atol=1e-5, rtol=0)
@@ -62,20 +57,20 @@ def test_sharpness_blurs_the_unconditional_rows_only():
 
 def test_weight_is_the_share_of_the_correction():
     x0 = latents()
-    half = hold(weight=0.25).apply(x0, ROWS)
-    torch.testing.assert_close(half, 0.75 * x0 + 0.25 * hold().apply(x0, ROWS))
+    half = hold(weight=0.25).before_guidance(x0, ROWS)
+    torch.testing.assert_close(half, 0.75 * x0 + 0.25 * hold().before_guidance(x0, ROWS))
 
 
 def test_region_and_images_leave_the_rest_to_the_bit():
     x0 = latents()
     mask = torch.zeros(1, 1, 80, 112)
     mask[..., :56] = 1
-    region = hold(region=RegionMask(mask)).apply(x0, ROWS)
+    region = hold(region=RegionMask(mask)).before_guidance(x0, ROWS)
     assert torch.equal(region[..., 8:], x0[..., 8:])
-    torch.testing.assert_close(region[..., :6], hold().apply(x0, ROWS)[..., :6])
-    second = hold(images=frozenset({1})).apply(x0, ROWS)
+    torch.testing.assert_close(region[..., :6], hold().before_guidance(x0, ROWS)[..., :6])
+    second = hold(images=frozenset({1})).before_guidance(x0, ROWS)
     assert torch.equal(second[0::2], x0[0::2])
-    assert torch.equal(second[1::2], hold().apply(x0, ROWS)[1::2])
+    assert torch.equal(second[1::2], hold().before_guidance(x0, ROWS)[1::2])
 
 
 def picture(seed=0):
@@ -83,16 +78,16 @@ def picture(seed=0):
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("effect", [RECOLOR_LUMINANCE, RECOLOR_INTENSITY])
-def test_own_brightness_changes_nothing(effect):
+@pytest.mark.parametrize("by_value", [False, True], ids=["luminance", "intensity"])
+def test_own_brightness_changes_nothing(by_value):
     image = picture()
     pixels = image.permute(1, 2, 0).numpy()
-    if effect == RECOLOR_INTENSITY:
+    if by_value:
         own = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)[:, :, 2] * 255
     else:
         own = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)[:, :, 0] * 2.55
     placed = np.repeat(own.round().astype(np.uint8)[:, :, None], 3, axis=2)
-    torch.testing.assert_close(finished(image, placed, effect, None, 7), image, atol=0.02, rtol=0)
+    torch.testing.assert_close(Recolor(by_value).finish(image, placed), image, atol=0.02, rtol=0)
 
 
 def test_another_brightness_keeps_the_colours():
@@ -114,7 +109,7 @@ def test_brightness_acts_in_its_region_only():
     mask = torch.zeros(1, 1, 12, 16)
     mask[..., 8:] = 1
     placed = np.full((12, 16, 3), 20, np.uint8)
-    out = finished(image, placed, RECOLOR_INTENSITY, RegionMask(mask), 7)
+    out = Recolor(by_value=True, region=RegionMask(mask)).finish(image, placed)
     assert torch.equal(out[..., :8], image[..., :8])
     torch.testing.assert_close(out[..., 8:].amax(0), torch.full((12, 8), 20 / 255))
 

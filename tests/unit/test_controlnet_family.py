@@ -18,7 +18,8 @@ from support import (
 )
 from torch import Tensor, nn
 
-from lib_controlnet.engine.network import BaseUNet, ControlNetwork, describe_unet
+from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.errors import BrokenCheckpointError, HostError
 from lib_controlnet.families import identify, load_network
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib_controlnet.engine.effects import StartPicture, epsilon_to_x0, keep_unmasked, x0_to_epsilon
-from lib_controlnet.engine.finish import paste_back, soft_mask
+from lib_controlnet.engine.effects.inpaint_only import keep_unmasked, paste_back, soft_mask
+from lib_controlnet.engine.effects.start_picture import StartPicture
+from lib_controlnet.engine.effects.x0 import epsilon_to_x0, x0_to_epsilon
 from lib_controlnet.engine.window import Window
 
 
@@ -23,7 +24,7 @@ def placed(width=64):
 def test_keep_unmasked_returns_the_encoded_picture_outside():
     pixels = placed()
     effect = keep_unmasked(pixels, encode, Window())
-    out = effect.apply(torch.full((2, 4, 8, 8), 9.0))
+    out = effect.after_guidance(torch.full((2, 4, 8, 8), 9.0))
     assert torch.equal(out[..., :3], encode(pixels[:, :3])[..., :3].expand(2, -1, -1, -1))
     assert torch.equal(out[..., 4:], torch.full((2, 4, 8, 4), 9.0))
 
@@ -144,14 +145,14 @@ def test_start_picture_is_the_last_step_of_diffusing_it():
     """Ho et al. 2020, equation 4, at the last timestep."""
     latent, noise = torch.randn(1, 4, 3, 5), torch.randn(2, 4, 3, 5)
     given = noise.clone()
-    StartPicture(latent).lay_under(given, 0.0047)
+    StartPicture(latent).under_noise(given, 0.0047)
     torch.testing.assert_close(given, 0.0047**0.5 * latent + 0.9953**0.5 * noise)
 
 
 def test_start_picture_of_some_images_leaves_the_others():
     noise = torch.randn(3, 4, 3, 5)
     given = noise.clone()
-    StartPicture(torch.ones(1, 4, 3, 5), frozenset({1})).lay_under(given, 0.25)
+    StartPicture(torch.ones(1, 4, 3, 5), frozenset({1})).under_noise(given, 0.25)
     assert torch.equal(given[[0, 2]], noise[[0, 2]])
     torch.testing.assert_close(given[1], 0.5 + 0.75**0.5 * noise[1])
 
@@ -159,6 +160,6 @@ def test_start_picture_of_some_images_leaves_the_others():
 def test_start_picture_of_another_size_or_without_a_trace_changes_nothing():
     noise = torch.randn(1, 4, 3, 5)
     given = noise.clone()
-    StartPicture(torch.ones(1, 4, 5, 3)).lay_under(given, 0.25)
-    StartPicture(torch.ones(1, 4, 3, 5)).lay_under(given, 0.0)  # zero terminal SNR
+    StartPicture(torch.ones(1, 4, 5, 3)).under_noise(given, 0.25)
+    StartPicture(torch.ones(1, 4, 3, 5)).under_noise(given, 0.0)  # zero terminal SNR
     assert torch.equal(given, noise)

@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib_controlnet.engine.effects import (
-    LEAST_ALPHA_BAR,
-    HoldColours,
-    KeepUnmasked,
-    StartPicture,
-    adjusted_noise,
-    alpha_bar_at,
-    box_blur,
-)
+from lib_controlnet.engine.effects.inpaint_only import KeepUnmasked
+from lib_controlnet.engine.effects.start_picture import StartPicture
+from lib_controlnet.engine.effects.tile_colorfix import HoldColours, box_blur
+from lib_controlnet.engine.effects.x0 import LEAST_ALPHA_BAR, adjusted_noise, alpha_bar_at
 from lib_controlnet.engine.step import NoisyLatent, RowLayout
 from lib_controlnet.engine.window import Window
 
@@ -104,7 +99,9 @@ def test_sampler_finds_the_adjusted_clean_latent(
     prediction = torch.from_numpy(hosts_noise(kind, clean, noise, alpha)).to(dtype)
     x0 = (x - (1 - alpha) ** 0.5 * prediction.double().numpy()) / alpha**0.5
     rows = RowLayout.build([1], 1, 2).rows
-    adjust = effect.apply if make is kept else lambda given: effect.apply(given, rows)
+    adjust = (
+        effect.after_guidance if make is kept else lambda given: effect.before_guidance(given, rows)
+    )
     noisy = NoisyLatent(torch.from_numpy(x), torch.full((2,), t))
     given = adjusted_noise(prediction, noisy, torch.from_numpy(alphas), adjust)
     found = (x - (1 - alpha) ** 0.5 * given.double().numpy()) / alpha**0.5
@@ -118,7 +115,9 @@ def test_schedule_that_ends_in_nothing_gives_numbers(make: Callable) -> None:
     effect, _ = make()
     x = torch.from_numpy(drawn(3)).float()
     rows = RowLayout.build([1], 1, 2).rows
-    adjust = effect.apply if make is kept else lambda given: effect.apply(given, rows)
+    adjust = (
+        effect.after_guidance if make is kept else lambda given: effect.before_guidance(given, rows)
+    )
     noisy = NoisyLatent(x, torch.full((2,), 999.0))
     alphas = torch.from_numpy(SCHEDULES["exactly-zero"]())
     torch.testing.assert_close(adjusted_noise(x, noisy, alphas, adjust), x, atol=5e-3, rtol=0)
@@ -140,7 +139,7 @@ def test_start_picture_is_what_sampling_down_from_it_keeps(schedule: str) -> Non
     alpha = float(SCHEDULES[schedule]()[-1])
     latent, noise = torch.randn(1, 4, 3, 5), torch.randn(1, 4, 3, 5)
     given = noise.clone()
-    StartPicture(latent).lay_under(given, alpha)
+    StartPicture(latent).under_noise(given, alpha)
     if alpha == 0:
         assert torch.equal(given, noise)
         return

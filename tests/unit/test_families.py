@@ -22,7 +22,7 @@ from support import (
 from torch import nn
 
 from lib_controlnet import families
-from lib_controlnet.engine.network import BaseUNet, UNetShape, describe_unet, read_shape
+from lib_controlnet.engine.unet import BaseUNet, UNetShape, describe_unet, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import (
     AmbiguousCheckpointError,

@@ -6,18 +6,21 @@ import pytest
 import torch
 from support import inputs, random_hint, tiny_controlnet
 
-from lib_controlnet.engine.residual import ActiveControl, evaluate_group
+from lib_controlnet.engine.network import Terms
 from lib_controlnet.engine.step import Row, StepContext
 from lib_controlnet.engine.window import Window
 from lib_controlnet.errors import HostError
+from lib_controlnet.families.residual import ResidualControl, evaluate_group
 
 FRAMES = 2
 ROWS = tuple(Row(i, is_cond=cond) for cond in (True, False) for i in range(FRAMES))
 TOTAL = len(ROWS)
 
 
-def active(network, hint: torch.Tensor, **changes: object) -> ActiveControl:
-    return ActiveControl(network, hint, (1.0,) * network.layers, Window(0, 1), **changes)
+def active(network, hint: torch.Tensor) -> ResidualControl:
+    digest = str(hash(hint.numpy().tobytes()))
+    terms = Terms("unit 0", (1.0,) * network.layers, Window(0, 1), guide_key=digest)
+    return ResidualControl(network, terms, hint)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def step(rows: tuple[Row, ...] = ROWS) -> StepContext:
     return StepContext(given["x"], given["timesteps"], given["context"], None, 0.0, rows)
 
 
-def evaluated(control: ActiveControl, rows: tuple[int, ...] = tuple(range(TOTAL))) -> list:
+def evaluated(control: ResidualControl, rows: tuple[int, ...] = tuple(range(TOTAL))) -> list:
     (residuals,) = evaluate_group([control], step(), rows)
     assert residuals.rows == rows
     return list(residuals.layers)

@@ -2,16 +2,14 @@
 
 import copy
 import itertools
-from contextlib import suppress
 
 import numpy as np
 import pytest
 import support
 import torch
-from fake_device import FakeDevice
 from sessions import LATENT, FakeHost, info, picture, prepared
 
-from lib_controlnet.engine.residency import Between, Residency
+from lib_controlnet.engine.residency import Between, Place
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.enums import ControlMode, HiResOption, OnError
@@ -35,10 +33,10 @@ def kind_of(base):
     return base.name.split("-")[1]
 
 
-def run(base, units, layout=ROWS, progress=0.0, pass_info=None, calls=None):
+def run(base, units, layout=ROWS, progress=0.0, pass_fields=None, calls=None):
     """Output of the U-Net with the units bound and armed, all rows or in `calls` pieces."""
     session = ControlSession(FakeHost(), units)
-    session.begin_pass(pass_info or info(), base)
+    session.begin_pass(info(base, **(pass_fields or {})))
     total = len(layout.rows)
     arguments = support.inputs(kind_of(base), rows=total, size=(LATENT.height, LATENT.width))
     outputs = []
@@ -111,7 +109,7 @@ def test_hooks_are_gone_after_the_pass(base, network, plain):
 
 def test_no_active_unit_places_no_hook(base, network):
     session = ControlSession(FakeHost(), [prepared(network, weight=0.0)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     before = hooks_of(base.module)
     with session.sampling(base.module):
         assert hooks_of(base.module) == before
@@ -120,7 +118,7 @@ def test_no_active_unit_places_no_hook(base, network):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_exception_during_sampling_leaves_the_unet_untouched(base, network, plain, error):
     session = ControlSession(FakeHost(), [prepared(network)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     before = hooks_of(base.module)
     with pytest.raises(error), session.sampling(base.module):
         raise error
@@ -143,14 +141,16 @@ def test_exception_inside_the_network_leaves_the_unet_untouched(base, network, p
 def residual_difference(base, units):
     """Sum of what the units add, read where it is added."""
     session = ControlSession(FakeHost(), units)
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
     seen = []
-    original = session.residuals
-    session.residuals = lambda step: seen.append(original(step)) or seen[-1]
     with torch.no_grad(), session.sampling(base.module):
+        handle = base.module.middle_block.register_forward_pre_hook(
+            lambda *_args: seen.append(session._places._residuals)
+        )
         session.begin_evaluation(ROWS, 0.0)
         base.module(**arguments)
+        handle.remove()
     return seen[0]
 
 
@@ -199,8 +199,8 @@ def test_order_does_not_matter_where_only_the_mode_differs(base, network):
 
     assert torch.equal(run(base, units()), run(base, units()[::-1]))
     session = ControlSession(FakeHost(), units()[::-1])
-    session.begin_pass(info(), base)
-    assert [control.cond_only for control in session.active] == [False, True]
+    session.begin_pass(info(base))
+    assert [control.terms.cond_only for control in session.active] == [False, True]
 
 
 def test_each_mode_acts_on_its_own_units_residuals_only(base, network):
@@ -253,10 +253,10 @@ def test_units_that_take_turns_control_their_own_pictures(base, network, plain):
     def turns(*units):
         for position, unit in enumerate(units):
             unit.turn = (position, len(units))
-        return run(base, list(units), layout, pass_info=info(images=3))
+        return run(base, list(units), layout, pass_fields={"images": 3})
 
-    one = run(base, [prepared(network, seed=1)], layout, pass_info=info(images=3))
-    two = run(base, [prepared(network, seed=2)], layout, pass_info=info(images=3))
+    one = run(base, [prepared(network, seed=1)], layout, pass_fields={"images": 3})
+    two = run(base, [prepared(network, seed=2)], layout, pass_fields={"images": 3})
     out = turns(prepared(network, seed=1), prepared(network, seed=2))
     for image, source in enumerate((one, two, one)):
         for row in (image, image + 3):
@@ -268,7 +268,7 @@ def test_units_that_take_turns_control_their_own_pictures(base, network, plain):
 def test_model_switched_in_mid_sampling_to_one_of_the_same_structure_is_followed(base, network):
     refiner = copy.deepcopy(base.module)
     session = ControlSession(FakeHost(), [prepared(network)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
     before = hooks_of(base.module)
     with torch.no_grad(), session.sampling(base.module):
@@ -284,7 +284,7 @@ def test_model_switched_in_mid_sampling_to_one_of_the_same_structure_is_followed
 def test_model_switched_to_another_structure_is_left_alone(base, network):
     foreign = support.tiny_base("SD1" if kind_of(base) == "SDXL" else "SDXL")
     session = ControlSession(FakeHost(), [prepared(network)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     before = hooks_of(foreign.module)
     with session.sampling(base.module):
         session.begin_evaluation(ROWS, 0.5, foreign.module)
@@ -309,7 +309,7 @@ def test_a_switch_is_told_once_and_only_if_a_window_reaches_it(base, network, wi
     units = [prepared(network, guidance_start=a, guidance_end=b) for a, b in windows]
     session = ControlSession(FakeHost(), units)
     for is_hires in (False, True):
-        session.begin_pass(info(is_hires=is_hires, has_hires=True), base)
+        session.begin_pass(info(base, is_hires=is_hires, has_hires=True))
         with session.sampling(base.module):
             for step in range(8):
                 model = base.module if step < 4 else foreign.module
@@ -322,8 +322,8 @@ def test_list_for_sd1_acts_on_sdxl_by_its_first_numbers_and_is_told_once():
     weights = tuple(0.1 * (i + 1) for i in range(13))
     session = ControlSession(FakeHost(), [prepared(network, advanced_weighting=weights)])
     for is_hires in (False, True):
-        session.begin_pass(info(is_hires=is_hires, has_hires=True), base)
-        assert session.active[0].strengths == weights[:10]
+        session.begin_pass(info(base, is_hires=is_hires, has_hires=True))
+        assert session.active[0].terms.strengths == weights[:10]
     (comment,) = session.comments
     assert "unit 0: advanced_weighting has 13 numbers" in comment
     assert "takes the first 10" in comment
@@ -363,7 +363,7 @@ def test_split_calls_equal_one_call(base, network):
 
 def test_call_that_was_not_announced_is_not_controlled(base, network, plain):
     session = ControlSession(FakeHost(), [prepared(network)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
     with torch.no_grad(), session.sampling(base.module):
         assert torch.equal(base.module(**arguments), plain)
@@ -393,7 +393,7 @@ def test_hires_option_chooses_the_pass(base, network, plain, option, hires, acts
     out = run(
         base,
         [prepared(network, hr_option=option)],
-        pass_info=info(is_hires=hires, has_hires=True),
+        pass_fields={"is_hires": hires, "has_hires": True},
     )
     assert torch.equal(out, plain) is not acts
 
@@ -401,10 +401,10 @@ def test_hires_option_chooses_the_pass(base, network, plain, option, hires, acts
 def test_wrong_length_weights_stop_or_are_skipped(base, network):
     bad = prepared(network, advanced_weighting=(1.0, 2.0))
     with pytest.raises(UnitError, match=f"has 2 numbers.*needs {network.layers}"):
-        ControlSession(FakeHost(), [bad]).begin_pass(info(), base)
+        ControlSession(FakeHost(), [bad]).begin_pass(info(base))
     for units in ([bad, prepared(network)], [prepared(network), bad]):
         session = ControlSession(FakeHost(), units, OnError.SKIP)
-        session.begin_pass(info(), base)
+        session.begin_pass(info(base))
         assert len(session.active) == 1
         assert "unit skipped" in session.comments[0]
 
@@ -421,7 +421,7 @@ def test_hint_encoder_runs_once_per_pass(base, network, monkeypatch):
     original = network.encode_hint
     monkeypatch.setattr(network, "encode_hint", lambda hint: count.append(1) or original(hint))
     session = ControlSession(FakeHost(), [prepared(network)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
     with torch.no_grad(), session.sampling(base.module):
         for step in range(3):
@@ -461,34 +461,27 @@ def test_out_of_memory_falls_back_to_one_by_one(base, network, monkeypatch):
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("asks", ["unit", "host"])
-def test_low_vram_keeps_networks_off_the_device_between_uses(
-    base, network, monkeypatch, fails, asks
-):
-    fake, seen = FakeDevice(), []
-    host = FakeHost()
-    host.device = FakeDevice.device
-    host.between = Between.EVALUATION if asks == "host" else Between.NEVER
-    host.residency = Residency(1, 0, copy=fake.copy)
-    original = network.evaluate
-
-    def evaluate(*args):
-        seen.append(fake.held)
-        if fails:
-            raise RuntimeError
-        return original(*args)
-
-    monkeypatch.setattr(network, "evaluate", evaluate)
-    units = [prepared(network, low_vram=asks == "unit"), prepared(network, seed=9)]
-    session = ControlSession(host, units)
-    session.begin_pass(info(), base)
-    arguments = support.inputs(kind_of(base), rows=2, size=(LATENT.height, LATENT.width))
-    with torch.no_grad(), suppress(RuntimeError), session.sampling(base.module):
-        session.begin_evaluation(ROWS, 0.0)
-        assert fake.held == 0
-        base.module(**arguments)
-    assert (seen, fake.held, fake.copied) == ([network.nbytes], 0, network.nbytes)
+@pytest.mark.parametrize(
+    ("fields", "between", "expected"),
+    [
+        ({}, Between.NEVER, Between.NEVER),
+        ({}, Between.PASS, Between.PASS),
+        ({"low_vram": True}, Between.NEVER, Between.EVALUATION),
+    ],
+    ids=["default", "host", "unit"],
+)
+def test_networks_lie_where_host_and_units_ask_for(base, network, fields, between, expected):
+    host, places = FakeHost(), []
+    host.between = between
+    sampling = host.residency.sampling
+    host.residency.sampling = lambda networks, place: (
+        places.append((list(networks), place)) or sampling(networks, place)
+    )
+    session = ControlSession(host, [prepared(network, **fields), prepared(network, seed=9)])
+    session.begin_pass(info(base))
+    with session.sampling(base.module):
+        pass
+    assert places == [([network], Place(host.device, expected))]
 
 
 def test_inpaint_only_holds_x0_outside_the_mask(base, network):
@@ -497,7 +490,7 @@ def test_inpaint_only_holds_x0_outside_the_mask(base, network):
     unit = prepared(network, effect="inpaint_only")
     unit.detected = masked
     session = ControlSession(FakeHost(), [unit])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     x0 = torch.full((2, 4, 8, 16), 5.0)
     held = session.adjust_x0(x0)
     assert torch.equal(held[..., 9:], x0[..., 9:])
@@ -534,7 +527,7 @@ IDLE = {
 
 def sample(session, base, steps=3, rows=ROWS):
     """A pass of some steps; gives the session back with what became of its units."""
-    session.begin_pass(info(has_hires=True), base)
+    session.begin_pass(info(base, has_hires=True))
     size = (LATENT.height, LATENT.width)
     arguments = support.inputs(kind_of(base), rows=len(rows.rows), size=size)
     with torch.no_grad(), session.sampling(base.module):
@@ -553,7 +546,7 @@ def test_unit_without_effect_is_told_of_with_its_reason(base, network, case):
         fields = {"advanced_weighting": fields["advanced_weighting"] * network.layers}
     idle, active = prepared(network, **fields), prepared(network, seed=4)
     session = sample(ControlSession(FakeHost(), [idle, active]), base)
-    assert (idle.acted, active.acted) == (False, True)
+    assert [session.outcome_of(unit).acted for unit in (idle, active)] == [False, True]
     assert session.comments == [
         f"ControlNet unit 0 was never active, so it is not in the parameters: {reason}"
     ]
@@ -569,10 +562,10 @@ def test_unit_whose_turn_never_comes_is_told_of(base, network):
 def test_unit_that_acts_in_one_of_two_passes_is_not_told_of(base, network):
     unit = prepared(network, hr_option=HiResOption.LOW_RES_ONLY)
     session = sample(ControlSession(FakeHost(), [unit]), base)
-    session.begin_pass(info(has_hires=True, is_hires=True), base)
+    session.begin_pass(info(base, has_hires=True, is_hires=True))
     session.end_pass(3)
     session.say_idle()
-    assert unit.acted
+    assert session.outcome_of(unit).acted
     assert session.comments == []
 
 
@@ -584,8 +577,8 @@ def test_blocks_that_are_never_called_are_an_error_and_steps_that_never_end_are_
     with pytest.raises(HostError, match="^unit 0: the U-Net's blocks were never called"):
         sample(ControlSession(FakeHost(), [unit]), base)
     session = ControlSession(FakeHost(), [unit])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     with session.sampling(base.module):
         session.begin_evaluation(ROWS, 0.0)  # and then somebody stops the sampler
     session.end_pass(0)
-    assert not unit.acted
+    assert not session.outcome_of(unit).acted

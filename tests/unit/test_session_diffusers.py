@@ -77,7 +77,7 @@ def test_session_agrees_with_diffusers(kind, calls, progress, tmp_path):
     )[0]
 
     session = ControlSession(FakeHost(), units)
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     outputs = []
     with session.sampling(base.module):
         session.begin_evaluation(ROWS, progress)

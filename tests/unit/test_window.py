@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib_controlnet.engine.window import Window, layer_strengths, strength_curve
+from lib_controlnet.engine.window import Window, own_strengths, strength_curve
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import UnitError
 
@@ -51,12 +51,12 @@ def test_curve_balanced_is_flat():
 
 def test_own_weights_replace_weight_and_curve():
     own = tuple(i / 10 for i in range(13))
-    assert layer_strengths(0.3, 13, ControlMode.CONTROL, own, "unit 0") == own
+    assert own_strengths(own, 13, "unit 0") == own
 
 
 def test_own_weights_for_sd1_are_cut_for_sdxl():
     own = tuple(i / 10 for i in range(13))
-    assert layer_strengths(0.3, 10, ControlMode.CONTROL, own, "unit 0") == own[:10]
+    assert own_strengths(own, 10, "unit 0") == own[:10]
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_own_weights_for_sd1_are_cut_for_sdxl():
 def test_own_weights_of_wrong_length_say_both_lengths(given, layers):
     told = rf"unit 1: advanced_weighting has {given} numbers.*needs {layers} "
     with pytest.raises(UnitError, match=told):
-        layer_strengths(1.0, layers, ControlMode.BALANCED, (1.0,) * given, "unit 1")
+        own_strengths((1.0,) * given, layers, "unit 1")

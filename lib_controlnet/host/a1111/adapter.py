@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from modules import devices, paths, sd_models, shared
 
-from lib_controlnet.engine.effects import adjusted_noise
-from lib_controlnet.engine.network import BaseUNet, describe_unet
+from lib_controlnet.engine.effects.x0 import adjusted_noise
 from lib_controlnet.engine.residency import Between
 from lib_controlnet.engine.step import NoisyLatent, RowLayout, Texts
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.errors import HostError
 from lib_controlnet.host.a1111 import vae
 from lib_controlnet.host.a1111.schedule import from_denoiser
@@ -215,7 +215,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
         return
     images = params.text_uncond.shape[0]
     layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])
-    if images > 1 and any(control.cond_only for control in session.active):
+    if images > 1 and any(control.terms.cond_only for control in session.active):
         layout = replace(layout, texts=_texts(params))
     schedule = session.schedule or from_denoiser(denoiser)
     # Read only where it counts: the tensor is on the device, and reading it waits for the device.
@@ -227,20 +227,20 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
     if getattr(denoiser, "mask_before_denoising", False):  # samplers that predict epsilon
         noisy = NoisyLatent(params.x[-images:], params.sigma[-images:])
     session.begin_evaluation(layout, progress, unet, noisy)
-    if session.conditions:
+    if session.effects("condition"):
         params.image_cond = session.condition(params.image_cond, layout.rows)
 
 
 def on_cfg_after_cfg(session: ControlSession, params: Any) -> None:
     """Once per evaluation, after guidance: hold the prediction where a unit asks for it."""
-    if session.effects:
+    if session.effects("after_guidance"):
         params.x = _adjusted(params.x, session.noisy, session.adjust_x0)
 
 
 def on_cfg_denoised(session: ControlSession, params: Any) -> None:
     """Once per evaluation, before guidance: every row's prediction, changed in place."""
     layout = session.cursor.layout
-    if not session.row_effects or layout is None:
+    if not session.effects("before_guidance") or layout is None:
         return
     rows, noisy = layout.rows, session.noisy
     if len(rows) != len(params.x):
@@ -266,8 +266,8 @@ def _adjusted(
 
 def lay_starts(session: ControlSession, noise: Tensor) -> None:
     """Put the pictures that sampling shall start from under its noise, (b, c, h, w), in place."""
-    for start in session.starts:
-        start.lay_under(noise, float(loaded_model().alphas_cumprod[-1]))
+    for effect in session.effects("under_noise"):
+        effect.under_noise(noise, float(loaded_model().alphas_cumprod[-1]))
 
 
 def _texts(params: Any) -> Texts:

@@ -24,7 +24,7 @@ from lib_controlnet.units import batch
 if TYPE_CHECKING:
     import numpy as np
 
-    from lib_controlnet.engine.session import PreparedUnit
+    from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.units.batch import BatchPicture, BatchSource
     from lib_controlnet.units.unit import ControlUnit
 

@@ -1,0 +1,139 @@
+"""Binding a unit to a pass: its control, and its effects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lib_controlnet.engine import effects, outcome
+from lib_controlnet.engine.network import GuideKind, Terms
+from lib_controlnet.engine.unit_pass import UnitPass
+from lib_controlnet.engine.window import Window, is_for_sd1, own_strengths
+from lib_controlnet.enums import ControlMode, HiResOption
+from lib_controlnet.errors import UnitError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lib_controlnet.engine.effects import Effect
+    from lib_controlnet.engine.network import ActiveControl, ControlNetwork
+    from lib_controlnet.engine.pass_info import PassInfo
+    from lib_controlnet.engine.ports import Host
+    from lib_controlnet.engine.prepared import Placed, PreparedUnit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class BoundUnit:
+    """What carries out a unit's part in a pass.
+
+    Attributes:
+        part: the unit, the pass, and on what terms it acts.
+        control: acts on the U-Net.
+        effects: what it does beside that.
+    """
+
+    part: UnitPass
+    control: ActiveControl
+    effects: list[Effect] = field(default_factory=list)
+
+
+def bind_unit(
+    prepared: PreparedUnit, info: PassInfo, host: Host, say: Callable[[str], None]
+) -> BoundUnit | str:
+    """Bind a unit to a pass; a text says why it has no effect there.
+
+    Args:
+        prepared: the unit.
+        info: the pass.
+        host: answers for settings and encodes pictures.
+        say: is told what the user should know.
+
+    Raises:
+        ControlNetError: the unit cannot act on the pass's base.
+    """
+    unit = prepared.unit
+    placed = prepared.place(info.geometry)
+    if prepared.model is None:
+        return f"{unit.module} steers without a control model, which is not supported yet"
+    if not _acts_in(unit.hr_option, info):
+        return f"it acts in another pass (hr_option is {unit.hr_option.value!r})"
+    network = prepared.model.network(info.base)
+    for note in network.notes:
+        say(f"ControlNet {unit.name}: {note}")
+    strengths = _strengths(prepared, network, info, say)
+    region, images = prepared.region_at(info), prepared.images(info.images)
+    idle = outcome.before_pass(unit, strengths, region, images)
+    if idle:
+        log.info("%s has no effect in this pass: %s", unit.name, idle)
+        return idle
+    guide, key = _guide(prepared, network, placed, host)
+    terms = Terms(
+        name=unit.name,
+        strengths=strengths,
+        window=Window(unit.guidance_start, unit.guidance_end),
+        cond_only=unit.control_mode is ControlMode.CONTROL or network.cond_only,
+        region=None if region is None or region.is_full else region,
+        images=images,
+        values=prepared.values,
+        guide_key=key,
+    )
+    bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))
+    for effect in effects.discover():
+        bound.effects += effect.bind_all(bound.part, host)
+    log.info(
+        "%s: %s, %s, %s, window %g to %g, %dx%d%s",
+        *(unit.name, unit.module, network.name, unit.control_mode),
+        *(terms.window.start, terms.window.end),
+        *(info.geometry.size.width, info.geometry.size.height),
+        ", hires" if info.is_hires else "",
+    )
+    return bound
+
+
+def _acts_in(option: HiResOption, info: PassInfo) -> bool:
+    """Whether a unit with this option acts in the pass; without hires it always does."""
+    if not info.has_hires or option is HiResOption.BOTH:
+        return True
+    return info.is_hires == (option is HiResOption.HIGH_RES_ONLY)
+
+
+def _strengths(
+    prepared: PreparedUnit, network: ControlNetwork, info: PassInfo, say: Callable[[str], None]
+) -> tuple[float, ...]:
+    unit = prepared.unit
+    mode, own = unit.control_mode, unit.advanced_weighting
+    if prepared.soft_in_hires and info.is_hires and mode is ControlMode.BALANCED:
+        # Parity: one-pixel line maps are softened in a hires pass.
+        mode = ControlMode.PROMPT
+    if own is None:
+        return network.curve(unit.weight, mode)
+    if is_for_sd1(own, network.layers):
+        say(
+            f"{unit.name}: advanced_weighting has {len(own)} numbers, one for each layer of "
+            f"SD1; the control model is for {network.base} and takes the first {network.layers}"
+        )
+    return own_strengths(own, network.layers, unit.name)
+
+
+def _guide(
+    prepared: PreparedUnit, network: ControlNetwork, placed: Placed, host: Host
+) -> tuple[Tensor | None, str]:
+    """What the network is steered by, and a text that is equal for equal guides."""
+    wants = network.wants
+    if wants.kind is GuideKind.NOTHING:
+        return None, ""
+    if wants.kind is GuideKind.EMBEDDING:
+        if prepared.embedding is None:
+            unit = prepared.unit
+            msg = (
+                f"{unit.name}: {network.name} is steered by an embedding, and the preprocessor "
+                f"{unit.module} gives a map; choose one of the control type {network.family}"
+            )
+            raise UnitError(msg)
+        return prepared.embedding, f"embedding {id(prepared.embedding)}"
+    hint, key = placed.hint(wants.masked)
+    return (placed.latent(host) if wants.kind is GuideKind.LATENT else hint), key

@@ -1,0 +1,33 @@
+"""One run of the sampler, as the units are bound to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.pictures.placement import PassGeometry
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """One run of the sampler.
+
+    Attributes:
+        geometry: where the pass's latent lies on the picture.
+        base: the U-Net that is sampled.
+        is_hires: second pass of a hires fix.
+        has_hires: the generation has a hires pass at all.
+        scale: size of the pass's picture relative to the requested one.
+        images: pictures in the batch.
+        seeds: one for each of them.
+    """
+
+    geometry: PassGeometry
+    base: BaseUNet
+    is_hires: bool = False
+    has_hires: bool = False
+    scale: float = 1.0
+    images: int = 1
+    seeds: tuple[int, ...] = (0,)

@@ -1,0 +1,157 @@
+"""A unit that is ready to be bound to passes, and its maps at the sizes of passes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from lib_controlnet.engine.injection import RegionMask
+from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, to_pixels
+from lib_controlnet.pictures.region import Region, place_region
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from lib_controlnet.engine.network import ControlNetwork
+    from lib_controlnet.engine.pass_info import PassInfo
+    from lib_controlnet.engine.ports import Host
+    from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.enums import ResizeMode
+    from lib_controlnet.units.unit import ControlUnit
+
+
+class ModelReference(Protocol):
+    """A control model that a unit has chosen, loaded when a pass needs it."""
+
+    def network(self, base: BaseUNet) -> ControlNetwork:
+        """The network for a base.
+
+        Raises:
+            ControlNetError: it cannot control that base.
+        """
+        ...
+
+
+class Placed:
+    """The maps of a unit at the size of a pass; whatever is made of them is made once.
+
+    Args:
+        detected: uint8 (H, W, 3 or 4): the map, and those of an animation's further frames.
+        geometry: the pass.
+        mode: the unit's resize mode.
+    """
+
+    def __init__(
+        self, detected: Sequence[np.ndarray], geometry: PassGeometry, mode: ResizeMode
+    ) -> None:
+        self.geometry = geometry
+        self.maps = tuple(place_map(shown, geometry, mode) for shown in detected)
+        self._hints: dict[float, tuple[Tensor, str]] = {}
+        self._latents: dict[int, Tensor] = {}
+
+    def hint(self, masked: float) -> tuple[Tensor, str]:
+        """Hint, float32 (1, 3, H, W), or one for each frame (n, 3, H, W), and its digest.
+
+        Args:
+            masked: value of masked pixels.
+        """
+        if masked not in self._hints:
+            placed = [to_hint(shown, masked) for shown in self.maps]
+            hint = placed[0] if len(placed) == 1 else torch.cat(placed)
+            digest = hashlib.sha1(hint.contiguous().numpy()).hexdigest()
+            self._hints[masked] = hint, f"{tuple(hint.shape)} {digest}"
+        return self._hints[masked]
+
+    def pixels(self, number: int = 0) -> Tensor:
+        """float32 (1, 3 or 4, H, W) in [0, 1] of one of the maps."""
+        return to_pixels(self.maps[number])
+
+    def latent(self, host: Host, number: int = 0) -> Tensor:
+        """Scaled latent (1, 4, H / 8, W / 8) of one of the maps."""
+        if number not in self._latents:
+            self._latents[number] = host.vae_encode(self.pixels(number)[:, :3])
+        return self._latents[number]
+
+
+@dataclass(eq=False)
+class PreparedUnit:
+    """What a unit is, for the whole generation.
+
+    Attributes:
+        unit: what was asked.
+        resize_mode: the mode that applies (an img2img picture brings its own).
+        detected: uint8 (H, W, 3 or 4), the preprocessor's map.
+        model: its control model; None where it steers without one.
+        region: where the unit acts; None for the whole picture.
+        turn: (i, n): of every n pictures of a batch the unit controls the one numbered i; None
+            means all.
+        soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
+        effect: name of an effect on sampling or on the finished picture that the preprocessor
+            declares, or None.
+        values: numbers of the preprocessor's sliders.
+        fills: sampling of a first pass starts from the map, which the preprocessor has painted.
+        frames: maps for the further frames of an animation; then `detected` controls the first
+            picture of a batch, and these the following ones.
+        masks: its mask is for an inpainting checkpoint too; the host has none.
+        embedding: what the preprocessor gives in the place of a map, if it does.
+        position: its place among the enabled units, by which the parameters call it.
+    """
+
+    unit: ControlUnit
+    resize_mode: ResizeMode
+    detected: np.ndarray
+    model: ModelReference | None
+    region: Region | None = None
+    turn: tuple[int, int] | None = None
+    soft_in_hires: bool = False
+    effect: str | None = None
+    values: tuple[float, ...] = ()
+    fills: bool = False
+    frames: tuple[np.ndarray, ...] = ()
+    masks: bool = False
+    embedding: Tensor | None = None
+    position: int = 0
+    _placed: list[Placed] = field(default_factory=list, init=False, repr=False)
+    _regions: dict[tuple[PassGeometry, float], RegionMask] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def look_at(self, geometry: PassGeometry) -> Placed:
+        """Its maps at the size of a pass, which may never come."""
+        for placed in self._placed:
+            if placed.geometry == geometry:
+                return placed
+        return Placed((self.detected, *self.frames), geometry, self.resize_mode)
+
+    def place(self, geometry: PassGeometry) -> Placed:
+        """Its maps at the size of a pass that begins, made once for each geometry."""
+        found = self.look_at(geometry)
+        shape = found.maps[0].shape
+        self._placed = [found, *(one for one in self._placed if one.maps[0].shape != shape)]
+        return found
+
+    @property
+    def maps(self) -> list[np.ndarray]:
+        """Its map at the sizes of the passes so far, one per size, newest first."""
+        return [placed.maps[0] for placed in self._placed]
+
+    def region_at(self, info: PassInfo) -> RegionMask | None:
+        """Its region in a pass, made once for each geometry; None for the whole picture."""
+        if self.region is None:
+            return None
+        key = (info.geometry, info.scale)
+        if key not in self._regions:
+            last = list(self._regions.items())[-1:]  # a first pass and a hires pass take turns
+            self._regions = dict([*last, (key, RegionMask(place_region(self.region, *key)))])
+        return self._regions[key]
+
+    def images(self, count: int) -> frozenset[int] | None:
+        """Which of the `count` pictures of a batch the unit controls; None means all."""
+        if self.turn is None:
+            return None
+        return frozenset(range(self.turn[0], count, self.turn[1]))

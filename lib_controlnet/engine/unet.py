@@ -1,0 +1,155 @@
+"""The base U-Net of a checkpoint, seen from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from lib_controlnet.enums import BaseModel
+from lib_controlnet.errors import HostError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONTEXT_TO_BASE: Final[Mapping[int, BaseModel]] = {
+    768: BaseModel.SD1,
+    1024: BaseModel.SD2,
+    2048: BaseModel.SDXL,
+}
+"""Width of the text tokens of the published base models."""
+
+
+@dataclass(frozen=True)
+class UNetShape:
+    """Everything a control network must agree on with the U-Net it steers.
+
+    Attributes:
+        model_channels: width of the first block (320 in SD1, SD2 and SDXL).
+        in_channels: latent channels read (4; 9 for inpainting checkpoints).
+        skips: channels of every input block's output, shallowest first.
+        middle: channels of the middle block.
+        context_dim: width of the text tokens; 0 where nothing attends to text.
+        adm_channels: width of the vector condition `y`, None without one.
+        heads: attention heads by block name, such as `input_blocks.1.1`.
+        linear_projection: transformers enter through linear layers (SD2, SDXL), not 1x1 convs.
+    """
+
+    model_channels: int
+    in_channels: int
+    skips: tuple[int, ...]
+    middle: int
+    context_dim: int
+    adm_channels: int | None
+    heads: Mapping[str, int] = field(default_factory=dict, hash=False)
+    linear_projection: bool = False
+
+    @property
+    def kind(self) -> BaseModel:
+        """The base family: by text width where it is a published one, else by structure."""
+        known = CONTEXT_TO_BASE.get(self.context_dim)
+        if known is not None:
+            return known
+        if self.adm_channels is not None:
+            return BaseModel.SDXL
+        return BaseModel.SD2 if self.linear_projection else BaseModel.SD1
+
+    @property
+    def layers(self) -> int:
+        """Residuals that a ControlNet for it returns: one for each skip, and the middle."""
+        return len(self.skips) + 1
+
+    def __str__(self) -> str:
+        """Name and the number that tells it apart, such as `SDXL (context 2048)`."""
+        if self.context_dim:
+            return f"{self.kind} (context {self.context_dim})"
+        return f"{self.kind} (vector {self.adm_channels})"
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """Hashable summary: equal for bases that can share a loaded network."""
+        heads = tuple(sorted(self.heads.items()))
+        return (self.skips, self.middle, self.context_dim, self.adm_channels, heads)
+
+
+@dataclass(frozen=True)
+class BaseUNet:
+    """The U-Net of the loaded checkpoint.
+
+    Attributes:
+        module: the host's U-Net, in LDM layout; never modified by a family.
+        shape: its structure, from `describe_unet`.
+        name: the checkpoint's title, for messages.
+        identity: changes whenever the weights do; part of cache keys.
+    """
+
+    module: nn.Module
+    shape: UNetShape
+    name: str
+    identity: str
+
+
+def read_shape(
+    shapes: Mapping[str, Sequence[int]], heads: Mapping[str, int] | None = None
+) -> UNetShape:
+    """Read the structure of a U-Net, or of the encoder copy in a ControlNet file.
+
+    Args:
+        shapes: tensor shapes by LDM name (`input_blocks.0.0.weight`, ...).
+        heads: attention heads by block name, which shapes do not tell.
+
+    Raises:
+        KeyError: `input_blocks.0.0.weight` is not there, so this is no such encoder.
+    """
+    model_channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
+    skips = []
+    while (width := _block_width(shapes, f"input_blocks.{len(skips)}")) is not None:
+        skips.append(width)
+    text = [shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
+    label = shapes.get("label_emb.0.0.weight")
+    return UNetShape(
+        model_channels=model_channels,
+        in_channels=in_channels,
+        skips=tuple(skips),
+        middle=_block_width(shapes, "middle_block") or skips[-1],
+        context_dim=text[0] if text else 0,
+        adm_channels=None if label is None else label[1],
+        heads=dict(heads or {}),
+        linear_projection=any(
+            name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in shapes.items()
+        ),
+    )
+
+
+def _block_width(shapes: Mapping[str, Sequence[int]], block: str) -> int | None:
+    """Output channels of a block: first convolution, res block or strided convolution."""
+    for suffix in ("0.weight", "0.out_layers.3.weight", "0.op.weight"):
+        shape = shapes.get(f"{block}.{suffix}")
+        if shape is not None:
+            return shape[0]
+    return None
+
+
+def describe_unet(unet: nn.Module) -> UNetShape:
+    """Read the structure of any U-Net in LDM layout (`ldm`, `sgm`, or a look-alike).
+
+    Only parameter shapes and the attention layers' head counts are looked at, so weights may be
+    in any precision, on any device.
+
+    Raises:
+        HostError: the module is not such a U-Net (SD3 and other transformers).
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in unet.named_parameters()}
+    heads = {}
+    for name, module in unet.named_modules():
+        blocks = getattr(module, "transformer_blocks", None)
+        if blocks is not None and len(blocks):
+            heads[name] = int(blocks[0].attn1.heads)
+    try:
+        return read_shape(shapes, heads)
+    except KeyError:
+        msg = (
+            f"the loaded checkpoint's network ({type(unet).__name__}) has no input_blocks; "
+            "control models need an SD1, SD2 or SDXL checkpoint"
+        )
+        raise HostError(msg) from None

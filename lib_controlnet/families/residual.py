@@ -1,0 +1,298 @@
+"""Networks that return residuals for the skips and the middle block, and their units in a pass."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from lib_controlnet.engine.injection import Residuals, Rows
+from lib_controlnet.engine.network import ActiveControl, ControlNetwork
+from lib_controlnet.engine.step import StepContext
+from lib_controlnet.errors import HostError
+
+if TYPE_CHECKING:
+    from lib_controlnet.engine.network import Terms
+    from lib_controlnet.engine.pass_info import PassInfo
+    from lib_controlnet.engine.places import Memory, Places
+
+log = logging.getLogger(__name__)
+
+LATENT_CHANNELS: Final = 4
+"""Channels of the noisy latent; inpainting and edit U-Nets append their own conditioning."""
+
+
+class ResidualNetwork(ControlNetwork):
+    """A network that is evaluated beside the U-Net and returns one residual for each layer.
+
+    Attributes:
+        layers: 13 for SD1 and SD2, 10 for SDXL.
+        global_average_pooling: each residual is to be averaged over the picture, cond rows only
+            (shuffle).
+    """
+
+    global_average_pooling: bool = False
+
+    @property
+    def cond_only(self) -> bool:  # type: ignore[override]  # decided by the file
+        """Pooled residuals act on cond rows only."""
+        return self.global_average_pooling
+
+    @abstractmethod
+    def encode_hint(self, hint: Tensor) -> Tensor:
+        """Run the part that depends on the control image alone; its result can be cached.
+
+        Args:
+            hint: (b, 3, H, W), RGB in [0, 1], -1 in masked pixels; any device and precision.
+
+        Returns:
+            Guided hint (b, C, H / 8, W / 8).
+        """
+
+    @abstractmethod
+    def evaluate(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        guided_hint: Tensor,
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Compute residuals for some rows; no strength is applied.
+
+        Args:
+            x: scaled noisy latent (n, 4 or more, h, w); channels past the model's are ignored.
+            timesteps: (n,), 0 to 999, may be fractional.
+            context: text tokens (n, t, c).
+            y: vector condition (n, adm), None for SD1 and SD2.
+            guided_hint: (1 or n, C, h, w), from `encode_hint`.
+            wanted: one flag per layer, shallowest first, middle last. Work stops at the deepest
+                wanted layer.
+
+        Returns:
+            One tensor per layer in x's precision, None where not wanted.
+        """
+
+    def bind(self, terms: Terms, guide: Tensor | None, info: PassInfo) -> ActiveControl:
+        """Bind a unit to one pass, see `ControlNetwork.bind`; the guide is its hint."""
+        del info
+        assert guide is not None
+        return ResidualControl(self, terms, guide)
+
+
+class ResidualControl(ActiveControl):
+    """One unit in one pass: its network, its hint, and what of them stays constant over the steps.
+
+    Args:
+        network: loaded weights, shared with other units.
+        terms: how, when and where it acts.
+        hint: float32 (1, 3, H, W), or (n, 3, H, W) with one for each picture of the batch; another
+            extension may put (n, 3, H, W) of its own in its place.
+    """
+
+    network: ResidualNetwork
+
+    def __init__(self, network: ResidualNetwork, terms: Terms, hint: Tensor) -> None:
+        super().__init__(network, terms)
+        self.hint = hint
+        self.is_replaced = False
+        self._guided_hint: Tensor | None = None
+        self.hint_key = terms.guide_key
+
+    def attach(self, places: Places) -> None:
+        """Ask for the skips."""
+        self.attach_all([self], places)
+
+    @classmethod
+    def attach_all(cls, controls: Sequence[ActiveControl], places: Places) -> None:
+        """Ask for the skips, once for all controls of this kind."""
+        evaluation = _Evaluation([c for c in controls if isinstance(c, cls)], places.memory)
+        places.skips(evaluation.add, evaluation.take)
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """Units with the same key can be evaluated as one batch, for the same rows."""
+        return (id(self.network),)
+
+    @property
+    def wanted(self) -> tuple[bool, ...]:
+        """Layers whose residual is used at all."""
+        return tuple(strength != 0.0 for strength in self.terms.strengths)
+
+    def replace_hint(self, hint: Tensor) -> None:
+        """Act by another hint from the next U-Net call on.
+
+        Args:
+            hint: (3, H, W) or (1, 3, H, W) for all rows, or (n, 3, H, W) with one for each row of
+                the U-Net's calls, or one for each picture of the batch.
+        """
+        self.hint = hint[None] if hint.dim() == 3 else hint  # no batch axis
+        self.hint_key = f"given to {id(self)}"  # never taken for a copy of another unit's
+        self.is_replaced = True
+        self._guided_hint = None
+
+    def guided_hint(self) -> Tensor:
+        """Output of the network's hint encoder, (1 or n, c, h, w), computed once per hint."""
+        if self._guided_hint is None:
+            self._guided_hint = self.network.encode_hint(self.hint)
+        return self._guided_hint
+
+    def evaluate(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        hint: Tensor,
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Run the network for all controls of one `batch_key`, see `ResidualNetwork.evaluate`."""
+        return self.network.evaluate(x, timesteps, context, y, hint, wanted)
+
+    def finish(self, layers: tuple[Tensor | None, ...], rows: Rows) -> Residuals:
+        """Apply strength, region and pooling to the network's raw output."""
+        residuals = Residuals(rows, layers).scaled(self.terms.strengths)
+        sizes = [None if layer is None else layer.shape[-2:] for layer in layers]
+        if self.network.global_average_pooling:
+            residuals = residuals.pooled()
+        if self.terms.region is not None:
+            residuals = residuals.masked(self.terms.region, sizes)
+        return residuals
+
+    def release(self) -> None:
+        """Forget what was cached for the pass."""
+        self._guided_hint = None
+
+
+class _Evaluation:
+    """All units of a pass that return residuals, as few evaluations of networks as possible."""
+
+    def __init__(self, controls: Sequence[ResidualControl], memory: Memory) -> None:
+        self._controls = controls
+        self._memory = memory
+        self._acting: list[ResidualControl] = []
+        self._one_by_one = False
+
+    def add(self, step: StepContext) -> list[Residuals]:
+        """Residuals of one U-Net call."""
+        groups: dict[tuple[object, ...], list[ResidualControl]] = {}
+        self._acting = []
+        for control in self._controls:
+            rows = control.rows_in(step)
+            if rows:
+                groups.setdefault((control.batch_key, rows), []).append(control)
+                self._acting.append(control)
+        parts: list[Residuals] = []
+        for (_key, rows), controls in groups.items():
+            parts += self._evaluate(controls, step, rows)
+        return parts
+
+    def take(self) -> None:
+        """The U-Net's blocks took what `add` gave last."""
+        for control in self._acting:
+            control.acted = True
+
+    def _evaluate(
+        self, controls: list[ResidualControl], step: StepContext, rows: Rows
+    ) -> list[Residuals]:
+        """Units of one network as one batch; one by one if memory does not allow it."""
+        with self._memory.on_device(controls[0].network):
+            if not self._one_by_one:
+                try:
+                    return evaluate_group(controls, step, rows)
+                except torch.cuda.OutOfMemoryError:
+                    self._one_by_one = True
+                # Outside of `except`: there the failed batch would still be held by its traceback.
+                self._memory.relieve([controls[0].network])
+                log.warning("not enough memory to evaluate %d units at once", len(controls))
+            return [part for one in controls for part in evaluate_group([one], step, rows)]
+
+
+def evaluate_group(
+    controls: Sequence[ResidualControl], step: StepContext, rows: Rows
+) -> list[Residuals]:
+    """Run units that share a network and rows as one batch.
+
+    Units with the same hint are evaluated once: what differs between them (strength, region) is
+    applied to the result.
+
+    Args:
+        controls: units with one and the same network.
+        step: the U-Net call.
+        rows: rows of the call to evaluate; the others cost nothing.
+
+    Returns:
+        One `Residuals` per unit, in the order of `controls`.
+    """
+    everything = len(rows) == step.x.shape[0]
+    index = None if everything else torch.tensor(rows, device=step.x.device)
+    distinct = {control.hint_key: control for control in controls}
+    copies = len(distinct)
+
+    def pick(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        chosen = tensor if index is None else tensor[index]
+        return chosen if copies == 1 else torch.cat([chosen] * copies)
+
+    hints = [
+        _rows_of(control.guided_hint(), step, rows, control.is_replaced)
+        for control in distinct.values()
+    ]
+    if copies > 1:
+        hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
+    wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))
+    layers = controls[0].evaluate(
+        pick(step.x[:, :LATENT_CHANNELS]),
+        pick(step.timesteps),
+        pick(step.context),
+        pick(step.y),
+        hints[0],
+        wanted,
+    )
+    chunks = [(None,) * copies if layer is None else layer.chunk(copies) for layer in layers]
+    place = {key: position for position, key in enumerate(distinct)}
+    return [
+        control.finish(tuple(chunk[place[control.hint_key]] for chunk in chunks), rows)
+        for control in controls
+    ]
+
+
+def _rows_of(guided: Tensor, step: StepContext, rows: Rows, is_replaced: bool) -> Tensor:
+    """The guided hint for some rows of a call: (1 or len(rows), c, h, w).
+
+    Args:
+        guided: one hint for all; or one for each row of the call, for each picture of the batch,
+            or for each of several equal parts of the call (animations repeat their frames for
+            cond and uncond).
+        step: the U-Net call.
+        rows: the wanted rows.
+        is_replaced: another extension gave the hint, and its order may be any of these.
+
+    Raises:
+        HostError: the number of hints fits none of these.
+    """
+    count, total = guided.shape[0], len(step.rows)
+    if count == 1:
+        return guided
+    pictures = 1 + max(row.image for row in step.rows)
+    if count == total and is_replaced:
+        owners = list(rows)
+    elif count == pictures or (count > pictures and not is_replaced):  # a call may have a part
+        owners = [step.rows[row].image for row in rows]
+    elif total % count == 0:
+        owners = [row % count for row in rows]
+    else:
+        msg = (
+            f"another extension replaced a hint by {count} of them, but the U-Net was called with "
+            f"{total} rows; there must be 1, {total}, or one for each picture"
+        )
+        raise HostError(msg)
+    if owners == list(range(count)):
+        return guided
+    return guided[torch.tensor(owners, device=guided.device)]
