@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from lib_controlnet.errors import ModelNotFoundError, is_out_of_memory, lacks_memory
 
 if TYPE_CHECKING:
-    from lib_controlnet.engine.network import BaseUNet, ControlNetwork
+    from lib_controlnet.engine.network import ControlNetwork
+    from lib_controlnet.engine.unet import BaseUNet
 
 log = logging.getLogger(__name__)
 

@@ -169,7 +169,7 @@ def test_a_unit_holds_its_network_so_that_no_other_takes_its_place():
             return Network()
 
     (made,) = prepare_units([unit()], Preparation(GenerationRequest(SIZE), Loading(), None), [])
-    network = weakref.ref(made.load(None))
+    network = weakref.ref(made.model.network(None))
     assert network() is not None
     made.load(None)
     assert network() is None, "of another checkpoint's it lets go"

@@ -13,8 +13,9 @@ import torch
 from fake_device import FakeDevice
 from support import save_controlnet, tiny_base, tiny_controlnet
 
-from lib_controlnet.engine.network import BaseUNet, ControlNetwork
+from lib_controlnet.engine.network import ControlNetwork
 from lib_controlnet.engine.residency import Between, Place, Residency, Resident
+from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.errors import HostError, ModelNotFoundError, WrongBaseModelError
 from lib_controlnet.families import load_network
 
