@@ -78,6 +78,25 @@ def identify(ckpt: Checkpoint) -> ControlFamily:
     raise CheckpointError(msg)
 
 
+@dataclass(frozen=True, eq=False)
+class FilelessModel:
+    """The model of a family that needs no file, see `engine.prepared.ModelReference`."""
+
+    family: ControlFamily
+
+    def network(self, base: BaseUNet) -> ControlNetwork:
+        """The family's network for a base."""
+        return self.family.make(base)
+
+
+def find_fileless(preprocessor: str) -> FilelessModel | None:
+    """What steers by a preprocessor without a model's file; None where nothing does."""
+    for family in discover():
+        if preprocessor in family.preprocessors:
+            return FilelessModel(family)
+    return None
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why a file cannot control a checkpoint.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
+    from torch import nn
 
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
@@ -14,15 +16,29 @@ if TYPE_CHECKING:
 
 
 class ControlFamily(ABC):
-    """One way of steering a U-Net; one subclass per file in `families/`."""
+    """One way of steering a U-Net; one subclass per file in `families/`.
+
+    Attributes:
+        name: what messages and lists call it.
+        preprocessors: those that steer in this way without a model's file.
+    """
 
     name: ClassVar[str]
+    preprocessors: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
+    def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetwork | None:
+        """A small random network for a base, strong enough to be seen in the U-Net's output.
+
+        What is promised of every family is tried on it; None where the family has no network for
+        such a base.
+        """
+
     def matches(self, ckpt: Checkpoint) -> bool:
         """Whether the file's keys and shapes are of this family."""
+        del ckpt
+        return False
 
-    @abstractmethod
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Refuse a file for another base model, by its names and shapes alone.
 
@@ -30,8 +46,8 @@ class ControlFamily(ABC):
             WrongBaseModelError: the file is for another base model.
             BrokenCheckpointError: tensors are missing.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> ControlNetwork:
@@ -41,3 +57,26 @@ class ControlFamily(ABC):
             WrongBaseModelError: the file is for another base model.
             BrokenCheckpointError: tensors are missing, unexpected or of a wrong shape.
         """
+        raise NotImplementedError
+
+    def make(self, base: BaseUNet) -> ControlNetwork:
+        """The network of a family without files.
+
+        Raises:
+            ControlNetError: the base cannot be steered so.
+        """
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, seed: int, scale: float = 1.0) -> nn.Module:
+    """Give every tensor of a module random values that keep activations at their size.
+
+    Zero convolutions too, so a network that starts without effect has one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+        spread = scale * (fan_in**-0.5 if parameter.dim() > 1 else 0.02)
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    return module.eval().requires_grad_(False)

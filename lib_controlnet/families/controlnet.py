@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -18,10 +19,10 @@ from lib_controlnet.engine.network import ControlNetwork
 from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
-from lib_controlnet.families.base import ControlFamily
+from lib_controlnet.families.base import ControlFamily, randomize
 from lib_controlnet.families.base_weights import BaseWeights
 from lib_controlnet.families.filling import check_tensors, read_structure
-from lib_controlnet.families.residual import ResidualNetwork
+from lib_controlnet.families.residual import LATENT_CHANNELS, ResidualNetwork
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
@@ -110,6 +111,10 @@ class ControlNetFamily(ControlFamily):
 
     name = "ControlNet"
 
+    def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:
+        """See `ControlFamily.tiny`."""
+        return ControlNetNetwork("tiny", tiny_module(base, seed), base.shape)
+
     def matches(self, ckpt: Checkpoint) -> bool:
         """Whether the file holds a plain ControlNet or a difference one."""
         kind = classify(ckpt)
@@ -148,6 +153,25 @@ class ControlNetFamily(ControlFamily):
         network.notes = (*ckpt.notes, *_notes(ckpt, shape))
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network
+
+
+TINY_HINT_WIDTHS: Final = (3, 4, 4, 8, 8, 12, 12, 16)
+
+
+def tiny_module(base: BaseUNet, seed: int) -> ControlNet:
+    """A random ControlNet for a base, with a narrow hint block."""
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in base.module.state_dict().items()
+        if name.startswith(SHARED_WITH_BASE)
+    }
+    width, _latent, *kernel = shapes["input_blocks.0.0.weight"]
+    shapes["input_blocks.0.0.weight"] = (width, LATENT_CHANNELS, *kernel)
+    widths = (*TINY_HINT_WIDTHS, base.shape.model_channels)
+    for number, (before, after) in enumerate(pairwise(widths)):
+        shapes[f"input_hint_block.{2 * number}.weight"] = (after, before, 3, 3)
+    params = read_params(shapes, _head_rule(base.shape, base))
+    return randomize(ControlNet(params), seed)
 
 
 def _notes(ckpt: Checkpoint, shape: UNetShape) -> list[str]:

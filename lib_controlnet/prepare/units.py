@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from lib_controlnet import families
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import misplaced
 from lib_controlnet.engine.effects import inpaint_only
-from lib_controlnet.engine.prepared import PreparedUnit
+from lib_controlnet.engine.prepared import ModelReference, PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
 from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
@@ -180,7 +181,7 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
     detector = preprocess.get(unit.module)
     preprocess.require(detector)
     comments += _judge_sliders(unit, detector)
-    model = None
+    model: ModelReference | None = families.find_fileless(detector.name)
     if detector.needs_model:
         model = _choose_model(unit, preparation)
         if remark := preparation.models.remark(unit.model):

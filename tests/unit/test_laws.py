@@ -1,0 +1,247 @@
+"""What holds for every control family, on the tiny network that the family itself offers."""
+
+import itertools
+
+import numpy as np
+import pytest
+import support
+import torch
+from sessions import LATENT, FakeHost, info, prepared
+
+from lib_controlnet import families
+from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.step import RowLayout
+from lib_controlnet.enums import ControlMode, HiResOption
+
+KINDS = ("SD1", "SDXL")
+PAIR = RowLayout.build([1], 1, 2)
+PICTURES = RowLayout.build([1, 1], 2, 4)
+FULL = np.full((64, 128), 255, np.uint8)
+HALF = FULL.copy()
+HALF[:, 64:] = 0
+
+
+class Rig:
+    """A base and a family's networks for it; runs the U-Net once with some units."""
+
+    def __init__(self, family, kind):
+        self.kind = kind
+        self.base = support.tiny_base(kind)
+        self.networks = [family.tiny(self.base, seed) for seed in (0, 1)]
+        if None in self.networks:
+            pytest.skip(f"{family.name} has no network for {kind}")
+        self.networks[1].name = "other"
+
+    def unit(self, number=0, **fields):
+        return prepared(self.networks[number], **fields)
+
+    def session(self, units, **fields):
+        session = ControlSession(FakeHost(), list(units))
+        session.begin_pass(info(self.base, **fields))
+        return session
+
+    def call(self, layout=PAIR):
+        size = (LATENT.height, LATENT.width)
+        arguments = support.inputs(self.kind, rows=len(layout.rows), size=size)
+        return self.base.module(**arguments)
+
+    def run(self, *units, layout=PAIR, progress=0.0, **fields):
+        session = self.session(units, images=len({row.image for row in layout.rows}), **fields)
+        with torch.no_grad(), session.sampling(self.base.module):
+            session.begin_evaluation(layout, progress)
+            return self.call(layout)
+
+
+CASES = [
+    pytest.param((family, kind), id=f"{family.name}-{kind}")
+    for family in families.discover()
+    for kind in KINDS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def rig(request):
+    return Rig(*request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(rig):
+    return rig.run()
+
+
+@pytest.fixture(scope="module")
+def steered(rig):
+    return rig.run(rig.unit())
+
+
+def hooks_of(module):
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    return sum(len(getattr(m, name)) for m in module.modules() for name in names)
+
+
+def differs(one, two):
+    """By more than rounding: a hundredth of the output's spread."""
+    return float((one - two).abs().max()) > 0.01 * float(two.std())
+
+
+def agrees(one, two):
+    scale = float(two.abs().max())
+    return bool(torch.allclose(one, two, atol=2e-5 * scale, rtol=1e-4))
+
+
+def test_there_is_a_tiny_network_for_some_base():
+    bases = [support.tiny_base(kind) for kind in KINDS]
+    for family in families.discover():
+        assert any(family.tiny(base) is not None for base in bases), family.name
+
+
+def test_a_unit_steers(rig, plain, steered):
+    assert differs(steered, plain)
+
+
+WITHOUT_EFFECT = {
+    "strength 0": {"weight": 0.0},
+    "not open yet": {"guidance_start": 0.5},
+    "closed already": {"guidance_end": 0.0},
+    "start after end": {"guidance_start": 0.7, "guidance_end": 0.2},
+    "region of nothing": {"region": FULL * 0},
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_a_unit_without_effect_leaves_every_bit(rig, plain, case):
+    assert torch.equal(rig.run(rig.unit(**WITHOUT_EFFECT[case])), plain)
+
+
+def test_a_pass_of_the_other_size_leaves_every_bit(rig, plain, steered):
+    unit = {"hr_option": HiResOption.HIGH_RES_ONLY}
+    assert torch.equal(rig.run(rig.unit(**unit), has_hires=True), plain)
+    hires = rig.run(rig.unit(**unit), has_hires=True, is_hires=True)
+    assert torch.equal(hires, steered)
+
+
+def test_a_full_region_is_none_and_half_of_one_is_neither(rig, plain, steered):
+    assert torch.equal(rig.run(rig.unit(region=FULL)), steered)
+    half = rig.run(rig.unit(region=HALF))
+    assert differs(half, plain)
+    assert differs(half, steered)
+
+
+def test_the_same_run_again_is_the_same(rig, steered):
+    assert torch.equal(rig.run(rig.unit()), steered)
+
+
+def test_two_halves_are_one(rig, steered):
+    if not rig.networks[0].is_additive:
+        pytest.skip("two of them are more than their sum")
+    assert agrees(rig.run(rig.unit(weight=0.5), rig.unit(weight=0.5)), steered)
+
+
+def test_the_order_of_units_does_not_matter(rig):
+    def units():
+        return [
+            rig.unit(seed=1, weight=0.7),
+            rig.unit(number=1, seed=2, control_mode=ControlMode.CONTROL),
+            rig.unit(seed=2, weight=0.9, region=HALF),
+        ]
+
+    expected = rig.run(*units())
+    for order in itertools.permutations(range(3)):
+        made = units()
+        assert torch.equal(rig.run(*(made[i] for i in order)), expected), order
+
+
+def test_cond_rows_only_leaves_the_uncond_rows(rig, plain):
+    out = rig.run(rig.unit(control_mode=ControlMode.CONTROL))
+    assert differs(out[:1], plain[:1])
+    assert torch.equal(out[1:], plain[1:])
+
+
+def test_a_turn_leaves_the_other_pictures(rig):
+    def turn(number):
+        unit = rig.unit()
+        unit.turn = (number, 2)
+        return unit
+
+    plain = rig.run(layout=PICTURES)
+    out = rig.run(turn(1), layout=PICTURES)
+    mine = [i for i, row in enumerate(PICTURES.rows) if row.image == 1]
+    others = [i for i, row in enumerate(PICTURES.rows) if row.image == 0]
+    assert differs(out[mine], plain[mine])
+    assert agrees(out[others], plain[others])
+
+
+def test_rows_in_several_calls_are_the_rows_of_one(rig, steered):
+    session = rig.session([rig.unit()])
+    size = (LATENT.height, LATENT.width)
+    arguments = support.inputs(rig.kind, rows=2, size=size)
+    outputs = []
+    with torch.no_grad(), session.sampling(rig.base.module):
+        session.begin_evaluation(PAIR, 0.0)
+        for row in range(2):
+            part = {k: None if v is None else v[row : row + 1] for k, v in arguments.items()}
+            outputs.append(rig.base.module(**part))
+    assert agrees(torch.cat(outputs), steered)
+
+
+def test_a_call_that_nobody_announced_is_left_alone(rig, plain):
+    session = rig.session([rig.unit()])
+    with torch.no_grad(), session.sampling(rig.base.module):
+        assert torch.equal(rig.call(), plain)
+        session.begin_evaluation(PAIR, 0.0)
+        with session.silent():
+            assert torch.equal(rig.call(), plain)
+
+
+class Fault(Exception):
+    """Raised in the middle of the U-Net."""
+
+
+def test_a_fault_in_the_unet_leaves_nothing_behind(rig, plain, steered):
+    def fail(*_args):
+        raise Fault
+
+    before = hooks_of(rig.base.module)
+    session = rig.session([rig.unit()])
+    handle = rig.base.module.output_blocks[-1].register_forward_pre_hook(fail)
+    with pytest.raises(Fault), torch.no_grad(), session.sampling(rig.base.module):
+        session.begin_evaluation(PAIR, 0.0)
+        rig.call()
+    handle.remove()
+    assert hooks_of(rig.base.module) == before
+    assert torch.equal(rig.run(), plain)
+    assert torch.equal(rig.run(rig.unit()), steered)
+
+
+def test_a_stop_between_steps_leaves_nothing_behind(rig, plain):
+    before = hooks_of(rig.base.module)
+    session = rig.session([rig.unit()])
+    with pytest.raises(KeyboardInterrupt), torch.no_grad(), session.sampling(rig.base.module):
+        session.begin_evaluation(PAIR, 0.0)
+        rig.call()
+        raise KeyboardInterrupt
+    session.end_pass(0)
+    assert hooks_of(rig.base.module) == before
+    assert torch.equal(rig.run(), plain)
+
+
+def test_a_refiner_of_the_same_structure_is_steered_alike(rig, steered):
+    refiner = support.tiny_base(rig.kind).module
+    session = rig.session([rig.unit()])
+    arguments = support.inputs(rig.kind, rows=2, size=(LATENT.height, LATENT.width))
+    with torch.no_grad(), session.sampling(rig.base.module):
+        session.begin_evaluation(PAIR, 0.0, rig.base.module)
+        rig.call()
+        session.begin_evaluation(PAIR, 0.0, refiner)
+        assert torch.equal(refiner(**arguments), steered)
+    assert not session.comments
+
+
+def test_it_is_known_that_a_unit_acted(rig):
+    acting, idle = rig.unit(), rig.unit(guidance_start=0.9)
+    session = rig.session([acting, idle])
+    with torch.no_grad(), session.sampling(rig.base.module):
+        session.begin_evaluation(PAIR, 0.0)
+        rig.call()
+    session.end_pass(1)
+    assert [session.outcome_of(unit).acted for unit in (acting, idle)] == [True, False]
