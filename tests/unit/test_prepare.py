@@ -171,7 +171,7 @@ def test_a_unit_holds_its_network_so_that_no_other_takes_its_place():
     (made,) = prepare_units([unit()], Preparation(GenerationRequest(SIZE), Loading(), None), [])
     network = weakref.ref(made.model.network(None))
     assert network() is not None
-    made.load(None)
+    made.model.network(None)
     assert network() is None, "of another checkpoint's it lets go"
 
 
