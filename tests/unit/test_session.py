@@ -333,7 +333,7 @@ def test_notes_of_a_network_are_told_with_the_unit():
     base, network = support.tiny_base("SD1"), support.tiny_controlnet("SD1")
     network.notes = ("it is taken for a depth model",)
     session = ControlSession(FakeHost(), [prepared(network)])
-    session.begin_pass(info(), base)
+    session.begin_pass(info(base))
     assert session.comments == ["ControlNet unit 0: it is taken for a depth model"]
 
 
