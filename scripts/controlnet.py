@@ -15,7 +15,7 @@ from lib_controlnet.host.a1111 import adapter, sampling
 from lib_controlnet.host.folders import EXTENSION_ROOT
 from lib_controlnet.host.page import conflicts, logs, send_to, settings
 from lib_controlnet.host.runs import animation, batch, xyz
-from lib_controlnet.host.runtime import Runtime, present_runtime, runtime
+from lib_controlnet.host.runtime import Runtime, find_runtime, runtime
 from lib_controlnet.interop import aliases, plugins, services
 from lib_controlnet.interop import api as python_api
 from lib_controlnet.ui.batch import add_control_box
@@ -26,7 +26,7 @@ log = logging.getLogger("ControlNet")
 
 script_callbacks.remove_current_script_callbacks()
 
-RUNTIME = present_runtime() or Runtime(adapter.A1111Host())
+RUNTIME = find_runtime() or Runtime(adapter.A1111Host())
 SEND_TO = send_to.SendTo()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel")))
 log.info("ControlNet preprocessor location: %s", preprocess.store.STORE.roots[0])

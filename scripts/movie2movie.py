@@ -8,7 +8,7 @@ from modules import scripts
 
 from lib_controlnet.host.page import conflicts
 from lib_controlnet.host.runs import movie
-from lib_controlnet.host.runtime import present_runtime, runtime
+from lib_controlnet.host.runtime import find_runtime, runtime
 from lib_controlnet.ui.fallback import built_or_told
 from lib_controlnet.ui.movie import build_movie_panel
 
@@ -21,7 +21,7 @@ if conflicts.other_installation() is None:
             return "controlnet m2m"
 
         def show(self, is_img2img: bool) -> object:
-            return present_runtime() is not None  # else ControlNet itself is not there
+            return find_runtime() is not None  # else ControlNet itself is not there
 
         def ui(self, is_img2img: bool) -> list[Any]:
             return built_or_told(lambda: build_movie_panel(runtime()), self.title(), 0)

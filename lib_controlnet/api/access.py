@@ -34,7 +34,7 @@ def guards(app: FastAPI, users: Mapping[str, str], serves_api: bool) -> list[Any
         request: Request,
         sent: HTTPBasicCredentials | None = Depends(HTTPBasic(auto_error=False)),  # noqa: B008
     ) -> None:
-        if not (_knows(users, sent) or (has_login and _logged_in(app, request))):
+        if not (_knows(users, sent) or (has_login and _is_logged_in(app, request))):
             raise HTTPException(
                 401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"}
             )
@@ -48,6 +48,6 @@ def _knows(users: Mapping[str, str], sent: HTTPBasicCredentials | None) -> bool:
     return secrets.compare_digest(users[sent.username].encode(), sent.password.encode())
 
 
-def _logged_in(app: Any, request: Request) -> bool:
+def _is_logged_in(app: Any, request: Request) -> bool:
     tokens = getattr(app, "tokens", None) or {}
     return any(request.cookies.get(name) in tokens for name in _COOKIES)

@@ -43,7 +43,7 @@ class BoundedRoute(APIRoute):
             async with turns:
                 return await handle(request)
 
-        async def bounded(request: Request) -> Response:
+        async def limit_body(request: Request) -> Response:
             try:
                 return await in_turn(request)
             except RequestValidationError as error:
@@ -52,7 +52,7 @@ class BoundedRoute(APIRoute):
                 msg = "the request holds a number that is too large"
                 raise HTTPException(422, msg) from error
 
-        return bounded
+        return limit_body
 
 
 class PoseRoute(BoundedRoute):

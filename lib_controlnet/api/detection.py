@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.detect.sliders import misplaced
+from lib_controlnet.detect.sliders import find_misplaced
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.limits import MAX_IMAGES, MAX_TOGETHER
 from lib_controlnet.pictures.decode import decode_image, decode_mask
@@ -117,7 +117,7 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
         ControlNetError: what is wrong with the request.
     """
     detector = _detector(asked)
-    for found in misplaced(detector, dict(zip(SLIDERS, asked.sliders, strict=True))):
+    for found in find_misplaced(detector, dict(zip(SLIDERS, asked.sliders, strict=True))):
         if found.is_meant:
             msg = f"controlnet_{found.refusal}"
             raise ControlNetError(msg)
@@ -129,12 +129,12 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
     for index, text in enumerate(asked.images):
         where = f"controlnet_input_images[{index}]"
         if detector.identity and not detector.uses_mask:
-            shown.append(encode(_untouched(text, where, fetch, budget)))
+            shown.append(encode(_decode_as_it_is(text, where, fetch, budget)))
             continue
-        picture = budget.spend(_decoded(decode_image, text, where, fetch))
+        picture = budget.spend(_decode(decode_image, text, where, fetch))
         if detector.uses_mask and index < len(asked.masks):
             where = f"controlnet_masks[{index}]"
-            mask = budget.spend(_decoded(decode_mask, asked.masks[index], where, fetch))
+            mask = budget.spend(_decode(decode_mask, asked.masks[index], where, fetch))
             picture = join_mask(picture, mask)
         detection = runtime.detect(detector.name, picture, *asked.sliders)
         made = np.ascontiguousarray(budget.spend(detection.display))
@@ -171,7 +171,7 @@ def _detector(asked: Asked) -> Any:
     return detector
 
 
-def _decoded(decode: Callable[..., np.ndarray], text: str, where: str, fetch: Fetch) -> np.ndarray:
+def _decode(decode: Callable[..., np.ndarray], text: str, where: str, fetch: Fetch) -> np.ndarray:
     try:
         return decode(text, where, fetch=fetch)
     except ImageError as error:
@@ -179,9 +179,9 @@ def _decoded(decode: Callable[..., np.ndarray], text: str, where: str, fetch: Fe
         raise ImageError(msg, error.status_code) from error
 
 
-def _untouched(text: str, where: str, fetch: Fetch, budget: PixelBudget) -> Image.Image:
+def _decode_as_it_is(text: str, where: str, fetch: Fetch, budget: PixelBudget) -> Image.Image:
     """The picture as it came, grey and transparent ones too."""
-    picture = budget.spend(_decoded(partial(decode_image, keep_alpha=True), text, where, fetch))
+    picture = budget.spend(_decode(partial(decode_image, keep_alpha=True), text, where, fetch))
     if _is_grey(text):
         picture = picture[:, :, 0] if picture.shape[2] == RGB else picture[:, :, [0, RGB]]
     return Image.fromarray(np.ascontiguousarray(picture))

@@ -75,7 +75,7 @@ def _watcher(check: Check) -> Callable[..., Any]:
     return watch_body
 
 
-def asked_settings(body: object, *path: str) -> Mapping[str, object]:
+def read_settings(body: object, *path: str) -> Mapping[str, object]:
     """The settings that a body changes; empty where it is of another form, which the host says."""
     for name in path:
         body = body.get(name) if isinstance(body, Mapping) else None

@@ -18,7 +18,7 @@ from PIL import Image
 from lib_controlnet.api.access import guards
 from lib_controlnet.api.bodies import BoundedRoute, PoseRoute
 from lib_controlnet.api.detection import Asked, detect_all
-from lib_controlnet.api.payload import OPTIONS, ROUTES, asked_settings, check_units, watch
+from lib_controlnet.api.payload import OPTIONS, ROUTES, check_units, read_settings, watch
 from lib_controlnet.api.poses import NO_POSE, PoseData, render
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import OnError
@@ -74,16 +74,16 @@ def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
     app.include_router(router)
 
     def check(body: object, is_img2img: bool) -> None:
-        services.check_settings(asked_settings(body, "override_settings"))
+        services.check_settings(read_settings(body, "override_settings"))
         on_error = runtime.option("control_net_on_error")
         check_units(body, services.slots(is_img2img), on_error == OnError.SKIP)
 
     checks = {path: partial(check, is_img2img=given) for path, given in ROUTES.items()}
-    watch(app, {**checks, OPTIONS: lambda body: services.check_settings(asked_settings(body))})
+    watch(app, {**checks, OPTIONS: lambda body: services.check_settings(read_settings(body))})
 
 
 @contextmanager
-def _answering(services: WebServices) -> Iterator[None]:
+def _answer_errors(services: WebServices) -> Iterator[None]:
     """What is wrong with the request becomes the answer."""
     try:
         yield
@@ -146,7 +146,7 @@ def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
             controlnet_threshold_a,
             controlnet_threshold_b,
         )
-        with _answering(services):
+        with _answer_errors(services):
             found = detect_all(runtime, services.fetch, services.encode, asked)
         poses = {} if found.poses is None else {"poses": found.poses}
         return {"images": found.images, **poses, "info": "Success"}
@@ -158,7 +158,7 @@ def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None
     ) -> dict[str, Any]:
         if not poses:
             return {"info": NO_POSE}
-        with _answering(services):
+        with _answer_errors(services):
             pictures, note = render(poses, services.encode)
         info = f"Success; {note}" if note else "Success"
         return {"images": pictures, "info": info}

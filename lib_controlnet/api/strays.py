@@ -85,13 +85,13 @@ def _found(body: Mapping[str, Any], units: list[Any]) -> Found:
         elif name.startswith(SCRIPT) and canonical(name.removeprefix(SCRIPT)) is not None:
             flat[name.removeprefix(SCRIPT)] = value
         else:
-            yield from walk.below(value, _shown(key), is_ours=name.startswith(SCRIPT))
+            yield from walk.below(value, _show(key), is_ours=name.startswith(SCRIPT))
     if flat:
         yield "a key such as controlnet_module", flat
     for index, unit in enumerate(units):
         for key, value in unit.items() if isinstance(unit, Mapping) else ():
             if canonical(key) is None:
-                where = f"{SCRIPTS}.{SCRIPT}.{ARGS}[{index}].{_shown(key)}"
+                where = f"{SCRIPTS}.{SCRIPT}.{ARGS}[{index}].{_show(key)}"
                 yield from walk.below(value, where, is_ours=False)
 
 
@@ -143,5 +143,5 @@ def _letters(key: object) -> str:
     return "".join(c for c in str(key)[:60].lower() if c.isalnum())
 
 
-def _shown(key: object) -> str:
+def _show(key: object) -> str:
     return str(key)[:60].encode("utf-8", "backslashreplace").decode("utf-8")

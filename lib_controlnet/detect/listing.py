@@ -227,7 +227,7 @@ def default_model(kind: str, models: Sequence[str]) -> str:
     return next((name for name in offered if _PREFERRED in name.split("[")[0]), offered[0])
 
 
-def offered_model(catalog: Catalog, text: str) -> str | None:
+def find_offered(catalog: Catalog, text: str) -> str | None:
     """The listed name of the model that a text means; None if there is no such model."""
     if text == NO_MODEL:
         return NO_MODEL

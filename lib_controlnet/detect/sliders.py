@@ -58,7 +58,7 @@ class Misplaced:
         return f"{self.slider.default:g}"
 
 
-def misplaced(detector: Detector, given: Mapping[str, float]) -> Iterator[Misplaced]:
+def find_misplaced(detector: Detector, given: Mapping[str, float]) -> Iterator[Misplaced]:
     """The numbers that lie out of the range of a slider which the preprocessor has.
 
     Args:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 Shapes = Mapping[str, Sequence[int]]
 
 
-def _titled(ckpt: Checkpoint) -> str:
+def _title(ckpt: Checkpoint) -> str:
     """The file and its kind, such as `x.safetensors is a ControlNet`."""
     kind = classify(ckpt)
     return f"{ckpt.path.name} is {'a control model' if kind is None else kind.title}"
@@ -32,7 +32,7 @@ def read_structure(ckpt: Checkpoint, reader: Callable[[], T]) -> T:
     try:
         return reader()
     except (KeyError, IndexError) as error:
-        msg = f"{_titled(ckpt)}, but incomplete: {error.args[0]} is missing"
+        msg = f"{_title(ckpt)}, but incomplete: {error.args[0]} is missing"
         raise BrokenCheckpointError(msg) from None
 
 
@@ -54,14 +54,14 @@ def check_tensors(ckpt: Checkpoint, expected: Shapes, found: Shapes) -> None:
     complaints = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in groups if keys]
     if complaints:
         msg = (
-            f"{_titled(ckpt)}, but damaged or of an unknown variant: of {len(expected)} tensors, "
+            f"{_title(ckpt)}, but damaged or of an unknown variant: of {len(expected)} tensors, "
             f"{', '.join(complaints)}"
         )
         raise BrokenCheckpointError(msg)
     whole = [key for key in expected if key in ckpt and not ckpt.dtype(key).is_floating_point]
     if whole:
         msg = (
-            f"{_titled(ckpt)}, but its weights are kept as whole numbers ({_first(whole)}), which "
+            f"{_title(ckpt)}, but its weights are kept as whole numbers ({_first(whole)}), which "
             "cannot be read here; get an fp16 version of it"
         )
         raise BrokenCheckpointError(msg)

@@ -90,7 +90,7 @@ class ModelFile:
     @property
     def stem(self) -> str:
         """What the user sees before the hash: the file's name without its ending, if possible."""
-        return self.label or displayed(self.path.stem)
+        return self.label or display(self.path.stem)
 
     @property
     def name(self) -> str:
@@ -121,23 +121,23 @@ class ModelFile:
     @property
     def search_text(self) -> str:
         """Folded text for partial matches; a repository's folder stands for a generic stem."""
-        stem = displayed(self.path.stem)
+        stem = display(self.path.stem)
         if not self.label and not _is_generic(stem):
-            return folded(stem)
-        return folded(f"{displayed(self.path.parent.name)}/{stem}")
+            return fold(stem)
+        return fold(f"{display(self.path.parent.name)}/{stem}")
 
     @cached_property
     def places(self) -> tuple[str, ...]:
         """The whole path, folded, without the file's ending, part by part."""
-        return tuple(folded(displayed(part)) for part in self.path.with_suffix("").parts)
+        return tuple(fold(display(part)) for part in self.path.with_suffix("").parts)
 
 
-def displayed(name: str) -> str:
+def display(name: str) -> str:
     """A file's name as it can be shown, sent and typed: one line, in any encoding."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: f"\\x{ord(c[0]):02x}", printable(name))
 
 
-def folded(text: str) -> str:
+def fold(text: str) -> str:
     """For comparison: letter case and the ways to write an accent do not count."""
     return unicodedata.normalize("NFC", text).casefold()
 
@@ -161,16 +161,16 @@ def short_hash(path: Path) -> str:
         return NO_HASH
 
 
-def listed_under(entry: ModelFile, control_type: str) -> bool:
+def is_listed_under(entry: ModelFile, control_type: str) -> bool:
     """Whether a model's own metadata or, where that says nothing, its name is of a control type."""
     kind = control_type.strip().lower()
     words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
     if entry.control_type is not None:
-        return _joined(entry.control_type) in map(_joined, words)
+        return _join(entry.control_type) in map(_join, words)
     return any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
 
 
-def _joined(kind: str) -> str:
+def _join(kind: str) -> str:
     """A control type without what people put between its words."""
     return re.sub(r"[-_ ]", "", kind)
 
@@ -206,7 +206,7 @@ class Catalog:
         known, hashes = self._hashes.load(), {}
         seen: set[tuple] = set()
         for folder in self.folders:
-            for path, state in self._sorted(_model_files(folder)):
+            for path, state in self._sort(_model_files(folder)):
                 if self.name_filter and self.name_filter not in path.stem.lower():
                     continue
                 # A link to a file under the file's own name is no other model.
@@ -218,13 +218,13 @@ class Catalog:
                 if _is_other_model(*key):
                     continue
                 hashes[key] = known.get(key) or short_hash(path)
-                entry = _named(path, hashes[key], files)
+                entry = _name(path, hashes[key], files)
                 files[entry.name] = entry
         self._files = files
         self._hashes.save(hashes)
         log.debug("%d control models in %d folders", len(files), len(self.folders))
 
-    def _sorted(
+    def _sort(
         self, found: Iterable[tuple[Path, os.stat_result]]
     ) -> list[tuple[Path, os.stat_result]]:
         if self.sort_by == "date":
@@ -249,7 +249,7 @@ class Catalog:
         kind = control_type.strip().lower()
         if kind in ("", "all"):
             return self.names()
-        return [name for name, entry in self.files.items() if listed_under(entry, kind)]
+        return [name for name, entry in self.files.items() if is_listed_under(entry, kind)]
 
     def find(self, text: str) -> Path:
         """The file a user means, see `find_entry`."""
@@ -267,7 +267,7 @@ class Catalog:
         """
         if text in self.files:
             return self.files[text]
-        wanted = folded(text[: NAME_LIMIT + 1].strip())
+        wanted = fold(text[: NAME_LIMIT + 1].strip())
         if not wanted or len(wanted) > NAME_LIMIT:
             raise ModelNotFoundError(self._not_found(text))
         stem, digest = split_name(wanted)
@@ -288,7 +288,7 @@ class Catalog:
             ModelNotFoundError: see `find_entry`.
         """
         entry = self.find_entry(text)
-        wanted = folded(text.strip())
+        wanted = fold(text.strip())
         stem, digest = split_name(wanted)
         if _is_called(entry, wanted) or entry.name == text:
             return None
@@ -308,8 +308,8 @@ class Catalog:
             return (
                 f"control model {shown(text)} is not found: no model files in the folders {folders}"
             )
-        by_stem = {folded(entry.stem): name for name, entry in self.files.items()}
-        wanted = split_name(folded(text[:200].strip()))[0]
+        by_stem = {fold(entry.stem): name for name, entry in self.files.items()}
+        wanted = split_name(fold(text[:200].strip()))[0]
         close = difflib.get_close_matches(wanted, by_stem, n=3, cutoff=0.3)
         nearest = ", ".join(by_stem[stem] for stem in close) or next(iter(self.files))
         return (
@@ -334,17 +334,17 @@ def _is_other_model(path: str, _time: int, _size: int) -> bool:
     return kind is not None and kind.key in NO_CONTROL
 
 
-def _named(path: Path, digest: str, taken: dict[str, ModelFile]) -> ModelFile:
+def _name(path: Path, digest: str, taken: dict[str, ModelFile]) -> ModelFile:
     """The file under a name that no other one has: with as much of its path as that takes."""
     entry = ModelFile(path, digest)
-    parts, above = displayed(path.name), ""
+    parts, above = display(path.name), ""
     for folder in (*path.parents, None):
         if entry.name not in taken:
             return entry
         if folder is None:
             break
-        above = f"{displayed(folder.name)}/{above}"
-        for label in (f"{above}{displayed(path.stem)}", f"{above}{parts}"):
+        above = f"{display(folder.name)}/{above}"
+        for label in (f"{above}{display(path.stem)}", f"{above}{parts}"):
             entry = ModelFile(path, digest, label)
             if entry.name not in taken:
                 return entry
@@ -369,7 +369,7 @@ def is_hash(text: str) -> bool:
 
 def _is_called(entry: ModelFile, name: str) -> bool:
     """Whether a folded name is the file's: its label, or its stem with any ending and folders."""
-    if name == folded(entry.stem):
+    if name == fold(entry.stem):
         return True
     stem = _without_ending(name)
     if stem != name and not name.endswith(entry.path.suffix.lower()):
@@ -383,7 +383,7 @@ def _without_ending(name: str) -> str:
 
 
 def _has_hash(entry: ModelFile, digest: str) -> bool:
-    return folded(entry.hash) == digest
+    return fold(entry.hash) == digest
 
 
 def _closeness(entry: ModelFile, text: str, digest: str) -> tuple[bool, bool]:

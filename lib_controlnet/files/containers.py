@@ -337,13 +337,13 @@ def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
                     raise
                 log.debug("loading %s failed", path, exc_info=True)
                 unsafe = re.search(r"(?i)unsupported (global|class)|blocked", str(error))
-                message = _refused(path) if unsafe else _not_a_checkpoint(path, start)
+                message = _describe_refusal(path) if unsafe else _not_a_checkpoint(path, start)
                 raise BrokenCheckpointError(message) from None
             if content is not None:
                 break
             log.info("%s was refused by the host's loader", path.name)
     if content is None:
-        raise BrokenCheckpointError(_refused(path))
+        raise BrokenCheckpointError(_describe_refusal(path))
     for outer in ("state_dict", "controlnet"):
         if isinstance(content, dict) and isinstance(content.get(outer), dict):
             beside = {name: content[name] for name in MARKERS if name in content}
@@ -374,7 +374,7 @@ def _is_index(key: object) -> bool:
     return isinstance(key, int) and abs(key) < LONGEST_AXIS
 
 
-def _refused(path: Path) -> str:
+def _describe_refusal(path: Path) -> str:
     return (
         f"{path.name} was refused: it holds more than tensors, and could run code when loaded; "
         "get the .safetensors version of this model"

@@ -19,7 +19,7 @@ from modules import paths, shared
 
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.host.folders import EXTENSION_ROOT
-from lib_controlnet.host.runtime import present_runtime
+from lib_controlnet.host.runtime import find_runtime
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ def _last_name(word: str) -> str:
     return path.replace("\\", "/").rstrip("/").rpartition("/")[2] + word[len(path) :]
 
 
-def known_folders() -> list[str]:
+def list_folders() -> list[str]:
     """Folders of this installation and this user that messages may name."""
-    runtime = present_runtime()
+    runtime = find_runtime()
     models = [] if runtime is None else runtime.host.model_folders()
     outputs = [str(value) for key, value in shared.opts.data.items() if key.startswith("outdir_")]
     places = [paths.data_path, paths.script_path, paths.models_path, EXTENSION_ROOT, *models]
@@ -69,7 +69,7 @@ def known_folders() -> list[str]:
 
 def public(text: str) -> str:
     """The sentence as a client may read it."""
-    return without_folders(text, known_folders())
+    return without_folders(text, list_folders())
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def answering(p: Any) -> Iterator[None]:
     try:
         yield
     except ControlNetError as error:
-        refused = _presented(error) if getattr(p, "is_api", False) else None
+        refused = _present(error) if getattr(p, "is_api", False) else None
         if refused is None:
             raise
         log.warning("refused: %s", error)
@@ -91,7 +91,7 @@ def answering(p: Any) -> Iterator[None]:
     raise refused
 
 
-def _presented(error: ControlNetError) -> BaseException | None:
+def _present(error: ControlNetError) -> BaseException | None:
     """The error as an HTTPException of its own class; None if it is one already."""
     from fastapi import HTTPException
 

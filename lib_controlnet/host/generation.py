@@ -168,7 +168,7 @@ def read_units(args: Iterable[Any]) -> list[ControlUnit]:
         UnitError: a unit holds an impossible value, or an argument is not a unit at all.
     """
     units = []
-    for index, value in enumerate(unit_object.flattened(args)):
+    for index, value in enumerate(unit_object.flatten(args)):
         if value is None:
             continue
         if isinstance(value, Mapping):

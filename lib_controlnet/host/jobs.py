@@ -15,7 +15,7 @@ from typing import Any, Final
 from modules import processing, scripts, sd_models
 
 from lib_controlnet.host import clients, generation, neighbours, shown_maps
-from lib_controlnet.host.runtime import present_runtime
+from lib_controlnet.host.runtime import find_runtime
 
 _ORIGINAL: Final = "controlnet_original"
 _WRAPPER: Final = "controlnet_wrapper"
@@ -28,7 +28,7 @@ def watch() -> None:
     for owner, name, wrap in _WATCHED:
         present = getattr(owner, name, None)
         if present is not None and not _is_ours(present):
-            setattr(owner, name, _wrapped(wrap, present))
+            setattr(owner, name, _wrap(wrap, present))
 
 
 def unwatch() -> None:
@@ -39,13 +39,13 @@ def unwatch() -> None:
             setattr(owner, name, getattr(present, _ORIGINAL))
 
 
-def _watching_run(original: Function) -> Function:
+def _watch_run(original: Function) -> Function:
     """`ScriptRunner.run`: maps go behind what the selected script returns."""
 
     def run(runner: Any, p: Any, *args: Any) -> Any:
         if not args or not args[0]:  # no script of the list
             return original(runner, p, *args)
-        with clients.answering(p), shown_maps.collecting(p) as shown:
+        with clients.answering(p), shown_maps.collect(p) as shown:
             processed = original(runner, p, *args)
         if processed is not None:
             shown.put_behind(processed)
@@ -54,11 +54,11 @@ def _watching_run(original: Function) -> Function:
     return run
 
 
-def _watching_close(original: Function) -> Function:
+def _watch_close(original: Function) -> Function:
     """`StableDiffusionProcessing.close`, which ends every job, a failed one as well."""
 
     def close(p: Any) -> Any:
-        runtime = present_runtime()
+        runtime = find_runtime()
         if runtime is not None:
             neighbours.end_view(p)
             generation.close(p, runtime)
@@ -67,11 +67,11 @@ def _watching_close(original: Function) -> Function:
     return close
 
 
-def _watching_unload(original: Function) -> Function:
+def _watch_unload(original: Function) -> Function:
     """`unload_model_weights`, by which users give the device to another program."""
 
     def unload_model_weights(*args: Any, **kwargs: Any) -> Any:
-        runtime = present_runtime()
+        runtime = find_runtime()
         if runtime is not None:
             runtime.residency.park()
         return original(*args, **kwargs)
@@ -80,14 +80,14 @@ def _watching_unload(original: Function) -> Function:
 
 
 _WATCHED: Final = (
-    (scripts.ScriptRunner, "run", _watching_run),
-    (processing.StableDiffusionProcessing, "close", _watching_close),
-    (sd_models, "unload_model_weights", _watching_unload),
+    (scripts.ScriptRunner, "run", _watch_run),
+    (processing.StableDiffusionProcessing, "close", _watch_close),
+    (sd_models, "unload_model_weights", _watch_unload),
 )
 
 
 @lru_cache(maxsize=16)
-def _wrapped(wrap: Callable[[Function], Function], original: Function) -> Function:
+def _wrap(wrap: Callable[[Function], Function], original: Function) -> Function:
     """One and the same function for one and the same original, also after a reload."""
     wrapper = wraps(original)(wrap(original))
     setattr(wrapper, _WRAPPER, wrapper)

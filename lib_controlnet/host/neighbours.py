@@ -403,7 +403,7 @@ def set_numpy_seed(p: Any) -> int:
 
 def find_closest_lora_model_name(search: str) -> str | None:
     """Display name of the control model that a text means, None for none (loras have no part)."""
-    return listing.offered_model(runtime().catalog, search)
+    return listing.find_offered(runtime().catalog, search)
 
 
 FUNCTIONS: Final = {

@@ -225,7 +225,7 @@ class _WaitingCache(DetectionCache):
         self._cache.put(key, detection)
 
 
-def present_runtime() -> Runtime | None:
+def find_runtime() -> Runtime | None:
     """The extension's shared objects, held by its script class; None before it is loaded.
 
     "Reload custom script bodies" executes the script again, but keeps the instances of the old
@@ -244,7 +244,7 @@ def runtime() -> Runtime:
     Raises:
         HostError: the extension's script has not been loaded (yet).
     """
-    found = present_runtime()
+    found = find_runtime()
     if found is not None:
         return found
     msg = "ControlNet is not loaded yet; ask again after the WebUI has started"

@@ -85,7 +85,7 @@ def keep(p: Any, processed: Any, maps: Sequence[Image.Image]) -> None:
 
 
 @contextmanager
-def collecting(p: Any) -> Iterator[ShownMaps]:
+def collect(p: Any) -> Iterator[ShownMaps]:
     """A script of the list runs inside; the copies of `p` that it makes share what is kept."""
     shown = ShownMaps()
     setattr(p, ATTRIBUTE, shown)

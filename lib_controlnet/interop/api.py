@@ -34,7 +34,7 @@ from lib_controlnet.interop.services import services
 from lib_controlnet.interop.unit import (
     ControlNetUnit,
     FurtherUnits,
-    flattened,
+    flatten,
     is_unit_like,
     to_unit,
 )
@@ -144,7 +144,7 @@ def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[Contro
 
 def get_all_units_from(script_args: Iterable[Any]) -> list[ControlNetUnit]:
     """All units among the given arguments; dicts and look-alikes are turned into units."""
-    script_args = flattened(script_args)
+    script_args = flatten(script_args)
     units = [to_processing_unit(value) for value in script_args if is_unit_like(value)]
     if script_args and not units:
         kinds = sorted({type(value).__name__ for value in script_args})
@@ -158,7 +158,7 @@ def get_all_units_from(script_args: Iterable[Any]) -> list[ControlNetUnit]:
 
 def get_single_unit_from(script_args: Iterable[Any], index: int = 0) -> ControlNetUnit | None:
     """The unit at a place among the units in the given arguments, or None."""
-    units = [value for value in flattened(script_args) if is_unit_like(value)]
+    units = [value for value in flatten(script_args) if is_unit_like(value)]
     return to_processing_unit(units[index]) if 0 <= index < len(units) else None
 
 

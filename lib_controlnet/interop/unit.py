@@ -38,9 +38,9 @@ class ControlNetUnit:
     """
 
     def __init__(self, **fields: Any) -> None:
-        given = _current_names(fields)
+        given = _rename(fields)
         for name, field in FIELDS.items():
-            setattr(self, name, _as_choice(name, given.get(name, _published(field.default))))
+            setattr(self, name, _as_choice(name, given.get(name, _publish(field.default))))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ControlNetUnit):
@@ -53,7 +53,7 @@ class ControlNetUnit:
         shown = {
             name: _brief(value)
             for name, value in vars(self).items()
-            if name not in FIELDS or not _same(value, _published(FIELDS[name].default))
+            if name not in FIELDS or not _same(value, _publish(FIELDS[name].default))
         }
         return f"ControlNetUnit({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
@@ -68,7 +68,7 @@ class ControlNetUnit:
         unit = parse_unit(values)
         if unit.fault:  # it is switched off: whoever switches it on is told
             return cls(**{**values, "enabled": False})
-        return cls(**{name: _published(getattr(unit, name)) for name in FIELDS})
+        return cls(**{name: _publish(getattr(unit, name)) for name in FIELDS})
 
     @staticmethod
     def infotext_fields() -> tuple[str, ...]:
@@ -145,7 +145,7 @@ class FurtherUnits(list):
     """
 
 
-def flattened(args: Iterable[Any]) -> list[Any]:
+def flatten(args: Iterable[Any]) -> list[Any]:
     """The script's arguments, one for each unit."""
     found: list[Any] = []
     for value in args:
@@ -169,7 +169,7 @@ def to_unit(value: Any) -> ControlNetUnit:
     return ControlNetUnit(**{name: getattr(value, name) for name in FIELDS if hasattr(value, name)})
 
 
-def _published(value: Any) -> Any:
+def _publish(value: Any) -> Any:
     """A value as the object holds it: lists, which other programs change."""
     return list(value) if isinstance(value, tuple) else value
 
@@ -181,7 +181,7 @@ def _rgba(image: Any, mask: Any) -> np.ndarray:
     return join_mask(pixels, read_mask(mask, "the unit's mask", PictureSource()))
 
 
-def _current_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _rename(fields: Mapping[str, Any]) -> dict[str, Any]:
     report(fields)
     return present_names(fields, is_strict=False)[0]
 

@@ -39,13 +39,13 @@ def cover(plane: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarra
     left, right = int(columns[0]), int(np.ceil(columns[-1]))
     plane, rows, columns = plane[top:bottom, left:right], rows - top, columns - left
     if (len(rows) - 1) * plane.shape[1] <= plane.shape[0] * (len(columns) - 1):
-        found = _covered_rows(_covered_rows(plane, rows).T, columns).T
+        found = _cover_rows(_cover_rows(plane, rows).T, columns).T
     else:
-        found = _covered_rows(_covered_rows(plane.T, columns).T, rows)
+        found = _cover_rows(_cover_rows(plane.T, columns).T, rows)
     return np.ascontiguousarray(found, np.float32)
 
 
-def _covered_rows(plane: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _cover_rows(plane: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """(n, W) float64: the mean over the rows, and parts of rows, between `edges` (n + 1,)."""
     starts, ends = edges[:-1, None], edges[1:, None]
     lowest = np.floor(starts)

@@ -67,7 +67,7 @@ class Movie:
         self._stopped = stopped
         self._kind = movie_kind(path, where)
         self._decoder: _Decoder | None = None
-        self._decoder = self._started()
+        self._decoder = self._start()
         self.count = self._decoder.count
 
     def frames(self) -> Generator[np.ndarray, None, None]:
@@ -77,7 +77,7 @@ class Movie:
             ImageError: the movie is damaged from here on, or takes too long.
             MovieStoppedError: the user has stopped it.
         """
-        decoder = self._decoder or self._started()
+        decoder = self._decoder or self._start()
         self._decoder = None
         try:
             yield from decoder.frames(self.notes)
@@ -90,7 +90,7 @@ class Movie:
             self._decoder.close()
             self._decoder = None
 
-    def _started(self) -> _Decoder:
+    def _start(self) -> _Decoder:
         kind = self._kind
         arguments = [str(self.path.resolve()), kind.reader, kind.format, self._where]
         return _Decoder(arguments, self._stopped)
@@ -170,7 +170,7 @@ class _Decoder:
 
     def _fill(self, target: memoryview, seconds: float) -> None:
         """Read so many bytes, or raise where they do not come."""
-        with self._guarded(seconds) as guard:
+        with self._guard(seconds) as guard:
             complete = self._stream.readinto(target) == len(target)
         if complete:
             return
@@ -184,7 +184,7 @@ class _Decoder:
         raise ImageError(msg)
 
     @contextmanager
-    def _guarded(self, seconds: float) -> Iterator[_Guard]:
+    def _guard(self, seconds: float) -> Iterator[_Guard]:
         guard = _Guard(self._process, self._stopped, seconds)
         guard.start()
         try:

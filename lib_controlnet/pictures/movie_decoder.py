@@ -114,7 +114,7 @@ class VideoFile:
     def count(self) -> int:
         """Count the frames; what a file says of its length may be wrong."""
         found = 0
-        with self._opened() as capture:
+        with self._open() as capture:
             width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
             height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
             if capture.isOpened():
@@ -132,7 +132,7 @@ class VideoFile:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames, uint8 (H, W, 3), RGB."""
-        with self._opened() as capture:
+        with self._open() as capture:
             while capture.grab():
                 found, frame = capture.retrieve()
                 if not found:
@@ -140,7 +140,7 @@ class VideoFile:
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[cv2.VideoCapture]:
+    def _open(self) -> Iterator[cv2.VideoCapture]:
         # An absolute path and this one backend: no pattern of numbered pictures, no device.
         capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         try:

@@ -63,7 +63,7 @@ def place_region(region: Region, geometry: PassGeometry, scale: float = 1.0) -> 
     if low == high and region.border in (None, low):
         shape = (1, 1, geometry.size.height, geometry.size.width)
         return torch.full(shape, low / WHITE)
-    canvas = _feathered(lay(region, geometry.canvas), region.feather * scale)
+    canvas = _feather(lay(region, geometry.canvas), region.feather * scale)
     bottom, right = geometry.top + geometry.size.height, geometry.left + geometry.size.width
     cut = canvas[geometry.top : bottom, geometry.left : right]
     return torch.from_numpy(np.ascontiguousarray(cut).clip(0.0, 1.0))[None, None]
@@ -99,7 +99,7 @@ def lay(
     return laid
 
 
-def _feathered(mask: np.ndarray, width: float) -> np.ndarray:
+def _feather(mask: np.ndarray, width: float) -> np.ndarray:
     """Soften a border over `width` pixels: two box blurs, so that a straight edge becomes an S.
 
     Beyond `width` the mask is what it was, and the picture's own edges do not count as borders.

@@ -16,16 +16,16 @@ _OUTSIDE: Final = 2
 """Marks pixels beyond the border, which match line and background alike."""
 
 
-def _turned(*seeds: list[list[int]]) -> tuple[np.ndarray, ...]:
+def _turn(*seeds: list[list[int]]) -> tuple[np.ndarray, ...]:
     return tuple(np.rot90(np.array(seed), turn) for turn in range(4) for seed in seeds)
 
 
 # 1 must be line, -1 must be background, 0 may be either.
-_THINNING: Final = _turned(
+_THINNING: Final = _turn(
     [[-1, -1, -1], [0, 1, 0], [1, 1, 1]],
     [[0, -1, -1], [1, 1, -1], [0, 1, 0]],
 )
-_PRUNING: Final = _turned(
+_PRUNING: Final = _turn(
     [[-1, -1, -1], [-1, 1, -1], [0, 0, -1]],
     [[-1, -1, -1], [-1, 1, -1], [-1, 0, 0]],
 )

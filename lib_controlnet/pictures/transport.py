@@ -36,11 +36,11 @@ def bytes_of_text(text: str) -> bytes | None:
     Returns:
         None if it is neither, or holds nothing.
     """
-    text = _unquoted(text)
+    text = _unquote(text)
     for escape, character in _ESCAPES.items() if "%" in text or "\\" in text else ():
         text = text.replace(escape, character).replace(escape.lower(), character)
     marks = list(_MARK.finditer(text[:_DATA_HEAD]))  # two where a client puts one before another
-    text = _unwrapped(_unquoted(text[marks[-1].end() :]) if marks else text)
+    text = _unwrap(_unquote(text[marks[-1].end() :]) if marks else text)
     readings = [_base64(text.replace(" ", ""))]
     if " " in text:
         readings.insert(1 if _is_laid_out(text) else 0, _base64(text.replace(" ", "+")))
@@ -48,13 +48,13 @@ def bytes_of_text(text: str) -> bytes | None:
     return next((data for data in found if not png_fault(data)), found[0] if found else None)
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     """The text without quotes, those of Python's bytes too."""
     text = text.strip(_LAYOUT)
     return text[1 if text[:2] in ("b'", 'b"') else 0 :].strip(_LAYOUT + "'\"")
 
 
-def _unwrapped(text: str) -> str:
+def _unwrap(text: str) -> str:
     """The text in one line, without the indentation of its lines."""
     text = text.replace("\r", "\n").replace("\t", " ")
     if text.count("\n") > _MAX_LINES:

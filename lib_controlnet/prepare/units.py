@@ -13,7 +13,7 @@ import numpy as np
 
 from lib_controlnet import families
 from lib_controlnet.detect import preprocess
-from lib_controlnet.detect.sliders import misplaced
+from lib_controlnet.detect.sliders import find_misplaced
 from lib_controlnet.engine.effects import inpaint_only
 from lib_controlnet.engine.prepared import ModelReference, PreparedUnit
 from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
@@ -237,7 +237,7 @@ def _judge_sliders(unit: ControlUnit, detector: Detector) -> list[str]:
     """
     fields = ("threshold_a", "threshold_b", *(() if unit.pixel_perfect else ("processor_res",)))
     said = []
-    for found in misplaced(detector, {field: getattr(unit, field) for field in fields}):
+    for found in find_misplaced(detector, {field: getattr(unit, field) for field in fields}):
         if unit.is_request and found.is_meant:
             msg = f"{unit.name}: {found.refusal}"
             raise UnitError(msg)

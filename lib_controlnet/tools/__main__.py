@@ -37,26 +37,26 @@ def parser() -> argparse.ArgumentParser:
     checked.add_argument("files", nargs="+", type=Path, metavar="FILE")
     checked.add_argument("--strict", action="store_true", help="a remark counts as a fault")
 
-    converted = _writing(commands, "convert", "another precision, layout or container", "IN")
+    converted = _add_writer(commands, "convert", "another precision, layout or container", "IN")
     converted.add_argument(
         "--layout", choices=convert.LAYOUTS, default="keep", help="names of the tensors"
     )
-    _writing(commands, "extract", "the control part of a larger file", "IN")
-    _writing(commands, "diff", "control minus base, added to any checkpoint on loading",
+    _add_writer(commands, "extract", "the control part of a larger file", "IN")
+    _add_writer(commands, "diff", "control minus base, added to any checkpoint on loading",
              "CONTROL", "BASE")  # fmt: skip
-    moved = _writing(commands, "transfer", "the same change on another base", "CONTROL")
+    moved = _add_writer(commands, "transfer", "the same change on another base", "CONTROL")
     moved.add_argument(
         "--from", dest="old", type=Path, metavar="BASE", help="the base of a full control model"
     )
     moved.add_argument(
         "--to", dest="new", type=Path, metavar="BASE2", required=True, help="the base to fit"
     )
-    reduced = _writing(commands, "to-lora", "a Control-LoRA of a given rank", "CONTROL", "BASE")
+    reduced = _add_writer(commands, "to-lora", "a Control-LoRA of a given rank", "CONTROL", "BASE")
     reduced.add_argument("--rank", type=int, required=True, help="such as 128 or 256")
     return top
 
 
-def _writing(
+def _add_writer(
     commands: argparse._SubParsersAction, name: str, text: str, *sources: str
 ) -> argparse.ArgumentParser:
     """A command that reads some files and writes one."""
@@ -140,11 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FAILED
 
 
-def _terminated(*_arguments: object) -> None:
+def _interrupt(*_arguments: object) -> None:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())

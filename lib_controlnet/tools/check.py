@@ -64,7 +64,7 @@ def _check_names(control: ControlFile, verdict: Verdict) -> None:
     found = dict(control.ckpt.shapes)
     found.pop("difference", None)
     if control.key == "control_lora":
-        halves = _unpaired(found)
+        halves = _find_unpaired(found)
         if halves:
             verdict.faults.append(f"{_count(halves, 'tensor')} without the other half of a pair")
         found = full_shapes(found)
@@ -91,7 +91,7 @@ def _check_names(control: ControlFile, verdict: Verdict) -> None:
             verdict.faults.append(f"{what}: {_count(names, 'tensor')}")
 
 
-def _unpaired(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+def _find_unpaired(shapes: Mapping[str, Sequence[int]]) -> list[str]:
     """Halves of low-rank pairs whose other half is missing or of another rank."""
     unpaired = []
     for name, shape in shapes.items():

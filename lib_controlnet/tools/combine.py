@@ -22,7 +22,7 @@ from lib_controlnet.tools.source import (
     RENAMED_KINDS,
     BaseFile,
     ControlFile,
-    converted,
+    cast,
     facts,
     open_control,
     pieces,
@@ -147,10 +147,10 @@ def transfer(
     if control.is_difference:  # those left out are the base's own
         kept = dtype or next(own for _shape, own in plan.values() if own.is_floating_point)
         plan |= {name: (shape, kept) for name, shape in _left_out(control, target).items()}
-        tensors = _completed(control, target, plan)
+        tensors = _complete(control, target, plan)
     else:
         assert origin is not None  # asked for above
-        tensors = _moved(control, origin, target, dtype, squares)
+        tensors = _move(control, origin, target, dtype, squares)
     step = f"transfer {control.name} to {target.name}"
     write_safetensors(out, plan, tensors, facts(control, step))
     log.info("wrote %s: %d tensors, %.1f MB", out, len(plan), nbytes(plan) / 1e6)
@@ -165,19 +165,19 @@ def _differences(
 ) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in read_all(control):
         if not name.startswith(SHARED_WITH_BASE):
-            yield name, converted(name, tensor, dtype)
+            yield name, cast(name, tensor, dtype)
             continue
         stored = torch.empty_like(tensor, dtype=dtype)
         original = base.tensor(name, tensor.shape)
         for whole, part, out in pieces(tensor, original, stored):
-            out.copy_(converted(name, whole.float() - part.float(), stored.dtype))
+            out.copy_(cast(name, whole.float() - part.float(), stored.dtype))
             rounding.note(whole, (part.float() + out.float()).to(whole.dtype))
         rounding.advice = "" if stored.dtype is torch.float32 else "; --dtype fp32 keeps more"
         yield name, stored
     yield "difference", torch.ones(())
 
 
-def _moved(
+def _move(
     control: ControlFile,
     old: BaseFile,
     new: BaseFile,
@@ -187,7 +187,7 @@ def _moved(
     """Yield control + (new - old), in this order, so that equal bases change no bit."""
     for name, tensor in read_all(control):
         if not name.startswith(SHARED_WITH_BASE):
-            yield name, converted(name, tensor, dtype)
+            yield name, cast(name, tensor, dtype)
             continue
         moved = torch.empty_like(tensor, dtype=dtype)
         bases = (base.tensor(name, tensor.shape) for base in (old, new))
@@ -195,7 +195,7 @@ def _moved(
             change = after.float() - before.float()
             squares[0] += float(change.double().square().sum())
             squares[1] += float(before.double().square().sum())
-            out.copy_(converted(name, whole.float() + change, moved.dtype))
+            out.copy_(cast(name, whole.float() + change, moved.dtype))
         yield name, moved
 
 
@@ -208,17 +208,17 @@ def _left_out(control: ControlFile, base: BaseFile) -> dict[str, tuple[int, ...]
     return shapes
 
 
-def _completed(control: ControlFile, base: BaseFile, plan: Plan) -> Iterator[tuple[str, Tensor]]:
+def _complete(control: ControlFile, base: BaseFile, plan: Plan) -> Iterator[tuple[str, Tensor]]:
     """Yield difference + base."""
     for name, tensor in read_all(control):
         if name == "difference":
             continue
         if not name.startswith(SHARED_WITH_BASE):
-            yield name, converted(name, tensor, plan[name][1])
+            yield name, cast(name, tensor, plan[name][1])
             continue
         total = torch.empty_like(tensor, dtype=plan[name][1])
         for change, part, out in pieces(tensor, base.tensor(name, tensor.shape), total):
-            out.copy_(converted(name, part.float() + change.float(), total.dtype))
+            out.copy_(cast(name, part.float() + change.float(), total.dtype))
         yield name, total
     for name, shape in _left_out(control, base).items():
-        yield name, converted(name, base.tensor(name, shape), plan[name][1])
+        yield name, cast(name, base.tensor(name, shape), plan[name][1])

@@ -14,7 +14,7 @@ from lib_controlnet.tools.renaming import diffusers_config, to_diffusers
 from lib_controlnet.tools.source import (
     RENAMED_KINDS,
     ControlFile,
-    converted,
+    cast,
     facts,
     open_control,
     plan_of,
@@ -99,7 +99,7 @@ def write_control(
     try:
         if made:
             model.parent.mkdir()
-        write_safetensors(model, plan, _renamed(control, rename, dtype), metadata)
+        write_safetensors(model, plan, _rename(control, rename, dtype), metadata)
         if config is not None:
             with whole_file(config) as stream:
                 stream.write(content.encode())
@@ -132,11 +132,11 @@ def renamer(control: ControlFile, layout: str) -> Callable[[str], str]:
     return str
 
 
-def _renamed(
+def _rename(
     control: ControlFile, rename: Callable[[str], str], dtype: torch.dtype | None
 ) -> Iterator[tuple[str, Tensor]]:
     for key, tensor in read_all(control):
-        yield rename(key), converted(key, tensor, dtype)
+        yield rename(key), cast(key, tensor, dtype)
 
 
 def _targets(out: Path, layout: str) -> tuple[Path, Path | None]:

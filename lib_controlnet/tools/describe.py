@@ -12,7 +12,7 @@ from typing import Any, Final
 from lib_controlnet.engine.unet import CONTEXT_TO_BASE, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.families import discover
-from lib_controlnet.files.catalog import ModelFile, listed_under, short_hash
+from lib_controlnet.files.catalog import ModelFile, is_listed_under, short_hash
 from lib_controlnet.files.layouts import is_diffusers
 from lib_controlnet.nets.cldm import ControlNetParams, read_params
 from lib_controlnet.tools.errors import ToolError
@@ -157,13 +157,13 @@ def _control_types(entry: ModelFile) -> list[dict[str, str]]:
     return [
         {"type": kind, "preprocessor": listing.module_for(entry, kind)}
         for kind in listing.control_types()
-        if kind != listing.ALL and listed_under(entry, kind)
+        if kind != listing.ALL and is_listed_under(entry, kind)
     ]
 
 
 def as_text(found: Description) -> str:
     """A description for people: a line for each entry that says something."""
-    shown = {key: _shown(key, found[key]) for key in LABELS if found.get(key)}
+    shown = {key: _show(key, found[key]) for key in LABELS if found.get(key)}
     width = max(len(LABELS[key]) for key in shown)
     lines = []
     for key, text in shown.items():
@@ -172,7 +172,7 @@ def as_text(found: Description) -> str:
     return "\n".join(lines)
 
 
-def _shown(key: str, value: Any) -> str:
+def _show(key: str, value: Any) -> str:
     if key == "dtypes":
         return ", ".join(f"{name} ({count} tensors)" for name, count in value.items())
     if key == "parameters":

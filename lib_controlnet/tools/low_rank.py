@@ -22,7 +22,7 @@ from lib_controlnet.tools.source import (
     BaseFile,
     ControlFile,
     all_finite,
-    converted,
+    cast,
     facts,
     open_control,
     plan_of,
@@ -179,7 +179,7 @@ def _factors(
         if not _is_factored(control, name):
             if control.is_difference and name.startswith(SHARED_WITH_BASE):
                 tensor = base.tensor(name, tensor.shape).float() + tensor.float()
-            yield name, converted(name, tensor, plan[name][1])
+            yield name, cast(name, tensor, plan[name][1])
             continue
         layer = name.removesuffix(".weight")
         (up_shape, dtype), (down_shape, _) = plan[f"{layer}.up"], plan[f"{layer}.down"]
@@ -206,7 +206,7 @@ def _layer(
     if not all_finite(change):
         msg = f"{control.name} or {base.name} holds NaN or infinite values in {name}"
         raise ToolError(msg)
-    up, down = (converted(name, factor, dtype) for factor in factorise(change, rank))
+    up, down = (cast(name, factor, dtype) for factor in factorise(change, rank))
     norm = float(change.norm())
     lost = float(change.addmm_(up.float(), down.float(), alpha=-1).norm())
     return up, down, LayerError(name.removesuffix(".weight"), rank, norm, lost)

@@ -188,7 +188,7 @@ def all_finite(tensor: Tensor) -> bool:
     return all(bool(part.float().isfinite().all()) for (part,) in pieces(tensor))
 
 
-def converted(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A tensor in another precision; None and integers change nothing.
 
     Raises:
@@ -263,7 +263,7 @@ def _unet_names(infos: Collection[str]) -> dict[str, str]:
     return {}
 
 
-def shared_names(control: ControlFile) -> list[str]:
+def names_of_base(control: ControlFile) -> list[str]:
     """Names of the control model's tensors that began as copies of the base's."""
     return [name for name in control.ckpt.keys if name.startswith(SHARED_WITH_BASE)]
 
@@ -279,7 +279,7 @@ def require_fit(control: ControlFile, base: BaseFile) -> None:
     if shape is not None and (shape.context_dim or theirs[0], shape.adm_channels) != theirs:
         msg = f"{control.name} is made for {shape}, {base.name} is {base.shape}; name another base"
         raise ToolError(msg)
-    for name in shared_names(control):
+    for name in names_of_base(control):
         ours = control.ckpt.shape(name)
         same = base.shapes.get(name)
         if same is None or not _same_layer(name, ours, same):

@@ -86,7 +86,7 @@ def _add_annotate(annotate: argparse.ArgumentParser) -> None:
     annotate.add_argument("--workers", type=int, default=workers, help="processes")
 
 
-def parsed_size(text: str | None) -> tuple[int, int] | None:
+def parse_size(text: str | None) -> tuple[int, int] | None:
     """`512` or `512x768` as width and height."""
     if not text:
         return None
@@ -120,7 +120,7 @@ def annotate_command(options: argparse.Namespace) -> int:
     """Write a data set; failed pictures are listed and make the exit code."""
     from .annotate import Recipe, annotate
 
-    size = parsed_size(options.size)
+    size = parse_size(options.size)
     recipe = Recipe(options.preprocessor, tuple(options.values), options.resolution, size)
     faults = annotate(
         *(Path(options.pictures), Path(options.out), recipe, options.captions, options.workers)

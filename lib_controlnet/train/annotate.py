@@ -67,7 +67,7 @@ class Recipe:
         }
 
 
-def framed(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+def frame(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """The middle of a picture, uint8 (H, W, 3), resized so that it fills the size."""
     height, width = picture.shape[:2]
     if size is None:
@@ -113,7 +113,7 @@ def map_of(picture: np.ndarray, recipe: Recipe) -> np.ndarray:
 def annotate_one(path: Path, item: Item, folder: Path, recipe: Recipe) -> str | None:
     """Write one example's pictures; what went wrong, or None."""
     try:
-        picture = framed(to_rgb(decode_image(path.read_bytes(), path.name)), recipe.size)
+        picture = frame(to_rgb(decode_image(path.read_bytes(), path.name)), recipe.size)
         control = control_picture(picture, recipe, item.source)
     except PreprocessorUnavailableError:
         raise  # all others would fail alike

@@ -57,7 +57,7 @@ class Shards:
     def path(self, number: int) -> Path:
         return self.folder / f"{self.name}-{number:05d}.safetensors"
 
-    def missing(self) -> list[int]:
+    def find_missing(self) -> list[int]:
         """Numbers of files that are not there yet."""
         return [n for n in range(-(-self.count // SHARD)) if not self.path(n).is_file()]
 
@@ -69,7 +69,7 @@ class Shards:
         Runs that share a folder share the work: each takes the files in an order of its own, and
         leaves out what another has written meanwhile.
         """
-        missing = self.missing()
+        missing = self.find_missing()
         if not missing:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,9 +114,9 @@ class Cache:
 
     def compute(self, base: Base, device: torch.device, quiet: bool = False) -> None:
         """Encode what is not cached yet; `quiet` draws no bar."""
-        if self._texts.missing():
+        if self._texts.find_missing():
             self._compute_texts(base, device, quiet)
-        if self._latents.missing():
+        if self._latents.find_missing():
             vae: nn.Module = base.vae()
             vae.to(device)
             pictures = (self.data, self.items, device)
@@ -130,7 +130,7 @@ class Cache:
         for encoder in encoders:
             encoder.module.to(device)
         self._texts.fill(
-            lambda rows: _stacked(_encode_texts(encoders, self.prompts, rows)), "prompts", quiet
+            lambda rows: _stack(_encode_texts(encoders, self.prompts, rows)), "prompts", quiet
         )
 
     def text(self, prompt: str) -> tuple[Tensor, Tensor | None]:
@@ -157,7 +157,7 @@ def _encode_texts(
         yield found if pooled is None else {**found, "pooled": pooled.cpu()}
 
 
-def _stacked(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stack(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     parts = list(parts)
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
@@ -171,7 +171,7 @@ def _encode_pictures(
         picture = to_tensor(read_picture(folder / items[row].target))
         distribution = vae.encode(picture[None].to(device) * 2 - 1).latent_dist
         parts.append({"mean": distribution.mean.cpu(), "spread": distribution.std.cpu()})
-    return _stacked(parts)
+    return _stack(parts)
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:

@@ -32,7 +32,7 @@ WEIGHTS: Final = "control.safetensors"
 DIFFUSERS_NAME: Final = "diffusion_pytorch_model.safetensors"
 
 
-def trained_file(source: Path) -> Path:
+def find_weights(source: Path) -> Path:
     """The weights that a run has written, or the file itself.
 
     Raises:
@@ -83,7 +83,7 @@ def export(
     Returns:
         The file of weights.
     """
-    path = trained_file(source)
+    path = find_weights(source)
     ckpt = open_checkpoint(path)
     metadata = {**ckpt.metadata, **(facts or {})}
     if layout == "ldm":

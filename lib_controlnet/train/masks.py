@@ -18,7 +18,7 @@ def random_mask(width: int, height: int, rng: np.random.Generator) -> np.ndarray
         return _round_patch(width, height, rng)
     if kind < 0.85:
         return _strokes(width, height, rng)
-    return _scattered(width, height, rng)
+    return _scatter(width, height, rng)
 
 
 def _rectangle(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
@@ -49,7 +49,7 @@ def _strokes(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     return mask > 0
 
 
-def _scattered(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+def _scatter(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Patches that cover a fifth to three fifths of the picture."""
     cells = int(rng.integers(4, 8))
     coarse = rng.normal(size=(cells, cells)).astype(np.float32)

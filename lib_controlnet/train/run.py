@@ -31,7 +31,7 @@ from .packages import need
 from .reading import read_mapping
 from .record import ADHERENCE, LOSSES, Board, Table, plot
 from .sampling import Networks, Sampler
-from .steps import Source, positions_of, prefetched
+from .steps import Source, positions_of, prefetch
 
 if TYPE_CHECKING:
     from diffusers.models import ControlNetModel
@@ -45,7 +45,7 @@ WAIT_HOURS: Final = 12
 """How long processes wait for the first one to check the data and to draw."""
 
 
-def chosen_objective(settings: Settings, base: Base) -> str:
+def choose_objective(settings: Settings, base: Base) -> str:
     """What the base predicts, `eps` or `v`.
 
     Raises:
@@ -78,7 +78,7 @@ def contents_of(settings: Settings, base: Base, items: list[Item]) -> dict[str, 
     }
 
 
-def checked_data(settings: Settings, multiple: int, thorough: bool = True) -> list[Item]:
+def check_data(settings: Settings, multiple: int, thorough: bool = True) -> list[Item]:
     """The examples of the data set; `thorough`: after every picture was decoded once.
 
     Raises:
@@ -110,16 +110,16 @@ class Training:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.run = settings, Path(settings.out)
         self.base = open_base(settings.base, settings.tokenizers)
-        self.objective = chosen_objective(settings, self.base)
+        self.objective = choose_objective(settings, self.base)
         levels = len(self.base.unet_arguments["block_out_channels"])
         control = control_file.network(self.base, Path(settings.control))
         self.accelerator = _accelerator(settings)
         self.device = self.accelerator.device
         self._refuse_uneven()
-        items = checked_data(settings, 8 * 2 ** (levels - 1), self.is_first)
+        items = check_data(settings, 8 * 2 ** (levels - 1), self.is_first)
         measured_by = self._preprocessor() if self._samples else None
         self._take_up(items)
-        self.cache = self._cached(items)
+        self.cache = self._fill_cache(items)
         self.alphas = self.base.alphas()
         count = len(items) - settings.samples
         constants = (self.alphas, self.base.scale_factor, self.objective)
@@ -162,7 +162,7 @@ class Training:
             write_text(path, json.dumps(record, indent=1))
             state.remove_partial(self.run)
 
-    def _cached(self, items: list[Item]) -> Cache:
+    def _fill_cache(self, items: list[Item]) -> Cache:
         settings = self.settings
         folder = Path(settings.cache) if settings.cache else Path(settings.data) / ".cache"
         cache = Cache(folder, self.base, Path(settings.data), items)
@@ -235,7 +235,7 @@ class Training:
             self._sample(self.sampler, tables, 0)
         if tables and self.done == self.settings.steps:
             self._write_weights()  # a kill may have come between the last state and them
-        batches = prefetched(self.source, self._plan())
+        batches = prefetch(self.source, self._plan())
         bar = tqdm(
             range(self.done, self.settings.steps),
             initial=self.done,

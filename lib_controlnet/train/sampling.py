@@ -78,7 +78,7 @@ def draw(networks: Networks, wish: Wish, noise: Tensor, steps: int, cfg: float) 
     times = torch.linspace(len(networks.alphas) - 1, 0, steps + 1).round().long()
     latent = noise
     for now, then in zip(times[:-1], times[1:], strict=True):
-        answer = _guided(networks, wish, latent, int(now), cfg)
+        answer = _guide(networks, wish, latent, int(now), cfg)
         alpha = float(networks.alphas[now])
         after = float(networks.alphas[then]) if then > 0 else 1.0
         if networks.objective == "v":
@@ -91,7 +91,7 @@ def draw(networks: Networks, wish: Wish, noise: Tensor, steps: int, cfg: float) 
     return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
 
 
-def _guided(networks: Networks, wish: Wish, latent: Tensor, time: int, cfg: float) -> Tensor:
+def _guide(networks: Networks, wish: Wish, latent: Tensor, time: int, cfg: float) -> Tensor:
     """The prediction with the prompt, moved away from the one without."""
     count = len(latent)
     answers = []

@@ -144,7 +144,7 @@ def positions_of(step: int, part: int, rank: int, world: int, settings: Settings
     return range(first, first + micro)
 
 
-def prefetched(source: Source, plan: Iterator[range]) -> Iterator[Batch]:
+def prefetch(source: Source, plan: Iterator[range]) -> Iterator[Batch]:
     """The batches of a plan; the next one is read while the last one is used."""
     with ThreadPoolExecutor(1) as pool:
         coming: Future | None = None

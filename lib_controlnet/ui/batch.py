@@ -183,7 +183,7 @@ def read_input(fields: dict[str, Any], independent: bool) -> dict[str, Any]:
     if not independent or mode == InputMode.SIMPLE:
         return found
     if mode == InputMode.MERGE:
-        pictures: Any = [_uploaded(path) for path in _paths(beside[MERGE_IMAGES])]
+        pictures: Any = [_read_upload(path) for path in _paths(beside[MERGE_IMAGES])]
         return {**found, "input_mode": mode, "batch_images": pictures}
     defaults = [beside["batch_images_of_tab"], beside["batch_images_of_host"]]
     named = [text.strip() for text in (folder, *defaults) if text and text.strip()]
@@ -192,7 +192,7 @@ def read_input(fields: dict[str, Any], independent: bool) -> dict[str, Any]:
     return {**found, "input_mode": mode, "batch_images": pictures, "output_dir": target}
 
 
-def _uploaded(path: str) -> bytes | str:
+def _read_upload(path: str) -> bytes | str:
     """Bytes of an uploaded file; any other path stays text, to be refused when it is used.
 
     The page keeps the paths, so a request may name whatever it likes.

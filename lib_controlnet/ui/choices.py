@@ -55,20 +55,20 @@ def offer(kind: str, runtime: Any) -> Offer:
             why = why or refused.sentence
     names = [NO_MODEL, *fitting, *useless]
     default = listing.default_model(kind, [NO_MODEL, *fitting])
-    return Offer(names, default, None if fitting else _nothing(kind, foreign, useless, why))
+    return Offer(names, default, None if fitting else _explain_empty(kind, foreign, useless, why))
 
 
-def _nothing(kind: str, foreign: Sequence[str], useless: Sequence[str], why: str) -> str:
+def _explain_empty(kind: str, foreign: Sequence[str], useless: Sequence[str], why: str) -> str:
     which = "control model" if kind == listing.ALL else f"control model of the type {kind}"
     if foreign:
-        left_out = f"{_named(foreign)} {'are' if len(foreign) > 1 else 'is'} made for another base"
+        left_out = f"{_join(foreign)} {'are' if len(foreign) > 1 else 'is'} made for another base"
         return f"No {which} fits the loaded checkpoint: {left_out}."
     if useless:
         return f"No {which} can be used here: {why}."
     return f"There is no {which} in the model folders; put one there and press the refresh button."
 
 
-def _named(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 

@@ -154,11 +154,11 @@ def picture_of(
         return None, None
     picture = ImageOps.exif_transpose(picture)
     if tab == INPAINT_SKETCH:
-        return _painted(picture, original or picture, blur, alpha)
+        return _paint(picture, original or picture, blur, alpha)
     return picture, None if mask is None else ImageOps.exif_transpose(mask)
 
 
-def _painted(
+def _paint(
     sketch: Image.Image, original: Image.Image, blur: float, alpha: float
 ) -> tuple[Image.Image, Image.Image]:
     """The host's rule for "Inpaint sketch": every pixel that differs is masked and painted over.

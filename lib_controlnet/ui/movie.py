@@ -54,7 +54,7 @@ def _unit(unit: int) -> list[Component]:
             )
             only_uploads(movie)
             only_uploads(other)
-            other.upload(fn=_uploaded, inputs=[other], outputs=[movie], show_progress=False)
+            other.upload(fn=_read_upload, inputs=[other], outputs=[movie], show_progress=False)
         with gr.Tab("Image Input"):
             image = gr.Image(
                 source="upload",
@@ -68,7 +68,7 @@ def _unit(unit: int) -> list[Component]:
     return [movie, image, save]
 
 
-def _uploaded(file: Any) -> str:
+def _read_upload(file: Any) -> str:
     """The path of an uploaded movie.
 
     The movie field hands what it is given to ffmpeg where that is installed, which would follow a

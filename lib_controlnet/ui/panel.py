@@ -119,7 +119,7 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         read |= {
             widgets.control_type: _type_of,
             widgets.union_control_type: _union_type,
-            widgets.region_status: _missing_mask,
+            widgets.region_status: _note_missing_mask,
             widgets.notes: _remarks,
         }
         fields += [
@@ -127,8 +127,8 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
             for widget, made in read.items()
             if widget is not None
         ]
-        fields.append((widgets.enabled, partial(_pasted_enable, index=index)))
-        fields.append((widgets.picture_note, partial(_not_taken, index=index, runtime=runtime)))
+        fields.append((widgets.enabled, partial(_read_enabled, index=index)))
+        fields.append((widgets.picture_note, partial(_note_left_out, index=index, runtime=runtime)))
     return fields
 
 
@@ -150,7 +150,7 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
     if name == "module":
         return _choose(listing.label(value) or value, listing.labels_for, pasted, runtime)
     if name == "model":
-        chosen = listing.offered_model(runtime.catalog, value) or value
+        chosen = listing.find_offered(runtime.catalog, value) or value
         return _choose(chosen, lambda kind: offer(kind, runtime).names, pasted, runtime)
     if name in SLIDERS:
         updates = slider_updates(
@@ -162,13 +162,13 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
     return str(value) if field.kind else value
 
 
-def _missing_mask(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
+def _note_missing_mask(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
     """The line about a mask that generation parameters do not hold, shown or put away."""
     missing = pasted.get("region") is ActingRegion.OWN
     return gr.update(value=MASK_NOT_PASTED if missing else "", visible=missing)
 
 
-def _pasted_enable(params: dict[str, Any], index: int) -> bool | None:
+def _read_enabled(params: dict[str, Any], index: int) -> bool | None:
     """Whether the unit took part in the pasted picture; None where nothing tells."""
     units = infotext.parse_all(params)
     unreadable = index not in units and f"{infotext.KEY} {index}" in params
@@ -176,7 +176,7 @@ def _pasted_enable(params: dict[str, Any], index: int) -> bool | None:
 
 
 def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
-    model = listing.offered_model(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
+    model = listing.find_offered(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
     return listing.control_type_of(runtime.catalog, pasted.get("module", NO_MODULE), model)
 
 
@@ -199,11 +199,11 @@ def _choose(
 def _remarks(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
     """The line about a pasted unit's preprocessor and model."""
     module, model = pasted.get("module", NO_MODULE), pasted.get("model", NO_MODEL)
-    model = listing.offered_model(runtime.catalog, model) or model
+    model = listing.find_offered(runtime.catalog, model) or model
     return notice(*remarks(_type_of(pasted, runtime), module, model, runtime))
 
 
-def _not_taken(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:
+def _note_left_out(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:
     """The line about what came in, where pasted units cannot be read or have no place."""
     units, said = infotext.parse_all(params), []
     if index not in units and f"{infotext.KEY} {index}" in params:

@@ -52,7 +52,7 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
         made |= _layer_weights(name)
         made["loopback"] = build_loopback(name)
         made["status"] = message_line(name, "status", is_fault=True)
-        made |= _hidden()
+        made |= _build_hidden()
     return UnitWidgets(name=name, **made)
 
 
@@ -190,7 +190,7 @@ def _switches(name: str, is_img2img: bool) -> dict[str, Component]:
 
 
 def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
-    def offered(label: str, names: list[str]) -> list[str]:
+    def offer(label: str, names: list[str]) -> list[str]:
         """What there is, and the user's saved default even if it is gone.
 
         The host would silently take the first default for one that is not offered; like this it
@@ -212,7 +212,7 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
         )
     with gr.Row(elem_classes=["controlnet_preprocessor_model", "controlnet_row"]):
         made["module"] = gr.Dropdown(
-            offered("Preprocessor", listing.labels_for(listing.ALL)),
+            offer("Preprocessor", listing.labels_for(listing.ALL)),
             label="Preprocessor",
             value=FIELDS["module"].initial,
             elem_id=f"{name}_controlnet_preprocessor_dropdown",
@@ -223,7 +223,7 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
             "cnet-run-preprocessor",
         )
         made["model"] = gr.Dropdown(
-            offered("Model", listing.models_for(runtime.catalog, listing.ALL)),
+            offer("Model", listing.models_for(runtime.catalog, listing.ALL)),
             label="Model",
             value=FIELDS["model"].initial,
             elem_id=f"{name}_controlnet_model_dropdown",
@@ -296,7 +296,7 @@ def _layer_weights(name: str) -> dict[str, Component]:
     return {"advanced_weighting": weights}
 
 
-def _hidden() -> dict[str, Component]:
+def _build_hidden() -> dict[str, Component]:
     made = {
         "union_control_type": gr.Textbox(
             label="Union Control Type",

@@ -57,7 +57,7 @@ def test_a_script_that_fails_leaves_the_rest(what: str, broken: Any, monkeypatch
     }[what]
     if what == "controlnet.py":
         # "Reload custom script bodies" would keep the old one; a start has none.
-        monkeypatch.setattr("lib_controlnet.host.runtime.present_runtime", lambda: None)
+        monkeypatch.setattr("lib_controlnet.host.runtime.find_runtime", lambda: None)
     monkeypatch.setattr(f"lib_controlnet.{place}", raising("no <panel> today"))
     broken.reload_ui()
     names, shown = scripts(broken), page()

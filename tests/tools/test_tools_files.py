@@ -134,14 +134,14 @@ from lib_controlnet.tools import source
 # Programs that a shell starts in the background ignore Ctrl-C; this one is not such.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-inner = source.converted
+inner = source.cast
 def at_the_third(name, tensor, dtype, count=[0]):
     count[0] += 1
     if count[0] == 3:
         os.kill(os.getpid(), getattr(signal, word))
     return inner(name, tensor, dtype)
 
-source.converted = at_the_third
+source.cast = at_the_third
 word = sys.argv.pop(1)
 runpy.run_module("lib_controlnet.tools", run_name="__main__")
 """

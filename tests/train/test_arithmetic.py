@@ -92,7 +92,7 @@ def test_sampler_with_a_perfect_prediction_finds_the_picture(
         noise = (x - a.sqrt() * wanted) / (1 - a).sqrt()
         return noise if objective == "eps" else a.sqrt() * noise - (1 - a).sqrt() * wanted
 
-    monkeypatch.setattr(sampling, "_guided", perfect)
+    monkeypatch.setattr(sampling, "_guide", perfect)
     networks = Networks(None, None, Plain(), alphas, 1.0, objective)
     pictures = draw(networks, None, torch.randn(2, 4, 4, 4), steps=6, cfg=3.0)
     assert torch.allclose(pictures, wanted / 2 + 0.5, atol=1e-3)
@@ -111,7 +111,7 @@ def test_guidance_and_a_control_for_the_prompt_alone(monkeypatch: pytest.MonkeyP
     for guided_only, controls in ((False, ["control", "control"]), (True, ["control", None])):
         asked.clear()
         wish = Wish(*texts, hint=None, guided_only=guided_only)
-        answer = sampling._guided(networks, wish, torch.zeros(2, 4, 4, 4), 7, 3.0)
+        answer = sampling._guide(networks, wish, torch.zeros(2, 4, 4, 4), 7, 3.0)
         assert asked == controls
         assert torch.equal(answer, torch.full_like(answer, 2 + 3 * (5 - 2)))
 

@@ -31,7 +31,7 @@ from lib_controlnet.train.config import Settings
 from lib_controlnet.train.dataset import read_items, write_picture
 from lib_controlnet.train.errors import TrainError
 from lib_controlnet.train.record import Table, read_rows
-from lib_controlnet.train.run import Training, checked_data, run
+from lib_controlnet.train.run import Training, check_data, run
 from lib_controlnet.train.sampling import Sampler
 from lib_controlnet.train.text import TextEncoder
 
@@ -455,9 +455,9 @@ def test_only_the_first_process_looks_at_every_picture(
     shutil.copytree(toy / "data", data)
     (data / "source/000003.png").write_bytes(b"")
     asked = settings(data=str(data))
-    assert len(checked_data(asked, 16, thorough=False)) == len(read_items(data)[0])
+    assert len(check_data(asked, 16, thorough=False)) == len(read_items(data)[0])
     with pytest.raises(TrainError, match="cannot be decoded"):
-        checked_data(asked, 16)
+        check_data(asked, 16)
 
 
 def test_every_process_encodes_and_the_first_alone_writes_the_run(

@@ -16,8 +16,8 @@ from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.train import annotate as module
-from lib_controlnet.train.__main__ import main, parsed_size
-from lib_controlnet.train.annotate import Recipe, _in_processes, annotate, framed
+from lib_controlnet.train.__main__ import main, parse_size
+from lib_controlnet.train.annotate import Recipe, _in_processes, annotate, frame
 from lib_controlnet.train.captions import choose
 from lib_controlnet.train.dataset import (
     Item,
@@ -298,17 +298,17 @@ def test_captions_of_names_and_of_lines(pictures: Path, tmp_path: Path) -> None:
 def test_pictures_are_filled_and_cropped_to_the_size() -> None:
     picture = np.zeros((100, 300, 3), np.uint8)
     picture[:, 100:200] = 255
-    assert framed(picture, (64, 64)).shape == (64, 64, 3)
-    assert framed(picture, (64, 64)).mean() == 255, "the middle third fills a square"
-    assert framed(picture, None).shape == (64, 256, 3)
+    assert frame(picture, (64, 64)).shape == (64, 64, 3)
+    assert frame(picture, (64, 64)).mean() == 255, "the middle third fills a square"
+    assert frame(picture, None).shape == (64, 256, 3)
     with pytest.raises(TrainError, match="smaller than 64"):
-        framed(picture[:50], None)
+        frame(picture[:50], None)
 
 
 @pytest.mark.parametrize("text", ["0", "64x", "64x64x64", "axb", "-3"])
 def test_unusable_size_is_refused(text: str, tmp_path: Path) -> None:
-    assert parsed_size("64") == (64, 64)
-    assert parsed_size("64X128") == (64, 128)
+    assert parse_size("64") == (64, 64)
+    assert parse_size("64X128") == (64, 128)
     assert main(["annotate", "a", "b", "--preprocessor", "canny", f"--size={text}"]) == 1
 
 

@@ -35,7 +35,7 @@ from lib_controlnet.train.control_file import network
 from lib_controlnet.train.errors import MissingPackageError, TrainError
 from lib_controlnet.train.model import predict
 from lib_controlnet.train.packages import PIP, need
-from lib_controlnet.train.run import chosen_objective
+from lib_controlnet.train.run import choose_objective
 from lib_controlnet.train.text import encode_prompts
 
 KINDS = ("SD1", "SD2", "SDXL")
@@ -291,7 +291,7 @@ def test_objective_comes_from_the_base(
 ) -> None:
     path = write_kind(tmp_path, kind)
     describe(path, {"num_heads": 8}, **params)
-    assert chosen_objective(Asked(), open_base(path)) == expected
+    assert choose_objective(Asked(), open_base(path)) == expected
 
 
 def test_objective_of_published_sd2_must_be_said(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_objective_of_published_sd2_must_be_said(tmp_path: Path) -> None:
     path = tmp_path / "v2.safetensors"
     save_file({f"model.diffusion_model.{k}": v.clone() for k, v in unet.state_dict().items()}, path)
     with pytest.raises(TrainError, match="--objective v"):
-        chosen_objective(Asked(), open_base(path))
+        choose_objective(Asked(), open_base(path))
 
 
 def test_what_is_no_base_is_refused(tmp_path: Path) -> None:

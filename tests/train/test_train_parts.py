@@ -194,7 +194,7 @@ def test_runs_that_share_a_cache_share_its_work(tmp_path: Path) -> None:
 
     shards = Shards(tmp_path, "latents", count)
     shards.fill(make("one"), "one")
-    assert shards.missing() == []
+    assert shards.find_missing() == []
     assert len(made["one"]) == 2
     assert sorted({*made["one"], *made["other"]}) == list(range(5))
     assert shards.row(2 * SHARD + 7)["value"] == 2 * SHARD + 7

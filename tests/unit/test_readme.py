@@ -57,6 +57,6 @@ def test_demo_asks_for_numbers_that_the_preprocessor_takes() -> None:
     import demo
 
     from lib_controlnet.detect import preprocess
-    from lib_controlnet.detect.sliders import misplaced
+    from lib_controlnet.detect.sliders import find_misplaced
 
-    assert not list(misplaced(preprocess.get("canny"), demo.LINES))
+    assert not list(find_misplaced(preprocess.get("canny"), demo.LINES))

@@ -125,7 +125,7 @@ def test_every_setting_has_its_type_whatever_is_stored(
         caplog.clear()
         logs.say_once.cache_clear()
         with caplog.at_level(logging.WARNING):
-            found = settings.settled(item.key, value)
+            found = settings.read(item.key, value)
         assert type(found) is type(item.default)
         if item.widget == "slider":
             assert item.limits["minimum"] <= found <= item.limits["maximum"]
@@ -164,17 +164,17 @@ def test_every_setting_has_its_type_whatever_is_stored(
     ],
 )
 def test_settings_are_read_as_they_are_meant(key: str, value: object, found: object) -> None:
-    assert settings.settled(key, value) == found
+    assert settings.read(key, value) == found
 
 
 def test_setting_that_is_in_no_table_is_a_mistake() -> None:
     with pytest.raises(KeyError):
-        settings.settled("control_net_unit_cuont", 3)
+        settings.read("control_net_unit_cuont", 3)
 
 
 def test_a_wrong_setting_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        settings.settled("control_net_unit_count", "many")
+        settings.read("control_net_unit_count", "many")
     assert caplog.text.count("the setting control_net_unit_count is 'many'") == 1
 
 

@@ -27,7 +27,7 @@ from lib_controlnet.host.a1111.adapter import (
     session_of,
 )
 from lib_controlnet.host.a1111.schedule import watched
-from lib_controlnet.host.runtime import Runtime, present_runtime
+from lib_controlnet.host.runtime import Runtime, find_runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ def _controlling(original: Launch) -> Launch:
     """One and the same method for one and the same original, also after a reload."""
 
     def launch_sampling(sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
-        runtime, session = present_runtime(), session_of(getattr(sampler, "p", None))
+        runtime, session = find_runtime(), session_of(getattr(sampler, "p", None))
         if runtime is None or (session is None and runtime.sampling is runtime.guarded is None):
             return original(sampler, steps, func)
         if session is not None and session.sampler is sampler:

@@ -21,10 +21,10 @@ def option(key: str) -> Any:
     """A setting's present value in the type it has to have; its default where nothing is stored."""
     from modules import shared
 
-    return settled(key, getattr(shared.opts, key, BY_KEY[key].default))
+    return read(key, getattr(shared.opts, key, BY_KEY[key].default))
 
 
-def settled(key: str, value: object) -> Any:
+def read(key: str, value: object) -> Any:
     """A setting's value in the type it has to have, whatever `config.json` holds."""
     item = BY_KEY[key]
     found = item.read(value)
@@ -92,7 +92,7 @@ def register() -> None:
             stored.setdefault(new, stored[old])
     for item in SETTINGS:  # the host builds its page of what is stored, and fails on other types
         if item.key in stored:
-            stored[item.key] = settled(item.key, stored[item.key])
+            stored[item.key] = read(item.key, stored[item.key])
     widgets = {"text": gr.Textbox, "box": gr.Checkbox, "slider": gr.Slider, "radio": gr.Radio}
     for item in SETTINGS:
         option = shared.OptionInfo(

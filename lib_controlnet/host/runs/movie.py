@@ -109,7 +109,7 @@ def run(p: Any, args: Sequence[Any], runtime: Runtime) -> Any:
             _frames(p, tracks, units, duration, runtime, results)
         except MovieStoppedError as stop:
             results.notes.append(stop.detail)
-        return _finished(p, results)
+        return _finish(p, results)
 
 
 def _values(args: Sequence[Any]) -> tuple[list[tuple[Any, Any, bool]], int]:
@@ -147,7 +147,7 @@ def _duration(value: Any) -> int:
     raise UnitError(msg)
 
 
-def _stopped() -> bool:
+def _is_stopped() -> bool:
     return bool(shared.state.interrupted or shared.state.stopping_generation)
 
 
@@ -167,7 +167,7 @@ def _tracks(
     for unit, (_movie, image, keeps_maps) in enumerate(values):
         movie = None
         if unit in files:
-            movie = open_movie(files[unit], f"{_NAME}: the movie of unit {unit}", _stopped)
+            movie = open_movie(files[unit], f"{_NAME}: the movie of unit {unit}", _is_stopped)
             stack.callback(movie.close)
         yield Track(unit, movie, image, keeps_maps)
 
@@ -242,7 +242,7 @@ def _frames(
         writers = Writers(p, tracks, duration, results)
         stack.callback(writers.close)  # what is done is written, however the run ends
         for number, frames in enumerate(_together(movies.values(), stack, results)):
-            if _stopped():
+            if _is_stopped():
                 break
             shared.state.job = f"Frame {number + 1} of {count}"
             given = {track.unit: track.image for track in tracks if track.image is not None}
@@ -250,7 +250,7 @@ def _frames(
             maps: dict[int, list[Any]] = {}
             made = processing.process_images(_copy(p, units, given, maps))
             results.first = results.first or made
-            results.told |= dict.fromkeys(_told(made))
+            results.told |= dict.fromkeys(_read_notes(made))
             if shared.state.interrupted or shared.state.skipped or not made.images:
                 continue  # the picture is not complete
             results.infotexts.append(made.infotexts[0])
@@ -260,7 +260,7 @@ def _frames(
     results.notes += [note for movie in movies.values() for note in movie.notes]
 
 
-def _told(made: Any) -> list[str]:
+def _read_notes(made: Any) -> list[str]:
     return str((made.extra_generation_params or {}).get(infotext.NOTES, "")).splitlines()
 
 
@@ -335,7 +335,7 @@ class Writers:
             self._results.written += writer.written
 
 
-def _finished(p: Any, results: Results) -> Any:
+def _finish(p: Any, results: Results) -> Any:
     """The run as one result: all frames for requests, the animation for the page."""
     processed = results.first or processing.Processed(p, [])
     shown = list(results.frames)

@@ -87,7 +87,7 @@ def axes(make: Callable[..., Any], runtime: Runtime) -> list[Any]:
         return make(
             *(PREFIX + title, per_unit(kind, title), apply(title, *fields)),
             format_value=legend(title, fields[0], runtime),
-            confirm=checked(title, fields, runtime),
+            confirm=make_check(title, fields, runtime),
             **more,
         )
 
@@ -118,7 +118,7 @@ def apply(title: str, *fields: str) -> Callable[[Any, Any, Any], None]:
         cell = cell_values(p)
         for position, field in enumerate(fields):
             part = value if len(fields) == 1 else _part(value, position)
-            cell[field] = _joined(cell.get(field), part, title)
+            cell[field] = _join(cell.get(field), part, title)
         setattr(p, ATTRIBUTE, cell)
 
     return change
@@ -130,7 +130,7 @@ def _part(value: Any, position: int) -> Any:
     return None if value is None else value[position]
 
 
-def _joined(present: Any, value: Any, title: str) -> Any:
+def _join(present: Any, value: Any, title: str) -> Any:
     """A field's value where another axis of the grid may have set it for other units.
 
     Raises:
@@ -141,7 +141,7 @@ def _joined(present: Any, value: Any, title: str) -> Any:
     if isinstance(present, list) and isinstance(value, list):
         count = max(len(present), len(value))
         pairs = zip(*(v + [None] * (count - len(v)) for v in (present, value)), strict=True)
-        return [_joined(one, other, title) for one, other in pairs]
+        return [_join(one, other, title) for one, other in pairs]
     msg = (
         f"{title}: two axes of the grid set the same value of one unit; use one of them, or lists "
         "such as [0.5, None] and [None, 0.8] for different units"
@@ -169,7 +169,7 @@ def _arguments(p: Any) -> list[Any]:
     runner, args = getattr(p, "scripts", None), getattr(p, "script_args", None)
     for script in getattr(runner, "alwayson_scripts", None) or []:
         if hasattr(script, "controlnet_runtime") and isinstance(args, (list, tuple)):
-            return unit_object.flattened(args[script.args_from : script.args_to])
+            return unit_object.flatten(args[script.args_from : script.args_to])
     return []
 
 
@@ -185,22 +185,22 @@ def _is_enabled(unit: Any) -> bool:
 def legend(title: str, field: str, runtime: Runtime) -> Callable[[Any, Any, Any], str]:
     """What stands at a row or column of the grid: the value that its cells really get."""
 
-    def shown_value(value: Any) -> str:
+    def show_value(value: Any) -> str:
         if value is None:
             return UNCHANGED
         if isinstance(value, list):
-            return f"[{', '.join(map(shown_value, value))}]"
+            return f"[{', '.join(map(show_value, value))}]"
         if isinstance(value, tuple):
             return "-".join(map(str, value))
         if field == "model":
-            return listing.offered_model(runtime.catalog, str(value)) or str(value)
+            return listing.find_offered(runtime.catalog, str(value)) or str(value)
         if field == "module":
             return preprocess.get(value).title
         given = getattr(parse_unit({field: value}), field)
         return str(value if given == value else getattr(given, "value", given))
 
     def format_value(p: Any, _option: Any, value: Any) -> str:
-        text = shown_value(value)
+        text = show_value(value)
         several = sum(map(_is_enabled, _arguments(p))) > 1
         is_one = value is not None and not isinstance(value, list)
         first_only = field in FIRST_UNIT_ONLY and several and is_one
@@ -219,7 +219,7 @@ def split(text: str) -> list[str]:
     kept: list[str] = []
     pieces: list[str] = []
     after = 0
-    for start, end in _bracketed(plain):
+    for start, end in _find_brackets(plain):
         pieces += [plain[after:start], f"\0{len(kept)}\0"]
         kept.append(plain[start:end])
         after = end
@@ -228,7 +228,7 @@ def split(text: str) -> list[str]:
     return [_KEPT.sub(lambda found: kept[int(found[1])], cell) for cell in cells]
 
 
-def _bracketed(text: str) -> list[tuple[int, int]]:
+def _find_brackets(text: str) -> list[tuple[int, int]]:
     """Start and end of what is in outermost brackets; those without a partner are text."""
     opened: list[int] = []
     found: list[tuple[int, int]] = []
@@ -247,7 +247,7 @@ def split_numbers(text: str) -> list[str]:
     """Like `split`; `1-5`, `1-5 (+2)` and `0-1 [5]` stand for the numbers of a range."""
     _check_length(text)
     # "[5]" behind a range is a count, not a list of values for units.
-    ranges = _COUNTED.sub(lambda found: ", ".join(_counted(found)), text)
+    ranges = _COUNTED.sub(lambda found: ", ".join(_count(found)), text)
     numbers = (number for cell in split(ranges) for number in _expand(cell))
     found = list(itertools.islice(numbers, MAX_VALUES + 1))
     _check_values(text, len(found))
@@ -283,7 +283,7 @@ def _expand(cell: str) -> list[str]:
     return [str(round(start + i * step, 8)) for i in range(count)]
 
 
-def _counted(found: re.Match[str]) -> list[str]:
+def _count(found: re.Match[str]) -> list[str]:
     start, end, count = float(found[1]), float(found[2]), int(found[3])
     _check_values(found[0], count)
     width = (end - start) / max(count - 1, 1)
@@ -297,7 +297,7 @@ def per_unit(kind: Callable[[str], Any], title: str = "the axis") -> Callable[[A
         if isinstance(value, (list, tuple)):
             return [one(str(item)) for item in value]
         word = str(value).strip()
-        if _bracketed(word) == [(0, len(word))]:
+        if _find_brackets(word) == [(0, len(word))]:
             return [one(item) for item in split(word[1:-1])]
         return one(word)
 
@@ -314,7 +314,7 @@ def per_unit(kind: Callable[[str], Any], title: str = "the axis") -> Callable[[A
     return read
 
 
-def checked(
+def make_check(
     title: str, fields: tuple[str, ...], runtime: Runtime
 ) -> Callable[[Any, list[Any]], None]:
     """Refuses a grid with an impossible value before its first cell."""
