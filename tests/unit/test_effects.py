@@ -1,12 +1,17 @@
 """`inpaint_only`: what it holds during sampling and pastes back after decoding."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from lib_controlnet.engine.effects import Effect, discover
 from lib_controlnet.engine.effects.inpaint_only import keep_unmasked, paste_back, soft_mask
+from lib_controlnet.engine.effects.mask_channels import mask_channels
 from lib_controlnet.engine.effects.start_picture import StartPicture
 from lib_controlnet.engine.effects.x0 import epsilon_to_x0, x0_to_epsilon
+from lib_controlnet.engine.step import Row
 from lib_controlnet.engine.window import Window
 
 
@@ -163,3 +168,22 @@ def test_start_picture_of_another_size_or_without_a_trace_changes_nothing():
     StartPicture(torch.ones(1, 4, 5, 3)).under_noise(given, 0.25)
     StartPicture(torch.ones(1, 4, 3, 5)).under_noise(given, 0.0)  # zero terminal SNR
     assert torch.equal(given, noise)
+
+
+@pytest.mark.parametrize("effect", discover(), ids=lambda effect: effect.__name__)
+def test_no_field_of_an_effect_hides_a_moment(effect):
+    moments = {name for name in vars(Effect) if not name.startswith("_")} - {"window", "images"}
+    assert not moments & set(getattr(effect, "__dataclass_fields__", {}))
+
+
+def test_mask_channels_tell_the_rows_of_their_pictures():
+    pixels = placed()
+    effect = mask_channels(pixels, encode, 1.0, Window())
+    rows = [Row(0, True), Row(1, True), Row(0, False), Row(1, False)]
+    told = effect.condition(torch.zeros(4, 5, 8, 8), rows)
+    assert torch.equal(told[:, 0], (torch.arange(8) > 3).float().expand(4, 8, 8))
+    assert torch.equal(told[0, 1:, :, :4], encode(pixels[:, :3])[0, :, :, :4])
+    own = dataclasses.replace(effect, images=frozenset({1}))
+    some = own.condition(torch.full((4, 5, 8, 8), 9.0), rows)
+    assert torch.equal(some[[1, 3]], told[[1, 3]])
+    assert (some[[0, 2]] == 9.0).all()

@@ -27,13 +27,13 @@ class MaskChannels(Effect):
     """What an inpainting checkpoint is told of the picture in its further input channels.
 
     Attributes:
-        condition: (1, 5, h, w): the mask, 1 where it is to be repainted, and the scaled latent of
+        channels: (1, 5, h, w): the mask, 1 where it is to be repainted, and the scaled latent of
             the picture without its masked part.
         window: when it is told.
         images: pictures of the batch it is about; None means all.
     """
 
-    condition: Tensor
+    channels: Tensor
     window: Window
     images: frozenset[int] | None = None
 
@@ -60,17 +60,17 @@ class MaskChannels(Effect):
         """
         told = [self.images is None or row.image in self.images for row in rows]
         if all(told):
-            return self.condition.to(given).expand(len(given), -1, -1, -1)
-        if given.shape[1:] != self.condition.shape[1:] or len(given) != len(rows):
+            return self.channels.to(given).expand(len(given), -1, -1, -1)
+        if given.shape[1:] != self.channels.shape[1:] or len(given) != len(rows):
             return given
         chosen = torch.tensor(told, device=given.device)[:, None, None, None]
-        return torch.where(chosen, self.condition.to(given), given)
+        return torch.where(chosen, self.channels.to(given), given)
 
 
 def mask_channels(
     placed: Tensor, encode: Callable[[Tensor], Tensor], hidden: float, window: Window
 ) -> MaskChannels | None:
-    """Build the condition for one pass, as the host builds it of a mask of its own.
+    """Build the channels for one pass, as the host builds it of a mask of its own.
 
     Args:
         placed: (1, 4, H, W) in [0, 1]: RGB and mask at the pass's size.
