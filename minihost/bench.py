@@ -36,10 +36,10 @@ from lib_controlnet.engine.pass_info import PassInfo  # noqa: E402
 from lib_controlnet.engine.prepared import PreparedUnit  # noqa: E402
 from lib_controlnet.engine.residency import Between, Residency  # noqa: E402
 from lib_controlnet.engine.session import ControlSession  # noqa: E402
-from lib_controlnet.engine.step import RowLayout  # noqa: E402
 from lib_controlnet.engine.unet import BaseUNet, describe_unet  # noqa: E402
 from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
 from lib_controlnet.families import load_network  # noqa: E402
+from lib_controlnet.host.a1111.rows import build_layout  # noqa: E402
 from lib_controlnet.pictures.maps import Size  # noqa: E402
 from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
 from lib_controlnet.units.unit import ControlUnit  # noqa: E402
@@ -126,7 +126,7 @@ class Rig:
         pixels = np.random.default_rng(4).integers(0, 256, (8 * latent, 8 * latent, 3))
         self.picture = pixels.astype(np.uint8)
         self.geometry = PassGeometry.of_latent(Size(latent, latent))
-        self.layout = RowLayout.build([1], 1, ROWS)
+        self.layout = build_layout([1], 1, ROWS)
 
     def call(self) -> Tensor:
         """One plain U-Net call."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.pictures.placement import PassGeometry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PassInfo:
     """One run of the sampler.
 
@@ -22,6 +24,7 @@ class PassInfo:
         scale: size of the pass's picture relative to the requested one.
         images: pictures in the batch.
         seeds: one for each of them.
+        alphas: cumulative product of alphas of the base, (1000,).
     """
 
     geometry: PassGeometry
@@ -31,3 +34,4 @@ class PassInfo:
     scale: float = 1.0
     images: int = 1
     seeds: tuple[int, ...] = (0,)
+    alphas: Tensor | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from lib_controlnet.engine.residency import Between, Residency
+    from lib_controlnet.engine.step import RowLayout
 
 
 class Host(Protocol):
@@ -40,6 +41,11 @@ class Host(Protocol):
         """A setting's present value; `lib_controlnet.settings` has the keys and types."""
         ...
 
+    @property
+    def alphas(self) -> Tensor:
+        """Cumulative product of alphas of the model that is sampled, (1000,), float32."""
+        ...
+
     def vae_encode(self, image: Tensor) -> Tensor:
         """Encode (b, 3, H, W) pixels in [0, 1] to scaled latents (b, 4, H/8, W/8).
 
@@ -57,4 +63,17 @@ class Host(Protocol):
 
     def report(self, text: str | None) -> None:
         """Show one line beside the progress bar; None takes it away."""
+        ...
+
+
+class RowSource(Protocol):
+    """How a host lays out the rows of an evaluation."""
+
+    def read(self, params: Any, needs_texts: bool) -> RowLayout:
+        """The rows of the evaluation that is announced.
+
+        Args:
+            params: what the host announces it with.
+            needs_texts: whether the rows of a foreign call have to be told by their texts.
+        """
         ...

@@ -1,9 +1,8 @@
 """What one U-Net call is about: which rows it holds, how far the pass has come.
 
-The host builds its batch as [image 0's sub-prompts, image 1's, ..., then one uncond row per
-image] and its U-Net calls consume these rows strictly in that order, in one call or in several.
-A cursor that is reset once per evaluation therefore tells cond from uncond rows, and the picture
-each belongs to, without touching the prompt.
+The host announces the rows of an evaluation in the order in which its U-Net calls consume them, in
+one call or in several. A cursor that is reset once per evaluation therefore tells cond from uncond
+rows, and the picture each belongs to, without touching the prompt.
 """
 
 from __future__ import annotations
@@ -72,32 +71,6 @@ class RowLayout:
 
     rows: tuple[Row, ...]
     texts: Texts | None = field(default=None, compare=False)
-
-    @staticmethod
-    def build(prompts_per_image: Sequence[int] | None, images: int, total: int) -> RowLayout:
-        """Layout of `total` rows for `images` pictures.
-
-        Args:
-            prompts_per_image: number of sub-prompts (AND) of each picture, or None if unknown.
-            images: pictures in the batch, which is also the number of uncond rows.
-            total: rows of the whole evaluation, 3 * images for InstructPix2Pix models.
-
-        A neighbour that rebuilt the batch makes the counts disagree. Then the last `images` rows
-        count as uncond and the rows before them are shared out evenly.
-        """
-        if total == 3 * images and prompts_per_image in (None, [1] * images):
-            # InstructPix2Pix: cond, then the negative prompt with and without the picture.
-            third = tuple(Row(i, is_cond=False) for i in range(images))
-            cond = tuple(Row(i, is_cond=True) for i in range(images))
-            return RowLayout(cond + third + third)
-        cond_rows = max(total - images, 0)
-        if prompts_per_image is None or sum(prompts_per_image) != cond_rows:
-            per_image = max(cond_rows / images, 1) if images else 1
-            owners = [min(int(r / per_image), images - 1) for r in range(cond_rows)]
-        else:
-            owners = [i for i, n in enumerate(prompts_per_image) for _ in range(n)]
-        cond = tuple(Row(i, is_cond=True) for i in owners)
-        return RowLayout(cond + tuple(Row(i, is_cond=False) for i in range(min(images, total))))
 
     def take(self, start: int, count: int) -> tuple[Row, ...]:
         """The `count` rows from `start`; beyond the end all rows count as cond rows of image 0."""

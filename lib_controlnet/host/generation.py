@@ -262,6 +262,7 @@ def pass_info(p: Any, x: Any) -> PassInfo:
         scale=geometry.canvas.width / max(int(p.width), 1) if is_hires else 1.0,
         images=int(x.shape[0]),
         seeds=tuple(int(seed) for seed in getattr(p, "seeds", None) or (0,)),
+        alphas=getattr(adapter.loaded_model(), "alphas_cumprod", None),
     )
 
 

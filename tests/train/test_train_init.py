@@ -26,9 +26,9 @@ from toy_base import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_controlnet.engine.session import ControlSession
-from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
+from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.train.__main__ import main
 from lib_controlnet.train.base import open_base
 from lib_controlnet.train.control_file import network
@@ -60,7 +60,7 @@ def through_engine(kind: str, control: Path) -> tuple[torch.Tensor, torch.Tensor
     session = ControlSession(FakeHost(), [prepared(loaded, weight=1.0)])
     session.begin_pass(info(base))
     with session.sampling(unet):
-        session.begin_evaluation(RowLayout.build([1], 1, 2), 0.5)
+        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
         return plain, unet(**call)
 
 

@@ -28,9 +28,10 @@ from lib_controlnet.engine.injection import Residuals, sum_residuals
 from lib_controlnet.engine.network import ControlNetwork
 from lib_controlnet.engine.places import Places
 from lib_controlnet.engine.residency import Residency
-from lib_controlnet.engine.step import RowLayout, StepContext, StepCursor
+from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.families import identify
+from lib_controlnet.host.a1111.rows import build_layout
 
 FULL_WIDTH = {
     "in_channels": 4,
@@ -113,7 +114,7 @@ def with_controls(unet: nn.Module, call: Mapping[str, Tensor], controls: Control
     places = Places(unet, cursor, Residency(1, 0))
     places.skips(controls.residuals, lambda: None)
     with places.attached():
-        cursor.begin(RowLayout.build([1], 1, 2), 0.0)
+        cursor.begin(build_layout([1], 1, 2), 0.0)
         return unet(call["x"], call["timesteps"], context=call["context"], y=call["y"])
 
 

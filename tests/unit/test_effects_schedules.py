@@ -15,8 +15,9 @@ from lib_controlnet.engine.effects.inpaint_only import KeepUnmasked
 from lib_controlnet.engine.effects.start_picture import StartPicture
 from lib_controlnet.engine.effects.tile_colorfix import HoldColours, box_blur
 from lib_controlnet.engine.effects.x0 import LEAST_ALPHA_BAR, adjusted_noise, alpha_bar_at
-from lib_controlnet.engine.step import NoisyLatent, RowLayout
+from lib_controlnet.engine.step import NoisyLatent
 from lib_controlnet.engine.window import Window
+from lib_controlnet.host.a1111.rows import build_layout
 
 SHAPE = (2, 4, 12, 16)
 TIMESTEPS = (0, 1, 500, 799.2, 801, 998, 998.6, 999)
@@ -98,7 +99,7 @@ def test_sampler_finds_the_adjusted_clean_latent(
     x = (alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise).astype(np.float32)
     prediction = torch.from_numpy(hosts_noise(kind, clean, noise, alpha)).to(dtype)
     x0 = (x - (1 - alpha) ** 0.5 * prediction.double().numpy()) / alpha**0.5
-    rows = RowLayout.build([1], 1, 2).rows
+    rows = build_layout([1], 1, 2).rows
     adjust = (
         effect.after_guidance if make is kept else lambda given: effect.before_guidance(given, rows)
     )
@@ -114,7 +115,7 @@ def test_sampler_finds_the_adjusted_clean_latent(
 def test_schedule_that_ends_in_nothing_gives_numbers(make: Callable) -> None:
     effect, _ = make()
     x = torch.from_numpy(drawn(3)).float()
-    rows = RowLayout.build([1], 1, 2).rows
+    rows = build_layout([1], 1, 2).rows
     adjust = (
         effect.after_guidance if make is kept else lambda given: effect.before_guidance(given, rows)
     )

@@ -10,12 +10,12 @@ from sessions import LATENT, FakeHost, info, prepared
 
 from lib_controlnet import families
 from lib_controlnet.engine.session import ControlSession
-from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.enums import ControlMode, HiResOption
+from lib_controlnet.host.a1111.rows import build_layout
 
 KINDS = ("SD1", "SDXL")
-PAIR = RowLayout.build([1], 1, 2)
-PICTURES = RowLayout.build([1, 1], 2, 4)
+PAIR = build_layout([1], 1, 2)
+PICTURES = build_layout([1, 1], 2, 4)
 FULL = np.full((64, 128), 255, np.uint8)
 HALF = FULL.copy()
 HALF[:, 64:] = 0

@@ -11,11 +11,11 @@ from sessions import LATENT, FakeHost, info, picture, prepared
 
 from lib_controlnet.engine.residency import Between, Place
 from lib_controlnet.engine.session import ControlSession
-from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.enums import ControlMode, HiResOption, OnError
 from lib_controlnet.errors import HostError, UnitError
+from lib_controlnet.host.a1111.rows import build_layout
 
-ROWS = RowLayout.build([1], 1, 2)
+ROWS = build_layout([1], 1, 2)
 KINDS = ("SD1", "SDXL")
 
 
@@ -248,7 +248,7 @@ def test_pooled_unit_with_a_region_acts_there_only(base, network):
 
 
 def test_units_that_take_turns_control_their_own_pictures(base, network, plain):
-    layout = RowLayout.build([1, 1, 1], 3, 6)
+    layout = build_layout([1, 1, 1], 3, 6)
 
     def turns(*units):
         for position, unit in enumerate(units):
@@ -354,7 +354,7 @@ def test_control_mode_evaluates_cond_rows_only(base, network, plain):
 
 
 def test_split_calls_equal_one_call(base, network):
-    layout = RowLayout.build([1, 1], 2, 4)
+    layout = build_layout([1, 1], 2, 4)
     units = [prepared(network, control_mode=ControlMode.CONTROL), prepared(network, seed=8)]
     whole = run(base, units, layout)
     pieces = run(base, units, layout, calls=[(0, 1), (1, 3), (3, 4)])

@@ -14,11 +14,11 @@ from sessions import FakeHost, info, prepared
 from support import inputs, tiny_base
 
 from lib_controlnet.engine.session import ControlSession
-from lib_controlnet.engine.step import RowLayout
 from lib_controlnet.enums import ControlMode
+from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.pictures.placement import to_hint
 
-ROWS = RowLayout.build([1], 1, 2)
+ROWS = build_layout([1], 1, 2)
 BALANCED, PROMPT, CONTROL = ControlMode.BALANCED, ControlMode.PROMPT, ControlMode.CONTROL
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lib_controlnet.engine.step import Row, RowLayout, StepContext, StepCursor, Texts
+from lib_controlnet.host.a1111.rows import build_layout
 
 
 def flags(layout):
@@ -24,12 +25,12 @@ def flags(layout):
     ids=["plain", "batch", "and", "edit", "edit-batch", "unknown-and", "rebuilt-by-neighbour"],
 )
 def test_layout_rows_follow_the_host(prompts, images, total, expected):
-    assert flags(RowLayout.build(prompts, images, total)) == expected
+    assert flags(build_layout(prompts, images, total)) == expected
 
 
 def test_cursor_split_calls_take_rows_in_order():
     cursor = StepCursor()
-    cursor.begin(RowLayout.build([2, 1], 2, 5), 0.25)
+    cursor.begin(build_layout([2, 1], 2, 5), 0.25)
     assert [row.is_cond for row in cursor.next_rows(2)] == [True, True]
     assert cursor.next_rows(3) == (Row(1, True), Row(0, False), Row(1, False))
 
@@ -40,7 +41,7 @@ def test_cursor_without_announcement_knows_nothing():
 
 def test_cursor_tiled_calls_start_over():
     cursor = StepCursor()
-    cursor.begin(RowLayout.build([1], 1, 2), 0.0)
+    cursor.begin(build_layout([1], 1, 2), 0.0)
     assert cursor.next_rows(2) == cursor.next_rows(2)
 
 
@@ -51,7 +52,7 @@ def test_cursor_progress_is_clamped():
 
 
 def test_select_cond_only_and_one_image():
-    rows = RowLayout.build([1, 1], 2, 4).rows
+    rows = build_layout([1, 1], 2, 4).rows
     x = torch.zeros(4, 4, 2, 2)
     step = StepContext(x, torch.zeros(4), None, None, 0.0, rows)
     assert step.select(cond_only=True) == (0, 1)
@@ -59,7 +60,7 @@ def test_select_cond_only_and_one_image():
 
 
 def test_cursor_tiles_of_one_call_have_all_rows_each():
-    layout = RowLayout.build([1], 1, 2)
+    layout = build_layout([1], 1, 2)
     cursor = StepCursor()
     cursor.begin(layout, 0.0)
     assert cursor.next_rows(6) == layout.rows * 3
@@ -75,7 +76,7 @@ def test_cursor_tiles_of_one_call_have_all_rows_each():
 def test_cursor_rows_of_a_part_are_told_by_their_texts(shown, expected):
     texts = {"c": torch.zeros(3, 2), "u": torch.ones(3, 2), "X": torch.full((3, 2), 7.0)}
     cursor = StepCursor()
-    layout = RowLayout.build([1] * 4, 4, 8)
+    layout = build_layout([1] * 4, 4, 8)
     known = Texts(torch.stack([texts["c"]] * 4), torch.stack([texts["u"]] * 4))
     cursor.begin(RowLayout(layout.rows, known), 0.0)
     context = torch.stack([texts[name] for name in shown])
@@ -85,7 +86,7 @@ def test_cursor_rows_of_a_part_are_told_by_their_texts(shown, expected):
 def test_cursor_equal_texts_tell_nothing():
     same = torch.zeros(4, 3, 2)
     cursor = StepCursor()
-    rows = RowLayout.build([1] * 4, 4, 8).rows
+    rows = build_layout([1] * 4, 4, 8).rows
     cursor.begin(RowLayout(rows, Texts(same, same)), 0.0)
     assert cursor.next_rows(4, same) == rows[:4]
     cursor.begin(RowLayout(rows, Texts(same, torch.zeros(4, 6, 2))), 0.0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,10 +15,11 @@ from modules import devices, paths, sd_models, shared
 
 from lib_controlnet.engine.effects.x0 import adjusted_noise
 from lib_controlnet.engine.residency import Between
-from lib_controlnet.engine.step import NoisyLatent, RowLayout, Texts
+from lib_controlnet.engine.step import NoisyLatent
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.errors import HostError
 from lib_controlnet.host.a1111 import vae
+from lib_controlnet.host.a1111.rows import ROWS
 from lib_controlnet.host.a1111.schedule import from_denoiser
 from lib_controlnet.host.folders import EXTENSION_ROOT, find_folders
 from lib_controlnet.host.page import settings
@@ -79,6 +79,11 @@ class A1111Host:
     def flag(self, name: str) -> object:
         """A command line flag's value; None where it is not given, or the host has none such."""
         return getattr(shared.cmd_opts, name, None)
+
+    @property
+    def alphas(self) -> Tensor:
+        """Cumulative product of alphas of the checkpoint that is loaded now, (1000,)."""
+        return loaded_model().alphas_cumprod
 
     def vae_encode(self, image: Tensor) -> Tensor:
         """Encode (b, 3, H, W) pixels in [0, 1] to scaled latents, without random numbers."""
@@ -214,9 +219,8 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
         session.cursor.layout = None  # a generation without scripts, in the middle of ours
         return
     images = params.text_uncond.shape[0]
-    layout = RowLayout.build(_prompts_per_image(denoiser), images, params.x.shape[0])
-    if images > 1 and any(control.terms.cond_only for control in session.active):
-        layout = replace(layout, texts=_texts(params))
+    needs_texts = images > 1 and any(control.terms.cond_only for control in session.active)
+    layout = ROWS.read(params, needs_texts)
     schedule = session.schedule or from_denoiser(denoiser)
     # Read only where it counts: the tensor is on the device, and reading it waits for the device.
     sigma = 0.0 if schedule.sigmas is None else float(params.sigma.max())
@@ -234,7 +238,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
 def on_cfg_after_cfg(session: ControlSession, params: Any) -> None:
     """Once per evaluation, after guidance: hold the prediction where a unit asks for it."""
     if session.effects("after_guidance"):
-        params.x = _adjusted(params.x, session.noisy, session.adjust_x0)
+        params.x = _adjusted(params.x, session.noisy, session.adjust_x0, session)
 
 
 def on_cfg_denoised(session: ControlSession, params: Any) -> None:
@@ -252,35 +256,22 @@ def on_cfg_denoised(session: ControlSession, params: Any) -> None:
     if noisy is not None:
         images = [row.image for row in rows]
         noisy = NoisyLatent(noisy.x[images], noisy.timesteps[images])
-    params.x.copy_(_adjusted(params.x, noisy, lambda x0: session.adjust_rows(x0, rows)))
+    params.x.copy_(_adjusted(params.x, noisy, lambda x0: session.adjust_rows(x0, rows), session))
 
 
 def _adjusted(
-    prediction: Tensor, noisy: NoisyLatent | None, adjust: Callable[[Tensor], Tensor]
+    prediction: Tensor,
+    noisy: NoisyLatent | None,
+    adjust: Callable[[Tensor], Tensor],
+    session: ControlSession,
 ) -> Tensor:
     """A prediction whose clean latent was adjusted; it is noise where `noisy` is given."""
     if noisy is None:
         return adjust(prediction)
-    return adjusted_noise(prediction, noisy, loaded_model().alphas_cumprod, adjust)
+    return adjusted_noise(prediction, noisy, session.host.alphas, adjust)
 
 
 def lay_starts(session: ControlSession, noise: Tensor) -> None:
     """Put the pictures that sampling shall start from under its noise, (b, c, h, w), in place."""
     for effect in session.effects("under_noise"):
-        effect.under_noise(noise, float(loaded_model().alphas_cumprod[-1]))
-
-
-def _texts(params: Any) -> Texts:
-    """Embeddings of prompts and negative prompts; SDXL keeps them in a dict."""
-    cond, uncond = (
-        given["crossattn"] if isinstance(given, Mapping) else given
-        for given in (params.text_cond, params.text_uncond)
-    )
-    return Texts(cond, uncond)
-
-
-def _prompts_per_image(denoiser: Any) -> list[int] | None:
-    """How many AND sub-prompts each picture has, None if the sampler does not tell."""
-    extra = getattr(denoiser.sampler, "sampler_extra_args", None) or {}
-    batch = getattr(extra.get("cond"), "batch", None)
-    return None if batch is None else [len(prompts) for prompts in batch]
+        effect.under_noise(noise, float(session.host.alphas[-1]))
