@@ -52,7 +52,9 @@ class Residuals:
             sizes: (h, w) of each layer of the U-Net, which pooled layers do not show.
         """
         pairs = zip(self.layers, sizes, strict=True)
-        layers = tuple(None if a is None else a * region.at(size, a) for a, size in pairs)
+        layers = tuple(
+            None if a is None or size is None else a * region.at(size, a) for a, size in pairs
+        )
         return Residuals(self.rows, layers)
 
     def pooled(self) -> Residuals:
@@ -106,7 +108,7 @@ class RegionMask:
     @property
     def digest(self) -> str:
         """Equal for equal masks."""
-        return hashlib.sha1(self.mask.contiguous().numpy()).hexdigest()
+        return hashlib.sha1(self.mask.contiguous().numpy().data).hexdigest()
 
     def at(self, size: Sequence[int], like: Tensor) -> Tensor:
         """The mask at a layer's size (h, w), with the dtype and device of `like`: (1, 1, h, w)."""

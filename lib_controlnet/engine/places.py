@@ -202,14 +202,16 @@ class Places:
         keep(unet.register_forward_pre_hook(self._begin_call, with_kwargs=True).remove)
         keep(unet.register_forward_hook(self._end_call).remove)
         if self._skips:
-            keep(unet.middle_block.register_forward_hook(self._middle_hook).remove)
-            blocks = unet.output_blocks
+            middle = unet.get_submodule("middle_block")
+            keep(middle.register_forward_hook(self._middle_hook).remove)
+            blocks = list(unet.get_submodule("output_blocks").children())
             for position, block in enumerate(blocks):
                 skip = len(blocks) - 1 - position  # blocks pop skips from the deepest up
                 keep(block.register_forward_pre_hook(self._skip_hook(skip)).remove)
         for number, adders in self._inputs.items():
             hook = self._stream_hook(adders)
-            keep(unet.input_blocks[number].register_forward_hook(hook).remove)
+            block = unet.get_submodule(f"input_blocks.{number}")
+            keep(block.register_forward_hook(hook).remove)
         for path, asked in self._modules.items():
             module = unet.get_submodule(path)
             if asked.before:
@@ -227,7 +229,8 @@ class Places:
         self._forget()
         self._taken = False
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
-        x, timesteps, context, y = (given.get(name) for name in ARGUMENTS)
+        arguments: list[Any] = [given.get(name) for name in ARGUMENTS]
+        x, timesteps, context, y = arguments
         rows = self.cursor.next_rows(x.shape[0], context)
         if rows is None:
             return None
@@ -277,7 +280,9 @@ class Places:
     def _stream_hook(self, adders: list[ChangeStream]) -> Callable[..., Tensor]:
         def change_stream(_block: nn.Module, _args: Any, output: Tensor) -> Tensor:
             step = self._step
-            for add in adders if step is not None else ():
+            if step is None:
+                return output
+            for add in adders:
                 changed = add(output, step)
                 output = output if changed is None else changed
             return output
@@ -299,7 +304,9 @@ class Places:
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor:
             step = self._step
-            for change in changers if step is not None else ():
+            if step is None:
+                return output
+            for change in changers:
                 changed = change(output, step, lambda: module(*args, **kwargs))
                 output = output if changed is None else changed
             return output

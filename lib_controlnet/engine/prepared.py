@@ -63,7 +63,7 @@ class Placed:
         if masked not in self._hints:
             placed = [to_hint(shown, masked) for shown in self.maps]
             hint = placed[0] if len(placed) == 1 else torch.cat(placed)
-            digest = hashlib.sha1(hint.contiguous().numpy()).hexdigest()
+            digest = hashlib.sha1(hint.contiguous().numpy().data).hexdigest()
             self._hints[masked] = hint, f"{tuple(hint.shape)} {digest}"
         return self._hints[masked]
 

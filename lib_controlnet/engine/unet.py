@@ -102,7 +102,7 @@ def read_shape(
         KeyError: `input_blocks.0.0.weight` is not there, so this is no such encoder.
     """
     model_channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
-    skips = []
+    skips: list[int] = []
     while (width := _block_width(shapes, f"input_blocks.{len(skips)}")) is not None:
         skips.append(width)
     text = [shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]

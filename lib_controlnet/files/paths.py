@@ -43,6 +43,11 @@ def open_path(named: str | Path, folders: Folders) -> Path | None:
     return path if any(path.is_relative_to(folder) for folder in opened) else None
 
 
+def list_folders(folders: Folders) -> str:
+    """The open folders, for a message about a path that lies in none of them."""
+    return "" if isinstance(folders, bool) else ", ".join(map(str, folders))
+
+
 def open_file(named: str | Path, folders: Folders) -> Path | None:
     """The same for a file that is there; None for all else, and it never raises."""
     if not folders or len(str(named)) >= LONGEST_PATH:
@@ -85,7 +90,8 @@ def typed_folders(text: object) -> list[str]:
 
 
 def _pieces(text: str) -> list[str]:
-    pieces, piece, end = [], "", ""
+    pieces: list[str] = []
+    piece, end = "", ""
     for char in text:
         if end:
             piece, end = piece + char, "" if char == end else end

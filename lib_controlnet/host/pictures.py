@@ -111,7 +111,7 @@ def check_maps_folder(text: str, outputs: object = None) -> None:
 
 
 def _maps_folder(text: str, outputs: object) -> Path:
-    folder = Path(typed_path(text) or DEFAULTS[MAPS_FOLDER])
+    folder = Path(typed_path(text) or str(DEFAULTS[MAPS_FOLDER]))
     if folder.is_absolute():
         return folder
     return Path(str(shared.opts.data.get("outdir_samples") or outputs or _HOST_OUTPUTS)) / folder

@@ -68,7 +68,7 @@ class Runtime:
         return self.host.option(key)
 
     @property
-    def batch(self) -> object | None:
+    def batch(self) -> Any:
         """The batch that is being run; generations inside it belong to its present turn.
 
         Its processing object alone keeps it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class ControlNetUnit:
     What is out of date or unknown is logged once. A value that makes no sense is kept as it is,
     and reported with the unit's number when a generation starts.
     """
+
+    if TYPE_CHECKING:  # the table of fields says what there is
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, **fields: Any) -> None:
         given = _rename(fields)

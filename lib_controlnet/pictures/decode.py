@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from lib_controlnet.errors import ImageError
-from lib_controlnet.files.paths import PATH_FAULTS, Folders, open_file, open_path
+from lib_controlnet.files.paths import PATH_FAULTS, Folders, list_folders, open_file, open_path
 from lib_controlnet.limits import MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE
 from lib_controlnet.pictures.transport import bytes_of_text, png_fault
 
@@ -258,7 +258,7 @@ def _read_file(named: str | Path, where: str, allow_paths: Folders) -> bytes:
     try:
         path = open_path(named, allow_paths)
         if path is None:
-            opened = ", ".join(map(str, allow_paths))
+            opened = list_folders(allow_paths)
             msg = f"{where} lies outside the folders opened for pictures: {opened}"
             raise ImageError(msg)
         return read_plain_file(path)

@@ -73,8 +73,8 @@ def host_picture(
     if region is not None:
         picture = _resize(FIT, picture.crop(region), size)
     elif resize_mode == LATENT_UPSCALE:
-        plane = np.array(picture.convert("RGB"))
-        shown = Image.fromarray(latent_part(plane, Size.from_array(plane), size))
+        whole = np.array(picture.convert("RGB"))
+        shown = Image.fromarray(latent_part(whole, Size.from_array(whole), size))
         picture = _resize(STRETCH, shown, size)
     else:
         picture = _resize(resize_mode, picture, size)

@@ -43,8 +43,8 @@ def boolean(value: object, _notes: list[str]) -> bool:
 
 def number(value: object) -> float:
     """A finite number, or a text of one."""
-    is_text = isinstance(value, str)
-    if isinstance(value, (bool, np.bool_)) or (is_text and "_" in value):  # 1_0 is Python's ten
+    is_grouped = isinstance(value, str) and "_" in value  # Python reads 1_0 as ten
+    if isinstance(value, (bool, np.bool_)) or is_grouped:
         msg = f"is {shown(value)}, must be a number"
         raise ValueError(msg)
     try:

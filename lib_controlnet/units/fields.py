@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar
 
 from lib_controlnet.enums import Choice
 from lib_controlnet.units import field_values as values
@@ -98,7 +98,7 @@ def row(
     Without `parse`, a default that is a choice, a name, or true or false tells how values are read.
     """
     facts = (written, axis, attributes, aliases, view, parse or _parser_by(default))
-    return cast(T, dataclasses.field(default=default, metadata={_ROW: facts}))
+    return dataclasses.field(default=default, metadata={_ROW: facts})
 
 
 def _parser_by(default: object) -> Parser:

@@ -243,11 +243,11 @@ def parse_unit(
             'per unit, such as {"module": "canny", "model": "...", "image": "..."}'
         )
         raise UnitError(msg)
-    is_mapping = isinstance(value, Mapping)
-    is_request = is_mapping if is_request is None else is_request
+    if is_request is None:
+        is_request = isinstance(value, Mapping)
     notes: list[str] = []
     try:
-        if is_mapping:
+        if isinstance(value, Mapping):
             given, unknown = present_names(value)
             notes += [f"unknown keys ignored: {shown_keys(unknown)}"] if unknown else []
             given["enabled"] = True if given.get("enabled") is None else given["enabled"]

@@ -137,8 +137,8 @@ class A1111Host:
         devices.torch_gc()
 
 
-def loaded_model() -> Any | None:
-    """The checkpoint that is in memory, without loading one."""
+def loaded_model() -> Any:
+    """The checkpoint that is in memory, without loading one; None without one."""
     return getattr(sd_models.model_data, "sd_model", None)
 
 
@@ -214,7 +214,7 @@ def kept_for_sampling(session: ControlSession) -> Iterator[None]:
 
 def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
     """Once per evaluation, before the host splits the batch into U-Net calls."""
-    denoiser = getattr(params, "denoiser", None)
+    denoiser: Any = getattr(params, "denoiser", None)
     if session_of(getattr(denoiser, "p", None)) is not session:
         session.cursor.layout = None  # a generation without scripts, in the middle of ours
         return

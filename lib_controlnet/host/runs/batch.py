@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import images, processing, shared
 
 from lib_controlnet.errors import ControlNetError, UnitError, shown
-from lib_controlnet.files.paths import PATH_FAULTS, open_path
+from lib_controlnet.files.paths import PATH_FAULTS, list_folders, open_path
 from lib_controlnet.host import pictures
 from lib_controlnet.host.page import settings
 from lib_controlnet.units import batch
@@ -268,7 +268,7 @@ def _output_folder(unit: ControlUnit, run: BatchRun, runtime: Runtime) -> Path:
         msg = f"{where} is no folder: {shown(unit.output_dir)}"
         raise UnitError(msg) from error
     if folder is None:
-        msg = f"{where}: results may only be saved below {', '.join(map(str, opened))}"
+        msg = f"{where}: results may only be saved below {list_folders(opened)}"
         raise UnitError(msg)
     if folder in run.plan.folders:
         msg = (
