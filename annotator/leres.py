@@ -76,7 +76,7 @@ class DepthLeresBoosted(Detector):
 
     def detect(self, image: np.ndarray, near: float, background: float) -> np.ndarray:
         from .nets.leres import build
-        from .nets.leres_merge import build as build_merge
+        from .nets.pix2pix import build as build_merge
 
         with lend(RES101, build) as network, lend(MERGE, build_merge) as merger:
             depth = boosted(image, partial(_seen_at, network), partial(_merged, merger))

@@ -1,4 +1,7 @@
-"""Lines of painted pictures, by a pix2pix U-Net (Isola et al., CVPR 2017)."""
+"""Lines of painted pictures, by a pix2pix U-Net.
+
+Trained in the anime branch of "informative drawings" (Chan, Durand, Isola 2022, arXiv:2203.12691).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class LineArtAnime(Detector):
     weights = (WEIGHTS,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        from .nets.lineart_anime import build
+        from .nets.pix2pix import build
 
         height, width = image.shape[:2]
         stretched = width + -width % STEP, height + -height % STEP

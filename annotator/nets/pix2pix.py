@@ -6,10 +6,13 @@ Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversaria
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from ._load import filled, without_prefix
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,18 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+
+def build(state: Mapping[str, Tensor]) -> UNet:
+    """The network of a published file; sizes are read from the tensors."""
+    state = without_prefix(state)
+    prefix = "model.model."
+    inputs, outputs = state[f"{prefix}0.weight"].shape[1], len(state[f"{prefix}3.bias"])
+    widths = [len(state[f"{prefix}0.weight"])]
+    normalised = f"{prefix}1.model.1.bias" in state
+    prefix += "1.model."
+    while f"{prefix}1.weight" in state:
+        widths.append(len(state[f"{prefix}1.weight"]))
+        prefix += "3.model."
+    params = Params(inputs, outputs, tuple(widths), normalised)
+    return filled(lambda: UNet(params), state)

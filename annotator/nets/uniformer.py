@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ._load import count_blocks, filled, without_prefix
+from .resnet import ConvUnit
 
 POOLS = (1, 2, 3, 6)
 _EPS = 1e-6
@@ -142,18 +143,6 @@ class Backbone(nn.Module):
                 x = block(x)
             features.append(_over_channels(self.get_submodule(f"norm{i}"), x))
         return features
-
-
-class ConvUnit(nn.Module):
-    """Convolution, batch normalisation, ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int, size: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=False)
-        self.bn = nn.BatchNorm2d(channels_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
 
 
 class UPerHead(nn.Module):

@@ -23,7 +23,7 @@ from annotator._boost import (
     two_scales,
 )
 from annotator.leres import MERGE, RES101, _merged, cut
-from annotator.nets.leres_merge import build
+from annotator.nets.pix2pix import build
 from lib_controlnet.detect.preprocess import run_preprocessor
 
 LUMA = np.float32([0.2, 0.5, 0.3])
