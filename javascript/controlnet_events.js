@@ -126,30 +126,33 @@ window.controlnetPanel = (() => {
     return Number(notes.asked);
   }
 
-  /** Inputs of a preview, (unit, edition, width, height), completed: its picture would have that size. */
-  const askPreview = (name, tab) => (unit) => {
-    const read = (side) => (find(`#${tab}_${side} input[type=number]`) ? numberIn(`#${tab}_${side}`) : 512);
-    return [unit, noteAsked(name), read("width"), read("height")];
-  };
+  /** What a tab would generate, as the server's `target_request` takes it. */
+  const targetOf = (tab) => ({
+    width: numberIn(`#${tab}_width`) || 512,
+    height: numberIn(`#${tab}_height`) || 512,
+    seed: find(`#${tab}_seed :is(input, textarea)`)?.value,
+    hires: Boolean(find(`#${tab}_hr-checkbox input`)?.checked),
+  });
+
+  /** Inputs of a preview, (unit, edition, target), completed. */
+  const askPreview = (name, tab) => (unit) => [unit, noteAsked(name), targetOf(tab)];
 
   /**
-   * Inputs of a preview in img2img, completed: size, tab, scale, and only the open tab's pictures.
+   * Inputs of a preview in img2img, completed: the target, and only the open tab's pictures.
    *
-   * Takes (unit, edition, width, height, tab, scale, pictures..., settings...) and returns the
-   * same list; scale is 0 while the tab "Resize to" is chosen. `pictureTabs` has for every picture
-   * the number of the tab that it is used in; as many as `settings` values follow the pictures.
+   * Takes (unit, edition, target, pictures..., settings...) and returns the same list; the target's
+   * scale is 0 while the tab "Resize to" is chosen. `pictureTabs` has for every picture the number
+   * of the tab that it is used in; as many as `settings` values follow the pictures.
    */
   const askImg2imgPreview =
     (name, pictureTabs, settings) =>
-    (unit, _edition, _width, _height, _tab, _scale, ...rest) => {
+    (unit, _edition, _target, ...rest) => {
       const open = openTab("#mode_img2img");
+      const scale = openTab("#img2img_tabs_resize") === 0 ? 0 : numberIn("#img2img_scale") || 0;
       return [
         unit,
         noteAsked(name),
-        numberIn("#img2img_width") || 0,
-        numberIn("#img2img_height") || 0,
-        open,
-        openTab("#img2img_tabs_resize") === 0 ? 0 : numberIn("#img2img_scale") || 0,
+        { ...targetOf("img2img"), tab: open, scale },
         ...pictureTabs.map((tab, index) => (tab === open ? rest[index] : null)),
         ...rest.slice(pictureTabs.length, pictureTabs.length + settings),
       ];

@@ -120,11 +120,16 @@ def choose_canny(page: Any, unit: str = UNIT) -> None:
 
 def choose_preprocessor(page: Any, title: str, unit: str = UNIT) -> None:
     """Choose a preprocessor by its label among those that are listed."""
-    box = f"{unit}_controlnet_preprocessor_dropdown"
+    choose_option(page, "preprocessor_dropdown", title, unit)
+
+
+def choose_option(page: Any, suffix: str, text: str, unit: str = UNIT) -> None:
+    """Choose in one of the unit's dropdowns."""
+    box = f"{unit}_controlnet_{suffix}"
     page.click(f"{box} input")
-    page.fill(f"{box} input", title)
-    page.click(f'{box} ul.options li[aria-label="{title}"]')
-    wait_for_value(page, "preprocessor_dropdown", title, unit)
+    page.fill(f"{box} input", text)
+    page.click(f'{box} ul.options li[aria-label="{text}"]')
+    wait_for_value(page, suffix, text, unit)
 
 
 def chosen(page: Any, suffix: str, unit: str = UNIT) -> str:

@@ -13,9 +13,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from lib_controlnet.detect import preprocess
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.prepare.detection import detect_unit
+from lib_controlnet.prepare.inputs import Choice, PictureSource
 from lib_controlnet.settings import DEFAULTS
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.unit_value import UnitValue
@@ -59,20 +60,9 @@ class FakeRuntime:
     def refresh_models(self) -> None:
         self.catalog.refresh()
 
-    def detect(
-        self,
-        module: str,
-        image: np.ndarray,
-        resolution: float,
-        a: float,
-        b: float,
-        *,
-        pixel_perfect: bool = False,
-    ) -> Any:
-        values = (a, b)
-        return preprocess.run_preprocessor(
-            module, image, resolution, values, pixel_perfect=pixel_perfect
-        )
+    def detect_unit(self, choice: Choice) -> Any:
+        ignore = bool(self.option("controlnet_ignore_noninpaint_mask"))
+        return detect_unit(choice, PictureSource(ignore_masks=ignore)).detection
 
 
 def data_url(array: np.ndarray) -> str:

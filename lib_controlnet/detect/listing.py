@@ -154,18 +154,6 @@ def has_control_mode(module: str) -> bool:
     return found is None or found.control_mode
 
 
-def uses_mask(module: str) -> bool:
-    """Whether the preprocessor works on a mask beside the picture."""
-    found = preprocess.find(module)
-    return found is not None and found.uses_mask
-
-
-def is_identity(module: str) -> bool:
-    """Whether the preprocessor returns the picture as it came."""
-    found = preprocess.find(module)
-    return found is not None and found.identity
-
-
 def control_types() -> list[str]:
     """ "All", then every control type in alphabetical order."""
     tags = {tag for detector in detectors() for tag in detector.tags}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -26,8 +27,10 @@ from lib_controlnet.host.runs import animation, batch, xyz
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
+from lib_controlnet.prepare.frames import add_frames
 from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units import infotext, overrides
+from lib_controlnet.units.plan import plan
 from lib_controlnet.units.unit import SLIDERS, ControlUnit, parse_unit
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.host.runs.batch import BatchRun
     from lib_controlnet.host.runtime import Runtime
+    from lib_controlnet.units.batch import BatchPicture
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +64,12 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         if not units:
             return
         give_session(p, session)
-        units = batch.unfolded(p, units, runtime)
-        frames = animation.frames_of(
-            p, units, pictures.batch_source(p, runtime.host), batch.batch_size(p)
-        )
-        units = animation.with_first_frames(units, frames)
-        run = batch.plan_run(p, units, runtime)
-        animation.refuse_turns(units, frames, run)
+        last = batch.leave(p)
+        source = pictures.batch_source(p, runtime.host)
+        made = plan(units, source, animation.animation_of(p))
+        run = batch.start(p, made, last, runtime)
         if run is None:
-            _prepare(p, units, session, runtime, frames)
+            _prepare(p, made.at(0), session, runtime, made.frames)
         else:
             _prepare_turn(run, run.first, session, runtime)
     except Exception as error:
@@ -135,7 +136,7 @@ def _prepare(
     units: Sequence[ControlUnit],
     session: ControlSession,
     runtime: Runtime,
-    frames: animation.Frames | None = None,
+    frames: Mapping[int, Sequence[BatchPicture]] = MappingProxyType({}),
 ) -> None:
     runtime.host.report("ControlNet: preparing")
     try:
@@ -150,9 +151,7 @@ def _prepare(
                 on_error=session.on_error,
             )
             made = prepare_units(units, preparation, session.comments)
-            session.prepared = animation.add_frames(
-                made, units, frames or {}, preparation, session.comments
-            )
+            session.prepared = add_frames(made, units, frames, preparation, session.comments)
     finally:
         runtime.host.report(None)
     for position, prepared in enumerate(session.prepared):

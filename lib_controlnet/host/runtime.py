@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.host import annotators, pictures
 from lib_controlnet.limits import MAX_TURNS
+from lib_controlnet.prepare.detection import detect_unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.session import ControlSession
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.prepare.inputs import Choice
     from lib_controlnet.units.batch import BatchSource
 
 log = logging.getLogger(__name__)
@@ -173,24 +175,29 @@ class Runtime:
         resolution: float = -1,
         a: float = -1,
         b: float = -1,
-        c: float = -1,
-        seed: int = 0,
-        *,
-        pixel_perfect: bool = False,
     ) -> Detection:
         """Run a preprocessor, through the cache. See `preprocess.run_preprocessor`.
 
-        What is not in the cache waits: on the device of generations for its turn in the host's
-        queue, else until few enough others are at work. So it must not be called in a generation.
+        Waits, see `_waiting`.
+        """
+        with self._waiting(module) as cache:
+            return run_preprocessor(module, image, resolution, (a, b), cache)
+
+    def detect_unit(self, choice: Choice) -> Detection:
+        """What a generation would make of a unit's picture. Waits, see `_waiting`."""
+        with self._waiting(choice.unit.module) as cache:
+            return detect_unit(choice, pictures.source(self.host), cache).detection
+
+    @contextmanager
+    def _waiting(self, module: str) -> Iterator[DetectionCache]:
+        """The cache of detections, for a preprocessor outside of generations.
+
+        What is not in it waits: on the device of generations for its turn in the host's queue, else
+        until few enough others are at work. So it must not be used in a generation.
         """
         turn = annotators.queued() if annotators.computes_on_gpu(module) else self._turns
         with ExitStack() as stack:
-            cache = _WaitingCache(self.detections, lambda: stack.enter_context(turn))
-            return run_preprocessor(
-                *(module, image, resolution, (a, b, c), cache),
-                pixel_perfect=pixel_perfect,
-                seed=seed,
-            )
+            yield _WaitingCache(self.detections, lambda: stack.enter_context(turn))
 
     def telling(self, listener: annotators.Listener | None) -> AbstractContextManager[None]:
         """What preprocessors in here wait for is told to somebody else than the host's bar."""

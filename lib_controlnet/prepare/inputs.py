@@ -38,19 +38,50 @@ PAIR: Final = 2
 
 
 @dataclass(frozen=True, eq=False)
+class Choice:
+    """Which picture feeds a unit, and how it follows the host's.
+
+    Attributes:
+        unit: the unit.
+        request: the generation.
+        image: the unit's own picture, undecoded; None: it follows the img2img picture.
+        mask: the unit's own mask, undecoded; None without one.
+        crop: the part of the img2img picture that the unit is cropped to; None for the whole.
+    """
+
+    unit: ControlUnit
+    request: GenerationRequest
+    image: Any
+    mask: Any
+    crop: Box | None
+
+    @property
+    def is_own(self) -> bool:
+        return self.image is not None
+
+    @property
+    def is_missing(self) -> bool:
+        """Nothing feeds the unit."""
+        return self.image is None and self.request.init_image is None
+
+    @property
+    def resize_mode(self) -> ResizeMode:
+        """How what lies over the picture is brought to the result's size."""
+        return self.unit.resize_mode if self.is_own else self.request.picture_resize_mode
+
+
+@dataclass(frozen=True, eq=False)
 class ControlPicture:
     """The picture a preprocessor gets.
 
     Attributes:
         image: uint8 (H, W, 3), or (H, W, 4) with the mask in the fourth channel.
         resize_mode: how the detected map is brought to the picture's size.
-        is_own: the unit's own picture, not the img2img one.
         is_held: the mask is the host's, which keeps the rest of the picture by itself.
     """
 
     image: np.ndarray
     resize_mode: ResizeMode
-    is_own: bool
     is_held: bool = False
 
 
@@ -69,48 +100,63 @@ class PictureSource:
     ignore_masks: bool = False
 
 
+def choose(unit: ControlUnit, request: GenerationRequest) -> Choice:
+    """Choose the picture of a unit; nothing is decoded.
+
+    Raises:
+        UnitError: several pictures, or an empty or overlong list.
+    """
+    image, mask = split_picture(unit)
+    rules = request.inpaint
+    crop = None
+    if rules is not None and _crops(unit, request):
+        crop = crop_region(prepare_mask(rules), rules.padding, request.size)
+    return Choice(unit, request, image, mask, crop)
+
+
+def _crops(unit: ControlUnit, request: GenerationRequest) -> bool:
+    """Whether the host works on the masked area only, and the unit follows it there."""
+    only_masked = request.inpaint is not None and request.inpaint.only_masked
+    return only_masked and (unit.inpaint_crop_input_image or request.is_upscale_script)
+
+
 def control_picture(
-    unit: ControlUnit,
-    request: GenerationRequest,
-    wants_mask: bool,
-    source: PictureSource,
-    identity: bool = False,
+    choice: Choice, source: PictureSource, wants_mask: bool, identity: bool = False
 ) -> ControlPicture:
-    """Find and decode the picture of a unit.
+    """Decode the chosen picture as the preprocessor is to see it.
 
     Args:
-        unit: the unit.
-        request: the generation.
-        wants_mask: the preprocessor works on a mask (inpainting).
+        choice: from `choose`.
         source: what may be read.
+        wants_mask: the preprocessor works on a mask (inpainting).
         identity: the preprocessor returns the picture as it came.
 
     Raises:
-        UnitError: there is no picture, or several where one is wanted.
+        UnitError: there is no picture.
         ImageError: the picture cannot be decoded.
     """
-    image, mask = split_picture(unit)
-    if image is not None:
-        picture = _own_picture(unit, image, mask, wants_mask, source)
+    request = choice.request
+    if choice.is_own:
+        picture = _own_picture(choice, wants_mask, source)
         if wants_mask and request.inpaint is not None and not has_mask(picture.image):
-            return _under_host_mask(picture, unit, request)
-        return _crop_own(picture, unit, request)
-    if mask is not None:
-        msg = f"{unit.name}: a mask is given without an image; send both, or neither"
+            return _under_host_mask(picture, choice)
+        return _crop_own(picture, choice)
+    if choice.mask is not None:
+        msg = f"{choice.unit.name}: a mask is given without an image; send both, or neither"
         raise UnitError(msg)
     if request.init_image is None:
         msg = (
-            f"{unit.name}: controlnet is enabled but no input image is given; add an image to "
-            "the unit or disable it"
+            f"{choice.unit.name}: controlnet is enabled but no input image is given; add an image "
+            "to the unit or disable it"
         )
         raise UnitError(msg)
-    if wants_mask or identity or _crop_region(unit, request) is not None:
-        return _painted_picture(unit, request, wants_mask)
+    if wants_mask or identity or choice.crop is not None:
+        return _painted_picture(choice, wants_mask)
     # A preprocessor finds more in the picture as it was given than in one of the result's size.
     whole = whole_picture(request.init_image, request.background)
     if request.resize_mode == LATENT_UPSCALE:
         whole = latent_part(whole, Size.from_array(whole), request.size)
-    return ControlPicture(whole, request.picture_resize_mode, is_own=False)
+    return ControlPicture(whole, choice.resize_mode)
 
 
 def split_picture(unit: ControlUnit) -> tuple[Any, Any]:
@@ -151,17 +197,15 @@ def read_mask(value: Any, where: str, source: PictureSource) -> np.ndarray:
     return drawn[:, :, 3] if drawn.shape[2] == 4 else full  # RGBA
 
 
-def _own_picture(
-    unit: ControlUnit, image: Any, mask: Any, wants_mask: bool, source: PictureSource
-) -> ControlPicture:
-    where = f"{unit.name}: image"
-    pixels = decode_image(image, where, source.allow_paths, source.fetch)
-    drawn = None if mask is None else read_mask(mask, f"{unit.name}: mask", source)
+def _own_picture(choice: Choice, wants_mask: bool, source: PictureSource) -> ControlPicture:
+    name, mask = choice.unit.name, choice.mask
+    pixels = decode_image(choice.image, f"{name}: image", source.allow_paths, source.fetch)
+    drawn = None if mask is None else read_mask(mask, f"{name}: mask", source)
     if wants_mask:
         pixels = join_mask(pixels, drawn)
     elif drawn is not None and not source.ignore_masks and _is_scribble(drawn):
         pixels = to_rgb(drawn)
-    return ControlPicture(pixels, unit.resize_mode, is_own=True)
+    return ControlPicture(pixels, choice.resize_mode)
 
 
 def _is_scribble(mask: np.ndarray) -> bool:
@@ -169,18 +213,16 @@ def _is_scribble(mask: np.ndarray) -> bool:
     return not (mask.max() <= NEARLY_BLACK or mask.min() >= NEARLY_WHITE)
 
 
-def _crop_own(
-    picture: ControlPicture, unit: ControlUnit, request: GenerationRequest
-) -> ControlPicture:
+def _crop_own(picture: ControlPicture, choice: Choice) -> ControlPicture:
     """Follow the host's "Only masked" area with a picture that lies over the whole picture."""
-    region = _crop_region(unit, request)
-    if region is None or request.init_image is None:
+    init, size = choice.request.init_image, choice.request.size
+    if choice.crop is None or init is None:
         return picture
-    whole = Size(request.init_image.width, request.init_image.height)
+    whole = Size(init.width, init.height)
     mode = list(ResizeMode).index(picture.resize_mode)
-    is_map = unit.module.lower() == NO_MODULE  # a finished map: lines and palettes stay sharp
-    image = crop_control(picture.image, whole, region, request.size, mode, is_map)
-    return ControlPicture(image, ResizeMode.OUTER_FIT, is_own=True)
+    is_map = choice.unit.module.lower() == NO_MODULE  # finished: lines and palettes stay sharp
+    image = crop_control(picture.image, whole, choice.crop, size, mode, is_map)
+    return ControlPicture(image, ResizeMode.OUTER_FIT)
 
 
 def has_mask(image: np.ndarray) -> bool:
@@ -188,60 +230,44 @@ def has_mask(image: np.ndarray) -> bool:
     return bool((image[:, :, 3] > 127).any())  # half of full scale
 
 
-def _under_host_mask(
-    picture: ControlPicture, unit: ControlUnit, request: GenerationRequest
-) -> ControlPicture:
+def _under_host_mask(picture: ControlPicture, choice: Choice) -> ControlPicture:
     """A picture without a mask of its own gets the host's, in the frame of the result."""
-    laid = _crop_own(picture, unit, request)
+    request = choice.request
+    laid = _crop_own(picture, choice)
     pixels = fit_map(laid.image[:, :, :3], request.size, laid.resize_mode)
     mask = host_picture(
-        request.init_image, _followed_rules(unit, request), request.size, request.resize_mode
+        request.init_image, _followed_rules(choice), request.size, request.resize_mode
     ).mask
-    return ControlPicture(join_mask(pixels, mask), ResizeMode.OUTER_FIT, is_own=True, is_held=True)
+    return ControlPicture(join_mask(pixels, mask), ResizeMode.OUTER_FIT, is_held=True)
 
 
-def _followed_rules(unit: ControlUnit, request: GenerationRequest) -> InpaintRules | None:
+def _followed_rules(choice: Choice) -> InpaintRules | None:
     """The host's rules, without its crop where the unit does not follow it."""
-    rules = request.inpaint
-    if rules is not None and rules.only_masked and not _crops(unit, request):
-        return dataclasses.replace(rules, only_masked=False)
-    return rules
+    rules = choice.request.inpaint
+    if rules is None or _crops(choice.unit, choice.request):
+        return rules
+    return dataclasses.replace(rules, only_masked=False)
 
 
-def _painted_picture(
-    unit: ControlUnit, request: GenerationRequest, wants_mask: bool
-) -> ControlPicture:
+def _painted_picture(choice: Choice, wants_mask: bool) -> ControlPicture:
     """The img2img picture on the very pixels on which the host paints."""
+    request = choice.request
     found = followed_picture(
-        *(request.init_image, _followed_rules(unit, request), request.size),
+        *(request.init_image, _followed_rules(choice), request.size),
         *(request.resize_mode, request.background),
     )
     pixels = join_mask(found.image, found.mask) if wants_mask else found.image
-    is_held = request.inpaint is not None
-    return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_own=False, is_held=is_held)
+    return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_held=request.inpaint is not None)
 
 
-def _crops(unit: ControlUnit, request: GenerationRequest) -> bool:
-    return unit.inpaint_crop_input_image or request.is_upscale_script
-
-
-def _crop_region(unit: ControlUnit, request: GenerationRequest) -> Box | None:
-    """The host's crop in pixels of its mask, None where it takes the whole picture."""
-    rules = request.inpaint
-    if rules is None or not rules.only_masked:
-        return None
-    if not _crops(unit, request):
-        return None
-    return crop_region(prepare_mask(rules), rules.padding, request.size)
-
-
-def own_region(unit: ControlUnit, request: GenerationRequest, source: PictureSource) -> Region:
+def own_region(choice: Choice, source: PictureSource) -> Region:
     """The region that a unit's own mask draws; it goes the way of the control image.
 
     Raises:
         UnitError: there is no mask.
         ImageError: it cannot be decoded.
     """
+    unit, request = choice.unit, choice.request
     value = unit.effective_region_mask
     if isinstance(value, Mapping):  # a drawing widget's {"image", "mask"}
         value = value.get("mask") if _is_given(value.get("mask")) else value.get("image")
@@ -252,19 +278,17 @@ def own_region(unit: ControlUnit, request: GenerationRequest, source: PictureSou
         )
         raise UnitError(msg)
     mask = read_mask(value, f"{unit.name}: region mask", source)
-    has_own = split_picture(unit)[0] is not None
-    follows_host = request.init_image is not None and not has_own
-    mode = request.picture_resize_mode if follows_host else unit.resize_mode
-    crop = _crop_region(unit, request)
-    if crop is not None and request.init_image is not None:
-        whole = Size(request.init_image.width, request.init_image.height)
+    mode, init = choice.resize_mode, request.init_image
+    if init is None:
+        return Region(mask, unit.resize_mode, unit.region_feather)
+    whole = Size(init.width, init.height)
+    if choice.crop is not None:
         # "Only masked" cuts from the picture as it was given, before any resizing.
-        over = lay(Region(mask, ResizeMode.RESIZE if follows_host else mode), whole, crop)
+        over = lay(Region(mask, mode if choice.is_own else ResizeMode.RESIZE), whole, choice.crop)
         mask = np.rint(over * 255.0).astype(np.uint8)
         mode = ResizeMode.OUTER_FIT  # as the host fits its crop, and repeats its edges
-    elif follows_host and request.init_image is not None and request.resize_mode == LATENT_UPSCALE:
-        given = Size(request.init_image.width, request.init_image.height)
-        mask = latent_part(mask, given, request.size)
+    elif not choice.is_own and request.resize_mode == LATENT_UPSCALE:
+        mask = latent_part(mask, whole, request.size)
     return Region(mask, mode, unit.region_feather)
 
 

@@ -14,25 +14,18 @@ import numpy as np
 from lib_controlnet import families
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import find_misplaced
-from lib_controlnet.engine.effects import inpaint_only
 from lib_controlnet.engine.prepared import ModelReference, PreparedUnit
-from lib_controlnet.enums import LATENT_SCALE, ActingRegion, BatchOption, OnError, ResizeMode
+from lib_controlnet.enums import ActingRegion, BatchOption, OnError
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
-from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
 from lib_controlnet.pictures.region import Region
-from lib_controlnet.prepare.inputs import (
-    ControlPicture,
-    PictureSource,
-    control_picture,
-    has_mask,
-    host_region,
-    own_region,
-)
+from lib_controlnet.prepare.detection import detect_unit
+from lib_controlnet.prepare.inputs import PictureSource, choose, host_region, own_region
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.prepare.inputs import Choice
     from lib_controlnet.units.request import GenerationRequest
     from lib_controlnet.units.unit import ControlUnit
 
@@ -91,7 +84,7 @@ def prepare_units(
     Raises:
         ControlNetError: a unit cannot do what it was asked (only with `OnError.STOP`).
     """
-    drawn: list[PreparedUnit] = []
+    drawn: list[tuple[PreparedUnit, Choice]] = []
     for unit in units:
         if not unit.enabled:
             continue
@@ -99,11 +92,13 @@ def prepare_units(
         if preparation.interrupted():
             return []
         with _failing(unit, preparation, comments):
-            drawn.append(_prepare(unit, preparation, comments))
+            choice = choose(unit, preparation.request)
+            drawn.append((_prepare(choice, preparation, comments), choice))
+    maps = [made for made, _choice in drawn]
     prepared: list[PreparedUnit] = []
-    for made in drawn:  # a region may be another unit's mask, so all maps must be there
+    for made, choice in drawn:  # a region may be another unit's mask, so all maps must be there
         with _failing(made.unit, preparation, comments):
-            prepared.append(_with_region(made, drawn, preparation))
+            prepared.append(_with_region(made, choice, maps, preparation.source))
     return _taking_turns(prepared)
 
 
@@ -120,20 +115,19 @@ def _failing(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
 
 
 def _with_region(
-    made: PreparedUnit, drawn: Sequence[PreparedUnit], preparation: Preparation
+    made: PreparedUnit, choice: Choice, drawn: Sequence[PreparedUnit], source: PictureSource
 ) -> PreparedUnit:
     """The unit with the region it acts on.
 
     Raises:
         UnitError: the region refers to a mask that does not exist.
     """
-    unit, request = made.unit, preparation.request
+    unit = made.unit
     if unit.acting_region is ActingRegion.WHOLE:
         return made
     if unit.acting_region is ActingRegion.OWN:
-        region = own_region(unit, request, preparation.source)
-        return dataclasses.replace(made, region=region)
-    inside = host_region(unit, request) or _drawn_region(unit, drawn)
+        return dataclasses.replace(made, region=own_region(choice, source))
+    inside = host_region(unit, choice.request) or _drawn_region(unit, drawn)
     if inside is None:
         msg = (
             f"{unit.name}: region is {unit.region.value!r}, but there is no inpaint mask; paint "
@@ -176,8 +170,8 @@ def naming(name: str) -> Iterator[None]:
         raise type(error)(named, error.status_code) from error
 
 
-def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -> PreparedUnit:
-    request = preparation.request
+def _prepare(choice: Choice, preparation: Preparation, comments: list[str]) -> PreparedUnit:
+    unit, request = choice.unit, choice.request
     detector = preprocess.get(unit.module)
     preprocess.require(detector)
     comments += _judge_sliders(unit, detector)
@@ -186,43 +180,23 @@ def _prepare(unit: ControlUnit, preparation: Preparation, comments: list[str]) -
         model = _choose_model(unit, preparation)
         if remark := preparation.models.remark(unit.model):
             comments.append(f"ControlNet {unit.name}: {remark}")
-    picture = control_picture(
-        unit, request, detector.uses_mask, preparation.source, detector.identity
-    )
-    held_by_host = detector.effect == inpaint_only.NAME and picture.is_held
-    if held_by_host and detector.held_as:
-        log.info(
-            "%s: A1111 inpaint and ControlNet inpaint duplicated. "
-            "Falls back to inpaint_global_harmonious.",
-            unit.name,
-        )  # no comment: it is how inpainting in img2img is meant to be used
-        detector = preprocess.get(detector.held_as)
-    if detector.effect == inpaint_only.NAME and _keeps_everything(picture, request):
+    made = detect_unit(choice, preparation.source, preparation.cache)
+    detector, detection = made.detector, made.detection
+    if made.paints_nothing:
         comments.append(
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
             "a mask, or choose Resize and Fill and a size of other proportions"
         )
-    if detector.fills:
-        picture = _with_border(picture, request)
-    detection = preprocess.run_preprocessor(
-        detector.name,
-        picture.image,
-        _resolution(unit, picture, request),
-        (unit.threshold_a, unit.threshold_b),
-        preparation.cache,
-        pixel_perfect=unit.pixel_perfect,
-        seed=request.seed,
-    )
     if not detector.gives_picture:
         msg = f"the preprocessor {detector.title} gives no picture and cannot be used here yet"
         raise PreprocessorUnavailableError(msg)
     return PreparedUnit(
         unit=unit,
-        resize_mode=picture.resize_mode,
+        resize_mode=made.resize_mode,
         detected=detection.image,
         model=model,
         soft_in_hires=detector.soft_in_hires,
-        effect=None if held_by_host else detector.effect or None,
+        effect=None if made.held_by_host else detector.effect or None,
         values=detection.values,
         fills=detector.fills,
         masks=detector.uses_mask and request.inpaint is None,
@@ -243,34 +217,6 @@ def _judge_sliders(unit: ControlUnit, detector: Detector) -> list[str]:
             raise UnitError(msg)
         said.append(f"ControlNet {unit.name}: {found.note}")
     return said
-
-
-def _keeps_everything(picture: ControlPicture, request: GenerationRequest) -> bool:
-    """Whether neither the mask nor the border of "Resize and Fill" leaves anything to paint."""
-    size = Size.from_array(picture.image)
-    placed, _left, _top = placement(size, request.size, picture.resize_mode)
-    has_border = placed.width < request.size.width or placed.height < request.size.height
-    return not has_border and not has_mask(picture.image)
-
-
-def _with_border(picture: ControlPicture, request: GenerationRequest) -> ControlPicture:
-    """The picture with the border of "Resize and Fill" and that border in its mask.
-
-    A hires pass follows in a size of about the same proportions; twice the first size keeps the
-    detail that it can show.
-    """
-    if picture.resize_mode is not ResizeMode.OUTER_FIT:
-        return picture
-    canvas = request.size.scaled(2) if request.has_hires else request.size
-    filled = fit_map(picture.image, canvas, ResizeMode.OUTER_FIT)
-    return dataclasses.replace(picture, image=filled)
-
-
-def _resolution(unit: ControlUnit, picture: ControlPicture, request: GenerationRequest) -> float:
-    if not unit.pixel_perfect:
-        return unit.processor_res
-    target = request.size.multiple_of_down(LATENT_SCALE)
-    return pixel_perfect_resolution(Size.from_array(picture.image), target, picture.resize_mode)
 
 
 @dataclasses.dataclass(eq=False)

@@ -7,10 +7,11 @@ made for with those of the moment, so that a map never lands under other setting
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -18,18 +19,17 @@ import numpy as np
 from PIL import Image
 
 from lib_controlnet.detect import listing
-from lib_controlnet.enums import LATENT_SCALE
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.interop.unit import ControlNetUnit
-from lib_controlnet.pictures.maps import Size, pixel_perfect_resolution
-from lib_controlnet.prepare.inputs import PictureSource, control_picture, split_picture
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.prepare.inputs import choose
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import model_problem
 from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
 from lib_controlnet.ui.messages import as_html
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.unit_widgets import UnitWidgets
-from lib_controlnet.units.batch import first_picture
+from lib_controlnet.units.plan import plan
 from lib_controlnet.units.request import GenerationRequest
 from lib_controlnet.units.unit import NO_MODEL, parse_unit
 
@@ -64,14 +64,12 @@ def connect_preview(
     # The frame is opened first, because the progress of the run is shown in it.
     opened = [widgets.preview, widgets.preview_group, widgets.status, widgets.answer]
     in_page(widgets.run.click, page_function("openPreview"), [], opened)
-    size = [widgets.target_width, widgets.target_height]
-    inputs = [value, widgets.edition, *size]
+    inputs = [value, widgets.edition, widgets.target]
     script = page_function("askPreview", widgets.name, tab)
     if host_tab is not None:
         count = len(host_tab.inputs) - len(host_tab.pictures)
-        tabs = list(PICTURES.values())
-        script = page_function("askImg2imgPreview", widgets.name, tabs, count)
-        inputs += [widgets.target_tab, widgets.target_scale, *host_tab.inputs]
+        script = page_function("askImg2imgPreview", widgets.name, list(PICTURES.values()), count)
+        inputs += host_tab.inputs
 
     done = widgets.run.click(
         fn=_runner(runtime, host_tab),
@@ -89,12 +87,9 @@ def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
     """What the server does for a click: (unit, edition, what the page adds...) -> an answer."""
 
     def made(unit: ControlNetUnit, edition: float, asked: Any, report: Report | None) -> list[Any]:
+        target, *values = asked
         background = runtime.option("img2img_background_color")
-        if host_tab is None:
-            request = plain_request(*asked)
-        else:
-            width, height, tab, scale, *values = asked
-            request = tab_request(width, height, tab, scale, values, background)
+        request = target_request(target, None if host_tab is None else values, background)
         return [gr.update(), {**on_run(unit, request, runtime, report), "edition": edition}]
 
     def run(
@@ -112,9 +107,36 @@ def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
     return run if runtime.has_queue() else run_silently
 
 
-def plain_request(width: float, height: float) -> GenerationRequest:
-    """A generation without a picture of its own."""
-    return GenerationRequest(size=Size(int(width), int(height)))
+def target_request(
+    target: Mapping[str, Any] | None,
+    tab_values: Sequence[Any] | None = None,
+    background: str = "#ffffff",
+) -> GenerationRequest:
+    """What Generate would ask for, as far as previews need it.
+
+    Args:
+        target: the page's `width`, `height`, `seed` and `hires`, in img2img `tab` and `scale`.
+        tab_values: of the widgets of `HostTab.inputs`; None in txt2img.
+        background: what the host lays under a transparent picture.
+    """
+    target = target or {}
+    size = float(target.get("width") or 512), float(target.get("height") or 512)
+    if tab_values is None:
+        request = GenerationRequest(Size(int(size[0]), int(size[1])))
+    else:
+        shown = target.get("tab") or 0, target.get("scale") or 0
+        request = tab_request(*size, *shown, tab_values, background)
+    return dataclasses.replace(
+        request, seed=_seed(target.get("seed")), has_hires=bool(target.get("hires"))
+    )
+
+
+def _seed(text: Any) -> int:
+    """The seed in the tab's field; a random one, which nobody can know before, counts as 0."""
+    try:
+        return max(int(float(text)), 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def on_run(
@@ -134,7 +156,7 @@ def on_run(
     """
     try:
         with runtime.telling(report):
-            found = detected(unit, request, runtime)
+            found = detect(unit, request, runtime)
     except ControlNetError as error:
         return {"picture": None, "said": as_html(str(error)), "pose": ""}
     except Exception as error:  # boundary: a broken preprocessor must not leave the page waiting
@@ -170,33 +192,22 @@ def model_notice(unit: ControlNetUnit, runtime: Any) -> str | None:
 
 
 def preview(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> np.ndarray:
-    """The map that a unit's preprocessor makes, as it is shown to people; see `detected`."""
-    return np.array(detected(unit, request, runtime).display)
+    """The map that a unit's preprocessor makes, as it is shown to people; see `detect`."""
+    return np.array(detect(unit, request, runtime).display)
 
 
-def detected(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> Detection:
+def detect(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> Detection:
     """What a unit's preprocessor makes of its picture, of a batch or several the first one.
 
-    The picture is found by the rules of a generation, so what is shown is what would be used.
+    It goes the way of a generation, so what is shown is what would be used.
 
     Raises:
         ControlNetError: there is no picture, it cannot be decoded, or the preprocessor is
             unavailable.
     """
-    asked = first_picture(parse_unit(unit), runtime.batch_source())
-    if split_picture(asked)[0] is None and request.init_image is None:
+    first = plan([parse_unit(unit)], runtime.batch_source()).at(0)[0]
+    choice = choose(first, request)
+    if choice.is_missing:
         msg = "There is no picture to preview: put one into this unit first."
         raise ImageError(msg)
-    ignore = runtime.option("controlnet_ignore_noninpaint_mask")
-    picture = control_picture(
-        *(asked, request, listing.uses_mask(asked.module), PictureSource(ignore_masks=ignore)),
-        listing.is_identity(asked.module),
-    )
-    resolution = asked.processor_res
-    if asked.pixel_perfect:
-        size, target = Size.from_array(picture.image), request.size.multiple_of_down(LATENT_SCALE)
-        resolution = pixel_perfect_resolution(size, target, picture.resize_mode)
-    return runtime.detect(
-        *(asked.module, picture.image, resolution, asked.threshold_a, asked.threshold_b),
-        pixel_perfect=asked.pixel_perfect,
-    )
+    return runtime.detect_unit(choice)

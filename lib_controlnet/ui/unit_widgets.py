@@ -66,10 +66,7 @@ class UnitWidgets:
     offer: Component
     answer: Component
     edition: Component
-    target_width: Component
-    target_height: Component
-    target_tab: Component
-    target_scale: Component
+    target: Component
     single_tab: Any
     batch_tab: Any
     merge_tab: Any

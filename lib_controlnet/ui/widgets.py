@@ -307,10 +307,7 @@ def _build_hidden() -> dict[str, Component]:
         "offer": gr.Button(visible=False, elem_classes=["cnet-offer-models"]),
         "answer": gr.JSON(visible=False),
         "edition": gr.Number(0, visible=False),
-        "target_width": gr.Number(512, visible=False),
-        "target_height": gr.Number(512, visible=False),
-        "target_tab": gr.Number(0, visible=False),
-        "target_scale": gr.Number(0, visible=False),
+        "target": gr.JSON(visible=False),
     }
     for widget in made.values():
         widget.do_not_save_to_config = True

@@ -1,7 +1,6 @@
-"""Several pictures for one unit: one generation for each, or all of them in one ("merge").
+"""The pictures of a unit that has several, listed in natural order, and names for their results.
 
-A run is planned before anything is generated: the pictures are listed in natural order, and every
-file is opened as far as its head, so that a broken one is named before the first result is made.
+Every file is opened as far as its head, so that a broken one is named before the first result.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, Final
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.files.paths import PATH_FAULTS, Folders, open_path
-from lib_controlnet.limits import MAX_FILES, MAX_LISTED, MAX_MERGED
+from lib_controlnet.limits import MAX_FILES, MAX_LISTED
 from lib_controlnet.pictures.decode import (
     Fetch,
     check_file,
@@ -91,133 +90,6 @@ class BatchSource:
     refusal: str = "send the pictures as a list of base64"
 
 
-@dataclass(frozen=True)
-class BatchPlan:
-    """The pictures of a run, one turn after the other.
-
-    Attributes:
-        units: all units that take part.
-        pictures: by position in `units`, for those that have a picture for every turn.
-        count: turns; the shortest of `pictures` decides.
-        folders: folders that the pictures lie in.
-    """
-
-    units: tuple[ControlUnit, ...]
-    pictures: Mapping[int, tuple[BatchPicture, ...]]
-    count: int
-    folders: tuple[Path, ...] = ()
-
-    def name_of(self, turn: int) -> BatchPicture:
-        """The picture that names a turn's results: that of the last unit with pictures."""
-        return self.pictures[max(self.pictures)][turn]
-
-    def at(
-        self, turn: int, result: Any = None, instead: Any = None, stem: str | None = None
-    ) -> list[ControlUnit]:
-        """The units of one turn, each with one picture.
-
-        Args:
-            turn: 0 to `count` - 1.
-            result: what the turn before gave; units with `loopback` take it.
-            instead: a picture from another script for all units of the batch, or a list of them
-                (None: the unit's own).
-            stem: name of the host's own picture of this turn; a picture of the same name is
-                preferred to the one whose turn it is.
-
-        Raises:
-            ImageError: a file has gone since it was listed.
-        """
-        return [
-            self._unit_at(position, turn, result, instead, stem)
-            for position in range(len(self.units))
-        ]
-
-    def _unit_at(
-        self, position: int, turn: int, result: Any, instead: Any, stem: str | None
-    ) -> ControlUnit:
-        unit = self.units[position]
-        if unit.loopback and result is not None:
-            return BatchPicture("the last result", result).given_to(unit)
-        if position not in self.pictures:
-            return unit
-        foreign = instead
-        if isinstance(instead, (list, tuple)):
-            foreign = instead[position] if position < len(instead) else None
-        if foreign is not None:
-            return BatchPicture("picture of a script", foreign).given_to(unit)
-        pictures = self.pictures[position]
-        named = [picture for picture in pictures if stem is not None and picture.stem == stem]
-        return (named[0] if named else pictures[turn]).given_to(unit)
-
-
-def make_plan(units: Sequence[ControlUnit], source: BatchSource) -> BatchPlan | None:
-    """Plan a run over the pictures of the enabled units in batch mode; None without such a unit.
-
-    Args:
-        units: the enabled units; AnimateDiff's own batches are left to it.
-        source: where pictures may come from.
-
-    Raises:
-        UnitError: a unit names no pictures, or a folder that is absent, closed or empty.
-        ImageError: a file or picture cannot be used; it is named.
-    """
-    pictures: dict[int, tuple[BatchPicture, ...]] = {}
-    folders: list[Path] = []
-    for position, unit in enumerate(units):
-        if unit.input_mode is InputMode.BATCH and not unit.animatediff_batch:
-            pictures[position] = _masked(unit, _pictures_of(unit, source, folders), source)
-    if not pictures:
-        return None
-    count = min(len(found) for found in pictures.values())
-    return BatchPlan(tuple(units), pictures, count, tuple(folders))
-
-
-def unfold(units: Sequence[ControlUnit], source: BatchSource) -> list[ControlUnit]:
-    """The units with one unit per picture for those in merge mode, at an equal share of weight.
-
-    Raises:
-        UnitError: a unit names no pictures, or a folder that is absent, closed or empty.
-        ImageError: a file or picture cannot be used; it is named.
-    """
-    unfolded: list[ControlUnit] = []
-    for unit in units:
-        if unit.input_mode is not InputMode.MERGE or not unit.enabled:
-            unfolded.append(unit)
-            continue
-        pictures = _pictures_of(unit, source, [], MAX_MERGED)
-        share = 1 / len(pictures)
-        layers = unit.advanced_weighting
-        shared = dataclasses.replace(
-            unit,
-            weight=unit.weight * share,
-            advanced_weighting=None if layers is None else tuple(w * share for w in layers),
-        )
-        unfolded += [picture.given_to(shared) for picture in pictures]
-    return unfolded
-
-
-def first_picture(unit: ControlUnit, source: BatchSource) -> ControlUnit:
-    """A unit with the first of its pictures as its own; one with a single picture as it is.
-
-    Raises:
-        UnitError: it names no pictures, or a folder that is absent, closed or empty.
-        ImageError: a file or picture cannot be used; it is named.
-    """
-    if unit.input_mode is InputMode.SIMPLE:
-        return unit
-    return _pictures_of(unit, source, [])[0].given_to(unit)
-
-
-def frames(unit: ControlUnit, source: BatchSource) -> tuple[BatchPicture, ...]:
-    """The pictures of an animation, with their masks.
-
-    Raises:
-        UnitError: the unit names no pictures, or a folder that is absent, closed or empty.
-        ImageError: a file or picture cannot be used; it is named.
-    """
-    return _masked(unit, _pictures_of(unit, source, []), source)
-
-
 def keyframe_line(given: Any) -> str | None:
     """The numbers of a line `keyframe:0,6` behind the folder of the pictures, if there is one."""
     return _line(given, _KEYFRAME_LINE)
@@ -239,14 +111,15 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.name))
 
 
-def _pictures_of(
+def pictures_of(
     unit: ControlUnit, source: BatchSource, folders: list[Path], most: int | None = None
 ) -> tuple[BatchPicture, ...]:
     """Every picture of a unit, checked; its folder is added to `folders`.
 
     Raises:
-        UnitError: there are none, or more than `most` (None: than a batch may have).
-        ImageError: one of them cannot be used.
+        UnitError: there are none, more than `most` (None: than a batch may have), or their folder
+            is absent, closed or empty.
+        ImageError: one of them cannot be used; it is named.
     """
     given = unit.batch_images
     if given is None and isinstance(unit.image, (list, tuple)):
@@ -324,14 +197,16 @@ def _checked(where: str, name: str, value: Any, source: BatchSource) -> BatchPic
     return BatchPicture(name, value, mask)
 
 
-def _masked(
-    unit: ControlUnit, pictures: tuple[BatchPicture, ...], source: BatchSource
+def masked_pictures_of(
+    unit: ControlUnit, source: BatchSource, folders: list[Path]
 ) -> tuple[BatchPicture, ...]:
-    """The pictures with the masks of `batch_mask_dir`, by name or in order; one mask is for all.
+    """The same with the masks of `batch_mask_dir`, by name or in order; one mask is for all.
 
     Raises:
-        UnitError: there are several masks, but fewer than pictures.
+        UnitError: also, there are several masks, but fewer than pictures.
+        ImageError: see `pictures_of`.
     """
+    pictures = pictures_of(unit, source, folders)
     folder = unit.batch_mask_dir or _line(unit.batch_images, _MASK_LINE)
     if not folder:
         return pictures

@@ -32,7 +32,7 @@ from lib_controlnet.enums import ResizeMode  # noqa: E402
 from lib_controlnet.host.request import read_request  # noqa: E402
 from lib_controlnet.pictures.maps import Size, fit_map, placement  # noqa: E402
 from lib_controlnet.prepare.crop import host_picture, prepare_mask  # noqa: E402
-from lib_controlnet.prepare.inputs import PictureSource, control_picture  # noqa: E402
+from lib_controlnet.prepare.inputs import PictureSource, choose, control_picture  # noqa: E402
 from lib_controlnet.units.request import GenerationRequest  # noqa: E402
 from lib_controlnet.units.unit import ControlUnit, parse_unit  # noqa: E402
 
@@ -164,7 +164,7 @@ def compare_followed(
 ) -> None:
     """A unit without a picture lies on the host's pixels; so does its mask."""
     unit = parse_unit({"module": "inpaint"})
-    picture = control_picture(unit, request, True, PictureSource())
+    picture = control_picture(choose(unit, request), PictureSource(), True)
     placed = fit_map(picture.image, request.size, picture.resize_mode)
     inside = np.ones(placed.shape[:2], bool)
     if request.resize_mode == FIT and not is_cropped:
@@ -188,7 +188,7 @@ def compare_own(
     mask = noise(rng, *size, 1)[:, :, 0]
     mode = rng.choice(list(ResizeMode))
     unit: ControlUnit = parse_unit({"image": image, "mask": mask, "resize_mode": mode})
-    found = control_picture(unit, request, True, PictureSource()).image
+    found = control_picture(choose(unit, request), PictureSource(), True).image
     if region is None:
         assert np.array_equal(found, np.dstack([image, mask])), f"it was touched: {request}"
         return

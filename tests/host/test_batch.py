@@ -185,19 +185,19 @@ def test_interrupt_keeps_what_is_done_and_puts_everything_back(
 ):
     from modules import shared
 
-    from lib_controlnet.units import batch
+    from lib_controlnet.units.plan import Plan
 
     if when == "sampling":
         calls.on_call = lambda count: count == STEPS + 2 and shared.state.interrupt()
     else:
-        at = batch.BatchPlan.at
+        at = Plan.at
 
         def interrupted_at(self, turn, *rest):
             if turn == 1:
                 shared.state.interrupt()
             return at(self, turn, *rest)
 
-        monkeypatch.setattr(batch.BatchPlan, "at", interrupted_at)
+        monkeypatch.setattr(Plan, "at", interrupted_at)
     p = job(batch_unit(str(folder), output_dir=str(tmp_path / "out")))
     answer = run(p)
     assert np.array_equal(pixels(answer.images)[0], singles[0])

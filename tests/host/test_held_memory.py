@@ -139,11 +139,11 @@ def test_refused_request_lets_go_of_its_pictures(held, webui):
 @pytest.fixture
 def failing_batch(monkeypatch) -> Callable[[], Any]:
     """Makes jobs of two control pictures, the second of which is gone when its turn comes."""
-    from lib_controlnet.units import batch
+    from lib_controlnet.units.plan import Plan
 
-    at = batch.BatchPlan.at
+    at = Plan.at
     monkeypatch.setattr(
-        batch.BatchPlan, "at", lambda plan, turn, *rest: fail() if turn else at(plan, turn, *rest)
+        Plan, "at", lambda plan, turn, *rest: fail() if turn else at(plan, turn, *rest)
     )
     pictures = [encoded(picture(seed=n)) for n in range(2)]
 

@@ -173,7 +173,7 @@ def test_preview_is_told_its_own_downloads_and_no_job_s_bar(
     from modules import shared
 
     from lib_controlnet.host.runtime import runtime
-    from lib_controlnet.ui.preview import on_run, plain_request
+    from lib_controlnet.ui.preview import on_run, target_request
 
     set_options(controlnet_hub_mirror=hub.url)
     STORE.roots = (negative,)
@@ -181,7 +181,10 @@ def test_preview_is_told_its_own_downloads_and_no_job_s_bar(
     told: list[tuple[str, float]] = []
     made = ControlNetUnit(module="negative", image=np.zeros((8, 8, 3), np.uint8))
     answer = on_run(
-        made, plain_request(64, 64), runtime(), lambda *all_of_it: told.append(all_of_it)
+        made,
+        target_request({"width": 64, "height": 64}),
+        runtime(),
+        lambda *all_of_it: told.append(all_of_it),
     )
     assert answer["picture"], answer["said"]
     assert told[0] == (f"Downloading {FILE.name}: 0 of 0 MB", 1.0)

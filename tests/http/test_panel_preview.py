@@ -12,7 +12,10 @@ import pytest
 from panel_page import (
     Posted,
     choose_canny,
+    choose_option,
+    choose_preprocessor,
     choose_type,
+    chosen,
     draw,
     gallery,
     open_img2img,
@@ -107,6 +110,16 @@ def test_preview_is_the_map_that_the_generation_uses(panel: Any, picture: Path) 
     assert set(np.unique(shown)) == {0, 255}
     assert not page.is_visible(f"{UNIT}_input_image")
     assert (used_map(page) == shown).all()
+    set_number(page, "#img2img_seed", 7)
+    model = chosen(page, "model_dropdown", UNIT)
+    choose_type(page, "All", UNIT)
+    wait_for_value(page, "model_dropdown", "None", UNIT)
+    choose_preprocessor(page, "shuffle", UNIT)
+    choose_option(page, "model_dropdown", model, UNIT)
+    page.wait_for_selector(PREVIEW, state="detached")
+    shuffled = run(page)
+    assert (shuffled != shown).any()
+    assert (used_map(page) == shuffled).all()
 
 
 def test_preview_closes_when_the_tab_has_another_picture(

@@ -14,15 +14,13 @@ from lib_controlnet import limits
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ControlNetError, ImageError, UnitError
 from lib_controlnet.pictures.decode import decode_image
-from lib_controlnet.units import batch
 from lib_controlnet.units.batch import (
     BatchSource,
     ResultNames,
     list_pictures,
-    make_plan,
     natural_key,
-    unfold,
 )
+from lib_controlnet.units.plan import Animation, plan
 from lib_controlnet.units.unit import ControlUnit, parse_unit
 
 ANYWHERE = BatchSource(folders=True)
@@ -63,31 +61,27 @@ def test_more_pictures_than_one_request_may_bring_are_refused_unread(mode: str, 
     unit = parse_unit({"input_mode": mode, "batch_images": ["no picture"] * (most + 1)}, 1)
     sentence = rf"unit 1: batch_images has {most + 1} pictures; at most {most} can be used"
     with pytest.raises(UnitError, match=sentence):
-        unfold([unit], ANYWHERE) if mode == "merge" else make_plan([unit], ANYWHERE)
+        plan([unit], ANYWHERE)
     one = encoded(9)
     fine = parse_unit({"input_mode": mode, "batch_images": [one] * min(most, 40)})
-    assert unfold([fine], ANYWHERE) if mode == "merge" else make_plan([fine], ANYWHERE)
+    assert plan([fine], ANYWHERE)
 
 
-@pytest.mark.parametrize(("mode", "limit"), [("merge", "MAX_MERGED"), ("batch", "MAX_FILES")])
+@pytest.mark.parametrize(
+    ("mode", "limit"), [("merge", "plan.MAX_MERGED"), ("batch", "batch.MAX_FILES")]
+)
 def test_more_files_than_a_folder_may_have_are_refused_unread(
     mode: str, limit: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, limit, 2)
+    monkeypatch.setattr(f"lib_controlnet.units.{limit}", 2)
     (folder / "frame2.png").write_bytes(b"no picture")
     unit = batch_unit(str(folder), input_mode=mode)
     with pytest.raises(UnitError, match="batch_images has 3 pictures; at most 2 can be used"):
-        unfold([unit], ANYWHERE) if mode == "merge" else make_plan([unit], ANYWHERE)
+        plan([unit], ANYWHERE)
 
 
 def batch_unit(pictures: object, **fields: object) -> ControlUnit:
     return parse_unit({"input_mode": "batch", "batch_images": pictures, **fields})
-
-
-def plan(*units: ControlUnit, source: BatchSource = ANYWHERE):
-    made = make_plan(units, source)
-    assert made is not None
-    return made
 
 
 @pytest.mark.parametrize(
@@ -111,7 +105,7 @@ def test_list_pictures_is_natural_and_passes_over_the_rest(folder: Path) -> None
 
 def test_plan_gives_each_turn_its_picture_and_leaves_other_units(folder: Path) -> None:
     still = parse_unit({"image": encoded(7), "loopback": False}, 1)
-    made = plan(batch_unit(str(folder)), still)
+    made = plan([batch_unit(str(folder)), still], ANYWHERE)
     assert made.count == 3
     assert [made.name_of(turn).name for turn in range(3)] == sorted(NAMES, key=natural_key)
     for turn, expected in enumerate((10, 20, 100)):
@@ -121,14 +115,31 @@ def test_plan_gives_each_turn_its_picture_and_leaves_other_units(folder: Path) -
         assert units[1] is still
 
 
-def test_plan_without_batch_unit_is_none() -> None:
-    assert make_plan([parse_unit({"image": encoded(7)})], ANYWHERE) is None
-    frames = parse_unit({"input_mode": "batch", "batch_images": "x", "animatediff_batch": True})
-    assert make_plan([frames], ANYWHERE) is None
+def test_plan_without_several_pictures_has_no_turns() -> None:
+    unit = parse_unit({"image": encoded(7)})
+    made = plan([unit], ANYWHERE, Animation(takes_batches=lambda: pytest.fail("nobody asked")))
+    assert (made.turns, made.frames, made.count, made.at(0)) == ({}, {}, 1, [unit])
+
+
+@pytest.mark.parametrize("way", ["unit", "host"])
+def test_plan_frames_of_an_animation_are_no_turns(folder: Path, way: str) -> None:
+    unit = batch_unit(str(folder), animatediff_batch=way == "unit")
+    made = plan([unit], ANYWHERE, Animation(2, lambda: way == "host"))
+    assert (made.turns, made.count) == ({}, 1)
+    assert [picture.name for picture in made.frames[0]] == ["Frame1.jpg", "frame2.png"]
+    assert [level(first.image) for first in made.at(0)] == [10]
+    with pytest.raises(UnitError, match="3 control pictures for the 4 frames"):
+        plan([unit], ANYWHERE, Animation(4, lambda: way == "host"))
+
+
+def test_plan_never_mixes_frames_and_turns() -> None:
+    units = [batch_unit("nowhere"), batch_unit("nowhere", animatediff_batch=True)]
+    with pytest.raises(UnitError, match="cannot be mixed in one generation"):
+        plan(units, ANYWHERE)
 
 
 def test_plan_shortest_unit_decides_and_the_last_one_names(folder: Path) -> None:
-    made = plan(batch_unit(str(folder)), batch_unit([encoded(1), encoded(2)]))
+    made = plan([batch_unit(str(folder)), batch_unit([encoded(1), encoded(2)])], ANYWHERE)
     assert made.count == 2
     assert [level(unit.image) for unit in made.at(1)] == [20, 2]
     assert made.name_of(1).stem == "picture-2"
@@ -142,13 +153,13 @@ def test_plan_takes_lists_of_pictures(form: str) -> None:
         "data-url": f"data:image/png;base64,{encoded(3)}",
         "dicts": [{"image": encoded(3), "mask": encoded(255)}],
     }[form]
-    (unit,) = plan(batch_unit(given)).at(0)
+    (unit,) = plan([batch_unit(given)], ANYWHERE).at(0)
     assert level(unit.image) == 3
     assert (unit.mask is not None) == (form == "dicts")
 
 
 def test_plan_folder_comes_first_among_the_lines_of_an_animation(folder: Path) -> None:
-    made = plan(batch_unit(f"{folder}\nkeyframe:0,6"))
+    made = plan([batch_unit(f"{folder}\nkeyframe:0,6")], ANYWHERE)
     assert made.count == 3
     assert made.folders == (folder,)
 
@@ -162,12 +173,12 @@ def test_plan_masks_by_name_in_order_or_one_for_all(
     names = {"same names": ["frame10", "frame2", "Frame1"], "in order": ["a", "b", "c"]}
     for i, name in enumerate(names.get(masks, ["single"])):
         shade(200 + i).save(where / f"{name}.png")
-    made = plan(batch_unit(str(folder), batch_mask_dir=str(where)))
+    made = plan([batch_unit(str(folder), batch_mask_dir=str(where))], ANYWHERE)
     found = [level(made.at(turn)[0].mask) for turn in range(3)]
     assert found == {"same names": [202, 201, 200], "in order": [200, 201, 202]}.get(
         masks, [200] * 3
     )
-    by_line = plan(batch_unit(f"{folder}\nmask:{where}"))
+    by_line = plan([batch_unit(f"{folder}\nmask:{where}")], ANYWHERE)
     assert [level(by_line.at(turn)[0].mask) for turn in range(3)] == found
 
 
@@ -177,23 +188,25 @@ def test_plan_too_few_masks_are_refused(folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shade(255).save(where / f"{name}.png")
     with pytest.raises(UnitError, match="batch_mask_dir holds 2 masks for 3 pictures"):
-        plan(batch_unit(str(folder), batch_mask_dir=str(where)))
+        plan([batch_unit(str(folder), batch_mask_dir=str(where))], ANYWHERE)
 
 
 def test_loopback_takes_the_last_result_and_nothing_at_first(folder: Path) -> None:
-    made = plan(batch_unit(str(folder), loopback=True), parse_unit({"image": encoded(7)}, 1))
+    made = plan(
+        [batch_unit(str(folder), loopback=True), parse_unit({"image": encoded(7)}, 1)], ANYWHERE
+    )
     assert level(made.at(0)[0].image) == 10
     assert [level(unit.image) for unit in made.at(1, result=shade(99))] == [99, 7]
 
 
 def test_picture_of_a_script_replaces_those_of_the_batch(folder: Path) -> None:
-    made = plan(batch_unit(str(folder)), parse_unit({"image": encoded(7)}, 1))
+    made = plan([batch_unit(str(folder)), parse_unit({"image": encoded(7)}, 1)], ANYWHERE)
     assert [level(unit.image) for unit in made.at(0, instead=shade(5))] == [5, 7]
     assert [level(unit.image) for unit in made.at(0, instead=[None, shade(5)])] == [10, 7]
 
 
 def test_picture_of_the_host_s_name_is_preferred(folder: Path) -> None:
-    made = plan(batch_unit(str(folder)))
+    made = plan([batch_unit(str(folder))], ANYWHERE)
     assert level(made.at(0, stem="frame10")[0].image) == 100
     assert level(made.at(0, stem="elsewhere")[0].image) == 10
 
@@ -224,10 +237,10 @@ def test_plan_refuses_before_anything_is_made(
 
     source = BatchSource(placed(source.folders), source.paths)
     if message is None:
-        assert plan(batch_unit(placed(pictures)), source=source).count == 1
+        assert plan([batch_unit(placed(pictures))], source).count == 1
         return
     with pytest.raises(ControlNetError, match=message):
-        plan(batch_unit(placed(pictures)), source=source)
+        plan([batch_unit(placed(pictures))], source)
 
 
 @pytest.mark.parametrize("what", ["garbage", "empty", "huge"])
@@ -238,11 +251,11 @@ def test_plan_names_a_broken_file(folder: Path, what: str) -> None:
     else:
         broken.write_bytes(b"" if what == "empty" else b"garbage" * 9)
     with pytest.raises(ImageError, match=r"frame5\.png"):
-        plan(batch_unit(str(folder)))
+        plan([batch_unit(str(folder))], ANYWHERE)
 
 
 def test_file_that_goes_after_planning_is_named(folder: Path) -> None:
-    made = plan(batch_unit(str(folder)))
+    made = plan([batch_unit(str(folder))], ANYWHERE)
     (folder / "frame2.png").unlink()
     with pytest.raises(ImageError, match=r"frame2\.png cannot be read"):
         made.at(1)
@@ -250,19 +263,19 @@ def test_file_that_goes_after_planning_is_named(folder: Path) -> None:
 
 def test_folder_below_an_opened_one_may_be_read(folder: Path) -> None:
     source = BatchSource(folders=[folder.parent])
-    assert plan(batch_unit(str(folder)), source=source).count == 3
+    assert plan([batch_unit(str(folder))], source).count == 3
     sneaky = f"{folder}/../.."
     with pytest.raises(UnitError, match="lies outside of"):
-        plan(batch_unit(sneaky), source=source)
+        plan([batch_unit(sneaky)], source)
 
 
-def test_unfold_makes_one_unit_per_picture_at_its_share(folder: Path) -> None:
+def test_merging_makes_one_unit_per_picture_at_its_share(folder: Path) -> None:
     several = parse_unit(
         {"input_mode": "merge", "batch_images": str(folder), "weight": 1.5,
          "advanced_weighting": [3.0, 6.0]}, 2,
     )  # fmt: skip
     other = parse_unit({"image": encoded(7)}, 3)
-    made = unfold([several, other], ANYWHERE)
+    made = plan([several, other], ANYWHERE).units
     assert [level(unit.image) for unit in made] == [10, 20, 100, 7]
     assert [unit.weight for unit in made[:3]] == pytest.approx([0.5] * 3)
     assert made[0].advanced_weighting == pytest.approx((1.0, 2.0))
@@ -271,15 +284,13 @@ def test_unfold_makes_one_unit_per_picture_at_its_share(folder: Path) -> None:
     assert {unit.input_mode for unit in made} == {InputMode.SIMPLE}
 
 
-def test_unfold_takes_a_list_of_images_and_leaves_disabled_units() -> None:
+def test_merging_takes_a_list_of_images() -> None:
     unit = parse_unit(
         {"input_mode": "merge", "image": [{"image": encoded(1)}, {"image": shade(2)}]}
     )
-    assert [level(one.image) for one in unfold([unit], ANYWHERE)] == [1, 2]
-    off = parse_unit({"input_mode": "merge", "enabled": False})
-    assert unfold([off], ANYWHERE) == [off]
+    assert [level(one.image) for one in plan([unit], ANYWHERE).units] == [1, 2]
     with pytest.raises(UnitError, match="input mode is 'merge', but no pictures"):
-        unfold([parse_unit({"input_mode": "merge"})], ANYWHERE)
+        plan([parse_unit({"input_mode": "merge"})], ANYWHERE)
 
 
 def test_result_names_are_the_pictures_and_never_given_twice() -> None:

@@ -13,7 +13,7 @@ from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.pictures.maps import Size, fit_map
 from lib_controlnet.prepare.crop import host_picture
-from lib_controlnet.prepare.inputs import PictureSource, control_picture, own_region
+from lib_controlnet.prepare.inputs import PictureSource, choose, control_picture, own_region
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 
@@ -29,6 +29,11 @@ def drawn(width=48, height=32):
     mask = np.zeros((height, width), np.uint8)
     mask[8:16, 8:16] = 255
     return mask
+
+
+def chosen(unit, request, wants_mask, source=ANY, **options):
+    """The picture of a unit, decoded."""
+    return control_picture(choose(unit, request), source, wants_mask, **options)
 
 
 def as_base64(array):
@@ -74,58 +79,58 @@ def painted(request):
     ids=["array", "base64", "dict", "list", "tuple", "list-of-one-dict"],
 )
 def test_own_picture_in_every_form(image):
-    picture = control_picture(parse_unit({"image": image}), TXT2IMG, False, ANY)
-    assert np.array_equal(picture.image, red())
-    assert picture.is_own
+    choice = choose(parse_unit({"image": image}), TXT2IMG)
+    assert np.array_equal(control_picture(choice, ANY, False).image, red())
+    assert choice.is_own
 
 
 def test_no_picture_says_what_to_do():
     with pytest.raises(UnitError, match=r"unit 3: controlnet is enabled but no input image"):
-        control_picture(parse_unit({}, 3), TXT2IMG, False, ANY)
+        chosen(parse_unit({}, 3), TXT2IMG, False)
 
 
 def test_mask_without_picture_is_refused():
     with pytest.raises(UnitError, match="mask is given without an image"):
-        control_picture(parse_unit({"mask": drawn()}), TXT2IMG, False, ANY)
+        chosen(parse_unit({"mask": drawn()}), TXT2IMG, False)
 
 
 @pytest.mark.parametrize("image", [[], [red()] * 3, [{"image": red()}] * 2], ids=len)
 def test_list_of_wrong_length_is_refused(image):
     with pytest.raises(UnitError, match="unit 0: "):
-        control_picture(parse_unit({"image": image}), TXT2IMG, False, ANY)
+        chosen(parse_unit({"image": image}), TXT2IMG, False)
 
 
 def test_undecodable_picture_names_the_unit():
     with pytest.raises(ImageError, match="unit 1: image"):
-        control_picture(parse_unit({"image": "!!!"}, 1), TXT2IMG, False, ANY)
+        chosen(parse_unit({"image": "!!!"}, 1), TXT2IMG, False)
 
 
 def test_local_path_is_refused(tmp_path):
     file = tmp_path / "picture.png"
     Image.fromarray(red()).save(file)
     with pytest.raises(ImageError, match="unit 0: image"):
-        control_picture(parse_unit({"image": str(file)}), TXT2IMG, False, ANY)
+        chosen(parse_unit({"image": str(file)}), TXT2IMG, False)
 
 
 def test_drawn_mask_becomes_the_picture_of_a_line_unit():
     unit = parse_unit({"image": red(), "mask": drawn()})
-    picture = control_picture(unit, TXT2IMG, False, ANY)
+    picture = chosen(unit, TXT2IMG, False)
     assert np.array_equal(picture.image, np.dstack([drawn()] * 3))
-    kept = control_picture(unit, TXT2IMG, False, PictureSource(ignore_masks=True))
+    kept = chosen(unit, TXT2IMG, False, PictureSource(ignore_masks=True))
     assert np.array_equal(kept.image, red())
 
 
 def test_inpaint_unit_keeps_picture_and_mask():
     unit = parse_unit({"image": {"image": red(), "mask": drawn()}})
-    picture = control_picture(unit, TXT2IMG, True, ANY)
+    picture = chosen(unit, TXT2IMG, True)
     assert np.array_equal(picture.image, np.dstack([red(), drawn()]))
 
 
 def test_img2img_picture_brings_its_resize_mode():
     unit = parse_unit({"resize_mode": "Just Resize"})
-    picture = control_picture(unit, img2img(), False, ANY)
+    picture = chosen(unit, img2img(), False)
     assert picture.resize_mode is ResizeMode.INNER_FIT
-    assert not picture.is_own
+    assert not choose(unit, img2img()).is_own
 
 
 BLANK = np.zeros((64, 96), np.uint8)
@@ -149,7 +154,7 @@ def test_preprocessor_gets_the_img2img_picture_in_full(case, mode):
     request = dataclasses.replace(
         make(), size=Size(48, 48), init_image=Image.fromarray(smooth), resize_mode=mode
     )
-    picture = control_picture(parse_unit(fields), request, False, ANY)
+    picture = chosen(parse_unit(fields), request, False)
     assert np.array_equal(picture.image, smooth)
     placed = fit_map(picture.image, request.size, picture.resize_mode).astype(int)
     host = host_picture(request.init_image, None, request.size, mode).image
@@ -161,7 +166,7 @@ def test_img2img_inpaint_takes_the_hosts_mask():
     mask = np.zeros((64, 96), np.uint8)
     mask[:, :20] = 255
     request = img2img(mask, invert=True)
-    picture = control_picture(parse_unit({}), request, True, ANY)
+    picture = chosen(parse_unit({}), request, True)
     assert np.array_equal(picture.image[:, :, 3], painted(request).mask)
     assert np.array_equal(picture.image[:, :, 3], 255 - mask[:, 16:80])
 
@@ -171,8 +176,8 @@ def test_only_masked_crops_own_picture_to_the_same_pixels():
     mask[16:40, 30:54] = 255
     request = img2img(mask, only_masked=True)
     own = parse_unit({"image": np.array(request.init_image), "resize_mode": "Just Resize"})
-    cropped = control_picture(own, request, False, ANY)
-    followed = control_picture(parse_unit({}), request, False, ANY)
+    cropped = chosen(own, request, False)
+    followed = chosen(parse_unit({}), request, False)
     assert cropped.image.shape == (64, 64, 3)
     assert np.array_equal(cropped.image, followed.image)
     # Box 24 x 24 and 4 pixels of padding: 32 x 32 pixels, doubled to 64 x 64.
@@ -184,7 +189,7 @@ def test_only_masked_is_ignored_where_the_unit_says_so():
     mask = np.zeros((64, 96), np.uint8)
     mask[16:40, 30:54] = 255
     unit = parse_unit({"inpaint_crop_input_image": False})
-    picture = control_picture(unit, img2img(mask, only_masked=True), True, ANY)
+    picture = chosen(unit, img2img(mask, only_masked=True), True)
     assert np.array_equal(picture.image[:, :, :3], painted(img2img(mask)).image)
     assert np.array_equal(picture.image[:, :, 3], painted(img2img(mask)).mask)
 
@@ -192,7 +197,7 @@ def test_only_masked_is_ignored_where_the_unit_says_so():
 @pytest.mark.parametrize("mode", [0, 1, 3])
 def test_picture_without_a_preprocessor_is_what_the_host_paints_on(mode):
     request = dataclasses.replace(img2img(), resize_mode=mode)
-    picture = control_picture(parse_unit({}), request, False, ANY, identity=True)
+    picture = chosen(parse_unit({}), request, False, identity=True)
     placed = fit_map(picture.image, request.size, picture.resize_mode)
     assert np.array_equal(placed, painted(request).image)
 
@@ -216,8 +221,8 @@ def test_own_picture_without_a_mask_takes_the_hosts(form, rules):
     mask[16:40, 30:54] = 255
     request = img2img(mask, **rules)
     unit = parse_unit({**UNMASKED[form], "resize_mode": "Just Resize"})
-    picture = control_picture(unit, request, True, ANY)
-    assert (picture.is_own, picture.is_held) == (True, True)
+    picture = chosen(unit, request, True)
+    assert picture.is_held
     placed = fit_map(picture.image, request.size, picture.resize_mode)
     assert np.array_equal(placed[:, :, 3] > 127, painted(request).mask > 127)
     assert (placed[:, :, :3] == red()[0, 0]).all()
@@ -225,7 +230,7 @@ def test_own_picture_without_a_mask_takes_the_hosts(form, rules):
 
 def test_own_mask_goes_before_the_hosts():
     unit = parse_unit({"image": red(), "mask": drawn()})
-    picture = control_picture(unit, img2img(CORNER), True, ANY)
+    picture = chosen(unit, img2img(CORNER), True)
     assert np.array_equal(picture.image[:, :, 3], drawn())
     assert not picture.is_held
 
@@ -245,16 +250,18 @@ FIELDS = {
     "pair": lambda mask: inpaint_mask({"image": [red(), mask]}),
     "image_fg": lambda mask: inpaint_mask({"image": red(), "image_fg": mask}),
     "effective_region_mask": lambda mask: (
-        own_region(parse_unit({"image": red(), "effective_region_mask": mask}), TXT2IMG, ANY).mask
+        own_region(
+            choose(parse_unit({"image": red(), "effective_region_mask": mask}), TXT2IMG), ANY
+        ).mask
     ),
-    "scribble on a canvas": lambda mask: control_picture(
-        parse_unit({"image": red(), "mask": mask}), TXT2IMG, False, ANY
+    "scribble on a canvas": lambda mask: chosen(
+        parse_unit({"image": red(), "mask": mask}), TXT2IMG, False
     ).image[:, :, 0],
 }
 
 
 def inpaint_mask(fields):
-    return control_picture(parse_unit(fields), TXT2IMG, True, ANY).image[:, :, 3]
+    return chosen(parse_unit(fields), TXT2IMG, True).image[:, :, 3]
 
 
 @pytest.mark.parametrize("form", LAYERS)
@@ -266,7 +273,7 @@ def test_transparency_of_a_mask_counts_in_every_field(field, form):
 def test_transparent_img2img_picture_lies_on_the_hosts_background():
     clear = Image.new("RGBA", (64, 64), (200, 10, 10, 0))
     request = GenerationRequest(Size(64, 64), init_image=clear, background="#102030")
-    picture = control_picture(parse_unit({}), request, False, ANY)
+    picture = chosen(parse_unit({}), request, False)
     assert np.unique(picture.image.reshape(-1, 3), axis=0).tolist() == [[16, 32, 48]]
 
 
@@ -277,5 +284,5 @@ def test_finished_map_stays_sharp_in_a_crop():
     lines[::8] = 255
     fields = {"image": lines, "resize_mode": "Just Resize"}
     request = img2img(mask, only_masked=True)
-    cropped = control_picture(parse_unit(fields), request, False, ANY)
+    cropped = chosen(parse_unit(fields), request, False)
     assert set(np.unique(cropped.image)) == {0, 255}

@@ -14,7 +14,8 @@ from lib_controlnet.errors import ControlNetError
 from lib_controlnet.files.paths import open_file, open_path, typed_folders, typed_path
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.ui.uploads import upload
-from lib_controlnet.units.batch import BatchSource, make_plan
+from lib_controlnet.units.batch import BatchSource
+from lib_controlnet.units.plan import plan
 from lib_controlnet.units.unit import parse_unit
 
 posix = pytest.mark.skipif(os.name == "nt", reason="paths of other systems")
@@ -107,13 +108,13 @@ def _decode_path(text: str, folders: Sequence[str | Path]) -> object:
 
 def _list(text: str, folders: Sequence[str | Path]) -> object:
     unit = parse_unit({"input_mode": "batch", "batch_images": text})
-    return make_plan([unit], BatchSource(folders=folders))
+    return plan([unit], BatchSource(folders=folders))
 
 
 def _list_masks(text: str, folders: Sequence[str | Path]) -> object:
     picture = Image.new("RGB", (8, 8))
     unit = parse_unit({"input_mode": "batch", "batch_images": [picture], "batch_mask_dir": text})
-    return make_plan([unit], BatchSource(folders=folders))
+    return plan([unit], BatchSource(folders=folders))
 
 
 DOORS: dict[str, Callable[[str, Sequence[str | Path]], object]] = {
@@ -151,7 +152,7 @@ def test_all_below_an_opened_folder_may_be_used(form: str, opened: Path) -> None
         _list(str(opened), [str(opened)])
     (opened / "link.png").unlink()
     assert _list(str(opened), folders).count == 1
-    assert _list_masks(str(opened), folders).pictures[0][0].mask == opened / "a.png"
+    assert _list_masks(str(opened), folders).turns[0][0].mask == opened / "a.png"
 
 
 def test_what_is_no_picture_does_not_tell_whether_a_closed_file_exists(opened: Path) -> None:

@@ -17,7 +17,7 @@ from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.pictures.region import Region, place_region
 from lib_controlnet.prepare.crop import host_picture
-from lib_controlnet.prepare.inputs import PictureSource, host_region, own_region
+from lib_controlnet.prepare.inputs import PictureSource, choose, host_region, own_region
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 
@@ -172,7 +172,7 @@ def as_base64(array):
 def test_own_mask_in_every_form(value):
     unit = parse_unit({"effective_region_mask": value, "region_feather": 3})
     assert unit.acting_region is ActingRegion.OWN
-    region = own_region(unit, TXT2IMG, ANY)
+    region = own_region(choose(unit, TXT2IMG), ANY)
     assert np.array_equal(region.mask, blob())
     assert (region.mode, region.feather) == (ResizeMode.INNER_FIT, 3.0)
 
@@ -180,15 +180,15 @@ def test_own_mask_in_every_form(value):
 def test_own_mask_that_is_missing_says_what_to_do():
     unit = parse_unit({"region": "Own mask"}, 2)
     with pytest.raises(UnitError, match=r"unit 2: region is 'Own mask', but no mask is given"):
-        own_region(unit, TXT2IMG, ANY)
+        own_region(choose(unit, TXT2IMG), ANY)
 
 
 def test_own_mask_goes_the_way_of_the_img2img_picture():
     unit = parse_unit({"effective_region_mask": blob(), "resize_mode": "Just Resize"})
-    region = own_region(unit, inpaint(blob(), resize_mode=2), ANY)
+    region = own_region(choose(unit, inpaint(blob(), resize_mode=2)), ANY)
     assert region.mode is ResizeMode.OUTER_FIT
     own = parse_unit({**vars(unit), "image": np.zeros((9, 9, 3), np.uint8)})
-    assert own_region(own, inpaint(blob(), resize_mode=2), ANY).mode is ResizeMode.RESIZE
+    assert own_region(choose(own, inpaint(blob(), resize_mode=2)), ANY).mode is ResizeMode.RESIZE
 
 
 @pytest.mark.parametrize("has_own", [False, True])
@@ -197,7 +197,7 @@ def test_own_mask_is_cropped_as_the_host_crops(has_own):
     fields = {"effective_region_mask": drawn, "resize_mode": "Just Resize"}
     if has_own:
         fields["image"] = np.zeros((64, 96, 3), np.uint8)
-    region = own_region(parse_unit(fields), inpaint(blob(), only_masked=True), ANY)
+    region = own_region(choose(parse_unit(fields), inpaint(blob(), only_masked=True)), ANY)
     # Box 24 x 24 and 4 pixels of padding: 32 x 32 pixels, doubled to 64 x 64.
     placed = place_region(region, PassGeometry.of_latent(Size(8, 8)))[0, 0]
     part = np.kron(drawn[12:44, 26:58], np.ones((2, 2), np.uint8))
@@ -206,7 +206,7 @@ def test_own_mask_is_cropped_as_the_host_crops(has_own):
 
 def test_own_mask_is_not_cropped_where_the_unit_says_so():
     fields = {"effective_region_mask": blob(), "inpaint_crop_input_image": False}
-    region = own_region(parse_unit(fields), inpaint(blob(), only_masked=True), ANY)
+    region = own_region(choose(parse_unit(fields), inpaint(blob(), only_masked=True)), ANY)
     assert np.array_equal(region.mask, blob())
 
 

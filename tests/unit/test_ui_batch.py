@@ -24,7 +24,8 @@ from lib_controlnet.ui.movie import build_movie_panel
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.preview import on_run, preview
 from lib_controlnet.ui.unit_value import build_unit
-from lib_controlnet.units import batch
+from lib_controlnet.units.batch import BatchSource
+from lib_controlnet.units.plan import plan
 from lib_controlnet.units.request import GenerationRequest
 from lib_controlnet.units.unit import parse_unit
 
@@ -157,7 +158,7 @@ def test_unit_of_several_pictures_reads_the_uploaded_files(uploads: Path) -> Non
     unit = build_unit({"input_mode": "merge", "merge_images": sent, "enabled": True})
     assert unit.input_mode is InputMode.MERGE
     assert unit.batch_images == [(uploads / "one.png").read_bytes()] * 2
-    assert len(batch.unfold([parse_unit(unit)], batch.BatchSource())) == 2
+    assert len(plan([parse_unit(unit)], BatchSource()).units) == 2
 
 
 def test_unit_of_several_pictures_reads_no_other_file(uploads: Path, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_unit_of_several_pictures_reads_no_other_file(uploads: Path, tmp_path: P
         assert unit.batch_images == [str(path)]
         unit.enabled = True
         with pytest.raises(ImageError, match="picture 1 is a file path"):
-            batch.unfold([parse_unit(unit)], batch.BatchSource(folders=True))
+            plan([parse_unit(unit)], BatchSource(folders=True))
 
 
 def test_uploads_lie_in_the_folder_of_gradio_by_default(monkeypatch: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,13 +19,13 @@ from lib_controlnet.errors import ControlNetError, UnitError, shown
 from lib_controlnet.files.paths import PATH_FAULTS, list_folders, open_path
 from lib_controlnet.host import pictures
 from lib_controlnet.host.page import settings
-from lib_controlnet.units import batch
-from lib_controlnet.units.batch import BatchPlan, ResultNames
+from lib_controlnet.units.batch import ResultNames
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from lib_controlnet.host.runtime import Runtime
+    from lib_controlnet.units.plan import Plan
     from lib_controlnet.units.unit import ControlUnit
 
 ATTRIBUTE: Final = "controlnet_batch"
@@ -63,7 +62,7 @@ class BatchRun:
     """
 
     owned_by: weakref.ref[Any]
-    plan: BatchPlan
+    plan: Plan
     repeats: int = 0
     first: int = 0
     stem: str | None = None
@@ -98,49 +97,44 @@ def run_of(p: Any) -> BatchRun | None:
     return run if run is not None and run.owner is p else None
 
 
-def restore(p: Any) -> None:
-    """Put back what a run that ended in an exception left on `p`."""
+def leave(p: Any) -> Any:
+    """End the run that `p` was in before, and put back what that left on it.
+
+    Returns:
+        Its last result, None without one.
+    """
     run = run_of(p)
-    if run is not None:
-        run.restore()
+    setattr(p, ATTRIBUTE, None)
+    if run is None:
+        return None
+    run.restore()
+    return run.result
 
 
 def forget(p: Any, runtime: Runtime) -> None:
     """The job is over, however it ended: `p` and the runtime know nothing of its batch."""
     run = run_of(p)
-    if run is None:
-        return
-    run.restore()
-    setattr(p, ATTRIBUTE, None)
-    if runtime.batch is run:
+    leave(p)
+    if run is not None and runtime.batch is run:
         runtime.batch = None
 
 
-def unfolded(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> list[ControlUnit]:
-    """The units, with one unit per picture for those that take several pictures at once.
+def start(p: Any, plan: Plan, last: Any, runtime: Runtime) -> BatchRun | None:
+    """Prepare `p` for the turns of a plan; None where it has none.
+
+    Args:
+        p: the host's processing object.
+        plan: of this generation.
+        last: from `leave`.
+        runtime: what all generations share.
 
     Raises:
-        ControlNetError: pictures are missing or broken.
+        UnitError: `p` cannot run a batch.
     """
-    return batch.unfold(units, pictures.batch_source(p, runtime.host))
-
-
-def plan_run(p: Any, units: Sequence[ControlUnit], runtime: Runtime) -> BatchRun | None:
-    """Plan the batch that the enabled units ask for and prepare `p` for it; None without one.
-
-    Raises:
-        ControlNetError: pictures are missing or broken, or `p` cannot run a batch.
-    """
-    restore(p)
-    before, outer = run_of(p), runtime.batch
-    setattr(p, ATTRIBUTE, None)
-    plan = batch.make_plan(units, pictures.batch_source(p, runtime.host))
-    if plan is None:
+    if not plan.turns:
         return None
-    run = BatchRun(weakref.ref(p), plan, job=shared.state.time_start)
-    if before is not None:
-        run.result = before.result
-    tab = tab_turn(p)
+    run = BatchRun(weakref.ref(p), plan, job=shared.state.time_start, result=last)
+    tab, outer = tab_turn(p), runtime.batch
     if outer is not None and outer.owner is not p and outer.job == run.job:
         # A generation inside the batch (a face detailer's): it belongs to the present turn.
         run.first = min(outer.turn or 0, plan.count - 1)
@@ -182,7 +176,7 @@ def _join_tab(run: BatchRun, number: int, count: int) -> None:
     Raises:
         UnitError: there are fewer control pictures than files.
     """
-    for position, found in run.plan.pictures.items():
+    for position, found in run.plan.turns.items():
         if len(found) < count:
             msg = (
                 f"{run.plan.units[position].name}: there are {len(found)} control pictures for the "
@@ -202,7 +196,7 @@ def _expand(run: BatchRun, runtime: Runtime) -> None:
             batches, or the results cannot be saved.
     """
     p, count = run.owner, run.plan.count
-    unit = run.plan.units[max(run.plan.pictures)]
+    unit = run.plan.units[max(run.plan.turns)]
     if getattr(p, "txt2img_upscale", False):
         msg = (
             f"{unit.name}: input mode is {unit.input_mode.value!r}, but the upscale button works "
@@ -246,7 +240,7 @@ def _choose_saving(run: BatchRun, runtime: Runtime) -> None:
             made.
     """
     p = run.owner
-    named = [unit for i, unit in enumerate(run.plan.units) if i in run.plan.pictures]
+    named = [unit for i, unit in enumerate(run.plan.units) if i in run.plan.turns]
     asked = [unit for unit in named if unit.output_dir.strip()]
     if asked:
         run.folder = _output_folder(asked[-1], run, runtime)

@@ -1,0 +1,177 @@
+"""What a generation does with units that have several pictures, planned before it begins.
+
+They act all at once ("merge"), one after the other in turns (a batch), or as the frames of an
+animation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import UnitError
+from lib_controlnet.limits import MAX_MERGED
+from lib_controlnet.units.batch import (
+    BatchPicture,
+    BatchSource,
+    keyframe_line,
+    masked_pictures_of,
+    pictures_of,
+)
+from lib_controlnet.units.unit import ControlUnit
+
+
+@dataclass(frozen=True)
+class Animation:
+    """What the host knows of an animation.
+
+    Attributes:
+        count: frames, which are the pictures of the host's batch.
+        takes_batches: whether all units in batch mode belong to it; else those that say so do.
+        owner: what a unit's modifiers are given beside the names of its pictures.
+    """
+
+    count: int = 1
+    takes_batches: Callable[[], bool] = bool
+    owner: Any = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which picture each unit gets, and when.
+
+    Attributes:
+        units: all units that take part; of one that merges, one for each of its pictures.
+        turns: pictures by position in `units`, for those that have one for every turn.
+        frames: the same for those that have one for every frame of an animation.
+        count: turns; the shortest of `turns` decides, 1 without any.
+        folders: folders that the pictures of the turns lie in.
+    """
+
+    units: tuple[ControlUnit, ...]
+    turns: Mapping[int, tuple[BatchPicture, ...]]
+    frames: Mapping[int, tuple[BatchPicture, ...]]
+    count: int
+    folders: tuple[Path, ...] = ()
+
+    def name_of(self, turn: int) -> BatchPicture:
+        """The picture that names a turn's results: that of the last unit with pictures."""
+        return self.turns[max(self.turns)][turn]
+
+    def at(
+        self, turn: int, result: Any = None, instead: Any = None, stem: str | None = None
+    ) -> list[ControlUnit]:
+        """The units of one turn, each with one picture; of an animation, that of the first frame.
+
+        Args:
+            turn: 0 to `count` - 1.
+            result: what the turn before gave; units with `loopback` take it.
+            instead: a picture from another script for all units of the batch, or a list of them
+                (None: the unit's own).
+            stem: name of the host's own picture of this turn; a picture of the same name is
+                preferred to the one whose turn it is.
+
+        Raises:
+            ImageError: a file has gone since it was listed.
+        """
+        return [
+            self._unit_at(position, turn, result, instead, stem)
+            for position in range(len(self.units))
+        ]
+
+    def _unit_at(
+        self, position: int, turn: int, result: Any, instead: Any, stem: str | None
+    ) -> ControlUnit:
+        unit = self.units[position]
+        if unit.loopback and result is not None:
+            return BatchPicture("the last result", result).given_to(unit)
+        if position in self.frames:
+            return self.frames[position][0].given_to(unit)
+        if position not in self.turns:
+            return unit
+        foreign = instead
+        if isinstance(instead, (list, tuple)):
+            foreign = instead[position] if position < len(instead) else None
+        if foreign is not None:
+            return BatchPicture("picture of a script", foreign).given_to(unit)
+        pictures = self.turns[position]
+        named = [picture for picture in pictures if stem is not None and picture.stem == stem]
+        return (named[0] if named else pictures[turn]).given_to(unit)
+
+
+def plan(
+    units: Sequence[ControlUnit], source: BatchSource, animation: Animation = Animation()
+) -> Plan:
+    """Plan a generation.
+
+    Args:
+        units: the enabled units.
+        source: where pictures may come from.
+        animation: what the host knows of one.
+
+    Raises:
+        UnitError: a unit names no pictures, or a folder that is absent, closed or empty; or there
+            are fewer pictures than frames, or frames beside turns.
+        ImageError: a file or picture cannot be used; it is named.
+    """
+    single = tuple(one for unit in units for one in _unmerged(unit, source))
+    batches = [i for i, unit in enumerate(single) if unit.input_mode is InputMode.BATCH]
+    takes_all = bool(batches) and animation.takes_batches()
+    framed = [i for i in batches if takes_all or single[i].animatediff_batch]
+    if 0 < len(framed) < len(batches):
+        msg = (
+            f"{single[framed[0]].name}: frames of an animation and pictures of a batch cannot be "
+            "mixed in one generation; use one of them"
+        )
+        raise UnitError(msg)
+    frames = {i: _frames_of(single[i], source, animation) for i in framed}
+    folders: list[Path] = []
+    turns = {i: masked_pictures_of(single[i], source, folders) for i in batches if i not in frames}
+    count = min(map(len, turns.values()), default=1)
+    return Plan(single, turns, frames, count, tuple(folders))
+
+
+def _unmerged(unit: ControlUnit, source: BatchSource) -> Iterator[ControlUnit]:
+    """The unit, or of one in merge mode a unit per picture, at an equal share of its weight."""
+    if unit.input_mode is not InputMode.MERGE:
+        yield unit
+        return
+    pictures = pictures_of(unit, source, [], MAX_MERGED)
+    share = 1 / len(pictures)
+    layers = unit.advanced_weighting
+    shared = dataclasses.replace(
+        unit,
+        weight=unit.weight * share,
+        advanced_weighting=None if layers is None else tuple(w * share for w in layers),
+    )
+    for picture in pictures:
+        yield picture.given_to(shared)
+
+
+def _frames_of(
+    unit: ControlUnit, source: BatchSource, animation: Animation
+) -> tuple[BatchPicture, ...]:
+    """One picture for every frame, or a single one for all."""
+    if unit.batch_keyframe_idx or keyframe_line(unit.batch_images):
+        msg = (
+            f"{unit.name}: keyframes are for SparseCtrl and IP-Adapter models, which are not "
+            "supported yet; give one control picture for each frame"
+        )
+        raise UnitError(msg)
+    given = list(unit.batch_image_files) or unit.batch_images
+    pictures = masked_pictures_of(dataclasses.replace(unit, batch_images=given), source, [])
+    for modifier in unit.batch_modifiers:
+        known = {str(picture.value): picture for picture in pictures}
+        kept = modifier([str(picture.value) for picture in pictures], animation.owner)
+        pictures = tuple(known[str(name)] for name in kept)
+    if len(pictures) not in (1, animation.count) and len(pictures) < animation.count:
+        msg = (
+            f"{unit.name}: there are {len(pictures)} control pictures for the {animation.count} "
+            "frames of the animation; give one for each, or a single one for all"
+        )
+        raise UnitError(msg)
+    return pictures[: animation.count]
