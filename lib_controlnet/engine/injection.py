@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -95,17 +96,17 @@ class RegionMask:
         self.mask = mask
         self._sizes: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
 
-    @property
+    @cached_property
     def is_full(self) -> bool:
         """Whether the unit acts everywhere with full strength."""
         return bool((self.mask >= 1.0).all())
 
-    @property
+    @cached_property
     def is_empty(self) -> bool:
         """Whether the unit acts nowhere."""
         return not bool(self.mask.any())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Equal for equal masks."""
         return hashlib.sha1(self.mask.contiguous().numpy().data).hexdigest()

@@ -297,3 +297,44 @@ def test_networks_on_the_cpu_never_compute_in_half(webui, monkeypatch, unet, pla
     monkeypatch.setattr(adapter, "_parameter_dtype", lambda _model: getattr(torch, unet))
     monkeypatch.setattr(adapter.devices, "get_device_for", lambda _task: torch.device(place))
     assert adapter.A1111Host().network_dtype == getattr(torch, expected)
+
+
+@pytest.mark.parametrize("hires", [False, True])
+def test_ten_batches_prepare_and_place_what_one_does(webui, monkeypatch, hires):
+    """Only the network's own evaluations and its hint encoder are done again."""
+    from lib_controlnet.engine import injection, prepared
+    from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.prepare import units as preparing
+
+    made = []
+    counted = {
+        "placed": (prepared, "place_map"),
+        "region": (prepared, "place_region"),
+        "digest": (prepared.hashlib, "sha1"),
+        "latent": (A1111Host, "vae_encode"),
+        "detected": (preparing.preprocess, "run_preprocessor"),
+        "covered": (injection, "cover"),
+    }
+
+    def counting(name, original):
+        def count(*args, **kwargs):
+            made.append(name)
+            return original(*args, **kwargs)
+
+        return count
+
+    for name, (owner, attribute) in counted.items():
+        monkeypatch.setattr(owner, attribute, counting(name, getattr(owner, attribute)))
+    region = np.zeros((SIZE, SIZE), np.uint8)
+    region[: SIZE // 2] = 255
+    fields = {"steps": 1, "width": 64, "height": 64}
+    if hires:
+        fields |= {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.9}
+    costs = []
+    for count in (1, 10):
+        made.clear()
+        colours = unit(module="tile_colorfix", effective_region_mask=encoded(region))
+        webui.txt2img(**request(colours, unit(), n_iter=count, **fields))
+        costs.append({name: made.count(name) for name in counted})
+    assert costs[0] == costs[1]
+    assert all(costs[0].values())
