@@ -1,14 +1,17 @@
 """What holds for every control family, on the tiny network that the family itself offers."""
 
 import itertools
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import support
 import torch
+from fake_device import FakeDevice
 from sessions import LATENT, FakeHost, info, prepared
 
 from lib_controlnet import families
+from lib_controlnet.engine.residency import Between, Residency
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import ControlMode, HiResOption
 from lib_controlnet.host.a1111.rows import build_layout
@@ -35,8 +38,8 @@ class Rig:
     def unit(self, number=0, **fields):
         return prepared(self.networks[number], **fields)
 
-    def session(self, units, **fields):
-        session = ControlSession(FakeHost(), list(units))
+    def session(self, units, host=None, **fields):
+        session = ControlSession(host or FakeHost(), list(units))
         session.begin_pass(info(self.base, **fields))
         return session
 
@@ -245,3 +248,37 @@ def test_it_is_known_that_a_unit_acted(rig):
         rig.call()
     session.end_pass(1)
     assert [session.outcome_of(unit).acted for unit in (acting, idle)] == [True, False]
+
+
+@contextmanager
+def masters_lost(network):
+    """Gives the copies of a network's weights, which alone are good for anything inside."""
+    masters = [*network.module.parameters(), *network.module.buffers()]
+    kept = {id(one): one.detach().clone() for one in masters}
+    for one in masters:
+        one.fill_(float("nan") if one.is_floating_point() else 0)
+    try:
+        yield lambda master, _device: kept[id(master)].clone()
+    finally:
+        for one in masters:
+            one.copy_(kept[id(one)])
+
+
+@pytest.mark.parametrize("between", list(Between), ids=str)
+def test_weights_are_read_on_the_device_alone(rig, steered, between):
+    """Also where they come to it for an evaluation, and where others take it meanwhile."""
+    host = FakeHost()
+    host.device, host.between = FakeDevice.device, between
+    with torch.no_grad(), masters_lost(rig.networks[0]) as copy:
+        device = FakeDevice()
+        host.residency = Residency(
+            *(1, 2**40), copy=lambda master, place: device.copy(copy(master, place), place)
+        )
+        session = rig.session([rig.unit()], host)
+        with session.sampling(rig.base.module):
+            for _ in range(2):
+                session.begin_evaluation(PAIR, 0.0)
+                assert torch.equal(rig.call(), steered)
+                host.residency.park()
+                assert device.held == 0
+    host.residency.park()
