@@ -97,18 +97,22 @@ def run_of(p: Any) -> BatchRun | None:
     return run if run is not None and run.owner is p else None
 
 
+def restore(p: Any) -> None:
+    """Put back what a run that ended in an exception left on `p`."""
+    if (run := run_of(p)) is not None:
+        run.restore()
+
+
 def leave(p: Any) -> Any:
     """End the run that `p` was in before, and put back what that left on it.
 
     Returns:
         Its last result, None without one.
     """
+    restore(p)
     run = run_of(p)
     setattr(p, ATTRIBUTE, None)
-    if run is None:
-        return None
-    run.restore()
-    return run.result
+    return None if run is None else run.result
 
 
 def forget(p: Any, runtime: Runtime) -> None:
