@@ -43,10 +43,6 @@ class CheckpointError(ControlNetError):
     """A control model file cannot be used."""
 
 
-class NotAMatchError(CheckpointError):
-    """The file belongs to another family; identification goes on with the next one."""
-
-
 class BrokenCheckpointError(CheckpointError):
     """The file is of this family but damaged or incomplete."""
 

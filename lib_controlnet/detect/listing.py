@@ -52,24 +52,6 @@ def detectors() -> list[Any]:
     return [detector for detector in preprocess.all_detectors() if detector.listed]
 
 
-def find(module: str) -> Any:
-    """The preprocessor for a name or label in any letter case; "none" for nothing.
-
-    Raises:
-        PreprocessorUnavailableError: there is none of that name.
-    """
-    return preprocess.find(module)
-
-
-def require(module: str) -> Any:
-    """Like `find`, for callers that need one.
-
-    Raises:
-        PreprocessorUnavailableError: there is none of that name; names what comes close.
-    """
-    return preprocess.get(module)
-
-
 def label(module: str) -> str | None:
     """What the panel calls a preprocessor; None if it does not exist."""
     found = preprocess.find(module)
@@ -126,11 +108,6 @@ def sliders(module: str) -> list[Any]:
         return [None] * 3
     resolution, first, second, _third = _sliders(found)
     return [None if found.is_as_given else resolution, first, second]
-
-
-def remark(module: str) -> str | None:
-    """What the panel says about a chosen preprocessor: that it cannot run, or what it downloads."""
-    return preprocess.remark(module)
 
 
 def type_remark(kind: str) -> str | None:

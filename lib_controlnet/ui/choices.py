@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import gradio as gr
 
-from lib_controlnet.detect import listing
+from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.ui.messages import notice
@@ -76,11 +76,11 @@ def _join(names: Sequence[str]) -> str:
 def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
     """Sentences about the choices of a unit, as it would run with them."""
     try:
-        detector = listing.require(module)
+        detector = preprocess.get(module)
     except ControlNetError as error:
         said: str | None = str(error)
     else:
-        said = listing.remark(module)
+        said = preprocess.remark(module)
         if said is None and detector.name == NO_MODULE and model == NO_MODEL:
             said = listing.type_remark(kind)
             if said:  # there is nothing to be done about models then

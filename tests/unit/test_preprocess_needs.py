@@ -153,16 +153,16 @@ def test_failure_is_not_kept(listed: Path) -> None:
 
 
 def test_download_is_announced_until_the_file_is_there(listed: Path) -> None:
-    said = listing.remark("level (grey)")
+    said = preprocess.remark("level (grey)")
     assert said == f"The first run of level (grey) downloads Level.bin (1 bytes) to {listed}."
     assert "unavailable" not in listing.module_detail()["level"]
     put(listed, 1)
-    assert listing.remark("level") is None
+    assert preprocess.remark("level") is None
 
 
 def test_larger_file_stands_for_the_default_one(listed: Path) -> None:
     put(listed, 1, LARGER)
-    assert listing.remark("level") is None
+    assert preprocess.remark("level") is None
     assert Level().missing_files() == ()
 
 
@@ -172,7 +172,7 @@ def test_larger_file_stands_for_the_default_one(listed: Path) -> None:
 def test_panel_says_it_when_the_preprocessor_is_chosen(module: str, visible: bool) -> None:
     status = choices.on_module("All", module, "None", False, None)[-1]
     assert status["visible"] is visible
-    assert (listing.remark(module) or "")[:20] in status["value"]
+    assert (preprocess.remark(module) or "")[:20] in status["value"]
 
 
 # --- packages ------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_unavailable_one_is_listed_marked_and_refused_with_its_reason(name: str)
     assert not reason.endswith(".")
     assert listing.module_detail()[name]["unavailable"] == reason
     assert listing.module_detail(labels=True)[detector.title]["unavailable"] == reason
-    assert listing.remark(name) == f"preprocessor {name} cannot run: {reason}"
+    assert preprocess.remark(name) == f"preprocessor {name} cannot run: {reason}"
     with pytest.raises(PreprocessorUnavailableError) as caught:
         preprocess.run_preprocessor(name, np.zeros((8, 8, 3), np.uint8))
     assert str(caught.value) == f"preprocessor {name} cannot run: {reason}"
@@ -137,8 +137,8 @@ def test_files_of_one_name_and_place_are_the_same() -> None:
 
 def test_usable_ones_are_not_marked() -> None:
     assert "unavailable" not in listing.module_detail()["canny"]
-    assert listing.remark("canny") is None
-    assert listing.remark("no such") is None
+    assert preprocess.remark("canny") is None
+    assert preprocess.remark("no such") is None
 
 
 @pytest.mark.parametrize(
