@@ -219,13 +219,15 @@ class _WaitingCache(DetectionCache):
     """Another cache, for somebody who has to wait before computing what is not there."""
 
     def __init__(self, cache: DetectionCache, wait: Callable[[], object]) -> None:
-        self._cache, self._wait = cache, wait
+        self._cache = cache
+        self._wait: Callable[[], object] | None = wait
 
     def get(self, key: tuple) -> Detection | None:
         found = self._cache.get(key)
-        if found is not None:
+        if found is not None or self._wait is None:
             return found
         self._wait()
+        self._wait = None  # whose turn it is keeps it for all that is asked
         return self._cache.get(key)  # somebody may have made it meanwhile
 
     def put(self, key: tuple, detection: Detection) -> None:

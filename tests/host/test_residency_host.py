@@ -284,6 +284,16 @@ def test_a_failing_preview_leaves_the_queue(
     assert not is_held(queue_lock)
 
 
+def test_one_turn_is_enough_for_several_pictures(runtime: Any, on_gpu: Any) -> None:
+    from modules.call_queue import queue_lock
+
+    on_gpu("cuda")
+    with runtime._waiting("queued") as cache:
+        for seed in (6, 7):
+            preprocess.run_preprocessor("queued", picture(seed=seed), 64, (), cache)
+    assert (SEEN, is_held(queue_lock)) == ([True, True], False)
+
+
 def test_a_generation_does_not_wait_for_itself(webui: Any, runtime: Any, on_gpu: Any) -> None:
     on_gpu("cuda")
     asked = unit(module="queued", image=encoded(picture(seed=4)))
