@@ -193,3 +193,6 @@ class OnError(Choice):
 
 LATENT_SCALE: Final = 8
 """Pixels per latent cell along each axis, for every supported base model."""
+
+LATENT_CHANNELS: Final = 4
+"""Channels of the noisy latent; inpainting and edit U-Nets append their own conditioning."""

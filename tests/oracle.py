@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from support import randomise
 from torch import Tensor, nn
@@ -90,6 +90,25 @@ def control_net(config: Mapping[str, object]) -> ControlNetModel:
     """A ControlNet of diffusers in float32, with its own initial weights."""
     hint = (16, 32, 96, 256) if config["block_out_channels"][0] == 320 else (4, 8, 12, 16)
     return ControlNetModel(in_channels=4, conditioning_embedding_out_channels=hint, **config).eval()
+
+
+def union_net(config: Mapping[str, object], types: int) -> ControlNetUnionModel:
+    """A ControlNet Union of diffusers in float32, with its own initial weights."""
+    width = config["block_out_channels"][0]
+    hint = (16, 32, 96, 256) if width == 320 else (4, 8, 12, 16)
+    extra = {"num_trans_channel": width, "num_proj_channel": width, "num_control_type": types}
+    sinusoids = {"addition_time_embed_dim": 8, **config}
+    return ControlNetUnionModel(
+        in_channels=4, conditioning_embedding_out_channels=hint, **extra, **sinusoids
+    ).eval()
+
+
+def holding(theirs: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The ControlNet of diffusers with the very tensors of one in LDM layout."""
+    names = list(theirs.state_dict())
+    rename = diffusers_renamer(names)
+    theirs.load_state_dict({name: weights[rename(name)] for name in names}, assign=True)
+    return theirs
 
 
 def u_net(config: Mapping[str, object]) -> UNet2DConditionModel:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,14 @@ from lib_controlnet.files.containers import TensorInfo
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
 WIDTH = 32
+TABLES = Path(__file__).resolve().parent / "data" / "keys"
+
+
+def golden(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a published file, from the tables of `data/make_keys.py`."""
+    text = gzip.decompress((TABLES / f"{name}.json.gz").read_bytes())
+    return {key: tuple(shape) for key, shape in json.loads(text).items()}
+
 
 UNETS: Mapping[str, dict] = {
     "SD1": {

@@ -1,17 +1,51 @@
-"""The base U-Net's own weights, for families whose files hold only a difference to them."""
+"""The base U-Net's own weights, for families whose files hold only a change to them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import torch
 
+from lib_controlnet.enums import LATENT_CHANNELS
 from lib_controlnet.errors import HostError
+from lib_controlnet.families.filling import without_1x1
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lib_controlnet.engine.unet import BaseUNet
+
+SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
+"""Parts of a ControlNet that begin as a copy of the base U-Net."""
+
+FIRST_BLOCK: Final = "input_blocks.0.0.weight"
+"""Inpainting checkpoints read more channels here than a ControlNet does."""
+
+
+def shared_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
+    """Shapes of a full ControlNet's tensors that begin as a copy of the base's."""
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in base.module.named_parameters()
+        if name.startswith(SHARED_WITH_BASE)
+    }
+    if FIRST_BLOCK in shapes:
+        width, _channels, *kernel = shapes[FIRST_BLOCK]
+        shapes[FIRST_BLOCK] = (width, LATENT_CHANNELS, *kernel)
+    return shapes
+
+
+def not_in_base(
+    base: BaseUNet, names: Collection[str], shapes: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """Those of some tensors that the base has none of, or of another shape."""
+    theirs = shared_shapes(base)
+    return [
+        name
+        for name in names
+        if name not in theirs or without_1x1(shapes[name]) != without_1x1(theirs[name])
+    ]
 
 
 class BaseWeights:
@@ -26,17 +60,15 @@ class BaseWeights:
         self.base = base
         self._modules = dict(base.module.named_modules())
 
-    def get(self, name: str, device: torch.device | str) -> Tensor | None:
-        """A parameter in float32 on a device, always a copy; None where the base has none.
+    def get(self, name: str, shape: Sequence[int], device: torch.device | str) -> Tensor:
+        """A parameter in float32 on a device, in a ControlNet's shape of it; always a copy.
 
         Raises:
             HostError: the weights are not in memory at the moment.
         """
         path, _, leaf = name.rpartition(".")
-        module = self._modules.get(path)
-        parameter = None if module is None else getattr(module, leaf, None)
-        if parameter is None:
-            return None
+        module = self._modules[path]
+        parameter = getattr(module, leaf)
         backup_name = "network_bias_backup" if leaf == "bias" else "network_weights_backup"
         for other in (getattr(module, backup_name, None), getattr(module, f"fp16_{leaf}", None)):
             if isinstance(other, torch.Tensor) and other.shape == parameter.shape:
@@ -47,4 +79,7 @@ class BaseWeights:
                 f"the weights of {self.base.name} are not in memory; generate once without control"
             )
             raise HostError(msg)
-        return parameter.detach().to(device=device, dtype=torch.float32, copy=True)
+        if name == FIRST_BLOCK:
+            parameter = parameter[:, : shape[1]]
+        copied = parameter.detach().to(device=device, dtype=torch.float32, copy=True)
+        return copied.reshape(tuple(shape))

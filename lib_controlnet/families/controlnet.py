@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,15 @@ from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families.base import ControlFamily, randomize
-from lib_controlnet.families.base_weights import BaseWeights
-from lib_controlnet.families.filling import check_tensors, read_structure
-from lib_controlnet.families.residual import LATENT_CHANNELS, ResidualNetwork
+from lib_controlnet.families.base_weights import (
+    SHARED_WITH_BASE,
+    BaseWeights,
+    not_in_base,
+    shared_shapes,
+)
+from lib_controlnet.families.filling import check_tensors, first_names, read_structure, titled
+from lib_controlnet.families.residual import ResidualNetwork
+from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
@@ -31,9 +37,6 @@ if TYPE_CHECKING:
 
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
-
-SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
-"""Parts of a ControlNet that begin as a copy of the base U-Net."""
 
 AUTOCAST_DEVICES: Final = ("cuda", "cpu", "xpu")
 
@@ -107,46 +110,81 @@ class ControlNetNetwork(ResidualNetwork):
 
 
 class ControlNetFamily(ControlFamily):
-    """Loads ControlNets, from whatever layout."""
+    """Loads ControlNets, from whatever layout.
+
+    Subclasses load what is a ControlNet once it is put together: they say what a file keeps whole
+    and what as a change to the base, and how the network is built.
+    """
 
     name = "ControlNet"
+    kind: ClassVar[str] = "controlnet"
+    """Key of the files' signature."""
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:
         """See `ControlFamily.tiny`."""
         return ControlNetNetwork("tiny", tiny_module(base, seed), base.shape)
 
     def matches(self, ckpt: Checkpoint) -> bool:
-        """Whether the file holds a plain ControlNet or a difference one."""
+        """Whether the file has the family's signature."""
         kind = classify(ckpt)
-        return kind is not None and kind.key == "controlnet"
+        return kind is not None and kind.key == self.kind
+
+    def needs_base(self, ckpt: Checkpoint) -> bool:
+        """Whether the network is a sum with the base; what a file leaves out is the base's then."""
+        return "difference" in ckpt
+
+    def stored_shapes(self, ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that `stored` will give, without reading them."""
+        return {key: shape for key, shape in ckpt.shapes.items() if key not in MARKERS}
+
+    def changes(self, ckpt: Checkpoint) -> list[str]:
+        """Those of the stored tensors that are a change to the base's."""
+        return [key for key in ckpt.keys if key.startswith(SHARED_WITH_BASE)]
+
+    def stored(self, ckpt: Checkpoint, device: torch.device | str) -> Iterable[tuple[str, Tensor]]:
+        """The tensors of a file that needs the base, in their own precision or in float32."""
+        return ckpt.tensors(self.stored_shapes(ckpt), None, device)
+
+    def build(
+        self, shapes: Mapping[str, Sequence[int]], heads: Callable[[str, int], int]
+    ) -> ControlNet:
+        """The module for some shapes; called where nothing is allocated.
+
+        Raises:
+            KeyError, IndexError: a tensor that decides the structure is missing.
+        """
+        return ControlNet(read_params(shapes, heads))
+
+    def wrap(self, name: str, module: ControlNet, shape: UNetShape) -> ControlNetNetwork:
+        """The network of a filled module."""
+        return ControlNetNetwork(name, module, shape)
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare shapes with the base, see `ControlFamily.check`."""
-        _fitting(ckpt, base)
+        self._fitting(ckpt, base)
 
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> ControlNetwork:
         """Build the network and fill it, see `ControlFamily.load`."""
-        is_difference = "difference" in ckpt
-        shapes, shape = _fitting(ckpt, base)
-        params = read_structure(ckpt, lambda: read_params(shapes, _head_rule(shape, base)))
+        shapes, shape = self._fitting(ckpt, base)
         with torch.device("meta"):
-            module = ControlNet(params)
+            module = read_structure(ckpt, lambda: self.build(shapes, _head_rule(shape, base)))
         expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         check_tensors(ckpt, expected, shapes)
         _check_count(ckpt, expected, base)
         tensors = {
             key: tensor.reshape(expected[key])
             for key, tensor in (
-                _add_base(ckpt, base, expected, dtype, device)
-                if is_difference
+                self._summed(ckpt, base, expected, dtype, device)
+                if self.needs_base(ckpt)
                 else ckpt.tensors(expected, dtype, device)
             )
         }
         module.load_state_dict(tensors, strict=True, assign=True)
-        network = ControlNetNetwork(ckpt.name, module.eval().requires_grad_(False), shape)
-        network.depends_on_base = is_difference
+        network = self.wrap(ckpt.name, module.eval().requires_grad_(False), shape)
+        network.family = self.name
+        network.depends_on_base = self.needs_base(ckpt)
         network.global_average_pooling = (
             shape.kind is not BaseModel.SDXL and ckpt.global_average_pooling
         )
@@ -154,19 +192,54 @@ class ControlNetFamily(ControlFamily):
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network
 
+    def _fitting(
+        self, ckpt: Checkpoint, base: BaseUNet
+    ) -> tuple[dict[str, tuple[int, ...]], UNetShape]:
+        """Shapes of a network's tensors, those it takes from the base included, and its structure.
+
+        Raises:
+            WrongBaseModelError: they are not those of the base.
+            BrokenCheckpointError: they are incomplete.
+        """
+        shapes = self.stored_shapes(ckpt)
+        if self.needs_base(ckpt):
+            shapes |= {k: v for k, v in shared_shapes(base).items() if k not in shapes}
+        shape = read_structure(ckpt, lambda: read_shape(shapes))
+        check_base(ckpt, shape, base)
+        changes = self.changes(ckpt) if self.needs_base(ckpt) else []
+        if foreign := not_in_base(base, changes, shapes):
+            msg = (
+                f"control model {ckpt.name} changes {len(foreign)} tensors that the loaded "
+                f"checkpoint {base.name} does not have ({first_names(foreign)}); choose a control "
+                "model made for it"
+            )
+            raise WrongBaseModelError(msg)
+        return shapes, shape
+
+    def _summed(
+        self,
+        ckpt: Checkpoint,
+        base: BaseUNet,
+        expected: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> Iterable[tuple[str, Tensor]]:
+        """Yield the network's tensors: what is stored, and the base's encoder, in float32 sums."""
+        weights, changes = BaseWeights(base), frozenset(self.changes(ckpt))
+        for name, tensor in self.stored(ckpt, device):
+            if name in changes:
+                tensor = weights.get(name, tensor.shape, device) + tensor.float()
+            yield name, tensor.to(dtype)
+        for name in expected.keys() - self.stored_shapes(ckpt).keys():
+            yield name, weights.get(name, expected[name], device).to(dtype)
+
 
 TINY_HINT_WIDTHS: Final = (3, 4, 4, 8, 8, 12, 12, 16)
 
 
 def tiny_module(base: BaseUNet, seed: int) -> ControlNet:
     """A random ControlNet for a base, with a narrow hint block."""
-    shapes = {
-        name: tuple(tensor.shape)
-        for name, tensor in base.module.state_dict().items()
-        if name.startswith(SHARED_WITH_BASE)
-    }
-    width, _latent, *kernel = shapes["input_blocks.0.0.weight"]
-    shapes["input_blocks.0.0.weight"] = (width, LATENT_CHANNELS, *kernel)
+    shapes = shared_shapes(base)
     widths = (*TINY_HINT_WIDTHS, base.shape.model_channels)
     for number, (before, after) in enumerate(pairwise(widths)):
         shapes[f"input_hint_block.{2 * number}.weight"] = (after, before, 3, 3)
@@ -191,21 +264,6 @@ def _own_precision(device: torch.device) -> AbstractContextManager[None]:
     if device.type in AUTOCAST_DEVICES:
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
-
-
-def _fitting(ckpt: Checkpoint, base: BaseUNet) -> tuple[dict[str, tuple[int, ...]], UNetShape]:
-    """Shapes of a file's tensors, those it shares with the base included, and their structure.
-
-    Raises:
-        WrongBaseModelError: they are not those of the base.
-        BrokenCheckpointError: they are incomplete.
-    """
-    shapes = {key: shape for key, shape in ckpt.shapes.items() if key != "difference"}
-    if "difference" in ckpt:
-        shapes |= _shapes_from_base(base, shapes)
-    shape = read_structure(ckpt, lambda: read_shape(shapes))
-    check_base(ckpt, shape, base)
-    return shapes, shape
 
 
 def check_base(ckpt: Checkpoint, shape: UNetShape, base: BaseUNet) -> None:
@@ -256,38 +314,7 @@ def _check_count(ckpt: Checkpoint, expected: Mapping[str, Sequence[int]], base: 
     most = sum(parameter.numel() for parameter in base.module.parameters()) + HINT_WEIGHTS
     if count > most:
         msg = (
-            f"{ckpt.path.name} is a ControlNet, but of an unknown variant: it has {count / 1e6:.0f}"
-            f" million weights, and one for {base.name} has at most {most / 1e6:.0f} million"
+            f"{titled(ckpt)}, but of an unknown variant: it has {count / 1e6:.0f} million "
+            f"weights, and one for {base.name} has at most {most / 1e6:.0f} million"
         )
         raise BrokenCheckpointError(msg)
-
-
-def _shapes_from_base(base: BaseUNet, found: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
-    """Shapes of base parameters that a difference file left out because they did not change."""
-    return {
-        name: tuple(parameter.shape)
-        for name, parameter in base.module.named_parameters()
-        if name.startswith(SHARED_WITH_BASE) and name not in found
-    }
-
-
-def _add_base(
-    ckpt: Checkpoint,
-    base: BaseUNet,
-    names: Iterable[str],
-    dtype: torch.dtype,
-    device: torch.device | str,
-) -> Iterable[tuple[str, Tensor]]:
-    """Yield the sums of a difference file and the base's encoder, added in float32."""
-    weights = BaseWeights(base)
-    stored = [name for name in names if name in ckpt]
-    for name, tensor in ckpt.tensors(stored, None, device):
-        original = weights.get(name, device) if name.startswith(SHARED_WITH_BASE) else None
-        if original is None:
-            yield name, tensor.to(dtype)
-            continue
-        if name == "input_blocks.0.0.weight":  # inpainting checkpoints read more channels
-            original = original[:, : tensor.shape[1]]
-        yield name, (original.reshape(tensor.shape) + tensor.float()).to(dtype)
-    for name in set(names).difference(stored):
-        yield name, weights.get(name, device).to(dtype)

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from lib_controlnet.errors import SHOWN_CHARACTERS, BrokenCheckpointError
+from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ T = TypeVar("T")
 Shapes = Mapping[str, Sequence[int]]
 
 
-def _title(ckpt: Checkpoint) -> str:
+def titled(ckpt: Checkpoint) -> str:
     """The file and its kind, such as `x.safetensors is a ControlNet`."""
     kind = classify(ckpt)
     return f"{ckpt.path.name} is {'a control model' if kind is None else kind.title}"
@@ -32,7 +33,7 @@ def read_structure(ckpt: Checkpoint, reader: Callable[[], T]) -> T:
     try:
         return reader()
     except (KeyError, IndexError) as error:
-        msg = f"{_title(ckpt)}, but incomplete: {error.args[0]} is missing"
+        msg = f"{titled(ckpt)}, but incomplete: {error.args[0]} is missing"
         raise BrokenCheckpointError(msg) from None
 
 
@@ -48,31 +49,33 @@ def check_tensors(ckpt: Checkpoint, expected: Shapes, found: Shapes) -> None:
     wrong = {
         f"{key} {tuple(found[key])} instead of {tuple(shape)}"
         for key, shape in expected.items()
-        if key in found and _without_1x1(found[key]) != _without_1x1(shape)
+        if key in found and without_1x1(found[key]) != without_1x1(shape)
     }
     groups = (("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong))
-    complaints = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in groups if keys]
+    complaints = [f"{len(keys)} {what} ({first_names(keys)})" for what, keys in groups if keys]
     if complaints:
         msg = (
-            f"{_title(ckpt)}, but damaged or of an unknown variant: of {len(expected)} tensors, "
+            f"{titled(ckpt)}, but damaged or of an unknown variant: of {len(expected)} tensors, "
             f"{', '.join(complaints)}"
         )
         raise BrokenCheckpointError(msg)
-    whole = [key for key in expected if key in ckpt and not ckpt.dtype(key).is_floating_point]
+    kept = (key for key in ckpt.keys if key not in MARKERS)
+    whole = [key for key in kept if not ckpt.dtype(key).is_floating_point]
     if whole:
         msg = (
-            f"{_title(ckpt)}, but its weights are kept as whole numbers ({_first(whole)}), which "
-            "cannot be read here; get an fp16 version of it"
+            f"{titled(ckpt)}, but its weights are kept as whole numbers ({first_names(whole)}), "
+            "which cannot be read here; get an fp16 version of it"
         )
         raise BrokenCheckpointError(msg)
 
 
-def _without_1x1(shape: Sequence[int]) -> tuple[int, ...]:
+def without_1x1(shape: Sequence[int]) -> tuple[int, ...]:
     """A 1x1 convolution's shape as that of the equal linear layer."""
     return tuple(shape[:2]) if len(shape) == 4 and tuple(shape[2:]) == (1, 1) else tuple(shape)
 
 
-def _first(keys: Iterable[str], count: int = 3) -> str:
+def first_names(keys: Iterable[str], count: int = 3) -> str:
+    """The first of some tensors' names, for messages."""
     keys = sorted(keys)
     some = (key if len(key) <= SHOWN_CHARACTERS else f"{key[:SHOWN_CHARACTERS]}..." for key in keys)
     return ", ".join(islice(some, count)) + (", ..." if len(keys) > count else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from lib_controlnet.engine.injection import Residuals, Rows
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork
 from lib_controlnet.engine.step import StepContext
+from lib_controlnet.enums import LATENT_CHANNELS
 from lib_controlnet.errors import HostError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.places import Memory, Places
 
 log = logging.getLogger(__name__)
-
-LATENT_CHANNELS: Final = 4
-"""Channels of the noisy latent; inpainting and edit U-Nets append their own conditioning."""
 
 
 class ResidualNetwork(ControlNetwork):

@@ -34,6 +34,7 @@ PUBLISHED_WORDS: Final = frozenset(
     {
         *("control", "controlnet", "controlnet11models", "lllyasviel", "comfyanonymous", "diff"),
         *("v1", "v11", "v11e", "v1p1", "e", "sd", "sd1", "sd15", "fp16", "fp32", "bf16", "pruned"),
+        *("lora", "rank128"),
     }
 )
 """Words, beside numbers and hashes, of which published names of the shuffle model are made."""

@@ -6,7 +6,7 @@ A fault is what makes a model useless; a remark is what its owner may want to kn
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from lib_controlnet.engine.unet import read_shape
-from lib_controlnet.families.controlnet import SHARED_WITH_BASE
+from lib_controlnet.families.base_weights import SHARED_WITH_BASE
+from lib_controlnet.families.control_lora import PARTNER, full_shapes
 from lib_controlnet.nets.cldm import ControlNet, read_params
-from lib_controlnet.tools.low_rank import full_shapes
 from lib_controlnet.tools.source import ControlFile, all_finite, open_control, pieces, read_all
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ def _check_names(control: ControlFile, verdict: Verdict) -> None:
     found = dict(control.ckpt.shapes)
     found.pop("difference", None)
     if control.key == "control_lora":
-        halves = _find_unpaired(found)
+        found = full_shapes(found)
+        halves = [name for name in found if name.rpartition(".")[2] in PARTNER]
         if halves:
             verdict.faults.append(f"{_count(halves, 'tensor')} without the other half of a pair")
-        found = full_shapes(found)
+        found = {name: shape for name, shape in found.items() if name not in halves}
     try:
         read_shape(found)
         with torch.device("meta"):
@@ -89,21 +90,6 @@ def _check_names(control: ControlFile, verdict: Verdict) -> None:
     for names, what in ((missing, "missing"), (unexpected, "unexpected"), (wrong, "misshapen")):
         if names:
             verdict.faults.append(f"{what}: {_count(names, 'tensor')}")
-
-
-def _find_unpaired(shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Halves of low-rank pairs whose other half is missing or of another rank."""
-    unpaired = []
-    for name, shape in shapes.items():
-        module, _, leaf = name.rpartition(".")
-        other = {"up": "down", "down": "up"}.get(leaf)
-        if other is None:
-            continue
-        partner = shapes.get(f"{module}.{other}")
-        rank = shape[1 if leaf == "up" else 0]
-        if partner is None or partner[0 if leaf == "up" else 1] != rank:
-            unpaired.append(name)
-    return unpaired
 
 
 def _fits(found: Sequence[int], expected: Sequence[int]) -> bool:

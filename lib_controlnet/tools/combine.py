@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lib_controlnet.families.controlnet import SHARED_WITH_BASE
+from lib_controlnet.enums import LATENT_CHANNELS
+from lib_controlnet.families.base_weights import FIRST_BLOCK, SHARED_WITH_BASE
 from lib_controlnet.tools.errors import ToolError
 from lib_controlnet.tools.source import (
-    FIRST_BLOCK,
-    LATENT_CHANNELS,
     RENAMED_KINDS,
     BaseFile,
     ControlFile,

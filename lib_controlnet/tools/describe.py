@@ -12,11 +12,11 @@ from typing import Any, Final
 from lib_controlnet.engine.unet import CONTEXT_TO_BASE, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.families import discover
+from lib_controlnet.families.control_lora import full_shapes
 from lib_controlnet.files.catalog import ModelFile, is_listed_under, short_hash
 from lib_controlnet.files.layouts import is_diffusers
 from lib_controlnet.nets.cldm import ControlNetParams, read_params
 from lib_controlnet.tools.errors import ToolError
-from lib_controlnet.tools.low_rank import full_shapes
 from lib_controlnet.tools.source import NO_CONTROL, BaseFile, ControlFile, open_any
 
 Description = dict[str, object]

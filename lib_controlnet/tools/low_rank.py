@@ -9,14 +9,15 @@ best such pair of its rank.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.families.controlnet import SHARED_WITH_BASE
+from lib_controlnet.families.base_weights import SHARED_WITH_BASE
+from lib_controlnet.families.control_lora import MARK
 from lib_controlnet.tools.errors import ToolError
 from lib_controlnet.tools.source import (
     BaseFile,
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-
-MARK: Final = "lora_controlnet"
-"""An empty tensor of this name marks a Control-LoRA."""
 
 COLUMNS: Final = 1024
 """Columns that are turned into double precision at a time."""
@@ -129,18 +127,6 @@ def to_low_rank(
     write_safetensors(out, plan, tensors, metadata(), metadata)
     log.info("wrote %s: %d tensors, %.1f MB", out, len(plan), nbytes(plan) / 1e6)
     return report
-
-
-def full_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the ControlNet that a Control-LoRA stands for."""
-    full = {}
-    for name, shape in shapes.items():
-        module, _, leaf = name.rpartition(".")
-        if leaf == "up" and f"{module}.down" in shapes:
-            full[f"{module}.weight"] = (shape[0], *shapes[f"{module}.down"][1:])
-        elif name != MARK and not (leaf == "down" and f"{module}.up" in shapes):
-            full[name] = tuple(shape)
-    return full
 
 
 def _is_factored(control: ControlFile, name: str) -> bool:

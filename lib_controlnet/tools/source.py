@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.errors import BrokenCheckpointError
-from lib_controlnet.families.controlnet import SHARED_WITH_BASE
+from lib_controlnet.families.base_weights import FIRST_BLOCK, SHARED_WITH_BASE
 from lib_controlnet.files.checkpoint import Checkpoint
 from lib_controlnet.files.containers import TensorFile, TorchFile, open_container
 from lib_controlnet.files.layouts import FULL_CHECKPOINT, diffusers_renamer, normalise
@@ -31,9 +31,6 @@ RENAMED_KINDS: Final = frozenset({"controlnet", "union"})
 """Kinds that exist with LDM and with diffusers' names."""
 
 DTYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
-FIRST_BLOCK: Final = "input_blocks.0.0.weight"
-LATENT_CHANNELS: Final = 4
 
 PIECE: Final = 2**19
 """Elements of a tensor that are worked on at a time."""

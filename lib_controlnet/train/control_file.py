@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from lib_controlnet.enums import LATENT_CHANNELS
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.layouts import diffusers_renamer
 
@@ -28,7 +29,6 @@ HINT_WIDTHS: Final = (3, 16, 16, 32, 32, 96, 96, 256)
 """Channels between the published hint encoder's convolutions; the last goes to the model's."""
 HINT_GAIN: Final = 2.2
 HINT_LAST_GAIN: Final = 0.5
-LATENT_CHANNELS: Final = 4
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ADM_ARGUMENTS: Final = (
     "addition_embed_type",

@@ -58,6 +58,27 @@ def diffusers_layout(name: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
+def control_lora(name: str, rank: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a published Control-LoRA: pairs in the place of the encoder's weights."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, shape in original_layout(name).items():
+        is_own = key.startswith(("input_hint_block.", "zero_convs.", "middle_block_out."))
+        if is_own or len(shape) == 1:
+            shapes[key] = shape
+            continue
+        layer, r = key.removesuffix(".weight"), min(rank, *shape[:2])
+        shapes[f"{layer}.up"] = (shape[0], r, *[1] * (len(shape) - 2))
+        shapes[f"{layer}.down"] = (r, *shape[1:])
+    return shapes | {"lora_controlnet": (0,)}
+
+
+def union(types: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of xinsir's Union (6 types) or ProMax (8), as diffusers saves it."""
+    with torch.device("meta"):
+        model = oracle.union_net(oracle.PUBLISHED["sdxl_full"], types)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
 def write(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write one table; the bytes depend on the content alone."""
     text = json.dumps({key: list(shape) for key, shape in shapes.items()}, indent=0)
@@ -70,3 +91,7 @@ if __name__ == "__main__":
     for title in UNETS:
         write(f"{title}_original", original_layout(title))
         write(f"{title}_diffusers", diffusers_layout(title))
+    for title, rank in (("sd15", 128), ("sdxl_full", 128), ("sdxl_full", 256)):
+        write(f"{title}_control_lora_{rank}", control_lora(title, rank))
+    for types in (6, 8):
+        write(f"sdxl_union_{types}", union(types))

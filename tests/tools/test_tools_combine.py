@@ -13,7 +13,7 @@ from tool_files import UNET, Tools, base_file, control_file, metadata, same_tens
 
 from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
-from lib_controlnet.families.controlnet import SHARED_WITH_BASE
+from lib_controlnet.families.base_weights import SHARED_WITH_BASE
 
 __all__ = ["tools"]  # a fixture
 

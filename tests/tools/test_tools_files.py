@@ -18,7 +18,7 @@ from support import controlnet_shapes, empty_unet
 from tool_files import UNET, Tools, control_file, leftovers, metadata, same_tensors, tools
 from torch import Tensor
 
-from lib_controlnet.families.controlnet import SHARED_WITH_BASE
+from lib_controlnet.families.base_weights import SHARED_WITH_BASE
 from lib_controlnet.files.containers import open_container
 from lib_controlnet.tools import writer
 from lib_controlnet.tools.errors import ToolError

@@ -14,7 +14,7 @@ from support import inputs, memory_checkpoint, random_hint, tiny_controlnet
 from tool_files import UNET, Tools, base_file, control_file, metadata, same_tensors, tools
 from torch import Tensor
 
-from lib_controlnet.families.controlnet import SHARED_WITH_BASE
+from lib_controlnet.families.base_weights import SHARED_WITH_BASE
 from lib_controlnet.tools import low_rank
 from lib_controlnet.tools.source import ControlFile
 from lib_controlnet.tools.writer import nbytes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from support import (
     empty_unet,
+    golden,
     memory_checkpoint,
     save_controlnet,
     tiny_base,
@@ -38,7 +37,6 @@ from lib_controlnet.files.layouts import normalise
 from lib_controlnet.files.signatures import SIGNATURES, classify
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
-TABLES = Path(__file__).resolve().parents[1] / "data" / "keys"
 PUBLISHED = {
     "sd15": (BaseModel.SD1, 768, 361.279),
     "sd21": (BaseModel.SD2, 1024, 364.228),
@@ -49,11 +47,6 @@ PUBLISHED = {
 """Base, text width and millions of parameters of the published ControlNets."""
 
 KINDS = ["SD1", "SD2", "SDXL", "demo"]
-
-
-def golden(name: str) -> dict[str, tuple[int, ...]]:
-    text = gzip.decompress((TABLES / f"{name}.json.gz").read_bytes())
-    return {key: tuple(shape) for key, shape in json.loads(text).items()}
 
 
 def published_base(name: str, title: str = "some-checkpoint") -> BaseUNet:

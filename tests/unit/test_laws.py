@@ -13,7 +13,7 @@ from sessions import LATENT, FakeHost, info, prepared
 from lib_controlnet import families
 from lib_controlnet.engine.residency import Between, Residency
 from lib_controlnet.engine.session import ControlSession
-from lib_controlnet.enums import ControlMode, HiResOption
+from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, HiResOption
 from lib_controlnet.host.a1111.rows import build_layout
 
 KINDS = ("SD1", "SDXL")
@@ -36,7 +36,8 @@ class Rig:
         self.networks[1].name = "other"
 
     def unit(self, number=0, **fields):
-        return prepared(self.networks[number], **fields)
+        shown = {"union_control_type": ControlNetUnionControlType.DEPTH}
+        return prepared(self.networks[number], **(shown | fields))
 
     def session(self, units, host=None, **fields):
         session = ControlSession(host or FakeHost(), list(units))
