@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final, TypeVar
 
@@ -153,6 +154,27 @@ class ControlNetUnionControlType(Choice):
     TILE = "Tile"
     INPAINT = "Inpaint"
     UNKNOWN = "Unknown"
+
+
+UNION_TYPES: Final[Mapping[str, ControlNetUnionControlType]] = {
+    "openpose": ControlNetUnionControlType.OPENPOSE,
+    "depth": ControlNetUnionControlType.DEPTH,
+    "scribble": ControlNetUnionControlType.SOFT_EDGE,
+    "softedge": ControlNetUnionControlType.SOFT_EDGE,
+    "canny": ControlNetUnionControlType.HARD_EDGE,
+    "lineart": ControlNetUnionControlType.HARD_EDGE,
+    "mlsd": ControlNetUnionControlType.HARD_EDGE,
+    "normalmap": ControlNetUnionControlType.NORMAL_MAP,
+    "segmentation": ControlNetUnionControlType.SEGMENTATION,
+    "tile": ControlNetUnionControlType.TILE,
+    "inpaint": ControlNetUnionControlType.INPAINT,
+}
+"""What a union model is asked to follow, by control type in lower case."""
+
+
+def union_type(control_type: str) -> ControlNetUnionControlType:
+    """What a union model is asked to follow for a control type; unknown for most of them."""
+    return UNION_TYPES.get(control_type.lower(), ControlNetUnionControlType.UNKNOWN)
 
 
 class BatchOption(Choice):

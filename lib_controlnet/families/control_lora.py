@@ -62,8 +62,8 @@ class ControlLoraFamily(ControlNetFamily):
         """See `ControlFamily.tiny`; the change to the base is one of rank 4."""
         network, weights = super().tiny(base, seed), BaseWeights(base)
         for name, tensor in network.module.named_parameters():
-            if name.startswith(SHARED_WITH_BASE):
-                flat = tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None]
+            if name.startswith(SHARED_WITH_BASE) and tensor.dim() > 1:
+                flat = tensor.flatten(1)
                 change = (flat[:, :4] @ flat[:4]).reshape(tensor.shape)
                 tensor.copy_(weights.get(name, tensor.shape, tensor.device) + change)
         network.family, network.depends_on_base = self.name, True

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from lib_controlnet.enums import UNION_TYPES
 from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, shown
 from lib_controlnet.files.checkpoint import GENERIC_STEMS
 from lib_controlnet.files.containers import read_metadata, read_names
@@ -62,14 +63,6 @@ TYPE_WORDS: Final = {
     "tile": ("blur",),
 }
 """Words by which model names are listed under a control type, beside the type itself."""
-
-UNION_TYPES: Final = frozenset(
-    {
-        *("openpose", "depth", "softedge", "scribble", "canny", "lineart", "mlsd", "normalmap"),
-        *("segmentation", "inpaint", "tile"),
-    }
-)
-"""Control types for which union models are offered."""
 
 
 @dataclass(frozen=True)

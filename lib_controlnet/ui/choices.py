@@ -14,7 +14,7 @@ from typing import Any, Final
 import gradio as gr
 
 from lib_controlnet.detect import listing, preprocess
-from lib_controlnet.enums import ControlNetUnionControlType
+from lib_controlnet.enums import union_type
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.units.unit import NO_MODEL, NO_MODULE, SLIDERS
@@ -158,27 +158,6 @@ def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
         union_type(kind).value,
         *updates,
     ]
-
-
-def union_type(kind: str) -> ControlNetUnionControlType:
-    """What a union model is asked to follow for a control type of the panel."""
-    return _UNION_TYPES.get(kind.lower(), ControlNetUnionControlType.UNKNOWN)
-
-
-_UNION_TYPES = {
-    "openpose": ControlNetUnionControlType.OPENPOSE,
-    "depth": ControlNetUnionControlType.DEPTH,
-    "scribble": ControlNetUnionControlType.SOFT_EDGE,
-    "softedge": ControlNetUnionControlType.SOFT_EDGE,
-    "canny": ControlNetUnionControlType.HARD_EDGE,
-    "lineart": ControlNetUnionControlType.HARD_EDGE,
-    "mlsd": ControlNetUnionControlType.HARD_EDGE,
-    "normalmap": ControlNetUnionControlType.NORMAL_MAP,
-    "segmentation": ControlNetUnionControlType.SEGMENTATION,
-    "tile": ControlNetUnionControlType.TILE,
-    "blur": ControlNetUnionControlType.TILE,
-    "inpaint": ControlNetUnionControlType.INPAINT,
-}
 
 
 def on_pixel_perfect(module: str, pixel_perfect: bool) -> Update:

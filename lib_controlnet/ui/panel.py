@@ -15,9 +15,9 @@ import gradio as gr
 
 from lib_controlnet import __version__
 from lib_controlnet.detect import listing
-from lib_controlnet.enums import ActingRegion
+from lib_controlnet.enums import ActingRegion, union_type
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.choices import offer, remarks, slider_updates, union_type
+from lib_controlnet.ui.choices import offer, remarks, slider_updates
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice

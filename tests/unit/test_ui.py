@@ -17,7 +17,12 @@ from panels import CANNY, FakeRuntime, build, by_id, data_url
 
 from annotator.registry import Detected, Detector
 from lib_controlnet.detect import preprocess
-from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode
+from lib_controlnet.enums import (
+    ControlMode,
+    ControlNetUnionControlType,
+    ResizeMode,
+    union_type,
+)
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.decode import decode_image
@@ -283,7 +288,7 @@ def test_on_control_type_all_offers_everything_and_chooses_nothing(runtime: Fake
 def test_union_type_follows_the_control_type(
     kind: str, expected: ControlNetUnionControlType
 ) -> None:
-    assert choices.union_type(kind) is expected
+    assert union_type(kind) is expected
 
 
 def test_on_module_without_sliders_hides_them(runtime: FakeRuntime) -> None:
