@@ -79,6 +79,7 @@ def bind_unit(
         region=None if region is None or region.is_full else region,
         images=images,
         values=prepared.values,
+        control_type=unit.union_control_type,
         guide_key=key,
     )
     bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))

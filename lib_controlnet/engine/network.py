@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window, strength_curve
-from lib_controlnet.enums import BaseModel, ControlMode
+from lib_controlnet.enums import BaseModel, ControlMode, ControlNetUnionControlType
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class Terms:
         images: pictures of the batch it acts on; None means all.
         values: numbers of the preprocessor's sliders.
         seeds: of the pictures of the batch, for families that need noise of their own.
-        control_type: what the picture shows ("canny", "depth", ...), "" if nobody said.
+        control_type: what the picture shows, for networks that know several kinds of pictures.
         guide_key: equal for units that are steered by the same guide.
     """
 
@@ -70,7 +70,7 @@ class Terms:
     images: frozenset[int] | None = None
     values: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    control_type: str = ""
+    control_type: ControlNetUnionControlType = ControlNetUnionControlType.UNKNOWN
     guide_key: str = ""
 
 

@@ -30,7 +30,7 @@ from lib_controlnet.families.filling import check_tensors, first_names, read_str
 from lib_controlnet.families.residual import ResidualNetwork
 from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
-from lib_controlnet.nets.cldm import ControlNet, read_params
+from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class ControlNetNetwork(ResidualNetwork):
             )
             raise HostError(msg)
         hint = hint.flip(1) if self.flip_channels else hint
-        with _own_precision(self.device):
+        with own_precision(self.device):
             return self.module.encode_hint(hint.to(self.device))
 
     @torch.no_grad()
@@ -81,12 +81,14 @@ class ControlNetNetwork(ResidualNetwork):
         y: Tensor | None,
         guided_hint: Tensor,
         wanted: Sequence[bool],
+        extra: Tensor | None = None,
     ) -> list[Tensor | None]:
         """Compute the wanted residuals, see `ResidualNetwork.evaluate`.
 
         A guided hint of another size than the latent (hint not 8 times the latent, odd sizes) is
         brought to it bilinearly. Autocast is off: the network computes in its own precision,
-        sinusoids in float32, whatever the host chose for the U-Net.
+        sinusoids in float32, whatever the host chose for the U-Net. What a family adds to the
+        embedding of the timesteps is `extra` (1 or n, width of the embedding).
         """
         params, dtype, device = self.module.params, self.dtype, self.device
         if params.adm_channels is not None and y is None:
@@ -97,7 +99,7 @@ class ControlNetNetwork(ResidualNetwork):
             raise HostError(msg)
         if guided_hint.shape[-2:] != x.shape[-2:]:
             guided_hint = F.interpolate(guided_hint.float(), x.shape[-2:], mode="bilinear")
-        with _own_precision(device):
+        with own_precision(device):
             outs = self.module(
                 x[:, : params.in_channels].to(device, dtype),
                 timesteps.to(device),
@@ -105,6 +107,7 @@ class ControlNetNetwork(ResidualNetwork):
                 None if params.adm_channels is None else y.to(device, dtype),
                 guided_hint.to(device, dtype),
                 wanted,
+                extra,
             )
         return [None if out is None else out.to(x.device, x.dtype) for out in outs]
 
@@ -122,7 +125,8 @@ class ControlNetFamily(ControlFamily):
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:
         """See `ControlFamily.tiny`."""
-        return ControlNetNetwork("tiny", tiny_module(base, seed), base.shape)
+        module = randomize(ControlNet(tiny_params(base)), seed)
+        return ControlNetNetwork("tiny", module, base.shape)
 
     def matches(self, ckpt: Checkpoint) -> bool:
         """Whether the file has the family's signature."""
@@ -237,14 +241,13 @@ class ControlNetFamily(ControlFamily):
 TINY_HINT_WIDTHS: Final = (3, 4, 4, 8, 8, 12, 12, 16)
 
 
-def tiny_module(base: BaseUNet, seed: int) -> ControlNet:
-    """A random ControlNet for a base, with a narrow hint block."""
+def tiny_params(base: BaseUNet) -> ControlNetParams:
+    """Hyper-parameters of a ControlNet for a base, with a narrow hint block."""
     shapes = shared_shapes(base)
     widths = (*TINY_HINT_WIDTHS, base.shape.model_channels)
     for number, (before, after) in enumerate(pairwise(widths)):
         shapes[f"input_hint_block.{2 * number}.weight"] = (after, before, 3, 3)
-    params = read_params(shapes, _head_rule(base.shape, base))
-    return randomize(ControlNet(params), seed)
+    return read_params(shapes, _head_rule(base.shape, base))
 
 
 def _notes(ckpt: Checkpoint, shape: UNetShape) -> list[str]:
@@ -259,7 +262,7 @@ def _notes(ckpt: Checkpoint, shape: UNetShape) -> list[str]:
     ]
 
 
-def _own_precision(device: torch.device) -> AbstractContextManager[None]:
+def own_precision(device: torch.device) -> AbstractContextManager[None]:
     """Switch the host's autocast off, on devices that have one (others refuse to be asked)."""
     if device.type in AUTOCAST_DEVICES:
         return torch.autocast(device.type, enabled=False)

@@ -137,8 +137,12 @@ class ResidualControl(ActiveControl):
     def guided_hint(self) -> Tensor:
         """Output of the network's hint encoder, (1 or n, c, h, w), computed once per hint."""
         if self._guided_hint is None:
-            self._guided_hint = self.network.encode_hint(self.hint)
+            self._guided_hint = self.encode()
         return self._guided_hint
+
+    def encode(self) -> Tensor:
+        """Run the network's hint encoder, see `ResidualNetwork.encode_hint`."""
+        return self.network.encode_hint(self.hint)
 
     def evaluate(
         self,

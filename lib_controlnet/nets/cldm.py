@@ -341,11 +341,6 @@ class ControlNet(nn.Module):
         """Map the hint (b, 3, H, W) to the guided hint (b, model_channels, H / 8, W / 8)."""
         return self.input_hint_block(hint.to(self.dtype))
 
-    def embed(self, timesteps: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Embedding (b, emb_width) of the timesteps (b,) and, where there is one, of `y`."""
-        emb = self.time_embed(timestep_embedding(timesteps, self.params.model_channels).to(dtype))
-        return emb if self.params.adm_channels is None else emb + self.label_emb(y)
-
     def forward(
         self,
         x: Tensor,
@@ -354,18 +349,18 @@ class ControlNet(nn.Module):
         y: Tensor | None,
         guided_hint: Tensor,
         wanted: Sequence[bool],
+        extra: Tensor | None = None,
     ) -> list[Tensor | None]:
-        """Compute the wanted residuals, see `ControlNetwork.evaluate`; all in the own precision."""
-        return self.encode(x, self.embed(timesteps, y, x.dtype), context, guided_hint, wanted)
-
-    def encode(
-        self, x: Tensor, emb: Tensor, context: Tensor, guided_hint: Tensor, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
-        """Compute the wanted residuals, given the embedding `emb` (b, emb_width)."""
+        """Compute the wanted residuals, see `ControlNetNetwork.evaluate`; in the own precision."""
         outs: list[Tensor | None] = [None] * len(wanted)
         if not any(wanted):
             return outs
         deepest = max(i for i, want in enumerate(wanted) if want)
+        emb = self.time_embed(timestep_embedding(timesteps, self.params.model_channels).to(x.dtype))
+        if self.params.adm_channels is not None:
+            emb = emb + self.label_emb(y)
+        if extra is not None:
+            emb = emb + extra
         h = x
         for i, (block, zero_conv) in enumerate(
             zip(self.input_blocks, self.zero_convs, strict=True)
