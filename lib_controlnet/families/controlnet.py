@@ -26,7 +26,7 @@ from lib_controlnet.families.base_weights import (
     not_in_base,
     shared_shapes,
 )
-from lib_controlnet.families.filling import check_tensors, first_names, read_structure, titled
+from lib_controlnet.families.filling import check_tensors, first_names, read_structure, title
 from lib_controlnet.families.residual import ResidualNetwork
 from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
@@ -317,7 +317,7 @@ def _check_count(ckpt: Checkpoint, expected: Mapping[str, Sequence[int]], base: 
     most = sum(parameter.numel() for parameter in base.module.parameters()) + HINT_WEIGHTS
     if count > most:
         msg = (
-            f"{titled(ckpt)}, but of an unknown variant: it has {count / 1e6:.0f} million "
+            f"{title(ckpt)}, but of an unknown variant: it has {count / 1e6:.0f} million "
             f"weights, and one for {base.name} has at most {most / 1e6:.0f} million"
         )
         raise BrokenCheckpointError(msg)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 Shapes = Mapping[str, Sequence[int]]
 
 
-def titled(ckpt: Checkpoint) -> str:
+def title(ckpt: Checkpoint) -> str:
     """The file and its kind, such as `x.safetensors is a ControlNet`."""
     kind = classify(ckpt)
     return f"{ckpt.path.name} is {'a control model' if kind is None else kind.title}"
@@ -33,7 +33,7 @@ def read_structure(ckpt: Checkpoint, reader: Callable[[], T]) -> T:
     try:
         return reader()
     except (KeyError, IndexError) as error:
-        msg = f"{titled(ckpt)}, but incomplete: {error.args[0]} is missing"
+        msg = f"{title(ckpt)}, but incomplete: {error.args[0]} is missing"
         raise BrokenCheckpointError(msg) from None
 
 
@@ -55,7 +55,7 @@ def check_tensors(ckpt: Checkpoint, expected: Shapes, found: Shapes) -> None:
     complaints = [f"{len(keys)} {what} ({first_names(keys)})" for what, keys in groups if keys]
     if complaints:
         msg = (
-            f"{titled(ckpt)}, but damaged or of an unknown variant: of {len(expected)} tensors, "
+            f"{title(ckpt)}, but damaged or of an unknown variant: of {len(expected)} tensors, "
             f"{', '.join(complaints)}"
         )
         raise BrokenCheckpointError(msg)
@@ -63,7 +63,7 @@ def check_tensors(ckpt: Checkpoint, expected: Shapes, found: Shapes) -> None:
     whole = [key for key in kept if not ckpt.dtype(key).is_floating_point]
     if whole:
         msg = (
-            f"{titled(ckpt)}, but its weights are kept as whole numbers ({first_names(whole)}), "
+            f"{title(ckpt)}, but its weights are kept as whole numbers ({first_names(whole)}), "
             "which cannot be read here; get an fp16 version of it"
         )
         raise BrokenCheckpointError(msg)
