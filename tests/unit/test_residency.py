@@ -458,5 +458,34 @@ def test_any_module_may_be_resident() -> None:
     assert (empty.nbytes, empty.park()) == (0, False)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta",  # a device of torch without memory
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ],
+)
+def test_devices_of_torch_take_the_weights_and_give_them_back(
+    name: str, files: list[Path], base: BaseUNet
+) -> None:
+    residency, device = Residency(1, LARGE), torch.device(name)
+    network = get(residency, files[0], base, Loads())
+    masters = tensors(network)
+    before = torch.cuda.memory_allocated() if name == "cuda" else 0
+    for _ in range(2):
+        with (
+            residency.sampling([network], Place(device, Between.PASS)),
+            residency.on_device(network),
+        ):
+            assert {one.device.type for one in tensors(network)} == {name}
+            assert network.device.type == name
+            if name == "cuda":
+                assert torch.cuda.memory_allocated() - before >= network.nbytes
+        assert all(one is master for one, master in zip(tensors(network), masters, strict=True))
+        assert name != "cuda" or torch.cuda.memory_allocated() == before
+
+
 def tensors_by_name(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
