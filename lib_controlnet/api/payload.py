@@ -175,8 +175,8 @@ def _check_values(root: object, where: str) -> None:
             raise UnitError(msg)
         if isinstance(value, Mapping):
             for key, item in value.items():
-                waiting.append((key, field or _printable(key), depth))
-                waiting.append((item, field or _printable(key), depth + 1))
+                name = field or key[:100]
+                waiting += [(key, name, depth), (item, name, depth + 1)]
         elif isinstance(value, list):
             waiting += [(item, field, depth + 1) for item in value]
         elif (fault := _fault(value)) is not None:
@@ -196,7 +196,3 @@ def _fault(value: object) -> str | None:
         except UnicodeEncodeError:
             return "holds half a surrogate pair, which is no character"
     return None
-
-
-def _printable(key: str) -> str:
-    return key[:100].encode("utf-8", "backslashreplace").decode("utf-8")

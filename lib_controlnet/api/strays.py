@@ -13,7 +13,7 @@ from typing import Any, Final
 from lib_controlnet.enums import truth
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units.fields import Written
-from lib_controlnet.units.unit import FIELDS, canonical, present_names
+from lib_controlnet.units.unit import FIELDS, MAX_KEY, canonical, letters, present_names
 
 SCRIPTS: Final = "alwayson_scripts"
 SCRIPT: Final = "controlnet"
@@ -74,7 +74,7 @@ def _found(body: Mapping[str, Any], units: list[Any]) -> Found:
     flat: dict[str, Any] = {}
     # What bears our name comes first: the rest of the request cannot use up the look at it.
     for key, value in sorted(body.items(), key=lambda item: not _is_named_ours(item[0])):
-        name = _letters(key)
+        name = letters(key)
         if key == SCRIPTS and isinstance(value, Mapping):
             for script, given in value.items():
                 if str(script).lower() == SCRIPT and isinstance(given, Mapping):
@@ -85,13 +85,13 @@ def _found(body: Mapping[str, Any], units: list[Any]) -> Found:
         elif name.startswith(SCRIPT) and canonical(name.removeprefix(SCRIPT)) is not None:
             flat[name.removeprefix(SCRIPT)] = value
         else:
-            yield from walk.below(value, _show(key), is_ours=name.startswith(SCRIPT))
+            yield from walk.below(value, str(key)[:MAX_KEY], is_ours=name.startswith(SCRIPT))
     if flat:
         yield "a key such as controlnet_module", flat
     for index, unit in enumerate(units):
         for key, value in unit.items() if isinstance(unit, Mapping) else ():
             if canonical(key) is None:
-                where = f"{SCRIPTS}.{SCRIPT}.{ARGS}[{index}].{_show(key)}"
+                where = f"{SCRIPTS}.{SCRIPT}.{ARGS}[{index}].{str(key)[:MAX_KEY]}"
                 yield from walk.below(value, where, is_ours=False)
 
 
@@ -136,12 +136,4 @@ def _is_unit(value: Mapping[str, Any], is_ours: bool) -> bool:
 
 
 def _is_named_ours(key: object) -> bool:
-    return key == SCRIPTS or _letters(key).startswith(SCRIPT)
-
-
-def _letters(key: object) -> str:
-    return "".join(c for c in str(key)[:60].lower() if c.isalnum())
-
-
-def _show(key: object) -> str:
-    return str(key)[:60].encode("utf-8", "backslashreplace").decode("utf-8")
+    return key == SCRIPTS or letters(key).startswith(SCRIPT)

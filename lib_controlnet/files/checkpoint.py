@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lib_controlnet.enums import truth
 from lib_controlnet.files.containers import open_container
 from lib_controlnet.files.hash_store import HASH_DIGITS
 from lib_controlnet.files.layouts import DIFFUSERS_MARKS, normalise
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lib_controlnet.files.containers import Device, TensorFile
+    from lib_controlnet.enums import truth
+from lib_controlnet.files.containers import Device, TensorFile
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +138,7 @@ class Checkpoint:
         """
         for key in ("global_average_pooling", "global_pool_conditions"):
             if key in self.metadata:
-                return str(self.metadata[key]).strip().lower() in ("true", "1", "yes")
+                return bool(truth(str(self.metadata[key])))
         from_yaml = _yaml_flag(self.path.with_suffix(".yaml"), "global_average_pooling")
         if from_yaml is not None:
             return from_yaml
@@ -186,16 +188,10 @@ def _yaml_flag(path: Path, key: str) -> bool | None:
     for line in (_text_beside(path) or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip().lower() == key:
-            word = value.partition("#")[0].strip().lower()
-            if word in _YAML_WORDS:
-                return _YAML_WORDS[word]
+            word = value.partition("#")[0].strip()
+            if word and (found := truth(word)) is not None:
+                return found
     return None
-
-
-_YAML_WORDS: Final = {
-    **dict.fromkeys(("true", "yes", "on"), True),
-    **dict.fromkeys(("false", "no", "off"), False),
-}
 
 
 def _text_beside(path: Path) -> str | None:

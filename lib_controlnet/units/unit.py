@@ -206,8 +206,12 @@ def canonical(key: object) -> str | None:
 
     "Control Mode", "controlMode" and "control-mode" are `control_mode`.
     """
-    letters = "".join(c for c in str(key)[:MAX_KEY].lower() if c.isalnum())
-    return _keys(tuple(FIELDS))[1].get(letters)
+    return _keys(tuple(FIELDS))[1].get(letters(key))
+
+
+def letters(key: object) -> str:
+    """What tells keys apart: small letters and digits."""
+    return "".join(c for c in str(key)[:MAX_KEY].lower() if c.isalnum())
 
 
 @lru_cache(maxsize=4)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 
 import made_up
 import pytest
-from panels import FakeRuntime
+from panels import FakeRuntime, build
 
 from lib_controlnet.errors import UnitError
 from lib_controlnet.files.catalog import Catalog
@@ -79,13 +78,14 @@ IN_PANEL = {
 }
 
 
-def widgets(**more: object) -> SimpleNamespace:
-    """One object for each widget of a unit."""
-    names = [field.name for field in dataclasses.fields(UnitWidgets)]
-    return SimpleNamespace(**{name: object() for name in names}, **more)
+@pytest.fixture(scope="module")
+def panel_of_one_unit() -> UnitWidgets:
+    """The widgets of a real panel."""
+    _blocks, (unit,) = build(FakeRuntime(Catalog([]), units=1))
+    return unit.unit_widgets
 
 
-def test_what_is_published_of_the_table() -> None:
+def test_what_is_published_of_the_table(panel_of_one_unit: UnitWidgets) -> None:
     assert [field.name for field in infotext.fields(Written.ALWAYS)] == ALWAYS_WRITTEN
     optional = [field.name for field in infotext.fields(*infotext.IF_SET)]
     assert optional == ["hr_option", "region", "region_feather", "advanced_weighting"]
@@ -94,7 +94,7 @@ def test_what_is_published_of_the_table() -> None:
     assert [axis.title for axis in axes] == AXES
     assert aliases() == ALIASES
     assert {field.view: name for name, field in FIELDS.items() if field.view} == VIEWS
-    assert set(value_fields(widgets())) == IN_PANEL
+    assert set(value_fields(panel_of_one_unit)) == IN_PANEL
 
 
 @pytest.fixture
@@ -139,8 +139,8 @@ def test_made_up_field_is_changed_from_outside() -> None:
 
 
 @pytest.mark.usefixtures("made_up_field")
-def test_made_up_field_is_one_of_the_panel() -> None:
-    own = widgets(glow=object())
+def test_made_up_field_is_one_of_the_panel(panel_of_one_unit: UnitWidgets) -> None:
+    own = UnitWidgets(**vars(panel_of_one_unit), glow=object())
     assert value_fields(own)["glow"] is own.glow
     pasted = dict(paste_fields([SimpleNamespace(unit_widgets=own)], FakeRuntime(Catalog([]))))
     written = infotext.serialize(parse_unit({"glow": 0.25}))
