@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from .bounded import Bounded
 from .store import STORE
 from .weights import WeightFile, WeightsError
 
@@ -77,12 +76,13 @@ class _Entry:
     resident: Resident | None
 
 
-class NetworkCache:
+class NetworkCache(Bounded[tuple, _Entry]):
     """Networks in use and used lately. Safe to use from several threads, one at a time.
 
+    A network beyond `max_bytes` is only kept while it is used. The memory of opened files is taken
+    to be the files' size.
+
     Attributes:
-        max_count: networks kept.
-        max_bytes: bytes of all of them; a larger one is only kept while it is used.
         place: where they run, unless `choose_place` says otherwise.
         choose_place: asked before each use; the host sets it.
         make_resident: what moves a network; who knows a better way sets it.
@@ -94,16 +94,13 @@ class NetworkCache:
     """
 
     def __init__(self, max_count: int = MAX_COUNT, max_bytes: int = MAX_BYTES) -> None:
-        self.max_count = max_count
-        self.max_bytes = max_bytes
+        super().__init__(max_count, max_bytes, _measure)
         self.place = Place()
         self.choose_place: Callable[[], Place] | None = None
         self.make_resident: Callable[[nn.Module], Resident] = Moved
         self.make_room: Callable[[], bool] = bool
         self.is_out_of_memory: Callable[[BaseException], bool] = _is_out_of_memory
         self.check_file: Callable[[Path], None] = lambda _path: None
-        self._entries: OrderedDict[tuple, _Entry] = OrderedDict()
-        self._lock = threading.RLock()
 
     @contextmanager
     def lend(
@@ -161,14 +158,14 @@ class NetworkCache:
             name = f"{maker.__module__}.{maker.__qualname__}"
             key = (path, state.st_size, state.st_mtime_ns, name, place)
             try:
-                found = self._get(key, lambda: self._loaded(path, weight, place, load))
+                found = self._prepared(key, lambda: self._loaded(path, weight, place, load))
                 with torch.no_grad(), _full_precision(place):
                     yield found
             except BaseException as error:
                 # Whatever state it is in, the next call begins with a fresh one.
-                self._entries.pop(key, None)
+                self.drop(lambda other: other == key)
                 if self.is_out_of_memory(error):
-                    self._entries.clear()
+                    self.clear()
                     msg = (
                         f"{place.device} has not enough memory for {weight.name}; close other "
                         "programs, choose a lower resolution, or start the WebUI with "
@@ -177,7 +174,7 @@ class NetworkCache:
                     raise WeightsError(msg) from error
                 raise
             finally:
-                self._shrink(least=0)
+                self.shrink()
 
     def _loaded(
         self,
@@ -196,21 +193,19 @@ class NetworkCache:
             msg = f"{path} is damaged or no {weight.name}: {reason(error)}"
             raise WeightsError(msg) from error
 
-    def _get(self, key: tuple, load: Callable[[], Any]) -> Any:
+    def _prepared(self, key: tuple, load: Callable[[], Any]) -> Any:
         """What an entry holds, on its device, made if it is not there."""
         import torch
 
-        found = self._entries.get(key)
+        found = self.get(key)
         if found is None:
-            same = [other for other in self._entries if (other[0], other[3]) == (key[0], key[3])]
-            for other in same:  # the file has been replaced, or another place is chosen
-                del self._entries[other]
+            # The file has been replaced, or another place is chosen.
+            self.drop(lambda other: (other[0], other[3]) == (key[0], key[3]))
             opened = load()
-            found = self._entries[key] = _Entry(opened, self._resident(opened))
+            found = _Entry(opened, self._resident(opened))
+            self.put(key, found, least=1)
         if found.resident is not None:
             found.resident.place(torch.device(key[-1].device))
-        self._entries.move_to_end(key)
-        self._shrink(least=1)
         return found.opened
 
     def _resident(self, opened: Any) -> Resident | None:
@@ -230,31 +225,12 @@ class NetworkCache:
     def park(self) -> bool:
         """Take all networks off the device, which something else needs now; whether any was."""
         with self._lock:
-            residents = [entry.resident for entry in self._entries.values()]
+            residents = [entry.resident for entry in self.values()]
             return any([one.park() for one in residents if one is not None])
 
-    def clear(self) -> None:
-        """Give back all memory."""
-        with self._lock:
-            self._entries.clear()
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of all networks; that of opened files is taken to be the files' size."""
-        with self._lock:
-            return sum(
-                key[1] if entry.resident is None else _nbytes(entry.opened)
-                for key, entry in self._entries.items()
-            )
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def _shrink(self, least: int) -> None:
-        while len(self._entries) > least and (
-            len(self._entries) > self.max_count or self.nbytes > self.max_bytes
-        ):
-            self._entries.popitem(last=False)
+def _measure(key: tuple, entry: _Entry) -> int:
+    return key[1] if entry.resident is None else _nbytes(entry.opened)
 
 
 def reason(error: BaseException) -> str:

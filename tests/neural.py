@@ -93,7 +93,7 @@ def check_batch(network: nn.Module, pair: Tensor, bound: float = 1e-5) -> None:
 def check_memory_is_given_back(name: str) -> None:
     """Nothing holds the network any more once the cache is cleared."""
     run_preprocessor(name, smooth_picture(64, 64), 64)
-    held = [weakref.ref(entry.opened) for entry in CACHE._entries.values()]
+    held = [weakref.ref(entry.opened) for entry in CACHE.values()]
     assert held
     CACHE.clear()
     gc.collect()

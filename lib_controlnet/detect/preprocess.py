@@ -1,6 +1,6 @@
 """Finds a preprocessor, runs it on a picture, and keeps its results.
 
-The only file that imports `annotator`. Geometry happens here, so that a detector sees a picture
+Geometry happens here, so that a detector sees a picture
 of the right size and nothing else.
 """
 
@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
-import importlib.util
 import logging
-import sys
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,6 +27,7 @@ from lib_controlnet.errors import (
     without_frames,
 )
 from lib_controlnet.files.pickles import check_pickles
+from lib_controlnet.gate import Bounded, own_module
 from lib_controlnet.pictures.decode import check_size, to_rgb
 from lib_controlnet.pictures.maps import Size, join_mask, resize_short_side, resize_with_pad
 from lib_controlnet.units.unit import NO_MODULE
@@ -43,42 +38,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SLIDER_FIELDS: Final = ("threshold_a", "threshold_b", "threshold_c")
-_ANNOTATOR: Final = Path(__file__).resolve().parents[2] / "annotator"
-_OTHER_NAME: Final = "controlnet_annotator"
 
 
-def _declarations() -> Any:
-    """Our `annotator.registry`, even if another extension owns the name `annotator`.
-
-    Several extensions ship a top-level package of that name and the first import wins for the
-    whole process. Ours then loads under another name, which its relative imports allow.
-    """
-    package = importlib.import_module("annotator")
-    if _ANNOTATOR in (Path(folder).resolve() for folder in package.__path__):
-        return importlib.import_module("annotator.registry")
-    log.warning(
-        'the package name "annotator" is taken by %s, so ours is loaded as "%s"; other extensions '
-        "that expect ControlNet's annotator may fail",
-        next(iter(package.__path__), "an unknown folder"),
-        _OTHER_NAME,
-    )
-    spec = importlib.util.spec_from_file_location(
-        _OTHER_NAME, _ANNOTATOR / "__init__.py", submodule_search_locations=[str(_ANNOTATOR)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[_OTHER_NAME] = module
-    spec.loader.exec_module(module)
-    return importlib.import_module(f"{_OTHER_NAME}.registry")
-
-
-# Here and not at first use: the extension's folder is on sys.path only while scripts load.
-declarations: Final = _declarations()
+declarations: Final = own_module("registry")
 registry: Final = declarations.discover()
-weights: Final = importlib.import_module(f"{declarations.__package__}.weights")
-store: Final = importlib.import_module(f"{declarations.__package__}.store")
-networks: Final = importlib.import_module(f"{declarations.__package__}.networks")
+weights: Final = own_module("weights")
+store: Final = own_module("store")
+networks: Final = own_module("networks")
 networks.CACHE.is_out_of_memory = is_out_of_memory
 networks.CACHE.check_file = check_pickles
 
@@ -131,49 +97,11 @@ class Settled:
     values: tuple[float, float, float]
 
 
-class DetectionCache:
-    """Recent detections by content: at most `max_count` of them and `max_bytes` in all.
-
-    Keys hold a digest of the pixels, never the pixels. Safe to use from several threads.
-    """
+class DetectionCache(Bounded[tuple, Detection]):
+    """Recent detections by content. Keys hold a digest of the pixels, never the pixels."""
 
     def __init__(self, max_count: int = 16, max_bytes: int = 256 << 20) -> None:
-        self.max_count = max(max_count, 0)
-        self.max_bytes = max_bytes
-        self._entries: OrderedDict[tuple, Detection] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple) -> Detection | None:
-        with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-            return found
-
-    def put(self, key: tuple, detection: Detection) -> None:
-        """Keep a detection, dropping the least recently used; one above the limit is not kept."""
-        if detection.nbytes > self.max_bytes:
-            return
-        with self._lock:
-            self._entries[key] = detection
-            self._entries.move_to_end(key)
-            while len(self._entries) > self.max_count or self._nbytes() > self.max_bytes:
-                self._entries.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._entries.clear()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def nbytes(self) -> int:
-        with self._lock:
-            return self._nbytes()
-
-    def _nbytes(self) -> int:
-        return sum(detection.nbytes for detection in self._entries.values())
+        super().__init__(max_count, max_bytes, lambda _key, detection: detection.nbytes)
 
 
 def all_detectors() -> list[Detector]:

@@ -7,8 +7,6 @@ device gets copies, and leaving it drops them: nothing is ever copied back.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_controlnet.errors import ModelNotFoundError, is_out_of_memory, lacks_memory
+from lib_controlnet.gate import Bounded
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.network import ControlNetwork
@@ -143,7 +142,7 @@ class _Pass:
     between: Between
 
 
-class Residency:
+class Residency(Bounded[Key, "ControlNetwork"]):
     """Keeps networks loaded between generations, and decides what lies on the device.
 
     A network is found again for the same file (path, time, size), precision and base structure;
@@ -170,25 +169,13 @@ class Residency:
         free_memory: Callable[[], None] = lambda: None,
         copy: Copy = copy_to,
     ) -> None:
-        self.max_count = max_count
-        self.max_bytes = max_bytes
+        super().__init__(max_count, max_bytes, lambda _key, network: self._resident(network).nbytes)
         self._others = others
         self._free_memory = free_memory
         self._copy = copy
-        self._kept: OrderedDict[Key, ControlNetwork] = OrderedDict()
         self._alive: WeakValueDictionary[Key, ControlNetwork] = WeakValueDictionary()
         self._residents: WeakKeyDictionary[ControlNetwork, Resident] = WeakKeyDictionary()
         self._passes: list[_Pass] = []
-        self._lock = threading.RLock()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all kept weights, their copies on the device included."""
-        with self._lock:
-            return sum(self._resident(network).nbytes for network in self._kept.values())
 
     # ---- what is loaded ----
 
@@ -211,31 +198,26 @@ class Residency:
             if network is None:
                 network = self._alive.get((*key, base.identity))
             if network is None:
-                self._make_room(max(self.max_count, 1) - 1)
+                count = max(self.max_count, 1) - 1
+                self.shrink(count, least=min(count, 1))
                 network = loader(path, base, dtype, CPU)
             key = (*key, base.identity if network.depends_on_base else None)
-            self._alive[key] = self._kept[key] = network
-            self._kept.move_to_end(key)
-            self._make_room(max(self.max_count, 1))
+            self._alive[key] = network
+            self.put(key, network, least=1)
             return network
 
     def _forget_stale(self, key: Key, base: BaseUNet) -> None:
         """Forget what a file held before it changed, and all sums with another base."""
-        for other in list(self._kept):
-            has_changed = other[0] == key[0] and other[1] != key[1]
-            if has_changed or other[-1] not in (None, base.identity):
-                del self._kept[other]
 
-    def _make_room(self, count: int) -> None:
-        """Forget the oldest networks until at most `count` stay, and `max_bytes`."""
-        while len(self._kept) > count or (len(self._kept) > 1 and self.nbytes > self.max_bytes):
-            _key, network = self._kept.popitem(last=False)
-            log.debug("%s is kept no longer", network.name)
+        def is_stale(other: Key) -> bool:
+            has_changed = other[0] == key[0] and other[1] != key[1]
+            return has_changed or other[-1] not in (None, base.identity)
+
+        self.drop(is_stale)
 
     def clear(self) -> None:
         """Let go of every network, and take what is in use off the device as `park` does."""
-        with self._lock:
-            self._kept.clear()
+        super().clear()
         self.park()
 
     # ---- what lies on the device ----
@@ -258,8 +240,7 @@ class Residency:
             for network in present.networks:
                 if present.between is not Between.EVALUATION:
                     self._bring(network, present)
-            with self._lock:
-                self._make_room(max(self.max_count, 1))
+            self.shrink(least=1)
             yield
         finally:
             with self._lock:

@@ -16,8 +16,9 @@ from lib_controlnet.detect.preprocess import DetectionCache, networks, run_prepr
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
 from lib_controlnet.families import Refusal, load_network, refusal
-from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.files.catalog import FILES_REMEMBERED, Catalog
 from lib_controlnet.files.hash_store import HashStore
+from lib_controlnet.gate import Bounded
 from lib_controlnet.host import annotators, pictures
 from lib_controlnet.limits import MAX_TURNS
 from lib_controlnet.prepare.detection import detect_unit
@@ -58,7 +59,7 @@ class Runtime:
         )
         annotators.set_up(self.host)
         self.sampling: ControlSession | None = None
-        self._refusals: dict[tuple[object, ...], Refusal | None] = {}
+        self._refusals: Bounded[tuple[object, ...], Refusal | None] = Bounded(FILES_REMEMBERED)
         self.guarded: ControlSession | None = None
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
         self._batch: weakref.ref[object] | None = None
@@ -108,9 +109,7 @@ class Runtime:
         try:
             state = path.stat()
             key = (path, state.st_mtime_ns, state.st_size, base.shape.signature, base.name)
-            if key not in self._refusals:
-                self._refusals[key] = refusal(path, base)
-            return self._refusals[key]
+            return self._refusals.find(key, lambda: refusal(path, base))
         except Exception as error:  # any file of the user's: choosing it says what is wrong
             log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
             return None
@@ -230,8 +229,8 @@ class _WaitingCache(DetectionCache):
         self._wait = None  # whose turn it is keeps it for all that is asked
         return self._cache.get(key)  # somebody may have made it meanwhile
 
-    def put(self, key: tuple, detection: Detection) -> None:
-        self._cache.put(key, detection)
+    def put(self, key: tuple, value: Detection, least: int = 0) -> None:
+        self._cache.put(key, value, least)
 
 
 def find_runtime() -> Runtime | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.errors import PreprocessorUnavailableError
+from lib_controlnet.gate import Bounded
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Preprocessor:
     all_processors: ClassVar[dict[str, Preprocessor]] = {}
     all_processors_by_name: ClassVar[dict[str, Preprocessor]] = {}
     Result: ClassVar[type[_Result]] = Result
-    _results: ClassVar[OrderedDict[tuple[Any, ...], _Result]] = OrderedDict()
+    _results: ClassVar[Bounded[tuple[Any, ...], _Result]] = Bounded(KEPT_RESULTS)
 
     @property
     def label(self) -> str:
@@ -154,9 +154,7 @@ class Preprocessor:
         found = None if wants_pose else self._results.get(key)
         if found is None:
             found = self._as_result(self(input_image, *args, **kwargs), input_image)
-            self._results[key] = found
-            while len(self._results) > KEPT_RESULTS:
-                self._results.popitem(last=False)
+            self._results.put(key, found)
         return found
 
     def _as_result(self, value: Any, input_image: np.ndarray) -> _Result:

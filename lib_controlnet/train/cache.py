@@ -11,7 +11,6 @@ import logging
 import random
 import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from safetensors import safe_open
 from tqdm import tqdm
+
+from lib_controlnet.gate import Bounded
 
 from .control_file import save_tensors
 from .dataset import Item, read_picture
@@ -51,7 +52,7 @@ class Shards:
 
     def __init__(self, folder: Path, name: str, count: int) -> None:
         self.folder, self.name, self.count = folder, name, count
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._open: Bounded[int, Any] = Bounded(OPEN_FILES)
         self._lock = threading.Lock()  # batches are read ahead by a thread
 
     def path(self, number: int) -> Path:
@@ -88,12 +89,7 @@ class Shards:
         """One row of every tensor, in float32; nothing else of the file is read."""
         number, inside = divmod(index, SHARD)
         with self._lock:
-            if number not in self._open:
-                while len(self._open) >= OPEN_FILES:
-                    self._open.popitem(last=False)
-                self._open[number] = safe_open(self.path(number), "pt")
-            self._open.move_to_end(number)
-            file = self._open[number]
+            file = self._open.find(number, lambda: safe_open(self.path(number), "pt"))
             return {key: file.get_slice(key)[inside].float() for key in file.keys()}  # noqa: SIM118
 
 

@@ -86,7 +86,7 @@ def test_smaller_model_cache_lets_go_of_networks(rig, options):
     options(control_net_model_cache_size=2, control_net_unit_count=1)
     rig.run(rig.txt2img(unit(model=state_rig.COPY)))
     rig.draw("one")
-    networks = [weakref.ref(network) for network in cache._kept.values()]
+    networks = [weakref.ref(network) for network in cache.values()]
     assert len(networks) == 2
     options(control_net_model_cache_size=1)
     assert np.array_equal(rig.draw("one"), rig.references["one"])
@@ -163,7 +163,7 @@ def test_reload_ui_gives_back_everything_of_before(rig):
     rig.draw("one")
     total, names = state_memory.all_tensor_bytes(), registered()
     old = weakref.ref(runtime())
-    network = weakref.ref(next(iter(runtime().residency._kept.values())))
+    network = weakref.ref(next(iter(runtime().residency.values())))
     for _ in range(2):
         rig.host.reload_ui()
     assert registered() == names

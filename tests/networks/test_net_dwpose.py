@@ -188,10 +188,10 @@ def test_damaged_file_is_named(files: Path) -> None:
 
 def test_opened_files_are_kept_and_given_back(files: Path) -> None:
     run_preprocessor("dw_openpose_full", patches(), SIDE)
-    before = [entry.opened for entry in CACHE._entries.values()]
+    before = [entry.opened for entry in CACHE.values()]
     assert len(before) == 2
     run_preprocessor("dw_openpose_full", patches(), SIDE)
-    after = [entry.opened for entry in CACHE._entries.values()]
+    after = [entry.opened for entry in CACHE.values()]
     assert [a is b for a, b in zip(before, after, strict=True)] == [True] * 2
     del before, after
     CACHE.clear()

@@ -176,4 +176,4 @@ def test_picture_without_a_face_is_refused(tmp_path: Path) -> None:
         save_weights(folder, facexlib.FACES, zeros)
         with pytest.raises(ImageError, match="no face is found"):
             run_preprocessor("facexlib", smooth_picture(64, 64))
-    assert not CACHE._entries
+    assert not len(CACHE)

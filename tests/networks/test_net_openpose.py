@@ -207,8 +207,8 @@ def test_whole_file_and_nobody_give_black(size: tuple[int, int], tmp_path: Path)
         put(folder, BODY, **zeros)
         given = np.full((size[1], size[0], 3), 128, np.uint8)
         found = run_preprocessor("openpose", given, 64)
-        assert len(CACHE._entries) == 1
-    assert not CACHE._entries
+        assert len(CACHE) == 1
+    assert not len(CACHE)
     assert not found.image.any()
     assert found.pose["people"] == []
     assert (found.pose["canvas_height"], found.pose["canvas_width"]) == found.image.shape[:2]

@@ -454,17 +454,6 @@ def detection(side: int) -> Detection:
     return Detection("test", image, image, side, ())
 
 
-def test_cache_drops_the_least_recently_used() -> None:
-    cache = DetectionCache(max_count=2)
-    for key in ("a", "b"):
-        cache.put((key,), detection(4))
-    assert cache.get(("a",)) is not None
-    cache.put(("c",), detection(4))
-    assert cache.get(("b",)) is None
-    assert cache.get(("a",)) is not None
-    assert cache.get(("c",)) is not None
-
-
 def test_cache_is_bounded_by_bytes() -> None:
     one = detection(10).nbytes
     assert one == 300
