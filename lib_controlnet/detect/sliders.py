@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lib_controlnet.units.unit import SLIDERS
+
 if TYPE_CHECKING:
     from annotator.registry import Detector, Slider
 
@@ -66,7 +68,7 @@ def find_misplaced(detector: Detector, given: Mapping[str, float]) -> Iterator[M
         given: number by field, of `processor_res`, `threshold_a` and `threshold_b`; -1 stands for
             the default.
     """
-    sliders = dict(zip(("threshold_a", "threshold_b"), detector.sliders, strict=False))
+    sliders = dict(zip(SLIDERS[1:], detector.sliders, strict=False))
     if detector.resolution is not None:
         sliders["processor_res"] = detector.resolution
     for field, slider in sliders.items():

@@ -20,6 +20,7 @@ from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError,
 from lib_controlnet.pictures.region import Region
 from lib_controlnet.prepare.detection import detect_unit
 from lib_controlnet.prepare.inputs import PictureSource, choose, host_region, own_region
+from lib_controlnet.units.unit import SLIDERS
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
@@ -209,7 +210,7 @@ def _judge_sliders(unit: ControlUnit, detector: Detector) -> list[str]:
     Raises:
         UnitError: a request asks for a number out of range.
     """
-    fields = ("threshold_a", "threshold_b", *(() if unit.pixel_perfect else ("processor_res",)))
+    fields = SLIDERS[1:] if unit.pixel_perfect else SLIDERS
     said = []
     for found in find_misplaced(detector, {field: getattr(unit, field) for field in fields}):
         if unit.is_request and found.is_meant:

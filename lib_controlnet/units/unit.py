@@ -183,7 +183,7 @@ class ControlUnit:
 FIELDS: Final = rows(ControlUnit)
 """The public fields by name, in order."""
 SLIDERS: Final = ("processor_res", "threshold_a", "threshold_b")
-"""Those that mean what the preprocessor says."""
+"""Those that mean what the preprocessor says; pixel perfect takes the place of the first."""
 
 _IGNORED_FORGE_KEYS: Final = (
     "batch_input_gallery",

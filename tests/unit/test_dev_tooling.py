@@ -14,6 +14,7 @@ import pytest
 import dev
 import install
 import preload
+from lib_controlnet.detect.preprocess import DetectionCache
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {
@@ -30,6 +31,7 @@ def test_row_21_flags_exist_with_their_defaults() -> None:
     parser = argparse.ArgumentParser()
     preload.preload(parser)
     assert vars(parser.parse_args([])) == dict(FLAGS.values())
+    assert FLAGS["--controlnet-preprocessor-cache-size"][1] == DetectionCache().max_count
 
 
 @pytest.mark.parametrize("taken", FLAGS)
