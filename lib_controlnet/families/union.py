@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from lib_controlnet.engine.network import Guide
 from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.errors import UnitError
 from lib_controlnet.families.base import randomize
@@ -41,6 +42,7 @@ class UnionNetwork(ControlNetNetwork):
 
     family = "ControlNet Union"
     module: ControlNetUnion
+    wants = Guide(masked=0.0)  # as in the published example; other ControlNets read -1
 
     def bind(self, terms: Terms, guide: Tensor | None, info: PassInfo) -> ActiveControl:
         """Bind a unit to one pass, see `ControlNetwork.bind`.

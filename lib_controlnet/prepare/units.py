@@ -15,7 +15,13 @@ from lib_controlnet import families
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import find_misplaced
 from lib_controlnet.engine.prepared import ModelReference, PreparedUnit
-from lib_controlnet.enums import ActingRegion, BatchOption, OnError
+from lib_controlnet.enums import (
+    ActingRegion,
+    BatchOption,
+    ControlNetUnionControlType,
+    OnError,
+    union_type,
+)
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
 from lib_controlnet.pictures.region import Region
 from lib_controlnet.prepare.detection import detect_unit
@@ -192,7 +198,7 @@ def _prepare(choice: Choice, preparation: Preparation, comments: list[str]) -> P
         msg = f"the preprocessor {detector.title} gives no picture and cannot be used here yet"
         raise PreprocessorUnavailableError(msg)
     return PreparedUnit(
-        unit=unit,
+        unit=_tell_type(unit, detector),
         resize_mode=made.resize_mode,
         detected=detection.image,
         model=model,
@@ -202,6 +208,13 @@ def _prepare(choice: Choice, preparation: Preparation, comments: list[str]) -> P
         fills=detector.fills,
         masks=detector.uses_mask and request.inpaint is None,
     )
+
+
+def _tell_type(unit: ControlUnit, detector: Detector) -> ControlUnit:
+    """The unit with what its picture shows: what the preprocessor draws, if nobody said."""
+    if unit.union_control_type is not ControlNetUnionControlType.UNKNOWN or not detector.tags:
+        return unit
+    return dataclasses.replace(unit, union_control_type=union_type(detector.tags[0]))
 
 
 def _judge_sliders(unit: ControlUnit, detector: Detector) -> list[str]:

@@ -210,3 +210,20 @@ def test_sliders_that_the_preprocessor_lacks_may_hold_anything():
     prepare(unit(module="invert", **fields), comments=comments)
     prepare(unit(module="canny", processor_res=9, pixel_perfect=True), comments=comments)
     assert comments == []
+
+
+@pytest.mark.parametrize(
+    ("module", "asked", "told"),
+    [
+        ("canny", "Unknown", "Hard Edge"),
+        ("tile_resample", "Unknown", "Tile"),
+        ("inpaint", "Unknown", "Inpaint"),
+        ("canny", "Depth", "Depth"),
+        ("shuffle", "Unknown", "Unknown"),
+        ("none", "Unknown", "Unknown"),
+        ("none", "Normal Map", "Normal Map"),
+    ],
+)
+def test_a_preprocessor_tells_what_the_picture_shows_if_nobody_did(module, asked, told):
+    (made,) = prepare(unit(module=module, union_control_type=asked))
+    assert made.unit.union_control_type == told
