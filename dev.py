@@ -196,11 +196,17 @@ def run(python: Path, *arguments: str) -> int:
 
 
 def lint(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
-    """Check code and layout; with --fix put right what can be put right."""
+    """Check code, layout and, unless paths are named, types; with --fix put right what can be.
+
+    The types of torch, numpy and all else are those of the host's environment.
+    """
     check = ["check", "--fix"] if options.fix else ["check"]
     layout = ["format"] if options.fix else ["format", "--check"]
     paths = rest or ["."]
     results = [run(python, "-m", "ruff", *command, *paths) for command in (check, layout)]
+    if not rest:
+        packages = python if options.here else ensure(HOST)
+        results.append(run(python, "-m", "mypy", f"--python-executable={packages}"))
     return max(results)
 
 
@@ -259,7 +265,7 @@ def parser() -> argparse.ArgumentParser:
     tests.add_argument("--no-browser", action="store_true", help="leave the browser tests out")
     tests.add_argument("-k", metavar="EXPRESSION", help="only tests with matching names")
     command("ui", "open the embedded WebUI in the browser; further options go to it")
-    command("lint", "check style and layout").add_argument("--fix", action="store_true")
+    command("lint", "check style, layout and types").add_argument("--fix", action="store_true")
     command("bench", "measure speed and memory, as ratios within one run")
     text = "many generations, malformed requests and damaged files; --help tells its options"
     command("soak", text, add_help=False)

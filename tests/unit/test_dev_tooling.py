@@ -159,6 +159,27 @@ def run_tests(monkeypatch: pytest.MonkeyPatch, words: list[str], **statuses: int
     return status, [command[2:] for command in runs.commands]
 
 
+@pytest.mark.parametrize(
+    ("words", "programs"),
+    [
+        ([], ["ruff", "ruff", "mypy"]),
+        (["--fix"], ["ruff", "ruff", "mypy"]),
+        (["scripts"], ["ruff", "ruff"]),
+    ],
+)
+def test_dev_lint_checks_style_layout_and_types(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], programs: list[str]
+) -> None:
+    runs = Runs({"mypy": 1})
+    monkeypatch.setattr(dev, "run", runs)
+    monkeypatch.setattr(dev, "ensure", lambda env: env.python)
+    options, rest = dev.parser().parse_known_args(["lint", *words])
+    assert dev.lint(dev.LINT.python, options, rest) == int("mypy" in programs)
+    assert [command[1] for command in runs.commands] == programs
+    if "mypy" in programs:
+        assert runs.commands[-1][2:] == (f"--python-executable={dev.HOST.python}",)
+
+
 UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
 NETWORKS = ("tests/networks", "-n", "2", "--dist", "loadfile")
 TOOLS = ("tests/tools", "-n", "2", "--dist", "loadfile")
