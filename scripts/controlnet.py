@@ -19,7 +19,7 @@ from lib_controlnet.host.runtime import Runtime, find_runtime, runtime
 from lib_controlnet.interop import aliases, plugins, services
 from lib_controlnet.interop import api as python_api
 from lib_controlnet.ui.batch import add_control_box
-from lib_controlnet.ui.fallback import built_or_told
+from lib_controlnet.ui.fallback import build_or_tell
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
 log = logging.getLogger("ControlNet")
@@ -45,7 +45,7 @@ class Script(neighbours.ScriptViews, scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:
         tab = "img2img" if is_img2img else "txt2img"
-        return built_or_told(
+        return build_or_tell(
             lambda: self._panel(is_img2img, tab), self.title(), RUNTIME.unit_count()
         )
 
@@ -94,19 +94,19 @@ class Script(neighbours.ScriptViews, scripts.Script):
 
 def on_cfg_denoiser(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with adapter.kept_for_sampling(session):
+        with adapter.keep_error(session):
             adapter.on_cfg_denoiser(session, params)
 
 
 def on_cfg_denoised(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with adapter.kept_for_sampling(session):
+        with adapter.keep_error(session):
             adapter.on_cfg_denoised(session, params)
 
 
 def on_cfg_after_cfg(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with adapter.kept_for_sampling(session):
+        with adapter.keep_error(session):
             adapter.on_cfg_after_cfg(session, params)
 
 

@@ -9,7 +9,7 @@ from modules import scripts
 from lib_controlnet.host.page import conflicts
 from lib_controlnet.host.runs import movie
 from lib_controlnet.host.runtime import find_runtime, runtime
-from lib_controlnet.ui.fallback import built_or_told
+from lib_controlnet.ui.fallback import build_or_tell
 from lib_controlnet.ui.movie import build_movie_panel
 
 if conflicts.other_installation() is None:
@@ -24,7 +24,7 @@ if conflicts.other_installation() is None:
             return find_runtime() is not None  # else ControlNet itself is not there
 
         def ui(self, is_img2img: bool) -> list[Any]:
-            return built_or_told(lambda: build_movie_panel(runtime()), self.title(), 0)
+            return build_or_tell(lambda: build_movie_panel(runtime()), self.title(), 0)
 
         def run(self, p: Any, *args: Any) -> Any:
             return movie.run(p, args, runtime())

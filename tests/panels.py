@@ -51,7 +51,7 @@ class FakeRuntime:
     def saved_default(self, key: str) -> str | None:
         return self.saved.get(key)
 
-    def telling(self, listener: Any) -> Any:
+    def report_to(self, listener: Any) -> Any:
         return nullcontext()
 
     def batch_source(self) -> BatchSource:

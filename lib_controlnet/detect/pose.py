@@ -121,7 +121,7 @@ def _parts(data: Any, where: str) -> dict[str, np.ndarray]:
         wanted = f"{count} points, {_TRIPLE * count} numbers" if count else _BODY
         points = _points(numbers, name, wanted)
         if len(points) < count if count else len(points) not in LAYOUTS:
-            raise ControlNetError(_unexpected(name, _TRIPLE * len(points), wanted))
+            raise ControlNetError(_describe(name, _TRIPLE * len(points), wanted))
         parts[field] = points if field in ("body", "face") else points[:count]
     return parts
 
@@ -131,7 +131,7 @@ def _has_others(data: Mapping[str, Any], key: str) -> bool:
     return drawing.KEYS[key] != "body" or any(data.get(other) for other in drawing.KEYS)
 
 
-def _unexpected(where: str, count: int, wanted: str) -> str:
+def _describe(where: str, count: int, wanted: str) -> str:
     return f"{where} has {count} numbers; expected x, y and confidence of {wanted}"
 
 
@@ -139,7 +139,7 @@ def _animal(numbers: Sequence[Any], where: str) -> np.ndarray:
     wanted = f"{drawing.ANIMAL_POINTS} points, {_TRIPLE * drawing.ANIMAL_POINTS} numbers"
     points = _points(numbers, where, wanted)
     if len(points) < drawing.ANIMAL_POINTS:
-        raise ControlNetError(_unexpected(where, _TRIPLE * len(points), wanted))
+        raise ControlNetError(_describe(where, _TRIPLE * len(points), wanted))
     return points[: drawing.ANIMAL_POINTS]
 
 
@@ -185,7 +185,7 @@ def _rows(given: Sequence[Any], where: str, wanted: str) -> list[Sequence[Any]]:
             raise ControlNetError(msg)
         rows = [row if len(row) == _TRIPLE else (*row, any(row)) for row in rows]
     elif len(given) % _TRIPLE:
-        raise ControlNetError(_unexpected(where, len(given), wanted))
+        raise ControlNetError(_describe(where, len(given), wanted))
     else:
         rows = [given[i : i + _TRIPLE] for i in range(0, len(given), _TRIPLE)]
     return [(0, 0, 0) if None in row else row for row in rows]

@@ -81,7 +81,7 @@ class Call:
         """
         given = {"x": x, "timesteps": timesteps, "context": context}
         given |= self._further if y is None else {**self._further, "y": y}
-        with self._places.watching(watch):
+        with self._places.watch(watch):
             return self._places.unet.forward(**given)
 
 
@@ -168,7 +168,7 @@ class Places:
         asked.after += [] if after is None else [after]
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
+    def hook(self) -> Iterator[None]:
         """Hooks are on the U-Net inside this context and gone after it, whatever happens."""
         with self._handles:
             self._attach()
@@ -181,13 +181,13 @@ class Places:
         self._attach()
 
     @contextmanager
-    def watching(self, watch: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+    def watch(self, watch: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
         """No control acts inside; the outputs of some modules are shown instead, by path."""
         step, self._step = self._step, None
         residuals, self._residuals = self._residuals, []
         with ExitStack() as stack:
             for path, show in watch.items():
-                hook = _showing(show)
+                hook = _make_hook(show)
                 module = self.unet.get_submodule(path)
                 stack.callback(module.register_forward_hook(hook).remove)
             try:
@@ -314,7 +314,7 @@ class Places:
         return change_output
 
 
-def _showing(show: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Tensor], None]:
+def _make_hook(show: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
         show(output)
 

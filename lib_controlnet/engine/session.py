@@ -154,7 +154,7 @@ class ControlSession:
         places = Places(unet, self.cursor, residency)
         self._attach(controls, places)
         try:
-            with residency.sampling(networks.values(), place), places.attached():
+            with residency.sampling(networks.values(), place), places.hook():
                 self._places = places
                 yield
         finally:
@@ -177,7 +177,7 @@ class ControlSession:
             type(group[0]).attach_all(group, places)
 
     @contextmanager
-    def silent(self) -> Iterator[None]:
+    def silence(self) -> Iterator[None]:
         """Another generation samples on the same U-Net inside this one: add nothing to it."""
         cursor, self.cursor = self.cursor, StepCursor()
         self._listen_to(self.cursor)

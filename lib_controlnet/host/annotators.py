@@ -25,7 +25,7 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def telling(listener: Listener | None) -> Iterator[None]:
+def report_to(listener: Listener | None) -> Iterator[None]:
     """Tell somebody else than the host's progress bar what is waited for in here."""
     token = _LISTENER.set(listener)
     try:
@@ -84,7 +84,7 @@ def computes_on_gpu(module: str) -> bool:
 
 
 @contextmanager
-def queued() -> Iterator[None]:
+def take_turn() -> Iterator[None]:
     """Wait in the host's queue, as generations do, for a turn on the device.
 
     Whoever runs inside a generation has its turn already and would wait for itself.

@@ -73,7 +73,7 @@ def public(text: str) -> str:
 
 
 @contextmanager
-def answering(p: Any) -> Iterator[None]:
+def answer_errors(p: Any) -> Iterator[None]:
     """What a request is refused for inside becomes the host's answer, in one line of its log.
 
     In jobs of the page everything passes as it is.

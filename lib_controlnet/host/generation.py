@@ -59,7 +59,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
     _forget_infotext(p)
     session = ControlSession(runtime.host, [], _on_error(runtime))
     try:
-        asked = overrides.changed(read_units(args), outside_values(p, runtime))
+        asked = overrides.apply(read_units(args), outside_values(p, runtime))
         units = [unit for unit in asked if unit.enabled]
         if not units:
             return
@@ -128,7 +128,7 @@ def _prepare_turn(run: BatchRun, turn: int, session: ControlSession, runtime: Ru
         units = batch.units_of_turn(run, turn, runtime)
         _prepare(run.owner, units, session, runtime)
     except ControlNetError as error:
-        raise batch.naming(run, turn, error) from error
+        raise batch.name_turn(run, turn, error) from error
 
 
 def _prepare(
@@ -261,7 +261,7 @@ def pass_info(p: Any, x: Any) -> PassInfo:
         scale=geometry.canvas.width / max(int(p.width), 1) if is_hires else 1.0,
         images=int(x.shape[0]),
         seeds=tuple(int(seed) for seed in getattr(p, "seeds", None) or (0,)),
-        alphas=getattr(adapter.loaded_model(), "alphas_cumprod", None),
+        alphas=getattr(adapter.find_model(), "alphas_cumprod", None),
     )
 
 

@@ -45,7 +45,7 @@ def _watch_run(original: Function) -> Function:
     def run(runner: Any, p: Any, *args: Any) -> Any:
         if not args or not args[0]:  # no script of the list
             return original(runner, p, *args)
-        with clients.answering(p), shown_maps.collect(p) as shown:
+        with clients.answer_errors(p), shown_maps.collect(p) as shown:
             processed = original(runner, p, *args)
         if processed is not None:
             shown.put_behind(processed)

@@ -17,7 +17,7 @@ from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import request
-from lib_controlnet.host.a1111.adapter import loaded_model, session_of
+from lib_controlnet.host.a1111.adapter import find_model, session_of
 from lib_controlnet.host.runtime import runtime
 from lib_controlnet.interop.unit import to_unit
 from lib_controlnet.interop.values import ControlModelType
@@ -224,7 +224,7 @@ class LatestNetwork:
     @property
     def sd_ldm(self) -> Any:
         """The checkpoint that is loaded now."""
-        return loaded_model()
+        return find_model()
 
     @property
     def lowvram(self) -> bool:
@@ -355,7 +355,7 @@ class ScriptViews:
     def show_generation(self, p: Any) -> None:
         """Let the attributes speak of a processing object's generation, from `process` on."""
         self._shown = weakref.ref(p)
-        self.latest_model_hash = str(getattr(loaded_model(), "sd_model_hash", None) or "")
+        self.latest_model_hash = str(getattr(find_model(), "sd_model_hash", None) or "")
 
     def show_pass(self, p: Any) -> None:
         """The session was bound to the pass that is about to be sampled."""

@@ -194,13 +194,13 @@ class Runtime:
         What is not in it waits: on the device of generations for its turn in the host's queue, else
         until few enough others are at work. So it must not be used in a generation.
         """
-        turn = annotators.queued() if annotators.computes_on_gpu(module) else self._turns
+        turn = annotators.take_turn() if annotators.computes_on_gpu(module) else self._turns
         with ExitStack() as stack:
             yield _WaitingCache(self.detections, lambda: stack.enter_context(turn))
 
-    def telling(self, listener: annotators.Listener | None) -> AbstractContextManager[None]:
+    def report_to(self, listener: annotators.Listener | None) -> AbstractContextManager[None]:
         """What preprocessors in here wait for is told to somebody else than the host's bar."""
-        return annotators.telling(listener)
+        return annotators.report_to(listener)
 
     def batch_source(self) -> BatchSource:
         """Where the panel's units may have several pictures from."""

@@ -158,7 +158,7 @@ def check_file(path: Path, where: str) -> None:
         ImageError: it cannot be read, is no picture, or has an unusable size.
     """
     try:
-        with _opened(path) as image:
+        with _open(path) as image:
             check_size(image.width, image.height, where)
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(where)) from error
@@ -168,7 +168,7 @@ def check_file(path: Path, where: str) -> None:
         raise ImageError(msg) from error
 
 
-def _opened(source: Path | io.BytesIO) -> Image.Image:
+def _open(source: Path | io.BytesIO) -> Image.Image:
     Image.init()
     return Image.open(source, formats=[f for f in _FORMATS if f in Image.OPEN])
 
@@ -273,7 +273,7 @@ def _from_bytes(data: bytes, where: str) -> np.ndarray:
         msg = f"{where} cannot be decoded: the file is damaged ({fault}); send it again"
         raise ImageError(msg)
     try:
-        image = _opened(io.BytesIO(data))
+        image = _open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(where)) from error
     except DECODE_FAULTS as error:

@@ -122,7 +122,7 @@ class _Decoder:
         try:
             kind, self.count = self._head(movie_decoder.COUNT_SECONDS + FRAME_SECONDS)
             if kind != movie_decoder.COUNT:
-                self._unexpected(kind, self.count)
+                self._refuse(kind, self.count)
         except BaseException:
             self.close()
             raise
@@ -145,7 +145,7 @@ class _Decoder:
                 self._fill(frame.data.cast("B"), FRAME_SECONDS)
                 yield frame
             else:
-                self._unexpected(first, second)
+                self._refuse(first, second)
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -154,7 +154,7 @@ class _Decoder:
         with suppress(OSError):
             self._stream.close()
 
-    def _unexpected(self, kind: int, length: int) -> None:
+    def _refuse(self, kind: int, length: int) -> None:
         text = self._text(length) if kind == movie_decoder.FAULT else ""
         raise ImageError(text or f"{self._where} cannot be read: its decoder failed")
 
@@ -260,14 +260,14 @@ class MovieWriter:
         if not self._frames and self._with_mp4:
             self._video = self._open_video(picture.width, picture.height)
         if self._video is not None:
-            pixels = np.asarray(picture)[: _even(picture.height), : _even(picture.width)]
+            pixels = np.asarray(picture)[: _make_even(picture.height), : _make_even(picture.width)]
             self._video.write(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
         self._frames.append(picture.quantize(dither=Image.Dither.FLOYDSTEINBERG))
 
     def _open_video(self, width: int, height: int) -> cv2.VideoWriter | None:
         """A writer; None if this build of OpenCV cannot write the coding."""
         code = cv2.VideoWriter.fourcc(*MP4_CODEC)
-        size = (_even(width), _even(height))
+        size = (_make_even(width), _make_even(height))
         video = cv2.VideoWriter(str(self.mp4), code, 1000 / self.duration, size)
         return video if video.isOpened() else None
 
@@ -308,6 +308,6 @@ class MovieWriter:
         return [note]
 
 
-def _even(side: int) -> int:
+def _make_even(side: int) -> int:
     """The coding takes even sides only."""
     return side - side % 2

@@ -39,7 +39,7 @@ class Region:
     feather: float = 0.0
     border: int | None = None
 
-    def inverted(self) -> Region:
+    def invert(self) -> Region:
         """The rest of the picture, with the same border."""
         border = None if self.border is None else WHITE - self.border
         return Region(WHITE - self.mask, self.mode, self.feather, border)

@@ -108,13 +108,13 @@ def latent_part(plane: np.ndarray, given: Size, size: Size) -> np.ndarray:
     """
     sides = ((given.height, size.height), (given.width, size.width))
     rows, columns = (
-        np.arange(round(_shown(*side) * length)).clip(max=length - 1)
+        np.arange(round(_spread(*side) * length)).clip(max=length - 1)
         for side, length in zip(sides, plane.shape, strict=False)
     )
     return plane[rows][:, columns]
 
 
-def _shown(given: int, wanted: int) -> float:
+def _spread(given: int, wanted: int) -> float:
     """Share of a picture's side that mode 3 spreads over the result's."""
     return _whole_cells(given) / given * (wanted / _whole_cells(wanted))
 
@@ -124,7 +124,7 @@ def _whole_cells(length: int) -> int:
     return max(length // LATENT_SCALE, 1) * LATENT_SCALE
 
 
-def followed_picture(
+def follow_crop(
     init: Image.Image,
     rules: InpaintRules | None,
     size: Size,
@@ -143,7 +143,7 @@ def followed_picture(
     if found.region is not None or resize_mode in (STRETCH, COVER, LATENT_UPSCALE):
         return found
     inner = _inner_size(FIT, init, size)
-    left, top = _centred(inner, size)
+    left, top = _centre(inner, size)
     rows, columns = slice(top, top + inner.height), slice(left, left + inner.width)
     mask = None if found.mask is None else np.ascontiguousarray(found.mask[rows, columns])
     return HostPicture(np.ascontiguousarray(found.image[rows, columns]), mask, None)
@@ -259,7 +259,7 @@ def _inner_size(mode: int, picture: Image.Image, size: Size) -> Size:
     return Size(max(width, 1), max(height, 1))
 
 
-def _centred(inner: Size, size: Size) -> tuple[int, int]:
+def _centre(inner: Size, size: Size) -> tuple[int, int]:
     """Where the host puts a picture of size `inner`: left and top, negative where it is cut."""
     return size.width // 2 - inner.width // 2, size.height // 2 - inner.height // 2
 
@@ -272,7 +272,7 @@ def _resize(mode: int, picture: Image.Image, size: Size, as_map: bool = False) -
     inner = _inner_size(mode, picture, size)
     check_size(inner.width, inner.height, "the picture, enlarged until it covers the result,")
     resized = _map_resize(picture, inner) if as_map else _lanczos(picture, inner)
-    left, top = _centred(inner, size)
+    left, top = _centre(inner, size)
     border = tuple(border_colour(np.array(picture)).tolist()) if as_map else 0
     canvas = Image.new("RGB", (size.width, size.height), border)
     canvas.paste(resized, (left, top))

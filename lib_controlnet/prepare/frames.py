@@ -67,7 +67,7 @@ def _with_frames(
     maps: list[np.ndarray] = []
     for number, picture in enumerate(pictures[1:], 2):
         try:
-            frame = prepare_units([picture.given_to(plain)], alone, [])
+            frame = prepare_units([picture.give_to(plain)], alone, [])
         except ControlNetError as error:
             msg = f"{error} (frame {number} of {len(pictures)}: {picture.name})"
             raise type(error)(msg, error.status_code) from error

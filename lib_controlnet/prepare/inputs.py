@@ -19,7 +19,7 @@ from lib_controlnet.prepare.crop import (
     LATENT_UPSCALE,
     crop_control,
     crop_region,
-    followed_picture,
+    follow_crop,
     host_picture,
     latent_part,
     prepare_mask,
@@ -151,7 +151,7 @@ def control_picture(
         )
         raise UnitError(msg)
     if wants_mask or identity or choice.crop is not None:
-        return _painted_picture(choice, wants_mask)
+        return _take_painted(choice, wants_mask)
     # A preprocessor finds more in the picture as it was given than in one of the result's size.
     whole = whole_picture(request.init_image, request.background)
     if request.resize_mode == LATENT_UPSCALE:
@@ -236,12 +236,12 @@ def _under_host_mask(picture: ControlPicture, choice: Choice) -> ControlPicture:
     laid = _crop_own(picture, choice)
     pixels = fit_map(laid.image[:, :, :3], request.size, laid.resize_mode)
     mask = host_picture(
-        request.init_image, _followed_rules(choice), request.size, request.resize_mode
+        request.init_image, _read_rules(choice), request.size, request.resize_mode
     ).mask
     return ControlPicture(join_mask(pixels, mask), ResizeMode.OUTER_FIT, is_held=True)
 
 
-def _followed_rules(choice: Choice) -> InpaintRules | None:
+def _read_rules(choice: Choice) -> InpaintRules | None:
     """The host's rules, without its crop where the unit does not follow it."""
     rules = choice.request.inpaint
     if rules is None or _crops(choice.unit, choice.request):
@@ -249,11 +249,11 @@ def _followed_rules(choice: Choice) -> InpaintRules | None:
     return dataclasses.replace(rules, only_masked=False)
 
 
-def _painted_picture(choice: Choice, wants_mask: bool) -> ControlPicture:
+def _take_painted(choice: Choice, wants_mask: bool) -> ControlPicture:
     """The img2img picture on the very pixels on which the host paints."""
     request = choice.request
-    found = followed_picture(
-        *(request.init_image, _followed_rules(choice), request.size),
+    found = follow_crop(
+        *(request.init_image, _read_rules(choice), request.size),
         *(request.resize_mode, request.background),
     )
     pixels = join_mask(found.image, found.mask) if wants_mask else found.image

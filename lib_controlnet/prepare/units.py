@@ -98,22 +98,24 @@ def prepare_units(
         comments += [f"ControlNet {unit.name}: {note}" for note in unit.notes]
         if preparation.interrupted():
             return []
-        with _failing(unit, preparation, comments):
+        with _answer_failure(unit, preparation, comments):
             choice = choose(unit, preparation.request)
             drawn.append((_prepare(choice, preparation, comments), choice))
     maps = [made for made, _choice in drawn]
     prepared: list[PreparedUnit] = []
     for made, choice in drawn:  # a region may be another unit's mask, so all maps must be there
-        with _failing(made.unit, preparation, comments):
+        with _answer_failure(made.unit, preparation, comments):
             prepared.append(_with_region(made, choice, maps, preparation.source))
-    return _taking_turns(prepared)
+    return _take_turns(prepared)
 
 
 @contextmanager
-def _failing(unit: ControlUnit, preparation: Preparation, comments: list[str]) -> Iterator[None]:
+def _answer_failure(
+    unit: ControlUnit, preparation: Preparation, comments: list[str]
+) -> Iterator[None]:
     """A unit that fails in here stops the generation, or is passed over with a comment."""
     try:
-        with naming(unit.name):
+        with name_unit(unit.name):
             yield
     except ControlNetError as error:
         if preparation.on_error is OnError.STOP:
@@ -134,7 +136,7 @@ def _with_region(
         return made
     if unit.acting_region is ActingRegion.OWN:
         return dataclasses.replace(made, region=own_region(choice, source))
-    inside = host_region(unit, choice.request) or _drawn_region(unit, drawn)
+    inside = host_region(unit, choice.request) or _find_drawn(unit, drawn)
     if inside is None:
         msg = (
             f"{unit.name}: region is {unit.region.value!r}, but there is no inpaint mask; paint "
@@ -143,10 +145,10 @@ def _with_region(
         )
         raise UnitError(msg)
     outside = unit.region is ActingRegion.OUTSIDE
-    return dataclasses.replace(made, region=inside.inverted() if outside else inside)
+    return dataclasses.replace(made, region=inside.invert() if outside else inside)
 
 
-def _drawn_region(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | None:
+def _find_drawn(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | None:
     """The mask of the first unit that has an inpaint preprocessor, for hosts without a mask."""
     for other in drawn:
         if other.detected.shape[2] == 4:  # RGB plus mask
@@ -156,7 +158,7 @@ def _drawn_region(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | 
     return None
 
 
-def _taking_turns(prepared: list[PreparedUnit]) -> list[PreparedUnit]:
+def _take_turns(prepared: list[PreparedUnit]) -> list[PreparedUnit]:
     """Give each unit its own pictures of a batch, if one of them asks for that."""
     if all(made.unit.batch_option is BatchOption.DEFAULT for made in prepared):
         return prepared
@@ -165,7 +167,7 @@ def _taking_turns(prepared: list[PreparedUnit]) -> list[PreparedUnit]:
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def name_unit(name: str) -> Iterator[None]:
     """Errors that pass say which unit they are about."""
     try:
         yield
@@ -251,7 +253,7 @@ class ChosenModel:
 
     def network(self, base: BaseUNet) -> ControlNetwork:
         """The network for a base, see `ModelReference.network`."""
-        with naming(self.name):
+        with name_unit(self.name):
             self.held = self.models.network(self.path, base)
         return self.held
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 Built = TypeVar("Built", bound=Component)
 
 
-def built_or_told(build: Callable[[], list[Built]], title: str, slots: int) -> list[Any]:
+def build_or_tell(build: Callable[[], list[Built]], title: str, slots: int) -> list[Any]:
     """A panel's components, or a notice and empty slots if building them fails.
 
     With `--api` the host ends when a script's `ui` raises.

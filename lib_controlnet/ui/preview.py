@@ -155,7 +155,7 @@ def on_run(
         nothing to say; `pose`: HTML of the link to the pose, "" without one.
     """
     try:
-        with runtime.telling(report):
+        with runtime.report_to(report):
             found = detect(unit, request, runtime)
     except ControlNetError as error:
         return {"picture": None, "said": as_html(str(error)), "pose": ""}

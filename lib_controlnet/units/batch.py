@@ -51,7 +51,7 @@ class BatchPicture:
         """Name without the ending."""
         return Path(self.name).stem if isinstance(self.value, Path) else self.name
 
-    def given_to(self, unit: ControlUnit) -> ControlUnit:
+    def give_to(self, unit: ControlUnit) -> ControlUnit:
         """The unit with this picture as its own.
 
         Raises:
@@ -129,11 +129,11 @@ def pictures_of(
     if isinstance(given, str) and given[:5].lower() == _DATA_URL:
         given = [given]
     if isinstance(given, (str, Path)):
-        return _listed(f"{unit.name}: batch_images", given, source, folders, most)
+        return _list(f"{unit.name}: batch_images", given, source, folders, most)
     if isinstance(given, (list, tuple)) and given:
         _check_count(f"{unit.name}: batch_images", len(given), most or MAX_LISTED)
         return tuple(
-            _checked(f"{unit.name}: picture {i + 1}", f"picture-{i + 1}", value, source)
+            _check(f"{unit.name}: picture {i + 1}", f"picture-{i + 1}", value, source)
             for i, value in enumerate(given)
         )
     msg = (
@@ -150,7 +150,7 @@ def _check_count(where: str, count: int, most: int) -> None:
         raise UnitError(msg)
 
 
-def _listed(
+def _list(
     where: str,
     text: str | Path,
     source: BatchSource,
@@ -187,7 +187,7 @@ def _outside(what: str, folders: Any) -> str:
     return f"{what} lies outside of {', '.join(map(str, folders))}"
 
 
-def _checked(where: str, name: str, value: Any, source: BatchSource) -> BatchPicture:
+def _check(where: str, name: str, value: Any, source: BatchSource) -> BatchPicture:
     """A picture of a list; all but those behind a URL are decoded once to be sure."""
     mask = None
     if isinstance(value, Mapping):
@@ -197,7 +197,7 @@ def _checked(where: str, name: str, value: Any, source: BatchSource) -> BatchPic
     return BatchPicture(name, value, mask)
 
 
-def masked_pictures_of(
+def pair_masks(
     unit: ControlUnit, source: BatchSource, folders: list[Path]
 ) -> tuple[BatchPicture, ...]:
     """The same with the masks of `batch_mask_dir`, by name or in order; one mask is for all.
@@ -210,7 +210,7 @@ def masked_pictures_of(
     folder = unit.batch_mask_dir or _line(unit.batch_images, _MASK_LINE)
     if not folder:
         return pictures
-    masks = _listed(f"{unit.name}: batch_mask_dir", folder, source, [])
+    masks = _list(f"{unit.name}: batch_mask_dir", folder, source, [])
     if len(masks) == 1:
         return tuple(dataclasses.replace(one, mask=masks[0].value) for one in pictures)
     choose = _by_name(masks, [picture.stem for picture in pictures])

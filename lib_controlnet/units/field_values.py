@@ -157,7 +157,7 @@ def picture(value: object, _notes: list[str]) -> Any:
     return value
 
 
-def listed(value: object, _notes: list[str]) -> tuple[Any, ...]:
+def items(value: object, _notes: list[str]) -> tuple[Any, ...]:
     """Items of a list."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         msg = f"is {shown(value)}, must be a list"
@@ -167,7 +167,7 @@ def listed(value: object, _notes: list[str]) -> tuple[Any, ...]:
 
 def functions(value: object, notes: list[str]) -> tuple[Any, ...]:
     """Functions, which only Python callers can give."""
-    found = listed(value, notes)
+    found = items(value, notes)
     if not all(callable(item) for item in found):
         msg = f"is {shown(value)}, must be a list of functions, which HTTP cannot carry"
         raise ValueError(msg)
@@ -184,10 +184,10 @@ def pictures(value: object, _notes: list[str]) -> Any:
 
 def keyframes(value: object, notes: list[str]) -> Any:
     """Numbers of frames as a text or a list."""
-    return value if isinstance(value, str) else listed(value, notes)
+    return value if isinstance(value, str) else items(value, notes)
 
 
-def unsupported(what: str) -> Parser:
+def pass_over(what: str) -> Parser:
     """A field that nothing here uses yet; it is said."""
 
     def parse(value: object, notes: list[str]) -> Any:

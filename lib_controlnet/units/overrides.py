@@ -22,7 +22,7 @@ def attributes() -> dict[str, str]:
     return {name: field.name for field in FIELDS.values() for name in field.attributes}
 
 
-def changed(units: Sequence[ControlUnit], values: Mapping[str, Any]) -> list[ControlUnit]:
+def apply(units: Sequence[ControlUnit], values: Mapping[str, Any]) -> list[ControlUnit]:
     """The units with values from outside.
 
     Args:
@@ -36,10 +36,10 @@ def changed(units: Sequence[ControlUnit], values: Mapping[str, Any]) -> list[Con
     """
     if not units and values:
         units = [parse_unit({"enabled": False})]
-    return [_changed(unit, position, values) for position, unit in enumerate(units)]
+    return [_apply_to(unit, position, values) for position, unit in enumerate(units)]
 
 
-def _changed(unit: ControlUnit, position: int, values: Mapping[str, Any]) -> ControlUnit:
+def _apply_to(unit: ControlUnit, position: int, values: Mapping[str, Any]) -> ControlUnit:
     own = {name: _for_unit(name, value, position) for name, value in values.items()}
     own = {name: value for name, value in own.items() if value is not None}
     if not own:

@@ -19,7 +19,7 @@ from lib_controlnet.units.batch import (
     BatchPicture,
     BatchSource,
     keyframe_line,
-    masked_pictures_of,
+    pair_masks,
     pictures_of,
 )
 from lib_controlnet.units.unit import ControlUnit
@@ -88,19 +88,19 @@ class Plan:
     ) -> ControlUnit:
         unit = self.units[position]
         if unit.loopback and result is not None:
-            return BatchPicture("the last result", result).given_to(unit)
+            return BatchPicture("the last result", result).give_to(unit)
         if position in self.frames:
-            return self.frames[position][0].given_to(unit)
+            return self.frames[position][0].give_to(unit)
         if position not in self.turns:
             return unit
         foreign = instead
         if isinstance(instead, (list, tuple)):
             foreign = instead[position] if position < len(instead) else None
         if foreign is not None:
-            return BatchPicture("picture of a script", foreign).given_to(unit)
+            return BatchPicture("picture of a script", foreign).give_to(unit)
         pictures = self.turns[position]
         named = [picture for picture in pictures if stem is not None and picture.stem == stem]
-        return (named[0] if named else pictures[turn]).given_to(unit)
+        return (named[0] if named else pictures[turn]).give_to(unit)
 
 
 def plan(
@@ -118,7 +118,7 @@ def plan(
             are fewer pictures than frames, or frames beside turns.
         ImageError: a file or picture cannot be used; it is named.
     """
-    single = tuple(one for unit in units for one in _unmerged(unit, source))
+    single = tuple(one for unit in units for one in _unfold(unit, source))
     batches = [i for i, unit in enumerate(single) if unit.input_mode is InputMode.BATCH]
     takes_all = bool(batches) and animation.takes_batches()
     framed = [i for i in batches if takes_all or single[i].animatediff_batch]
@@ -130,12 +130,12 @@ def plan(
         raise UnitError(msg)
     frames = {i: _frames_of(single[i], source, animation) for i in framed}
     folders: list[Path] = []
-    turns = {i: masked_pictures_of(single[i], source, folders) for i in batches if i not in frames}
+    turns = {i: pair_masks(single[i], source, folders) for i in batches if i not in frames}
     count = min(map(len, turns.values()), default=1)
     return Plan(single, turns, frames, count, tuple(folders))
 
 
-def _unmerged(unit: ControlUnit, source: BatchSource) -> Iterator[ControlUnit]:
+def _unfold(unit: ControlUnit, source: BatchSource) -> Iterator[ControlUnit]:
     """The unit, or of one in merge mode a unit per picture, at an equal share of its weight."""
     if unit.input_mode is not InputMode.MERGE:
         yield unit
@@ -149,7 +149,7 @@ def _unmerged(unit: ControlUnit, source: BatchSource) -> Iterator[ControlUnit]:
         advanced_weighting=None if layers is None else tuple(w * share for w in layers),
     )
     for picture in pictures:
-        yield picture.given_to(shared)
+        yield picture.give_to(shared)
 
 
 def _frames_of(
@@ -163,7 +163,7 @@ def _frames_of(
         )
         raise UnitError(msg)
     given = list(unit.batch_image_files) or unit.batch_images
-    pictures = masked_pictures_of(dataclasses.replace(unit, batch_images=given), source, [])
+    pictures = pair_masks(dataclasses.replace(unit, batch_images=given), source, [])
     for modifier in unit.batch_modifiers:
         known = {str(picture.value): picture for picture in pictures}
         kept = modifier([str(picture.value) for picture in pictures], animation.owner)

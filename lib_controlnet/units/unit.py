@@ -132,7 +132,7 @@ class ControlUnit:
     pulid_mode: PuLIDMode = row(PuLIDMode.FIDELITY)
     union_control_type: ControlNetUnionControlType = row(ControlNetUnionControlType.UNKNOWN)
     ipadapter_input: Any = row(
-        None, view="control_context_override", parse=values.unsupported("IP-Adapter")
+        None, view="control_context_override", parse=values.pass_over("IP-Adapter")
     )
     mask: Any = row(
         None, aliases={"mask_image": None, "image_fg": values.alpha_layer}, parse=values.picture
@@ -140,7 +140,7 @@ class ControlUnit:
     batch_mask_dir: str | None = row(None, parse=values.text)
     animatediff_batch: bool = row(False)
     batch_modifiers: tuple[Any, ...] = row((), parse=values.functions)
-    batch_image_files: tuple[Any, ...] = row((), parse=values.listed)
+    batch_image_files: tuple[Any, ...] = row((), parse=values.items)
     batch_keyframe_idx: Any = row(None, parse=values.keyframes)
     region: ActingRegion = row(
         ActingRegion.WHOLE, Written.IF_SET, Axis(12, "Region"), ("control_net_region",)

@@ -260,7 +260,7 @@ def test_a_preview_on_a_gpu_waits_for_the_generation_and_says_so(runtime: Any, o
         told.set()
 
     def preview() -> None:
-        with runtime.telling(listen):
+        with runtime.report_to(listen):
             runtime.detect("queued", picture(seed=2), 64)
 
     thread = threading.Thread(target=preview)

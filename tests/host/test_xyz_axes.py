@@ -115,7 +115,7 @@ def units_of(p: Any) -> list[Any]:
 
     script = p.scripts.script("ControlNet")
     asked = generation.read_units(p.script_args[script.args_from : script.args_to])
-    found = overrides.changed(asked, generation.outside_values(p, runtime()))
+    found = overrides.apply(asked, generation.outside_values(p, runtime()))
     names = (*FIELDS, "index", "acting_region")
     return [{name: getattr(unit, name) for name in names} for unit in found]
 
@@ -301,7 +301,7 @@ def test_made_up_field_is_an_axis_and_a_value_that_others_read(webui, monkeypatc
     assert label == f"{xyz.PREFIX}{made_up.TITLE}"
     p = processing_of(unit())
     change(p, read("0.25"), [])
-    (changed,) = overrides.changed([parse_unit({})], generation.outside_values(p, runtime()))
+    (changed,) = overrides.apply([parse_unit({})], generation.outside_values(p, runtime()))
     assert changed.glow == 0.25
     prepared = SimpleNamespace(unit=changed)
     assert getattr(neighbours.ControlParams(None, prepared), made_up.VIEW) == 0.25

@@ -113,7 +113,7 @@ def with_controls(unet: nn.Module, call: Mapping[str, Tensor], controls: Control
     cursor = StepCursor()
     places = Places(unet, cursor, Residency(1, 0))
     places.skips(controls.residuals, lambda: None)
-    with places.attached():
+    with places.hook():
         cursor.begin(build_layout([1], 1, 2), 0.0)
         return unet(call["x"], call["timesteps"], context=call["context"], y=call["y"])
 

@@ -14,7 +14,7 @@ import torch
 from lib_controlnet.engine.effects.inpaint_only import KeepUnmasked
 from lib_controlnet.engine.effects.start_picture import StartPicture
 from lib_controlnet.engine.effects.tile_colorfix import HoldColours, box_blur
-from lib_controlnet.engine.effects.x0 import LEAST_ALPHA_BAR, adjusted_noise, alpha_bar_at
+from lib_controlnet.engine.effects.x0 import LEAST_ALPHA_BAR, adjust_noise, alpha_bar_at
 from lib_controlnet.engine.step import NoisyLatent
 from lib_controlnet.engine.window import Window
 from lib_controlnet.host.a1111.rows import build_layout
@@ -104,7 +104,7 @@ def test_sampler_finds_the_adjusted_clean_latent(
         effect.after_guidance if make is kept else lambda given: effect.before_guidance(given, rows)
     )
     noisy = NoisyLatent(torch.from_numpy(x), torch.full((2,), t))
-    given = adjusted_noise(prediction, noisy, torch.from_numpy(alphas), adjust)
+    given = adjust_noise(prediction, noisy, torch.from_numpy(alphas), adjust)
     found = (x - (1 - alpha) ** 0.5 * given.double().numpy()) / alpha**0.5
     # Rounding of float32 numbers of size 4, as the sampler divides it by the signal's share.
     allowed = 8 * 2**-24 * 4 / alpha**0.5 + 1e-4 + 2e-6 * np.abs(x0).max()
@@ -121,9 +121,9 @@ def test_schedule_that_ends_in_nothing_gives_numbers(make: Callable) -> None:
     )
     noisy = NoisyLatent(x, torch.full((2,), 999.0))
     alphas = torch.from_numpy(SCHEDULES["exactly-zero"]())
-    torch.testing.assert_close(adjusted_noise(x, noisy, alphas, adjust), x, atol=5e-3, rtol=0)
+    torch.testing.assert_close(adjust_noise(x, noisy, alphas, adjust), x, atol=5e-3, rtol=0)
     noisy = NoisyLatent(x, torch.full((2,), 998.6))
-    assert bool(adjusted_noise(x, noisy, alphas, adjust).isfinite().all())
+    assert bool(adjust_noise(x, noisy, alphas, adjust).isfinite().all())
 
 
 @pytest.mark.parametrize("schedule", ["default", "zero-terminal"])

@@ -18,7 +18,7 @@ from lib_controlnet.pictures.maps import Size, fit_map, is_flat, join_mask, plac
 from lib_controlnet.prepare.crop import (
     crop_control,
     crop_region,
-    followed_picture,
+    follow_crop,
     host_picture,
     prepare_mask,
 )
@@ -449,7 +449,7 @@ def test_followed_picture_lies_on_the_hosts_pixels(mode: int, size: Size, masked
     if masked == "blank":
         rules = dataclasses.replace(rules, mask=Image.new("L", init.size))
     host = host_picture(init, rules, size, mode, BACKGROUND)
-    followed = followed_picture(init, rules, size, mode, BACKGROUND)
+    followed = follow_crop(init, rules, size, mode, BACKGROUND)
     placed = fit_map(followed.image, size, OUTER)
     inside = np.ones((size.height, size.width), bool)
     if mode == 2 and masked != "only masked":  # the host's stretched edges are not content

@@ -193,7 +193,7 @@ def test_a_call_that_nobody_announced_is_left_alone(rig, plain):
     with torch.no_grad(), session.sampling(rig.base.module):
         assert torch.equal(rig.call(), plain)
         session.begin_evaluation(PAIR, 0.0)
-        with session.silent():
+        with session.silence():
             assert torch.equal(rig.call(), plain)
 
 

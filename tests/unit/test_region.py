@@ -56,7 +56,7 @@ def test_region_and_its_inverse_add_up_to_one(mode, feather):
     mask = np.random.default_rng(1).integers(0, 256, (47, 71), np.uint8)
     for border in (None, 0, 255):
         region = Region(mask, mode, feather, border)
-        both = place_region(region, WIDE) + place_region(region.inverted(), WIDE)
+        both = place_region(region, WIDE) + place_region(region.invert(), WIDE)
         torch.testing.assert_close(both, torch.ones_like(both), atol=1e-6, rtol=0)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lib_controlnet.engine.window import Schedule, Window
-from lib_controlnet.host.a1111.schedule import from_denoiser, of_call, watched
+from lib_controlnet.host.a1111.schedule import from_denoiser, of_call, watch
 
 # sampler, its arguments, the host's steps and total_steps, evaluations it makes -> step of each.
 # Counts are those of the host contract, section 4.4.
@@ -81,7 +81,7 @@ def test_watched_sampler_tells_its_schedule_and_is_as_before():
     sampler, seen = Sampler(), []
     before = sampler.func
     denoiser = SimpleNamespace(steps=3, total_steps=6)
-    with watched(sampler, lambda *told: seen.append(told)):
+    with watch(sampler, lambda *told: seen.append(told)):
         assert sampler.func(denoiser, 1, sigmas=[3, 2, 1, 0], extra="kept") == (5, "kept")
     assert seen == [(Schedule(3, 2), 1)]
     assert sampler.func is before
@@ -90,13 +90,13 @@ def test_watched_sampler_tells_its_schedule_and_is_as_before():
 def test_watched_sampler_is_as_before_after_an_error():
     sampler = Sampler()
     before = sampler.func
-    with pytest.raises(KeyboardInterrupt), watched(sampler, lambda _: None):
+    with pytest.raises(KeyboardInterrupt), watch(sampler, lambda _: None):
         raise KeyboardInterrupt
     assert sampler.func is before
 
 
 def test_wrapper_of_a_neighbour_is_left_alone():
     sampler = Sampler()
-    with watched(sampler, lambda _: None):
+    with watch(sampler, lambda _: None):
         theirs = sampler.func = partial(sampler.func)
     assert sampler.func is theirs

@@ -135,7 +135,7 @@ def test_made_up_field_is_written_and_read_back() -> None:
 def test_made_up_field_is_changed_from_outside() -> None:
     assert overrides.attributes()[made_up.ATTRIBUTE] == "glow"
     units = [parse_unit({"glow": 0.25}), parse_unit({})]
-    assert [unit.glow for unit in overrides.changed(units, {"glow": [None, 1]})] == [0.25, 1.0]
+    assert [unit.glow for unit in overrides.apply(units, {"glow": [None, 1]})] == [0.25, 1.0]
 
 
 @pytest.mark.usefixtures("made_up_field")

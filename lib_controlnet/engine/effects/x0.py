@@ -18,7 +18,7 @@ A schedule whose last step holds exactly nothing is taken for it: there would be
 """
 
 
-def adjusted_noise(
+def adjust_noise(
     noise: Tensor, noisy: NoisyLatent, alphas: Tensor, adjust: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Predicted noise whose clean latent was adjusted, float32 (b, 4, h, w).

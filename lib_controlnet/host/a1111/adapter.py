@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from modules import devices, paths, sd_models, shared
 
-from lib_controlnet.engine.effects.x0 import adjusted_noise
+from lib_controlnet.engine.effects.x0 import adjust_noise
 from lib_controlnet.engine.residency import Between
 from lib_controlnet.engine.step import NoisyLatent
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
@@ -56,7 +56,7 @@ class A1111Host:
         """When control networks leave that device: as the host's own parts do."""
         if self.flag("lowvram"):
             return Between.EVALUATION
-        is_sdxl = hasattr(loaded_model(), "conditioner")  # the host tells it in the same way
+        is_sdxl = hasattr(find_model(), "conditioner")  # the host tells it in the same way
         is_medium = self.flag("medvram") or (is_sdxl and self.flag("medvram_sdxl"))
         return Between.PASS if is_medium else Between.NEVER
 
@@ -65,7 +65,7 @@ class A1111Host:
         """The U-Net's precision; float32 with `--no-half-controlnet`, never an 8-bit type."""
         if self.flag("no_half_controlnet"):
             return torch.float32
-        model = loaded_model()
+        model = find_model()
         dtype = devices.dtype if model is None else _parameter_dtype(model)
         if dtype not in (torch.float32, torch.bfloat16):
             # Half convolutions are slow on a CPU, or missing.
@@ -83,7 +83,7 @@ class A1111Host:
     @property
     def alphas(self) -> Tensor:
         """Cumulative product of alphas of the checkpoint that is loaded now, (1000,)."""
-        return loaded_model().alphas_cumprod
+        return find_model().alphas_cumprod
 
     def vae_encode(self, image: Tensor) -> Tensor:
         """Encode (b, 3, H, W) pixels in [0, 1] to scaled latents, without random numbers."""
@@ -137,7 +137,7 @@ class A1111Host:
         devices.torch_gc()
 
 
-def loaded_model() -> Any:
+def find_model() -> Any:
     """The checkpoint that is in memory, without loading one; None without one."""
     return getattr(sd_models.model_data, "sd_model", None)
 
@@ -153,7 +153,7 @@ def base_unet() -> BaseUNet | None:
         HostError: the checkpoint's network cannot take controls (SD3), or a compiled U-Net
             (TensorRT) that never calls the blocks has been selected in the settings.
     """
-    model = loaded_model()
+    model = find_model()
     if model is None:
         return None
     from modules import sd_unet
@@ -204,7 +204,7 @@ def end_session(p: Any) -> None:
 
 
 @contextmanager
-def kept_for_sampling(session: ControlSession) -> Iterator[None]:
+def keep_error(session: ControlSession) -> Iterator[None]:
     """Keep an error that the host would swallow: the next U-Net call, or the end, raises it."""
     try:
         yield
@@ -225,7 +225,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
     # Read only where it counts: the tensor is on the device, and reading it waits for the device.
     sigma = 0.0 if schedule.sigmas is None else float(params.sigma.max())
     progress = schedule.progress(denoiser.step, sigma)
-    model = loaded_model()
+    model = find_model()
     unet = None if model is None else model.model.diffusion_model
     noisy = None
     if getattr(denoiser, "mask_before_denoising", False):  # samplers that predict epsilon
@@ -238,7 +238,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
 def on_cfg_after_cfg(session: ControlSession, params: Any) -> None:
     """Once per evaluation, after guidance: hold the prediction where a unit asks for it."""
     if session.effects("after_guidance"):
-        params.x = _adjusted(params.x, session.noisy, session.adjust_x0, session)
+        params.x = _adjust(params.x, session.noisy, session.adjust_x0, session)
 
 
 def on_cfg_denoised(session: ControlSession, params: Any) -> None:
@@ -256,10 +256,10 @@ def on_cfg_denoised(session: ControlSession, params: Any) -> None:
     if noisy is not None:
         images = [row.image for row in rows]
         noisy = NoisyLatent(noisy.x[images], noisy.timesteps[images])
-    params.x.copy_(_adjusted(params.x, noisy, lambda x0: session.adjust_rows(x0, rows), session))
+    params.x.copy_(_adjust(params.x, noisy, lambda x0: session.adjust_rows(x0, rows), session))
 
 
-def _adjusted(
+def _adjust(
     prediction: Tensor,
     noisy: NoisyLatent | None,
     adjust: Callable[[Tensor], Tensor],
@@ -268,7 +268,7 @@ def _adjusted(
     """A prediction whose clean latent was adjusted; it is noise where `noisy` is given."""
     if noisy is None:
         return adjust(prediction)
-    return adjusted_noise(prediction, noisy, session.host.alphas, adjust)
+    return adjust_noise(prediction, noisy, session.host.alphas, adjust)
 
 
 def lay_starts(session: ControlSession, noise: Tensor) -> None:

@@ -22,11 +22,11 @@ from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import clients, generation
 from lib_controlnet.host.a1111.adapter import (
-    loaded_model,
+    find_model,
     require_base,
     session_of,
 )
-from lib_controlnet.host.a1111.schedule import watched
+from lib_controlnet.host.a1111.schedule import watch
 from lib_controlnet.host.runtime import Runtime, find_runtime
 
 if TYPE_CHECKING:
@@ -66,18 +66,18 @@ def follow(p: Any) -> None:
 def _follow(owner: type) -> None:
     present = vars(owner)[METHOD]
     if isinstance(present, FunctionType) and not _is_ours(present):
-        setattr(owner, METHOD, _controlling(present))
+        setattr(owner, METHOD, _wrap(present))
         _FOLLOWED.append(owner)
 
 
 def _is_ours(function: Any) -> bool:
     # Known by identity: `functools.wraps` of a neighbour copies attributes.
     original = getattr(function, "controlnet_original", None)
-    return original is not None and _controlling(original) is function
+    return original is not None and _wrap(original) is function
 
 
 @lru_cache(maxsize=64)
-def _controlling(original: Launch) -> Launch:
+def _wrap(original: Launch) -> Launch:
     """One and the same method for one and the same original, also after a reload."""
 
     def launch_sampling(sampler: Any, steps: int, func: Callable[[], Any]) -> Any:
@@ -88,11 +88,13 @@ def _controlling(original: Launch) -> Launch:
             return original(sampler, steps, func)  # called by the method of a subclass
         if session is None or session is runtime.sampling:
             # Another generation in the middle of ours: it keeps the controls quiet.
-            with _sampled(ControlSession(runtime.host, []), runtime):
+            with _take_over(ControlSession(runtime.host, []), runtime):
                 return original(sampler, steps, func)
         session.sampler = sampler
         try:
-            return _controlled(session, runtime, sampler, lambda: original(sampler, steps, func))
+            return _run_controlled(
+                session, runtime, sampler, lambda: original(sampler, steps, func)
+            )
         finally:
             session.sampler = None
 
@@ -101,18 +103,18 @@ def _controlling(original: Launch) -> Launch:
 
 
 @contextmanager
-def _sampled(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
+def _take_over(session: ControlSession, shared_objects: Runtime) -> Iterator[None]:
     """The session's pass runs inside; one in whose middle it runs is silent meanwhile."""
     outer = shared_objects.sampling
     shared_objects.sampling = session
     try:
-        with nullcontext() if outer is None else outer.silent():
+        with nullcontext() if outer is None else outer.silence():
             yield
     finally:
         shared_objects.sampling = outer
 
 
-def _controlled(
+def _run_controlled(
     session: ControlSession, runtime: Runtime, sampler: Any, run: Callable[[], Any]
 ) -> Any:
     """Run the sampler with the controls on the U-Net; they are gone afterwards.
@@ -121,7 +123,7 @@ def _controlled(
     script method raises but passes on what comes out of sampling.
     """
     with ExitStack() as stack:
-        stack.enter_context(_sampled(session, runtime))
+        stack.enter_context(_take_over(session, runtime))
         session.raise_error()
         is_attached = session.is_bound
         if is_attached:
@@ -136,7 +138,7 @@ def _controlled(
                 stack.enter_context(session.sampling(require_base().module))
             session.set_schedule(schedule)
 
-        stack.enter_context(watched(sampler, begin))
+        stack.enter_context(watch(sampler, begin))
         result = run()
     session.raise_error()
     completed = int(getattr(sampler.model_wrap_cfg, "step", session.evaluations))
@@ -165,7 +167,7 @@ def guard(p: Any, runtime: Runtime) -> None:
         session = session_of(mine)
         if session is None:
             return mine.sample(*args, **kwargs)
-        with clients.answering(mine):
+        with clients.answer_errors(mine):
             session.raise_error()
             before = session.passes
             with _foreign_calls(session, runtime) as calls:
@@ -199,7 +201,7 @@ def _foreign_calls(session: ControlSession, runtime: Runtime) -> Iterator[list[N
         if runtime.sampling is None:
             calls.append(None)
 
-    model = loaded_model()
+    model = find_model()
     unet = getattr(getattr(model, "model", None), "diffusion_model", None)
     outer, runtime.guarded = runtime.guarded, session
     handle = None if unet is None else unet.register_forward_pre_hook(count)

@@ -49,7 +49,7 @@ def of_call(name: str, arguments: Mapping[str, Any], denoiser: Any) -> Schedule:
 
 
 @contextmanager
-def watched(sampler: Any, note: Callable[[Schedule, Any], None]) -> Iterator[None]:
+def watch(sampler: Any, note: Callable[[Schedule, Any], None]) -> Iterator[None]:
     """Read the arguments with which the sampler's function is called inside this context.
 
     Args:
@@ -61,13 +61,13 @@ def watched(sampler: Any, note: Callable[[Schedule, Any], None]) -> Iterator[Non
         yield
         return
 
-    def observed(model: Any, x: Any, *rest: Any, **arguments: Any) -> Any:
+    def observe(model: Any, x: Any, *rest: Any, **arguments: Any) -> Any:
         note(of_call(getattr(function, "__name__", ""), arguments, model), x)
         return function(model, x, *rest, **arguments)
 
-    sampler.func = observed
+    sampler.func = observe
     try:
         yield
     finally:
-        if sampler.func is observed:
+        if sampler.func is observe:
             sampler.func = function

@@ -40,7 +40,7 @@ def encode(
         HostError: the VAE's answer holds numbers that are not finite.
     """
     watched = _moments(model.first_stage_model)
-    with _undrawn(pixels.device), watched as moments, autocast or nullcontext():
+    with _keep_generators(pixels.device), watched as moments, autocast or nullcontext():
         answer = model.encode_first_stage(pixels)
     latent = _mean(model, answer, moments)
     if not bool(torch.isfinite(latent).all()):
@@ -78,7 +78,7 @@ def _moments(vae: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _undrawn(device: torch.device) -> Iterator[None]:
+def _keep_generators(device: torch.device) -> Iterator[None]:
     """Put the generators back that the VAE may draw from: the CPU's, and its own device's."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(SEED)

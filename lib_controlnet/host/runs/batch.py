@@ -294,7 +294,7 @@ def units_of_turn(run: BatchRun, turn: int, runtime: Runtime) -> list[ControlUni
     return run.plan.at(turn, run.result if turn else None, instead, run.stem)
 
 
-def naming(run: BatchRun, turn: int, error: ControlNetError) -> ControlNetError:
+def name_turn(run: BatchRun, turn: int, error: ControlNetError) -> ControlNetError:
     """The error, saying in which turn it happened."""
     place = f"picture {turn + 1} of {run.plan.count}: {run.plan.name_of(turn).name}"
     return type(error)(f"{error} ({place})", error.status_code)
