@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
+
+
+Module = TypeVar("Module", bound="nn.Module")
 
 
 class ControlFamily(ABC):
@@ -69,7 +72,7 @@ class ControlFamily(ABC):
 
 
 @torch.no_grad()
-def randomize(module: nn.Module, seed: int, scale: float = 1.0) -> nn.Module:
+def randomize(module: Module, seed: int, scale: float = 1.0) -> Module:
     """Give every tensor of a module random values that keep activations at their size.
 
     Zero convolutions too, so a network that starts without effect has one.

@@ -104,7 +104,7 @@ class ControlNetNetwork(ResidualNetwork):
                 x[:, : params.in_channels].to(device, dtype),
                 timesteps.to(device),
                 context.to(device, dtype),
-                None if params.adm_channels is None else y.to(device, dtype),
+                None if params.adm_channels is None or y is None else y.to(device, dtype),
                 guided_hint.to(device, dtype),
                 wanted,
                 extra,

@@ -182,7 +182,7 @@ class _Evaluation:
 
     def add(self, step: StepContext) -> list[Residuals]:
         """Residuals of one U-Net call."""
-        groups: dict[tuple[object, ...], list[ResidualControl]] = {}
+        groups: dict[tuple[object, tuple[int, ...]], list[ResidualControl]] = {}
         self._acting = []
         for control in self._controls:
             rows = control.rows_in(step)
@@ -231,14 +231,15 @@ def evaluate_group(
     Returns:
         One `Residuals` per unit, in the order of `controls`.
     """
+    if step.context is None:
+        msg = "the U-Net was called without a text embedding, which control models need"
+        raise HostError(msg)
     everything = len(rows) == step.x.shape[0]
     index = None if everything else torch.tensor(rows, device=step.x.device)
     distinct = {control.hint_key: control for control in controls}
     copies = len(distinct)
 
-    def pick(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
+    def pick(tensor: Tensor) -> Tensor:
         chosen = tensor if index is None else tensor[index]
         return chosen if copies == 1 else torch.cat([chosen] * copies)
 
@@ -253,7 +254,7 @@ def evaluate_group(
         pick(step.x[:, :LATENT_CHANNELS]),
         pick(step.timesteps),
         pick(step.context),
-        pick(step.y),
+        None if step.y is None else pick(step.y),
         hints[0],
         wanted,
     )
