@@ -336,7 +336,7 @@ def test_half_precision_stays_close_and_finite(kind: str, dtype: torch.dtype) ->
     """Bound: a few per cent of the scale; bfloat16 has 8 bits, and errors add up over layers."""
     exact, call = run(tiny_controlnet(kind), inputs(kind)), inputs(kind)
     half = tiny_controlnet(kind)
-    half.to("cpu", dtype)
+    half.module.to(dtype)
     call = {key: value if value is None else value.to(dtype) for key, value in call.items()}
     call["timesteps"] = inputs(kind)["timesteps"]
     tolerance = 0.02 if dtype is torch.float16 else 0.1
@@ -357,7 +357,8 @@ def test_results_take_the_latents_precision_and_ignore_autocast() -> None:
 
 def test_fractional_timesteps_matter_in_half_precision() -> None:
     """Sinusoids are made in float32: half precision would make 900.25 and 900.4 the same."""
-    network = tiny_controlnet("SD1").to("cpu", torch.bfloat16)
+    network = tiny_controlnet("SD1")
+    network.module.to(torch.bfloat16)
     call = inputs("SD1", rows=1)
     first = run(network, call | {"timesteps": torch.tensor([900.25])})
     second = run(network, call | {"timesteps": torch.tensor([900.4])})
