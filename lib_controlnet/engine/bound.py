@@ -11,7 +11,7 @@ from lib_controlnet.engine import effects, outcome
 from lib_controlnet.engine.network import GuideKind, Terms
 from lib_controlnet.engine.unit_pass import UnitPass
 from lib_controlnet.engine.window import Window, is_for_sd1, own_strengths
-from lib_controlnet.enums import ControlMode, HiResOption
+from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, HiResOption
 from lib_controlnet.errors import UnitError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def bind_unit(
         log.info("%s has no effect in this pass: %s", unit.name, idle)
         return idle
     guide, key = _guide(prepared, network, placed, host)
+    is_unsaid = unit.union_control_type is ControlNetUnionControlType.UNKNOWN
     terms = Terms(
         name=unit.name,
         strengths=strengths,
@@ -79,7 +80,7 @@ def bind_unit(
         region=None if region is None or region.is_full else region,
         images=images,
         values=prepared.values,
-        control_type=unit.union_control_type,
+        control_type=prepared.control_type if is_unsaid else unit.union_control_type,
         guide_key=key,
     )
     bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))

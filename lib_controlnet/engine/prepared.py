@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from lib_controlnet.engine.injection import RegionMask
+from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.pictures.region import Region, place_region
 
@@ -90,6 +91,7 @@ class PreparedUnit:
         region: where the unit acts; None for the whole picture.
         turn: (i, n): of every n pictures of a batch the unit controls the one numbered i; None
             means all.
+        control_type: what the map shows, as far as the preprocessor tells.
         soft_in_hires: the preprocessor asks for fall-off strengths in a hires pass.
         effect: name of an effect on sampling or on the finished picture that the preprocessor
             declares, or None.
@@ -108,6 +110,7 @@ class PreparedUnit:
     model: ModelReference | None
     region: Region | None = None
     turn: tuple[int, int] | None = None
+    control_type: ControlNetUnionControlType = ControlNetUnionControlType.UNKNOWN
     soft_in_hires: bool = False
     effect: str | None = None
     values: tuple[float, ...] = ()

@@ -18,7 +18,6 @@ from lib_controlnet.engine.prepared import ModelReference, PreparedUnit
 from lib_controlnet.enums import (
     ActingRegion,
     BatchOption,
-    ControlNetUnionControlType,
     OnError,
     union_type,
 )
@@ -200,23 +199,17 @@ def _prepare(choice: Choice, preparation: Preparation, comments: list[str]) -> P
         msg = f"the preprocessor {detector.title} gives no picture and cannot be used here yet"
         raise PreprocessorUnavailableError(msg)
     return PreparedUnit(
-        unit=_tell_type(unit, detector),
+        unit=unit,
         resize_mode=made.resize_mode,
         detected=detection.image,
         model=model,
+        control_type=union_type(detector.tags[0] if detector.tags else ""),
         soft_in_hires=detector.soft_in_hires,
         effect=None if made.held_by_host else detector.effect or None,
         values=detection.values,
         fills=detector.fills,
         masks=detector.uses_mask and request.inpaint is None,
     )
-
-
-def _tell_type(unit: ControlUnit, detector: Detector) -> ControlUnit:
-    """The unit with what its picture shows: what the preprocessor draws, if nobody said."""
-    if unit.union_control_type is not ControlNetUnionControlType.UNKNOWN or not detector.tags:
-        return unit
-    return dataclasses.replace(unit, union_control_type=union_type(detector.tags[0]))
 
 
 def _judge_sliders(unit: ControlUnit, detector: Detector) -> list[str]:

@@ -186,3 +186,16 @@ def test_published_files_are_known_and_fit(types):
     plain = sum(torch.Size(shape).numel() for shape in golden("sdxl_full_original").values())
     added = sum(p.numel() for p in module.parameters()) - plain
     assert 2 * added == {6: 9_889_280, 8: 11_201_280}[types]
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn", "number"), [("Unknown", "Hard Edge", 3), ("Depth", "Hard Edge", 1)]
+)
+def test_the_unit_comes_before_its_preprocessor(asked, drawn, number):
+    base = tiny_base("SD1")
+    unit = prepared(UnionFamily().tiny(base), union_control_type=ControlNetUnionControlType(asked))
+    unit.control_type = ControlNetUnionControlType(drawn)
+    session = ControlSession(FakeHost(), [unit])
+    session.begin_pass(info(base))
+    (control,) = session.active
+    assert control.kind == number
