@@ -38,7 +38,9 @@ from lib_controlnet.interop.unit import (
     is_unit_like,
     to_unit,
 )
+from lib_controlnet.pictures import maps
 from lib_controlnet.pictures.decode import decode_image
+from lib_controlnet.pictures.maps import Size
 
 __all__ = [
     "ActingRegion",
@@ -253,10 +255,8 @@ def pixel_perfect_resolution(
         target_W: width of the picture to generate, in pixels.
         resize_mode: how the map will be fitted to the picture.
     """
-    height, width = image.shape[:2]
-    factors = target_H / height, target_W / width
-    fits_inside = resize_mode_from_value(resize_mode) is ResizeMode.OUTER_FIT
-    return round((min(factors) if fits_inside else max(factors)) * min(height, width))
+    target, mode = Size(target_W, target_H), resize_mode_from_value(resize_mode)
+    return maps.pixel_perfect_resolution(Size.from_array(image), target, mode)
 
 
 def to_base64_nparray(encoding: str) -> np.ndarray:

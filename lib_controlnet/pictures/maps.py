@@ -158,7 +158,7 @@ def pixel_perfect_resolution(image_size: Size, target: Size, mode: ResizeMode) -
         target: size of the generation (of the first pass under hires fix).
         mode: how the map will be fitted.
     """
-    factor = _fit_factor(image_size, target.multiple_of_down(8), mode)
+    factor = _fit_factor(image_size, target, mode)
     return max(round(factor * image_size.short), 1)
 
 

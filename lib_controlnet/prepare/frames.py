@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lib_controlnet.enums import ActingRegion, OnError
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.pictures.maps import fit_map
-from lib_controlnet.prepare.units import Preparation, prepare_units
+from lib_controlnet.prepare.detection import detect_unit
+from lib_controlnet.prepare.inputs import choose
+from lib_controlnet.prepare.units import Preparation, answer_failure
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.units.batch import BatchPicture
     from lib_controlnet.units.unit import ControlUnit
@@ -41,12 +40,8 @@ def add_frames(
     pictures = {id(unit): frames.get(i, ()) for i, unit in enumerate(units)}
     complete = []
     for made in prepared:
-        try:
+        with answer_failure(made.unit, preparation, comments):
             complete.append(_with_frames(made, pictures[id(made.unit)], preparation))
-        except ControlNetError as error:
-            if preparation.on_error is OnError.STOP:
-                raise
-            comments.append(f"ControlNet: {error} (unit skipped)")
     return complete
 
 
@@ -61,20 +56,18 @@ def _with_frames(
             "and an animation has several; choose another preprocessor"
         )
         raise UnitError(msg)
-    # The region is that of the unit, and its model has been found already.
-    plain = dataclasses.replace(made.unit, region=ActingRegion.WHOLE, effective_region_mask=None)
-    alone = dataclasses.replace(preparation, base=None, on_error=OnError.STOP)
-    maps: list[np.ndarray] = []
+    request, maps = preparation.request, []
     for number, picture in enumerate(pictures[1:], 2):
+        if preparation.interrupted():
+            return made
         try:
-            frame = prepare_units([picture.give_to(plain)], alone, [])
+            choice = choose(picture.give_to(made.unit), request)
+            frame = detect_unit(choice, preparation.source, preparation.cache)
         except ControlNetError as error:
             msg = f"{error} (frame {number} of {len(pictures)}: {picture.name})"
             raise type(error)(msg, error.status_code) from error
-        if not frame:  # interrupted
-            return made
-        shown = frame[0].detected
-        if frame[0].resize_mode is not made.resize_mode:  # only one of them takes the host's mask
-            shown = fit_map(shown, preparation.request.size, frame[0].resize_mode)
+        shown = frame.detection.image
+        if frame.resize_mode is not made.resize_mode:  # only one of them takes the host's mask
+            shown = fit_map(shown, request.size, frame.resize_mode)
         maps.append(shown)
     return dataclasses.replace(made, frames=tuple(maps))

@@ -97,19 +97,19 @@ def prepare_units(
         comments += [f"ControlNet {unit.name}: {note}" for note in unit.notes]
         if preparation.interrupted():
             return []
-        with _answer_failure(unit, preparation, comments):
+        with answer_failure(unit, preparation, comments):
             choice = choose(unit, preparation.request)
             drawn.append((_prepare(choice, preparation, comments), choice))
     maps = [made for made, _choice in drawn]
     prepared: list[PreparedUnit] = []
     for made, choice in drawn:  # a region may be another unit's mask, so all maps must be there
-        with _answer_failure(made.unit, preparation, comments):
+        with answer_failure(made.unit, preparation, comments):
             prepared.append(_with_region(made, choice, maps, preparation.source))
     return _take_turns(prepared)
 
 
 @contextmanager
-def _answer_failure(
+def answer_failure(
     unit: ControlUnit, preparation: Preparation, comments: list[str]
 ) -> Iterator[None]:
     """A unit that fails in here stops the generation, or is passed over with a comment."""

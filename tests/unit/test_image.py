@@ -69,7 +69,7 @@ PIXEL_PERFECT = [
     (Size(512, 512), Size(768, 512), OUTER, 512),
     (Size(1000, 500), Size(512, 512), INNER, 512),  # max(512/500, 512/1000) * 500
     (Size(1000, 500), Size(512, 512), OUTER, 256),
-    (Size(640, 480), Size(519, 775), INNER, 768),  # target is floored to 512 x 768
+    (Size(640, 480), Size(519, 775), INNER, 775),
     (Size(3, 1000), Size(512, 512), OUTER, 2),  # 0.512 * 3 = 1.536
     (Size(1, 4000), Size(512, 512), OUTER, 1),  # never 0
 ]

@@ -15,7 +15,8 @@ from PIL import Image
 from lib_controlnet.detect import preprocess
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.pictures.maps import Size
-from lib_controlnet.prepare.inputs import PictureSource
+from lib_controlnet.prepare.detection import detect_unit
+from lib_controlnet.prepare.inputs import PictureSource, choose
 from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.ui import preview
 from lib_controlnet.units.plan import plan
@@ -127,6 +128,13 @@ def generated(units: list[Any], request: GenerationRequest, runtime: Any) -> lis
     units = plan(units, runtime.batch_source()).at(0)
     preparation = Preparation(request, Models(), None, PictureSource())
     return [made.detected for made in prepare_units(units, preparation, [])]
+
+
+def test_pixel_perfect_fills_whole_cells() -> None:
+    """Of a result whose sides are no multiples of 8 the latent covers 512 x 768."""
+    unit = parse_unit({"module": "canny", "image": noise(480, 640), "pixel_perfect": True})
+    made = detect_unit(choose(unit, GenerationRequest(Size(519, 775))), PictureSource())
+    assert made.detection.resolution == 768
 
 
 @pytest.mark.parametrize(
