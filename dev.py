@@ -17,8 +17,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,13 +185,24 @@ def ensure(env: Environment) -> Path:
     return env.python
 
 
-def run(python: Path, *arguments: str) -> int:
-    """Run a program of the repository in its environment and give back its exit status."""
+def run(python: Path, *arguments: str, output: Any = None) -> int:
+    """Run a program of the repository in its environment and give back its exit status.
+
+    Args:
+        python: the environment's.
+        arguments: for it.
+        output: an open file that gets what it says, in the place of the terminal.
+    """
     settings = {"GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
     try:
         command = [str(python), *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **settings}, check=False
+            command,
+            cwd=ROOT,
+            env={**os.environ, **settings},
+            check=False,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
         ).returncode
     except KeyboardInterrupt:
         return 130
@@ -210,8 +223,36 @@ def lint(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
     return max(results)
 
 
+def run_suite(
+    python: Path, suite: str, options: list[str], is_kept: bool = False
+) -> tuple[str, int]:
+    """Run one folder of tests in a fresh process.
+
+    Args:
+        python: the environment's.
+        suite: the folder below `tests/`.
+        options: for pytest.
+        is_kept: its output is shown when it has ended, not between that of another suite.
+
+    Returns:
+        A line for the summary, and the exit status.
+    """
+    started = time.monotonic()
+    # Whole files to each of two workers; the other suites share one running WebUI.
+    parallel = suite in ("unit", "networks", "tools", "train", "host")
+    workers = ["-n", "2", "--dist", "loadfile"] if parallel else []
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        command = ("-m", "pytest", f"tests/{suite}", *workers, *options)
+        status = run(python, *command, output=file if is_kept else None)
+        if is_kept:
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout)
+    word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")
+    return f"{suite} {word} ({time.monotonic() - started:.0f} s)", status
+
+
 def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
-    """Run the suites one after another, each in a fresh process."""
+    """Run the suites, each in a fresh process."""
     common = list(rest)
     if options.no_browser:
         common += ["-m", "not browser"]
@@ -228,15 +269,22 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
     suites = ("unit",) if options.fast else ("http",) if options.webui_url else SUITES
     suites = ("http", "matrix") if options.sdxl_checkpoint else suites
     report, failed = [], 0
-    for suite in suites:
-        started = time.monotonic()
-        # Whole files to each of two workers; the other suites share one running WebUI.
-        parallel = suite in ("unit", "networks", "tools", "train", "host")
-        workers = ["-n", "2", "--dist", "loadfile"] if parallel else []
-        status = run(python, "-m", "pytest", f"tests/{suite}", *workers, *common)
-        word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")
-        report.append(f"{suite} {word} ({time.monotonic() - started:.0f} s)")
-        failed += status not in (0, NO_TESTS)
+    # Suites with a WebUI of their own use one core each, so the last two run side by side.
+    beside = "matrix" if {"http", "matrix"} <= set(suites) and not options.webui_url else None
+    with ThreadPoolExecutor(1) as pool:
+        other = None
+        for suite in suites:
+            if suite == beside:
+                continue
+            if suite == "http" and beside is not None:
+                other = pool.submit(run_suite, python, beside, common, is_kept=True)
+            line, status = run_suite(python, suite, common)
+            report.append(line)
+            failed += status not in (0, NO_TESTS)
+        if other is not None:
+            line, status = other.result()
+            report.append(line)
+            failed += status not in (0, NO_TESTS)
     say(", ".join(report))
     ran_something = any("nothing selected" not in line for line in report)
     return 1 if failed else 0 if ran_something else NO_TESTS
