@@ -95,7 +95,7 @@ REFUSED = {
 def break_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the part fail that a case is about, if it is about a part of ours."""
     from lib_controlnet.host import generation
-    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host.a1111 import rows
 
     run, bind = prepare.preprocess.run_preprocessor, generation.pass_info
     parts = {
@@ -108,7 +108,7 @@ def break_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
             lambda p, x: (fail if getattr(p, "is_hr_pass", False) else bind)(p, x),
         ),
         "network": (ControlNetNetwork, "evaluate", fail),
-        "announced step": (adapter, "_prompts_per_image", fail),
+        "announced step": (rows, "_prompts_per_image", fail),
         "latent effect": (HoldColours, "before_guidance", fail),
     }
     if case in parts:

@@ -8,7 +8,7 @@ from controls import SIZE, encoded, first, picture, request, unit
 from embedded import ApiError
 from PIL import Image
 
-from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine import session
 
 INSIDE, OUTSIDE = "Inside the inpaint mask", "Outside the inpaint mask"
 
@@ -17,10 +17,12 @@ INSIDE, OUTSIDE = "Inside the inpaint mask", "Outside the inpaint mask"
 def places(monkeypatch):
     """Per U-Net call: where, on the shallowest layer, each row gets a residual; (rows, h, w)."""
     seen = []
-    original = ControlSession.residuals
+    original = session.Places.skips
 
-    def spy(self, step):
-        parts = original(self, step)
+    def spy(self, add, taken):
+        original(self, lambda step: note(step, add(step)), taken)
+
+    def note(step, parts):
         height, width = step.x.shape[-2:]
         found = np.zeros((step.x.shape[0], height, width), bool)
         for part in parts:
@@ -29,7 +31,7 @@ def places(monkeypatch):
         seen.append(found)
         return parts
 
-    monkeypatch.setattr(ControlSession, "residuals", spy)
+    monkeypatch.setattr(session.Places, "skips", spy)
     yield seen
     assert seen, "no control acted at all"
 
