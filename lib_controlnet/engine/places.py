@@ -174,6 +174,10 @@ class Places:
             self._attach()
             yield
 
+    def detach(self) -> None:
+        """Take the hooks off at once, in the middle of `attached`."""
+        self._handles.close()
+
     def move_to(self, unet: nn.Module) -> None:
         """Act on another U-Net of the same structure from now on (a refiner was switched to)."""
         self._handles.close()

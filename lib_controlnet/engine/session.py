@@ -81,6 +81,8 @@ class ControlSession:
         """End all controls and let go of their pictures, also where the session itself is held."""
         self.prepared, self.units, self.active = [], [], []
         self._outcomes, self._finishing = {}, {}
+        if self._places is not None:
+            self._places.detach()
 
     def effects(self, moment: str) -> list[Effect]:
         """Effects of the present pass that answer a moment, in the user's order of units."""

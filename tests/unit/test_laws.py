@@ -283,3 +283,13 @@ def test_weights_are_read_on_the_device_alone(rig, steered, between):
                 host.residency.park()
                 assert device.held == 0
     host.residency.park()
+
+
+def test_a_release_in_mid_sampling_ends_the_control_at_once(rig, plain):
+    session = rig.session([rig.unit()])
+    with torch.no_grad(), session.sampling(rig.base.module):
+        session.begin_evaluation(PAIR, 0.0)
+        rig.call()
+        session.release()
+        session.begin_evaluation(PAIR, 0.5)
+        assert torch.equal(rig.call(), plain)
