@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final, TypeVar
 
-from lib_controlnet.errors import shown
+from lib_controlnet.errors import quote
 
 E = TypeVar("E", bound="Choice")
 
@@ -83,7 +83,7 @@ class Choice(str, Enum):
     @classmethod
     def _complaint(cls, value: object) -> str:
         choices = ", ".join(f'"{member.value}"' for member in cls)
-        return f"is {shown(value)}, must be one of {choices}"
+        return f"is {quote(value)}, must be one of {choices}"
 
 
 class ResizeMode(Choice):

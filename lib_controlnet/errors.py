@@ -95,7 +95,7 @@ def again(error: BaseException) -> BaseException:
 SHOWN_CHARACTERS: Final = 80
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """A value as messages quote it; a request may hold megabytes."""
     # A number of a million digits must not be written out first.
     text = "a very long number" if _is_long(value) else repr(value)

@@ -16,7 +16,7 @@ from PIL import Image
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.prepare.detection import detect_unit
-from lib_controlnet.prepare.inputs import Choice, PictureSource
+from lib_controlnet.prepare.inputs import ChosenPicture, PictureSource
 from lib_controlnet.settings import DEFAULTS
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.unit_value import UnitValue
@@ -48,7 +48,7 @@ class FakeRuntime:
     def has_queue(self) -> bool:
         return self.queue
 
-    def saved_default(self, key: str) -> str | None:
+    def read_saved_default(self, key: str) -> str | None:
         return self.saved.get(key)
 
     def report_to(self, listener: Any) -> Any:
@@ -60,7 +60,7 @@ class FakeRuntime:
     def refresh_models(self) -> None:
         self.catalog.refresh()
 
-    def detect_unit(self, choice: Choice) -> Any:
+    def detect_unit(self, choice: ChosenPicture) -> Any:
         ignore = bool(self.option("controlnet_ignore_noninpaint_mask"))
         return detect_unit(choice, PictureSource(ignore_masks=ignore)).detection
 

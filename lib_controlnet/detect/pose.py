@@ -14,7 +14,7 @@ import numpy as np
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.pose_layouts import LAYOUTS, find_layout, reorder
-from lib_controlnet.errors import ControlNetError, shown
+from lib_controlnet.errors import ControlNetError, quote
 from lib_controlnet.limits import MAX_FIGURES, MAX_SIDE, MAX_WORKED
 from lib_controlnet.pictures.decode import check_size
 
@@ -92,7 +92,7 @@ def _figures(given: Any, where: str) -> Sequence[Any]:
     if given is None:
         return ()
     if not isinstance(given, (list, tuple)):
-        msg = f"{where} is {shown(given)}; expected a list"
+        msg = f"{where} is {quote(given)}; expected a list"
         raise ControlNetError(msg)
     return given
 

@@ -23,7 +23,7 @@ from lib_controlnet.errors import (
     ImageError,
     PreprocessorUnavailableError,
     is_out_of_memory,
-    shown,
+    quote,
     without_frames,
 )
 from lib_controlnet.files.pickles import check_pickles
@@ -127,7 +127,7 @@ def get(name: str | None) -> Detector:
     close = difflib.get_close_matches(str(name)[:200], spellings, n=3)
     known = ", ".join(detector.name for detector in all_detectors())
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {known}"
-    msg = f"Module not available: {shown(name)} is no preprocessor here; {hint}"
+    msg = f"Module not available: {quote(name)} is no preprocessor here; {hint}"
     if registry.broken:
         faults = "; ".join(f"{file}.py: {reason}" for file, reason in registry.broken.items())
         msg += f" (files of annotator/ that could not be loaded: {faults})"
@@ -277,15 +277,15 @@ def _detect(
     detector: Detector, picture: np.ndarray, side: int, values: tuple[float, ...], seed: int
 ) -> Detection:
     started = time.perf_counter()
-    with _telling(detector):
-        made = _making_room(lambda: _run(detector, picture, side, values, seed))
+    with _explain_failure(detector):
+        made = _make_room(lambda: _run(detector, picture, side, values, seed))
     size = Size.from_array(made.image)
     spent = (time.perf_counter() - started) * 1000
     log.debug("%s: %d x %d in %.0f ms", detector.name, size.width, size.height, spent)
     return made
 
 
-def _making_room(run: Callable[[], Detection]) -> Detection:
+def _make_room(run: Callable[[], Detection]) -> Detection:
     """The result of `run`, which gets a second try where memory can be freed that it lacked."""
     try:
         return run()
@@ -312,12 +312,12 @@ def _run(
         named["kept"] = restore(framed).shape[:2]
     made = detector.detect(framed, *values, **named)
     image, pose = made if isinstance(made, declarations.Detected) else (made, None)
-    image = restore(_checked(detector, image))
+    image = restore(_check(detector, image))
     if image.ndim == 2 or image.shape[2] not in (3, 4):
         image = to_rgb(image)
     image = _read_only(image)
     shown = detector.display(image)
-    shown = image if shown is image else _read_only(_checked(detector, shown))
+    shown = image if shown is image else _read_only(_check(detector, shown))
     return Detection(detector.name, image, shown, side, values, pose)
 
 
@@ -331,7 +331,7 @@ def is_map(value: object) -> bool:
     )
 
 
-def _checked(detector: Detector, value: Any) -> np.ndarray:
+def _check(detector: Detector, value: Any) -> np.ndarray:
     """What a detector made, if it can be used.
 
     Raises:
@@ -346,7 +346,7 @@ def _checked(detector: Detector, value: Any) -> np.ndarray:
 
 
 @contextmanager
-def _telling(detector: Detector) -> Iterator[None]:
+def _explain_failure(detector: Detector) -> Iterator[None]:
     """Whatever goes wrong in here becomes a sentence that names the preprocessor and its files.
 
     Raises:
@@ -373,7 +373,7 @@ def _telling(detector: Detector) -> Iterator[None]:
             raise HostError(msg) from error
         log.debug("preprocessor %s failed", detector.name, exc_info=True)
         files = ", ".join(weight.name for weight in detector.files)
-        said = shown(str(error))[1:-1]
+        said = quote(str(error))[1:-1]
         msg = (
             f"preprocessor {detector.name} failed ({type(error).__name__}: {said})"
             f"{f'; its files are {files}' if files else ''}"

@@ -40,12 +40,12 @@ class Residuals:
         pairs = zip(self.layers, other.layers, strict=True)
         return Residuals(self.rows, tuple(_sum(a, b) for a, b in pairs))
 
-    def scaled(self, strengths: Sequence[float]) -> Residuals:
+    def scale(self, strengths: Sequence[float]) -> Residuals:
         """Each layer times its strength; a strength of 0 removes the layer."""
         pairs = zip(self.layers, strengths, strict=True)
         return Residuals(self.rows, tuple(_scale(a, s) for a, s in pairs))
 
-    def masked(self, region: RegionMask, sizes: Sequence[Sequence[int] | None]) -> Residuals:
+    def mask(self, region: RegionMask, sizes: Sequence[Sequence[int] | None]) -> Residuals:
         """Each layer times the region at that layer's size.
 
         Args:
@@ -58,7 +58,7 @@ class Residuals:
         )
         return Residuals(self.rows, layers)
 
-    def pooled(self) -> Residuals:
+    def pool(self) -> Residuals:
         """Each layer replaced by its mean over the picture, (n, c, 1, 1) (shuffle models)."""
         layers = tuple(None if a is None else a.mean((2, 3), keepdim=True) for a in self.layers)
         return Residuals(self.rows, layers)

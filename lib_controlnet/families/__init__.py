@@ -22,7 +22,7 @@ from lib_controlnet.errors import (
     WrongBaseModelError,
     is_out_of_memory,
     lacks_memory,
-    shown,
+    quote,
 )
 from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.files.checkpoint import open_checkpoint
@@ -70,7 +70,7 @@ def identify(ckpt: Checkpoint) -> ControlFamily:
     if kind is not None:
         msg = f"{ckpt.path.name} is {kind.title}, not a ControlNet: {kind.advice}"
         raise CheckpointError(msg)
-    some = ", ".join(shown(key)[1:-1] for key in sorted(ckpt.keys)[:3]) or "none"
+    some = ", ".join(quote(key)[1:-1] for key in sorted(ckpt.keys)[:3]) or "none"
     msg = (
         f"{ckpt.path.name} is no control model of a known kind: it holds {len(ckpt.keys)} tensors "
         f"(first names: {some})"
@@ -119,7 +119,7 @@ def refusal(path: Path, base: BaseUNet) -> Refusal | None:
     if not has_header(path):
         return None
     try:
-        with _telling(path):
+        with _explain_failure(path):
             ckpt = open_checkpoint(path)
             identify(ckpt).check(ckpt, base)
     except ControlNetError as error:
@@ -136,7 +136,7 @@ def load_network(
         CheckpointError: the file or its base model does not fit; see `identify` and `load`.
         HostError: there is not enough memory.
     """
-    with _telling(path):
+    with _explain_failure(path):
         ckpt = open_checkpoint(path)
         network = identify(ckpt).load(ckpt, base, dtype, device)
     log.info(
@@ -148,7 +148,7 @@ def load_network(
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _explain_failure(path: Path) -> Iterator[None]:
     """Whatever else goes wrong in here becomes a sentence that names the file."""
     try:
         yield
@@ -158,6 +158,6 @@ def _telling(path: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise lacks_memory(path.name) from error
         log.debug("loading %s failed", path, exc_info=True)
-        said = shown(str(error))[1:-1] or "nothing more is known"
+        said = quote(str(error))[1:-1] or "nothing more is known"
         msg = f"{path.name} could not be loaded ({type(error).__name__}: {said}); download it again"
         raise BrokenCheckpointError(msg) from error

@@ -81,8 +81,10 @@ class ControlLoraFamily(ControlNetFamily):
         """The layers with factors, see `ControlNetFamily.changes`."""
         return [f"{layer}.weight" for layer in pairs(ckpt.shapes)]
 
-    def stored(self, ckpt: Checkpoint, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
-        """Factors multiplied in float32, see `ControlNetFamily.stored`.
+    def read_stored(
+        self, ckpt: Checkpoint, device: torch.device | str
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Factors multiplied in float32, see `ControlNetFamily.read_stored`.
 
         A host that lets CUDA multiply in TF32 loses nothing of half precision factors.
         """

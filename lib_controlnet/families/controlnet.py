@@ -145,7 +145,9 @@ class ControlNetFamily(ControlFamily):
         """Those of the stored tensors that are a change to the base's."""
         return [key for key in ckpt.keys if key.startswith(SHARED_WITH_BASE)]
 
-    def stored(self, ckpt: Checkpoint, device: torch.device | str) -> Iterable[tuple[str, Tensor]]:
+    def read_stored(
+        self, ckpt: Checkpoint, device: torch.device | str
+    ) -> Iterable[tuple[str, Tensor]]:
         """The tensors of a file that needs the base, in their own precision or in float32."""
         return ckpt.tensors(self.stored_shapes(ckpt), None, device)
 
@@ -165,13 +167,13 @@ class ControlNetFamily(ControlFamily):
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare shapes with the base, see `ControlFamily.check`."""
-        self._fitting(ckpt, base)
+        self._check_fit(ckpt, base)
 
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> ControlNetwork:
         """Build the network and fill it, see `ControlFamily.load`."""
-        shapes, shape = self._fitting(ckpt, base)
+        shapes, shape = self._check_fit(ckpt, base)
         with torch.device("meta"):
             module = read_structure(ckpt, lambda: self.build(shapes, _head_rule(shape, base)))
         expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
@@ -180,7 +182,7 @@ class ControlNetFamily(ControlFamily):
         tensors = {
             key: tensor.reshape(expected[key])
             for key, tensor in (
-                self._summed(ckpt, base, expected, dtype, device)
+                self._sum(ckpt, base, expected, dtype, device)
                 if self.needs_base(ckpt)
                 else ckpt.tensors(expected, dtype, device)
             )
@@ -196,7 +198,7 @@ class ControlNetFamily(ControlFamily):
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network
 
-    def _fitting(
+    def _check_fit(
         self, ckpt: Checkpoint, base: BaseUNet
     ) -> tuple[dict[str, tuple[int, ...]], UNetShape]:
         """Shapes of a network's tensors, those it takes from the base included, and its structure.
@@ -220,7 +222,7 @@ class ControlNetFamily(ControlFamily):
             raise WrongBaseModelError(msg)
         return shapes, shape
 
-    def _summed(
+    def _sum(
         self,
         ckpt: Checkpoint,
         base: BaseUNet,
@@ -230,7 +232,7 @@ class ControlNetFamily(ControlFamily):
     ) -> Iterable[tuple[str, Tensor]]:
         """Yield the network's tensors: what is stored, and the base's encoder, in float32 sums."""
         weights, changes = BaseWeights(base), frozenset(self.changes(ckpt))
-        for name, tensor in self.stored(ckpt, device):
+        for name, tensor in self.read_stored(ckpt, device):
             if name in changes:
                 tensor = weights.get(name, tensor.shape, device) + tensor.float()
             yield name, tensor.to(dtype)

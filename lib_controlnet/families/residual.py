@@ -158,12 +158,12 @@ class ResidualControl(ActiveControl):
 
     def finish(self, layers: tuple[Tensor | None, ...], rows: Rows) -> Residuals:
         """Apply strength, region and pooling to the network's raw output."""
-        residuals = Residuals(rows, layers).scaled(self.terms.strengths)
+        residuals = Residuals(rows, layers).scale(self.terms.strengths)
         sizes = [None if layer is None else layer.shape[-2:] for layer in layers]
         if self.network.global_average_pooling:
-            residuals = residuals.pooled()
+            residuals = residuals.pool()
         if self.terms.region is not None:
-            residuals = residuals.masked(self.terms.region, sizes)
+            residuals = residuals.mask(self.terms.region, sizes)
         return residuals
 
     def release(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from lib_controlnet.enums import UNION_TYPES
-from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, shown
+from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, quote
 from lib_controlnet.files.checkpoint import GENERIC_STEMS
 from lib_controlnet.files.containers import read_metadata, read_names
 from lib_controlnet.files.hash_store import HashStore
@@ -286,27 +286,27 @@ class Catalog:
         if _is_called(entry, wanted) or entry.name == text:
             return None
         if not _is_called(entry, stem) and _is_called(entry, _without_ending(stem)):
-            return f"there is no control model {shown(text)} with this ending; {entry.name} is used"
+            return f"there is no control model {quote(text)} with this ending; {entry.name} is used"
         if not _is_called(entry, stem):
             others = sum(stem in other.search_text for other in self.files.values()) - 1
             guess = f"the shortest of {others + 1} names that contain it" if others else "by a part"
-            return f"the control model {shown(text)} is taken to be {entry.name}, {guess}"
+            return f"the control model {quote(text)} is taken to be {entry.name}, {guess}"
         if digest and not _has_hash(entry, digest):
-            return f"there is no control model {shown(text)} with this hash; {entry.name} is used"
+            return f"there is no control model {quote(text)} with this hash; {entry.name} is used"
         return None
 
     def _not_found(self, text: str) -> str:
         folders = ", ".join(str(folder) for folder in self.folders) or "none"
         if not self.files:
             return (
-                f"control model {shown(text)} is not found: no model files in the folders {folders}"
+                f"control model {quote(text)} is not found: no model files in the folders {folders}"
             )
         by_stem = {fold(entry.stem): name for name, entry in self.files.items()}
         wanted = split_name(fold(text[:200].strip()))[0]
         close = difflib.get_close_matches(wanted, by_stem, n=3, cutoff=0.3)
         nearest = ", ".join(by_stem[stem] for stem in close) or next(iter(self.files))
         return (
-            f"control model {shown(text)} is not found; the closest names are {nearest}; "
+            f"control model {quote(text)} is not found; the closest names are {nearest}; "
             f"searched {len(self.files)} models in the folders {folders}"
         )
 

@@ -27,7 +27,7 @@ from lib_controlnet.errors import (
     BrokenCheckpointError,
     ModelNotFoundError,
     is_out_of_memory,
-    shown,
+    quote,
 )
 from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.pickles import UnsoundError, is_torch, look_over
@@ -199,7 +199,7 @@ def _read_entry(path: Path, name: str, entry: Any) -> TensorInfo:
         fits = False
     if not fits:
         msg = (
-            f"{path.name} is damaged: its header describes {shown(name)[1:-1]} as {shown(entry)}; "
+            f"{path.name} is damaged: its header describes {quote(name)[1:-1]} as {quote(entry)}; "
             "download it again"
         )
         raise BrokenCheckpointError(msg)
@@ -290,7 +290,7 @@ def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
     if is_plain and needed <= tensor.untyped_storage().nbytes():
         return tensor
     msg = (
-        f"{path.name} cannot be used: it holds {shown(name)[1:-1]} of shape "
+        f"{path.name} cannot be used: it holds {quote(name)[1:-1]} of shape "
         f"{tuple(tensor.shape)} in another form than number by number; get the .safetensors "
         "version of this model"
     )

@@ -60,10 +60,10 @@ def open_file(named: str | Path, folders: Folders) -> Path | None:
 
 
 def _resolve(named: str | Path) -> Path:
-    return (named if isinstance(named, Path) else Path(typed_path(named))).resolve()
+    return (named if isinstance(named, Path) else Path(parse_path(named))).resolve()
 
 
-def typed_path(text: object) -> str:
+def parse_path(text: object) -> str:
     """One path: quotes and blanks off, `~` filled in; never raises.
 
     What is no text gives "".
@@ -76,16 +76,16 @@ def typed_path(text: object) -> str:
     return os.path.expanduser(path)  # noqa: PTH111 - Path's raises
 
 
-def typed_folders(text: object) -> list[str]:
+def parse_folders(text: object) -> list[str]:
     """The folders that a field names, whether or not they exist.
 
     The whole text is one folder if there is such a folder; else `;`, a comma, a new line and what
     separates paths on this system part it, outside quotes.
     """
-    whole = typed_path(text)
+    whole = parse_path(text)
     if not whole or os.path.isdir(whole):  # noqa: PTH112 - never raises
         return [whole] if whole else []
-    found = [path for path in map(typed_path, _pieces(str(text)[:LONGEST])) if path]
+    found = [path for path in map(parse_path, _pieces(str(text)[:LONGEST])) if path]
     return list(dict.fromkeys(found))
 
 

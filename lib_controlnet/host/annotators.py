@@ -12,7 +12,7 @@ from modules import call_queue, devices, paths, shared
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.engine.residency import Resident
-from lib_controlnet.files.paths import typed_path
+from lib_controlnet.files.paths import parse_path
 
 if TYPE_CHECKING:
     from lib_controlnet.host.a1111.adapter import A1111Host
@@ -36,8 +36,8 @@ def report_to(listener: Listener | None) -> Iterator[None]:
 
 def set_up(host: A1111Host) -> None:
     """Have the preprocessors use the user's folders, settings and device from now on."""
-    chosen = typed_path(host.option("control_net_modules_path"))
-    chosen = chosen or typed_path(host.flag("controlnet_annotator_models_path"))
+    chosen = parse_path(host.option("control_net_modules_path"))
+    chosen = chosen or parse_path(host.flag("controlnet_annotator_models_path"))
     preprocess.store.STORE.roots = preprocess.store.folders(
         chosen, Path(paths.data_path), Path(shared.models_path)
     )

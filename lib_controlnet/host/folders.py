@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from lib_controlnet.errors import shown
-from lib_controlnet.files.paths import typed_folders
+from lib_controlnet.errors import quote
+from lib_controlnet.files.paths import parse_folders
 
 NAME: Final = "ControlNet"
 EXTENSION_ROOT: Final = Path(__file__).resolve().parents[2]
@@ -27,12 +27,12 @@ def find_folders(
     notes = _make(models / NAME)
     candidates = [models / NAME, *_spelt_otherwise(models), *others]
     for where, text in typed.items():
-        for name in typed_folders(text):
+        for name in parse_folders(text):
             if _is_readable(name):
                 candidates.append(Path(name))
             else:
                 notes.append(
-                    f"{where}: {shown(name)} is no folder that can be read; it is left out"
+                    f"{where}: {quote(name)} is no folder that can be read; it is left out"
                 )
     found: list[Path] = []
     for folder in candidates:

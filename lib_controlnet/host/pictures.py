@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import images, paths, shared
 from PIL import Image
 
-from lib_controlnet.errors import ImageError, shown
-from lib_controlnet.files.paths import PATH_FAULTS, open_path, typed_path
+from lib_controlnet.errors import ImageError, quote
+from lib_controlnet.files.paths import PATH_FAULTS, open_path, parse_path
 from lib_controlnet.prepare.inputs import PictureSource
 from lib_controlnet.settings import BY_KEY, DEFAULTS
 from lib_controlnet.units.batch import BatchSource
@@ -30,7 +30,7 @@ _HOST_OUTPUTS: Final = str(Path(paths.data_path) / "outputs")
 
 def source(host: Host) -> PictureSource:
     """How units may name pictures: no local paths unless a folder was opened for them."""
-    folder = typed_path(host.option(OPENED_FOLDER))
+    folder = parse_path(host.option(OPENED_FOLDER))
     return PictureSource(
         allow_paths=[Path(folder)] if folder else False,
         fetch=fetch if host.option("api_enable_requests") else None,
@@ -104,14 +104,14 @@ def check_maps_folder(text: str, outputs: object = None) -> None:
         folder = None
     if folder is None:
         msg = (
-            f"the setting {MAPS_FOLDER} is {shown(text)}: requests may only name a folder below "
+            f"the setting {MAPS_FOLDER} is {quote(text)}: requests may only name a folder below "
             "those where the WebUI saves pictures; others are set under Settings > ControlNet"
         )
         raise ImageError(msg)
 
 
 def _maps_folder(text: str, outputs: object) -> Path:
-    folder = Path(typed_path(text) or str(DEFAULTS[MAPS_FOLDER]))
+    folder = Path(parse_path(text) or str(DEFAULTS[MAPS_FOLDER]))
     if folder.is_absolute():
         return folder
     return Path(str(shared.opts.data.get("outdir_samples") or outputs or _HOST_OUTPUTS)) / folder

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.session import ControlSession
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.host.a1111.adapter import A1111Host
-    from lib_controlnet.prepare.inputs import Choice
+    from lib_controlnet.prepare.inputs import ChosenPicture
     from lib_controlnet.units.batch import BatchSource
 
 log = logging.getLogger(__name__)
@@ -118,9 +118,9 @@ class Runtime:
         """Whether the page's events go through gradio's queue, which carries progress."""
         return not self.host.flag("no_gradio_queue")
 
-    def saved_default(self, key: str) -> str | None:
+    def read_saved_default(self, key: str) -> str | None:
         """A text among the user's saved defaults of the page, None without one."""
-        return self.host.saved_default(key)
+        return self.host.read_saved_default(key)
 
     def refresh_models(self) -> list[str]:
         """Scan the model folders again and return the names."""
@@ -182,7 +182,7 @@ class Runtime:
         with self._waiting(module) as cache:
             return run_preprocessor(module, image, resolution, (a, b), cache)
 
-    def detect_unit(self, choice: Choice) -> Detection:
+    def detect_unit(self, choice: ChosenPicture) -> Detection:
         """What a generation would make of a unit's picture. Waits, see `_waiting`."""
         with self._waiting(choice.unit.module) as cache:
             return detect_unit(choice, pictures.source(self.host), cache).detection

@@ -71,7 +71,7 @@ class Size:
             max(self.height // step, 1) * step,
         )
 
-    def scaled(self, factor: float) -> Size:
+    def scale(self, factor: float) -> Size:
         """Both sides times `factor`, rounded half to even, at least 1."""
         return Size(max(round(self.width * factor), 1), max(round(self.height * factor), 1))
 
@@ -109,7 +109,7 @@ def resize_short_side(image: np.ndarray, resolution: int, by_area: bool = False)
     """
     size = Size.from_array(image)
     factor = min(resolution / size.short, MAX_SIDE / max(size.width, size.height))
-    wanted = size.scaled(factor)
+    wanted = size.scale(factor)
     if wanted.area > MAX_WORKED:
         msg = (
             f"a picture of {size.width} x {size.height} pixels would be worked on at "
@@ -206,7 +206,7 @@ def placement(size: Size, target: Size, mode: ResizeMode) -> tuple[Size, int, in
     """
     if mode is ResizeMode.RESIZE:
         return target, 0, 0
-    wanted = size.scaled(_fit_factor(size, target, mode))
+    wanted = size.scale(_fit_factor(size, target, mode))
     x = target.width // 2 - wanted.width // 2
     y = target.height // 2 - wanted.height // 2
     return wanted, x, y

@@ -21,7 +21,7 @@ from lib_controlnet.pictures.maps import Size, border_colour, is_flat, resize_ma
 if TYPE_CHECKING:
     from lib_controlnet.units.request import InpaintRules
 
-Region = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 STRETCH: Final = 0
 COVER: Final = 1
@@ -41,7 +41,7 @@ class HostPicture:
 
     image: np.ndarray
     mask: np.ndarray | None
-    region: Region | None
+    region: Box | None
 
 
 def host_picture(
@@ -162,7 +162,7 @@ def prepare_mask(rules: InpaintRules) -> Image.Image:
     return Image.fromarray(plane)
 
 
-def crop_region(mask: Image.Image, padding: int, size: Size) -> Region | None:
+def crop_region(mask: Image.Image, padding: int, size: Size) -> Box | None:
     """Box around everything that is not black, grown to the proportions of `size`.
 
     Args:
@@ -189,7 +189,7 @@ def crop_region(mask: Image.Image, padding: int, size: Size) -> Region | None:
 def crop_control(
     image: np.ndarray,
     init_size: Size,
-    region: Region,
+    region: Box,
     size: Size,
     resize_mode: int,
     is_map: bool = False,

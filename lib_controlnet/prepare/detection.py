@@ -15,7 +15,7 @@ from lib_controlnet.prepare.inputs import control_picture, has_mask
 if TYPE_CHECKING:
     from annotator.registry import Detector
     from lib_controlnet.detect.preprocess import Detection, DetectionCache
-    from lib_controlnet.prepare.inputs import Choice, ControlPicture, PictureSource
+    from lib_controlnet.prepare.inputs import ChosenPicture, ControlPicture, PictureSource
     from lib_controlnet.units.request import GenerationRequest
     from lib_controlnet.units.unit import ControlUnit
 
@@ -42,7 +42,7 @@ class UnitMap:
 
 
 def detect_unit(
-    choice: Choice, source: PictureSource, cache: DetectionCache | None = None
+    choice: ChosenPicture, source: PictureSource, cache: DetectionCache | None = None
 ) -> UnitMap:
     """Run a unit's preprocessor on the picture that was chosen.
 
@@ -98,7 +98,7 @@ def _with_border(picture: ControlPicture, request: GenerationRequest) -> Control
     """
     if picture.resize_mode is not ResizeMode.OUTER_FIT:
         return picture
-    canvas = request.size.scaled(2) if request.has_hires else request.size
+    canvas = request.size.scale(2) if request.has_hires else request.size
     filled = fit_map(picture.image, canvas, ResizeMode.OUTER_FIT)
     return dataclasses.replace(picture, image=filled)
 

@@ -28,7 +28,7 @@ from lib_controlnet.prepare.crop import (
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
-    from lib_controlnet.prepare.crop import Region as Box
+    from lib_controlnet.prepare.crop import Box
     from lib_controlnet.units.request import GenerationRequest, InpaintRules
     from lib_controlnet.units.unit import ControlUnit
 
@@ -38,7 +38,7 @@ PAIR: Final = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class ChosenPicture:
     """Which picture feeds a unit, and how it follows the host's.
 
     Attributes:
@@ -100,7 +100,7 @@ class PictureSource:
     ignore_masks: bool = False
 
 
-def choose(unit: ControlUnit, request: GenerationRequest) -> Choice:
+def choose(unit: ControlUnit, request: GenerationRequest) -> ChosenPicture:
     """Choose the picture of a unit; nothing is decoded.
 
     Raises:
@@ -111,7 +111,7 @@ def choose(unit: ControlUnit, request: GenerationRequest) -> Choice:
     crop = None
     if rules is not None and _crops(unit, request):
         crop = crop_region(prepare_mask(rules), rules.padding, request.size)
-    return Choice(unit, request, image, mask, crop)
+    return ChosenPicture(unit, request, image, mask, crop)
 
 
 def _crops(unit: ControlUnit, request: GenerationRequest) -> bool:
@@ -121,7 +121,7 @@ def _crops(unit: ControlUnit, request: GenerationRequest) -> bool:
 
 
 def control_picture(
-    choice: Choice, source: PictureSource, wants_mask: bool, identity: bool = False
+    choice: ChosenPicture, source: PictureSource, wants_mask: bool, identity: bool = False
 ) -> ControlPicture:
     """Decode the chosen picture as the preprocessor is to see it.
 
@@ -197,7 +197,7 @@ def read_mask(value: Any, where: str, source: PictureSource) -> np.ndarray:
     return drawn[:, :, 3] if drawn.shape[2] == 4 else full  # RGBA
 
 
-def _own_picture(choice: Choice, wants_mask: bool, source: PictureSource) -> ControlPicture:
+def _own_picture(choice: ChosenPicture, wants_mask: bool, source: PictureSource) -> ControlPicture:
     name, mask = choice.unit.name, choice.mask
     pixels = decode_image(choice.image, f"{name}: image", source.allow_paths, source.fetch)
     drawn = None if mask is None else read_mask(mask, f"{name}: mask", source)
@@ -213,7 +213,7 @@ def _is_scribble(mask: np.ndarray) -> bool:
     return not (mask.max() <= NEARLY_BLACK or mask.min() >= NEARLY_WHITE)
 
 
-def _crop_own(picture: ControlPicture, choice: Choice) -> ControlPicture:
+def _crop_own(picture: ControlPicture, choice: ChosenPicture) -> ControlPicture:
     """Follow the host's "Only masked" area with a picture that lies over the whole picture."""
     init, size = choice.request.init_image, choice.request.size
     if choice.crop is None or init is None:
@@ -230,7 +230,7 @@ def has_mask(image: np.ndarray) -> bool:
     return bool((image[:, :, 3] > 127).any())  # half of full scale
 
 
-def _under_host_mask(picture: ControlPicture, choice: Choice) -> ControlPicture:
+def _under_host_mask(picture: ControlPicture, choice: ChosenPicture) -> ControlPicture:
     """A picture without a mask of its own gets the host's, in the frame of the result."""
     request = choice.request
     laid = _crop_own(picture, choice)
@@ -241,7 +241,7 @@ def _under_host_mask(picture: ControlPicture, choice: Choice) -> ControlPicture:
     return ControlPicture(join_mask(pixels, mask), ResizeMode.OUTER_FIT, is_held=True)
 
 
-def _read_rules(choice: Choice) -> InpaintRules | None:
+def _read_rules(choice: ChosenPicture) -> InpaintRules | None:
     """The host's rules, without its crop where the unit does not follow it."""
     rules = choice.request.inpaint
     if rules is None or _crops(choice.unit, choice.request):
@@ -249,7 +249,7 @@ def _read_rules(choice: Choice) -> InpaintRules | None:
     return dataclasses.replace(rules, only_masked=False)
 
 
-def _take_painted(choice: Choice, wants_mask: bool) -> ControlPicture:
+def _take_painted(choice: ChosenPicture, wants_mask: bool) -> ControlPicture:
     """The img2img picture on the very pixels on which the host paints."""
     request = choice.request
     found = follow_crop(
@@ -260,7 +260,7 @@ def _take_painted(choice: Choice, wants_mask: bool) -> ControlPicture:
     return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_held=request.inpaint is not None)
 
 
-def own_region(choice: Choice, source: PictureSource) -> Region:
+def own_region(choice: ChosenPicture, source: PictureSource) -> Region:
     """The region that a unit's own mask draws; it goes the way of the control image.
 
     Raises:

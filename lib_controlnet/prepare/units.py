@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from annotator.registry import Detector
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
-    from lib_controlnet.prepare.inputs import Choice
+    from lib_controlnet.prepare.inputs import ChosenPicture
     from lib_controlnet.units.request import GenerationRequest
     from lib_controlnet.units.unit import ControlUnit
 
@@ -90,7 +90,7 @@ def prepare_units(
     Raises:
         ControlNetError: a unit cannot do what it was asked (only with `OnError.STOP`).
     """
-    drawn: list[tuple[PreparedUnit, Choice]] = []
+    drawn: list[tuple[PreparedUnit, ChosenPicture]] = []
     for unit in units:
         if not unit.enabled:
             continue
@@ -123,7 +123,7 @@ def answer_failure(
 
 
 def _with_region(
-    made: PreparedUnit, choice: Choice, drawn: Sequence[PreparedUnit], source: PictureSource
+    made: PreparedUnit, choice: ChosenPicture, drawn: Sequence[PreparedUnit], source: PictureSource
 ) -> PreparedUnit:
     """The unit with the region it acts on.
 
@@ -178,7 +178,7 @@ def name_unit(name: str) -> Iterator[None]:
         raise type(error)(named, error.status_code) from error
 
 
-def _prepare(choice: Choice, preparation: Preparation, comments: list[str]) -> PreparedUnit:
+def _prepare(choice: ChosenPicture, preparation: Preparation, comments: list[str]) -> PreparedUnit:
     unit, request = choice.unit, choice.request
     detector = preprocess.get(unit.module)
     preprocess.require(detector)

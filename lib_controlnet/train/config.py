@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from lib_controlnet.errors import shown
+from lib_controlnet.errors import quote
 
 from .errors import TrainError
 from .reading import read_content
@@ -157,7 +157,7 @@ def read_file(path: Path) -> dict[str, Any]:
         values[name] = _of_kind(value, kinds[name])
         if values[name] is None:
             expected = kinds[name].__name__
-            msg = f"the configuration {path} has {name} = {shown(value)}, expected {expected}"
+            msg = f"the configuration {path} has {name} = {quote(value)}, expected {expected}"
             raise TrainError(msg)
     return values
 

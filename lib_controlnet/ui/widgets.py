@@ -196,7 +196,7 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
         The host would silently take the first default for one that is not offered; like this it
         is chosen, and the line of notes says what is wrong with it.
         """
-        saved = runtime.saved_default(f"{tab}/{label}/value")
+        saved = runtime.read_saved_default(f"{tab}/{label}/value")
         return names if not saved or saved in names else [*names, saved]
 
     made: dict[str, Component] = {}

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from lib_controlnet.enums import ControlMode, truth
-from lib_controlnet.errors import shown
+from lib_controlnet.errors import quote
 
 Parser = Callable[[Any, list[str]], Any]
 
@@ -36,7 +36,7 @@ def boolean(value: object, _notes: list[str]) -> bool:
     """true and false, 1 and 0, and their words; "" is false."""
     found = truth(bool(value) if isinstance(value, np.bool_) else value)
     if found is None:
-        msg = f"is {shown(value)}, must be true or false"
+        msg = f"is {quote(value)}, must be true or false"
         raise ValueError(msg)
     return found
 
@@ -45,15 +45,15 @@ def number(value: object) -> float:
     """A finite number, or a text of one."""
     is_grouped = isinstance(value, str) and "_" in value  # Python reads 1_0 as ten
     if isinstance(value, (bool, np.bool_)) or is_grouped:
-        msg = f"is {shown(value)}, must be a number"
+        msg = f"is {quote(value)}, must be a number"
         raise ValueError(msg)
     try:
         found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        msg = f"is {shown(value)}, must be a number"
+        msg = f"is {quote(value)}, must be a number"
         raise ValueError(msg) from error
     if not math.isfinite(found):
-        msg = f"is {shown(value)}, must be a finite number"
+        msg = f"is {quote(value)}, must be a finite number"
         raise ValueError(msg)
     return found
 
@@ -98,7 +98,7 @@ def whole(value: object, notes: list[str]) -> int:
     """A whole number; a fraction is cut off."""
     found = number(value)
     if found != int(found) and found >= 1:
-        notes.append(f"{shown(value)} is no whole number: {int(found)} is used")
+        notes.append(f"{quote(value)} is no whole number: {int(found)} is used")
     return int(found)
 
 
@@ -107,7 +107,7 @@ def layer_weights(value: object, _notes: list[str]) -> tuple[float, ...] | None:
     if isinstance(value, str) and value.strip().lower() == "none":
         return None
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        msg = f"is {shown(value)}, must be a list of numbers, one per layer"
+        msg = f"is {quote(value)}, must be a list of numbers, one per layer"
         raise ValueError(msg)
     return tuple(number(item) for item in value) or None
 
@@ -126,7 +126,7 @@ def text(value: object, _notes: list[str]) -> str:
     """Text, or a path of Python."""
     if isinstance(value, (str, os.PathLike)):
         return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    msg = f"is {shown(value)}, must be text"
+    msg = f"is {quote(value)}, must be text"
     raise ValueError(msg)
 
 
@@ -149,10 +149,10 @@ def picture(value: object, _notes: list[str]) -> Any:
     """A picture as it comes, undecoded; an object must have one of the keys that hold it."""
     for item in value if isinstance(value, (list, tuple)) else (value,):
         if isinstance(item, Mapping) and item and not {"image", "mask"} & set(item):
-            msg = f'is an object with the keys {shown(list(item))}, must have "image"'
+            msg = f'is an object with the keys {quote(list(item))}, must have "image"'
             raise ValueError(msg)
     if isinstance(value, (bool, int, float)):
-        msg = f"is {shown(value)}, must be a picture (base64 text)"
+        msg = f"is {quote(value)}, must be a picture (base64 text)"
         raise ValueError(msg)
     return value
 
@@ -160,7 +160,7 @@ def picture(value: object, _notes: list[str]) -> Any:
 def items(value: object, _notes: list[str]) -> tuple[Any, ...]:
     """Items of a list."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        msg = f"is {shown(value)}, must be a list"
+        msg = f"is {quote(value)}, must be a list"
         raise ValueError(msg)
     return tuple(value)
 
@@ -169,7 +169,7 @@ def functions(value: object, notes: list[str]) -> tuple[Any, ...]:
     """Functions, which only Python callers can give."""
     found = items(value, notes)
     if not all(callable(item) for item in found):
-        msg = f"is {shown(value)}, must be a list of functions, which HTTP cannot carry"
+        msg = f"is {quote(value)}, must be a list of functions, which HTTP cannot carry"
         raise ValueError(msg)
     return found
 
@@ -177,7 +177,7 @@ def functions(value: object, notes: list[str]) -> tuple[Any, ...]:
 def pictures(value: object, _notes: list[str]) -> Any:
     """A folder's path, or several pictures."""
     if isinstance(value, (bool, int, float, Mapping)):
-        msg = f"is {shown(value)}, must be a folder or a list of pictures"
+        msg = f"is {quote(value)}, must be a folder or a list of pictures"
         raise ValueError(msg)
     return value
 

@@ -253,7 +253,7 @@ def parse_unit(
     try:
         if isinstance(value, Mapping):
             given, unknown = present_names(value)
-            notes += [f"unknown keys ignored: {shown_keys(unknown)}"] if unknown else []
+            notes += [f"unknown keys ignored: {quote_keys(unknown)}"] if unknown else []
             given["enabled"] = True if given.get("enabled") is None else given["enabled"]
         else:
             given = {name: getattr(value, name) for name in FIELDS if hasattr(value, name)}
@@ -326,7 +326,7 @@ def present_names(
     return {name: value for name, value in given.items() if name in FIELDS}, unknown
 
 
-def shown_keys(keys: list[str]) -> str:
+def quote_keys(keys: list[str]) -> str:
     """Keys of a request in an order of their own, each in part, and the first of them."""
     listed = [key if len(key) <= MAX_KEY else f"{key[:MAX_KEY]}..." for key in sorted(keys)]
     return ", ".join(listed[:MAX_KEYS]) + (", ..." if len(listed) > MAX_KEYS else "")

@@ -200,7 +200,7 @@ def test_resize_and_fill_comes_first_so_that_the_border_is_painted(has_hires: bo
     picture = masked_picture(60, 90)[:, :, :3]
     request = GenerationRequest(Size(128, 72), has_hires=has_hires)
     made = prepared_unit(request, image=picture, resize_mode=ResizeMode.OUTER_FIT)
-    canvas = request.size.scaled(2 if has_hires else 1)
+    canvas = request.size.scale(2 if has_hires else 1)
     fitted = fit_map(picture_with_mask(picture), canvas, ResizeMode.OUTER_FIT)
     assert np.array_equal(made.detected[:, :, 3], fitted[:, :, 3])
     border = fitted[:, :, 3] > 0

@@ -103,7 +103,7 @@ class Controls:
         rows = tuple(range(step.x.shape[0]))
         call = {"x": step.x, "timesteps": step.timesteps, "context": step.context, "y": step.y}
         parts = [
-            Residuals(rows, tuple(run_ours(network, call, hint))).scaled((weight,) * network.layers)
+            Residuals(rows, tuple(run_ours(network, call, hint))).scale((weight,) * network.layers)
             for network, hint, weight in self.controls
         ]
         return sum_residuals(parts)

@@ -54,8 +54,8 @@ def test_size_knows_its_algebra() -> None:
     assert (size.short, size.area) == (300, 153900)
     assert size.multiple_of_down(8) == Size(512, 296)
     assert Size(5, 3).multiple_of_down(8) == Size(8, 8)
-    assert size.scaled(0.5) == Size(256, 150)  # 256.5 rounds to even
-    assert Size(100, 1).scaled(0.01) == Size(1, 1)
+    assert size.scale(0.5) == Size(256, 150)  # 256.5 rounds to even
+    assert Size(100, 1).scale(0.01) == Size(1, 1)
     assert Size.from_array(np.zeros((2, 3, 4))) == Size(3, 2)
 
 

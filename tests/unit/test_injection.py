@@ -29,14 +29,14 @@ def test_sum_residuals_keeps_row_sets_apart():
 
 
 def test_scaled_by_zero_removes_the_layer():
-    scaled = some().scaled((0.0, 1.0, 0.5))
+    scaled = some().scale((0.0, 1.0, 0.5))
     assert scaled.layers[0] is None
     assert scaled.layers[2].max() == 0.5
 
 
 def test_pooled_is_the_mean_over_the_picture():
     layer = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert Residuals((0,), (layer,)).pooled().layers[0].flatten().tolist() == [7.5]
+    assert Residuals((0,), (layer,)).pool().layers[0].flatten().tolist() == [7.5]
 
 
 @pytest.mark.parametrize("rows", [(0, 1, 2), (1, 2), (0, 2)], ids=["all", "run", "scattered"])
@@ -63,7 +63,7 @@ def test_fit_to_repairs_odd_sizes_and_precision():
 def test_region_half_keeps_half():
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., :32] = 1.0
-    masked = Residuals((0,), (torch.ones(1, 2, 8, 8),)).masked(RegionMask(mask), [(8, 8)])
+    masked = Residuals((0,), (torch.ones(1, 2, 8, 8),)).mask(RegionMask(mask), [(8, 8)])
     assert torch.equal(masked.layers[0][..., :3], torch.ones(1, 2, 8, 3))
     assert not masked.layers[0][..., 5:].any()
 

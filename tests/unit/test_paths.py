@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib_controlnet.detect.preprocess import store
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.files.paths import open_file, open_path, typed_folders, typed_path
+from lib_controlnet.files.paths import open_file, open_path, parse_folders, parse_path
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.ui.uploads import upload
 from lib_controlnet.units.batch import BatchSource
@@ -27,32 +27,32 @@ AS_TYPED = [
 
 @pytest.mark.parametrize("form", AS_TYPED)
 def test_quotes_and_blanks_round_a_path_do_not_count(form: str) -> None:
-    assert typed_path(form.format("/data/my models")) == "/data/my models"
+    assert parse_path(form.format("/data/my models")) == "/data/my models"
 
 
 def test_home_is_filled_in_and_variables_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/people/me")
     monkeypatch.setenv("USERPROFILE", "/people/me")
     monkeypatch.setenv("MODELS", "/data")
-    assert typed_path('"~/models"') == "/people/me/models"
-    assert typed_path("$MODELS/control") == "$MODELS/control", "requests name paths as well"
+    assert parse_path('"~/models"') == "/people/me/models"
+    assert parse_path("$MODELS/control") == "$MODELS/control", "requests name paths as well"
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 1.5, [], {}, ["/a"], b"/a", "", "  ", '""'])
 def test_what_is_no_path_is_none(value: object) -> None:
-    assert typed_path(value).strip('"') == ""
-    assert typed_folders(value) in ([], ['""'])
+    assert parse_path(value).strip('"') == ""
+    assert parse_folders(value) in ([], ['""'])
 
 
 @posix
 def test_several_folders_in_one_field(tmp_path: Path) -> None:
     one, two = (str(tmp_path / name) for name in ("one", "two, three"))
     for text in (f"{one};{two}-", f"{one}:{two}-", f'"{one}" "{two}-"', f"{one}\n{two}-\n\n"):
-        assert typed_folders(text)[0] == one
-        assert len(typed_folders(text)) > 1
-    assert typed_folders(f'"{one}", "{two}", "{one}"') == [one, two]
+        assert parse_folders(text)[0] == one
+        assert len(parse_folders(text)) > 1
+    assert parse_folders(f'"{one}", "{two}", "{one}"') == [one, two]
     (tmp_path / "two, three").mkdir()
-    assert typed_folders(two) == [two], "a folder that exists is one folder, whatever its name"
+    assert parse_folders(two) == [two], "a folder that exists is one folder, whatever its name"
 
 
 @posix
@@ -61,9 +61,9 @@ def test_several_folders_in_one_field(tmp_path: Path) -> None:
 )
 def test_no_path_raises(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME", raising=False)
-    assert isinstance(typed_path(text), str)
-    assert isinstance(typed_folders(text), list)
-    assert store.folders(typed_path(text))
+    assert isinstance(parse_path(text), str)
+    assert isinstance(parse_folders(text), list)
+    assert store.folders(parse_path(text))
 
 
 # --- which of them may be used -----------------------------------------------------------------

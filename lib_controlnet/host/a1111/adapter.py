@@ -108,7 +108,7 @@ class A1111Host:
         return Path(paths.data_path) / "cache"
 
     @staticmethod
-    def saved_default(key: str) -> str | None:
+    def read_saved_default(key: str) -> str | None:
         """A text in the user's file of the page's defaults, such as `txt2img/Model/value`.
 
         The host passes over one that is not offered without a word.

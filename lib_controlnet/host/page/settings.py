@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from lib_controlnet.errors import ControlNetError, shown
+from lib_controlnet.errors import ControlNetError, quote
 from lib_controlnet.host.page.logs import say_once
 from lib_controlnet.settings import BY_KEY, OWN, SETTINGS, Setting
 
@@ -32,7 +32,7 @@ def read(key: str, value: object) -> Any:
     if item.widget == "slider":
         used = min(max(used, item.limits["minimum"]), item.limits["maximum"])
     if found != used:
-        say_once(f"the setting {key} is {shown(value)}, {item.expected}; {used!r} is used")
+        say_once(f"the setting {key} is {quote(value)}, {item.expected}; {used!r} is used")
     return used
 
 
@@ -62,7 +62,7 @@ def check_asked(asked: Mapping[str, object], present: Callable[[str], object]) -
             msg = f"the setting {key} cannot be set by requests; set it under Settings > ControlNet"
             raise ControlNetError(msg)
         if not _is_exact(item, value):
-            msg = f"the setting {key} is {shown(value)}, {item.expected}"
+            msg = f"the setting {key} is {quote(value)}, {item.expected}"
             raise ControlNetError(msg)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from modules import images, processing, shared
 
-from lib_controlnet.errors import ControlNetError, UnitError, shown
+from lib_controlnet.errors import ControlNetError, UnitError, quote
 from lib_controlnet.files.paths import PATH_FAULTS, list_folders, open_path
 from lib_controlnet.host import pictures
 from lib_controlnet.host.page import settings
@@ -263,7 +263,7 @@ def _output_folder(unit: ControlUnit, run: BatchRun, runtime: Runtime) -> Path:
     try:
         folder = open_path(unit.output_dir, opened)
     except PATH_FAULTS as error:
-        msg = f"{where} is no folder: {shown(unit.output_dir)}"
+        msg = f"{where} is no folder: {quote(unit.output_dir)}"
         raise UnitError(msg) from error
     if folder is None:
         msg = f"{where}: results may only be saved below {list_folders(opened)}"

@@ -19,7 +19,7 @@ from modules import images, processing, shared
 from PIL import Image
 
 from lib_controlnet.enums import InputMode
-from lib_controlnet.errors import ImageError, UnitError, shown
+from lib_controlnet.errors import ImageError, UnitError, quote
 from lib_controlnet.files.paths import open_file
 from lib_controlnet.host import generation, pictures
 from lib_controlnet.host.runs import xyz
@@ -124,7 +124,7 @@ def _values(args: Sequence[Any]) -> tuple[list[tuple[Any, Any, bool]], int]:
         movie, image, keeps_maps = rest[_PER_UNIT * unit : _PER_UNIT * (unit + 1)]
         if movie is not None and not isinstance(movie, str):
             msg = (
-                f"{_NAME}: the movie of unit {unit} is {shown(movie)}; expected base64 text, or "
+                f"{_NAME}: the movie of unit {unit} is {quote(movie)}; expected base64 text, or "
                 "null for none; there are three arguments for every unit, then the duration"
             )
             raise UnitError(msg)
@@ -141,7 +141,7 @@ def _duration(value: Any) -> int:
             if MIN_DURATION <= float(value) <= MAX_DURATION:
                 return int(float(value))
     msg = (
-        f"{_NAME}: the duration of a frame is {shown(value)}; expected {MIN_DURATION} to "
+        f"{_NAME}: the duration of a frame is {quote(value)}; expected {MIN_DURATION} to "
         f"{MAX_DURATION} milliseconds, as the last of the script's arguments"
     )
     raise UnitError(msg)

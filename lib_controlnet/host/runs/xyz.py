@@ -17,7 +17,7 @@ from modules import scripts, shared
 
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import truth
-from lib_controlnet.errors import ControlNetError, shown
+from lib_controlnet.errors import ControlNetError, quote
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.units.fields import Axis, Field
 from lib_controlnet.units.overrides import FIRST_UNIT_ONLY
@@ -257,7 +257,7 @@ def split_numbers(text: str) -> list[str]:
 def _check_length(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
         msg = (
-            f"the values {shown(text)} have {len(text)} characters; at most "
+            f"the values {quote(text)} have {len(text)} characters; at most "
             f"{MAX_CHARACTERS} are read"
         )
         raise GridError(msg)
@@ -265,7 +265,7 @@ def _check_length(text: str) -> None:
 
 def _check_values(text: str, count: float) -> None:
     if count > MAX_VALUES:
-        msg = f"{shown(text)} stands for more than {MAX_VALUES} numbers"
+        msg = f"{quote(text)} stands for more than {MAX_VALUES} numbers"
         raise GridError(msg)
 
 
@@ -308,7 +308,7 @@ def per_unit(kind: Callable[[str], Any], title: str = "the axis") -> Callable[[A
         except GridError:
             raise
         except ValueError as error:
-            msg = f"{title}: {shown(word)} is no value of this axis"
+            msg = f"{title}: {quote(word)} is no value of this axis"
             raise GridError(msg) from error
 
     return read
@@ -356,7 +356,7 @@ def _number_of(word: str) -> float:
 def _boolean(word: str) -> bool:
     found = truth(word)
     if found is None:
-        msg = f"{shown(word)} is neither True nor False"
+        msg = f"{quote(word)} is neither True nor False"
         raise GridError(msg)
     return found
 
