@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +23,13 @@ class Effect:
     """Base of all effects. A subclass answers the moments whose methods it defines.
 
     Attributes:
+        names: members of the preprocessors' `Effect` that ask for it; none where it follows from
+            something else.
         window: when it acts during sampling; None means always.
         images: pictures of the batch it acts on; None means all.
     """
 
+    names: ClassVar[frozenset[str]] = frozenset()
     window: Window | None = None
     images: frozenset[int] | None = None
 
@@ -38,6 +41,8 @@ class Effect:
     @classmethod
     def bind_all(cls, part: UnitPass, host: Host) -> list[Effect]:
         """The effects of this class that a unit has in a pass."""
+        if cls.names and part.prepared.effect not in cls.names:
+            return []
         effect = cls.bind(part, host)
         return [] if effect is None else [effect]
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_controlnet.detect.preprocess import declarations
 from lib_controlnet.engine.effects import Effect
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.unit_pass import UnitPass
     from lib_controlnet.engine.window import Window
 
-NAME: Final = "inpaint_only"
 BLUR_SIGMA: Final = 7
 POOL_KERNEL: Final = 10
 POOL_STRIDE: Final = 8
@@ -45,6 +45,8 @@ class KeepUnmasked(Effect):
         sigma: see `paste_back`.
     """
 
+    names = frozenset({declarations.Effect.INPAINT_ONLY})
+
     latent: Tensor
     mask: Tensor
     window: Window
@@ -54,8 +56,6 @@ class KeepUnmasked(Effect):
     @classmethod
     def bind(cls, part: UnitPass, host: Host) -> Effect | None:
         """Of units whose preprocessor asks for it, unless all of the picture is masked."""
-        if part.prepared.effect != NAME:
-            return None
         placed = part.placed
         kept = keep_unmasked(
             placed.pixels(), lambda _pixels: placed.latent(host), part.terms.window

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from lib_controlnet.detect.preprocess import declarations
 from lib_controlnet.engine.effects import Effect
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.injection import RegionMask
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.unit_pass import UnitPass
-
-BY_VALUE: Final = {"recolor_luminance": False, "recolor_intensity": True}
-"""Whether an effect's brightness is the V of HSV, else the L of CIELAB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +29,10 @@ class Recolor(Effect):
         images: pictures of the batch it acts on; None means all.
     """
 
+    names = frozenset(
+        {declarations.Effect.RECOLOR_LUMINANCE, declarations.Effect.RECOLOR_INTENSITY}
+    )
+
     by_value: bool
     region: RegionMask | None = None
     images: frozenset[int] | None = None
@@ -38,9 +40,8 @@ class Recolor(Effect):
     @classmethod
     def bind(cls, part: UnitPass, host: Host) -> Effect | None:
         """Of units whose preprocessor asks for it."""
-        by_value = BY_VALUE.get(part.prepared.effect or "")
-        terms = part.terms
-        return None if by_value is None else cls(by_value, terms.region, terms.images)
+        by_value = part.prepared.effect == declarations.Effect.RECOLOR_INTENSITY
+        return cls(by_value, part.terms.region, part.terms.images)
 
     def finish(self, image: Tensor, placed: np.ndarray) -> Tensor:
         """Exchange the brightness, see `Effect.finish`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_controlnet.detect.preprocess import declarations
 from lib_controlnet.engine.effects import Effect
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.step import Row
     from lib_controlnet.engine.unit_pass import UnitPass
     from lib_controlnet.engine.window import Window
-
-NAME: Final = "tile_colorfix"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +35,8 @@ class HoldColours(Effect):
         images: pictures of the batch it acts on; None means all.
     """
 
+    names = frozenset({declarations.Effect.TILE_COLORFIX})
+
     low: Tensor
     radius: int
     sharpness: float
@@ -47,8 +48,6 @@ class HoldColours(Effect):
     @classmethod
     def bind(cls, part: UnitPass, host: Host) -> Effect | None:
         """Of units whose preprocessor asks for it; its sliders are radius and sharpness."""
-        if part.prepared.effect != NAME:
-            return None
         terms = part.terms
         radius = int(terms.values[0]) * (2 if part.info.is_hires else 1)
         return cls(
