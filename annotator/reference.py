@@ -6,6 +6,8 @@ import numpy as np
 
 from .registry import Detector, Frame, Slider, register
 
+NOT_YET = "the reference control it belongs to cannot be used here yet"
+
 
 class _Reference(Detector):
     """The picture as it came."""
@@ -15,7 +17,6 @@ class _Reference(Detector):
     frame = Frame.AS_GIVEN
     needs_model = False
     identity = True
-    unavailable = "the reference control it belongs to cannot be used here yet"
 
     def detect(self, image: np.ndarray, _fidelity: float) -> np.ndarray:
         return image
@@ -23,7 +24,7 @@ class _Reference(Detector):
 
 @register
 class ReferenceOnly(_Reference):
-    """Not available yet: a reference picture through self-attention."""
+    """The picture as it came; the attention of the picture that is made sees it."""
 
     name = "reference_only"
     priority = 100
@@ -34,6 +35,7 @@ class ReferenceAdain(_Reference):
     """Not available yet: a reference picture through the statistics of the features."""
 
     name = "reference_adain"
+    unavailable = NOT_YET
 
 
 @register
@@ -41,3 +43,4 @@ class ReferenceAdainAttention(_Reference):
     """Not available yet: a reference picture through self-attention and statistics."""
 
     name = "reference_adain+attn"
+    unavailable = NOT_YET

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from lib_controlnet.engine import effects, outcome
 from lib_controlnet.engine.network import GuideKind, Terms
 from lib_controlnet.engine.unit_pass import UnitPass
@@ -77,6 +79,7 @@ def bind_unit(
         strengths=strengths,
         window=Window(unit.guidance_start, unit.guidance_end),
         cond_only=unit.control_mode is ControlMode.CONTROL or network.cond_only,
+        mode=unit.control_mode,
         region=None if region is None or region.is_full else region,
         images=images,
         values=prepared.values,
@@ -138,4 +141,7 @@ def _guide(
             raise UnitError(msg)
         return prepared.embedding, f"embedding {id(prepared.embedding)}"
     hint, key = placed.hint(wants.masked)
-    return (placed.latent(host) if wants.kind is GuideKind.LATENT else hint), key
+    if wants.kind is GuideKind.LATENT:
+        latents = [placed.latent(host, number) for number in range(len(placed.maps))]
+        return torch.cat(latents), key
+    return hint, key

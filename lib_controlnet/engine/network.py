@@ -54,6 +54,7 @@ class Terms:
         strengths: one per layer of the network, shallowest first.
         window: when it acts.
         cond_only: whether it acts on cond rows only.
+        mode: the unit's control mode, for families whose strengths do not tell.
         region: where it acts; None means everywhere.
         images: pictures of the batch it acts on; None means all.
         values: numbers of the preprocessor's sliders.
@@ -66,6 +67,7 @@ class Terms:
     strengths: tuple[float, ...]
     window: Window = Window()
     cond_only: bool = False
+    mode: ControlMode = ControlMode.BALANCED
     region: RegionMask | None = None
     images: frozenset[int] | None = None
     values: tuple[float, ...] = ()
@@ -182,7 +184,7 @@ class ActiveControl(ABC):
         window = (terms.window.start, terms.window.end)
         return (
             *(self.network.name, self.terms.guide_key, terms.strengths, window, region, images),
-            *(terms.cond_only, terms.values, terms.control_type),
+            *(terms.cond_only, terms.mode.value, terms.values, terms.control_type),
         )
 
     def acts_on(self, rows: Sequence[Row], progress: float) -> Rows:

@@ -11,6 +11,9 @@ from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from lib_controlnet.files.checkpoint import Checkpoint
 
 T = TypeVar("T")
@@ -67,6 +70,23 @@ def check_tensors(ckpt: Checkpoint, expected: Shapes, found: Shapes) -> None:
             "which cannot be read here; get an fp16 version of it"
         )
         raise BrokenCheckpointError(msg)
+
+
+def fill(
+    ckpt: Checkpoint, module: nn.Module, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Give a network on the meta device the weights of a file, which must hold exactly these.
+
+    Raises:
+        BrokenCheckpointError: see `check_tensors`.
+    """
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    check_tensors(ckpt, expected, ckpt.shapes)
+    tensors = {
+        key: tensor.reshape(expected[key]) for key, tensor in ckpt.tensors(expected, dtype, device)
+    }
+    module.load_state_dict(tensors, strict=True, assign=True)
+    module.eval().requires_grad_(False)
 
 
 def without_1x1(shape: Sequence[int]) -> tuple[int, ...]:

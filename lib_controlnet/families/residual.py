@@ -14,7 +14,7 @@ from lib_controlnet.engine.injection import Residuals, Rows
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork
 from lib_controlnet.engine.step import StepContext
 from lib_controlnet.enums import LATENT_CHANNELS
-from lib_controlnet.errors import HostError
+from lib_controlnet.families.hints import HintControl
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.network import Terms
@@ -83,24 +83,20 @@ class ResidualNetwork(ControlNetwork):
         return ResidualControl(self, terms, guide)
 
 
-class ResidualControl(ActiveControl):
+class ResidualControl(HintControl):
     """One unit in one pass: its network, its hint, and what of them stays constant over the steps.
 
     Args:
         network: loaded weights, shared with other units.
         terms: how, when and where it acts.
-        hint: float32 (1, 3, H, W), or (n, 3, H, W) with one for each picture of the batch; another
-            extension may put (n, 3, H, W) of its own in its place.
+        hint: see `HintControl`.
     """
 
     network: ResidualNetwork
 
     def __init__(self, network: ResidualNetwork, terms: Terms, hint: Tensor) -> None:
-        super().__init__(network, terms)
-        self.hint = hint
-        self.is_replaced = False
+        super().__init__(network, terms, hint)
         self._guided_hint: Tensor | None = None
-        self.hint_key = terms.guide_key
 
     def attach(self, places: Places) -> None:
         """Ask for the skips."""
@@ -121,18 +117,6 @@ class ResidualControl(ActiveControl):
     def wanted(self) -> tuple[bool, ...]:
         """Layers whose residual is used at all."""
         return tuple(strength != 0.0 for strength in self.terms.strengths)
-
-    def replace_hint(self, hint: Tensor) -> None:
-        """Act by another hint from the next U-Net call on.
-
-        Args:
-            hint: (3, H, W) or (1, 3, H, W) for all rows, or (n, 3, H, W) with one for each row of
-                the U-Net's calls, or one for each picture of the batch.
-        """
-        self.hint = hint[None] if hint.dim() == 3 else hint  # no batch axis
-        self.hint_key = f"given to {id(self)}"  # never taken for a copy of another unit's
-        self.is_replaced = True
-        self._guided_hint = None
 
     def guided_hint(self) -> Tensor:
         """Output of the network's hint encoder, (1 or n, c, h, w), computed once per hint."""
@@ -243,10 +227,7 @@ def evaluate_group(
         chosen = tensor if index is None else tensor[index]
         return chosen if copies == 1 else torch.cat([chosen] * copies)
 
-    hints = [
-        _rows_of(control.guided_hint(), step, rows, control.is_replaced)
-        for control in distinct.values()
-    ]
+    hints = [control.rows_of(control.guided_hint(), step, rows) for control in distinct.values()]
     if copies > 1:
         hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
     wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))
@@ -264,38 +245,3 @@ def evaluate_group(
         control.finish(tuple(chunk[place[control.hint_key]] for chunk in chunks), rows)
         for control in controls
     ]
-
-
-def _rows_of(guided: Tensor, step: StepContext, rows: Rows, is_replaced: bool) -> Tensor:
-    """The guided hint for some rows of a call: (1 or len(rows), c, h, w).
-
-    Args:
-        guided: one hint for all; or one for each row of the call, for each picture of the batch,
-            or for each of several equal parts of the call (animations repeat their frames for
-            cond and uncond).
-        step: the U-Net call.
-        rows: the wanted rows.
-        is_replaced: another extension gave the hint, and its order may be any of these.
-
-    Raises:
-        HostError: the number of hints fits none of these.
-    """
-    count, total = guided.shape[0], len(step.rows)
-    if count == 1:
-        return guided
-    pictures = 1 + max(row.image for row in step.rows)
-    if count == total and is_replaced:
-        owners = list(rows)
-    elif count == pictures or (count > pictures and not is_replaced):  # a call may have a part
-        owners = [step.rows[row].image for row in rows]
-    elif total % count == 0:
-        owners = [row % count for row in rows]
-    else:
-        msg = (
-            f"another extension replaced a hint by {count} of them, but the U-Net was called with "
-            f"{total} rows; there must be 1, {total}, or one for each picture"
-        )
-        raise HostError(msg)
-    if owners == list(range(count)):
-        return guided
-    return guided[torch.tensor(owners, device=guided.device)]

@@ -7,17 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import oracle
 import pytest
 import torch
 from diffusers import T2IAdapter as TheirAdapter
 from oracle import assert_close
-from support import memory_checkpoint, randomise
+from sessions import FakeHost, info, prepared
+from support import inputs, memory_checkpoint, randomise, tiny_base
 from torch import Tensor, nn
 
+from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.enums import ControlMode
+from lib_controlnet.errors import BrokenCheckpointError, WrongBaseModelError
+from lib_controlnet.families import identify
+from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets.t2i_adapter import T2IAdapter, read_adapter_params
+from lib_controlnet.pictures.placement import to_hint
 
 WIDTHS = (32, 64, 128, 128)
-KINDS = {"SD1": ("full_adapter", 8), "SDXL": ("full_adapter_xl", 16)}
+KINDS = {"SD1": ("full_adapter", 8), "SD2": ("full_adapter", 8), "SDXL": ("full_adapter_xl", 16)}
 """diffusers' name of the structure, and pixels in a cell's side."""
 
 PUBLISHED = {("SD1", 3): 77.37, ("SD1", 1): 77.00, ("SDXL", 3): 79.03}
@@ -41,7 +50,7 @@ def load(tensors: Mapping[str, Tensor]) -> T2IAdapter:
 
 @pytest.mark.parametrize("size", [(128, 192), (72, 168)], ids=["whole", "odd"])
 @pytest.mark.parametrize("channels", [3, 1])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["SD1", "SDXL"])
 @torch.no_grad()
 def test_features_agree_with_diffusers(kind: str, channels: int, size: tuple[int, int]) -> None:
     adapter = randomise(theirs(kind, channels), seed=3)
@@ -90,3 +99,102 @@ def test_strided_convolutions_may_halve_instead_of_means() -> None:
         tensors[f"body.{block}.down_opt.op.bias"] = torch.zeros(width)
     for one, other in zip(load(tensors)(hint), plain(hint), strict=True):
         assert_close(one, other)
+
+
+def network_for(kind: str, adapter: nn.Module, name: str = "adapter.pth") -> ControlNetwork:
+    ckpt = memory_checkpoint(adapter.state_dict(), name)
+    return identify(ckpt).load(ckpt, tiny_base(kind), torch.float32, "cpu")
+
+
+FALL_OFF = (0.25, 0.62, 0.825, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("SD1", ControlMode.BALANCED),
+        ("SD1", ControlMode.PROMPT),
+        ("SD2", ControlMode.CONTROL),
+        ("SDXL", ControlMode.BALANCED),
+        ("SDXL", ControlMode.CONTROL),
+    ],
+)
+@torch.no_grad()
+def test_the_unet_agrees_with_diffusers(kind: str, mode: ControlMode) -> None:
+    """Two adapters, one of them for a part of the steps that is over."""
+    base = tiny_base(kind)
+    theirs_unet = oracle.u_net_weights(base.module, oracle.TINY[kind])
+    call = inputs(kind)
+    extra, call["y"] = oracle.vector_condition(theirs_unet, rows=2)
+    units, added = [], []
+    for seed, weight, end in ((1, 0.8, 1.0), (2, 0.5, 1.0), (3, 2.0, 0.2)):
+        adapter = randomise(theirs(kind), seed)
+        fields = {"weight": weight, "guidance_end": end, "control_mode": mode}
+        units.append(prepared(network_for(kind, adapter), seed, **fields))
+        rows = torch.tensor([1.0, 0.0 if mode is ControlMode.CONTROL else 1.0])[:, None, None, None]
+        factors = (1.0,) * 4 if mode is ControlMode.BALANCED else FALL_OFF
+        features = adapter(to_hint(units[-1].detected))
+        if end == 1.0:
+            added.append([f * weight * k * rows for f, k in zip(features, factors, strict=True)])
+    expected = theirs_unet(
+        call["x"],
+        call["timesteps"],
+        call["context"],
+        down_intrablock_additional_residuals=[a + b for a, b in zip(*added, strict=True)],
+        return_dict=False,
+        **extra,
+    )[0]
+    plain = base.module(**call)
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(info(base))
+    with session.sampling(base.module):
+        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
+        ours = base.module(**call)
+    assert_close(ours, expected)
+    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
+    assert torch.equal(base.module(**call), plain)
+
+
+@pytest.mark.parametrize(
+    ("kind", "loaded", "made_for"),
+    [("SDXL", "SD1", "SDXL"), ("SD1", "SDXL", "SD1 or SD2"), ("SD2", "SDXL", "SD1 or SD2")],
+)
+def test_a_wrong_base_is_told_by_both_names(kind: str, loaded: str, made_for: str) -> None:
+    ckpt = memory_checkpoint(theirs(kind).state_dict(), "t2i.pth")
+    with pytest.raises(WrongBaseModelError) as caught:
+        identify(ckpt).check(ckpt, tiny_base(loaded))
+    assert f"control model t2i is made for {made_for}, the loaded checkpoint" in str(caught.value)
+    assert f"choose a control model made for {loaded}" in str(caught.value)
+
+
+def test_other_widths_are_told() -> None:
+    ckpt = memory_checkpoint(theirs("SD1", widths=(32, 64, 64, 64)).state_dict(), "t2i.pth")
+    with pytest.raises(WrongBaseModelError, match=r"gives features of 32, 64, 64, 64 channels, "):
+        identify(ckpt).check(ckpt, tiny_base("SD1"))
+
+
+DAMAGES = {
+    "missing": ({"body.3.block2.bias": None}, r"1 missing \(body\.3\.block2\.bias\)"),
+    "decisive": ({"body.3.block2.weight": None}, r"incomplete: body\.3\.block2\.weight is missing"),
+    "odd number of blocks": (
+        {"body.7.block1.weight": None},
+        r"incomplete: body\.7\.block1\.weight",
+    ),
+    "unexpected": ({"body.0.skep.weight": (4, 4)}, r"1 unexpected \(body\.0\.skep\.weight\)"),
+    "wrong shape": (
+        {"body.0.block1.bias": (5,)},
+        r"1 of wrong shape \(body\.0\.block1\.bias \(5,\)",
+    ),
+    "channels": ({"conv_in.weight": (32, 128, 3, 3)}, r"reads hints of 2 channels"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_told(damage: str) -> None:
+    changes, sentence = DAMAGES[damage]
+    whole = memory_checkpoint(theirs("SD1").state_dict()).shapes
+    left = {name: shape for name, shape in (whole | changes).items() if shape is not None}
+    ckpt = memory_checkpoint(left, "t2i.pth")
+    with pytest.raises(BrokenCheckpointError, match=sentence) as caught:
+        identify(ckpt).load(ckpt, tiny_base("SD1"), torch.float32, "cpu")
+    assert str(caught.value).startswith("t2i.pth is a T2I-Adapter, but ")

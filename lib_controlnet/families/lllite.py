@@ -1,0 +1,235 @@
+"""ControlNet-LLLite for SDXL (kohya-ss, 2023): small modules on the attention's linear layers.
+
+What a module adds to its layer's input is computed from what the U-Net put in, so units on the
+same layers sum.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide
+from lib_controlnet.enums import LATENT_SCALE, BaseModel, ControlMode
+from lib_controlnet.errors import HostError, WrongBaseModelError
+from lib_controlnet.families.base import ControlFamily, randomize
+from lib_controlnet.families.controlnet import own_precision
+from lib_controlnet.families.filling import fill, read_structure
+from lib_controlnet.families.hints import HintControl
+from lib_controlnet.files.signatures import classify
+from lib_controlnet.nets.lllite import LLLite, LLLiteParams, read_lllite_params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from lib_controlnet.engine.network import Terms
+    from lib_controlnet.engine.pass_info import PassInfo
+    from lib_controlnet.engine.places import Call, Memory, Places
+    from lib_controlnet.engine.step import StepContext
+    from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.files.checkpoint import Checkpoint
+
+PREFIX: Final = "lllite_unet_"
+
+LAYERS: Final = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
+"""Layers of a transformer block that published files have modules for."""
+
+LAST: Final = "out"
+"""The last module that a call of the U-Net passes through."""
+
+
+class LLLiteNetwork(ControlNetwork):
+    """A loaded ControlNet-LLLite; the control mode changes its rows, not its strength.
+
+    Args:
+        name: file stem.
+        module: its modules, by their names in the file.
+        paths: the layer of each in the U-Net.
+    """
+
+    family = "ControlNet-LLLite"
+    base = BaseModel.SDXL
+    layers = 1
+    wants = Guide(masked=0.0)
+    module: LLLite
+
+    def __init__(self, name: str, module: LLLite, paths: Mapping[str, str]) -> None:
+        self.name = name
+        self.module = module
+        self.paths = paths
+
+    def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
+        """One strength for all modules, see `ControlNetwork.curve`."""
+        del mode
+        return (strength,)
+
+    def bind(self, terms: Terms, guide: Tensor | None, info: PassInfo) -> ActiveControl:
+        """Bind a unit to one pass, see `ControlNetwork.bind`; the guide is its hint."""
+        del info
+        assert guide is not None
+        return LLLiteControl(self, terms, guide)
+
+
+class LLLiteControl(HintControl):
+    """One unit in one pass; what its modules make of the hint stays the same over the steps."""
+
+    network: LLLiteNetwork
+
+    def __init__(self, network: LLLiteNetwork, terms: Terms, hint: Tensor) -> None:
+        super().__init__(network, terms, hint)
+        self._embeddings: dict[str, Tensor] = {}
+        self._memory: Memory | None = None
+        self._stay = ExitStack()
+
+    def attach(self, places: Places) -> None:
+        """Ask for the layers of all modules."""
+        self._memory = places.memory
+        places.call(self._begin)
+        for name, path in self.network.paths.items():
+            places.module(path, before=partial(self._addition, name))
+        places.module(LAST, after=self._end)
+
+    def _begin(self, step: StepContext, call: Call) -> None:
+        """The network is on the device from here to the end of the call."""
+        del call
+        self._stay.close()
+        if self.rows_in(step):
+            assert self._memory is not None
+            self._stay.enter_context(self._memory.on_device(self.network))
+
+    def _end(self, output: Tensor, step: StepContext, again: Callable[[], Tensor]) -> None:
+        del output, step, again
+        self._stay.close()
+
+    @torch.no_grad()
+    def _addition(self, name: str, tokens: Tensor, step: StepContext) -> Tensor | None:
+        """What a module adds to its layer's input (n, tokens, width)."""
+        rows = self.rows_in(step)
+        if not rows:
+            return None
+        module = self.network.module[name]
+        device, dtype = self.network.device, self.network.dtype
+        with own_precision(device):
+            if name not in self._embeddings:
+                self._embeddings[name] = module.embed(self.hint.to(device, dtype))
+            embedding = _fit(self._embeddings[name], step, module.cell)
+            size = embedding.shape[-2:]
+            if tokens.shape[:2] != (len(step.rows), size.numel()):
+                msg = (
+                    f"{self.terms.name}: control model {self.network.name} expects "
+                    f"{len(step.rows)} x {size.numel()} tokens at {self.network.paths[name]}, got "
+                    f"{tokens.shape[0]} x {tokens.shape[1]}; switch off what merges or tiles the "
+                    "tokens of the U-Net (token merging, hypertile), or the unit"
+                )
+                raise HostError(msg)
+            index = torch.tensor(rows, device=tokens.device)
+            everything = len(rows) == len(step.rows)
+            given = (tokens if everything else tokens[index]).to(device, dtype)
+            cond = self.rows_of(embedding, step, rows).expand(len(rows), -1, -1, -1)
+            added = module(given, cond) * self.terms.strengths[0]
+        if self.terms.region is not None:
+            mask = self.terms.region.at(size, added)
+            added = added * rearrange(mask, "b c h w -> b (h w) c")
+        self.acted = True
+        added = added.to(tokens)
+        return added if everything else torch.zeros_like(tokens).index_copy(0, index, added)
+
+    def release(self) -> None:
+        """Forget what was made of the hint."""
+        self._stay.close()
+        self._embeddings.clear()
+
+
+def _fit(embedding: Tensor, step: StepContext, cell: int) -> Tensor:
+    """Bring an embedding (b, c, h, w) to the tokens of a call, whose latent may have any size."""
+    size = [-(-side * LATENT_SCALE // cell) for side in step.x.shape[-2:]]
+    if list(embedding.shape[-2:]) == size:
+        return embedding
+    return F.interpolate(embedding, size, mode="nearest-exact")
+
+
+class LLLiteFamily(ControlFamily):
+    """Loads ControlNet-LLLites."""
+
+    name = "ControlNet-LLLite"
+
+    def tiny(self, base: BaseUNet, seed: int = 0) -> LLLiteNetwork | None:
+        """See `ControlFamily.tiny`."""
+        if base.shape.kind is not BaseModel.SDXL:
+            return None
+        found = {
+            name: (path, LLLiteParams(width, 8, 16, 2 if path.split(".")[1] in "45" else 3))
+            for name, (path, width) in layer_paths(base).items()
+            if name.endswith(LAYERS) and not name.startswith(f"{PREFIX}output_blocks")
+        }
+        module = LLLite({name: params for name, (_path, params) in found.items()})
+        paths = {name: path for name, (path, _params) in found.items()}
+        return LLLiteNetwork("tiny", randomize(module, seed), paths)
+
+    def matches(self, ckpt: Checkpoint) -> bool:
+        """Whether the file holds a ControlNet-LLLite for a U-Net."""
+        kind = classify(ckpt)
+        return kind is not None and kind.key == "lllite"
+
+    def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
+        """Look for the layers in the base, see `ControlFamily.check`."""
+        _find_layers(ckpt, _read(ckpt), base)
+
+    def load(
+        self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
+    ) -> LLLiteNetwork:
+        """Build the network and fill it, see `ControlFamily.load`."""
+        params = _read(ckpt)
+        paths = _find_layers(ckpt, params, base)
+        with torch.device("meta"):
+            module = LLLite(params)
+        fill(ckpt, module, dtype, device)
+        return LLLiteNetwork(ckpt.name, module, paths)
+
+
+def layer_paths(base: BaseUNet) -> dict[str, tuple[str, int]]:
+    """Every linear layer of a U-Net, by the name that a module for it has in files.
+
+    Returns:
+        Its path in the U-Net, and the width of what it reads.
+    """
+    return {
+        PREFIX + path.replace(".", "_"): (path, module.in_features)
+        for path, module in base.module.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def _read(ckpt: Checkpoint) -> dict[str, LLLiteParams]:
+    return read_structure(ckpt, lambda: read_lllite_params(ckpt.shapes))
+
+
+def _find_layers(
+    ckpt: Checkpoint, params: Mapping[str, LLLiteParams], base: BaseUNet
+) -> dict[str, str]:
+    """Path of the layer of each module.
+
+    Raises:
+        WrongBaseModelError: the base lacks some layer, or it has another width.
+    """
+    layers = layer_paths(base)
+    for name, one in params.items():
+        _path, width = layers.get(name, ("", 0))
+        if width != one.width:
+            other = "it" if base.shape.kind is BaseModel.SDXL else base.shape.kind
+            has = f"reads {width} channels there" if width else "has no such layer"
+            msg = (
+                f"control model {ckpt.name} is a ControlNet-LLLite for SDXL and acts on "
+                f"{name.removeprefix(PREFIX)} with {one.width} channels; the loaded checkpoint "
+                f"{base.name} ({base.shape}) {has}; choose a control model made for {other}"
+            )
+            raise WrongBaseModelError(msg)
+    return {name: layers[name][0] for name in params}
