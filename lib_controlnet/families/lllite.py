@@ -115,7 +115,7 @@ class LLLiteControl(HintControl):
         rows = self.rows_in(step)
         if not rows:
             return None
-        module = self.network.module[name]
+        module = self.network.module.at(name)
         device, dtype = self.network.device, self.network.dtype
         with own_precision(device):
             if name not in self._embeddings:

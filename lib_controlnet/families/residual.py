@@ -14,6 +14,7 @@ from lib_controlnet.engine.injection import Residuals, Rows
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork
 from lib_controlnet.engine.step import StepContext
 from lib_controlnet.enums import LATENT_CHANNELS
+from lib_controlnet.errors import HostError
 from lib_controlnet.families.hints import HintControl
 
 if TYPE_CHECKING:

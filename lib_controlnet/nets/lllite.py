@@ -106,3 +106,9 @@ class LLLite(nn.ModuleDict):
     def __init__(self, params: Mapping[str, LLLiteParams]) -> None:
         """Build the layers; use inside `torch.device("meta")` to allocate nothing."""
         super().__init__({name: LLLiteModule(one) for name, one in params.items()})
+
+    def at(self, name: str) -> LLLiteModule:
+        """The module of a name."""
+        module = self[name]
+        assert isinstance(module, LLLiteModule)
+        return module

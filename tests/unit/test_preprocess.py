@@ -113,7 +113,7 @@ def test_unavailable_preprocessor_says_why() -> None:
         ("Depth", "depth"),
         ("T2I-Adapter", "pidinet_sketch"),  # the first of those that can run
         ("IP-Adapter", "none"),
-        ("Reference", "none"),
+        ("Reference", "reference_only"),
     ],
 )
 def test_default_of_a_control_type(control_type: str, name: str) -> None:
