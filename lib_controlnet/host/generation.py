@@ -27,7 +27,6 @@ from lib_controlnet.host.runs import animation, batch, xyz
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
-from lib_controlnet.prepare.frames import add_frames
 from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units import infotext, overrides
 from lib_controlnet.units.plan import plan
@@ -150,8 +149,7 @@ def _prepare(
                 interrupted=runtime.host.interrupted,
                 on_error=session.on_error,
             )
-            made = prepare_units(units, preparation, session.comments)
-            session.prepared = add_frames(made, units, frames, preparation, session.comments)
+            session.prepared = prepare_units(units, preparation, session.comments, frames)
     finally:
         runtime.host.report(None)
     for position, prepared in enumerate(session.prepared):

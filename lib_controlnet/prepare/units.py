@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,13 +16,9 @@ from lib_controlnet import families
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import find_misplaced
 from lib_controlnet.engine.prepared import ModelReference, PreparedUnit
-from lib_controlnet.enums import (
-    ActingRegion,
-    BatchOption,
-    OnError,
-    union_type,
-)
+from lib_controlnet.enums import ActingRegion, BatchOption, OnError, union_type
 from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
+from lib_controlnet.pictures.maps import fit_map
 from lib_controlnet.pictures.region import Region
 from lib_controlnet.prepare.detection import detect_unit
 from lib_controlnet.prepare.inputs import PictureSource, choose, host_region, own_region
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.prepare.inputs import ChosenPicture
+    from lib_controlnet.units.batch import BatchPicture
     from lib_controlnet.units.request import GenerationRequest
     from lib_controlnet.units.unit import ControlUnit
 
@@ -78,7 +76,10 @@ class Preparation:
 
 
 def prepare_units(
-    units: Sequence[ControlUnit], preparation: Preparation, comments: list[str]
+    units: Sequence[ControlUnit],
+    preparation: Preparation,
+    comments: list[str],
+    frames: Mapping[int, Sequence[BatchPicture]] = MappingProxyType({}),
 ) -> list[PreparedUnit]:
     """Prepare all enabled units, in their order.
 
@@ -86,30 +87,33 @@ def prepare_units(
         units: every unit; disabled ones are passed over.
         preparation: see there.
         comments: gets one sentence for whatever the user should know.
+        frames: pictures of an animation by position of their unit, which has the first of them.
 
     Raises:
         ControlNetError: a unit cannot do what it was asked (only with `OnError.STOP`).
     """
-    drawn: list[tuple[PreparedUnit, ChosenPicture]] = []
-    for unit in units:
+    drawn: list[tuple[int, PreparedUnit, ChosenPicture]] = []
+    for position, unit in enumerate(units):
         if not unit.enabled:
             continue
         comments += [f"ControlNet {unit.name}: {note}" for note in unit.notes]
         if preparation.interrupted():
             return []
-        with answer_failure(unit, preparation, comments):
+        with _answer_failure(unit, preparation, comments):
             choice = choose(unit, preparation.request)
-            drawn.append((_prepare(choice, preparation, comments), choice))
-    maps = [made for made, _choice in drawn]
+            drawn.append((position, _prepare(choice, preparation, comments), choice))
+    maps = [made for _position, made, _choice in drawn]
     prepared: list[PreparedUnit] = []
-    for made, choice in drawn:  # a region may be another unit's mask, so all maps must be there
-        with answer_failure(made.unit, preparation, comments):
-            prepared.append(_with_region(made, choice, maps, preparation.source))
+    for position, made, choice in drawn:
+        with _answer_failure(made.unit, preparation, comments):
+            # A region may be another unit's mask, so all maps must be there.
+            placed = _with_region(made, choice, maps, preparation.source)
+            prepared.append(_with_frames(placed, frames.get(position, ()), preparation))
     return _take_turns(prepared)
 
 
 @contextmanager
-def answer_failure(
+def _answer_failure(
     unit: ControlUnit, preparation: Preparation, comments: list[str]
 ) -> Iterator[None]:
     """A unit that fails in here stops the generation, or is passed over with a comment."""
@@ -145,6 +149,39 @@ def _with_region(
         raise UnitError(msg)
     outside = unit.region is ActingRegion.OUTSIDE
     return dataclasses.replace(made, region=inside.invert() if outside else inside)
+
+
+def _with_frames(
+    made: PreparedUnit, pictures: Sequence[BatchPicture], preparation: Preparation
+) -> PreparedUnit:
+    """The unit with the maps of an animation, one for each of its frames.
+
+    Raises:
+        ControlNetError: a frame cannot be prepared; it is named.
+    """
+    if not pictures:
+        return made
+    if made.effect or made.fills:
+        msg = (
+            f"{made.unit.name}: {made.unit.module} brings pixels of one picture into the result, "
+            "and an animation has several; choose another preprocessor"
+        )
+        raise UnitError(msg)
+    request, maps = preparation.request, []
+    for number, picture in enumerate(pictures[1:], 2):
+        if preparation.interrupted():
+            return made
+        try:
+            choice = choose(picture.give_to(made.unit), request)
+            frame = detect_unit(choice, preparation.source, preparation.cache)
+        except ControlNetError as error:
+            msg = f"{error} (frame {number} of {len(pictures)}: {picture.name})"
+            raise type(error)(msg, error.status_code) from error
+        shown = frame.detection.image
+        if frame.resize_mode is not made.resize_mode:  # only one of them takes the host's mask
+            shown = fit_map(shown, request.size, frame.resize_mode)
+        maps.append(shown)
+    return dataclasses.replace(made, frames=tuple(maps))
 
 
 def _find_drawn(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | None:

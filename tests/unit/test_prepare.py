@@ -15,6 +15,7 @@ from lib_controlnet.errors import ModelNotFoundError, UnitError
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.prepare.crop import host_picture
 from lib_controlnet.prepare.units import Preparation, prepare_units
+from lib_controlnet.units.batch import BatchPicture
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 
@@ -99,6 +100,17 @@ def test_region_of_another_units_mask_is_found_before_and_behind_it():
 def test_interrupt_gives_nothing_rather_than_half():
     stops = iter([False, True])
     assert prepare(unit(0), unit(1), interrupted=lambda: next(stops)) == []
+
+
+def test_frames_stay_with_their_unit_where_others_are_skipped():
+    frames = {1: [BatchPicture(str(i), np.full((64, 64, 3), i, np.uint8)) for i in range(3)]}
+    units = [unit(0, model="absent"), frames[1][0].give_to(unit(1)), unit(2)]
+    comments = []
+    made = prepare_units(units, preparation(on_error=OnError.SKIP), comments, frames)
+    assert [one.unit.index for one in made] == [1, 2]
+    assert [frame[0, 0, 0] for frame in made[0].frames] == [1, 2]
+    assert not made[1].frames
+    assert "absent" in comments[0]
 
 
 def test_one_unit_makes_all_take_turns():
