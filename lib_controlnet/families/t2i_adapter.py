@@ -115,9 +115,9 @@ class T2IAdapterControl(HintControl):
             assert self._memory is not None
             with self._memory.on_device(self.network):
                 features = self.network.encode(self.hint)
-            added = Residuals((), tuple(features)).scaled(self.terms.strengths)
+            added = Residuals((), tuple(features)).scale(self.terms.strengths)
             if self.terms.region is not None:
-                added = added.masked(self.terms.region, [f.shape[-2:] for f in features])
+                added = added.mask(self.terms.region, [f.shape[-2:] for f in features])
             self._made = added.layers
         return self._made
 
