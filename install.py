@@ -11,7 +11,7 @@ from importlib import metadata
 OPTIONAL = ("mediapipe", "onnxruntime", "insightface")
 
 
-def installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     """Whether a distribution of that name is installed, for the CPU or the GPU."""
     for name in (package, f"{package}-gpu"):
         try:
@@ -23,6 +23,6 @@ def installed(package: str) -> bool:
 
 
 if __name__ == "__main__":
-    present = [package for package in OPTIONAL if installed(package)]
+    present = [package for package in OPTIONAL if is_installed(package)]
     if present:
         print(f"ControlNet: optional packages found: {', '.join(present)}")

@@ -113,7 +113,7 @@ def download(names: Sequence[str], registry: Registry) -> int:
     """Bring the files of some names and say where each one is."""
     wanted: list[WeightFile] = []
     for name in names:
-        found = named(name, registry)
+        found = select(name, registry)
         if found is None:
             print(f"{name!r} is no preprocessor and no file; {_close(name, registry)}")
             return MISUSED
@@ -131,7 +131,7 @@ def download(names: Sequence[str], registry: Registry) -> int:
     return code
 
 
-def named(name: str, registry: Registry) -> list[WeightFile] | None:
+def select(name: str, registry: Registry) -> list[WeightFile] | None:
     """The files that a name stands for, None if it is unknown."""
     if name.lower() == "all":
         return [file for detector in registry.all() for file in detector.weights]

@@ -44,7 +44,7 @@ class Patch:
     y: int
     side: int
 
-    def grown(self, step: int) -> Patch:
+    def grow(self, step: int) -> Patch:
         return Patch(self.x - step // 2, self.y - step // 2, self.side + step)
 
     def cells(self, scale: float) -> tuple[slice, slice]:
@@ -53,7 +53,7 @@ class Patch:
         return slice(top, top + side), slice(left, left + side)
 
 
-def boosted(image: np.ndarray, estimate: Estimate, merge: Merge) -> np.ndarray:
+def boost(image: np.ndarray, estimate: Estimate, merge: Merge) -> np.ndarray:
     """Depth with fine details.
 
     Args:
@@ -68,17 +68,17 @@ def boosted(image: np.ndarray, estimate: Estimate, merge: Merge) -> np.ndarray:
     side, busy = best_side(image)
     whole = two_scales(image, side, estimate, merge)
     if max(height, width) < side:
-        return _resized(whole, width, height)
+        return _resize(whole, width, height)
     factor = max(min(1.0, 4 * busy * side / LARGEST), 0.2)
     scale = 2 * side / max(height, width)
     target = [int(round(round(n * scale) / factor)) for n in (width, height)]
-    large = _resized(image, *target)
+    large = _resize(image, *target)
     patches = find_patches(large, int(CELL / factor))
     shrink = height / large.shape[0]
     size = [round(n * shrink) for n in target]
-    picture = _resized(large, *size)
-    depth = refined(picture, _resized(whole, *size), patches, shrink, (estimate, merge))
-    return _resized(depth, width, height)
+    picture = _resize(large, *size)
+    depth = refine(picture, _resize(whole, *size), patches, shrink, (estimate, merge))
+    return _resize(depth, width, height)
 
 
 def best_side(image: np.ndarray) -> tuple[int, float]:
@@ -97,7 +97,7 @@ def best_side(image: np.ndarray) -> tuple[int, float]:
     limit = min(LARGEST, UPSCALE * max(image.shape[:2])) // CELL
     best = first
     for cells in range(first, max(limit, first + 1), step):
-        grid = _pooled(edges, cells)
+        grid = _pool(edges, cells)
         near = cv2.dilate(grid, np.ones((first, first)))
         if (1 - near).mean() > UNSEEN:
             break
@@ -106,7 +106,7 @@ def best_side(image: np.ndarray) -> tuple[int, float]:
     return best * CELL, float(close.mean())
 
 
-def _pooled(edges: np.ndarray, cells: int) -> np.ndarray:
+def _pool(edges: np.ndarray, cells: int) -> np.ndarray:
     """A map of edges, 0 and 1, reduced to so many cells a side; a cell with an edge is 1."""
     block = max(len(edges) // cells, 1)
     rim = -len(edges) % block
@@ -146,15 +146,15 @@ def find_patches(image: np.ndarray, step: int) -> list[Patch]:
         for y in range(0, image.shape[0] - 2 * RECEPTIVE, stride):
             patch = Patch(x, y, 2 * RECEPTIVE)
             if is_busy(patch):
-                patches.append(_grown(patch, step, is_busy, image.shape))
+                patches.append(_grow(patch, step, is_busy, image.shape))
     return sorted(patches, key=lambda patch: -patch.side)
 
 
-def _grown(
+def _grow(
     patch: Patch, step: int, is_busy: Callable[[Patch], bool], shape: tuple[int, ...]
 ) -> Patch:
     while True:
-        larger = patch.grown(step)
+        larger = patch.grow(step)
         right, bottom = larger.x + larger.side, larger.y + larger.side
         inside = larger.x >= 0 and larger.y >= 0 and right <= shape[1] and bottom <= shape[0]
         if not inside or not is_busy(larger):
@@ -162,7 +162,7 @@ def _grown(
         patch = larger
 
 
-def refined(
+def refine(
     picture: np.ndarray,
     base: np.ndarray,
     patches: list[Patch],
@@ -184,15 +184,15 @@ def refined(
         cells = patch.cells(scale)
         piece = two_scales(picture[cells], 2 * RECEPTIVE, estimate, merge)
         part = base[cells]
-        rough = _resized(part, MERGED, MERGED)
+        rough = _resize(part, MERGED, MERGED)
         fine = merge(unit_range(rough), unit_range(piece))
-        found = _resized(fitted(fine, rough), *part.shape[::-1])
+        found = _resize(fit(fine, rough), *part.shape[::-1])
         share = blend_mask(*part.shape)
         depth[cells] = depth[cells] * (1 - share) + found * share
     return depth
 
 
-def fitted(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+def fit(values: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Values brought to the range of others by the straight line that fits best, float32.
 
     In double precision: the published code fitted a million single numbers, and numpy then takes
@@ -208,7 +208,7 @@ def fitted(values: np.ndarray, target: np.ndarray) -> np.ndarray:
 def two_scales(image: np.ndarray, side: int, estimate: Estimate, merge: Merge) -> np.ndarray:
     """A picture seen small and large, merged: float32 (1024, 1024) in 0 to 1."""
     rough, fine = (
-        unit_range(_resized(estimate(image, size), MERGED, MERGED)) for size in (RECEPTIVE, side)
+        unit_range(_resize(estimate(image, size), MERGED, MERGED)) for size in (RECEPTIVE, side)
     )
     return unit_range(merge(rough, fine))
 
@@ -242,5 +242,5 @@ def unit_range(values: np.ndarray) -> np.ndarray:
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def _resized(array: np.ndarray, width: int, height: int) -> np.ndarray:
+def _resize(array: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(array, (width, height), interpolation=cv2.INTER_CUBIC)

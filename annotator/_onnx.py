@@ -71,7 +71,7 @@ def open_onnx(path: Path, place: Place) -> OnnxNet:
     Raises:
         ValueError: it is no ONNX file, or damaged.
     """
-    if ONNXRUNTIME.missing() is None:
+    if ONNXRUNTIME.explain() is None:
         try:
             return _in_onnxruntime(path, place)
         except RequirementError as error:

@@ -91,9 +91,9 @@ def obtain(weight: WeightFile, target: Path, options: Options) -> Path:
     if cached is not None:
         return cached
     if options.is_offline:
-        raise WeightsError(_missing(weight, target, "downloads are switched off"))
+        raise WeightsError(_describe_missing(weight, target, "downloads are switched off"))
     if not weight.address(HUB).startswith(("https://", "http://")):
-        raise WeightsError(_missing(weight, target, "its address is none of the web"))
+        raise WeightsError(_describe_missing(weight, target, "its address is none of the web"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(weight, target, options):
@@ -101,13 +101,13 @@ def obtain(weight: WeightFile, target: Path, options: Options) -> Path:
                 _download(weight, target, options)
     except OSError as error:
         why = "the disk is full" if error.errno in _FULL else f"writing it failed ({error})"
-        raise WeightsError(_missing(weight, target, why)) from error
+        raise WeightsError(_describe_missing(weight, target, why)) from error
     finally:
         options.report(None)
     return target
 
 
-def _missing(weight: WeightFile, target: Path, why: str) -> str:
+def _describe_missing(weight: WeightFile, target: Path, why: str) -> str:
     """The sentence for people whose file is not there."""
     return (
         f"the file {weight.name} ({weight.size_text}) is missing and cannot be downloaded: {why}; "
@@ -181,7 +181,7 @@ def _download(weight: WeightFile, target: Path, options: Options) -> None:
             failures = 1 if part.size > before else failures + 1
             log.warning("download of %s: %s", weight.name, error)
             if failures >= options.attempts:
-                raise WeightsError(_missing(weight, target, str(error))) from error
+                raise WeightsError(_describe_missing(weight, target, str(error))) from error
             _rest(weight, options, options.pause * 2 ** (failures - 1))
     _check(weight, part, target)
     part.path.replace(target)
@@ -263,7 +263,7 @@ def _check_answer(answer: Any, weight: WeightFile, target: Path) -> None:
     why = f"{_site(answer.url)} {_REFUSALS.get(status, f'answers {status}')}"
     if status >= 500 or status == 429:
         raise BrokenOffError(why)
-    raise WeightsError(_missing(weight, target, why))
+    raise WeightsError(_describe_missing(weight, target, why))
 
 
 def _check_room(weight: WeightFile, part: Part, total: int | None, target: Path) -> None:
@@ -271,7 +271,7 @@ def _check_room(weight: WeightFile, part: Part, total: int | None, target: Path)
     free = shutil.disk_usage(target.parent).free
     if needed > free:
         why = f"the disk has {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed"
-        raise WeightsError(_missing(weight, target, why))
+        raise WeightsError(_describe_missing(weight, target, why))
 
 
 def _write(answer: Any, weight: WeightFile, part: Part, options: Options) -> None:
@@ -334,7 +334,7 @@ def _check(weight: WeightFile, part: Part, target: Path) -> None:
         fault = f"its SHA-256 is {found} instead of {weight.sha256}"
     if fault:
         part.remove()
-        raise WeightsError(_missing(weight, target, f"what came is another file, {fault}"))
+        raise WeightsError(_describe_missing(weight, target, f"what came is another file, {fault}"))
 
 
 def _digest(path: Path) -> str:

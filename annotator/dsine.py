@@ -42,7 +42,7 @@ class NormalDsine(Detector):
     ) -> np.ndarray:
         from .nets.dsine import Camera, build
 
-        camera = Camera.seeing(min(max(degrees, NARROWEST), WIDEST), *kept)
+        camera = Camera.from_angle(min(max(degrees, NARROWEST), WIDEST), *kept)
         with lend(DSINE, build, half=False) as network:
             found = network(as_input(image, network), camera, int(iterations))
             return as_normal_map(as_array(found[0]))

@@ -64,11 +64,11 @@ class FaceXLib(Detector):
     weights = (FACES, PARTS)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        face = upright(_framed(image))
+        face = upright(_frame(image))
         return grey_on_white(face, _parts(face))
 
 
-def _framed(image: np.ndarray) -> np.ndarray:
+def _frame(image: np.ndarray) -> np.ndarray:
     """The picture with a short side of 512, its edges repeated to multiples of 64."""
     image = within_box(image, _SIDE, _LONGEST)
     size = image.shape[1::-1]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ._boost import boosted
+from ._boost import boost
 from ._tensors import as_array, as_input
 from .networks import lend, place_of
 from .registry import Detector, Slider, register
@@ -79,18 +79,18 @@ class DepthLeresBoosted(Detector):
         from .nets.pix2pix import build as build_merge
 
         with lend(RES101, build) as network, lend(MERGE, build_merge) as merger:
-            depth = boosted(image, partial(_seen_at, network), partial(_merged, merger))
+            depth = boost(image, partial(_see_at, network), partial(_merge, merger))
         return cut(depth, near, background)
 
 
-def _seen_at(network: nn.Module, image: np.ndarray, side: int) -> np.ndarray:
+def _see_at(network: nn.Module, image: np.ndarray, side: int) -> np.ndarray:
     """Depth of a picture that the network sees as a square, float32 (H, W)."""
     square = cv2.resize(image, (side, side))
     depth = as_array(network(as_input(square, network))[0, 0])
     return cv2.resize(depth, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def _merged(network: nn.Module, whole: np.ndarray, details: np.ndarray) -> np.ndarray:
+def _merge(network: nn.Module, whole: np.ndarray, details: np.ndarray) -> np.ndarray:
     """Two depths in 0 to 1 as one, float32 of the same shape."""
     import torch
 

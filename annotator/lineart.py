@@ -28,7 +28,7 @@ COARSE = WeightFile(
 )
 
 
-def _drawing(image: np.ndarray, weight: WeightFile) -> np.ndarray:
+def _draw(image: np.ndarray, weight: WeightFile) -> np.ndarray:
     """White lines on black, uint8 (H, W)."""
     from .nets.lineart import build
 
@@ -47,7 +47,7 @@ class LineArt(Detector):
     weights = (FINE,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        return _drawing(image, FINE)
+        return _draw(image, FINE)
 
 
 @register
@@ -59,4 +59,4 @@ class LineArtCoarse(Detector):
     weights = (COARSE,)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        return _drawing(image, COARSE)
+        return _draw(image, COARSE)

@@ -79,10 +79,10 @@ class MobileSamParts(Detector):
 
         with lend(MOBILE_SAM, build, half=False) as network:
             masks = without_doubles(list(all_masks(image, network)))
-        return painted(masks, image.shape[:2], rng)
+        return paint(masks, image.shape[:2], rng)
 
 
-def painted(masks: list[Mask], size: Sequence[int], rng: np.random.RandomState) -> np.ndarray:
+def paint(masks: list[Mask], size: Sequence[int], rng: np.random.RandomState) -> np.ndarray:
     """Masks in random colours, the smaller over the larger ones; uint8 (*size, 3)."""
     picture = np.zeros((*size, 3), np.uint8)
     for mask in sorted(masks, key=lambda mask: mask.area, reverse=True):
@@ -115,10 +115,10 @@ def all_masks(image: np.ndarray, network: MobileSam) -> Iterator[Mask]:
         for part, worth in zip(
             logits[sure].split(ENLARGED_AT_ONCE), quality[sure].split(ENLARGED_AT_ONCE), strict=True
         ):
-            yield from _stable(_enlarged(part, (height, width), image.shape[:2]), worth)
+            yield from _stable(_enlarge(part, (height, width), image.shape[:2]), worth)
 
 
-def _enlarged(logits: Tensor, seen: tuple[int, int], size: Sequence[int]) -> Tensor:
+def _enlarge(logits: Tensor, seen: tuple[int, int], size: Sequence[int]) -> Tensor:
     """Mask logits (n, h, w) of the square as (n, *size), the padding cut off."""
     from torch.nn.functional import interpolate
 

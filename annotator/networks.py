@@ -126,7 +126,7 @@ class NetworkCache(Bounded[tuple, _Entry]):
             dtype = torch.float16 if place.half and half else torch.float32
             return network.eval().requires_grad_(False).to(dtype)
 
-        with self._lent(weight, load, build) as network:
+        with self._lend(weight, load, build) as network:
             yield network
 
     @contextmanager
@@ -142,11 +142,11 @@ class NetworkCache(Bounded[tuple, _Entry]):
         Raises:
             WeightsError: the file is missing or damaged.
         """
-        with self._lent(weight, open_file, open_file) as opened:
+        with self._lend(weight, open_file, open_file) as opened:
             yield opened
 
     @contextmanager
-    def _lent(
+    def _lend(
         self, weight: WeightFile, load: Callable[[Path, Place], Any], maker: Callable[..., Any]
     ) -> Iterator[Any]:
         import torch
@@ -158,7 +158,7 @@ class NetworkCache(Bounded[tuple, _Entry]):
             name = f"{maker.__module__}.{maker.__qualname__}"
             key = (path, state.st_size, state.st_mtime_ns, name, place)
             try:
-                found = self._prepared(key, lambda: self._loaded(path, weight, place, load))
+                found = self._prepare(key, lambda: self._load_entry(path, weight, place, load))
                 with torch.no_grad(), _full_precision(place):
                     yield found
             except BaseException as error:
@@ -176,7 +176,7 @@ class NetworkCache(Bounded[tuple, _Entry]):
             finally:
                 self.shrink()
 
-    def _loaded(
+    def _load_entry(
         self,
         path: Path,
         weight: WeightFile,
@@ -193,7 +193,7 @@ class NetworkCache(Bounded[tuple, _Entry]):
             msg = f"{path} is damaged or no {weight.name}: {reason(error)}"
             raise WeightsError(msg) from error
 
-    def _prepared(self, key: tuple, load: Callable[[], Any]) -> Any:
+    def _prepare(self, key: tuple, load: Callable[[], Any]) -> Any:
         """What an entry holds, on its device, made if it is not there."""
         import torch
 

@@ -164,14 +164,14 @@ def draw_face_keys(points: np.ndarray, width: int, height: int) -> np.ndarray:
     return canvas
 
 
-def found(part: np.ndarray) -> np.ndarray:
+def find(part: np.ndarray) -> np.ndarray:
     """bool (points,): which points of a part are there."""
     return part[:, 2] >= SEEN
 
 
 def in_fractions(part: np.ndarray) -> bool:
     """Whether a part's coordinates are fractions of the canvas, not pixels."""
-    return bool((np.abs(part[found(part), :2]) <= _FARTHEST_FRACTION).all())
+    return bool((np.abs(part[find(part), :2]) <= _FARTHEST_FRACTION).all())
 
 
 def pixels(part: np.ndarray | None, pose: Pose) -> list[Point | None]:
@@ -181,7 +181,7 @@ def pixels(part: np.ndarray | None, pose: Pose) -> list[Point | None]:
     scale = np.array([pose.width, pose.height] if in_fractions(part) else [1, 1], np.float64)
     return [
         (float(x), float(y)) if there else None
-        for (x, y), there in zip(part[:, :2] * scale, found(part), strict=True)
+        for (x, y), there in zip(part[:, :2] * scale, find(part), strict=True)
     ]
 
 
@@ -269,13 +269,13 @@ def pose_json(pose: Pose) -> dict[str, Any]:
 def _fits(part: np.ndarray, pose: Pose) -> bool:
     """Whether a part lies within the canvas, so that every reader takes its fractions as such."""
     end = (1, 1) if in_fractions(part) else (pose.width, pose.height)
-    return bool((np.abs(part[found(part), :2]) <= end).all())
+    return bool((np.abs(part[find(part), :2]) <= end).all())
 
 
 def _flat(part: np.ndarray | None, pose: Pose, *, as_fractions: bool) -> list[float] | None:
     if part is None:
         return None
-    there = found(part)
+    there = find(part)
     points = np.where(there[:, None], part[:, :2], 0.0)
     size = np.array([pose.width, pose.height], np.float64)
     if in_fractions(part) and not as_fractions:

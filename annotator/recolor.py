@@ -32,7 +32,7 @@ class RecolorLuminance(_Recolor):
     effect = Effect.RECOLOR_LUMINANCE
 
     def detect(self, image: np.ndarray, gamma: float) -> np.ndarray:
-        return _corrected(cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[:, :, 0], gamma)
+        return _correct(cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[:, :, 0], gamma)
 
 
 @register
@@ -43,10 +43,10 @@ class RecolorIntensity(_Recolor):
     effect = Effect.RECOLOR_INTENSITY
 
     def detect(self, image: np.ndarray, gamma: float) -> np.ndarray:
-        return _corrected(image.max(axis=2), gamma)
+        return _correct(image.max(axis=2), gamma)
 
 
-def _corrected(brightness: np.ndarray, gamma: float) -> np.ndarray:
+def _correct(brightness: np.ndarray, gamma: float) -> np.ndarray:
     """uint8 (H, W) to the power of gamma, white staying white."""
     levels = (np.arange(256, dtype=np.float32) / 255.0) ** gamma
     return cv2.LUT(brightness, (levels * 255.0).clip(0, 255).astype(np.uint8))

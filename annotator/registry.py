@@ -134,7 +134,7 @@ class Requirement:
         line = f"`pip install {' '.join(quoted)}` in the WebUI's environment"
         return f"{line}, then restart the WebUI" + (f". {self.note}" if self.note else "")
 
-    def missing(self) -> str | None:
+    def explain(self) -> str | None:
         """Why it cannot be used, as a sentence; None if it is there. Imports nothing."""
         fault = _BROKEN.get(self.module)
         if fault is not None:
@@ -149,13 +149,13 @@ class Requirement:
             RequirementError: it is missing, or fails when it is imported; remembered, so that
                 the preprocessor is marked from then on.
         """
-        if (reason := self.missing()) is not None:
+        if (reason := self.explain()) is not None:
             raise RequirementError(reason)
         try:
             return importlib.import_module(self.module)
         except Exception as error:  # a foreign package: OSError of a library, anything
             _BROKEN[self.module] = f"{type(error).__name__}: {error}"[:300]
-            raise RequirementError(str(self.missing())) from error
+            raise RequirementError(str(self.explain())) from error
 
 
 class RequirementError(RuntimeError):
@@ -228,7 +228,7 @@ class Detector:
 
     @property
     def unavailable(self) -> str | None:
-        return next(filter(None, (package.missing() for package in self.requires)), None)
+        return next(filter(None, (package.explain() for package in self.requires)), None)
 
     @property
     def title(self) -> str:
@@ -239,7 +239,7 @@ class Detector:
         """Every weight file that it may use."""
         return (*self.weights, *self.larger)
 
-    def missing_files(self) -> tuple[WeightFile, ...]:
+    def find_missing_files(self) -> tuple[WeightFile, ...]:
         """The files that its next run downloads."""
         if any(map(STORE.locate, self.larger)):
             return tuple(weight for weight in self.weights[1:] if not STORE.locate(weight))

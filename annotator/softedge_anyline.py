@@ -47,7 +47,7 @@ def fine_lines(image: np.ndarray, kept: tuple[int, int]) -> np.ndarray:
     return np.where(large[labels], lines, np.uint8(0))
 
 
-def screened(base: np.ndarray, top: np.ndarray) -> np.ndarray:
+def screen(base: np.ndarray, top: np.ndarray) -> np.ndarray:
     """Two uint8 pictures projected onto one another, as two lights add up."""
     dark = (255.0 - base) * (255.0 - top) / 255.0
     return np.rint(255.0 - dark).astype(np.uint8)
@@ -72,4 +72,4 @@ class SoftEdgeAnyline(Detector):
         from .nets.teed import build
 
         edges = as_bytes(in_steps(soft_edges(image, WEIGHTS, build), int(steps)))
-        return screened(edges[: kept[0], : kept[1]], fine_lines(image, kept))
+        return screen(edges[: kept[0], : kept[1]], fine_lines(image, kept))

@@ -87,7 +87,7 @@ class BenchHost:
     def option(self, _key: str, default: object) -> object:
         return default
 
-    def interrupted(self) -> bool:
+    def is_interrupted(self) -> bool:
         return False
 
     def report(self, _text: str | None) -> None:

@@ -39,7 +39,7 @@ class FakeHost:
     def model_folders(self):
         return []
 
-    def interrupted(self):
+    def is_interrupted(self):
         return False
 
     def report(self, text):

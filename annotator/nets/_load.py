@@ -11,7 +11,7 @@ from torch import Tensor, nn
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def filled(make: Callable[[], Network], state: Mapping[str, Tensor]) -> Network:
+def fill(make: Callable[[], Network], state: Mapping[str, Tensor]) -> Network:
     """A network that holds a file's tensors themselves: no copy, no random numbers drawn.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._load import filled, without_prefix
+from ._load import fill, without_prefix
 
 CLASSES = 7
 
@@ -115,4 +115,4 @@ class AnimeFaceNet(nn.Module):
 
 def build(state: Mapping[str, Tensor]) -> AnimeFaceNet:
     """The network of a published file, whose keys may begin with "module."."""
-    return filled(AnimeFaceNet, without_prefix(state))
+    return fill(AnimeFaceNet, without_prefix(state))

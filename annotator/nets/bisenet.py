@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._load import filled
+from ._load import fill
 from .resnet import Basic, ConvUnit, ResNet, StageParams
 
 CLASSES = 19
@@ -101,4 +101,4 @@ def _mean(x: Tensor) -> Tensor:
 
 def build(state: Mapping[str, Tensor]) -> BiSeNet:
     """The network with the weights of parsing_bisenet.pth."""
-    return filled(BiSeNet, state)
+    return fill(BiSeNet, state)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import count_blocks, filled
+from ._load import count_blocks, fill
 from .dpt import Scratch, enlarge, scratch_sizes
 from .vit import NORM_EPS, Block, PatchEmbed, to_grid
 
@@ -159,4 +159,4 @@ def _build(state: Mapping[str, Tensor], blocks: int, taps: Sequence[int]) -> Dep
     channels, features = scratch_sizes(state, "depth_head.scratch.")
     width = state["pretrained.cls_token"].shape[2]
     params = Params(width, blocks, channels, features, tuple(taps))
-    return filled(lambda: DepthAnything(params), state)
+    return fill(lambda: DepthAnything(params), state)

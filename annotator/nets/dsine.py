@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import efficientnet
-from ._load import filled, without_prefix
+from ._load import fill, without_prefix
 
 GROUPS = 8
 STANDARD_EPS = 1e-5
@@ -63,7 +63,7 @@ class Camera:
     y: float
 
     @classmethod
-    def seeing(cls, degrees: float, height: int, width: int) -> Camera:
+    def from_angle(cls, degrees: float, height: int, width: int) -> Camera:
         """One that looks straight ahead and sees so many degrees along the longer side."""
         focal = max(height, width) / 2 / math.tan(math.radians(degrees) / 2)
         return cls(focal, width / 2, height / 2)
@@ -197,7 +197,7 @@ class Dsine(nn.Module):
         normals, features, state = self.decoder(self.encoder(x), camera)
         slopes = camera.slopes(normals, self.scale)
         rays = unit(torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1))
-        normals = facing(normals, rays)
+        normals = face(normals, rays)
         features = torch.cat([features, slopes], dim=1)
         for _ in range(iterations):
             state = self.gru(state, features)
@@ -219,8 +219,8 @@ class Dsine(nn.Module):
         angles = self.angle_head(state).sigmoid()[:, None] * math.pi
         around = neighbours(normals, self.patch)
         slopes = neighbours(camera.slopes(normals, self.scale), self.patch)
-        axes = turning_axes(around, slopes, steps * (self.scale / camera.focal))
-        turned = facing(unit(turn(around, axes, angles)), rays[:, :, None])
+        axes = axes_of_steps(around, slopes, steps * (self.scale / camera.focal))
+        turned = face(unit(turn(around, axes, angles)), rays[:, :, None])
         return unit((weights * turned).sum(dim=2))
 
 
@@ -232,7 +232,7 @@ def neighbours(x: Tensor, patch: int) -> Tensor:
     return rearrange(found, "b (c n) (h w) -> b c n h w", c=x.shape[1], h=x.shape[2])
 
 
-def turning_axes(normals: Tensor, slopes: Tensor, steps: Tensor) -> Tensor:
+def axes_of_steps(normals: Tensor, slopes: Tensor, steps: Tensor) -> Tensor:
     """The direction in which a step within the picture goes along a surface.
 
     Args:
@@ -267,7 +267,7 @@ def turn(vectors: Tensor, axes: Tensor, angles: Tensor) -> Tensor:
     return vectors * cos + across * sin + axes * along * (1 - cos)
 
 
-def facing(normals: Tensor, rays: Tensor) -> Tensor:
+def face(normals: Tensor, rays: Tensor) -> Tensor:
     """Normals bent until the camera sees the side they stand on; both unit vectors."""
     along = (normals * rays).sum(dim=1, keepdim=True)
     return unit(normals + rays * (along.clamp(min=LEAST_FACING) - along))
@@ -308,7 +308,7 @@ def build(state: Mapping[str, Mapping[str, Tensor]]) -> Dsine:
         patch=math.isqrt(len(tensors["prob_head.4.bias"])),
         scale=math.isqrt(len(tensors["up_prob_head.4.bias"]) // 9),
     )
-    network = filled(lambda: Dsine(params), tensors)
+    network = fill(lambda: Dsine(params), tensors)
     network.decoder.up1.standardise()
     network.decoder.up2.standardise()
     return network

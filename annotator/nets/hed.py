@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn, zeros
 
-from ._load import filled
+from ._load import fill
 
 WIDTHS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and number of convolutions of each block."""
@@ -55,4 +55,4 @@ class HED(nn.Module):
 
 def build(state: Mapping[str, Tensor]) -> HED:
     """The network of `ControlNetHED.pth`."""
-    return filled(HED, state)
+    return fill(HED, state)

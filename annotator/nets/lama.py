@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import filled
+from ._load import fill
 
 Split = tuple[Tensor, "Tensor | None"]
 """Local and global channels of a signal, each (b, c, h, w); early layers have local ones only."""
@@ -175,4 +175,4 @@ def build(state: Mapping[str, Tensor]) -> Lama:
     """The network of a published file; the number of channels and blocks is read from its keys."""
     blocks = sum(key.endswith(".conv2.bn_l.bias") for key in state)
     params = LamaParams(base=len(state["model.1.bn_l.bias"]), blocks=blocks)
-    return filled(lambda: Lama(params), state)
+    return fill(lambda: Lama(params), state)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._load import count_blocks, filled, without_prefix
+from ._load import count_blocks, fill, without_prefix
 from .dpt import enlarge
 from .resnet import ResNet, StageParams
 
@@ -66,7 +66,7 @@ class Fuse(nn.Module):
         self.ftb2 = Transfer(width, width)
 
     def forward(self, skip: Tensor, deep: Tensor) -> Tensor:
-        return doubled(self.ftb2(self.ftb1(skip) + deep))
+        return double(self.ftb2(self.ftb1(skip) + deep))
 
 
 class Output(nn.Module):
@@ -80,7 +80,7 @@ class Output(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return doubled(self.adapt_conv(x))
+        return double(self.adapt_conv(x))
 
 
 class Decoder(nn.Module):
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         self.outconv = Output(params.width)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        x = doubled(self.conv1(self.conv(maps[3])))
+        x = double(self.conv1(self.conv(maps[3])))
         for fuse, skip in ((self.ffm2, maps[2]), (self.ffm1, maps[1]), (self.ffm0, maps[0])):
             x = fuse(skip, x)
         return self.outconv(x)
@@ -126,7 +126,7 @@ class Leres(nn.Module):
         return self.depth_model.decoder_modules(maps)
 
 
-def doubled(x: Tensor) -> Tensor:
+def double(x: Tensor) -> Tensor:
     """Twice the size, bilinear, corners on corners."""
     return enlarge(x, (2 * x.shape[2], 2 * x.shape[3]))
 
@@ -140,7 +140,7 @@ def build(state: Mapping[str, Mapping[str, Tensor]]) -> Leres:
         deep=len(tensors[f"{_DECODER}conv.conv1.bias"]),
         width=len(tensors[f"{_DECODER}conv1.bias"]),
     )
-    return filled(lambda: Leres(params), tensors)
+    return fill(lambda: Leres(params), tensors)
 
 
 def _stage(state: Mapping[str, Tensor], prefix: str) -> StageParams:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ._load import filled
+from ._load import fill
 
 WIDTH = 64
 RESIDUAL_BLOCKS = 3
@@ -31,7 +31,7 @@ class Residual(nn.Module):
         return x + self.conv_block(x)
 
 
-def _normalised(conv: nn.Module, width: int) -> tuple[nn.Module, ...]:
+def _normalise(conv: nn.Module, width: int) -> tuple[nn.Module, ...]:
     return conv, nn.InstanceNorm2d(width), nn.ReLU(inplace=True)
 
 
@@ -44,15 +44,15 @@ class LineArt(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         one, two, four = WIDTH, 2 * WIDTH, 4 * WIDTH
-        self.model0 = nn.Sequential(nn.ReflectionPad2d(3), *_normalised(nn.Conv2d(3, one, 7), one))
+        self.model0 = nn.Sequential(nn.ReflectionPad2d(3), *_normalise(nn.Conv2d(3, one, 7), one))
         self.model1 = nn.Sequential(
-            *_normalised(nn.Conv2d(one, two, 3, stride=2, padding=1), two),
-            *_normalised(nn.Conv2d(two, four, 3, stride=2, padding=1), four),
+            *_normalise(nn.Conv2d(one, two, 3, stride=2, padding=1), two),
+            *_normalise(nn.Conv2d(two, four, 3, stride=2, padding=1), four),
         )
         self.model2 = nn.Sequential(*(Residual(four) for _ in range(RESIDUAL_BLOCKS)))
         self.model3 = nn.Sequential(
-            *_normalised(nn.ConvTranspose2d(four, two, 3, 2, 1, output_padding=1), two),
-            *_normalised(nn.ConvTranspose2d(two, one, 3, 2, 1, output_padding=1), one),
+            *_normalise(nn.ConvTranspose2d(four, two, 3, 2, 1, output_padding=1), two),
+            *_normalise(nn.ConvTranspose2d(two, one, 3, 2, 1, output_padding=1), one),
         )
         self.model4 = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(one, 1, 7), nn.Sigmoid())
 
@@ -62,4 +62,4 @@ class LineArt(nn.Module):
 
 def build(state: Mapping[str, Tensor]) -> LineArt:
     """The network of `sk_model.pth` (fine) or `sk_model2.pth` (coarse)."""
-    return filled(LineArt, state)
+    return fill(LineArt, state)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ._load import filled, without_prefix
+from ._load import fill, without_prefix
 
 DOWN = ((24, 2), (48, 3), (96, 5), (192, 7), (384, 12))
 """Channels and units of blocks 0 to 4; every one but the first halves the picture at its end."""
@@ -107,4 +107,4 @@ class MangaLine(nn.Module):
 
 def build(state: Mapping[str, Tensor]) -> MangaLine:
     """The network of `erika.pth`."""
-    return filled(MangaLine, without_prefix(state))
+    return fill(MangaLine, without_prefix(state))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import count_blocks, filled
+from ._load import count_blocks, fill
 from .dpt import Readout, Scratch, depth_head, scratch_sizes
 from .same_padding import SameConv2d, pad_same
 from .vit import NORM_EPS, Block, to_grid
@@ -232,6 +232,6 @@ def build(state: Mapping[str, Any]) -> Midas:
         levels=levels,
         features=features,
     )
-    network = filled(lambda: Midas(params), state)
+    network = fill(lambda: Midas(params), state)
     network.pretrained.model.patch_embed.backbone.standardise()
     return network

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._load import filled
+from ._load import fill
 
 INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
 """Expansion, channels, count and stride of the inverted residuals (Sandler et al., 2018)."""
@@ -160,4 +160,4 @@ class MLSD(nn.Module):
 
 def build(state: Mapping[str, Tensor]) -> MLSD:
     """The network of `mlsd_large_512_fp32.pth`."""
-    return filled(MLSD, state)
+    return fill(MLSD, state)

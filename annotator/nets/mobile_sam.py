@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import filled
+from ._load import fill
 from .tiny_vit import LayerNorm2d, TinyViT
 
 WIDTH = 256
@@ -238,4 +238,4 @@ class MobileSam(nn.Module):
 def build(state: Mapping[str, Tensor]) -> MobileSam:
     """The network of a published file, without its parts for classes, boxes and given masks."""
     used = {key: tensor for key, tensor in state.items() if not key.startswith(_UNUSED)}
-    return filled(MobileSam, used)
+    return fill(MobileSam, used)

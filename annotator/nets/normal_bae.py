@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import efficientnet
-from ._load import filled, without_prefix
+from ._load import fill, without_prefix
 from .dpt import enlarge
 
 CERTAINTY_FLOOR = 0.01
@@ -140,4 +140,4 @@ def build(state: Mapping[str, Mapping[str, Tensor]]) -> NormalBae:
         [len(tensors[f"decoder.up{number}._net.0.bias"]) for number in (1, 2, 3, 4)],
         len(tensors["decoder.out_conv_res1.0.bias"]),
     )
-    return filled(lambda: NormalBae(params), tensors)
+    return fill(lambda: NormalBae(params), tensors)

@@ -93,7 +93,7 @@ _RENAMED: Final = tuple(
 _NORM: Final = re.compile(r"^backbone\.norm(\d)\.")
 
 
-def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published file's tensors under the names of `transformers`.
 
     Joined projections of queries, keys and values are taken apart. What only training needs is
@@ -103,7 +103,7 @@ def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if key.startswith(_TRAINING_ONLY):
             continue
-        for name, part in _split(_renamed(key), tensor):
+        for name, part in _split(_rename(key), tensor):
             found[name] = part
     return found
 
@@ -162,7 +162,7 @@ def build(state: Mapping[str, Any]) -> OneFormerForUniversalSegmentation:
     with _without_random_weights():
         network = OneFormerForUniversalSegmentation(config_of(state))
     network.add_module("criterion", None)  # compares with the truth, which there is not
-    network.load_state_dict(converted(state), strict=True, assign=True)
+    network.load_state_dict(convert(state), strict=True, assign=True)
     return network
 
 
@@ -211,7 +211,7 @@ def _weights(given: int, wanted: int, like: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(unit[None], wanted, mode="linear")[0].T
 
 
-def _renamed(key: str) -> str:
+def _rename(key: str) -> str:
     norm = _NORM.match(key)
     if norm:
         stage = f"model.pixel_level_module.encoder.hidden_states_norms.stage{int(norm[1]) + 1}."

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ._load import filled
+from ._load import fill
 
 PAIRS = 38
 """Channels of the fields that point from joint to joint: x and y of 19 limbs."""
@@ -171,14 +171,14 @@ def _flat_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build_body(state: Mapping[str, Tensor]) -> PointNet:
     """`body_net` with the weights of body_pose_model.pth."""
-    return filled(body_net, _flat_names(state))
+    return fill(body_net, _flat_names(state))
 
 
 def build_hand(state: Mapping[str, Tensor]) -> PointNet:
     """`hand_net` with the weights of hand_pose_model.pth."""
-    return filled(hand_net, _flat_names(state))
+    return fill(hand_net, _flat_names(state))
 
 
 def build_face(state: Mapping[str, Tensor]) -> PointNet:
     """`face_net` with the weights of facenet.pth."""
-    return filled(face_net, _flat_names(state))
+    return fill(face_net, _flat_names(state))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import filled, without_prefix
+from ._load import fill, without_prefix
 
 WIDTH = 60
 STAGES = ((3, 1), (4, 2), (4, 4), (4, 4))
@@ -173,4 +173,4 @@ class PiDiNet(nn.Module):
 
 def build(state: Mapping[str, Any]) -> PiDiNet:
     """The network of `table5_pidinet.pth`, which keeps its weights under "state_dict"."""
-    return filled(PiDiNet, without_prefix(state["state_dict"]))
+    return fill(PiDiNet, without_prefix(state["state_dict"]))

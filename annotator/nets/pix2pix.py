@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ._load import filled, without_prefix
+from ._load import fill, without_prefix
 
 
 @dataclass(frozen=True)
@@ -96,4 +96,4 @@ def build(state: Mapping[str, Tensor]) -> UNet:
         widths.append(len(state[f"{prefix}1.weight"]))
         prefix += "3.model."
     params = Params(inputs, outputs, tuple(widths), normalised)
-    return filled(lambda: UNet(params), state)
+    return fill(lambda: UNet(params), state)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import filled, without_prefix
+from ._load import fill, without_prefix
 from .resnet import ResNet, StageParams
 
 _STAGES = (
@@ -31,7 +31,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(outputs)]
 
 
-def _rectified(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+def _rectify(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(*_conv(inputs, outputs, kernel), nn.ReLU())
 
 
@@ -41,9 +41,9 @@ class Pyramid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         for number, stage in enumerate(_STAGES[1:], 1):
-            self.add_module(f"output{number}", _rectified(stage.outputs, _WIDTH, 1))
-        self.merge1 = _rectified(_WIDTH, _WIDTH)
-        self.merge2 = _rectified(_WIDTH, _WIDTH)
+            self.add_module(f"output{number}", _rectify(stage.outputs, _WIDTH, 1))
+        self.merge1 = _rectify(_WIDTH, _WIDTH)
+        self.merge2 = _rectify(_WIDTH, _WIDTH)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         fine, middle, coarse = (
@@ -61,9 +61,9 @@ class Context(nn.Module):
         super().__init__()
         half, quarter = _WIDTH // 2, _WIDTH // 4
         self.conv3X3 = nn.Sequential(*_conv(_WIDTH, half))
-        self.conv5X5_1 = _rectified(_WIDTH, quarter)
+        self.conv5X5_1 = _rectify(_WIDTH, quarter)
         self.conv5X5_2 = nn.Sequential(*_conv(quarter, quarter))
-        self.conv7X7_2 = _rectified(quarter, quarter)
+        self.conv7X7_2 = _rectify(quarter, quarter)
         self.conv7x7_3 = nn.Sequential(*_conv(quarter, quarter))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,4 +113,4 @@ class RetinaFace(nn.Module):
 
 def build(state: Mapping[str, Tensor]) -> RetinaFace:
     """The network with the weights of detection_Resnet50_Final.pth."""
-    return filled(RetinaFace, without_prefix(state))
+    return fill(RetinaFace, without_prefix(state))

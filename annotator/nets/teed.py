@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._load import filled
+from ._load import fill
 
 
 def smish(x: Tensor) -> Tensor:
@@ -135,4 +135,4 @@ class TEED(nn.Module):
 
 def build(state: Mapping[str, Tensor]) -> TEED:
     """The network of `7_model.pth` or `MTEED.pth`."""
-    return filled(TEED, state)
+    return fill(TEED, state)

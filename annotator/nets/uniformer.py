@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ._load import count_blocks, filled, without_prefix
+from ._load import count_blocks, fill, without_prefix
 from .resnet import ConvUnit
 
 POOLS = (1, 2, 3, 6)
@@ -201,7 +201,7 @@ def build(state: Mapping[str, Any]) -> UniFormer:
         channels=channels,
         classes=classes,
     )
-    return filled(lambda: UniFormer(params), state)
+    return fill(lambda: UniFormer(params), state)
 
 
 def _over_channels(norm: nn.Module, x: Tensor) -> Tensor:

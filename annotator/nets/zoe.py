@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import beit
-from ._load import filled
+from ._load import fill
 from .dpt import Readout, Scratch, depth_head, enlarge, scratch_sizes
 from .vit import to_grid
 
@@ -196,14 +196,14 @@ class Zoe(nn.Module):
             size = level.shape[2:]
             before, embedding = embedding, project(level)
             points = attract(embedding + enlarge(before, size))
-            centres = pulled(enlarge(centres, size), points)
+            centres = pull(enlarge(centres, size), points)
         size = features.shape[2:]
         seen = torch.cat([features, relative, enlarge(embedding, size)], dim=1)
         shares = self.conditional_log_binomial(seen)
         return (shares * enlarge(centres, size)).sum(dim=1, keepdim=True)
 
 
-def pulled(centres: Tensor, points: Tensor) -> Tensor:
+def pull(centres: Tensor, points: Tensor) -> Tensor:
     """Bins drawn towards attractors, the nearer the stronger.
 
     Args:
@@ -235,10 +235,10 @@ def build(state: Mapping[str, Mapping[str, Tensor]]) -> Zoe:
         attractors=[len(tensors[f"attractors.{i}._net.2.bias"]) for i in range(4)],
         bottleneck=len(tensors["conditional_log_binomial.mlp.0.bias"]),
     )
-    return filled(lambda: Zoe(params), tensors)
+    return fill(lambda: Zoe(params), tensors)
 
 
-def seen_size(height: int, width: int) -> tuple[int, int]:
+def input_size(height: int, width: int) -> tuple[int, int]:
     """The size that a picture is resized to, both sides multiples of 32.
 
     The side that changes less gets about its side of `SEEN`, the other keeps the aspect.
@@ -262,7 +262,7 @@ def measure(network: nn.Module, x: Tensor) -> Tensor:
     high, wide = (int(math.sqrt(side / 2) * 3) for side in x.shape[2:])
     framed = F.pad(x, (wide, wide, high, high), mode="reflect")
     both = torch.cat([framed, framed.flip(3)])
-    depth = network(enlarge(both, seen_size(*framed.shape[2:])))
+    depth = network(enlarge(both, input_size(*framed.shape[2:])))
     depth = F.interpolate(depth, framed.shape[2:], mode="bicubic")
     straight, mirrored = depth[:, :, high:-high, wide:-wide].chunk(2)
     return (straight + mirrored.flip(3)) / 2

@@ -117,12 +117,12 @@ def find_bodies(picture: np.ndarray, network: nn.Module) -> list[np.ndarray]:
     padded = cv2.copyMakeBorder(small, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=grey)
     maps = network(as_input(padded[None], network))
     fields, joints = (
-        _enlarged(part[0].float().cpu().numpy(), inner, width, height) for part in maps
+        _enlarge(part[0].float().cpu().numpy(), inner, width, height) for part in maps
     )
     return assemble(fields, joints)
 
 
-def _enlarged(maps: np.ndarray, inner: Sequence[int], width: int, height: int) -> np.ndarray:
+def _enlarge(maps: np.ndarray, inner: Sequence[int], width: int, height: int) -> np.ndarray:
     """A network's maps (c, h, w) in the size of the picture."""
     rows, columns = maps.shape[1] * STRIDE, maps.shape[2] * STRIDE
     channels = []

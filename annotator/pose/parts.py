@@ -138,7 +138,7 @@ def hand_points(maps: np.ndarray, box: Box) -> np.ndarray | None:
             inside = np.where(labels == strength[1:].argmax() + 1, score_map, 0)
             row, column = divmod(int(inside.argmax()), side)
             spot[:] = int(column * box.width / side), int(row * box.height / side), 1
-    return _placed(spots, box)
+    return _place(spots, box)
 
 
 def find_faces(
@@ -177,10 +177,10 @@ def face_points(maps: np.ndarray, box: Box) -> np.ndarray | None:
     flat = maps.reshape(len(maps), -1)
     rows, columns = np.divmod(flat.argmax(axis=1), maps.shape[2])
     spots = np.column_stack([columns, rows, flat.max(axis=1) > _PEAK]).astype(np.float64)
-    return _placed(spots, box)
+    return _place(spots, box)
 
 
-def _placed(spots: np.ndarray, box: Box) -> np.ndarray | None:
+def _place(spots: np.ndarray, box: Box) -> np.ndarray | None:
     """Points (n, 3) of a box in the picture; those in its first row or column are missing."""
     spots[(spots[:, :2] < 1).any(axis=1) | (spots[:, 2] == 0)] = 0
     if not spots.any():

@@ -95,11 +95,11 @@ def best_of_overlapping(
     while len(left):
         best, left = left[0], left[1:]
         kept.append(int(best))
-        left = left[_shared(boxes[best], boxes[left], last_pixel) <= limit]
+        left = left[_share(boxes[best], boxes[left], last_pixel) <= limit]
     return kept
 
 
-def _shared(box: np.ndarray, others: np.ndarray, last_pixel: int) -> np.ndarray:
+def _share(box: np.ndarray, others: np.ndarray, last_pixel: int) -> np.ndarray:
     """Common area over united area (n,)."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     common = np.maximum(high - low + last_pixel, 0).prod(axis=1)

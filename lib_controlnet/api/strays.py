@@ -54,7 +54,7 @@ def refuse(body: Mapping[str, Any], units: list[Any]) -> None:
             f"act; send {_PLACE}, or there one unit that is switched off for a picture without"
         )
         raise UnitError(msg)
-    for where, unit in _found(body, units):
+    for where, unit in _search(body, units):
         if _asks(unit) and not any(unit == known for known in units):
             msg = f"{where} holds a ControlNet unit, which is not looked for there; send {_PLACE}"
             raise UnitError(msg)
@@ -69,7 +69,7 @@ def _asks(unit: Mapping[str, Any]) -> bool:
     return any(named) or any(fields.get(name) for name in _PICTURES)
 
 
-def _found(body: Mapping[str, Any], units: list[Any]) -> Found:
+def _search(body: Mapping[str, Any], units: list[Any]) -> Found:
     walk = _Walk()
     flat: dict[str, Any] = {}
     # What bears our name comes first: the rest of the request cannot use up the look at it.

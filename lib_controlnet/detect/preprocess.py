@@ -154,7 +154,7 @@ def remark(name: str | None) -> str | None:
         return None
     if reason := detector.unavailable:
         return _cannot_run(detector, reason)
-    missing = detector.missing_files()
+    missing = detector.find_missing_files()
     if not missing:
         return None
     files = ", ".join(f"{weight.name} ({weight.size_text})" for weight in missing)

@@ -57,7 +57,7 @@ class Host(Protocol):
         """Folders to scan for control models, first wins."""
         ...
 
-    def interrupted(self) -> bool:
+    def is_interrupted(self) -> bool:
         """Whether the user asked to stop."""
         ...
 

@@ -88,7 +88,7 @@ class ControlSession:
         """Effects of the present pass that answer a moment, in the user's order of units."""
         return [e for bound in self.units for e in bound.effects if e.answers(moment)]
 
-    def bound_of(self, prepared: PreparedUnit) -> BoundUnit | None:
+    def find_bound(self, prepared: PreparedUnit) -> BoundUnit | None:
         """What carries out a unit in the present pass; None where it has no effect."""
         return next((bound for bound in self.units if bound.part.prepared is prepared), None)
 

@@ -23,7 +23,7 @@ FIRST_BLOCK: Final = "input_blocks.0.0.weight"
 """Inpainting checkpoints read more channels here than a ControlNet does."""
 
 
-def shared_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
+def encoder_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
     """Shapes of a full ControlNet's tensors that begin as a copy of the base's."""
     shapes = {
         name: tuple(parameter.shape)
@@ -40,7 +40,7 @@ def not_in_base(
     base: BaseUNet, names: Collection[str], shapes: Mapping[str, Sequence[int]]
 ) -> list[str]:
     """Those of some tensors that the base has none of, or of another shape."""
-    theirs = shared_shapes(base)
+    theirs = encoder_shapes(base)
     return [
         name
         for name in names

@@ -73,8 +73,8 @@ class ControlLoraFamily(ControlNetFamily):
         """Always, see `ControlNetFamily.needs_base`."""
         return True
 
-    def stored_shapes(self, ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
-        """Shapes of the changes in full, see `ControlNetFamily.stored_shapes`."""
+    def file_shapes(self, ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
+        """Shapes of the changes in full, see `ControlNetFamily.file_shapes`."""
         return full_shapes(ckpt.shapes)
 
     def changes(self, ckpt: Checkpoint) -> list[str]:

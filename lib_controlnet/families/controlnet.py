@@ -23,8 +23,8 @@ from lib_controlnet.families.base import ControlFamily, randomize
 from lib_controlnet.families.base_weights import (
     SHARED_WITH_BASE,
     BaseWeights,
+    encoder_shapes,
     not_in_base,
-    shared_shapes,
 )
 from lib_controlnet.families.filling import check_tensors, first_names, read_structure, title
 from lib_controlnet.families.residual import ResidualNetwork
@@ -137,7 +137,7 @@ class ControlNetFamily(ControlFamily):
         """Whether the network is a sum with the base; what a file leaves out is the base's then."""
         return "difference" in ckpt
 
-    def stored_shapes(self, ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
+    def file_shapes(self, ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors that `stored` will give, without reading them."""
         return {key: shape for key, shape in ckpt.shapes.items() if key not in MARKERS}
 
@@ -149,7 +149,7 @@ class ControlNetFamily(ControlFamily):
         self, ckpt: Checkpoint, device: torch.device | str
     ) -> Iterable[tuple[str, Tensor]]:
         """The tensors of a file that needs the base, in their own precision or in float32."""
-        return ckpt.tensors(self.stored_shapes(ckpt), None, device)
+        return ckpt.tensors(self.file_shapes(ckpt), None, device)
 
     def build(
         self, shapes: Mapping[str, Sequence[int]], heads: Callable[[str, int], int]
@@ -207,9 +207,9 @@ class ControlNetFamily(ControlFamily):
             WrongBaseModelError: they are not those of the base.
             BrokenCheckpointError: they are incomplete.
         """
-        shapes = self.stored_shapes(ckpt)
+        shapes = self.file_shapes(ckpt)
         if self.needs_base(ckpt):
-            shapes |= {k: v for k, v in shared_shapes(base).items() if k not in shapes}
+            shapes |= {k: v for k, v in encoder_shapes(base).items() if k not in shapes}
         shape = read_structure(ckpt, lambda: read_shape(shapes))
         check_base(ckpt, shape, base)
         changes = self.changes(ckpt) if self.needs_base(ckpt) else []
@@ -236,7 +236,7 @@ class ControlNetFamily(ControlFamily):
             if name in changes:
                 tensor = weights.get(name, tensor.shape, device) + tensor.float()
             yield name, tensor.to(dtype)
-        for name in expected.keys() - self.stored_shapes(ckpt).keys():
+        for name in expected.keys() - self.file_shapes(ckpt).keys():
             yield name, weights.get(name, expected[name], device).to(dtype)
 
 
@@ -245,7 +245,7 @@ TINY_HINT_WIDTHS: Final = (3, 4, 4, 8, 8, 12, 12, 16)
 
 def tiny_params(base: BaseUNet) -> ControlNetParams:
     """Hyper-parameters of a ControlNet for a base, with a narrow hint block."""
-    shapes = shared_shapes(base)
+    shapes = encoder_shapes(base)
     widths = (*TINY_HINT_WIDTHS, base.shape.model_channels)
     for number, (before, after) in enumerate(pairwise(widths)):
         shapes[f"input_hint_block.{2 * number}.weight"] = (after, before, 3, 3)

@@ -119,7 +119,7 @@ class ResidualControl(HintControl):
         """Layers whose residual is used at all."""
         return tuple(strength != 0.0 for strength in self.terms.strengths)
 
-    def guided_hint(self) -> Tensor:
+    def guide(self) -> Tensor:
         """Output of the network's hint encoder, (1 or n, c, h, w), computed once per hint."""
         if self._guided_hint is None:
             self._guided_hint = self.encode()
@@ -228,7 +228,7 @@ def evaluate_group(
         chosen = tensor if index is None else tensor[index]
         return chosen if copies == 1 else torch.cat([chosen] * copies)
 
-    hints = [control.rows_of(control.guided_hint(), step, rows) for control in distinct.values()]
+    hints = [control.rows_of(control.guide(), step, rows) for control in distinct.values()]
     if copies > 1:
         hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
     wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))

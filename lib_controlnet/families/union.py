@@ -74,7 +74,7 @@ class UnionNetwork(ControlNetNetwork):
         """Run the part that depends on the hint and its type alone, see `encode_hint`."""
         guided = self.encode_hint(hint)
         with torch.no_grad(), own_precision(self.device):
-            return self.module.shifted(guided, kind)
+            return self.module.shift(guided, kind)
 
     def embed_type(self, kind: int) -> Tensor:
         """What a type adds to the embedding of the timesteps, see `evaluate`."""

@@ -63,7 +63,7 @@ def download_options(host: A1111Host) -> Any:
         report=host.report if listener is None else tell,
         advance=lambda part: share.__setitem__(0, part),
         # What stopped an earlier job must not stop a preview.
-        interrupted=lambda: bool(shared.state.job) and host.interrupted(),
+        interrupted=lambda: bool(shared.state.job) and host.is_interrupted(),
     )
 
 

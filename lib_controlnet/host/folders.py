@@ -25,7 +25,7 @@ def find_folders(
         typed: what users typed, by where they typed it.
     """
     notes = _make(models / NAME)
-    candidates = [models / NAME, *_spelt_otherwise(models), *others]
+    candidates = [models / NAME, *_find_spellings(models), *others]
     for where, text in typed.items():
         for name in parse_folders(text):
             if _is_readable(name):
@@ -49,7 +49,7 @@ def _make(folder: Path) -> list[str]:
     return []
 
 
-def _spelt_otherwise(models: Path) -> list[Path]:
+def _find_spellings(models: Path) -> list[Path]:
     """Folders `controlnet` in other letter case."""
     try:
         folders = sorted(models.iterdir())

@@ -116,7 +116,7 @@ def begin_batch(p: Any, number: int, runtime: Runtime) -> None:
         _prepare_turn(run, turn, session, runtime)
     except Exception as error:  # the boundary: raised again before the first step
         _keep(session, error, "preparing the units")
-    if runtime.host.interrupted():
+    if runtime.host.is_interrupted():
         p.prompts = []  # the host ends its loop here, as at the loop's head
 
 
@@ -146,7 +146,7 @@ def _prepare(
                 base=runtime.base(),
                 source=pictures.source(runtime.host),
                 cache=runtime.detections,
-                interrupted=runtime.host.interrupted,
+                interrupted=runtime.host.is_interrupted,
                 on_error=session.on_error,
             )
             session.prepared = prepare_units(units, preparation, session.comments, frames)
@@ -288,7 +288,7 @@ def _write_what_ran(p: Any, session: ControlSession, runtime: Runtime) -> None:
         if session.outcome_of(prepared).acted:
             key = f"{infotext.KEY} {prepared.position}"
             p.extra_generation_params[key] = describe(prepared.unit)
-    if not runtime.host.interrupted():
+    if not runtime.host.is_interrupted():
         session.say_idle()
         pass_on_comments(p, session)
 

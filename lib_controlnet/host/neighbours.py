@@ -125,7 +125,7 @@ class ControlParams:
     def _control(self) -> Any:
         """The unit's control in the present pass."""
         session = self._view.session
-        bound = None if session is None else session.bound_of(self._prepared)
+        bound = None if session is None else session.find_bound(self._prepared)
         return None if bound is None else bound.control
 
     @property

@@ -179,16 +179,16 @@ class Runtime:
 
         Waits, see `_waiting`.
         """
-        with self._waiting(module) as cache:
+        with self._wait_for_turn(module) as cache:
             return run_preprocessor(module, image, resolution, (a, b), cache)
 
     def detect_unit(self, choice: ChosenPicture) -> Detection:
         """What a generation would make of a unit's picture. Waits, see `_waiting`."""
-        with self._waiting(choice.unit.module) as cache:
+        with self._wait_for_turn(choice.unit.module) as cache:
             return detect_unit(choice, pictures.source(self.host), cache).detection
 
     @contextmanager
-    def _waiting(self, module: str) -> Iterator[DetectionCache]:
+    def _wait_for_turn(self, module: str) -> Iterator[DetectionCache]:
         """The cache of detections, for a preprocessor outside of generations.
 
         What is not in it waits: on the device of generations for its turn in the host's queue, else

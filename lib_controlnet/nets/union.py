@@ -127,7 +127,7 @@ class ControlNetUnion(ControlNet):
         self.spatial_ch_projs = nn.Linear(width, width)
         self.control_add_embedding = TypeEmbedding(union.types, union.sinusoids, self.emb_width)
 
-    def shifted(self, guided: Tensor, kind: int) -> Tensor:
+    def shift(self, guided: Tensor, kind: int) -> Tensor:
         """An encoded hint (b, model_channels, h, w) with every channel shifted for its type."""
         token = guided.mean(dim=(2, 3)) + self.task_embedding[kind]
         for block in self.transformer_layes:

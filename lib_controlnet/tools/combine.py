@@ -145,7 +145,7 @@ def transfer(
     plan.pop("difference", None)
     if control.is_difference:  # those left out are the base's own
         kept = dtype or next(own for _shape, own in plan.values() if own.is_floating_point)
-        plan |= {name: (shape, kept) for name, shape in _left_out(control, target).items()}
+        plan |= {name: (shape, kept) for name, shape in _find_left_out(control, target).items()}
         tensors = _complete(control, target, plan)
     else:
         assert origin is not None  # asked for above
@@ -198,7 +198,7 @@ def _move(
         yield name, moved
 
 
-def _left_out(control: ControlFile, base: BaseFile) -> dict[str, tuple[int, ...]]:
+def _find_left_out(control: ControlFile, base: BaseFile) -> dict[str, tuple[int, ...]]:
     """Shapes of base tensors that a difference file does not mention: they did not change."""
     shapes = {name: shape for name, shape in base.shapes.items() if name not in control.ckpt}
     if FIRST_BLOCK in shapes:  # an inpainting checkpoint's has more channels
@@ -219,5 +219,5 @@ def _complete(control: ControlFile, base: BaseFile, plan: Plan) -> Iterator[tupl
         for change, part, out in pieces(tensor, base.tensor(name, tensor.shape), total):
             out.copy_(cast(name, part.float() + change.float(), total.dtype))
         yield name, total
-    for name, shape in _left_out(control, base).items():
+    for name, shape in _find_left_out(control, base).items():
         yield name, cast(name, base.tensor(name, shape), plan[name][1])

@@ -86,7 +86,7 @@ def connect_preview(
 def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
     """What the server does for a click: (unit, edition, what the page adds...) -> an answer."""
 
-    def made(unit: ControlNetUnit, edition: float, asked: Any, report: Report | None) -> list[Any]:
+    def make(unit: ControlNetUnit, edition: float, asked: Any, report: Report | None) -> list[Any]:
         target, *values = asked
         background = runtime.option("img2img_background_color")
         request = target_request(target, None if host_tab is None else values, background)
@@ -98,10 +98,10 @@ def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio finds it by its default
         *asked: Any,
     ) -> list[Any]:
-        return made(unit, edition, asked, lambda line, part: progress(part, desc=line))
+        return make(unit, edition, asked, lambda line, part: progress(part, desc=line))
 
     def run_silently(unit: ControlNetUnit, edition: float, *asked: Any) -> list[Any]:
-        return made(unit, edition, asked, None)
+        return make(unit, edition, asked, None)
 
     # gradio does not start with a function that reports progress while its queue is off.
     return run if runtime.has_queue() else run_silently

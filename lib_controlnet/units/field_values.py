@@ -78,7 +78,7 @@ class Within:
             raise ValueError(msg)
         return found
 
-    def brought_into_range(self, value: object, notes: list[str]) -> float:
+    def bring_into_range(self, value: object, notes: list[str]) -> float:
         """The number, or the end of the range that is next to it."""
         found = number(value)
         clamped = min(max(found, self.least), self.most)

@@ -277,7 +277,7 @@ def _field(name: str, raw: Any, notes: list[str], is_request: bool = True) -> An
     field, said = FIELDS[name], list[str]()
     parse = field.parse
     if isinstance(parse, values.Within) and parse.is_forgiving and not is_request:
-        parse = parse.brought_into_range
+        parse = parse.bring_into_range
     is_blank = _is_empty(raw) and (raw is None or parse is not values.boolean)
     try:
         found = field.default if is_blank else parse(raw, said)

@@ -288,7 +288,7 @@ def test_one_turn_is_enough_for_several_pictures(runtime: Any, on_gpu: Any) -> N
     from modules.call_queue import queue_lock
 
     on_gpu("cuda")
-    with runtime._waiting("queued") as cache:
+    with runtime._wait_for_turn("queued") as cache:
         for seed in (6, 7):
             preprocess.run_preprocessor("queued", picture(seed=seed), 64, (), cache)
     assert (SEEN, is_held(queue_lock)) == ([True, True], False)

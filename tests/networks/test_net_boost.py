@@ -17,12 +17,12 @@ from annotator._boost import (
     Patch,
     best_side,
     blend_mask,
-    boosted,
+    boost,
     find_patches,
-    fitted,
+    fit,
     two_scales,
 )
-from annotator.leres import MERGE, RES101, _merged, cut
+from annotator.leres import MERGE, RES101, _merge, cut
 from annotator.nets.pix2pix import build
 from lib_controlnet.detect.preprocess import run_preprocessor
 
@@ -72,7 +72,7 @@ def test_depth_is_that_of_the_published_code(
     """With the same functions in the place of both networks; resizes of single precision."""
     image = scene(*made_of)
     assert best_side(image)[0] == side
-    found = boosted(image, estimate, merge)
+    found = boost(image, estimate, merge)
     assert found.shape == image.shape[:2]
     assert np.abs(found[::16, ::16] - read_output(f"boost_{name}")).max() < 1e-5
 
@@ -92,7 +92,7 @@ def test_patches_are_busy_and_the_largest_come_first() -> None:
 
 
 def test_a_patch_grows_about_its_middle_and_scales() -> None:
-    grown = Patch(100, 60, 896).grown(33)
+    grown = Patch(100, 60, 896).grow(33)
     assert grown == Patch(84, 44, 929)
     assert grown.cells(0.5) == (slice(22, 486), slice(42, 506))
 
@@ -101,8 +101,8 @@ def test_the_line_is_that_of_least_squares() -> None:
     values = np.random.default_rng(1).random((64, 64), dtype=np.float32) * 0.01 + 5
     target = values * 40 - 3 + np.random.default_rng(2).random((64, 64), dtype=np.float32)
     line = np.polyfit(values.ravel().astype(float), target.ravel().astype(float), 1)
-    assert np.allclose(fitted(values, target), np.polyval(line, values.astype(float)), atol=1e-4)
-    assert np.allclose(fitted(np.ones((4, 4)), target[:4, :4]), target[:4, :4].mean())
+    assert np.allclose(fit(values, target), np.polyval(line, values.astype(float)), atol=1e-4)
+    assert np.allclose(fit(np.ones((4, 4)), target[:4, :4]), target[:4, :4].mean())
 
 
 def test_the_mask_is_a_blurred_square() -> None:
@@ -149,7 +149,7 @@ def test_the_merging_network_sees_the_whole_first_and_the_details_second(channel
             return x[:, channel : channel + 1]
 
     pair = [np.float32([[0, 0.25], [0.5, 1]]), np.float32([[1, 0], [0.75, 0.5]])]
-    assert np.array_equal(_merged(Choose(1, 1, 1), *pair), pair[channel])
+    assert np.array_equal(_merge(Choose(1, 1, 1), *pair), pair[channel])
 
 
 @pytest.fixture
@@ -176,5 +176,5 @@ def test_preprocessor_end_to_end() -> None:
 
 
 def test_depth_of_any_range_becomes_a_map() -> None:
-    found = cut(boosted(scene(128, 192, 3, 8, 3), estimate, merge), 0, 0)
+    found = cut(boost(scene(128, 192, 3, 8, 3), estimate, merge), 0, 0)
     assert (found.min(), found.max()) == (0, 255)

@@ -23,10 +23,10 @@ from random_weights import random_input, random_state, read_keys, read_output, r
 from weights import weights_folder
 
 from annotator.dsine import DSINE, NormalDsine
-from annotator.nets.dsine import Camera, build, facing, neighbours, turn, turning_axes, unit
+from annotator.nets.dsine import Camera, axes_of_steps, build, face, neighbours, turn, unit
 from lib_controlnet.detect.preprocess import run_preprocessor
 
-CAMERA = Camera.seeing(60, 50, 110)
+CAMERA = Camera.from_angle(60, 50, 110)
 
 
 def small_checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, torch.Tensor]]:
@@ -67,7 +67,7 @@ def partial_network(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def test_the_camera_sees_its_angle_along_the_longer_side() -> None:
-    slopes = Camera.seeing(90, 48, 96).slopes(torch.zeros(1, 1, 6, 12, dtype=torch.float64), 8)
+    slopes = Camera.from_angle(90, 48, 96).slopes(torch.zeros(1, 1, 6, 12, dtype=torch.float64), 8)
     edge = 44 / 48  # the outermost of twelve pixels ends at 45 degrees, its centre before that
     assert slopes[0, 0, :, 0].tolist() == pytest.approx([-edge] * 6)
     assert slopes[0, 0, :, -1].tolist() == pytest.approx([edge] * 6)
@@ -88,20 +88,20 @@ def test_axes_lie_in_the_surface_above_the_step() -> None:
     """The axis stands at right angles to the normal and projects onto the step."""
     normals = unit(random_input((1, 3, 4, 2, 2), -1, 1).double())
     slopes, steps = (random_input((1, 2, 4, 2, 2), -0.1, 0.1, seed).double() for seed in (2, 3))
-    axes = turning_axes(normals, slopes, steps)
+    axes = axes_of_steps(normals, slopes, steps)
     assert float((axes * normals).sum(dim=1).abs().max()) < 1e-12
     sideways = axes[:, :2] - axes[:, 2:] * (slopes + steps)
     assert float((sideways[:, 0] * steps[:, 1] - sideways[:, 1] * steps[:, 0]).abs().max()) < 1e-12
     edge_on = torch.zeros_like(normals)
-    assert not turning_axes(edge_on, slopes, steps).any()
+    assert not axes_of_steps(edge_on, slopes, steps).any()
 
 
 def test_normals_are_bent_until_they_are_seen() -> None:
     rays = torch.tensor([0.0, 0, 1]).double()[None, :, None, None]
     away = unit(torch.tensor([1.0, 0, -2]).double()[None, :, None, None])
     seen = unit(torch.tensor([1.0, 0, 2]).double()[None, :, None, None])
-    assert torch.allclose(facing(seen, rays), seen)
-    bent = facing(away, rays)[0, :, 0, 0]
+    assert torch.allclose(face(seen, rays), seen)
+    bent = face(away, rays)[0, :, 0, 0]
     assert bent[2] / bent[0] == pytest.approx(0.01 * math.sqrt(5), rel=1e-9)
 
 
@@ -127,7 +127,7 @@ def test_map_follows_the_recipe() -> None:
     with torch.no_grad():
         network = build(small_checkpoint()).eval()
         x = torch.from_numpy(planes.transpose(2, 0, 1)[None]).float()
-        found = network(x, Camera.seeing(75, 64, 90), 2)[0].numpy()
+        found = network(x, Camera.from_angle(75, 64, 90), 2)[0].numpy()
     expected = ((found.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255)[:, :90]
     shown = run_preprocessor("normal_dsine", picture, 64, (75, 2)).image
     assert np.abs(shown - expected).max() <= 1.1  # cut to whole levels

@@ -36,7 +36,7 @@ from weights import weights_folder
 from annotator._edges import in_steps, scribble
 from annotator.mlsd import segments
 from annotator.networks import CACHE, Place, lend
-from annotator.softedge_anyline import fine_lines, screened
+from annotator.softedge_anyline import fine_lines, screen
 from lib_controlnet.detect.preprocess import find, run_preprocessor
 
 # network: channels, smallest and largest value of its input, and the size of the stored one
@@ -270,7 +270,7 @@ def test_fine_lines_leave_out_specks() -> None:
 def test_screened_is_that_of_light() -> None:
     base, top = (np.arange(256, dtype=np.uint8)[:, None] * np.ones(256, np.uint8) for _ in "ab")
     top = np.ascontiguousarray(top.T)
-    found = screened(base, top)
+    found = screen(base, top)
     assert np.array_equal(found, found.T)
     assert np.array_equal(found[0], top[0])
     assert (found[255] == 255).all()

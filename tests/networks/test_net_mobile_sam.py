@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from weights import weights_folder
 
 import annotator.mobile_sam as detector
-from annotator.mobile_sam import MOBILE_SAM, Mask, all_masks, painted, without_doubles
+from annotator.mobile_sam import MOBILE_SAM, Mask, all_masks, paint, without_doubles
 from annotator.nets.mobile_sam import MobileSam, build
 from annotator.networks import CACHE, lend
 from lib_controlnet.detect.preprocess import run_preprocessor
@@ -127,7 +127,7 @@ def test_small_parts_lie_over_large_ones(order: int) -> None:
     large, small = np.zeros((5, 7), bool), np.zeros((5, 7), bool)
     large[1:, 1:], small[2:4, 2:4] = True, True
     masks = [Mask(np.packbits(mask), int(mask.sum()), (0, 0, 6, 4), 0.9) for mask in (large, small)]
-    found = painted(masks[::order], (5, 7), np.random.RandomState(3))
+    found = paint(masks[::order], (5, 7), np.random.RandomState(3))
     first, second = np.random.RandomState(3).randint(255, size=(2, 3))
     expected = np.zeros((5, 7, 3))
     expected[large], expected[small] = first, second

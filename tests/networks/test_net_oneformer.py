@@ -16,7 +16,7 @@ from random_weights import random_input, random_state, read_keys, read_output, r
 from transformers import OneFormerForUniversalSegmentation
 from weights import weights_folder
 
-from annotator.nets.oneformer import TASK, build, config_of, converted, semantic
+from annotator.nets.oneformer import TASK, build, config_of, convert, semantic
 from annotator.networks import CACHE, lend
 from annotator.oneformer import ADE20K_FILE, COCO_FILE, OneFormerAde20k
 from annotator.palettes import ADE20K, COCO, Palette
@@ -76,7 +76,7 @@ def test_published_keys_fill_the_class_strictly(classes: int, queries: int) -> N
     with torch.device("meta"):
         network = OneFormerForUniversalSegmentation(config_of(state))
     network.criterion = None
-    ours = {key: tensor.shape for key, tensor in converted(state).items()}
+    ours = {key: tensor.shape for key, tensor in convert(state).items()}
     assert ours == {key: tensor.shape for key, tensor in network.state_dict().items()}
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(218.8e6, rel=1e-3)
 

@@ -21,7 +21,7 @@ from weights import weights_folder
 
 from annotator.nets import zoe
 from annotator.nets.beit import distance_rows
-from annotator.nets.zoe import build, measure, seen_size
+from annotator.nets.zoe import build, input_size, measure
 from annotator.zoe import ZOE, nearness
 from lib_controlnet.detect.preprocess import run_preprocessor
 
@@ -101,7 +101,7 @@ def test_every_pair_of_tokens_reads_the_row_of_its_distance() -> None:
 def test_pictures_are_resized_to_near_the_size_of_training(
     size: tuple[int, int], seen: tuple[int, int]
 ) -> None:
-    assert seen_size(*size) == seen
+    assert input_size(*size) == seen
 
 
 def test_near_and_far_are_percentiles() -> None:

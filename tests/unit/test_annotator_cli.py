@@ -128,7 +128,7 @@ def test_preprocessor_without_files_is_no_error(
 
 
 def test_all_means_every_file_once_without_the_larger_ones() -> None:
-    found = cli.named("all", REGISTRY)
+    found = cli.select("all", REGISTRY)
     assert FILE in found
     assert LARGE not in found
     assert all(set(detector.weights) <= set(found) for detector in REGISTRY.all())

@@ -62,8 +62,8 @@ def test_metadata_names_the_extension() -> None:
 
 
 def test_installer_knows_what_is_there_and_what_is_not() -> None:
-    assert install.installed("pytest")
-    assert not install.installed("no-such-distribution")
+    assert install.is_installed("pytest")
+    assert not install.is_installed("no-such-distribution")
 
 
 def test_installer_prints_at_most_one_line() -> None:

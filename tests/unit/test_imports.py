@@ -250,3 +250,25 @@ def test_objects_that_hold_arrays_compare_by_identity(path: Path) -> None:
         fields = [x for x in node.body if isinstance(x, ast.AnnAssign)]
         held = [ast.unparse(x.target) for x in fields if ARRAYS.search(ast.unparse(x.annotation))]
         assert not held or "eq=False" in made[0], f"{node.name} holds arrays: {held}"
+
+
+# Published to other extensions, or what the field calls a context.
+NO_VERBS = {"cached_call", "sampling"}
+VERBS = {"need", "seed", "embed", "bring", "setting"}
+PARTICIPLE = re.compile(
+    r"[a-z0-9]+(ed|ing)|known|drawn|taken|given|shown|held|kept|lent|made|found|sent|told|left|laid"
+    r"|born|brought|built|bound|chosen|gone|grown|hidden|seen|spent|spelt|written"
+)
+
+
+def test_no_function_is_named_by_a_participle() -> None:
+    wrong = []
+    for path in EXTENSION:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            word = node.name.lstrip("_").split("_")[0]
+            is_noun = any("property" in ast.unparse(one) for one in node.decorator_list)
+            if PARTICIPLE.fullmatch(word) and word not in VERBS and not is_noun:
+                wrong.append(f"{label(path)}:{node.lineno}: {node.name}")
+    assert not [one for one in wrong if one.split()[-1] not in NO_VERBS]

@@ -163,7 +163,7 @@ def test_download_is_announced_until_the_file_is_there(listed: Path) -> None:
 def test_larger_file_stands_for_the_default_one(listed: Path) -> None:
     put(listed, 1, LARGER)
     assert preprocess.remark("level") is None
-    assert Level().missing_files() == ()
+    assert Level().find_missing_files() == ()
 
 
 @pytest.mark.parametrize(

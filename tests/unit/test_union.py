@@ -41,7 +41,7 @@ def run(network, kind, number, hint=None):
     """Residuals of a control bound to the type of that number."""
     control = bind(network, TYPES[number], random_hint() if hint is None else hint)
     wanted = (True,) * network.layers
-    return control.evaluate(**inputs(kind), hint=control.guided_hint(), wanted=wanted)
+    return control.evaluate(**inputs(kind), hint=control.guide(), wanted=wanted)
 
 
 def bind(network, kind, hint):
@@ -65,7 +65,7 @@ def test_residuals_agree_with_diffusers(kind, types, number):
             **extra,
         )
     control = bind(network, TYPES[number], hint)
-    outs = control.evaluate(**call, hint=control.guided_hint(), wanted=(True,) * network.layers)
+    outs = control.evaluate(**call, hint=control.guide(), wanted=(True,) * network.layers)
     for ours_out, theirs_out in zip(outs, [*down, middle], strict=True):
         assert_close(ours_out, theirs_out)
 
@@ -89,9 +89,9 @@ def test_types_steer_differently_and_pictures_do_not_see_each_other():
     hints = random_hint(rows=2)
     one, other = (run(network, "SD1", number, hints)[-1] for number in (0, 3))
     assert float((one - other).abs().max()) > 0.01 * float(one.abs().max())
-    guided = bind(network, TYPES[0], hints).guided_hint()
+    guided = bind(network, TYPES[0], hints).guide()
     for row in range(2):
-        alone = bind(network, TYPES[0], hints[row : row + 1]).guided_hint()
+        alone = bind(network, TYPES[0], hints[row : row + 1]).guide()
         assert torch.allclose(alone[0], guided[row], atol=1e-5)
 
 

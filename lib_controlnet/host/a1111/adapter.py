@@ -120,7 +120,7 @@ class A1111Host:
             return None  # the host itself complains about a file that it cannot read
         return value if isinstance(value, str) else None
 
-    def interrupted(self) -> bool:
+    def is_interrupted(self) -> bool:
         """Whether the user wants no picture any more.
 
         Skip is not asked for here: it is over when the next batch begins.

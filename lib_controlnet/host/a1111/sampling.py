@@ -221,7 +221,7 @@ def _judge(
     Raises:
         HostError: the whole picture was made in that way.
     """
-    if not calls or not session.prepared or runtime.host.interrupted():
+    if not calls or not session.prepared or runtime.host.is_interrupted():
         return
     if was_controlled:
         session.say(
