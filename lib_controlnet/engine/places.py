@@ -96,7 +96,7 @@ class _AtModule:
 class Places:
     """Hooks of one pass on one U-Net.
 
-    Ask first, then enter `attached`. Whoever is asked is given the present call as a
+    Ask first, then enter `hook`. Whoever is asked is given the present call as a
     `StepContext`, only while one is under way that the host has announced.
 
     Args:

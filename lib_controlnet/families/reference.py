@@ -102,7 +102,7 @@ class ReferenceControl(ActiveControl):
         """Ask for them once for all units: they share the attention."""
         _Attention([c for c in controls if isinstance(c, cls)]).attach(places)
 
-    def shown_rows(self, step: StepContext) -> Rows:
+    def rows_with_picture(self, step: StepContext) -> Rows:
         """Rows of a call that see the picture."""
         rows = self.rows_in(step)
         return tuple(row for row in rows if step.rows[row].is_cond or self.fidelity < 1.0)
@@ -204,7 +204,7 @@ class _Attention:
         groups: dict[tuple[object, ...], _Group] = {}
         for control in self._controls:
             control.bank.clear()
-            rows = control.shown_rows(step)
+            rows = control.rows_with_picture(step)
             if rows:
                 region = control.terms.region
                 key = (rows, None if region is None else region.digest)
@@ -212,7 +212,7 @@ class _Attention:
                 control.write(step, call, rows)
         self._groups = list(groups.values())
 
-    def _acting(self, block: str) -> list[_Group]:
+    def _groups_in(self, block: str) -> list[_Group]:
         return [group for group in self._groups if group.acts_in(block)]
 
     def _append(
@@ -220,7 +220,7 @@ class _Attention:
     ) -> Tensor | None:
         """Keys or values (n, tokens, c) of the call, and behind them those of the pictures."""
         del again
-        group = self._seen if self._is_inside else next(iter(self._acting(block)), None)
+        group = self._seen if self._is_inside else next(iter(self._groups_in(block)), None)
         if group is None:
             return None
         banks = [control.bank[path] for control in group.controls if path in control.bank]
@@ -234,7 +234,7 @@ class _Attention:
 
         `output` is that of the first group's pictures.
         """
-        groups = self._acting(block)
+        groups = self._groups_in(block)
         if self._is_inside or not groups:
             return None
         shares = [group.share(block, step, output) for group in groups]
