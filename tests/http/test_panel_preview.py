@@ -83,7 +83,13 @@ def shown_alpha(page: Any) -> np.ndarray:
 def used_map(page: Any) -> np.ndarray:
     """The map that a generation with the enabled unit uses."""
     page.check(f"{UNIT}_controlnet_enable_checkbox input")
+    last = "#img2img_gallery .grid-container button:last-child img"
+    known = [image.get_attribute("src") for image in page.locator(last).all()]
     Posted(page).generate(page, "img2img")
+    page.wait_for_function(
+        "([last, known]) => !known.includes(document.querySelector(last)?.getAttribute('src'))",
+        arg=[last, known],
+    )
     return gallery(page, 2, "img2img")[1]
 
 
