@@ -219,24 +219,6 @@ def crop_control(
     return _stack(cut)
 
 
-def host_resize(mode: int, image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize as the host does (Lanczos).
-
-    Args:
-        mode: 0 stretches; 1 covers and crops the centre; any other fits the picture in and
-            stretches its outermost rows or columns over the border.
-        image: uint8 (H, W), (H, W, 3) or (H, W, 4) with a mask, which is resized on its own.
-        size: size wanted.
-
-    Returns:
-        uint8 of that size, with as many channels.
-    """
-    if image.ndim == 2:
-        return np.array(_resize(mode, Image.fromarray(image), size).convert("RGB"))[:, :, 0].copy()
-    planes = [image] if image.shape[2] == 3 else [image[:, :, :3], image[:, :, 3]]
-    return _stack([_resize(mode, Image.fromarray(plane), size) for plane in planes])
-
-
 def _stack(pictures: list[Image.Image]) -> np.ndarray:
     arrays = [np.array(picture.convert("RGB")) for picture in pictures]
     return arrays[0] if len(arrays) == 1 else np.dstack([arrays[0], arrays[1][:, :, 0]])
