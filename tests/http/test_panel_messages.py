@@ -76,7 +76,7 @@ def offered(page: Any, dropdown: str = "model_dropdown") -> list[str]:
 
 def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
     page = panel
-    for kind in ("IP-Adapter", "Reference", "Revision"):
+    for kind in ("IP-Adapter", "Revision"):
         choose_type(page, kind)
         says(page, NOTES, f"{kind} cannot be used here")
     choose_type(page, "Depth")
@@ -332,7 +332,7 @@ def test_texts_are_readable_and_names_whole_on_a_narrow_page(page: Any) -> None:
     )
     width = page.evaluate(f"document.querySelector('{model}').getBoundingClientRect().width")
     assert width > 150, "the model has a line of its own"
-    choose_type(page, "Reference")
+    choose_type(page, "Revision")
     page.wait_for_selector(NOTES, state="visible")
     page.wait_for_timeout(SETTLED)
     for theme in ("light", "dark"):

@@ -8,7 +8,7 @@ import pytest
 import support
 import torch
 from fake_device import FakeDevice
-from sessions import LATENT, FakeHost, info, prepared
+from sessions import LATENT, FakeHost, info, picture, prepared
 
 from lib_controlnet import families
 from lib_controlnet.engine.residency import Between, Residency
@@ -175,6 +175,21 @@ def test_a_turn_leaves_the_other_pictures(rig):
     others = [i for i, row in enumerate(PICTURES.rows) if row.image == 0]
     assert differs(out[mine], plain[mine])
     assert agrees(out[others], plain[others])
+
+
+def test_frames_steer_their_own_pictures(rig):
+    def unit(*seeds):
+        made = rig.unit(seed=seeds[0])
+        made.frames = tuple(picture(seed) for seed in seeds[1:])
+        return made
+
+    together = rig.run(unit(1, 2), layout=PICTURES)
+    for image, seed in enumerate((1, 2)):
+        alone = rig.run(unit(seed), layout=PICTURES)
+        mine = [i for i, row in enumerate(PICTURES.rows) if row.image == image]
+        others = [i for i, row in enumerate(PICTURES.rows) if row.image != image]
+        assert agrees(together[mine], alone[mine])
+        assert not agrees(together[others], alone[others])
 
 
 def test_rows_in_several_calls_are_the_rows_of_one(rig, steered):

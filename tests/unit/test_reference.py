@@ -17,10 +17,12 @@ from sessions import FakeHost, info, prepared
 from support import inputs, tiny_base, tiny_unet
 from torch import Tensor, nn
 
+from lib_controlnet import families
+from lib_controlnet.detect import preprocess
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.enums import ControlMode
-from lib_controlnet.families.reference import ReferenceFamily
+from lib_controlnet.families.reference import ReferenceFamily, ReferenceNetwork
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.pictures.placement import to_hint
 
@@ -226,3 +228,12 @@ def test_no_random_number_of_the_user_is_taken() -> None:
     state = torch.random.get_rng_state()
     run(base, [reference(base)], call)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_its_preprocessor_steers_without_a_model() -> None:
+    detector = preprocess.get("reference_only")
+    assert not (detector.needs_model or detector.unavailable)
+    model = families.find_fileless("reference_only")
+    assert model is not None
+    assert isinstance(model.network(tiny_base("SD1")), ReferenceNetwork)
+    assert families.find_fileless("canny") is None
