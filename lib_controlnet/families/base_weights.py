@@ -36,7 +36,7 @@ def encoder_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def not_in_base(
+def find_foreign(
     base: BaseUNet, names: Collection[str], shapes: Mapping[str, Sequence[int]]
 ) -> list[str]:
     """Those of some tensors that the base has none of, or of another shape."""

@@ -26,7 +26,7 @@ MARK: Final = "lora_controlnet"
 PARTNER: Final = {"up": "down", "down": "up"}
 
 
-def pairs(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+def find_pairs(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     """Full shapes of the weights that a file holds as `up` and `down`, by the layers' names.
 
     `up` is (out, rank) or (out, rank, 1, 1), `down` (rank, in) or (rank, in, height, width).
@@ -44,7 +44,7 @@ def pairs(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
 
 def full_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of the ControlNet that a Control-LoRA stands for."""
-    layers = pairs(shapes)
+    layers = find_pairs(shapes)
     halves = {f"{layer}.{half}" for layer in layers for half in PARTNER}
     kept = {name: tuple(shape) for name, shape in shapes.items() if name not in halves}
     kept.pop(MARK, None)
@@ -77,9 +77,9 @@ class ControlLoraFamily(ControlNetFamily):
         """Shapes of the changes in full, see `ControlNetFamily.file_shapes`."""
         return full_shapes(ckpt.shapes)
 
-    def changes(self, ckpt: Checkpoint) -> list[str]:
-        """The layers with factors, see `ControlNetFamily.changes`."""
-        return [f"{layer}.weight" for layer in pairs(ckpt.shapes)]
+    def find_changes(self, ckpt: Checkpoint) -> list[str]:
+        """The layers with factors, see `ControlNetFamily.find_changes`."""
+        return [f"{layer}.weight" for layer in find_pairs(ckpt.shapes)]
 
     def read_stored(
         self, ckpt: Checkpoint, device: torch.device | str
@@ -88,7 +88,7 @@ class ControlLoraFamily(ControlNetFamily):
 
         A host that lets CUDA multiply in TF32 loses nothing of half precision factors.
         """
-        layers = pairs(ckpt.shapes)
+        layers = find_pairs(ckpt.shapes)
         waiting: dict[str, Tensor] = {}
         names = (name for name in ckpt.keys if name != MARK)
         for name, tensor in ckpt.tensors(names, None, device):

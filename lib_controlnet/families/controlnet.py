@@ -24,7 +24,7 @@ from lib_controlnet.families.base_weights import (
     SHARED_WITH_BASE,
     BaseWeights,
     encoder_shapes,
-    not_in_base,
+    find_foreign,
 )
 from lib_controlnet.families.filling import check_tensors, first_names, read_structure, title
 from lib_controlnet.families.residual import ResidualNetwork
@@ -138,10 +138,10 @@ class ControlNetFamily(ControlFamily):
         return "difference" in ckpt
 
     def file_shapes(self, ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors that `stored` will give, without reading them."""
+        """Shapes of the tensors that `read_stored` will give, without reading them."""
         return {key: shape for key, shape in ckpt.shapes.items() if key not in MARKERS}
 
-    def changes(self, ckpt: Checkpoint) -> list[str]:
+    def find_changes(self, ckpt: Checkpoint) -> list[str]:
         """Those of the stored tensors that are a change to the base's."""
         return [key for key in ckpt.keys if key.startswith(SHARED_WITH_BASE)]
 
@@ -212,8 +212,8 @@ class ControlNetFamily(ControlFamily):
             shapes |= {k: v for k, v in encoder_shapes(base).items() if k not in shapes}
         shape = read_structure(ckpt, lambda: read_shape(shapes))
         check_base(ckpt, shape, base)
-        changes = self.changes(ckpt) if self.needs_base(ckpt) else []
-        if foreign := not_in_base(base, changes, shapes):
+        changes = self.find_changes(ckpt) if self.needs_base(ckpt) else []
+        if foreign := find_foreign(base, changes, shapes):
             msg = (
                 f"control model {ckpt.name} changes {len(foreign)} tensors that the loaded "
                 f"checkpoint {base.name} does not have ({first_names(foreign)}); choose a control "
@@ -231,7 +231,7 @@ class ControlNetFamily(ControlFamily):
         device: torch.device | str,
     ) -> Iterable[tuple[str, Tensor]]:
         """Yield the network's tensors: what is stored, and the base's encoder, in float32 sums."""
-        weights, changes = BaseWeights(base), frozenset(self.changes(ckpt))
+        weights, changes = BaseWeights(base), frozenset(self.find_changes(ckpt))
         for name, tensor in self.read_stored(ckpt, device):
             if name in changes:
                 tensor = weights.get(name, tensor.shape, device) + tensor.float()
