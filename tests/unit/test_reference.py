@@ -8,6 +8,7 @@ part of this project.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ from lib_controlnet.detect import preprocess
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.enums import ControlMode
+from lib_controlnet.families.controlnet import ControlNetFamily
 from lib_controlnet.families.reference import ReferenceFamily, ReferenceNetwork
+from lib_controlnet.families.t2i_adapter import T2IAdapterFamily
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.pictures.placement import to_hint
 
@@ -62,12 +65,15 @@ def formula(
     pictures: Sequence[Tensor],
     share: Tensor,
     count: int,
+    read: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """The U-Net's output where the widest `count` blocks also attend to the pictures.
 
     Args:
         pictures: noised latents of each unit's picture, (n, c, h, w).
         share: (n,) of the attention to the pictures, against that without them.
+        count: how many blocks.
+        read: makes the real call; the U-Net's own if it is not given.
     """
     blocks = blocks_by_width(unet)[:count]
     banks: dict[nn.Module, list[Tensor]] = {block: [] for block in blocks}
@@ -94,7 +100,7 @@ def formula(
         for picture in pictures:
             unet(**{**call, "x": picture})
         writing = False
-        return unet(**call)
+        return unet(**call) if read is None else read()
     finally:
         for block in blocks:
             del block.forward
@@ -165,6 +171,19 @@ def test_the_pictures_of_two_units_are_seen_together() -> None:
     ours = run(base, units, call)
     assert_close(ours, expected)
     assert torch.equal(run(base, units[::-1], call), ours)
+
+
+@torch.no_grad()
+def test_other_controls_do_not_act_on_the_picture() -> None:
+    base, call = tiny_base("SDXL"), inputs("SDXL")
+    unit = reference(base, fidelity=0.0)
+    others = [prepared(family.tiny(base), 5) for family in (T2IAdapterFamily(), ControlNetFamily())]
+    picture = noised(unit, call["timesteps"], SEED)
+    count = len(blocks_by_width(base.module))
+    read = partial(run, base, others, call)
+    expected = formula(base.module, call, [picture], torch.ones(2), count, read)
+    assert_close(run(base, [unit, *others], call), expected)
+    assert float((read() - expected).abs().max()) > 0.02 * float(expected.abs().max())
 
 
 @torch.no_grad()
