@@ -105,7 +105,7 @@ def own_strengths(own: tuple[float, ...], layers: int, unit_name: str) -> tuple[
     if len(own) != layers:
         msg = (
             f"{unit_name}: advanced_weighting has {len(own)} numbers, this control model needs "
-            f"{layers} (one per skip connection, shallowest first, then the middle block)"
+            f"{layers} (one for each of its layers, shallowest first)"
         )
         raise UnitError(msg)
     return own
