@@ -7,12 +7,11 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
+import time
 from typing import Any
 
-from modules import initialize, timer
+from modules import initialize
 
-startup_timer = timer.startup_timer
 DEFAULT_PORT = 7860
 DEFAULT_API_PORT = 7861
 # A signal handler only leaves a note; the waiting main thread looks for it this often.
@@ -28,17 +27,14 @@ def _port() -> int:
 def _server_name() -> str:
     from modules.shared import cmd_opts
 
-    return cmd_opts.server_name or ("0.0.0.0" if cmd_opts.listen else "127.0.0.1")
+    return "0.0.0.0" if cmd_opts.listen else "127.0.0.1"
 
 
 def gradio_auth() -> list[tuple[str, str]]:
     """Users and passwords of the page."""
     from modules.shared import cmd_opts
 
-    text = cmd_opts.gradio_auth or ""
-    if cmd_opts.gradio_auth_path:
-        text += "," + Path(cmd_opts.gradio_auth_path).read_text(encoding="utf8").replace("\n", ",")
-    pairs = [pair.strip().split(":", 1) for pair in text.split(",") if pair.strip()]
+    pairs = [pair.split(":", 1) for pair in (cmd_opts.gradio_auth or "").split(",") if pair]
     return [(user, password) for user, password in pairs]
 
 
@@ -53,11 +49,10 @@ def create_api(app: Any) -> Any:
 def allowed_paths() -> list[str]:
     """Folders whose files the page may ask for."""
     from modules import extensions, paths_internal
-    from modules.shared import cmd_opts
 
     extension_paths = [ext.path for ext in extensions.active()]
     own = [f"{paths_internal.script_path}/{name}" for name in ("javascript", "html", "style.css")]
-    return [*cmd_opts.gradio_allowed_path, *extension_paths, *own]
+    return [paths_internal.data_path, *extension_paths, *own]
 
 
 def launch_page() -> tuple[Any, Any]:
@@ -66,9 +61,7 @@ def launch_page() -> tuple[Any, Any]:
     from modules.api import middleware
 
     script_callbacks.before_ui_callback()
-    startup_timer.record("scripts before_ui_callback")
     shared.demo = ui.create_ui()
-    startup_timer.record("create ui")
     if not shared.cmd_opts.no_gradio_queue:
         shared.demo.queue(64)
     app, _, _ = shared.demo.launch(
@@ -77,7 +70,6 @@ def launch_page() -> tuple[Any, Any]:
         prevent_thread_lock=True, allowed_paths=allowed_paths(), show_api=False, quiet=True,
         app_kwargs={"docs_url": "/docs", "redoc_url": "/redoc"},
     )  # fmt: skip
-    startup_timer.record("gradio launch")
     middleware.close_origins(app)
     middleware.setup_middleware(app)
     progress.setup_progress_api(app)
@@ -85,7 +77,6 @@ def launch_page() -> tuple[Any, Any]:
         create_api(app)
     middleware.close_middleware(app)
     script_callbacks.app_started_callback(shared.demo, app)
-    startup_timer.record("scripts app_started_callback")
     return shared.demo, app
 
 
@@ -128,7 +119,7 @@ def _configure_signals() -> None:
     signal.signal(signal.SIGINT, stop)
 
 
-def api_only() -> None:
+def api_only(started: float) -> None:
     """Serve the HTTP interface without a page."""
     import uvicorn
     from modules import shared
@@ -140,26 +131,26 @@ def api_only() -> None:
     server.install_signal_handlers = lambda: None
     threading.Thread(target=server.run, daemon=True).start()
     _say(f"Running on http://{_server_name()}:{_port()} (no page)")
-    _say(f"Startup time: {startup_timer.summary()}.")
+    _say(f"Startup time: {time.perf_counter() - started:.1f}s.")
     while shared.state.wait_for_server_command(timeout=_POLL_SECONDS) not in ("stop", "restart"):
         pass
     server.should_exit = True
 
 
-def webui() -> None:
+def webui(started: float) -> None:
     """Serve the page until told to stop; rebuild it when told to restart."""
     from modules import shared
 
     while True:
         demo, _ = launch_page()
-        _say(f"Startup time: {startup_timer.summary()}.")
+        _say(f"Startup time: {time.perf_counter() - started:.1f}s.")
         command = None
         while command is None:
             command = shared.state.wait_for_server_command(timeout=_POLL_SECONDS)
         demo.close()
         if command == "stop":
             return
-        startup_timer.reset()
+        started = time.perf_counter()
         reload_ui()
 
 
@@ -167,15 +158,16 @@ def run() -> None:
     """Start, serve, end the process."""
     from modules.shared_cmd_options import cmd_opts
 
+    started = time.perf_counter()
     logging.basicConfig(level=cmd_opts.loglevel.upper())
     # Only the main thread may set handlers, and it only ever waits below.
     initialize.imports()
     initialize.initialize()
     _configure_signals()
     if cmd_opts.nowebui:
-        api_only()
+        api_only(started)
     else:
-        webui()
+        webui(started)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -43,7 +43,6 @@ def wrap_gradio_gpu_call(func: Callable, extra_outputs: list | None = None) -> C
             progress.start_task(id_task)
             try:
                 res = func(*args, **kwargs)
-                progress.record_results(id_task, res)
             finally:
                 progress.finish_task(id_task)
             shared.state.end()

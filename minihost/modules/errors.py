@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
 
 exception_records: list[dict[str, object]] = []
-_displayed_once: set[str] = set()
 _MAX_RECORDS = 5
 
 
@@ -45,14 +43,6 @@ def report(message: str, *, exc_info: bool = False) -> None:
         _write("---")
 
 
-def print_error_explanation(message: str) -> None:
-    """Print a framed explanation to stderr."""
-    record_exception()
-    lines = message.strip().splitlines()
-    rule = "=" * max(len(line) for line in lines)
-    _write("\n".join([rule, *lines, rule]))
-
-
 def display(e: Exception, task: str, *, full_traceback: bool = False) -> None:
     """Print an exception together with what was being done."""
     record_exception()
@@ -62,19 +52,3 @@ def display(e: Exception, task: str, *, full_traceback: bool = False) -> None:
         outer = traceback.StackSummary(traceback.extract_stack()[:-2] + trace.stack)
         trace.stack = outer
     _write("".join(trace.format()))
-
-
-def display_once(e: Exception, task: str) -> None:
-    """Like `display`, but only the first time for each task."""
-    if task in _displayed_once:
-        return
-    _displayed_once.add(task)
-    display(e, task)
-
-
-def run(code: Callable[[], object], task: str) -> None:
-    """Call `code`; print what it raises instead of raising it."""
-    try:
-        code()
-    except Exception as e:
-        display(e, task)

@@ -8,15 +8,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules import errors, script_loading, shared_cmd_options
+from modules import errors, script_loading
 from modules.launch_utils import disabled_extension_names
-from modules.paths_internal import extensions_builtin_dir, extensions_dir, script_path
+from modules.paths_internal import extensions_dir, script_path
 
 Path(extensions_dir).mkdir(parents=True, exist_ok=True)
 
 extensions: list[Extension] = []
 extension_paths: dict[str, Extension] = {}
-loaded_extensions: dict[str, Exception] = {}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class ExtensionMetadata:
     def get_script_requirements(
         self, field: str, section: str, extra_section: str | None = None
     ) -> list[str]:
-        """Names in a field, split at commas and spaces, lower-cased, `builtin/` kept."""
+        """Names in a field, split at commas and spaces, lower-cased."""
         text = self.config.get(section, field, fallback="")
         if extra_section:
             text += ", " + self.config.get(extra_section, field, fallback="")
@@ -72,31 +71,12 @@ class ExtensionMetadata:
 class Extension:
     """One extension folder."""
 
-    def __init__(
-        self,
-        name: str,
-        path: str,
-        enabled: bool = True,
-        is_builtin: bool = False,
-        metadata: ExtensionMetadata | None = None,
-    ) -> None:
+    def __init__(self, name: str, path: str, enabled: bool = True) -> None:
         self.name = name
         self.path = path
         self.enabled = enabled
-        self.is_builtin = is_builtin
-        self.metadata = metadata or ExtensionMetadata(path, name.lower())
+        self.metadata = ExtensionMetadata(path, name.lower())
         self.canonical_name = self.metadata.canonical_name
-        self.status = ""
-        self.can_update = False
-        self.commit_hash = ""
-        self.version = ""
-        self.branch: str | None = None
-        self.remote: str | None = None
-        self.have_info_from_repo = False
-
-    def read_info_from_repo(self) -> None:
-        """Version control data are not read by this host; the fields stay empty."""
-        self.have_info_from_repo = True
 
     def list_files(self, subdir: str, extension: str) -> list[ScriptFile]:
         """Files directly in a subfolder with the ending `extension`, by name."""
@@ -119,12 +99,10 @@ def list_extensions() -> None:
     """Find the extensions on disk and report clashes and missing requirements."""
     extensions.clear()
     extension_paths.clear()
-    loaded_extensions.clear()
     disabled = disabled_extension_names()
     seen: dict[str, Extension] = {}
-    for name, path, is_builtin in script_loading.extension_folders():
-        off = "*" in disabled or name in disabled or (not is_builtin and "extra" in disabled)
-        extension = Extension(name, path, not off, is_builtin)
+    for name, path in script_loading.extension_folders():
+        extension = Extension(name, path, name not in disabled)
         other = seen.get(extension.canonical_name)
         if other is not None:
             errors.report(
@@ -165,9 +143,7 @@ def find_extension(filename: str) -> Extension | None:
     return None
 
 
-cmd_opts = shared_cmd_options.cmd_opts
-
 __all__ = [
-    "Extension", "ExtensionMetadata", "ScriptFile", "active", "cmd_opts", "extension_paths",
-    "extensions", "extensions_builtin_dir", "extensions_dir", "find_extension", "list_extensions",
+    "Extension", "ExtensionMetadata", "ScriptFile", "active", "extension_paths", "extensions",
+    "extensions_dir", "find_extension", "list_extensions",
 ]  # fmt: skip

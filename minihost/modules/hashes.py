@@ -7,7 +7,6 @@ import json
 import logging
 from pathlib import Path
 
-from modules import shared
 from modules.paths_internal import data_path
 
 log = logging.getLogger(__name__)
@@ -37,21 +36,18 @@ def _stamp(filename: str | Path) -> list:
     return [info.st_mtime_ns, info.st_size]
 
 
-def sha256_from_cache(
-    filename: str | Path, title: str, use_addnet_hash: bool = False
-) -> str | None:
+def sha256_from_cache(filename: str | Path, title: str) -> str | None:
     """The remembered digest, or None when there is none for the file as it is now."""
-    del use_addnet_hash
     entry = _read_cache().get(title)
     if entry is None or not Path(filename).exists() or entry[:2] != _stamp(filename):
         return None
     return entry[2]
 
 
-def sha256(filename: str | Path, title: str, use_addnet_hash: bool = False) -> str | None:
-    """The digest of a file, computed when not remembered; None with `--no-hashing`."""
-    known = sha256_from_cache(filename, title, use_addnet_hash)
-    if known is not None or shared.cmd_opts.no_hashing:
+def sha256(filename: str | Path, title: str) -> str | None:
+    """The digest of a file, computed when not remembered."""
+    known = sha256_from_cache(filename, title)
+    if known is not None:
         return known
     value = calculate_sha256(filename)
     entries = _read_cache()

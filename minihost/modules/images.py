@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime
 import io
-import json
 import math
 import re
 from pathlib import Path
 
-import numpy as np
 from modules import script_callbacks, shared
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -19,20 +17,15 @@ USER_COMMENT = 0x9286
 INVALID_NAME = re.compile(r'[#<>:"/\\|?*\n\r\t]')
 
 
-def _option(name: str, default: object) -> object:
-    return getattr(shared.opts, name, default)
-
-
 # ---- resizing ------------------------------------------------------------------------------
 
 
-def resize_image(  # noqa: PLR0913
+def resize_image(
     resize_mode: int,
     im: Image.Image,
     width: int,
     height: int,
     upscaler_name: str | None = None,
-    force_RGBA: bool = False,  # noqa: N803 - the WebUI's argument name
 ) -> Image.Image:
     """Resize to exactly width x height.
 
@@ -42,19 +35,16 @@ def resize_image(  # noqa: PLR0913
         im: picture; mode `L` is always resized with Lanczos.
         width: pixels.
         height: pixels.
-        upscaler_name: used for enlarging; None means the img2img upscaler of the settings.
-        force_RGBA: give an RGBA result in modes other than 0.
+        upscaler_name: used for enlarging.
 
     Returns:
-        Mode 0 keeps the picture's mode, the others give RGB (RGBA).
+        Mode 0 keeps the picture's mode, the others give RGB.
     """
-    name = upscaler_name or _option("upscaler_for_img2img", None)
 
     def resize(picture: Image.Image, w: int, h: int) -> Image.Image:
         scale = max(w / picture.width, h / picture.height)
-        use_upscaler = name not in (None, "None") and picture.mode != "L" and not force_RGBA
-        if use_upscaler and scale > 1.0:
-            picture = _upscale(picture, scale, str(name))
+        if upscaler_name not in (None, "None") and picture.mode != "L" and scale > 1.0:
+            picture = _upscale(picture, scale, upscaler_name)
         return picture if picture.size == (w, h) else picture.resize((w, h), resample=LANCZOS)
 
     if resize_mode == 0:
@@ -67,7 +57,7 @@ def resize_image(  # noqa: PLR0913
     new_width = width if full_width else im.width * height // im.height
     new_height = height if full_height else im.height * width // im.width
     resized = resize(im, new_width, new_height)
-    result = Image.new("RGBA" if force_RGBA else "RGB", (width, height))
+    result = Image.new("RGB", (width, height))
     left, top = width // 2 - new_width // 2, height // 2 - new_height // 2
     result.paste(resized, box=(left, top))
     if not cover:
@@ -97,7 +87,7 @@ def _upscale(picture: Image.Image, scale: float, name: str) -> Image.Image:
         known = ", ".join(item.name for item in shared.sd_upscalers)
         msg = f"upscaler '{name}' is not known; expected one of: {known}"
         raise ValueError(msg)
-    return found[0].scaler.upscale(picture, scale, found[0].data_path)
+    return found[0].scaler.upscale(picture, scale)
 
 
 def flatten(img: Image.Image, bgcolor: str) -> Image.Image:
@@ -114,14 +104,8 @@ def fix_image(image: Image.Image | None) -> Image.Image | None:
     if image is None:
         return None
     image = ImageOps.exif_transpose(image)
-    return fix_png_transparency(image)
-
-
-def fix_png_transparency(image: Image.Image) -> Image.Image:
-    """RGBA for a palette or RGB picture whose transparency is in its metadata."""
-    if image.mode not in ("RGB", "P") or "transparency" not in image.info:
-        return image
-    return image.convert("RGBA")
+    transparent = image.mode in ("RGB", "P") and "transparency" in image.info
+    return image.convert("RGBA") if transparent else image
 
 
 def read(fp: str | Path | io.IOBase) -> Image.Image:
@@ -132,42 +116,19 @@ def read(fp: str | Path | io.IOBase) -> Image.Image:
 # ---- grids ---------------------------------------------------------------------------------
 
 
-def get_grid_size(images: list[Image.Image], batch_size: int = 1, rows: int | None = None) -> tuple:
-    """(columns, rows) of the grid of `images` under the settings `n_rows`, `grid_prevent_empty`."""
-    count = len(images)
-    if rows is None:
-        wanted = int(_option("n_rows", -1))
-        if wanted > 0:
-            rows = wanted
-        elif wanted == 0:
-            rows = batch_size
-        else:
-            rows = math.floor(math.sqrt(count))
-            while bool(_option("grid_prevent_empty_spots", False)) and count % rows != 0:
-                rows -= 1
-    rows = max(1, min(rows, count))
-    return math.ceil(count / rows), rows
-
-
 def image_grid(
     imgs: list[Image.Image], batch_size: int = 1, rows: int | None = None
 ) -> Image.Image:
-    """One picture with all of `imgs` side by side; cells have the largest size."""
-    cols, rows = get_grid_size(imgs, batch_size, rows)
-    params = script_callbacks.ImageGridParams(imgs, cols, rows)
-    script_callbacks.image_grid_callback(params)
-    width = max(img.width for img in params.imgs)
-    height = max(img.height for img in params.imgs)
-    grid = Image.new(
-        "RGB",
-        size=(params.cols * width, params.rows * height),
-        color=str(_option("grid_background_color", "#ffffff")),
-    )
-    for index, img in enumerate(params.imgs):
-        img_x = (width - img.width) // 2
-        img_y = (height - img.height) // 2
-        column, row = index % params.cols, index // params.cols
-        grid.paste(img, box=(column * width + img_x, row * height + img_y))
+    """One picture with all of `imgs` side by side, in as many rows as columns unless told."""
+    del batch_size  # counts only under a setting that this host has not
+    count = len(imgs)
+    rows = max(1, min(math.floor(math.sqrt(count)) if rows is None else rows, count))
+    columns = math.ceil(count / rows)
+    width, height = max(img.width for img in imgs), max(img.height for img in imgs)
+    grid = Image.new("RGB", (columns * width, rows * height), "#ffffff")
+    for index, img in enumerate(imgs):
+        left, top = index % columns * width, index // columns * height
+        grid.paste(img, (left + (width - img.width) // 2, top + (height - img.height) // 2))
     return grid
 
 
@@ -191,13 +152,7 @@ def apply_filename_pattern(pattern: str, p: object, seed: object, prompt: str | 
         "prompt_spaces": sanitize_filename_part(prompt or "", replace_spaces=False),
         "date": now.strftime("%Y-%m-%d"),
         "datetime": now.strftime("%Y%m%d%H%M%S"),
-        "width": str(getattr(p, "width", "")),
-        "height": str(getattr(p, "height", "")),
-        "steps": str(getattr(p, "steps", "")),
-        "cfg": str(getattr(p, "cfg_scale", "")),
-        "sampler": sanitize_filename_part(str(getattr(p, "sampler_name", ""))),
-        "model_name": sanitize_filename_part(str(getattr(p, "sd_model_name", ""))),
-        "model_hash": str(getattr(p, "sd_model_hash", "")),
+        **{name: str(getattr(p, name, "")) for name in ("width", "height", "steps")},
     }
 
     def replacement(match: re.Match[str]) -> str:
@@ -221,34 +176,24 @@ def get_next_sequence_number(path: str | Path, basename: str) -> int:
 def save_image_with_geninfo(
     image: Image.Image,
     geninfo: str | None,
-    filename: str | Path,
-    extension: str | None = None,
+    filename: str | Path | io.IOBase,
+    extension: str,
     existing_pnginfo: dict | None = None,
     pnginfo_section_name: str = "parameters",
 ) -> None:
-    """Write a picture with its parameters: PNG text chunk, EXIF user comment, GIF comment."""
-    extension = (extension or Path(filename).suffix).lower()
-    quality = int(_option("jpeg_quality", 80))
-    enabled = bool(_option("enable_pnginfo", True))
+    """Write a picture with its parameters: PNG text chunk, else EXIF user comment."""
+    kind, options = Image.registered_extensions()[extension], {}
     if extension == ".png":
-        texts = dict(existing_pnginfo or {})
-        texts[pnginfo_section_name] = geninfo
-        info = PngImagePlugin.PngInfo()
+        info = options["pnginfo"] = PngImagePlugin.PngInfo()
+        texts = {**(existing_pnginfo or {}), pnginfo_section_name: geninfo}
         for key, value in texts.items():
             if value is not None:
                 info.add_text(key, str(value))
-        image.save(filename, format="PNG", pnginfo=info if enabled else None)
-    elif extension in (".jpg", ".jpeg", ".webp", ".avif"):
-        if image.mode in ("RGBA", "I;16") and extension in (".jpg", ".jpeg"):
-            image = image.convert("RGB")
-        extra = {"exif": _exif_with_comment(geninfo)} if enabled and geninfo else {}
-        if extension == ".webp":
-            extra["lossless"] = bool(_option("webp_lossless", False))
-        image.save(
-            filename, format=Image.registered_extensions()[extension], quality=quality, **extra
-        )
-    else:
-        image.save(filename, format=Image.registered_extensions()[extension], quality=quality)
+    elif geninfo:
+        options["exif"] = _exif_with_comment(geninfo)
+    if kind == "JPEG":
+        image = image.convert("RGB")
+    image.save(filename, format=kind, quality=shared.opts.jpeg_quality, **options)
 
 
 def _exif_with_comment(text: str) -> bytes:
@@ -263,7 +208,7 @@ def _numbered(folder: Path, basename: str) -> str:
     return f"{number:05}" if basename == "" else f"{basename}-{number:04}"
 
 
-def save_image(  # noqa: PLR0913
+def save_image(
     image: Image.Image,
     path: str | Path,
     basename: str,
@@ -272,41 +217,32 @@ def save_image(  # noqa: PLR0913
     extension: str = "png",
     info: str | None = None,
     short_filename: bool = False,
-    no_prompt: bool = False,
-    grid: bool = False,
     pnginfo_section_name: str = "parameters",
     p: object = None,
-    existing_info: dict | None = None,
     forced_filename: str | None = None,
-    suffix: str = "",
     save_to_dirs: bool | None = None,
 ) -> tuple[str, str | None]:
     """Save a picture under the naming rules of the settings.
 
     Returns:
-        (path of the picture, path of the text file or None).
+        (path of the picture, None: a text file beside it is not written).
     """
-    del no_prompt
     if save_to_dirs is None:
-        option = "grid_save_to_dirs" if grid else "save_to_dirs"
-        save_to_dirs = bool(_option(option, False))
+        save_to_dirs = shared.opts.save_to_dirs
     folder = Path(path)
     if save_to_dirs:
-        pattern = str(_option("directories_filename_pattern", "") or "[date]")
-        folder = folder / apply_filename_pattern(pattern, p, seed, prompt).lstrip(" \\/")
+        folder = folder / apply_filename_pattern("[date]", p, seed, prompt)
     folder.mkdir(parents=True, exist_ok=True)
     name = forced_filename
     if name is None:
         decoration = ""
         if not (short_filename or seed is None):
             default = "[seed]" if save_to_dirs else "[seed]-[prompt_spaces]"
-            pattern = str(_option("samples_filename_pattern", "") or default)
+            pattern = shared.opts.samples_filename_pattern or default
             decoration = "-" + apply_filename_pattern(pattern, p, seed, prompt)
-        name = _numbered(folder, basename) + decoration + suffix
+        name = _numbered(folder, basename) + decoration
 
-    pnginfo = dict(existing_info or {})
-    if info is not None:
-        pnginfo[pnginfo_section_name] = info
+    pnginfo = {} if info is None else {pnginfo_section_name: info}
     params = script_callbacks.ImageSaveParams(
         image, p, str(folder / f"{name}.{extension}"), pnginfo
     )
@@ -319,46 +255,18 @@ def save_image(  # noqa: PLR0913
         params.image, geninfo, partial, target.suffix, params.pnginfo, pnginfo_section_name
     )
     partial.replace(target)
-    image.already_saved_as = str(target)
-
-    text_path = None
-    if bool(_option("save_txt", False)) and geninfo is not None:
-        text_path = str(target.with_suffix(".txt"))
-        Path(text_path).write_text(f"{geninfo}\n", encoding="utf8")
     script_callbacks.image_saved_callback(params)
-    return str(target), text_path
+    return str(target), None
 
 
 def read_info_from_image(image: Image.Image) -> tuple[str | None, dict]:
     """Generation parameters of a picture, and its other text entries."""
-    items = dict(image.info or {})
+    items = {key: text for key, text in image.info.items() if isinstance(text, str)}
     geninfo = items.pop("parameters", None)
-    comment = None
-    if "exif" in items:
-        comment = _read_user_comment(items.pop("exif"))
-    elif "comment" in items:  # GIF
-        raw = items["comment"]
-        comment = raw.decode("utf8", errors="ignore") if isinstance(raw, bytes) else str(raw)
-    if comment:
+    if "exif" in image.info:
+        comment = _read_user_comment(image.info["exif"])
         items["exif comment"] = comment
-        geninfo = comment if geninfo is None else geninfo
-    for field in (
-        "jfif",
-        "jfif_version",
-        "jfif_unit",
-        "jfif_density",
-        "dpi",
-        "loop",
-        "background",
-        "timestamp",
-        "duration",
-        "progressive",
-        "progression",
-        "icc_profile",
-        "chromaticity",
-        "photoshop",
-    ):
-        items.pop(field, None)
+        geninfo = geninfo or comment or None
     return geninfo, items
 
 
@@ -366,28 +274,4 @@ def _read_user_comment(data: bytes) -> str:
     exif = Image.Exif()
     exif.load(data)
     raw = exif.get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
-    if not isinstance(raw, bytes):
-        return str(raw)
-    if raw.startswith(b"UNICODE\0"):
-        return raw[8:].decode("utf-16-be", errors="ignore")
-    return raw[8:].decode("utf8", errors="ignore")
-
-
-def image_data(data: bytes) -> tuple[str | None, dict]:
-    """`read_info_from_image` for the bytes of a picture or of a text file."""
-    try:
-        image = read(io.BytesIO(data))
-        return read_info_from_image(image)
-    except OSError:
-        pass
-    try:
-        text = data.decode("utf8")
-        json.dumps(text)
-    except UnicodeDecodeError:
-        return "", {}
-    return text, {}
-
-
-def to_uint8(image: np.ndarray) -> Image.Image:
-    """RGB picture from a float array (H, W, 3), 0 to 255; fractions are cut, as the WebUI does."""
-    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    return raw.removeprefix(b"UNICODE\0").decode("utf-16-be", errors="ignore")

@@ -6,16 +6,11 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from modules import images, scripts, shared
+from modules import images, scripts
 from modules.infotext_utils import create_override_settings_dict, parse_generation_parameters
-from modules.processing import (
-    StableDiffusionProcessingImg2Img,
-    create_binary_mask,
-    process_images,
-)
-from modules.processing_infotext import Processed
+from modules.processing import Processed, StableDiffusionProcessingImg2Img, create_binary_mask
 from modules.shared import opts, state
-from modules.ui_common import plaintext_to_html
+from modules.txt2img import answer, run
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 MODE_IMG2IMG, MODE_SKETCH, MODE_INPAINT, MODE_INPAINT_SKETCH, MODE_UPLOAD, MODE_BATCH = range(6)
@@ -185,10 +180,9 @@ def img2img(
                 png_info_dir=img2img_batch_png_info_dir,
             )
         else:
-            processed = scripts.scripts_img2img.run(p, *args)
-            processed = process_images(p) if processed is None else processed
-    shared.total_tqdm.clear()
-    return _answer(processed)
+            processed = run(p)
+    pictures = processed.images + getattr(processed, "extra_images", [])
+    return answer(processed, pictures, processed.js())
 
 
 def _scaled_size(image: Image.Image | None, factor: float) -> tuple[int, int]:
@@ -197,18 +191,6 @@ def _scaled_size(image: Image.Image | None, factor: float) -> tuple[int, int]:
         msg = "'Resize by' needs an input picture, and the tab has none"
         raise ValueError(msg)
     return int(image.width * factor), int(image.height * factor)
-
-
-def _answer(processed: Any) -> tuple:
-    """What the tab shows: gallery, generation info, infotext, comments."""
-    if opts.do_not_show_images:
-        processed.images = []
-    return (
-        processed.images + getattr(processed, "extra_images", []),
-        processed.js(),
-        plaintext_to_html(processed.info),
-        plaintext_to_html(processed.comments, classname="comments"),
-    )
 
 
 # ---- batch ---------------------------------------------------------------------------------
@@ -280,12 +262,10 @@ def process_batch(
             p.outpath_samples = output_dir
             p.override_settings["save_to_dirs"] = False
             p.override_settings["samples_filename_pattern"] = path.stem
-        processed = scripts.scripts_img2img.run(p, *args)
-        processed = process_images(p) if processed is None else processed
-        limit = opts.img2img_batch_show_results_limit
+        processed = run(p)
         if result is None:
             result = processed
-        elif limit < 0 or len(result.images) < limit:
+        else:
             result.images += processed.images
             result.infotexts += processed.infotexts
     return result or Processed(p, [])

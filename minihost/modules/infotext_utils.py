@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,40 +37,20 @@ _DEFAULTS: dict[str, Any] = {
     "Masked content": "original",
     "Inpaint area": "Whole picture",
     "Masked area padding": 32,
-    "RNG": "GPU",
     "Schedule type": "Automatic",
-    "Schedule max sigma": 0,
-    "Schedule min sigma": 0,
-    "Schedule rho": 0,
-    "VAE Encoder": "Full",
-    "VAE Decoder": "Full",
-    "FP8 weight": "Disable",
-    "Cache FP16 weight for LoRA": False,
-    "Emphasis": "Original",
-    "Refiner switch by sampling steps": False,
 }
 
 
+@dataclass(eq=False)
 class ParamBinding:
     """A button that pastes parameters or a picture into a tab."""
 
-    def __init__(
-        self,
-        paste_button: Any,
-        tabname: str,
-        source_text_component: Any = None,
-        source_image_component: Any = None,
-        source_tabname: str | None = None,
-        override_settings_component: Any = None,
-        paste_field_names: list[str] | None = None,
-    ) -> None:
-        self.paste_button = paste_button
-        self.tabname = tabname
-        self.source_text_component = source_text_component
-        self.source_image_component = source_image_component
-        self.source_tabname = source_tabname
-        self.override_settings_component = override_settings_component
-        self.paste_field_names = paste_field_names or []
+    paste_button: Any
+    tabname: str
+    source_text_component: Any = None
+    source_image_component: Any = None
+    source_tabname: str | None = None
+    paste_field_names: list[str] = field(default_factory=list)
 
 
 class PasteField(tuple):
@@ -111,7 +92,7 @@ def unquote(text: str) -> str:
         return text
 
 
-def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) -> dict[str, Any]:
+def parse_generation_parameters(x: str) -> dict[str, Any]:
     """Split an infotext into prompt, negative prompt and its `key: value` pairs.
 
     Keys that the text lacks but whose absence means something get that meaning.
@@ -135,8 +116,6 @@ def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) ->
             if key.startswith("Hires resize-") and "Hires resize-1" in res:
                 continue
             res.setdefault(key, value)
-    for key in skip_fields if skip_fields is not None else shared.opts.infotext_skip_pasting:
-        res.pop(key, None)
     return res
 
 
@@ -188,8 +167,8 @@ def get_override_settings(
     for key, setting in setting_names():
         if key in (skip_fields or []) or key not in params:
             continue
-        if setting == "sd_model_checkpoint" and shared.opts.disable_weights_auto_swap:
-            continue
+        if setting == "sd_model_checkpoint":
+            continue  # the WebUI's default: a pasted text does not change the checkpoint
         try:
             value = shared.opts.cast_value(setting, params[key])
         except (TypeError, ValueError):
@@ -203,8 +182,6 @@ def add_paste_fields(
     tabname: str, init_img: Any, fields: list | None, override_settings_component: Any = None
 ) -> None:
     """Make a tab a target: its picture, its `(component, label or function)` pairs."""
-    import modules.ui
-
     for i, entry in enumerate(fields or []):
         if not isinstance(entry, PasteField):
             fields[i] = PasteField(*entry)
@@ -213,28 +190,11 @@ def add_paste_fields(
         "fields": fields,
         "override_settings_component": override_settings_component,
     }
-    if tabname in ("txt2img", "img2img"):
-        setattr(modules.ui, f"{tabname}_paste_fields", fields)
 
 
 def create_buttons(tabs_list: list[str]) -> dict[str, gr.Button]:
     """Make one `Send to` button per tab."""
     return {tab: gr.Button(f"Send to {tab}", elem_id=f"{tab}_tab") for tab in tabs_list}
-
-
-def bind_buttons(buttons: dict[str, Any], send_image: Any, send_generate_info: Any) -> None:
-    """Register buttons that send one picture and its infotext."""
-    for tabname, button in buttons.items():
-        is_tab = isinstance(send_generate_info, str)
-        register_paste_params_button(
-            ParamBinding(
-                paste_button=button,
-                tabname=tabname,
-                source_text_component=None if is_tab else send_generate_info,
-                source_image_component=send_image,
-                source_tabname=send_generate_info if is_tab else None,
-            )
-        )
 
 
 def register_paste_params_button(binding: ParamBinding) -> None:
@@ -249,11 +209,10 @@ def connect_paste_params_buttons() -> None:
         if target is None:
             continue
         _connect_image(binding, target)
-        override = binding.override_settings_component or target["override_settings_component"]
         if binding.source_text_component is not None and target["fields"] is not None:
             connect_paste(
                 binding.paste_button, target["fields"], binding.source_text_component,
-                override, binding.tabname,
+                target["override_settings_component"],
             )  # fmt: skip
         if binding.source_tabname is not None and target["fields"] is not None:
             _connect_fields(binding, target["fields"])
@@ -291,8 +250,7 @@ def _image_and_size(sent: Any) -> tuple[Any, Any, Any]:
 
 
 def _connect_fields(binding: ParamBinding, fields: list) -> None:
-    names = ["Prompt", "Negative prompt", "Steps", "Face restoration"]
-    names += ["Seed"] if shared.opts.send_seed else []
+    names = ["Prompt", "Negative prompt", "Steps", "Seed"]
     names += ["Size-1", "Size-2"] if shared.opts.send_size else []
     names += binding.paste_field_names
     source_fields = paste_fields[binding.source_tabname]["fields"]
@@ -328,7 +286,7 @@ def _pasted_value(output: Any, key: str | Callable, params: dict[str, Any]) -> A
 
 
 def connect_paste(
-    button: Any, fields: list, input_comp: Any, override_settings_component: Any, tabname: str
+    button: Any, fields: list, input_comp: Any, override_settings_component: Any
 ) -> None:
     """Let a button fill fields from the infotext in a text box, or from the last generation."""
 
@@ -352,7 +310,6 @@ def connect_paste(
         fn=paste_func, inputs=[input_comp], outputs=[field for field, _ in fields],
         show_progress=False,
     )  # fmt: skip
-    del tabname
 
 
 def _last_infotext() -> str:

@@ -116,7 +116,7 @@ class CompVisVDenoiser(DiscreteSchedule):
         return v * c_out + input * c_skip
 
 
-class LCMCompVisDenoiser(DiscreteSchedule):
+class LCMCompVisDenoiser(CompVisDenoiser):
     """Consistency scaling (Luo et al. 2023, arXiv:2310.04378) on the 50 timesteps of training.
 
     Args:
@@ -131,7 +131,7 @@ class LCMCompVisDenoiser(DiscreteSchedule):
         total = int(model.alphas_cumprod.shape[0])
         self_skip = total // self.original_steps
         kept = model.alphas_cumprod[self_skip - 1 :: self_skip]
-        super().__init__(_sigmas_of(kept), quantize=False)
+        DiscreteSchedule.__init__(self, _sigmas_of(kept), quantize=False)
         self.skip_steps = self_skip
         self.inner_model = model
 
@@ -155,16 +155,9 @@ class LCMCompVisDenoiser(DiscreteSchedule):
         index = ((t - (self.skip_steps - 1)) / self.skip_steps).float()
         return super().t_to_sigma(index.clamp(0, len(self.sigmas) - 1))
 
-    def get_eps(self, *args: object, **kwargs: object) -> Tensor:
-        """The network's prediction."""
-        return self.inner_model.apply_model(*args, **kwargs)
-
     def forward(self, input: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:  # noqa: A002
         """Denoised latent (b, c, h, w) of `input` at noise levels `sigma` (b,)."""
-        c_out = append_dims(-sigma, input.ndim)
-        c_in = append_dims(1 / (sigma**2 + 1) ** 0.5, input.ndim)
-        t = self.sigma_to_t(sigma)
-        denoised = input + self.get_eps(input * c_in, t, **kwargs) * c_out
-        scaled_t = append_dims(t, input.ndim) * self.timestep_scaling
+        denoised = super().forward(input, sigma, **kwargs)
+        scaled_t = append_dims(self.sigma_to_t(sigma), input.ndim) * self.timestep_scaling
         variance = scaled_t**2 + self.sigma_data**2
         return scaled_t / variance**0.5 * denoised + self.sigma_data**2 / variance * input

@@ -3,8 +3,8 @@
 Every function takes a denoiser `model(x, sigma, **extra_args)`, a noisy latent `x`
 (b, c, h, w), falling noise levels `sigmas` that end in 0, and calls `callback` after each
 step with `x, i, sigma, sigma_hat, denoised`. `noise_sampler(sigma, sigma_next)` gives unit
-noise shaped like `x`. Sources: Karras et al. (2022), arXiv:2206.00364 (Euler, Heun, DPM2);
-Lu et al. (2022), arXiv:2211.01095 (DPM++); Luo et al. (2023), arXiv:2310.04378 (LCM).
+noise shaped like `x`. Sources: Karras et al. (2022), arXiv:2206.00364 (Euler, Heun, DPM2; without
+its churn); Lu et al. (2022), arXiv:2211.01095 (DPM++); Luo et al. (2023), arXiv:2310.04378 (LCM).
 """
 
 from __future__ import annotations
@@ -18,13 +18,6 @@ from torch import Tensor
 Denoiser = Callable[..., Tensor]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[dict], None]
-
-CHURN_LIMIT = 2**0.5 - 1
-
-
-def default_noise_sampler(x: Tensor) -> NoiseSampler:
-    """Unit noise from torch's global generator."""
-    return lambda sigma, sigma_next: torch.randn_like(x)
 
 
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
@@ -43,8 +36,8 @@ def get_ancestral_step(
     return (sigma_to**2 - sigma_up**2) ** 0.5, sigma_up
 
 
-class _Run:
-    """One walk: evaluates the model, reports steps, adds noise."""
+class Walk:
+    """One walk: evaluates the model, reports steps, has the noise."""
 
     def __init__(
         self,
@@ -53,190 +46,153 @@ class _Run:
         sigmas: Tensor,
         extra_args: dict | None,
         callback: Callback | None,
-        noise_sampler: NoiseSampler | None,
+        noise_sampler: NoiseSampler | None = None,
     ) -> None:
         self.model = model
         self.sigmas = sigmas
         self.extra_args = extra_args or {}
         self.callback = callback
-        self.noise_sampler = noise_sampler or default_noise_sampler(x)
+        self.noise_sampler = noise_sampler or (lambda sigma, sigma_next: torch.randn_like(x))
         self.ones = x.new_ones([x.shape[0]])
-
-    @property
-    def steps(self) -> range:
-        """Indices of the steps."""
-        return range(len(self.sigmas) - 1)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """One evaluation."""
         return self.model(x, sigma * self.ones, **self.extra_args)
 
-    def report(self, i: int, x: Tensor, denoised: Tensor, sigma_hat: Tensor | None = None) -> None:
-        """Tell the caller about a step."""
-        if self.callback is None:
-            return
+    def first_evaluation(self, i: int, x: Tensor) -> Tensor:
+        """The evaluation at the start of step `i`, of which the caller is told."""
         sigma = self.sigmas[i]
-        hat = sigma if sigma_hat is None else sigma_hat
-        state = {"x": x, "i": i, "sigma": sigma, "sigma_hat": hat, "denoised": denoised}
-        self.callback(state)
-
-    def churn(
-        self, i: int, x: Tensor, s_churn: float, s_range: tuple[float, float], s_noise: float
-    ) -> tuple[Tensor, Tensor]:
-        """Raise the noise level a little; (x, new level)."""
-        sigma = self.sigmas[i]
-        inside = s_range[0] <= sigma <= s_range[1]
-        gamma = min(s_churn / (len(self.sigmas) - 1), CHURN_LIMIT) if inside else 0.0
-        sigma_hat = sigma * (gamma + 1)
-        if gamma > 0:
-            noise = self.noise_sampler(sigma, sigma_hat) * s_noise
-            x = x + noise * (sigma_hat**2 - sigma**2) ** 0.5
-        return x, sigma_hat
+        denoised = self.denoise(x, sigma)
+        if self.callback is not None:
+            state = {"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised}
+            self.callback(state)
+        return denoised
 
 
-@torch.no_grad()
-def sample_euler(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = float("inf"),
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Euler: one evaluation per step."""
-    del disable
-    run = _Run(model, x, sigmas, extra_args, callback, noise_sampler)
-    for i in run.steps:
-        x, sigma_hat = run.churn(i, x, s_churn, (s_tmin, s_tmax), s_noise)
-        denoised = run.denoise(x, sigma_hat)
-        d = to_d(x, sigma_hat, denoised)
-        run.report(i, x, denoised, sigma_hat)
-        x = x + d * (sigmas[i + 1] - sigma_hat)
-    return x
+Step = Callable[[Walk, int, Tensor, Tensor], Tensor]
+"""From walk, number of the step, latent and its first evaluation to the next latent."""
 
 
-@torch.no_grad()
-def sample_euler_ancestral(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Euler with fresh noise after each step."""
-    del disable
-    run = _Run(model, x, sigmas, extra_args, callback, noise_sampler)
-    for i in run.steps:
-        denoised = run.denoise(x, sigmas[i])
-        sigma_down, sigma_up = get_ancestral_step(sigmas[i], sigmas[i + 1], eta)
-        run.report(i, x, denoised)
-        x = x + to_d(x, sigmas[i], denoised) * (sigma_down - sigmas[i])
-        if sigmas[i + 1] > 0:
-            x = x + run.noise_sampler(sigmas[i], sigmas[i + 1]) * s_noise * sigma_up
-    return x
+def _without_noise(step: Step, name: str) -> Callable[..., Tensor]:
+    """The sampling function of a step that draws nothing."""
+
+    @torch.no_grad()
+    def sample(
+        model: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict | None = None,
+        callback: Callback | None = None,
+        disable: bool | None = None,
+    ) -> Tensor:
+        del disable
+        walk = Walk(model, x, sigmas, extra_args, callback)
+        for i in range(len(sigmas) - 1):
+            x = step(walk, i, x, walk.first_evaluation(i, x))
+        return x
+
+    sample.__name__ = name
+    return sample
 
 
-@torch.no_grad()
-def sample_heun(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = float("inf"),
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Heun: two evaluations per step, one for the step to 0."""
-    del disable
-    run = _Run(model, x, sigmas, extra_args, callback, noise_sampler)
-    for i in run.steps:
-        x, sigma_hat = run.churn(i, x, s_churn, (s_tmin, s_tmax), s_noise)
-        denoised = run.denoise(x, sigma_hat)
-        d = to_d(x, sigma_hat, denoised)
-        run.report(i, x, denoised, sigma_hat)
-        dt = sigmas[i + 1] - sigma_hat
-        if sigmas[i + 1] != 0:
-            ahead = x + d * dt
-            d_ahead = to_d(ahead, sigmas[i + 1], run.denoise(ahead, sigmas[i + 1]))
-            d = (d + d_ahead) / 2
-        x = x + d * dt
-    return x
+def _with_noise(step: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The sampling function of a step that adds noise, and is told how much."""
+
+    @torch.no_grad()
+    def sample(
+        model: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict | None = None,
+        callback: Callback | None = None,
+        disable: bool | None = None,
+        eta: float = 1.0,
+        noise_sampler: NoiseSampler | None = None,
+    ) -> Tensor:
+        del disable
+        walk = Walk(model, x, sigmas, extra_args, callback, noise_sampler)
+        for i in range(len(sigmas) - 1):
+            x = step(walk, i, x, walk.first_evaluation(i, x), eta)
+        return x
+
+    sample.__name__ = name
+    return sample
 
 
-@torch.no_grad()
-def sample_dpm_2(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = float("inf"),
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
+def _euler(walk: Walk, i: int, x: Tensor, denoised: Tensor) -> Tensor:
+    """One evaluation per step."""
+    sigma, sigma_next = walk.sigmas[i], walk.sigmas[i + 1]
+    return x + to_d(x, sigma, denoised) * (sigma_next - sigma)
+
+
+def _heun(walk: Walk, i: int, x: Tensor, denoised: Tensor) -> Tensor:
+    """Two evaluations per step, one for the step to 0."""
+    sigma, sigma_next = walk.sigmas[i], walk.sigmas[i + 1]
+    d, dt = to_d(x, sigma, denoised), sigma_next - sigma
+    if sigma_next != 0:
+        ahead = x + d * dt
+        d = (d + to_d(ahead, sigma_next, walk.denoise(ahead, sigma_next))) / 2
+    return x + d * dt
+
+
+def _dpm_2(walk: Walk, i: int, x: Tensor, denoised: Tensor) -> Tensor:
     """DPM-Solver-2: the second evaluation lies half-way in log sigma."""
-    del disable
-    run = _Run(model, x, sigmas, extra_args, callback, noise_sampler)
-    for i in run.steps:
-        x, sigma_hat = run.churn(i, x, s_churn, (s_tmin, s_tmax), s_noise)
-        denoised = run.denoise(x, sigma_hat)
-        d = to_d(x, sigma_hat, denoised)
-        run.report(i, x, denoised, sigma_hat)
-        if sigmas[i + 1] == 0:
-            x = x + d * (sigmas[i + 1] - sigma_hat)
-            continue
-        sigma_mid = sigma_hat.log().lerp(sigmas[i + 1].log(), 0.5).exp()
-        middle = x + d * (sigma_mid - sigma_hat)
-        d_middle = to_d(middle, sigma_mid, run.denoise(middle, sigma_mid))
-        x = x + d_middle * (sigmas[i + 1] - sigma_hat)
+    sigma, sigma_next = walk.sigmas[i], walk.sigmas[i + 1]
+    d = to_d(x, sigma, denoised)
+    if sigma_next != 0:
+        sigma_mid = sigma.log().lerp(sigma_next.log(), 0.5).exp()
+        middle = x + d * (sigma_mid - sigma)
+        d = to_d(middle, sigma_mid, walk.denoise(middle, sigma_mid))
+    return x + d * (sigma_next - sigma)
+
+
+def _euler_ancestral(walk: Walk, i: int, x: Tensor, denoised: Tensor, eta: float) -> Tensor:
+    """Euler with fresh noise after each step."""
+    sigma, sigma_next = walk.sigmas[i], walk.sigmas[i + 1]
+    sigma_down, sigma_up = get_ancestral_step(sigma, sigma_next, eta)
+    x = x + to_d(x, sigma, denoised) * (sigma_down - sigma)
+    if sigma_next > 0:
+        x = x + walk.noise_sampler(sigma, sigma_next) * sigma_up
     return x
 
 
-@torch.no_grad()
-def sample_dpm_2_ancestral(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
+def _dpmpp_sde(walk: Walk, i: int, x: Tensor, denoised: Tensor, eta: float) -> Tensor:
+    """DPM-Solver++ (stochastic): two evaluations per step, one for the step to 0."""
+    sigma, sigma_next = walk.sigmas[i], walk.sigmas[i + 1]
+    if sigma_next == 0:
+        return x + to_d(x, sigma, denoised) * (sigma_next - sigma)
+    t, t_next = -sigma.log(), -sigma_next.log()
+    t_mid = t + (t_next - t) * 0.5
+    middle = _sde_step(walk, x, denoised, (t, t_mid), eta)
+    return _sde_step(walk, x, walk.denoise(middle, (-t_mid).exp()), (t, t_next), eta)
+
+
+def _sde_step(
+    walk: Walk, x: Tensor, denoised: Tensor, times: tuple[Tensor, Tensor], eta: float
 ) -> Tensor:
-    """DPM-Solver-2 with fresh noise after each step."""
-    del disable
-    run = _Run(model, x, sigmas, extra_args, callback, noise_sampler)
-    for i in run.steps:
-        denoised = run.denoise(x, sigmas[i])
-        sigma_down, sigma_up = get_ancestral_step(sigmas[i], sigmas[i + 1], eta)
-        run.report(i, x, denoised)
-        d = to_d(x, sigmas[i], denoised)
-        if sigma_down == 0:
-            x = x + d * (sigma_down - sigmas[i])
-            continue
-        sigma_mid = sigmas[i].log().lerp(sigma_down.log(), 0.5).exp()
-        middle = x + d * (sigma_mid - sigmas[i])
-        d_middle = to_d(middle, sigma_mid, run.denoise(middle, sigma_mid))
-        x = x + d_middle * (sigma_down - sigmas[i])
-        x = x + run.noise_sampler(sigmas[i], sigmas[i + 1]) * s_noise * sigma_up
-    return x
+    """Exponential-integrator step between two values of -log sigma, with noise."""
+    t, t_to = times
+    sigma, sigma_to = (-t).exp(), (-t_to).exp()
+    down, up = get_ancestral_step(sigma, sigma_to, eta)
+    t_down = -down.log()
+    x = (down / sigma) * x - (t - t_down).expm1() * denoised
+    return x + walk.noise_sampler(sigma, sigma_to) * up
+
+
+def _lcm(walk: Walk, i: int, _x: Tensor, denoised: Tensor, _eta: float) -> Tensor:
+    """Consistency steps: denoise completely, add noise of the next level."""
+    sigma, sigma_next = walk.sigmas[i], walk.sigmas[i + 1]
+    if sigma_next > 0:
+        denoised = denoised + sigma_next * walk.noise_sampler(sigma, sigma_next)
+    return denoised
+
+
+sample_euler = _without_noise(_euler, "sample_euler")
+sample_heun = _without_noise(_heun, "sample_heun")
+sample_dpm_2 = _without_noise(_dpm_2, "sample_dpm_2")
+sample_euler_ancestral = _with_noise(_euler_ancestral, "sample_euler_ancestral")
+sample_dpmpp_sde = _with_noise(_dpmpp_sde, "sample_dpmpp_sde")
+sample_lcm = _with_noise(_lcm, "sample_lcm")
 
 
 @torch.no_grad()
@@ -250,11 +206,10 @@ def sample_dpmpp_2m(
 ) -> Tensor:
     """DPM-Solver++(2M): second order from the previous step's result."""
     del disable
-    run = _Run(model, x, sigmas, extra_args, callback, None)
+    walk = Walk(model, x, sigmas, extra_args, callback)
     previous = None
-    for i in run.steps:
-        denoised = run.denoise(x, sigmas[i])
-        run.report(i, x, denoised)
+    for i in range(len(sigmas) - 1):
+        denoised = walk.first_evaluation(i, x)
         t, t_next = -sigmas[i].log(), -sigmas[i + 1].log()
         h = t_next - t
         target = denoised
@@ -264,76 +219,4 @@ def sample_dpmpp_2m(
             target = (1 + 1 / (2 * r)) * denoised - (1 / (2 * r)) * previous
         x = (sigmas[i + 1] / sigmas[i]) * x - (-h).expm1() * target
         previous = denoised
-    return x
-
-
-@torch.no_grad()
-def sample_dpmpp_sde(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    noise_sampler: NoiseSampler | None = None,
-    r: float = 0.5,
-) -> Tensor:
-    """DPM-Solver++ (stochastic): two evaluations per step, one for the step to 0."""
-    del disable
-    run = _Run(model, x, sigmas, extra_args, callback, noise_sampler)
-    for i in run.steps:
-        denoised = run.denoise(x, sigmas[i])
-        run.report(i, x, denoised)
-        if sigmas[i + 1] == 0:
-            x = x + to_d(x, sigmas[i], denoised) * (sigmas[i + 1] - sigmas[i])
-            continue
-        t, t_next = -sigmas[i].log(), -sigmas[i + 1].log()
-        t_mid = t + (t_next - t) * r
-        fraction = 1 / (2 * r)
-        sigma_mid = (-t_mid).exp()
-        middle = _sde_step(run, x, denoised, (t, t_mid), eta, s_noise)
-        ahead = run.denoise(middle, sigma_mid)
-        blended = (1 - fraction) * denoised + fraction * ahead
-        x = _sde_step(run, x, blended, (t, t_next), eta, s_noise)
-    return x
-
-
-def _sde_step(
-    run: _Run,
-    x: Tensor,
-    denoised: Tensor,
-    times: tuple[Tensor, Tensor],
-    eta: float,
-    s_noise: float,
-) -> Tensor:
-    """Exponential-integrator step between two values of -log sigma, with noise."""
-    t, t_to = times
-    sigma, sigma_to = (-t).exp(), (-t_to).exp()
-    down, up = get_ancestral_step(sigma, sigma_to, eta)
-    t_down = -down.log()
-    x = (down / sigma) * x - (t - t_down).expm1() * denoised
-    return x + run.noise_sampler(sigma, sigma_to) * s_noise * up
-
-
-@torch.no_grad()
-def sample_lcm(
-    model: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    noise_sampler: NoiseSampler | None = None,
-) -> Tensor:
-    """Consistency steps: denoise completely, add noise of the next level."""
-    del disable
-    run = _Run(model, x, sigmas, extra_args, callback, noise_sampler)
-    for i in run.steps:
-        denoised = run.denoise(x, sigmas[i])
-        run.report(i, x, denoised)
-        x = denoised
-        if sigmas[i + 1] > 0:
-            x = x + sigmas[i + 1] * run.noise_sampler(sigmas[i], sigmas[i + 1])
     return x

@@ -65,17 +65,12 @@ class LatentDiffusion(nn.Module):
         self.scale_factor = float(loaded.scale_factor)
         params = loaded.config.raw.get("model", {}).get("params", {})
         self.cond_stage_key = str(params.get("cond_stage_key", "txt"))
-        self.first_stage_key = str(params.get("first_stage_key", "jpg"))
-        self.latent_channels = 4
-        self.num_timesteps = int(self.alphas_cumprod.shape[0])
         self.architecture = architecture_of(loaded)
-        self.used_config: str | None = None
         self.sd_checkpoint_info: object = None
         self.sd_model_hash: str | None = None
         self.sd_model_checkpoint: str | None = None
         self.lowvram = False
         self.filename: str | None = None
-        self.base_vae: dict[str, Tensor] | None = None
         self.cond_stage_model_empty_prompt: Tensor | None = None
         context = int(loaded.config.unet.get("context_dim") or 0)
         self.is_sdxl = bool(loaded.is_sdxl)

@@ -75,7 +75,7 @@ def run_pip(command: str, desc: str | None = None, live: bool = False) -> str | 
 
 def peek_settings() -> dict[str, object]:
     """Read the settings file without building the options."""
-    file = Path(args.ui_settings_file)
+    file = Path(paths_internal.data_path) / "config.json"
     if not file.is_file():
         return {}
     try:
@@ -86,15 +86,8 @@ def peek_settings() -> dict[str, object]:
 
 
 def disabled_extension_names() -> set[str]:
-    """Names of disabled extensions; `extra` stands for all but built-in ones, `*` for all."""
-    settings = peek_settings()
-    disabled = set(settings.get("disabled_extensions") or [])
-    level = settings.get("disable_all_extensions", "none")
-    if args.disable_all_extensions or level == "all":
-        disabled.add("*")
-    if args.disable_extra_extensions or level == "extra":
-        disabled.add("extra")
-    return disabled
+    """Names of disabled extensions."""
+    return set(peek_settings().get("disabled_extensions") or [])
 
 
 def run_extension_installer(extension_dir: str) -> None:
@@ -123,10 +116,10 @@ def run_extensions_installers() -> None:
     from modules.script_loading import extension_folders
 
     disabled = disabled_extension_names()
-    if args.skip_install or args.skip_prepare_environment or disabled & {"*", "extra"}:
+    if args.skip_install:
         return
-    for name, path, is_builtin in extension_folders():
-        if not is_builtin and name not in disabled:
+    for name, path in extension_folders():
+        if name not in disabled:
             run_extension_installer(path)
 
 

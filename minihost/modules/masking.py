@@ -27,21 +27,6 @@ def get_crop_region_v2(mask: Image.Image | np.ndarray, pad: int = 0) -> Region |
     )
 
 
-def get_crop_region(mask: Image.Image | np.ndarray, pad: int = 0) -> Region:
-    """Older form of `get_crop_region_v2`: a blank mask gives an inverted box instead of None."""
-    picture = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
-    found = get_crop_region_v2(picture, pad)
-    if found is not None:
-        return found
-    width, height = picture.size
-    return (
-        max(width - pad, 0),
-        max(height - pad, 0),
-        min(pad, width),
-        min(pad, height),
-    )
-
-
 def expand_crop_region(
     crop_region: Region,
     processing_width: int,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,8 @@ class OptionInfo:
         onchange: Callable[[], None] | None = None,
         section: tuple | None = None,
         refresh: Callable[[], None] | None = None,
-        comment_before: str = "",
-        comment_after: str = "",
         infotext: str | None = None,
         restrict_api: bool = False,
-        category_id: str | None = None,
     ) -> None:
         self.default = default
         self.label = label
@@ -38,37 +34,15 @@ class OptionInfo:
         self.component_args = component_args
         self.onchange = onchange
         self.section = section
-        self.category_id = category_id
         self.refresh = refresh
         self.do_not_save = False
-        self.comment_before = comment_before
-        self.comment_after = comment_after
+        self.comment_after = ""
         self.infotext = infotext
         self.restrict_api = restrict_api
-
-    def link(self, label: str, url: str) -> OptionInfo:
-        """Show a link before the setting."""
-        self.comment_before += f"[<a href='{url}' target='_blank'>{label}</a>]"
-        return self
-
-    def js(self, label: str, js_func: str) -> OptionInfo:
-        """Show a link before the setting that calls a script function."""
-        self.comment_before += f"[<a onclick='{js_func}(); return false'>{label}</a>]"
-        return self
 
     def info(self, info: str) -> OptionInfo:
         """Show a remark in brackets after the setting."""
         self.comment_after += f"<span class='info'>({info})</span>"
-        return self
-
-    def html(self, html: str) -> OptionInfo:
-        """Show markup after the setting."""
-        self.comment_after += html
-        return self
-
-    def needs_restart(self) -> OptionInfo:
-        """Say that a restart is needed."""
-        self.comment_after += " <span class='info'>(requires restart)</span>"
         return self
 
     def needs_reload_ui(self) -> OptionInfo:
@@ -90,35 +64,11 @@ class OptionHTML(OptionInfo):
 
 
 def options_section(section_identifier: tuple, options_dict: dict) -> dict:
-    """Set the section `(id, title[, category])` of every option in a dict and return the dict."""
+    """Set the section `(id, title)` of every option in a dict and return the dict."""
     for option in options_dict.values():
         option.section = tuple(section_identifier[:2])
-        if len(section_identifier) > 2:
-            option.category_id = section_identifier[2]
     return options_dict
 
-
-@dataclass
-class OptionsCategory:
-    """Heading over several sections."""
-
-    id: str
-    label: str
-
-
-class OptionsCategories:
-    """The headings, in the order of registration."""
-
-    def __init__(self) -> None:
-        self.mapping: dict[str | None, OptionsCategory] = {}
-
-    def register_category(self, category_id: str, label: str) -> str:
-        """Add a heading if it is new, and return its id."""
-        self.mapping.setdefault(category_id, OptionsCategory(category_id, label))
-        return category_id
-
-
-categories = OptionsCategories()
 
 _BUILTIN_FIELDS = {"data", "data_labels", "restricted_opts", "typemap"}
 
@@ -143,7 +93,6 @@ class Options:
         info = self.data_labels.get(key)
         if info and info.do_not_save:
             return
-        self._refuse_if_frozen(key, info)
         if cmd_opts.hide_ui_dir_config and key in self.restricted_opts:
             msg = f"setting {key!r} is a folder; folders are fixed by --hide-ui-dir-config"
             raise RuntimeError(msg)
@@ -157,17 +106,6 @@ class Options:
         if item in labels:
             return labels[item].default
         return super().__getattribute__(item)
-
-    def _refuse_if_frozen(self, key: str, info: OptionInfo | None) -> None:
-        sections = _split(cmd_opts.freeze_settings_in_sections)
-        frozen = (
-            cmd_opts.freeze_settings
-            or key in _split(cmd_opts.freeze_specific_settings)
-            or (info and info.section and info.section[0] in sections)
-        )
-        if frozen:
-            msg = f"setting {key!r} cannot be changed: settings are frozen on the command line"
-            raise RuntimeError(msg)
 
     def set(self, key: str, value: Any, is_api: bool = False, run_callbacks: bool = True) -> bool:
         """Change a setting and run its `onchange`; return whether anything changed."""
@@ -197,9 +135,6 @@ class Options:
 
     def save(self, filename: str) -> None:
         """Write the values to a JSON file."""
-        if cmd_opts.freeze_settings:
-            msg = "settings cannot be saved: --freeze-settings is given"
-            raise RuntimeError(msg)
         file = Path(filename)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(self.data, indent=4, ensure_ascii=False), encoding="utf8")
@@ -243,10 +178,8 @@ class Options:
         """Return the values, with descriptions for the page's script, as JSON."""
         labels = {k: v for k, v in self.data_labels.items() if not v.do_not_save}
         values = {k: self.data.get(k, v.default) for k, v in labels.items()}
-        before = {k: v.comment_before for k, v in labels.items() if v.comment_before}
         after = {k: v.comment_after for k, v in labels.items() if v.comment_after}
-        values |= {"_comments_before": before, "_comments_after": after}
-        values["_categories"] = [["", "other"]]
+        values |= {"_comments_before": {}, "_comments_after": after, "_categories": []}
         return json.dumps(values, default=str)
 
     def add_option(self, key: str, info: OptionInfo) -> None:
@@ -254,14 +187,6 @@ class Options:
         self.data_labels[key] = info
         if key not in self.data and not info.do_not_save:
             self.data[key] = info.default
-
-    def reorder(self) -> None:
-        """Bring options of one section together, sections in the order they first appeared."""
-        order: dict[Any, int] = {}
-        for info in self.data_labels.values():
-            order.setdefault(info.section, len(order))
-        items = sorted(self.data_labels.items(), key=lambda item: order[item[1].section])
-        self.data_labels = dict(items)
 
     def cast_value(self, key: str, value: Any) -> Any:
         """Convert a text from the infotext to the type of the setting's default."""
@@ -276,7 +201,3 @@ class Options:
         if kind is bool and value == "False":
             return False
         return kind(value)
-
-
-def _split(text: str | None) -> set[str]:
-    return {part.strip() for part in (text or "").split(",") if part.strip()}

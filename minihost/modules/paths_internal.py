@@ -23,10 +23,7 @@ cmd_opts_pre = parser_pre.parse_known_args(sys.argv[1:])[0]
 data_path = str(Path(cmd_opts_pre.data_dir).absolute())
 models_path = str(Path(cmd_opts_pre.models_dir or Path(data_path) / "models").absolute())
 extensions_dir = str(Path(data_path) / "extensions")
-extensions_builtin_dir = str(Path(script_path) / "extensions-builtin")
-config_states_dir = str(Path(script_path) / "config_states")
 default_output_dir = str(Path(data_path) / "outputs")
-sd_configs_path = assets_path
 cwd = str(Path.cwd())
 
 # The name under which this repository appears in the extension list.

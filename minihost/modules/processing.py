@@ -16,34 +16,26 @@ from modules import (
     sd_models,
     sd_samplers,
     sd_unet,
-    sd_vae,
     shared,
-    upscaler,
 )
 from modules.paths_internal import data_path
 from modules.processing_base import (
     StableDiffusionProcessing,
     create_random_tensors,
-    model_identity,
 )
 from modules.processing_images import (
     DecodedSamples,
-    apply_color_correction,
     apply_overlay,
     create_binary_mask,
     decode_latent_batch,
     opt_C,
     opt_f,
-    setup_color_correction,
     to_picture,
     uncrop,
 )
 from modules.processing_img2img import StableDiffusionProcessingImg2Img
 from modules.processing_infotext import Processed, create_infotext, program_version
-from modules.processing_txt2img import (
-    StableDiffusionProcessingTxt2Img,
-    old_hires_fix_first_pass_dimensions,
-)
+from modules.processing_txt2img import StableDiffusionProcessingTxt2Img
 from modules.sd_hijack import model_hijack
 from modules.sd_samplers_common import (
     decode_first_stage,
@@ -56,9 +48,6 @@ from PIL import Image
 log = logging.getLogger(__name__)
 
 MAX_SEED = 4294967294
-
-if not shared.sd_upscalers:
-    shared.sd_upscalers.extend(upscaler.load_upscalers())
 
 
 def get_fixed_seed(seed: object) -> int:
@@ -89,17 +78,12 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
     }
     try:
         _apply_override_settings(p)
-        sd_models.apply_token_merging(p.sd_model, p.get_token_merging_ratio())
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
         res = process_images_inner(p)
     finally:
-        if sd_models.model_data.sd_model is not None:
-            sd_models.apply_token_merging(sd_models.model_data.sd_model, 0)
         if p.override_settings_restore_afterwards:
             for key, value in stored.items():
                 opts.set(key, value, is_api=True, run_callbacks=False)
-                if key == "sd_vae":
-                    sd_vae.reload_vae_weights()
     return res
 
 
@@ -112,8 +96,6 @@ def _apply_override_settings(p: StableDiffusionProcessing) -> None:
         opts.set(key, value, is_api=True, run_callbacks=False)
         if key == "sd_model_checkpoint":
             sd_models.reload_model_weights()
-        if key == "sd_vae":
-            sd_vae.reload_vae_weights()
 
 
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:
@@ -144,10 +126,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
                 break
         if not infotexts:
             infotexts.append(Processed(p, []).infotext(p, 0))
-        p.color_corrections = None
         index_of_first_image = _add_grid(p, output_images, infotexts)
-    if not p.disable_extra_networks and p.extra_network_data:
-        extra_networks.deactivate(p, p.extra_network_data)
     devices.torch_gc()
 
     res = Processed(
@@ -168,10 +147,6 @@ def _setup_job(p: StableDiffusionProcessing) -> None:
     """Seeds, prompts and everything else that is fixed before the scripts' `process`."""
     seed = get_fixed_seed(p.seed[0] if isinstance(p.seed, list) else p.seed)
     subseed = get_fixed_seed(p.subseed[0] if isinstance(p.subseed, list) else p.subseed)
-    if p.restore_faces is None:
-        p.restore_faces = opts.face_restoration
-    if p.tiling is None:
-        p.tiling = opts.tiling
     if p.refiner_checkpoint not in (None, "", "None", "none"):
         p.refiner_checkpoint_info = sd_models.get_closet_checkpoint_match(p.refiner_checkpoint)
         if p.refiner_checkpoint_info is None:
@@ -180,8 +155,9 @@ def _setup_job(p: StableDiffusionProcessing) -> None:
                 f"{', '.join(sd_models.checkpoint_tiles())}"
             )
             raise RuntimeError(msg)
-    p.sd_model_name, p.sd_model_hash, p.sd_vae_name, p.sd_vae_hash = model_identity()
-    model_hijack.apply_circular(p.tiling)
+    model = shared.sd_model
+    p.sd_model_name = model.sd_checkpoint_info.name_for_extra
+    p.sd_model_hash = model.sd_model_hash
     model_hijack.clear_comments()
     p.fill_fields_from_opts()
     p.setup_prompts()
@@ -206,26 +182,20 @@ def _run_batch(
     p.negative_prompts = p.all_negative_prompts[batch]
     p.seeds = p.all_seeds[batch]
     p.subseeds = p.all_subseeds[batch]
-    channels = getattr(shared.sd_model, "latent_channels", opt_C)
     p.rng = rng.ImageRNG(
-        (channels, p.height // opt_f, p.width // opt_f),
+        (opt_C, p.height // opt_f, p.width // opt_f),
         p.seeds,
         subseeds=p.subseeds,
         subseed_strength=p.subseed_strength,
-        seed_resize_from_h=p.seed_resize_from_h,
-        seed_resize_from_w=p.seed_resize_from_w,
     )
     _run_scripts(p, "before_process_batch", n)
     if len(p.prompts) == 0:
         return False
     p.parse_extra_network_prompts()
-    if not p.disable_extra_networks:
-        with devices.autocast():
-            extra_networks.activate(p, p.extra_network_data)
+    extra_networks.activate(p, p.extra_network_data)
     _run_scripts(p, "process_batch", n)
     p.setup_conds()
-    p.extra_generation_params.update(model_hijack.extra_generation_params)
-    if n == 0 and not shared.cmd_opts.no_prompt_history:
+    if n == 0:
         text = Processed(p, []).infotext(p, 0)
         Path(data_path).mkdir(parents=True, exist_ok=True)
         (Path(data_path) / "params.txt").write_text(text, encoding="utf8")
@@ -315,18 +285,13 @@ def _finish_picture(
         p.scripts.postprocess_image(p, args)
         image = args.image
     mask_for_overlay = getattr(p, "mask_for_overlay", None)
-    overlays = p.overlay_images if opts.overlay_inpaint else None
+    overlays = p.overlay_images
     overlay = overlays[index] if overlays is not None and index < len(overlays) else None
     if p.scripts is not None:
         args = scripts.PostProcessMaskOverlayArgs(index, mask_for_overlay, overlay)
         p.scripts.postprocess_maskoverlay(p, args)
-        mask_for_overlay, overlay = args.mask_for_overlay, args.overlay_image
-    if p.color_corrections is not None and index < len(p.color_corrections):
-        if opts.save_images_before_color_correction:
-            before, _ = apply_overlay(image, p.paste_to, overlay)
-            _save(p, before, index, "-before-color-correction")
-        image = apply_color_correction(p.color_corrections[index], image)
-    image, denoised = apply_overlay(image, p.paste_to, overlay)
+        overlay = args.overlay_image
+    image = apply_overlay(image, p.paste_to, overlay)
     if p.scripts is not None:
         args = scripts.PostprocessImageArgs(image)
         p.scripts.postprocess_image_after_composite(p, args)
@@ -335,39 +300,11 @@ def _finish_picture(
     _save(p, image, index)
     text = _infotext(p, index)
     infotexts.append(text)
-    if opts.enable_pnginfo:
-        image.info["parameters"] = text
+    image.info["parameters"] = text
     output_images.append(image)
-    if mask_for_overlay is not None:
-        _add_mask_images(p, (image, denoised), mask_for_overlay, index, output_images)
 
 
-def _add_mask_images(
-    p: StableDiffusionProcessing,
-    pictures: tuple[Image.Image, Image.Image],
-    mask_for_overlay: Image.Image,
-    index: int,
-    output_images: list[Image.Image],
-) -> None:
-    """Append the mask and the repainted part alone, when the settings ask for them."""
-    image, denoised = pictures
-    if opts.return_mask or opts.save_mask:
-        mask = mask_for_overlay.convert("RGB")
-        if opts.save_mask:
-            _save(p, mask, index, "-mask")
-        if opts.return_mask:
-            output_images.append(mask)
-    if opts.return_mask_composite or opts.save_mask_composite:
-        mask = images.resize_image(2, mask_for_overlay, image.width, image.height).convert("L")
-        part = denoised.convert("RGBA").convert("RGBa")
-        composite = Image.composite(part, Image.new("RGBa", image.size), mask).convert("RGBA")
-        if opts.save_mask_composite:
-            _save(p, composite, index, "-mask-composite")
-        if opts.return_mask_composite:
-            output_images.append(composite)
-
-
-def _save(p: StableDiffusionProcessing, image: Image.Image, index: int, suffix: str = "") -> None:
+def _save(p: StableDiffusionProcessing, image: Image.Image, index: int) -> None:
     if not p.save_samples() or not p.outpath_samples:
         return
     images.save_image(
@@ -379,7 +316,6 @@ def _save(p: StableDiffusionProcessing, image: Image.Image, index: int, suffix: 
         opts.samples_format,
         info=_infotext(p, index),
         p=p,
-        suffix=suffix,
     )
 
 
@@ -400,17 +336,15 @@ def _add_grid(
             "grid",
             p.all_seeds[0],
             p.all_prompts[0],
-            opts.grid_format,
+            opts.samples_format,
             info=text,
             short_filename=True,
             p=p,
-            grid=True,
         )
     if not opts.return_grid:
         return 0
     infotexts.insert(0, text)
-    if opts.enable_pnginfo:
-        grid.info["parameters"] = text
+    grid.info["parameters"] = text
     output_images.insert(0, grid)
     return 1
 
@@ -421,7 +355,6 @@ __all__ = [
     "StableDiffusionProcessing",
     "StableDiffusionProcessingImg2Img",
     "StableDiffusionProcessingTxt2Img",
-    "apply_color_correction",
     "apply_overlay",
     "create_binary_mask",
     "create_infotext",
@@ -431,13 +364,11 @@ __all__ = [
     "fix_seed",
     "get_fixed_seed",
     "images_tensor_to_samples",
-    "old_hires_fix_first_pass_dimensions",
     "opt_C",
     "opt_f",
     "process_images",
     "process_images_inner",
     "program_version",
     "samples_to_images_tensor",
-    "setup_color_correction",
     "uncrop",
 ]

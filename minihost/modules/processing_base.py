@@ -15,7 +15,6 @@ from modules import (
     rng,
     sd_samplers,
     sd_samplers_common,
-    sd_vae,
     shared,
 )
 from modules.shared import opts
@@ -35,15 +34,11 @@ class StableDiffusionProcessing:
     outpath_samples: str | None = None
     outpath_grids: str | None = None
     prompt: str | list[str] = ""
-    prompt_for_display: str | None = None
     negative_prompt: str | list[str] = ""
     styles: list[str] | None = None
     seed: int = -1
     subseed: int = -1
     subseed_strength: float = 0.0
-    seed_resize_from_h: int = -1
-    seed_resize_from_w: int = -1
-    seed_enable_extras: bool = True
     sampler_name: str | None = None
     scheduler: str | None = None
     batch_size: int = 1
@@ -52,29 +47,17 @@ class StableDiffusionProcessing:
     cfg_scale: float = 7.0
     width: int = 512
     height: int = 512
-    restore_faces: bool | None = None
-    tiling: bool | None = None
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
     extra_generation_params: dict[str, Any] | None = None
     overlay_images: list[Image.Image] | None = None
     eta: float | None = None
-    do_not_reload_embeddings: bool = False
     denoising_strength: float | None = None
-    ddim_discretize: str | None = None
     s_min_uncond: float | None = None
-    s_churn: float | None = None
-    s_tmax: float | None = None
-    s_tmin: float | None = None
-    s_noise: float | None = None
     override_settings: dict[str, Any] | None = None
     override_settings_restore_afterwards: bool = True
-    sampler_index: int | None = None
     refiner_checkpoint: str | None = None
     refiner_switch_at: float | None = None
-    token_merging_ratio: float = 0.0
-    token_merging_ratio_hr: float = 0.0
-    disable_extra_networks: bool = False
     firstpass_image: Image.Image | None = None
 
     scripts_value: Any = _run_time()
@@ -93,9 +76,7 @@ class StableDiffusionProcessing:
     c: Any = _run_time()
     uc: Any = _run_time()
     rng: rng.ImageRNG | None = _run_time()
-    step_multiplier: int = field(default=1, init=False)
     firstpass_steps: int | None = _run_time()
-    color_corrections: list | None = _run_time()
     all_prompts: list[str] | None = _run_time()
     all_negative_prompts: list[str] | None = _run_time()
     all_seeds: list[int] | None = _run_time()
@@ -112,8 +93,6 @@ class StableDiffusionProcessing:
     user: str | None = _run_time()
     sd_model_name: str | None = _run_time()
     sd_model_hash: str | None = _run_time()
-    sd_vae_name: str | None = _run_time()
-    sd_vae_hash: str | None = _run_time()
     is_api: bool = field(default=False, init=False)
     sampler_noise_scheduler_override: Any = _run_time()
     refiner_checkpoint_info: Any = _run_time()
@@ -124,19 +103,14 @@ class StableDiffusionProcessing:
         self.extra_generation_params = self.extra_generation_params or {}
         self.override_settings = self.override_settings or {}
         self.script_args = self.script_args_value or {}
-        if not self.seed_enable_extras:
-            self.subseed = self.seed_resize_from_h = self.seed_resize_from_w = -1
-            self.subseed_strength = 0
         # On the object, so that `self.cached_c[0] = ...` and replacing the list both work.
         self.cached_uc = StableDiffusionProcessing.cached_uc
         self.cached_c = StableDiffusionProcessing.cached_c
 
     def fill_fields_from_opts(self) -> None:
         """Take sampler parameters that were not given from the settings."""
-        for name in ("s_min_uncond", "s_churn", "s_tmin", "s_noise", "s_tmax"):
-            if getattr(self, name) is None:
-                setattr(self, name, getattr(opts, name))
-        self.s_tmax = self.s_tmax or float("inf")
+        if self.s_min_uncond is None:
+            self.s_min_uncond = opts.s_min_uncond
 
     @property
     def sd_model(self) -> nn.Module:  # noqa: F811 - replaces the field's default, as in the WebUI
@@ -202,18 +176,8 @@ class StableDiffusionProcessing:
                 "prompts were given; expected equally many"
             )
             raise RuntimeError(msg)
-        self.all_prompts = [self._styled(x, False) for x in self.all_prompts]
-        self.all_negative_prompts = [self._styled(x, True) for x in self.all_negative_prompts]
         self.main_prompt = self.all_prompts[0]
         self.main_negative_prompt = self.all_negative_prompts[0]
-
-    def _styled(self, prompt: str, negative: bool) -> str:
-        styles = shared.prompt_styles
-        if styles is None or not self.styles:
-            return prompt
-        if negative:
-            return styles.apply_negative_styles_to_prompt(prompt, self.styles)
-        return styles.apply_styles_to_prompt(prompt, self.styles)
 
     def cached_params(
         self,
@@ -221,25 +185,17 @@ class StableDiffusionProcessing:
         steps: int,
         extra_network_data: object,
         hires_steps: int | None = None,
-        use_old_scheduling: bool = False,
     ) -> tuple:
         """Everything that conditions depend on."""
         return (
             list(required_prompts),
             steps,
             hires_steps,
-            use_old_scheduling,
             opts.CLIP_stop_at_last_layers,
             shared.sd_model.sd_checkpoint_info,
             extra_network_data,
-            opts.sdxl_crop_left,
-            opts.sdxl_crop_top,
             self.width,
             self.height,
-            opts.fp8_storage,
-            opts.cache_fp16_weight,
-            opts.emphasis,
-            opts.comma_padding_backtrack,
         )
 
     def get_conds_with_caching(
@@ -252,52 +208,56 @@ class StableDiffusionProcessing:
         hires_steps: int | None = None,
     ) -> Any:
         """Conditions from the first cache that fits, else made and kept in the first cache."""
-        old = bool(opts.use_old_scheduling)
-        key = self.cached_params(required_prompts, steps, extra_network_data, hires_steps, old)
+        key = self.cached_params(required_prompts, steps, extra_network_data, hires_steps)
         for cache in caches:
             if cache[0] is not None and cache[0] == key:
                 return cache[1]
         cache = caches[0]
         with devices.autocast():
-            cache[1] = function(shared.sd_model, required_prompts, steps, hires_steps, old)
+            cache[1] = function(shared.sd_model, required_prompts, steps, hires_steps)
         cache[0] = key
         return cache[1]
 
     def setup_conds(self) -> None:
         """Encode the prompts of the current batch."""
-        prompts = prompt_parser.SdConditioning(self.prompts, width=self.width, height=self.height)
-        negative_prompts = prompt_parser.SdConditioning(
-            self.negative_prompts, width=self.width, height=self.height, is_negative_prompt=True
+        self.firstpass_steps = self.total_steps(self.sampler_name, self.steps)
+        size = (self.width, self.height)
+        self.c, self.uc = self.encode_prompts(
+            (self.prompts, self.negative_prompts),
+            size,
+            ([self.cached_c], [self.cached_uc]),
+            self.extra_network_data,
         )
-        config = sd_samplers.find_sampler_config(self.sampler_name)
-        total_steps = config.total_steps(self.steps) if config else self.steps
-        self.step_multiplier = total_steps // self.steps
-        self.firstpass_steps = total_steps
-        self.uc = self.get_conds_with_caching(
+
+    def total_steps(self, sampler_name: str | None, steps: int) -> int:
+        """Evaluations that a sampler's progress is measured against."""
+        config = sd_samplers.find_sampler_config(sampler_name)
+        return config.total_steps(steps) if config else steps
+
+    def encode_prompts(
+        self,
+        prompts: tuple[list[str], list[str]],
+        size: tuple[int, int],
+        caches: tuple[list[list], list[list]],
+        extra_network_data: object,
+        hires_steps: int | None = None,
+    ) -> tuple[Any, Any]:
+        """(conditions, negative conditions) of prompts and negative prompts for a picture size."""
+        width, height = size
+        negative = prompt_parser.SdConditioning(prompts[1], True, width, height)
+        positive = prompt_parser.SdConditioning(prompts[0], False, width, height)
+        steps, tags = self.firstpass_steps, extra_network_data
+        encode, encode_parts = (
             prompt_parser.get_learned_conditioning,
-            negative_prompts,
-            total_steps,
-            [self.cached_uc],
-            self.extra_network_data,
-        )
-        self.c = self.get_conds_with_caching(
             prompt_parser.get_multicond_learned_conditioning,
-            prompts,
-            total_steps,
-            [self.cached_c],
-            self.extra_network_data,
         )
+        uc = self.get_conds_with_caching(encode, negative, steps, caches[1], tags, hires_steps)
+        c = self.get_conds_with_caching(encode_parts, positive, steps, caches[0], tags, hires_steps)
+        return c, uc
 
     def get_conds(self) -> tuple[Any, Any]:
         """(conditions, negative conditions) of the pass that runs."""
         return self.c, self.uc
-
-    def clear_prompt_cache(self) -> None:
-        """Forget the conditions of the last generation."""
-        self.cached_c = [None, None]
-        self.cached_uc = [None, None]
-        StableDiffusionProcessing.cached_c = [None, None]
-        StableDiffusionProcessing.cached_uc = [None, None]
 
     def parse_extra_network_prompts(self) -> None:
         """Take tags such as `<lora:...>` out of the prompts of the current batch."""
@@ -354,27 +314,16 @@ class StableDiffusionProcessing:
         """Latents of one batch, or already decoded pictures."""
         raise NotImplementedError
 
-    def get_token_merging_ratio(self, for_hr: bool = False) -> float:
-        """The ratio of one of the passes."""
-        if for_hr:
-            own = self.token_merging_ratio_hr or self.token_merging_ratio
-            return own or opts.token_merging_ratio_hr or opts.token_merging_ratio
-        return self.token_merging_ratio or opts.token_merging_ratio
-
     def save_samples(self) -> bool:
         """Whether pictures of this job are written to disk now."""
         complete = not (shared.state.interrupted or shared.state.skipped)
-        wanted = opts.samples_save and not self.do_not_save_samples
-        return bool(wanted and (complete or getattr(opts, "save_incomplete_images", False)))
+        return bool(opts.samples_save and not self.do_not_save_samples and complete)
 
     def close(self) -> None:
         """Let go of everything large; called by whoever made the object."""
         self.sampler = None
         self.c = None
         self.uc = None
-        if not opts.persistent_cond_cache:
-            StableDiffusionProcessing.cached_c = [None, None]
-            StableDiffusionProcessing.cached_uc = [None, None]
 
 
 def create_random_tensors(
@@ -382,27 +331,9 @@ def create_random_tensors(
     seeds: Sequence[int],
     subseeds: Sequence[int] | None = None,
     subseed_strength: float = 0.0,
-    seed_resize_from_h: int = 0,
-    seed_resize_from_w: int = 0,
-    p: object = None,
 ) -> Tensor:
     """Starting noise (len(seeds), *shape)."""
-    del p
-    return rng.ImageRNG(
-        shape, seeds, subseeds, subseed_strength, seed_resize_from_h, seed_resize_from_w
-    ).next()
-
-
-def model_identity() -> tuple[str | None, str | None, str | None, str | None]:
-    """(checkpoint name, checkpoint hash, VAE name, VAE hash) for the infotext."""
-    model = shared.sd_model
-    info = model.sd_checkpoint_info
-    return (
-        info.name_for_extra,
-        model.sd_model_hash,
-        sd_vae.get_loaded_vae_name(),
-        sd_vae.get_loaded_vae_hash(),
-    )
+    return rng.ImageRNG(shape, seeds, subseeds, subseed_strength).next()
 
 
 def as_float_tensor(array: object) -> Tensor:

@@ -59,58 +59,15 @@ def uncrop(image: Image.Image, dest_size: tuple[int, int], paste_loc: Box) -> Im
 
 def apply_overlay(
     image: Image.Image, paste_loc: Box | None, overlay: Image.Image | None
-) -> tuple[Image.Image, Image.Image]:
-    """Lay the kept part of the input over the result.
-
-    Returns:
-        (composite, the result before the overlay, at the same size).
-    """
+) -> Image.Image:
+    """The kept part of the input over the result."""
     if overlay is None:
-        return image, image.copy()
+        return image
     if paste_loc is not None:
         image = uncrop(image, overlay.size, paste_loc)
-    before = image.copy()
     image = image.convert("RGBA")
     image.alpha_composite(overlay)
-    return image.convert("RGB"), before
-
-
-def setup_color_correction(image: Image.Image) -> np.ndarray:
-    """The colours that a result is to be matched to, CIE Lab (H, W, 3) uint8."""
-    return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2LAB)
-
-
-def apply_color_correction(correction: np.ndarray, original_image: Image.Image) -> Image.Image:
-    """Match the histogram of each Lab channel; the result's own luminosity stays."""
-    original = np.asarray(original_image.convert("RGB"))
-    source = cv2.cvtColor(original, cv2.COLOR_RGB2LAB)
-    matched = [_match_histogram(source[..., c], correction[..., c]) for c in range(3)]
-    lab = np.stack(matched, axis=-1).astype(np.uint8)
-    colors = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-    return Image.fromarray(_with_luminosity(colors, original))
-
-
-def _with_luminosity(colors: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Hue and saturation of `colors`, luminosity of `light` (W3C compositing, "luminosity")."""
-    weights = np.array([0.299, 0.587, 0.114])
-    wanted = (light / 255.0 @ weights)[..., None]
-    moved = colors / 255.0
-    moved = moved + wanted - (moved @ weights)[..., None]
-    low, high = moved.min(axis=-1, keepdims=True), moved.max(axis=-1, keepdims=True)
-    tiny = 1e-9
-    raised = wanted + (moved - wanted) * wanted / np.maximum(wanted - low, tiny)
-    moved = np.where(low < 0, raised, moved)
-    lowered = wanted + (moved - wanted) * (1 - wanted) / np.maximum(high - wanted, tiny)
-    moved = np.where(high > 1, lowered, moved)
-    return (np.clip(moved, 0, 1) * 255).astype(np.uint8)
-
-
-def _match_histogram(source: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(source, return_inverse=True, return_counts=True)
-    values, reference_counts = np.unique(reference, return_counts=True)
-    quantiles = np.cumsum(counts) / source.size
-    reference_quantiles = np.cumsum(reference_counts) / reference.size
-    return np.interp(quantiles, reference_quantiles, values)[inverse].reshape(source.shape)
+    return image.convert("RGB")
 
 
 def decode_latent_batch(

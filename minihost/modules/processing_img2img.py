@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from modules.processing_images import (
     blur_mask,
     create_binary_mask,
     opt_f,
-    setup_color_correction,
     to_tensor,
 )
 from modules.scripts import MaskBlendArgs
@@ -54,24 +52,17 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     inpaint_full_res: bool = True
     inpaint_full_res_padding: int = 0
     inpainting_mask_invert: int = 0
-    initial_noise_multiplier: float | None = None
-    latent_mask: Image.Image | None = None
-    force_task_id: str | None = None
 
     image_mask: Any = _run_time()
     nmask: Tensor | None = _run_time()
     image_conditioning: Tensor | None = _run_time()
-    init_img_hash: str | None = _run_time()
     mask_for_overlay: Image.Image | None = _run_time()
     init_latent: Tensor | None = _run_time()
-    extra_images: list = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.image_mask = self.mask
         self.mask = None
-        if self.initial_noise_multiplier is None:
-            self.initial_noise_multiplier = opts.initial_noise_multiplier
 
     @property
     def mask_blur(self) -> int | None:  # noqa: F811 - replaces the field's default
@@ -93,16 +84,10 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
 
         crop_region, image_mask = self._prepare_mask()
-        latent_mask = self.latent_mask if self.latent_mask is not None else image_mask
-        correct_colors = opts.img2img_color_correction and self.color_corrections is None
-        if correct_colors:
-            self.color_corrections = []
-        arrays = []
-        for img in self.init_images:
-            picture = self._prepare_picture(img, crop_region, image_mask, latent_mask)
-            if correct_colors:
-                self.color_corrections.append(setup_color_correction(picture))
-            arrays.append(to_tensor(picture))
+        arrays = [
+            to_tensor(self._prepare_picture(img, crop_region, image_mask))
+            for img in self.init_images
+        ]
         image = as_float_tensor(self._batch(arrays))
         self.init_latent = sd_samplers_common.images_tensor_to_samples(image, 0, self.sd_model)
         devices.torch_gc()
@@ -110,7 +95,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             size = (self.height // opt_f, self.width // opt_f)
             self.init_latent = F.interpolate(self.init_latent, size=size, mode="bilinear")
         if image_mask is not None:
-            self._prepare_latent_mask(latent_mask, all_seeds)
+            self._prepare_latent_mask(image_mask, all_seeds)
         self.image_conditioning = self.img2img_image_conditioning(
             image * 2 - 1, self.init_latent, image_mask, self.mask_round
         )
@@ -161,14 +146,8 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         img: Image.Image,
         crop_region: masking.Region | None,
         image_mask: Image.Image | None,
-        latent_mask: Image.Image | None,
     ) -> Image.Image:
         """One input as the VAE is to see it; its overlay is kept."""
-        if opts.save_init_img:
-            self.init_img_hash = hashlib.md5(img.tobytes()).hexdigest()  # noqa: S324
-            images.save_image(
-                img, str(opts.outdir_init_images), "", forced_filename=self.init_img_hash
-            )
         image = images.flatten(img, opts.img2img_background_color)
         if crop_region is None and self.resize_mode != LATENT_RESIZE:
             image = images.resize_image(self.resize_mode, image, self.width, self.height)
@@ -184,7 +163,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if crop_region is not None:
             image = images.resize_image(2, image.crop(crop_region), self.width, self.height)
         if image_mask is not None and self.inpainting_fill != ORIGINAL:
-            image = masking.fill(image, latent_mask)
+            image = masking.fill(image, image_mask)
             if self.inpainting_fill == FILL:
                 self.extra_generation_params["Masked content"] = "fill"
         return image
@@ -193,8 +172,6 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if len(arrays) == 1:
             if self.overlay_images is not None:
                 self.overlay_images = self.overlay_images * self.batch_size
-            if self.color_corrections is not None and len(self.color_corrections) == 1:
-                self.color_corrections = self.color_corrections * self.batch_size
             return np.expand_dims(arrays[0], axis=0).repeat(self.batch_size, axis=0)
         if len(arrays) > self.batch_size:
             msg = f"bad number of images passed: {len(arrays)}; expecting {self.batch_size} or less"
@@ -202,9 +179,9 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         self.batch_size = len(arrays)
         return np.array(arrays)
 
-    def _prepare_latent_mask(self, latent_mask: Image.Image, all_seeds: list[int]) -> None:
+    def _prepare_latent_mask(self, image_mask: Image.Image, all_seeds: list[int]) -> None:
         channels, height, width = self.init_latent.shape[1:]
-        small = latent_mask.convert("RGB").resize((width, height))
+        small = image_mask.convert("RGB").resize((width, height))
         array = np.array(small, dtype=np.float32)[..., 0] / 255
         if self.mask_round:
             array = np.around(array)
@@ -234,9 +211,6 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         """Latents (b, 4, h, w)."""
         del seeds, subseeds, subseed_strength, prompts
         x = self.rng.next()
-        if self.initial_noise_multiplier != 1.0:
-            self.extra_generation_params["Noise multiplier"] = self.initial_noise_multiplier
-            x = x * self.initial_noise_multiplier
         if self.scripts is not None:
             self.scripts.process_before_every_sampling(
                 p=self,
@@ -262,9 +236,3 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             samples = blended
         devices.torch_gc()
         return samples
-
-    def get_token_merging_ratio(self, for_hr: bool = False) -> float:
-        """The ratio of img2img."""
-        del for_hr
-        own = self.token_merging_ratio or opts.token_merging_ratio_img2img
-        return own or opts.token_merging_ratio

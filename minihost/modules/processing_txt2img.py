@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,7 +13,6 @@ from modules import (
     devices,
     extra_networks,
     images,
-    prompt_parser,
     rng,
     sd_models,
     sd_samplers,
@@ -24,16 +22,9 @@ from modules import (
 from modules.processing_base import StableDiffusionProcessing, _run_time, as_float_tensor
 from modules.processing_images import decode_latent_batch, opt_f, to_picture, to_tensor
 from modules.shared import opts, state
-from PIL import Image
 from torch import Tensor
 
 SAME_CHECKPOINT = "Use same checkpoint"
-
-
-def old_hires_fix_first_pass_dimensions(width: int, height: int) -> tuple[int, int]:
-    """First-pass size of the old hires fix: about 512 x 512 pixels, in steps of 64."""
-    scale = math.sqrt(512 * 512 / (width * height))
-    return math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
 
 
 @dataclass(repr=False)
@@ -42,8 +33,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
 
     enable_hr: bool = False
     denoising_strength: float = 0.75
-    firstphase_width: int = 0
-    firstphase_height: int = 0
     hr_scale: float = 2.0
     hr_upscaler: str | None = None
     hr_second_pass_steps: int = 0
@@ -54,7 +43,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_scheduler: str | None = None
     hr_prompt: str | list[str] = ""
     hr_negative_prompt: str | list[str] = ""
-    force_task_id: str | None = None
 
     cached_hr_uc: ClassVar[list] = [None, None]
     cached_hr_c: ClassVar[list] = [None, None]
@@ -64,7 +52,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_upscale_to_y: int = field(default=0, init=False)
     truncate_x: int = field(default=0, init=False)
     truncate_y: int = field(default=0, init=False)
-    applied_old_hires_behavior_to: tuple[int, int] | None = _run_time()
     latent_scale_mode: dict | None = _run_time()
     hr_c: Any = _run_time()
     hr_uc: Any = _run_time()
@@ -76,21 +63,11 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.firstphase_width != 0 or self.firstphase_height != 0:
-            self.hr_upscale_to_x, self.hr_upscale_to_y = self.width, self.height
-            self.hr_resize_x, self.hr_resize_y = self.width, self.height
-            self.width, self.height = self.firstphase_width, self.firstphase_height
         self.cached_hr_uc = StableDiffusionProcessingTxt2Img.cached_hr_uc
         self.cached_hr_c = StableDiffusionProcessingTxt2Img.cached_hr_c
 
     def calculate_target_resolution(self) -> None:
         """Size of the second pass; may be called early and repeatedly."""
-        applied = self.applied_old_hires_behavior_to
-        if opts.use_old_hires_fix_width_height and applied != (self.width, self.height):
-            self.hr_resize_x, self.hr_resize_y = self.width, self.height
-            self.width, self.height = old_hires_fix_first_pass_dimensions(self.width, self.height)
-            self.applied_old_hires_behavior_to = (self.width, self.height)
-
         width, height = self.width, self.height
         to_x, to_y = self.hr_resize_x, self.hr_resize_y
         self.truncate_x = self.truncate_y = 0
@@ -155,9 +132,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         if state.job_count == -1:
             state.job_count = self.n_iter
-        second = self.hr_second_pass_steps or self.steps
-        first = 0 if getattr(self, "txt2img_upscale", False) else self.steps
-        shared.total_tqdm.updateTotal((first + second) * state.job_count)
         state.job_count *= 2
         state.processing_has_refined_job_count = True
 
@@ -247,8 +221,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.seeds,
             subseeds=subseeds,
             subseed_strength=subseed_strength,
-            seed_resize_from_h=self.seed_resize_from_h,
-            seed_resize_from_w=self.seed_resize_from_w,
         )
         noise = self.rng.next()
         self._prepare_hr_conds()
@@ -266,7 +238,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             steps=self.hr_second_pass_steps or self.steps,
             image_conditioning=image_conditioning,
         )
-        sd_models.apply_token_merging(self.sd_model, self.get_token_merging_ratio())
         self.sampler = None
         devices.torch_gc()
         decoded = decode_latent_batch(
@@ -282,17 +253,13 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         return samples[:, :, top : samples.shape[2] - bottom, left : samples.shape[3] - right]
 
     def _prepare_hr_conds(self) -> None:
-        """Extra networks, prompts and token merging of the second pass."""
+        """Extra networks and prompts of the second pass."""
         devices.torch_gc()
         with devices.autocast():
-            if not self.disable_extra_networks:
-                extra_networks.activate(self, self.hr_extra_network_data)
+            extra_networks.activate(self, self.hr_extra_network_data)
             self.calculate_hr_conds()
-        sd_models.apply_token_merging(self.sd_model, self.get_token_merging_ratio(for_hr=True))
 
     def _upscale_latents(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        for index in range(samples.shape[0]):
-            self._save_intermediate(index, lambda i: sd_samplers.sample_to_image(samples, i, 0))
         size = (self.hr_upscale_to_y // opt_f, self.hr_upscale_to_x // opt_f)
         samples = F.interpolate(
             samples,
@@ -310,12 +277,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     def _upscale_pictures(self, decoded_samples: Tensor) -> tuple[Tensor, Tensor]:
         pictures = torch.clamp((decoded_samples + 1.0) / 2.0, min=0.0, max=1.0)
         upscaled = []
-        for index, sample in enumerate(pictures):
-            image = to_picture(sample)
-            self._save_intermediate(index, lambda i, image=image: image)
+        for sample in pictures:
             image = images.resize_image(
                 0,
-                image,
+                to_picture(sample),
                 self.hr_upscale_to_x,
                 self.hr_upscale_to_y,
                 upscaler_name=self.hr_upscaler,
@@ -326,31 +291,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         # Parity: inpainting models get the 0..1 picture here, not -1..1, as in the WebUI.
         return samples, self.img2img_image_conditioning(batch, samples)
 
-    def _save_intermediate(self, index: int, make: Callable[[int], Image.Image]) -> None:
-        if not (self.save_samples() and opts.save_images_before_highres_fix):
-            return
-        from modules.processing_infotext import create_infotext
-
-        text = create_infotext(
-            self,
-            self.all_prompts,
-            self.all_seeds,
-            self.all_subseeds,
-            iteration=self.iteration,
-            position_in_batch=index,
-        )
-        images.save_image(
-            make(index),
-            self.outpath_samples,
-            "",
-            self.seeds[index],
-            self.prompts[index],
-            opts.samples_format,
-            info=text,
-            p=self,
-            suffix="-before-highres-fix",
-        )
-
     # ---- prompts of the second pass ----
 
     def setup_prompts(self) -> None:
@@ -360,40 +300,23 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         self.hr_prompt = self.hr_prompt or self.prompt
         self.hr_negative_prompt = self.hr_negative_prompt or self.negative_prompt
-        self.all_hr_prompts = self._hires_list(self.hr_prompt, False)
-        self.all_hr_negative_prompts = self._hires_list(self.hr_negative_prompt, True)
+        self.all_hr_prompts = self._hires_list(self.hr_prompt)
+        self.all_hr_negative_prompts = self._hires_list(self.hr_negative_prompt)
 
-    def _hires_list(self, prompt: str | list[str], negative: bool) -> list[str]:
-        given = prompt if isinstance(prompt, list) else [prompt] * len(self.all_prompts)
-        return [self._styled(text, negative) for text in given]
+    def _hires_list(self, prompt: str | list[str]) -> list[str]:
+        return prompt if isinstance(prompt, list) else [prompt] * len(self.all_prompts)
 
     def calculate_hr_conds(self) -> None:
         """Encode the prompts of the second pass, unless done already."""
         if self.hr_c is not None:
             return
-        size = {"width": self.hr_upscale_to_x, "height": self.hr_upscale_to_y}
-        prompts = prompt_parser.SdConditioning(self.hr_prompts, **size)
-        negative = prompt_parser.SdConditioning(
-            self.hr_negative_prompts, **size, is_negative_prompt=True
-        )
-        config = sd_samplers.find_sampler_config(self.hr_sampler_name or self.sampler_name)
-        steps = self.hr_second_pass_steps or self.steps
-        total_steps = config.total_steps(steps) if config else steps
-        self.hr_uc = self.get_conds_with_caching(
-            prompt_parser.get_learned_conditioning,
-            negative,
-            self.firstpass_steps,
-            [self.cached_hr_uc, self.cached_uc],
+        name = self.hr_sampler_name or self.sampler_name
+        self.hr_c, self.hr_uc = self.encode_prompts(
+            (self.hr_prompts, self.hr_negative_prompts),
+            (self.hr_upscale_to_x, self.hr_upscale_to_y),
+            ([self.cached_hr_c, self.cached_c], [self.cached_hr_uc, self.cached_uc]),
             self.hr_extra_network_data,
-            total_steps,
-        )
-        self.hr_c = self.get_conds_with_caching(
-            prompt_parser.get_multicond_learned_conditioning,
-            prompts,
-            self.firstpass_steps,
-            [self.cached_hr_c, self.cached_c],
-            self.hr_extra_network_data,
-            total_steps,
+            self.total_steps(name, self.hr_second_pass_steps or self.steps),
         )
 
     def setup_conds(self) -> None:
@@ -405,9 +328,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         super().setup_conds()
         self.hr_uc = None
         self.hr_c = None
-        same_model = self.hr_checkpoint_info is None
-        if self.enable_hr and same_model and opts.hires_fix_use_firstpass_conds:
-            self.calculate_hr_conds()
 
     def get_conds(self) -> tuple[Any, Any]:
         """(conditions, negative conditions) of the pass that runs."""
@@ -432,9 +352,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         super().close()
         self.hr_c = None
         self.hr_uc = None
-        if not opts.persistent_cond_cache:
-            StableDiffusionProcessingTxt2Img.cached_hr_uc = [None, None]
-            StableDiffusionProcessingTxt2Img.cached_hr_c = [None, None]
 
 
 def _hires_text(list_name: str, same_as: str) -> Callable[..., str | None]:

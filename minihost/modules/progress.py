@@ -16,9 +16,7 @@ from pydantic import BaseModel, Field
 current_task: str | None = None
 pending_tasks: OrderedDict[str, float] = OrderedDict()
 finished_tasks: list[str] = []
-recorded_results: list[tuple[str, Any]] = []
 _KEEP_FINISHED = 16
-_KEEP_RESULTS = 2
 
 
 def start_task(id_task: str | None) -> None:
@@ -41,12 +39,6 @@ def create_task_id(task_type: str) -> str:
     """Return `task(<type>-<random>)`."""
     letters = string.ascii_uppercase + string.digits
     return f"task({task_type}-{''.join(secrets.choice(letters) for _ in range(7))})"
-
-
-def record_results(id_task: str | None, res: Any) -> None:
-    """Keep the latest results, for a page that lost its connection."""
-    recorded_results.append((id_task, res))
-    del recorded_results[:-_KEEP_RESULTS]
 
 
 def add_task_to_queue(id_task: str) -> None:
@@ -79,15 +71,9 @@ class ProgressResponse(BaseModel):
 def setup_progress_api(app: Any) -> None:
     """Add the page's routes."""
     app.add_api_route("/internal/ping", lambda: {}, methods=["GET"])
-    app.add_api_route("/internal/pending-tasks", get_pending_tasks, methods=["GET"])
     app.add_api_route(
         "/internal/progress", progressapi, methods=["POST"], response_model=ProgressResponse
     )
-
-
-def get_pending_tasks() -> dict[str, Any]:
-    """Names of the waiting tasks."""
-    return {"size": len(pending_tasks), "tasks": list(pending_tasks)}
 
 
 def job_progress() -> float:
@@ -127,23 +113,13 @@ def progressapi(req: ProgressRequest) -> ProgressResponse:
 
 
 def _live_preview(req: ProgressRequest) -> tuple[str | None, int]:
-    if not (shared.opts.live_previews_enable and req.live_preview):
+    if not req.live_preview:
         return None, req.id_live_preview
     shared.state.set_current_image()
     image = shared.state.current_image
     if shared.state.id_live_preview == req.id_live_preview or image is None:
         return None, req.id_live_preview
-    kind = shared.opts.live_previews_image_format
     buffered = io.BytesIO()
-    if kind == "jpeg":
-        image = image.convert("RGB")
-    image.save(buffered, format=kind)
+    image.save(buffered, format="png")
     text = base64.b64encode(buffered.getvalue()).decode("ascii")
-    return f"data:image/{kind};base64,{text}", shared.state.id_live_preview
-
-
-def restore_progress(id_task: str) -> Any:
-    """Wait for a task and return its recorded result, or None."""
-    while id_task == current_task or id_task in pending_tasks:
-        time.sleep(0.1)
-    return next((res for task, res in recorded_results if task == id_task), None)
+    return f"data:image/png;base64,{text}", shared.state.id_live_preview

@@ -97,12 +97,10 @@ def _is_text(nodes: list[_Node]) -> bool:
     return all(isinstance(node, str) for node in nodes)
 
 
-def _when_step(when: str, steps: int, hires: bool, base_steps: int, old: bool) -> int:
+def _when_step(when: str, steps: int, hires: bool, base_steps: int) -> int:
     """Last step of the first half of `[a:b:when]`, relative to this pass."""
     value = float(when)
-    if old:
-        value = value * steps if value < 1 else value
-    elif "." in when:
+    if "." in when:
         value = (value - (1.0 if hires else 0.0)) * steps
     else:
         value -= base_steps if hires else 0
@@ -113,7 +111,6 @@ def get_learned_conditioning_prompt_schedules(
     prompts: Sequence[str],
     base_steps: int,
     hires_steps: int | None = None,
-    use_old_scheduling: bool = False,
 ) -> list[list[list]]:
     """For each prompt a list of `[last step, text]`, steps counted from 1.
 
@@ -121,13 +118,12 @@ def get_learned_conditioning_prompt_schedules(
         prompts: texts.
         base_steps: steps of the first pass.
         hires_steps: steps of the hires pass, whose schedule is wanted; None for the first pass.
-        use_old_scheduling: numbers below 1 are fractions, all others steps.
 
     >>> get_learned_conditioning_prompt_schedules(["a [b:c:0.5]"], 10)
     [[[5, 'a b'], [10, 'a c']]]
     """
-    hires = hires_steps is not None and not use_old_scheduling
-    steps = base_steps if hires_steps is None or use_old_scheduling else hires_steps
+    hires = hires_steps is not None
+    steps = base_steps if hires_steps is None else hires_steps
 
     def ends(nodes: list[_Node]) -> Iterator[int]:
         for node in nodes:
@@ -141,7 +137,7 @@ def get_learned_conditioning_prompt_schedules(
                     yield from ends(option)
 
     def step_of(node: _Scheduled) -> int:
-        return _when_step(node.when, steps, hires, base_steps, use_old_scheduling)
+        return _when_step(node.when, steps, hires, base_steps)
 
     def text_at(nodes: list[_Node], step: int) -> str:
         text = ""
@@ -257,11 +253,6 @@ class SdConditioning(list):
 class DictWithShape(dict):
     """Condition of models with several parts; its shape is that of the token part."""
 
-    def __init__(self, x: dict[str, Tensor], shape: object = None) -> None:
-        del shape
-        super().__init__()
-        self.update(x)
-
     @property
     def shape(self) -> torch.Size:
         """Shape of `crossattn`."""
@@ -273,12 +264,6 @@ class DictWithShape(dict):
             if isinstance(value, Tensor):
                 self[key] = value.to(*args, **kwargs)
         return self
-
-    def advanced_indexing(self, item: object) -> DictWithShape:
-        """Rows of every tensor."""
-        return DictWithShape(
-            {key: value[item] for key, value in self.items() if isinstance(value, Tensor)}
-        )
 
 
 class ComposableScheduledPromptConditioning:
@@ -304,12 +289,9 @@ def get_learned_conditioning(
     prompts: Sequence[str],
     steps: int,
     hires_steps: int | None = None,
-    use_old_scheduling: bool = False,
 ) -> list[list[ScheduledPromptConditioning]]:
     """Encode prompts with their schedules; equal prompts are encoded once."""
-    schedules = get_learned_conditioning_prompt_schedules(
-        prompts, steps, hires_steps, use_old_scheduling
-    )
+    schedules = get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps)
     cache: dict[str, list[ScheduledPromptConditioning]] = {}
     result = []
     for prompt, schedule in zip(prompts, schedules, strict=True):
@@ -363,11 +345,10 @@ def get_multicond_learned_conditioning(
     prompts: Sequence[str],
     steps: int,
     hires_steps: int | None = None,
-    use_old_scheduling: bool = False,
 ) -> MulticondLearnedConditioning:
     """Encode prompts that may contain AND."""
     indexes, flat, _ = get_multicond_prompt_list(prompts)
-    learned = get_learned_conditioning(model, flat, steps, hires_steps, use_old_scheduling)
+    learned = get_learned_conditioning(model, flat, steps, hires_steps)
     batch = [
         [ComposableScheduledPromptConditioning(learned[i], weight) for i, weight in parts]
         for parts in indexes

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,18 +117,14 @@ def load_with_extra(
     filename: Any, extra_handler: Callable | None = None, *args: Any, **kwargs: Any
 ) -> Any:
     """`load` with a function `(module, name)` that may allow further names."""
-    from modules import shared
-
     try:
-        if not shared.cmd_opts.disable_safe_unpickle:
-            check_pt(filename, extra_handler)
+        check_pt(filename, extra_handler)
     except Exception as e:
         kind = (
             "is malicious or damaged" if isinstance(e, pickle.UnpicklingError) else "is unreadable"
         )
         errors.report(
-            f"Error verifying pickled file from {filename}: it {kind} and will not be read.\n"
-            "Start with --disable-safe-unpickle to read it all the same.",
+            f"Error verifying pickled file from {filename}: it {kind} and will not be read.",
             exc_info=True,
         )
         return None
@@ -151,17 +146,6 @@ class Extra:
 
     def __exit__(self, *exc: object) -> None:
         sys.modules[__name__].global_extra_handler = None
-
-
-@contextlib.contextmanager
-def original_torch_load() -> Iterator[None]:
-    """Context in which `torch.load` is torch's own."""
-    current = torch.load
-    torch.load = unsafe_torch_load
-    try:
-        yield
-    finally:
-        torch.load = current
 
 
 torch.load = load

@@ -10,54 +10,55 @@ from typing import Any
 AlwaysVisible = object()
 
 
+@dataclass(eq=False)
 class MaskBlendArgs:
     """A blend of repainted and kept latents; `blended_latent` may be replaced."""
 
-    def __init__(
-        self, current_latent: Any, nmask: Any, init_latent: Any, mask: Any, blended_latent: Any,
-        denoiser: Any = None, sigma: Any = None,
-    ) -> None:  # fmt: skip
-        self.current_latent = current_latent
-        self.nmask = nmask
-        self.init_latent = init_latent
-        self.mask = mask
-        self.blended_latent = blended_latent
-        self.denoiser = denoiser
-        self.is_final_blend = denoiser is None
-        self.sigma = sigma
+    current_latent: Any
+    nmask: Any
+    init_latent: Any
+    mask: Any
+    blended_latent: Any
+    denoiser: Any = None
+    sigma: Any = None
+
+    @property
+    def is_final_blend(self) -> bool:
+        """Whether it is the one after sampling."""
+        return self.denoiser is None
 
 
+@dataclass(eq=False)
 class PostSampleArgs:
     """Latents, or already decoded pictures, of one batch."""
 
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
+    samples: Any
 
 
+@dataclass(eq=False)
 class PostprocessImageArgs:
     """One picture; `image` may be replaced."""
 
-    def __init__(self, image: Any) -> None:
-        self.image = image
+    image: Any
 
 
+@dataclass(eq=False)
 class PostProcessMaskOverlayArgs:
     """Mask and overlay of one picture."""
 
-    def __init__(self, index: int, mask_for_overlay: Any, overlay_image: Any) -> None:
-        self.index = index
-        self.mask_for_overlay = mask_for_overlay
-        self.overlay_image = overlay_image
+    index: int
+    mask_for_overlay: Any
+    overlay_image: Any
 
 
+@dataclass(eq=False)
 class PostprocessBatchListArgs:
     """Pictures of one batch; the list may change its length."""
 
-    def __init__(self, images: list) -> None:
-        self.images = images
+    images: list
 
 
-@dataclass
+@dataclass(eq=False)
 class OnComponent:
     """Argument of `on_before_component` and `on_after_component` callbacks."""
 
@@ -160,27 +161,18 @@ class Script:
 
     def on_before_component(self, callback: Callable, *, elem_id: str) -> None:
         """Call `callback(OnComponent)` before the component with this id is made."""
-        if self.on_before_component_elem_id is None:
-            self.on_before_component_elem_id = []
-        self.on_before_component_elem_id.append((elem_id, callback))
+        known = self.on_before_component_elem_id or []
+        self.on_before_component_elem_id = [*known, (elem_id, callback)]
 
     def on_after_component(self, callback: Callable, *, elem_id: str) -> None:
         """Call `callback(OnComponent)` after the component with this id was made."""
-        if self.on_after_component_elem_id is None:
-            self.on_after_component_elem_id = []
-        self.on_after_component_elem_id.append((elem_id, callback))
-
-    def describe(self) -> str:
-        """Description; unused."""
-        return ""
+        known = self.on_after_component_elem_id or []
+        self.on_after_component_elem_id = [*known, (elem_id, callback)]
 
     def elem_id(self, item_id: str) -> str:
         """Element id `script_[<tab>_]<title>_<item>`; the tab appears if shown alike on both."""
-        need_tabname = self.show(True) == self.show(False)
-        tabkind = "img2img" if self.is_img2img else "txt2img"
-        tabname = f"{tabkind}_" if need_tabname else ""
         title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", self.title().lower()))
-        return f"script_{tabname}{title}_{item_id}"
+        return f"script_{_tab_prefix(self)}{title}_{item_id}"
 
 
 class ScriptBuiltinUI(Script):
@@ -190,11 +182,13 @@ class ScriptBuiltinUI(Script):
 
     def elem_id(self, item_id: str) -> str:
         """Element id `<tab>_<item>`."""
-        need_tabname = self.show(True) == self.show(False)
-        tabkind = "img2img" if self.is_img2img else "txt2img"
-        tabname = f"{tabkind}_" if need_tabname else ""
-        return f"{tabname}{item_id}"
+        return f"{_tab_prefix(self)}{item_id}"
 
     def show(self, is_img2img: bool) -> Any:
         """Always there."""
         return AlwaysVisible
+
+
+def _tab_prefix(script: Script) -> str:
+    tab = "img2img" if script.is_img2img else "txt2img"
+    return f"{tab}_" if script.show(True) == script.show(False) else ""

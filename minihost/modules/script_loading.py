@@ -26,27 +26,16 @@ def load_module(path: str) -> ModuleType:
     return module
 
 
-def extension_folders() -> list[tuple[str, str, bool]]:
-    """List `(name, path, is_builtin)` of every folder that may hold an extension.
-
-    Built-in folders come first, then the user's; each group by case-sensitive name. Folders from
-    `--extension-dir` belong to the user's group.
-    """
-    found = _subfolders(paths_internal.extensions_builtin_dir, is_builtin=True)
-    user = {name: path for name, path, _ in _subfolders(paths_internal.extensions_dir, False)}
-    for folder in _extra_folders():
-        is_repository = str(folder) == paths_internal.repository_path
-        name = paths_internal.repository_extension_name if is_repository else folder.name
-        user.setdefault(name, str(folder))
-    return found + [(name, user[name], False) for name in sorted(user)]
-
-
-def _subfolders(parent: str, is_builtin: bool) -> list[tuple[str, str, bool]]:
-    folder = Path(parent)
-    if not folder.is_dir():
-        return []
-    entries = sorted(p for p in folder.iterdir() if p.is_dir())
-    return [(p.name, str(p), is_builtin) for p in entries]
+def extension_folders() -> list[tuple[str, str]]:
+    """List `(name, path)` of every folder that may hold an extension, by case-sensitive name."""
+    folder = Path(paths_internal.extensions_dir)
+    found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    by_name = {path.name: str(path) for path in found}
+    for path in _extra_folders():
+        is_repository = str(path) == paths_internal.repository_path
+        name = paths_internal.repository_extension_name if is_repository else path.name
+        by_name.setdefault(name, str(path))
+    return sorted(by_name.items())
 
 
 def _extra_folders() -> list[Path]:
@@ -63,10 +52,9 @@ def preload_all(parser: argparse.ArgumentParser) -> None:
     from modules.launch_utils import disabled_extension_names
 
     disabled = disabled_extension_names()
-    for name, path, is_builtin in extension_folders():
+    for name, path in extension_folders():
         file = Path(path) / "preload.py"
-        blocked = "*" in disabled if is_builtin else disabled & {"*", "extra", name}
-        if blocked or name in disabled or not file.is_file():
+        if name in disabled or not file.is_file():
             continue
         try:
             module = load_module(os.fspath(file))

@@ -17,6 +17,15 @@ from modules.script_base import AlwaysVisible, OnComponent, Script
 _COMPONENT_METHODS = ("before_component", "after_component")
 
 
+def _guarded(method: str) -> Callable[..., None]:
+    """The runner's function that calls a method of all scripts that override it."""
+
+    def call(self: ScriptRunner, p: Any, *first: Any, **kwargs: Any) -> None:
+        self._call(method, p, *first, **kwargs)
+
+    return call
+
+
 class ScriptRunner:
     """Instances of all scripts for one tab."""
 
@@ -157,17 +166,13 @@ class ScriptRunner:
 
     def run(self, p: Any, *args: Any) -> Any:
         """Run the selected script of the list; None if none is selected."""
-        from modules import shared
-
         index = args[0] if args else 0
         if not index:
             return None
         script = self.selectable_scripts[index - 1]
         if script is None:
             return None
-        processed = script.run(p, *args[script.args_from : script.args_to])
-        shared.total_tqdm.clear()
-        return processed
+        return script.run(p, *args[script.args_from : script.args_to])
 
     def script(self, title: str) -> Script | None:
         """The script with this title, in any case."""
@@ -217,65 +222,24 @@ class ScriptRunner:
             except Exception:
                 errors.report(f"Error running setup: {script.filename}", exc_info=True)
 
-    def before_process(self, p: Any) -> None:
-        """Call `before_process`."""
-        self._call("before_process", p)
-
-    def process(self, p: Any) -> None:
-        """Call `process`."""
-        self._call("process", p)
-
-    def before_process_batch(self, p: Any, **kwargs: Any) -> None:
-        """Call `before_process_batch`."""
-        self._call("before_process_batch", p, **kwargs)
-
-    def after_extra_networks_activate(self, p: Any, **kwargs: Any) -> None:
-        """Call `after_extra_networks_activate`."""
-        self._call("after_extra_networks_activate", p, **kwargs)
-
-    def process_batch(self, p: Any, **kwargs: Any) -> None:
-        """Call `process_batch`."""
-        self._call("process_batch", p, **kwargs)
-
-    def before_hr(self, p: Any) -> None:
-        """Call `before_hr`."""
-        self._call("before_hr", p)
-
-    def process_before_every_sampling(self, p: Any, **kwargs: Any) -> None:
-        """Call `process_before_every_sampling`."""
-        self._call("process_before_every_sampling", p, **kwargs)
-
-    def postprocess(self, p: Any, processed: Any) -> None:
-        """Call `postprocess`."""
-        self._call("postprocess", p, processed)
+    before_process = _guarded("before_process")
+    process = _guarded("process")
+    before_process_batch = _guarded("before_process_batch")
+    after_extra_networks_activate = _guarded("after_extra_networks_activate")
+    process_batch = _guarded("process_batch")
+    before_hr = _guarded("before_hr")
+    process_before_every_sampling = _guarded("process_before_every_sampling")
+    postprocess = _guarded("postprocess")
+    postprocess_batch_list = _guarded("postprocess_batch_list")
+    post_sample = _guarded("post_sample")
+    on_mask_blend = _guarded("on_mask_blend")
+    postprocess_image = _guarded("postprocess_image")
+    postprocess_maskoverlay = _guarded("postprocess_maskoverlay")
+    postprocess_image_after_composite = _guarded("postprocess_image_after_composite")
 
     def postprocess_batch(self, p: Any, images: Any, **kwargs: Any) -> None:
-        """Call `postprocess_batch`."""
+        """Call `postprocess_batch`; it gets the pictures by name."""
         self._call("postprocess_batch", p, images=images, **kwargs)
-
-    def postprocess_batch_list(self, p: Any, pp: Any, **kwargs: Any) -> None:
-        """Call `postprocess_batch_list`."""
-        self._call("postprocess_batch_list", p, pp, **kwargs)
-
-    def post_sample(self, p: Any, ps: Any) -> None:
-        """Call `post_sample`."""
-        self._call("post_sample", p, ps)
-
-    def on_mask_blend(self, p: Any, mba: Any) -> None:
-        """Call `on_mask_blend`."""
-        self._call("on_mask_blend", p, mba)
-
-    def postprocess_image(self, p: Any, pp: Any) -> None:
-        """Call `postprocess_image`."""
-        self._call("postprocess_image", p, pp)
-
-    def postprocess_maskoverlay(self, p: Any, ppmo: Any) -> None:
-        """Call `postprocess_maskoverlay`."""
-        self._call("postprocess_maskoverlay", p, ppmo)
-
-    def postprocess_image_after_composite(self, p: Any, pp: Any) -> None:
-        """Call `postprocess_image_after_composite`."""
-        self._call("postprocess_image_after_composite", p, pp)
 
     def before_component(self, component: Any, **kwargs: Any) -> None:
         """A component of the tab is about to be made."""
@@ -317,26 +281,6 @@ class ScriptRunner:
                     self.scripts[index].filename = script.filename
                     self.scripts[index].args_from = script.args_from
                     self.scripts[index].args_to = script.args_to
-
-    def set_named_arg(
-        self, args: list, script_name: str, arg_elem_id: str, value: Any, fuzzy: bool = False
-    ) -> None:
-        """Set one argument of a script, found by its component's element id.
-
-        Raises:
-            RuntimeError: no such script, or no such argument.
-        """
-        script = next((x for x in self.scripts if x.name == script_name), None)
-        if script is None:
-            msg = f"script {script_name} not found"
-            raise RuntimeError(msg)
-        for i, control in enumerate(script.controls):
-            elem_id = control.elem_id or ""
-            if arg_elem_id in elem_id if fuzzy else arg_elem_id == elem_id:
-                args[script.args_from + i] = value
-                return
-        msg = f"arg_elem_id {arg_elem_id} not found in script {script_name}"
-        raise RuntimeError(msg)
 
 
 def _title(script: Script) -> str:

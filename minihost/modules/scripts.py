@@ -16,8 +16,6 @@ from modules import (
     paths_internal,
     script_callbacks,
     script_loading,
-    scripts_postprocessing,
-    timer,
     util_sort,
 )
 from modules.extensions import ScriptFile
@@ -56,12 +54,10 @@ class ScriptWithDependencies:
 
 
 scripts_data: list[ScriptClassData] = []
-postprocessing_scripts_data: list[ScriptClassData] = []
 current_basedir = paths_internal.script_path
 
 scripts_txt2img: ScriptRunner = ScriptRunner()
 scripts_img2img: ScriptRunner = ScriptRunner()
-scripts_postproc = scripts_postprocessing.ScriptPostprocessingRunner()
 scripts_current: ScriptRunner | None = None
 
 
@@ -102,11 +98,10 @@ def list_scripts(
 def _with_dependencies(
     ext: extensions.Extension, folder: str, file: ScriptFile
 ) -> ScriptWithDependencies:
-    prefix = "builtin/" if ext.is_builtin else ""
     section = f"{folder}/{file.filename}"
     metadata = ext.metadata
     return ScriptWithDependencies(
-        script_canonical_name=f"{prefix}{ext.canonical_name}/{file.filename}",
+        script_canonical_name=f"{ext.canonical_name}/{file.filename}",
         file=file,
         requires=metadata.get_script_requirements("Requires", section, folder),
         load_before=metadata.get_script_requirements("Before", section, folder),
@@ -143,22 +138,16 @@ def list_files_with_name(filename: str) -> list[str]:
 def register_scripts_from_module(module: ModuleType, file: ScriptFile) -> None:
     """Register every script class found among a module's names, imported ones included."""
     for value in list(vars(module).values()):
-        if not inspect.isclass(value):
-            continue
-        data = ScriptClassData(value, file.path, file.basedir, module)
-        if issubclass(value, Script):
-            scripts_data.append(data)
-        elif issubclass(value, scripts_postprocessing.ScriptPostprocessing):
-            postprocessing_scripts_data.append(data)
+        if inspect.isclass(value) and issubclass(value, Script):
+            scripts_data.append(ScriptClassData(value, file.path, file.basedir, module))
 
 
 def load_scripts() -> None:
     """Forget all scripts and callbacks, execute every script file and make new runners."""
-    global current_basedir, scripts_txt2img  # noqa: PLW0603 (names that extensions read)
-    global scripts_img2img, scripts_postproc  # noqa: PLW0603
+    # Names that extensions read.
+    global current_basedir, scripts_txt2img, scripts_img2img  # noqa: PLW0603
 
     scripts_data.clear()
-    postprocessing_scripts_data.clear()
     script_callbacks.clear_callbacks()
     files = list_scripts("scripts", ".py")
     files += list_scripts("modules/processing_scripts", ".py", include_extensions=False)
@@ -174,10 +163,8 @@ def load_scripts() -> None:
         finally:
             sys.path = syspath
             current_basedir = paths_internal.script_path
-            timer.startup_timer.record(file.filename)
     scripts_txt2img = ScriptRunner()
     scripts_img2img = ScriptRunner()
-    scripts_postproc = scripts_postprocessing.ScriptPostprocessingRunner()
 
 
 def reload_script_body_only() -> None:

@@ -10,6 +10,8 @@ from modules import devices, prompt_parser, shared
 from torch import Tensor, nn
 
 CHUNK_LENGTH = 75
+COMMA_BACKTRACK = 20
+"""A chunk ends after a comma that is at most so many tokens before its end."""
 
 
 @dataclass
@@ -37,9 +39,6 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
         self.id_end = tokenizer.eos_token_id
         self.id_pad = tokenizer.eos_token_id
         self.comma_token = self._comma_token()
-        self.input_key = "txt"
-        self.is_trainable = False
-        self.legacy_ucg_val = None
 
     @property
     def transformer(self) -> nn.Module:
@@ -72,8 +71,7 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
 
     def tokenize_line(self, line: str) -> tuple[list[PromptChunk], int]:
         """Chunks of one prompt and its number of tokens."""
-        literal = getattr(shared.opts, "emphasis", "Original") == "None"
-        parsed = [[line, 1.0]] if literal else prompt_parser.parse_prompt_attention(line)
+        parsed = prompt_parser.parse_prompt_attention(line)
         ids_of = iter(self.tokenize([text for text, weight in parsed if weight != -1]))
         builder = _ChunkBuilder(self)
         for text, weight in parsed:
@@ -113,19 +111,16 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
         """Encode one window of every text (rows, 77) and weigh its tokens."""
         z = self.encode_with_transformers(torch.asarray(tokens).to(self.device))
         weights = torch.asarray(multipliers).to(z)
-        emphasis = str(getattr(shared.opts, "emphasis", "Original"))
         # Equal weights change nothing, but the mean of an untrained encoder can be exactly 0.
-        if emphasis in ("Ignore", "None") or bool((weights == 1).all()):
+        if bool((weights == 1).all()):
             return z
         mean = z.mean()
         z = z * weights.unsqueeze(-1)
-        if emphasis == "No norm":
-            return z
         return z * (mean / z.mean())
 
     def encode_with_transformers(self, tokens: Tensor) -> Tensor:
         """Context (rows, 77, width) of token ids (rows, 77), clip skip applied."""
-        skip = int(getattr(shared.opts, "CLIP_stop_at_last_layers", 1) or 1)
+        skip = shared.opts.CLIP_stop_at_last_layers
         outputs = self.transformer(input_ids=tokens, output_hidden_states=skip > 1)
         if skip <= 1:
             return outputs.last_hidden_state
@@ -142,11 +137,6 @@ class FrozenCLIPEmbedderWithCustomWords(nn.Module):
     def get_target_prompt_token_count(self, token_count: int) -> int:
         """Tokens that fit into the chunks needed for `token_count`."""
         return -(-max(token_count, 1) // self.chunk_length) * self.chunk_length
-
-    def encode_embedding_init_text(self, init_text: str, nvpt: int) -> Tensor:
-        """Input embeddings (tokens, width) of a text, at most `nvpt` rows."""
-        ids = torch.asarray(self.tokenize([init_text])[0][:nvpt]).to(self.device)
-        return self.transformer.get_input_embeddings()(ids)
 
 
 class FrozenCLIPEmbedderForSDXLWithCustomWords(FrozenCLIPEmbedderWithCustomWords):
@@ -191,18 +181,16 @@ class _ChunkBuilder:
         self.count = 0
 
     def add(self, token: int, weight: float) -> None:
-        backtrack = int(getattr(shared.opts, "comma_padding_backtrack", 20))
         length = self.encoder.chunk_length
         if token == self.encoder.comma_token:
             self.last_comma = len(self.tokens)
         elif len(self.tokens) == length:
-            near = self.last_comma != -1 and length - self.last_comma <= backtrack
-            if backtrack != 0 and near:
-                cut = self.last_comma + 1
-                moved, moved_weights = self.tokens[cut:], self.weights[cut:]
-                self.tokens, self.weights = self.tokens[:cut], self.weights[:cut]
-                self.close()
-                self.tokens, self.weights = moved, moved_weights
+            is_near = self.last_comma != -1 and length - self.last_comma <= COMMA_BACKTRACK
+            cut = self.last_comma + 1 if is_near else length
+            moved, moved_weights = self.tokens[cut:], self.weights[cut:]
+            self.tokens, self.weights = self.tokens[:cut], self.weights[:cut]
+            self.close()
+            self.tokens, self.weights = moved, moved_weights
         if len(self.tokens) == length:
             self.close()
         self.tokens.append(token)

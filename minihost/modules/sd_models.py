@@ -13,7 +13,7 @@ import torch
 # At the top although it is slow: imported first by the thread that loads the checkpoint, it
 # would meet a half-imported cv2 of the main thread.
 from minildm.checkpoint import load_checkpoint
-from modules import devices, errors, hashes, script_callbacks, sd_hijack, sd_vae, shared, timer
+from modules import devices, errors, hashes, script_callbacks, sd_hijack, shared
 from modules.latent_model import LatentDiffusion
 from modules.paths_internal import assets_path, models_path
 from modules.sd_models_xl import DiffusionEngine
@@ -26,8 +26,6 @@ model_path = str(Path(models_path) / model_dir)
 
 checkpoints_list: dict[str, CheckpointInfo] = {}
 checkpoint_aliases: dict[str, CheckpointInfo] = {}
-checkpoint_alisases = checkpoint_aliases  # the WebUI exported this misspelling for years
-checkpoints_loaded: dict[CheckpointInfo, dict] = {}
 
 UNET_PREFIX = "model.diffusion_model."
 
@@ -52,7 +50,6 @@ class CheckpointInfo:
         self.hash = model_hash(path)
         self.sha256 = hashes.sha256_from_cache(path, f"checkpoint/{self.name}")
         self.metadata = read_metadata(path)
-        self.is_safetensors = path.suffix.lower() == ".safetensors"
         self._rename()
 
     def _rename(self) -> None:
@@ -175,9 +172,6 @@ def get_closet_checkpoint_match(search_string: str | None) -> CheckpointInfo | N
     return min(found, key=lambda item: len(item.title)) if found else None
 
 
-get_closest_checkpoint_match = get_closet_checkpoint_match
-
-
 def select_checkpoint() -> CheckpointInfo:
     """The checkpoint of the settings, else the first one.
 
@@ -206,7 +200,6 @@ class SdModelData:
 
     def __init__(self) -> None:
         self.sd_model: LatentDiffusion | None = None
-        self.loaded_sd_models: list[LatentDiffusion] = []
         self.was_loaded_at_least_once = False
         self.lock = threading.Lock()
 
@@ -223,11 +216,9 @@ class SdModelData:
                     self.sd_model = None
         return self.sd_model
 
-    def set_sd_model(self, v: LatentDiffusion | None, already_loaded: bool = False) -> None:
+    def set_sd_model(self, v: LatentDiffusion | None) -> None:
         """Make `v` the current model."""
-        del already_loaded
         self.sd_model = v
-        self.loaded_sd_models = [] if v is None else [v]
 
 
 model_data = SdModelData()
@@ -254,16 +245,11 @@ def get_empty_cond(sd_model: LatentDiffusion) -> torch.Tensor:
     return cond["crossattn"] if isinstance(cond, dict) else cond
 
 
-def load_model(
-    checkpoint_info: CheckpointInfo | None = None, already_loaded_state_dict: object = None
-) -> LatentDiffusion:
+def load_model(checkpoint_info: CheckpointInfo | None = None) -> LatentDiffusion:
     """Load a checkpoint (that of the settings when None) and make it the current model."""
-    del already_loaded_state_dict
-    clock = timer.Timer()
     info = checkpoint_info or select_checkpoint()
     info.calculate_shorthash()
     loaded = load_checkpoint(info.filename)
-    clock.record("load weights")
 
     current = model_data.sd_model
     fresh = (DiffusionEngine if loaded.is_sdxl else LatentDiffusion)(loaded)
@@ -281,12 +267,9 @@ def load_model(
     _describe(sd_model, info)
     model_data.set_sd_model(sd_model)
     model_data.was_loaded_at_least_once = True
-    vae_file, vae_source = sd_vae.resolve_vae(info.filename).tuple()
-    sd_vae.load_vae(sd_model, vae_file, vae_source)
     script_callbacks.model_loaded_callback(sd_model)
     sd_model.cond_stage_model_empty_prompt = get_empty_cond(sd_model)
-    clock.record("prepare")
-    log.info("model %s loaded in %s", info.title, clock.summary())
+    log.info("model %s loaded", info.title)
     return sd_model
 
 
@@ -299,7 +282,6 @@ def _apply_dtypes(sd_model: LatentDiffusion) -> None:
 @torch.no_grad()
 def _copy_weights(source: nn.Module, target: nn.Module) -> None:
     """Replace the weights in place: hooks and wrappers on the modules stay."""
-    sd_vae.restore_base_vae(target)
     target.load_state_dict(source.state_dict())
     target.alphas_cumprod.copy_(source.alphas_cumprod)
 
@@ -307,7 +289,6 @@ def _copy_weights(source: nn.Module, target: nn.Module) -> None:
 def _retire(sd_model: LatentDiffusion) -> None:
     """Take a model out of memory; whoever still holds it has tensors without data."""
     sd_hijack.model_hijack.undo_hijack(sd_model)
-    sd_vae.delete_base_vae()
     sd_model.to("meta")
     devices.torch_gc()
 
@@ -317,10 +298,8 @@ def _describe(sd_model: LatentDiffusion, info: CheckpointInfo) -> None:
     sd_model.sd_model_checkpoint = info.filename
     sd_model.sd_checkpoint_info = info
     sd_model.filename = info.filename
-    sd_model.used_config = str(Path(info.filename).with_suffix(".yaml"))
     if not SkipWritingToConfig.skip:
         shared.opts.data["sd_model_checkpoint"] = info.title
-        shared.opts.data["sd_checkpoint_hash"] = info.sha256
 
 
 def reload_model_weights(
@@ -361,16 +340,6 @@ def unload_model_weights(sd_model: LatentDiffusion | None = None, info: object =
 def send_model_to_device(m: LatentDiffusion) -> None:
     """Bring a model back to where it generates."""
     m.to(devices.device)
-
-
-def reload_model() -> LatentDiffusion | None:
-    """Load the current checkpoint again."""
-    return reload_model_weights(forced_reload=True)
-
-
-def apply_token_merging(sd_model: LatentDiffusion, token_merging_ratio: float) -> None:
-    """Remember the ratio; this host merges no tokens."""
-    sd_model.applied_token_merged_ratio = token_merging_ratio
 
 
 def apply_alpha_schedule_override(sd_model: LatentDiffusion, p: object = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from minildm.text import OpenTextEncoder
 from minildm.unet import timestep_embedding
-from modules import devices, shared
+from modules import devices
 from modules.latent_model import LatentDiffusion
 from modules.sd_hijack_clip import (
     FrozenCLIPEmbedderForSDXLWithCustomWords,
@@ -26,6 +26,8 @@ NUMBER_WIDTH = 256
 SIZES = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
 REFINER_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "aesthetic_score")
 DEFAULT_SIZE = 1024
+LOW_SCORE, HIGH_SCORE = 2.5, 6.0
+"""How good a picture the refiner is told to make, by negative prompt and prompt."""
 
 
 class OpenAIWrapper(nn.Module):
@@ -116,11 +118,6 @@ class DiffusionEngine(LatentDiffusion):
             ]
         )
 
-    @property
-    def conditioner(self) -> nn.Module:
-        """`sgm`'s name for what encodes the prompts."""
-        return self.cond_stage_model
-
     def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, object]) -> Tensor:
         """U-Net prediction (rows, 4, h, w).
 
@@ -143,14 +140,11 @@ class DiffusionEngine(LatentDiffusion):
         width = getattr(batch, "width", None) or DEFAULT_SIZE
         height = getattr(batch, "height", None) or DEFAULT_SIZE
         is_negative = getattr(batch, "is_negative_prompt", False)
-        opts = shared.opts
-        score = opts.sdxl_refiner_low_aesthetic_score
-        score = score if is_negative else opts.sdxl_refiner_high_aesthetic_score
         numbers = {
             "original_size_as_tuple": [height, width],
-            "crop_coords_top_left": [opts.sdxl_crop_top, opts.sdxl_crop_left],
+            "crop_coords_top_left": [0, 0],
             "target_size_as_tuple": [height, width],
-            "aesthetic_score": [score],
+            "aesthetic_score": [LOW_SCORE if is_negative else HIGH_SCORE],
         }
         rows = {
             name: torch.tensor([values] * len(batch), device=devices.device, dtype=torch.float32)

@@ -7,10 +7,8 @@ import logging
 from modules import (
     sd_samplers_common,
     sd_samplers_kdiffusion,
-    sd_samplers_lcm,
     sd_samplers_timesteps,
     sd_schedulers,
-    shared,
 )
 from modules.sd_samplers_common import sample_to_image, samples_to_image_grid
 from torch import nn
@@ -20,14 +18,10 @@ log = logging.getLogger(__name__)
 all_samplers: list[sd_samplers_common.SamplerData] = [
     *sd_samplers_kdiffusion.samplers_data_k_diffusion,
     *sd_samplers_timesteps.samplers_data_timesteps,
-    *sd_samplers_lcm.samplers_data_lcm,
+    *sd_samplers_kdiffusion.samplers_data_lcm,
 ]
 all_samplers_map = {item.name: item for item in all_samplers}
-
-samplers: list[sd_samplers_common.SamplerData] = []
-samplers_for_img2img: list[sd_samplers_common.SamplerData] = []
-samplers_map: dict[str, str] = {}
-samplers_hidden: set[str] = set()
+samplers = samplers_for_img2img = all_samplers
 
 
 def find_sampler_config(name: str | None) -> sd_samplers_common.SamplerData | None:
@@ -48,36 +42,6 @@ def create_sampler(name: str | None, model: nn.Module) -> sd_samplers_common.Sam
     sampler = config.constructor(model)
     sampler.config = config
     return sampler
-
-
-def set_samplers() -> None:
-    """Apply the setting that hides samplers, and build the table of aliases."""
-    samplers_hidden.clear()
-    samplers_hidden.update(shared.opts.hide_samplers)
-    samplers[:] = all_samplers
-    samplers_for_img2img[:] = all_samplers
-    samplers_map.clear()
-    for sampler in all_samplers:
-        for name in (sampler.name, *sampler.aliases):
-            samplers_map[name.lower()] = sampler.name
-
-
-def add_sampler(sampler: sd_samplers_common.SamplerData) -> None:
-    """Add an extension's sampler."""
-    if sampler.name not in all_samplers_map:
-        all_samplers.append(sampler)
-        all_samplers_map[sampler.name] = sampler
-        set_samplers()
-
-
-def visible_sampler_names() -> list[str]:
-    """Names that the page offers."""
-    return [item.name for item in samplers if item.name not in samplers_hidden]
-
-
-def visible_samplers() -> list[sd_samplers_common.SamplerData]:
-    """Samplers that the page offers."""
-    return [item for item in samplers if item.name not in samplers_hidden]
 
 
 def get_sampler_and_scheduler(
@@ -144,8 +108,6 @@ def fix_p_invalid_sampler_and_scheduler(p: object) -> None:
         log.warning("sampler and schedule %s taken as %s", before, (p.sampler_name, p.scheduler))
 
 
-set_samplers()
-
 __all__ = [
     "all_samplers",
     "all_samplers_map",
@@ -156,7 +118,4 @@ __all__ = [
     "samples_to_image_grid",
     "samplers",
     "samplers_for_img2img",
-    "samplers_map",
-    "set_samplers",
-    "visible_sampler_names",
 ]

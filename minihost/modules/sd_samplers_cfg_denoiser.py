@@ -21,8 +21,6 @@ from torch import Tensor, nn
 Cond = Tensor | prompt_parser.DictWithShape
 CondsList = list[list[tuple[int, float]]]
 
-EMPTY_BLOCK = 77
-
 
 def catenate_conds(conds: list[Cond]) -> Cond:
     """Rows of all conditions."""
@@ -66,19 +64,18 @@ class CFGDenoiser(nn.Module):
         self.step = 0
         self.image_cfg_scale: float | None = None
         self.padded_cond_uncond = False
-        self.padded_cond_uncond_v0 = False
         self.sampler = sampler
         self.p: object = None
         self.cond_scale_miltiplier = 1.0
-        self.need_last_noise_uncond = False
-        self.last_noise_uncond: Tensor | None = None
         # True: keep the masked-out area by changing the input, not the result.
         self.mask_before_denoising = False
 
     @property
     def inner_model(self) -> nn.Module:
-        """The wrapper round the U-Net."""
-        raise NotImplementedError
+        """The wrapper round the U-Net; made again after a model change."""
+        if self.model_wrap is None:
+            self.model_wrap = self.wrap(shared.sd_model)
+        return self.model_wrap
 
     def combine_denoised(
         self, x_out: Tensor, conds_list: CondsList, uncond: Cond, cond_scale: float
@@ -122,21 +119,6 @@ class CFGDenoiser(nn.Module):
             uncond = pad_cond(uncond, missing, empty)
         self.padded_cond_uncond = self.padded_cond_uncond or missing != 0
         return cond, uncond
-
-    def pad_cond_uncond_v0(self, cond: Cond, uncond: Cond) -> tuple[Cond, Cond]:
-        """Cut the negative prompt, or repeat its last token, to the length of the prompt."""
-        is_dict = isinstance(uncond, dict)
-        tokens = uncond["crossattn"] if is_dict else uncond
-        length = cond.shape[1]
-        if tokens.shape[1] < length:
-            last = tokens[:, -1:].repeat(1, length - tokens.shape[1], 1)
-            tokens = torch.cat([tokens, last], dim=1)
-        else:
-            tokens = tokens[:, :length]
-        self.padded_cond_uncond_v0 = True
-        if is_dict:
-            return cond, prompt_parser.DictWithShape({**uncond, "crossattn": tokens})
-        return cond, tokens
 
     # ---- one evaluation ----
 
@@ -192,7 +174,8 @@ class CFGDenoiser(nn.Module):
         if not self.mask_before_denoising and self.mask is not None:
             denoised = self.apply_blend(denoised, sigma)
 
-        self._store_preview((x_in, x_out, denoised), first_rows, uncond.shape[0], sigma)
+        self.sampler.last_latent = self.get_pred_x0(x_in[first_rows], x_out[first_rows], sigma)
+        sd_samplers_common.store_latent(self.sampler.last_latent)
         after = AfterCFGCallbackParams(denoised, state.sampling_step, state.sampling_steps)
         cfg_after_cfg_callback(after)
         self.step += 1
@@ -234,8 +217,6 @@ class CFGDenoiser(nn.Module):
         cfg_denoised_callback(
             CFGDenoisedParams(x_out, state.sampling_step, state.sampling_steps, self.inner_model)
         )
-        if self.need_last_noise_uncond:
-            self.last_noise_uncond = torch.clone(x_out[-uncond.shape[0] :])
         scale = cond_scale * self.cond_scale_miltiplier
         if is_edit:
             return self.combine_denoised_for_edit_model(x_out, scale)
@@ -257,22 +238,14 @@ class CFGDenoiser(nn.Module):
         if early != 0.0 and self.step / self.total_steps <= early:
             self.p.extra_generation_params["Skip Early CFG"] = early
             return True
-        its_turn = bool(self.step % 2) or opts.s_min_uncond_all
-        if its_turn and s_min_uncond > 0 and sigma[0] < s_min_uncond and not is_edit:
+        if self.step % 2 and s_min_uncond > 0 and sigma[0] < s_min_uncond and not is_edit:
             self.p.extra_generation_params["NGMS"] = s_min_uncond
-            if opts.s_min_uncond_all:
-                self.p.extra_generation_params["NGMS all steps"] = opts.s_min_uncond_all
             return True
         return False
 
     def _padded(self, tensor: Cond, uncond: Cond) -> tuple[Cond, Cond]:
         self.padded_cond_uncond = False
-        self.padded_cond_uncond_v0 = False
-        if tensor.shape[1] == uncond.shape[1]:
-            return tensor, uncond
-        if opts.pad_cond_uncond_v0:
-            return self.pad_cond_uncond_v0(tensor, uncond)
-        if opts.pad_cond_uncond:
+        if tensor.shape[1] != uncond.shape[1] and opts.pad_cond_uncond:
             return self.pad_cond_uncond(tensor, uncond)
         return tensor, uncond
 
@@ -310,24 +283,6 @@ class CFGDenoiser(nn.Module):
         unconds = call(total - uncond.shape[0], total, uncond)
         return torch.cat([conds, unconds])
 
-    def _store_preview(
-        self,
-        latents: tuple[Tensor, Tensor, Tensor],
-        first_rows: list[int],
-        uncond_rows: int,
-        sigma: Tensor,
-    ) -> None:
-        x_in, x_out, denoised = latents
-        self.sampler.last_latent = self.get_pred_x0(x_in[first_rows], x_out[first_rows], sigma)
-        if opts.live_preview_content == "Prompt":
-            sd_samplers_common.store_latent(self.sampler.last_latent)
-        elif opts.live_preview_content == "Negative prompt":
-            unguided = self.get_pred_x0(x_in[-uncond_rows:], x_out[-uncond_rows:], sigma)
-            sd_samplers_common.store_latent(unguided)
-        else:
-            combined = self.get_pred_x0(x_in[first_rows], denoised, sigma)
-            sd_samplers_common.store_latent(combined)
-
 
 def _rows(
     x: Tensor, sigma: Tensor, image_cond: Tensor, conds_list: CondsList, is_edit: bool
@@ -351,8 +306,6 @@ def _in_chunks(rows: int, size: int, call: Callable[[int, int], Tensor]) -> Tens
 
 
 def _condition_dict(text: Cond, image_cond: Tensor) -> dict:
-    if shared.sd_model.model.conditioning_key == "crossattn-adm":
-        return {"c_crossattn": [text], "c_adm": image_cond}
     if isinstance(text, dict):
         return {**text, "c_concat": [image_cond]}
     return {"c_crossattn": [text], "c_concat": [image_cond]}

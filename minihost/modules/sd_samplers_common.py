@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # It compares the ends of a walk in different precisions and clamps them itself.
 warnings.filterwarnings("ignore", message="Should have t[ab]", module="torchsde")
 
-approximation_indexes = {"Full": 0, "Approx NN": 1, "Approx cheap": 2, "TAESD": 3}
+approximation_indexes = {"Full": 0, "Approx NN": 1, "Approx cheap": 2}
 
 
 @dataclass
@@ -36,9 +36,6 @@ class SamplerData:
     def total_steps(self, steps: int) -> int:
         """Evaluations that the progress fraction is measured against."""
         return steps * 2 if self.options.get("second_order", False) else steps
-
-
-SamplerDataTuple = SamplerData
 
 
 class InterruptedException(BaseException):  # noqa: N818 - the WebUI's name
@@ -74,7 +71,7 @@ def samples_to_images_tensor(
             None takes the preview setting.
         model: default: the loaded checkpoint.
     """
-    if approximation is None or (state.interrupted and opts.live_preview_fast_interrupt):
+    if approximation is None:
         approximation = approximation_indexes.get(opts.show_progress_type, 0)
     if approximation != 0:
         return cheap_approximation(sample)
@@ -138,9 +135,8 @@ def store_latent(decoded: Tensor) -> None:
     """Keep the latent for live previews."""
     state.current_latent = decoded
     every = opts.show_progress_every_n_steps
-    if not opts.live_previews_enable or every <= 0 or state.sampling_step % every != 0:
-        return
-    if not shared.parallel_processing_allowed:
+    is_its_turn = every > 0 and state.sampling_step % every == 0
+    if is_its_turn and not shared.parallel_processing_allowed:
         state.assign_current_image(sample_to_image(decoded))
 
 
@@ -157,12 +153,8 @@ def apply_refiner(cfg_denoiser: object, sigma: Tensor | None = None) -> bool:
         return False
     if info is None or shared.sd_model.sd_checkpoint_info is info:
         return False
-    if getattr(p, "enable_hr", False):
-        wanted = opts.hires_fix_refiner_pass
-        if (wanted == "first pass" and p.is_hr_pass) or (
-            wanted == "second pass" and not p.is_hr_pass
-        ):
-            return False
+    if getattr(p, "enable_hr", False) and not p.is_hr_pass:
+        return False
     p.extra_generation_params["Refiner"] = info.short_title
     p.extra_generation_params["Refiner switch at"] = switch_at
     with sd_models.SkipWritingToConfig():
@@ -237,23 +229,17 @@ class Sampler:
     def __init__(self, funcname: str | Callable[..., Tensor]) -> None:
         self.funcname = funcname
         self.func: Callable[..., Tensor] | None = None
-        self.extra_params: list[str] = []
-        self.sampler_noises = None
         self.stop_at: int | None = None
         self.eta: float | None = None
         self.config: SamplerData | None = None
         self.last_latent: Tensor | None = None
         self.s_min_uncond: float | None = None
-        self.s_churn = 0.0
-        self.s_tmin = 0.0
-        self.s_tmax = float("inf")
-        self.s_noise = 1.0
-        self.eta_option_field = "eta_ancestral"
         self.eta_infotext_field = "Eta"
         self.eta_default = 1.0
         self.conditioning_key = getattr(shared.sd_model.model, "conditioning_key", "crossattn")
         self.p: object = None
-        self.model_wrap_cfg: object = None
+        self.model_wrap_cfg = self.make_denoiser()
+        self.model_wrap = self.model_wrap_cfg.inner_model
         self.sampler_extra_args: dict | None = None
         self.options: dict = {}
 
@@ -263,7 +249,6 @@ class Sampler:
         if self.stop_at is not None and step > self.stop_at:
             raise InterruptedException
         state.sampling_step = step
-        shared.total_tqdm.update()
 
     def launch_sampling(self, steps: int, func: Callable[[], Tensor]) -> Tensor:
         """Run `func`; an interrupt gives the last latent."""
@@ -279,10 +264,6 @@ class Sampler:
         except InterruptedException:
             return self.last_latent
 
-    def number_of_needed_noises(self, p: object) -> int:
-        """Noises that a run may draw."""
-        return p.steps
-
     def initialize(self, p: object) -> dict:
         """Bind to `p`; gives the keyword arguments of the sampling function."""
         self.p = p
@@ -291,65 +272,114 @@ class Sampler:
         self.model_wrap_cfg.nmask = getattr(p, "nmask", None)
         self.model_wrap_cfg.step = 0
         self.model_wrap_cfg.image_cfg_scale = getattr(p, "image_cfg_scale", None)
-        self.eta = p.eta if p.eta is not None else getattr(opts, self.eta_option_field, 0.0)
+        self.eta = self.eta_default if p.eta is None else p.eta
         self.s_min_uncond = getattr(p, "s_min_uncond", 0.0)
 
         accepted = inspect.signature(self.func).parameters
-        kwargs = {
-            name: getattr(p, name)
-            for name in self.extra_params
-            if hasattr(p, name) and name in accepted
-        }
+        kwargs = {}
         if "eta" in accepted:
             if self.eta != self.eta_default:
                 p.extra_generation_params[self.eta_infotext_field] = self.eta
             kwargs["eta"] = self.eta
-        if self.extra_params:
-            kwargs.update(self._churn_arguments(p, accepted))
         if "noise_sampler" in accepted:
             kwargs["noise_sampler"] = lambda sigma, sigma_next: p.rng.next()
         return kwargs
 
-    def _churn_arguments(self, p: object, accepted: object) -> dict:
-        """`s_churn` and its relatives, from the settings unless they are at their defaults."""
-        labels = {
-            "s_churn": "Sigma churn",
-            "s_tmin": "Sigma tmin",
-            "s_tmax": "Sigma tmax",
-            "s_noise": "Sigma noise",
-        }
-        kwargs = {}
-        for name, label in labels.items():
-            value = getattr(opts, name, getattr(p, name))
-            if name == "s_tmax":
-                value = value or float("inf")
-            if name in self.extra_params and name in accepted and value != getattr(self, name):
-                kwargs[name] = value
-                setattr(self, name, value)
-                p.extra_generation_params[label] = value
-        return kwargs
-
-    def create_noise_sampler(self, x: Tensor, sigmas: Tensor, p: object) -> object:
-        """Brownian noise seeded per picture, or None when the settings ask for global noise."""
-        if opts.no_dpmpp_sde_batch_determinism:
-            return None
+    def create_noise_sampler(self, x: Tensor, sigmas: Tensor, p: object) -> BrownianNoise:
+        """Brownian noise seeded per picture."""
         positive = sigmas[sigmas > 0]
         sigma_min = positive.min() if positive.numel() else torch.zeros(())
         first = p.iteration * p.batch_size
         seeds = p.all_seeds[first : first + p.batch_size]
         return BrownianNoise(x, sigma_min, sigmas.max(), seeds[: x.shape[0]])
 
-    def sample(self, *args: object, **kwargs: object) -> Tensor:
-        """From noise; see the subclasses."""
-        raise NotImplementedError
+    def sample(
+        self,
+        p: object,
+        x: Tensor,
+        conditioning: object,
+        unconditional_conditioning: object,
+        steps: int | None = None,
+        image_conditioning: Tensor | None = None,
+    ) -> Tensor:
+        """Latents (B, c, h, w) from unit noise `x`; arguments as in `sample_img2img`."""
+        steps = steps or p.steps
+        schedule = self.get_schedule(p, steps).to(x.device)
+        x = self.scaled_noise(p, x, schedule)
+        conditions = (conditioning, unconditional_conditioning, image_conditioning)
+        return self._walk(p, (x, x), (schedule, schedule), steps, conditions)
 
-    def sample_img2img(self, *args: object, **kwargs: object) -> Tensor:
-        """From a noised latent; see the subclasses."""
-        raise NotImplementedError
+    def sample_img2img(
+        self,
+        p: object,
+        x: Tensor,
+        noise: Tensor,
+        conditioning: object,
+        unconditional_conditioning: object,
+        steps: int | None = None,
+        image_conditioning: Tensor | None = None,
+    ) -> Tensor:
+        """Latents (B, c, h, w) from `x` with `noise` added up to the denoising strength.
+
+        Args:
+            p: the processing object.
+            x: clean latents (B, c, h, w).
+            noise: unit noise (B, c, h, w).
+            conditioning: conditions of the prompts.
+            unconditional_conditioning: conditions of the negative prompts.
+            steps: exactly so many steps; None: `p.steps` times the denoising strength.
+            image_conditioning: latents for inpainting models.
+        """
+        steps, t_enc = setup_img2img_steps(p, steps)
+        schedule = self.get_schedule(p, steps).to(x.device)
+        part, xi = self.noised(x, noise, schedule, (steps, t_enc))
+        self.model_wrap_cfg.init_latent = x
+        conditions = (conditioning, unconditional_conditioning, image_conditioning)
+        return self._walk(p, (xi, x), (part, schedule), t_enc + 1, conditions)
+
+    def _walk(
+        self,
+        p: object,
+        latents: tuple[Tensor, Tensor],
+        schedules: tuple[Tensor, Tensor],
+        steps: int,
+        conditions: tuple[object, object, Tensor | None],
+    ) -> Tensor:
+        """Run the sampling function.
+
+        Args:
+            p: the processing object.
+            latents: where the walk starts, and what stands for its result until the first step.
+            schedules: the part of the schedule that is walked, and the whole.
+            steps: how many the progress counts.
+            conditions: of prompts and negative prompts, and latents for inpainting models.
+        """
+        start, self.last_latent = latents
+        kwargs = {**self.initialize(p), **self.schedule_arguments(p, self.last_latent, *schedules)}
+        cond, uncond, image_cond = conditions
+        self.sampler_extra_args = {
+            "cond": cond,
+            "image_cond": image_cond,
+            "uncond": uncond,
+            "cond_scale": p.cfg_scale,
+            "s_min_uncond": self.s_min_uncond,
+        }
+
+        def walk() -> Tensor:
+            return self.func(
+                self.model_wrap_cfg,
+                start,
+                extra_args=self.sampler_extra_args,
+                disable=False,
+                callback=self.callback_state,
+                **kwargs,
+            )
+
+        samples = self.launch_sampling(steps, walk)
+        self.add_infotext(p)
+        return samples
 
     def add_infotext(self, p: object) -> None:
         """Note what prompt padding did."""
         if self.model_wrap_cfg.padded_cond_uncond:
             p.extra_generation_params["Pad conds"] = True
-        if self.model_wrap_cfg.padded_cond_uncond_v0:
-            p.extra_generation_params["Pad conds v0"] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -10,18 +9,12 @@ from modules import (
     devices,
     k_denoiser,
     k_sampling,
-    script_callbacks,
     sd_samplers_cfg_denoiser,
     sd_samplers_common,
     sd_schedulers,
-    shared,
 )
 from modules.sd_samplers_common import SamplerData
-from modules.shared import opts
 from torch import Tensor, nn
-
-_CHURN = ["s_churn", "s_tmin", "s_tmax", "s_noise"]
-_SECOND = {"scheduler": "karras", "discard_next_to_last_sigma": True, "second_order": True}
 
 # name, function, aliases, options; the first one is what an unknown name falls back to
 samplers_k_diffusion = [
@@ -35,31 +28,29 @@ samplers_k_diffusion = [
     ("Euler a", "sample_euler_ancestral", ["k_euler_a", "k_euler_ancestral"], {"uses_ensd": True}),
     ("Euler", "sample_euler", ["k_euler"], {}),
     ("Heun", "sample_heun", ["k_heun"], {"second_order": True}),
-    ("DPM2", "sample_dpm_2", ["k_dpm_2"], {**_SECOND, "uses_ensd": True}),
-    ("DPM2 a", "sample_dpm_2_ancestral", ["k_dpm_2_a"], {**_SECOND, "uses_ensd": True}),
+    (
+        "DPM2",
+        "sample_dpm_2",
+        ["k_dpm_2"],
+        {
+            "scheduler": "karras",
+            "discard_next_to_last_sigma": True,
+            "second_order": True,
+            "uses_ensd": True,
+        },
+    ),
 ]
-
-sampler_extra_params = {
-    "sample_euler": _CHURN,
-    "sample_heun": _CHURN,
-    "sample_dpm_2": _CHURN,
-    "sample_euler_ancestral": ["s_noise"],
-    "sample_dpm_2_ancestral": ["s_noise"],
-    "sample_dpmpp_sde": ["s_noise"],
-}
 
 
 class CFGDenoiserKDiffusion(sd_samplers_cfg_denoiser.CFGDenoiser):
     """Guidance round a denoiser over noise levels."""
 
-    @property
-    def inner_model(self) -> nn.Module:
-        """Wrapper for what the checkpoint predicts; made again after a model change."""
-        if self.model_wrap is None:
-            is_v = getattr(shared.sd_model, "parameterization", "eps") == "v"
-            kind = k_denoiser.CompVisVDenoiser if is_v else k_denoiser.CompVisDenoiser
-            self.model_wrap = kind(shared.sd_model, quantize=opts.enable_quantization)
-        return self.model_wrap
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The wrapper for what the checkpoint predicts, or for the sampler's kind of checkpoint."""
+        if self.sampler.funcname == "sample_lcm":
+            return k_denoiser.LCMCompVisDenoiser(model)
+        is_v = getattr(model, "parameterization", "eps") == "v"
+        return (k_denoiser.CompVisVDenoiser if is_v else k_denoiser.CompVisDenoiser)(model)
 
 
 class KDiffusionSampler(sd_samplers_common.Sampler):
@@ -79,11 +70,8 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
     ) -> None:
         super().__init__(funcname)
         del sd_model
-        self.extra_params = sampler_extra_params.get(funcname, [])
         self.options = options or {}
         self.func = funcname if callable(funcname) else getattr(k_sampling, funcname)
-        self.model_wrap_cfg = self.make_denoiser()
-        self.model_wrap = self.model_wrap_cfg.inner_model
 
     def make_denoiser(self) -> sd_samplers_cfg_denoiser.CFGDenoiser:
         """The guided denoiser of this kind of sampler."""
@@ -91,14 +79,8 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
 
     def get_sigmas(self, p: object, steps: int) -> Tensor:
         """Falling noise levels (steps + 1,), the last one 0, on the CPU."""
-        discard = self.config is not None and self.config.options.get(
-            "discard_next_to_last_sigma", False
-        )
-        if opts.always_discard_next_to_last_sigma and not discard:
-            discard = True
-            p.extra_generation_params["Discard penultimate sigma"] = True
+        discard = self.options.get("discard_next_to_last_sigma", False)
         steps += 1 if discard else 0
-
         name = (p.hr_scheduler if p.is_hr_pass else p.scheduler) or "Automatic"
         if name == "Automatic":
             name = self.config.options.get("scheduler") if self.config is not None else None
@@ -118,138 +100,52 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
 
     def _schedule_arguments(self, p: object, scheduler: sd_schedulers.Scheduler) -> dict:
         low, high = self.model_wrap.sigmas[0].item(), self.model_wrap.sigmas[-1].item()
-        old = opts.use_old_karras_scheduler_sigmas
-        kwargs = {"sigma_min": 0.1 if old else low, "sigma_max": 10.0 if old else high}
+        kwargs = {"sigma_min": low, "sigma_max": high}
         info = p.extra_generation_params
         if scheduler.label != "Automatic" and not p.is_hr_pass:
             info["Schedule type"] = scheduler.label
         elif scheduler.label != info.get("Schedule type"):
             info["Hires schedule type"] = scheduler.label
-        for option, label, model_value in (
-            ("sigma_min", "Schedule min sigma", low),
-            ("sigma_max", "Schedule max sigma", high),
-        ):
-            value = getattr(opts, option)
-            if value not in (0, model_value):
-                kwargs[option] = value
-                info[label] = value
-        if scheduler.default_rho != -1 and opts.rho not in (0, scheduler.default_rho):
-            kwargs["rho"] = opts.rho
-            info["Schedule rho"] = opts.rho
         if scheduler.need_inner_model:
             kwargs["inner_model"] = self.model_wrap
         return kwargs
 
-    def sample_img2img(
-        self,
-        p: object,
-        x: Tensor,
-        noise: Tensor,
-        conditioning: object,
-        unconditional_conditioning: object,
-        steps: int | None = None,
-        image_conditioning: Tensor | None = None,
-    ) -> Tensor:
-        """Latents (B, c, h, w) from `x` with `noise` added up to the denoising strength.
+    get_schedule = get_sigmas
 
-        Args:
-            p: the processing object.
-            x: clean latents (B, c, h, w).
-            noise: unit noise (B, c, h, w).
-            conditioning: conditions of the prompts.
-            unconditional_conditioning: conditions of the negative prompts.
-            steps: exactly so many steps; None: `p.steps` times the denoising strength.
-            image_conditioning: latents for inpainting models.
-        """
-        steps, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
-        sigmas = self.get_sigmas(p, steps).to(x.device)
-        sigma_sched = sigmas[steps - t_enc - 1 :]
-        xi = x + noise * sigma_sched[0]
-        if opts.img2img_extra_noise > 0:
-            p.extra_generation_params["Extra noise"] = opts.img2img_extra_noise
-            params = script_callbacks.ExtraNoiseParams(noise, x, xi)
-            script_callbacks.extra_noise_callback(params)
-            xi = xi + params.noise * opts.img2img_extra_noise
+    def scaled_noise(self, p: object, x: Tensor, sigmas: Tensor) -> Tensor:
+        """Unit noise `x` at the first noise level."""
+        del p
+        return x * sigmas[0]
 
-        kwargs = self.initialize(p)
-        kwargs.update(self._schedule_kwargs(sigma_sched, sigmas, x, p))
-        self.model_wrap_cfg.init_latent = x
-        self.last_latent = x
-        self._remember_conditions(p, conditioning, unconditional_conditioning, image_conditioning)
-        samples = self.launch_sampling(t_enc + 1, lambda: self._walk(xi, kwargs))
-        self.add_infotext(p)
-        return samples
+    def noised(
+        self, x: Tensor, noise: Tensor, sigmas: Tensor, counts: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(noise levels that are walked, clean `x` at the first of them)."""
+        steps, t_enc = counts
+        part = sigmas[steps - t_enc - 1 :]
+        return part, x + noise * part[0]
 
-    def sample(
-        self,
-        p: object,
-        x: Tensor,
-        conditioning: object,
-        unconditional_conditioning: object,
-        steps: int | None = None,
-        image_conditioning: Tensor | None = None,
-    ) -> Tensor:
-        """Latents (B, c, h, w) from unit noise `x`; arguments as in `sample_img2img`."""
-        steps = steps or p.steps
-        sigmas = self.get_sigmas(p, steps).to(x.device)
-        if opts.sgm_noise_multiplier:
-            p.extra_generation_params["SGM noise multiplier"] = True
-            x = x * torch.sqrt(1.0 + sigmas[0] ** 2.0)
-        else:
-            x = x * sigmas[0]
-        kwargs = self.initialize(p)
-        kwargs.update(self._schedule_kwargs(sigmas, sigmas, x, p))
-        self.last_latent = x
-        self._remember_conditions(p, conditioning, unconditional_conditioning, image_conditioning)
-        samples = self.launch_sampling(steps, lambda: self._walk(x, kwargs))
-        self.add_infotext(p)
-        return samples
-
-    def _walk(self, x: Tensor, kwargs: dict) -> Tensor:
-        return self.func(
-            self.model_wrap_cfg,
-            x,
-            extra_args=self.sampler_extra_args,
-            disable=False,
-            callback=self.callback_state,
-            **kwargs,
-        )
-
-    def _schedule_kwargs(self, schedule: Tensor, all_sigmas: Tensor, x: Tensor, p: object) -> dict:
-        accepted = inspect.signature(self.func).parameters
-        kwargs: dict = {"sigmas": schedule} if "sigmas" in accepted else {}
-        if "n" in accepted:
-            kwargs["n"] = len(schedule) - 1
-        if "sigma_min" in accepted:
-            positive = all_sigmas[all_sigmas > 0]
-            kwargs["sigma_min"], kwargs["sigma_max"] = positive.min().item(), schedule[0].item()
-        if self.config is not None and self.config.options.get("brownian_noise", False):
-            noise_sampler = self.create_noise_sampler(x, all_sigmas, p)
-            if noise_sampler is not None:
-                kwargs["noise_sampler"] = noise_sampler
+    def schedule_arguments(
+        self, p: object, x: Tensor, schedule: Tensor, all_sigmas: Tensor
+    ) -> dict:
+        """What the sampling function is told about noise levels and noise."""
+        kwargs: dict = {"sigmas": schedule}
+        if self.options.get("brownian_noise", False):
+            kwargs["noise_sampler"] = self.create_noise_sampler(x, all_sigmas, p)
         return kwargs
 
-    def _remember_conditions(
-        self, p: object, cond: object, uncond: object, image_cond: Tensor | None
-    ) -> None:
-        self.sampler_extra_args = {
-            "cond": cond,
-            "image_cond": image_cond,
-            "uncond": uncond,
-            "cond_scale": p.cfg_scale,
-            "s_min_uncond": self.s_min_uncond,
-        }
+
+def _list_entries(table: list[tuple[str, str, list[str], dict]]) -> list[SamplerData]:
+    return [
+        SamplerData(
+            label,
+            lambda model, name=funcname, options=options: KDiffusionSampler(name, model, options),
+            aliases,
+            options,
+        )
+        for label, funcname, aliases, options in table
+    ]
 
 
-def build_constructor(
-    funcname: str | Callable[..., Tensor], options: dict
-) -> Callable[[nn.Module], KDiffusionSampler]:
-    """A constructor for a sampler list entry."""
-    return lambda model: KDiffusionSampler(funcname, model, options)
-
-
-samplers_data_k_diffusion = [
-    SamplerData(label, build_constructor(funcname, options), aliases, options)
-    for label, funcname, aliases, options in samplers_k_diffusion
-]
-k_diffusion_samplers_map = {item.name: item for item in samplers_data_k_diffusion}
+samplers_data_k_diffusion = _list_entries(samplers_k_diffusion)
+samplers_data_lcm = _list_entries([("LCM", "sample_lcm", ["k_lcm"], {})])

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from modules import shared
-from modules.uni_pc import UniPC
+from modules.uni_pc import ORDER, UniPC
 from torch import Tensor
 
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
@@ -67,25 +66,16 @@ def unipc(
     """Zhao et al. (2023), arXiv:2302.04867; `len(timesteps)` evaluations."""
     del disable
     steps = len(timesteps)
-    order = int(shared.opts.uni_pc_order)
-    if steps < order:
+    if steps < ORDER:
         msg = (
-            f"UniPC of order {order} needs at least {order} steps and has {steps}; "
-            "raise the number of steps or the denoising strength, or lower the UniPC order"
+            f"UniPC of order {ORDER} needs at least {ORDER} steps and has {steps}; "
+            "raise the number of steps or the denoising strength"
         )
         raise ValueError(msg)
     solver = UniPC(
         lambda latent, t: model(latent, t, **(extra_args or {})),
         model.inner_model.inner_model.alphas_cumprod,
-        variant=shared.opts.uni_pc_variant,
-        callback=callback,
+        callback,
     )
-    start = timesteps[-1].item() / 1000 + 1 / 1000 if is_img2img else None
-    return solver.sample(
-        x,
-        steps=steps,
-        t_start=start,
-        skip_type=shared.opts.uni_pc_skip_type,
-        order=order,
-        lower_order_final=bool(shared.opts.uni_pc_lower_order_final),
-    )
+    start = timesteps[-1].item() / 1000 + 1 / 1000 if is_img2img else 1.0
+    return solver.sample(x, steps, start)

@@ -7,40 +7,12 @@ import sys
 from typing import Any
 
 
-def sd_vae_items() -> list[str]:
-    """Names offered for the VAE setting."""
-    import modules.sd_vae
-
-    return ["Automatic", "None", *getattr(modules.sd_vae, "vae_dict", {})]
-
-
 def sd_unet_items() -> list[str]:
     """Names offered for the U-Net setting."""
     import modules.sd_unet
 
     options = getattr(modules.sd_unet, "unet_options", [])
     return ["Automatic", *(x.label for x in options), "None"]
-
-
-def upscaler_names() -> list[str]:
-    """Names of the picture upscalers."""
-    from modules import shared
-
-    return [x.name for x in shared.sd_upscalers]
-
-
-def sampler_names() -> list[str]:
-    """Names of all samplers."""
-    import modules.sd_samplers
-
-    return [x.name for x in modules.sd_samplers.all_samplers]
-
-
-def list_samplers() -> list[Any]:
-    """All samplers."""
-    import modules.sd_samplers
-
-    return modules.sd_samplers.all_samplers
 
 
 def list_checkpoint_tiles(use_short: bool = False) -> list[str]:
@@ -90,7 +62,6 @@ def callbacks_order_settings() -> dict[str, Any]:
             ui_components.DropdownMulti,
             {"choices": names},
             section=("callbacks", "Callbacks"),
-            category_id="system",
         )
     return found
 

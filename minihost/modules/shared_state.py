@@ -31,19 +31,8 @@ class State:
         self.id_live_preview = 0
         self.textinfo: str | None = None
         self.time_start: float | None = None
-        self.server_start = time.time()
         self._server_command_signal = threading.Event()
         self._server_command: str | None = None
-
-    @property
-    def need_restart(self) -> bool:
-        """Whether a restart was requested."""
-        return self.server_command == "restart"
-
-    @need_restart.setter
-    def need_restart(self, value: bool) -> None:
-        if value:
-            self.server_command = "restart"
 
     @property
     def server_command(self) -> str | None:
@@ -88,7 +77,7 @@ class State:
         """Count one part of the job as done."""
         from modules.shared import opts
 
-        if opts.live_previews_enable and opts.show_progress_every_n_steps == -1:
+        if opts.show_progress_every_n_steps == -1:
             self.do_set_current_image()
         self.job_no += 1
         self.sampling_step = 0
@@ -96,17 +85,11 @@ class State:
 
     def dict(self) -> dict[str, Any]:
         """The fields that the API answers with."""
-        return {
-            "skipped": self.skipped,
-            "interrupted": self.interrupted,
-            "stopping_generation": self.stopping_generation,
-            "job": self.job,
-            "job_count": self.job_count,
-            "job_timestamp": self.job_timestamp,
-            "job_no": self.job_no,
-            "sampling_step": self.sampling_step,
-            "sampling_steps": self.sampling_steps,
-        }
+        names = (
+            "skipped", "interrupted", "stopping_generation", "job", "job_count", "job_timestamp",
+            "job_no", "sampling_step", "sampling_steps",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
     def begin(self, job: str = "(unknown)") -> None:
         """Start a job: everything is reset."""
@@ -145,7 +128,7 @@ class State:
             return
         every = opts.show_progress_every_n_steps
         since = self.sampling_step - self.current_image_sampling_step
-        if opts.live_previews_enable and every != -1 and since >= every:
+        if every != -1 and since >= every:
             self.do_set_current_image()
 
     def do_set_current_image(self) -> None:
@@ -153,14 +136,9 @@ class State:
         if self.current_latent is None:
             return
         from modules import sd_samplers
-        from modules.shared import opts
 
-        latent = self.current_latent
         try:
-            if opts.show_progress_grid:
-                self.assign_current_image(sd_samplers.samples_to_image_grid(latent))
-            else:
-                self.assign_current_image(sd_samplers.sample_to_image(latent))
+            self.assign_current_image(sd_samplers.samples_to_image_grid(self.current_latent))
             self.current_image_sampling_step = self.sampling_step
         except Exception:
             # A preview racing with a model change must never end the generation.

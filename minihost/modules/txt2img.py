@@ -5,9 +5,14 @@ from contextlib import closing
 from typing import Any
 
 import gradio as gr
-from modules import infotext_utils, scripts, shared
+from modules import infotext_utils, scripts
 from modules.infotext_utils import create_override_settings_dict, parse_generation_parameters
-from modules.processing import StableDiffusionProcessingTxt2Img, process_images
+from modules.processing import (
+    Processed,
+    StableDiffusionProcessing,
+    StableDiffusionProcessingTxt2Img,
+    process_images,
+)
 from modules.shared import opts
 from modules.ui_common import plaintext_to_html
 
@@ -76,26 +81,25 @@ def _unless(value: str, same: str) -> str | None:
     return None if value == same else value
 
 
-def _run(p: StableDiffusionProcessingTxt2Img) -> Any:
+def run(p: StableDiffusionProcessing) -> Processed:
     """The selected script, or a plain generation."""
-    processed = scripts.scripts_txt2img.run(p, *p.script_args)
+    processed = p.scripts.run(p, *p.script_args)
     return process_images(p) if processed is None else processed
+
+
+def answer(processed: Processed, gallery: list, info: str) -> tuple:
+    """What a tab shows: gallery, generation info, infotext, comments."""
+    comments = plaintext_to_html(processed.comments, classname="comments")
+    return gallery, info, plaintext_to_html(processed.info), comments
 
 
 def txt2img(id_task: str, request: gr.Request, *args: Any) -> tuple:
     """Gallery, generation info, infotext and comments for the tab's values."""
     p = txt2img_create_processing(id_task, request, *args)
     with closing(p):
-        processed = _run(p)
-    shared.total_tqdm.clear()
-    if opts.do_not_show_images:
-        processed.images = []
-    return (
-        processed.images + getattr(processed, "extra_images", []),
-        processed.js(),
-        plaintext_to_html(processed.info),
-        plaintext_to_html(processed.comments, classname="comments"),
-    )
+        processed = run(p)
+    pictures = processed.images + getattr(processed, "extra_images", [])
+    return answer(processed, pictures, processed.js())
 
 
 def txt2img_upscale(
@@ -106,7 +110,7 @@ def txt2img_upscale(
     generation_info: str,
     *args: Any,
 ) -> tuple:
-    """Run only the second pass on a picture of the gallery; it is put behind its original."""
+    """Run only the second pass on a picture of the gallery, whose place the result takes."""
     if not gallery:
         msg = "no picture to upscale: generate one first"
         raise ValueError(msg)
@@ -117,28 +121,12 @@ def txt2img_upscale(
     p.txt2img_upscale = True
     info = json.loads(generation_info)
     p.firstpass_image = infotext_utils.image_from_url_text(gallery[index])
-    parameters = parse_generation_parameters(info["infotexts"][index], [])
+    parameters = parse_generation_parameters(info["infotexts"][index])
     p.seed = parameters.get("Seed", -1)
     p.subseed = parameters.get("Variation seed", -1)
-    p.override_settings["save_images_before_highres_fix"] = False
     with closing(p):
-        processed = _run(p)
-    shared.total_tqdm.clear()
-
-    pictures = [_gallery_item(item) for item in gallery]
-    insert = opts.hires_button_gallery_insert if "hires_button_gallery_insert" in opts.data else 0
-    at = index + 1
-    pictures[at - (0 if insert else 1) : at] = processed.images
-    infotexts = list(info["infotexts"])
-    infotexts[at - (0 if insert else 1) : at] = processed.infotexts
-    info["infotexts"] = infotexts
-    return (
-        pictures,
-        json.dumps(info),
-        plaintext_to_html(processed.info),
-        plaintext_to_html(processed.comments, classname="comments"),
-    )
-
-
-def _gallery_item(item: Any) -> Any:
-    return infotext_utils.image_from_url_text(item)
+        processed = run(p)
+    pictures = [infotext_utils.image_from_url_text(item) for item in gallery]
+    pictures[index : index + 1] = processed.images
+    info["infotexts"][index : index + 1] = processed.infotexts
+    return answer(processed, pictures, json.dumps(info))

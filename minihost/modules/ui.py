@@ -25,10 +25,6 @@ from modules.ui_txt2img import Txt2ImgTab
 
 PAGE_TITLE = "Small WebUI host, for trying and testing"
 
-txt2img_paste_fields: list = []
-img2img_paste_fields: list = []
-paste_function: Any = None
-
 
 def run_pnginfo(image: Any) -> tuple[str, str, str]:
     """Read the infotext of a picture."""
@@ -98,15 +94,13 @@ def create_ui() -> gr.Blocks:
     interfaces.append((pnginfo, "PNG Info", "pnginfo"))
     interfaces += script_callbacks.ui_tabs_callback()
     interfaces.append((settings.interface, "Settings", "settings"))
-    if not shared.cmd_opts.disable_extension_access or not shared.cmd_opts.webui_is_non_local:
+    if not shared.cmd_opts.disable_extension_access:
         interfaces.append((ui_extensions.create_ui(), "Extensions", "extensions"))
     with gr.Blocks(theme=ui_gradio_page.theme(), analytics_enabled=False, title=PAGE_TITLE) as demo:
         settings.add_quicksettings()
         infotext_utils.connect_paste_params_buttons()
         with gr.Tabs(elem_id="tabs"):
             for interface, label, ifid in interfaces:
-                if label in shared.opts.hidden_tabs:
-                    continue
                 with gr.TabItem(label, id=ifid, elem_id=f"tab_{ifid}"):
                     interface.render()
         gr.HTML(f"<div>{html.escape(PAGE_TITLE)}</div>", elem_id="footer")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import infotext_utils, shared
+from modules import infotext_utils, scripts, shared
 from modules.infotext_utils import image_from_url_text
 from modules.ui_components import ToolButton
 
@@ -56,7 +56,7 @@ def save_files(js_data: str, gallery: list, index: int) -> tuple:
     outdir = Path(shared.opts.outdir_save)
     outdir.mkdir(parents=True, exist_ok=True)
     first = 0
-    if index > -1 and shared.opts.save_selected_only:
+    if index > -1:
         gallery, first = [gallery[index]], index
     saved: list[str] = []
     with (outdir / "log.csv").open("a", encoding="utf8", newline="") as file:
@@ -64,7 +64,7 @@ def save_files(js_data: str, gallery: list, index: int) -> tuple:
         for i, data in enumerate(gallery, first):
             image = image_from_url_text(data)
             infotext = info["infotexts"][i]
-            parameters = infotext_utils.parse_generation_parameters(infotext, [])
+            parameters = infotext_utils.parse_generation_parameters(infotext)
             path, _ = images.save_image(
                 image, str(outdir), "", seed=parameters["Seed"], prompt=parameters["Prompt"],
                 extension=shared.opts.samples_format, info=infotext,
@@ -75,9 +75,8 @@ def save_files(js_data: str, gallery: list, index: int) -> tuple:
     return gr.File.update(value=saved, visible=True), plaintext_to_html(f"Saved: {names}")
 
 
-def create_output_panel(tabname: str, outdir: str | None, toprow: Any = None) -> OutputPanel:
+def create_output_panel(tabname: str) -> OutputPanel:
     """Gallery, buttons, generation info and log of a tab."""
-    del outdir, toprow
     res = OutputPanel()
     with (
         gr.Column(variant="panel", elem_id=f"{tabname}_results"),
@@ -86,7 +85,7 @@ def create_output_panel(tabname: str, outdir: str | None, toprow: Any = None) ->
         with gr.Column(variant="panel", elem_id=f"{tabname}_gallery_container"):
             res.gallery = gr.Gallery(
                 label="Output", show_label=False, elem_id=f"{tabname}_gallery", columns=4,
-                preview=True, height=shared.opts.gallery_height or None,
+                preview=True,
             )  # fmt: skip
         save, send = _image_buttons(tabname, res)
         download_files = gr.File(
@@ -112,7 +111,7 @@ def create_output_panel(tabname: str, outdir: str | None, toprow: Any = None) ->
                 tabname=target,
                 source_tabname="txt2img" if tabname == "txt2img" else None,
                 source_image_component=res.gallery,
-                paste_field_names=_names_to_paste(tabname),
+                paste_field_names=getattr(scripts, f"scripts_{tabname}").paste_field_names,
             )  # fmt: skip
         )
     return res
@@ -132,16 +131,6 @@ def _image_buttons(tabname: str, res: OutputPanel) -> tuple[Any, dict[str, Any]]
                 tooltip="Make an upscaled version of the current picture",
             )  # fmt: skip
     return save, send
-
-
-def _names_to_paste(tabname: str) -> list[str]:
-    from modules import scripts
-
-    if tabname == "txt2img":
-        return scripts.scripts_txt2img.paste_field_names
-    if tabname == "img2img":
-        return scripts.scripts_img2img.paste_field_names
-    return []
 
 
 def _connect_info_button(tabname: str, res: OutputPanel) -> None:
@@ -179,15 +168,3 @@ def create_refresh_button(
     )
     button.click(fn=refresh, inputs=[], outputs=given)
     return button
-
-
-def setup_dialog(button_show: Any, dialog: Any, *, button_close: Any = None) -> None:
-    """Show a block in a window over the page when a button is clicked."""
-    dialog.visible = False
-    button_show.click(
-        fn=lambda: gr.update(visible=True), inputs=[], outputs=[dialog],
-    ).then(
-        fn=None, _js=f"function(){{ popupId('{dialog.elem_id}'); }}"
-    )  # fmt: skip
-    if button_close is not None:
-        button_close.click(fn=None, _js="closePopup")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import patches, paths_internal, scripts, shared, util
+from modules import patches, paths_internal, scripts, util
 
 # The template of gradio asks other servers for a script and two style sheets.
 _OUTSIDE = re.compile(
@@ -40,8 +40,6 @@ def javascript_html() -> str:
     own_paths = {str(path) for path in files}
     tags += [_script_tag(x.path, "text/javascript") for x in classic if x.path not in own_paths]
     tags += [_script_tag(x.path, "module") for x in scripts.list_scripts("javascript", ".mjs")]
-    if shared.cmd_opts.theme:
-        tags.append(f'<script>set_theme("{shared.cmd_opts.theme}");</script>')
     return "\n".join(tags) + "\n"
 
 

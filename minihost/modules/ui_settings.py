@@ -9,6 +9,8 @@ from modules import script_callbacks, shared, shared_items, ui_common
 from modules.call_queue import wrap_gradio_call
 from modules.ui_components import FormRow
 
+QUICKSETTINGS = ("sd_model_checkpoint",)
+
 
 def get_value_for_setting(key: str) -> Any:
     """Update for a setting's component: value and current arguments."""
@@ -60,14 +62,12 @@ class UiSettings:
         self.submit: Any = None
         self.result: Any = None
         self.text_settings: Any = None
-        self.quicksettings_list: list[tuple[str, Any]] = []
 
     def register_settings(self) -> None:
         """Let extensions declare their settings."""
         script_callbacks.ui_settings_callback()
         for key, info in shared_items.callbacks_order_settings().items():
             shared.opts.add_option(key, info)
-        shared.opts.reorder()
 
     def run_settings(self, *args: Any) -> tuple[str, str]:
         """Save all settings of the page."""
@@ -101,7 +101,6 @@ class UiSettings:
     def create_ui(self) -> None:
         """Build the tab."""
         opts = shared.opts
-        quick = set(opts.quicksettings_list)
         with gr.Blocks(analytics_enabled=False) as self.interface:
             # Stands for settings without a component here; the browser must know it too.
             self.dummy_component = gr.Textbox(visible=False)
@@ -114,7 +113,7 @@ class UiSettings:
                 )
             self.result = gr.HTML(elem_id="settings_result")
             with gr.Tabs(elem_id="settings"):
-                self._build_sections(quick)
+                self._build_sections()
             self.text_settings = gr.Textbox(
                 elem_id="settings_json", value=opts.dumpjson, visible=False
             )
@@ -122,7 +121,7 @@ class UiSettings:
                 fn=shared.state.request_restart, _js="restart_reload", inputs=[], outputs=[]
             )
 
-    def _build_sections(self, quick: set[str]) -> None:
+    def _build_sections(self) -> None:
         sections: dict[tuple, list[str]] = {}
         for key, info in shared.opts.data_labels.items():
             sections.setdefault(tuple(info.section or (None, "")), []).append(key)
@@ -134,8 +133,7 @@ class UiSettings:
             elem_id = f"settings_{section_id}"
             with gr.TabItem(title, id=elem_id, elem_id=elem_id), gr.Column(variant="compact"):
                 for key in keys:
-                    if key in quick:
-                        self.quicksettings_list.append((key, shared.opts.data_labels[key]))
+                    if key in QUICKSETTINGS:
                         made[key] = self.dummy_component
                     else:
                         made[key] = create_setting_component(key)
@@ -145,7 +143,7 @@ class UiSettings:
     def add_quicksettings(self) -> None:
         """Build the settings above the tabs."""
         with gr.Row(elem_id="quicksettings", variant="compact"):
-            for key, _ in self.quicksettings_list:
+            for key in QUICKSETTINGS:
                 self.component_dict[key] = create_setting_component(key, is_quicksettings=True)
 
     def add_functionality(self, demo: gr.Blocks) -> None:
@@ -155,7 +153,7 @@ class UiSettings:
             inputs=self.components,
             outputs=[self.text_settings, self.result],
         )
-        for key, _ in self.quicksettings_list:
+        for key in QUICKSETTINGS:
             component = self.component_dict[key]
             event = getattr(component, "release", None) or component.change
             if isinstance(component, gr.Textbox):

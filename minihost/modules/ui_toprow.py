@@ -12,8 +12,7 @@ from modules.ui_components import ToolButton
 def interrupt_function() -> None:
     """Stop: after the current picture at first if there are several, at once when asked again."""
     state = shared.state
-    several = state.job_count > 1
-    if not state.stopping_generation and several and shared.opts.interrupt_after_current:
+    if not state.stopping_generation and state.job_count > 1:
         state.stop_generating()
         gr.Info("Generation will stop after this picture; click again to stop at once.")
     else:
@@ -22,8 +21,6 @@ def interrupt_function() -> None:
 
 class Toprow:
     """Components of the top row."""
-
-    is_compact = False
 
     def __init__(self, is_img2img: bool, id_part: str | None = None) -> None:
         self.id_part = id_part or ("img2img" if is_img2img else "txt2img")

@@ -1,6 +1,7 @@
 """UniPC predictor-corrector in data prediction form (Zhao et al. 2023, arXiv:2302.04867).
 
-Times run from 1 (noise) to 0; lambda is half the log signal-to-noise ratio.
+Times run from 1 (noise) to 0; lambda is half the log signal-to-noise ratio. Of the WebUI's settings
+this is the default: third order, variant bh1, even steps in time, lower order at the end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
+ORDER = 3
 
 
 class NoiseSchedule:
@@ -42,15 +44,6 @@ class NoiseSchedule:
         log_mean = self.log_mean(t)
         return log_mean - 0.5 * torch.log(1.0 - torch.exp(2.0 * log_mean))
 
-    def inverse_lam(self, lam: Tensor) -> Tensor:
-        """Time at which `lam` is reached."""
-        log_mean = -0.5 * torch.logaddexp(torch.zeros_like(lam), -2.0 * lam)
-        falling = self.log_alpha.flip(0)
-        upper = torch.searchsorted(falling, log_mean).clamp(1, self.total - 1)
-        times = self.times.flip(0)
-        x0, x1 = falling[upper - 1], falling[upper]
-        return times[upper - 1] + (log_mean - x0) * (times[upper] - times[upper - 1]) / (x1 - x0)
-
 
 @dataclass
 class _History:
@@ -59,9 +52,9 @@ class _History:
     times: list[Tensor] = field(default_factory=list)
     results: list[Tensor] = field(default_factory=list)
 
-    def add(self, t: Tensor, result: Tensor, keep: int) -> None:
-        self.times = [*self.times, t][-keep:]
-        self.results = [*self.results, result][-keep:]
+    def add(self, t: Tensor, result: Tensor) -> None:
+        self.times = [*self.times, t][-ORDER:]
+        self.results = [*self.results, result][-ORDER:]
 
 
 class UniPC:
@@ -70,7 +63,6 @@ class UniPC:
     Args:
         predict_noise: `f(x, timesteps)`, timesteps (b,) in 0 to 999, may be fractional.
         alphas_cumprod: the model's schedule (1000,).
-        variant: `bh1` or `bh2`. (The WebUI also lists `vary_coeff`, which fails there.)
         callback: called after each step, as by the other samplers.
     """
 
@@ -78,15 +70,10 @@ class UniPC:
         self,
         predict_noise: Predictor,
         alphas_cumprod: Tensor,
-        variant: str = "bh1",
         callback: Callable[[dict], None] | None = None,
     ) -> None:
-        if variant not in ("bh1", "bh2"):
-            msg = f"UniPC variant is '{variant}', expected bh1 or bh2"
-            raise ValueError(msg)
         self.predict_noise = predict_noise
         self.schedule = NoiseSchedule(alphas_cumprod)
-        self.variant = variant
         self.callback = callback
 
     def data_prediction(self, x: Tensor, t: Tensor) -> Tensor:
@@ -95,44 +82,20 @@ class UniPC:
         noise = self.predict_noise(x, timestep.expand(x.shape[0]).to(x))
         return (x - self.schedule.std(t) * noise) / self.schedule.alpha(t)
 
-    def time_steps(self, steps: int, start: float, skip_type: str) -> Tensor:
-        """steps + 1 falling times."""
-        device = self.schedule.times.device
+    def sample(self, x: Tensor, steps: int, start: float) -> Tensor:
+        """Walk from time `start` to the end of the schedule; `steps` evaluations."""
         end = 1.0 / self.schedule.total
-        if skip_type == "time_uniform":
-            return torch.linspace(start, end, steps + 1, device=device)
-        if skip_type == "time_quadratic":
-            return torch.linspace(start**0.5, end**0.5, steps + 1, device=device) ** 2
-        if skip_type == "logSNR":
-            ends = [self.schedule.lam(torch.tensor(t, device=device)) for t in (start, end)]
-            lams = torch.linspace(ends[0].item(), ends[1].item(), steps + 1, device=device)
-            return self.schedule.inverse_lam(lams)
-        msg = f"UniPC skip type is '{skip_type}', expected time_uniform, time_quadratic or logSNR"
-        raise ValueError(msg)
-
-    def sample(
-        self,
-        x: Tensor,
-        steps: int,
-        t_start: float | None,
-        skip_type: str,
-        order: int,
-        lower_order_final: bool,
-    ) -> Tensor:
-        """Walk from `t_start` (None: 1) to the end of the schedule; `steps` evaluations."""
-        times = self.time_steps(steps, 1.0 if t_start is None else t_start, skip_type)
+        times = torch.linspace(start, end, steps + 1, device=self.schedule.times.device)
         history = _History()
-        history.add(times[0], self.data_prediction(x, times[0]), order)
+        history.add(times[0], self.data_prediction(x, times[0]))
         for step in range(1, steps + 1):
-            step_order = min(order, step)
-            if lower_order_final and step >= order:
-                step_order = min(order, steps + 1 - step)
+            step_order = step if step < ORDER else min(ORDER, steps + 1 - step)
             x, result = self._update(x, history, times[step], step_order, step < steps)
             if self.callback is not None:
                 state = {"x": x, "i": step - 1, "sigma": 0, "sigma_hat": 0, "denoised": result}
                 self.callback(state)
             if result is not None:
-                history.add(times[step], result, order)
+                history.add(times[step], result)
         return x
 
     def _update(
@@ -149,30 +112,30 @@ class UniPC:
             ratios.append(r)
             slopes.append((history.results[-i] - newest) / r)
         ratios.append(torch.ones_like(h))
-        weights = _Weights(torch.stack(ratios), -h, self.variant)
+        weights = _Weights(torch.stack(ratios), -h)
 
         alpha = schedule.alpha(t)
         base = schedule.std(t) / schedule.std(now) * x - alpha * weights.phi_1 * newest
-        predicted = base - alpha * weights.scale * weights.predict(slopes)
+        predicted = base - alpha * weights.hh * weights.predict(slopes)
         if not correct:
             return predicted, None
         result = self.data_prediction(predicted, t)
         change = weights.correct(slopes, result - newest)
-        return base - alpha * weights.scale * change, result
+        return base - alpha * weights.hh * change, result
 
 
 class _Weights:
     """Coefficients of one step; `hh` is minus the step in lambda."""
 
-    def __init__(self, ratios: Tensor, hh: Tensor, variant: str) -> None:
+    def __init__(self, ratios: Tensor, hh: Tensor) -> None:
         self.order = len(ratios)
         self.phi_1 = torch.expm1(hh)
-        self.scale = {"bh1": hh, "bh2": self.phi_1}[variant]
+        self.hh = hh
         rows, right = [], []
         phi, factorial = self.phi_1 / hh - 1, 1.0
         for i in range(1, self.order + 1):
             rows.append(ratios ** (i - 1))
-            right.append(phi * factorial / self.scale)
+            right.append(phi * factorial / hh)
             factorial *= i + 1
             phi = phi / hh - 1 / factorial
         self.matrix = torch.stack(rows)

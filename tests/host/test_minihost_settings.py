@@ -42,7 +42,7 @@ def test_types_compare_to_the_default(opts: Any) -> None:
     assert opts.same_type(None, "x")
     assert not opts.same_type("1", 1)
     assert opts.cast_value("probe_number", "7") == 7
-    assert opts.cast_value("tiling", "False") is False
+    assert opts.cast_value("img2img_fix_steps", "False") is False
 
 
 def test_onchange_runs_without_arguments_and_a_failure_reverts(opts: Any, capfd: Any) -> None:
@@ -60,24 +60,6 @@ def test_restricted_and_textual_options_cannot_be_set_by_the_api(opts: Any) -> N
     assert not opts.set("probe_text", "y", is_api=True)
     assert opts.set("probe_text", "y")
     assert not opts.set("probe_html", "y")
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [
-        ("freeze_settings", True),
-        ("freeze_settings_in_sections", "other, probe"),
-        ("freeze_specific_settings", "probe_number"),
-    ],
-)
-def test_frozen_settings_keep_their_values(
-    opts: Any, monkeypatch: pytest.MonkeyPatch, flag: str, value: object
-) -> None:
-    from modules import shared
-
-    monkeypatch.setattr(shared.cmd_opts, flag, value)
-    assert not opts.set("probe_number", 9)
-    assert opts.probe_number == 3
 
 
 def test_options_route_sets_saves_and_refuses_unknown_checkpoints(host: Any, opts: Any) -> None:

@@ -19,7 +19,6 @@ from modules import (
     sd_models,
     sd_samplers,
     sd_schedulers,
-    sd_vae,
     shared,
 )
 from modules.api import middleware, models
@@ -29,7 +28,6 @@ from modules.api.script_args import (
     default_script_args,
     get_selectable_script,
     init_script_args,
-    script_name_to_index,
 )
 from modules.processing import (
     StableDiffusionProcessingImg2Img,
@@ -73,43 +71,23 @@ class Api:
         self.default_script_arg_img2img = default_script_args(scripts.scripts_img2img)
 
     def _add_routes(self) -> None:
-        for method, name, endpoint, response in self._routes():
-            self.add_api_route(
-                f"/sdapi/v1/{name}", endpoint, methods=[method], response_model=response
-            )
-
-    def _routes(self) -> list[tuple[str, str, Any, Any]]:
-        routes = [
-            ("POST", "txt2img", self.text2imgapi, models.TextToImageResponse),
-            ("POST", "img2img", self.img2imgapi, models.ImageToImageResponse),
-            ("POST", "png-info", self.pnginfoapi, models.PNGInfoResponse),
-            ("GET", "progress", self.progressapi, models.ProgressResponse),
-            ("POST", "interrupt", self.interruptapi, None),
-            ("POST", "skip", self.skip, None),
-            ("GET", "options", self.get_config, models.OptionsModel),
-            ("POST", "options", self.set_config, None),
-            ("GET", "cmd-flags", self.get_cmd_flags, models.FlagsModel),
-            ("GET", "samplers", self.get_samplers, list[models.SamplerItem]),
-            ("GET", "schedulers", self.get_schedulers, list[models.SchedulerItem]),
-            ("GET", "upscalers", self.get_upscalers, list[models.UpscalerItem]),
-            (
-                "GET", "latent-upscale-modes", self.get_latent_upscale_modes,
-                list[models.LatentUpscalerModeItem],
-            ),
-            ("GET", "sd-models", self.get_sd_models, list[models.SDModelItem]),
-            ("GET", "sd-vae", self.get_sd_vaes, list[models.SDVaeItem]),
-            ("POST", "refresh-checkpoints", self.refresh_checkpoints, None),
-            ("POST", "refresh-vae", self.refresh_vae, None),
-            ("POST", "unload-checkpoint", self.unloadapi, None),
-            ("POST", "reload-checkpoint", self.reloadapi, None),
-            ("GET", "scripts", self.get_scripts_list, models.ScriptsList),
-            ("GET", "script-info", self.get_script_info, list[models.ScriptInfo]),
-            ("GET", "extensions", self.get_extensions_list, list[models.ExtensionItem]),
-        ]  # fmt: skip
-        if shared.cmd_opts.api_server_stop:
-            routes.append(("POST", "server-stop", self.stop_webui, None))
-            routes.append(("POST", "server-restart", self.restart_webui, None))
-        return routes
+        posts = {
+            "txt2img": self.text2imgapi, "img2img": self.img2imgapi, "png-info": self.pnginfoapi,
+            "interrupt": self.interruptapi, "skip": self.skip, "options": self.set_config,
+            "refresh-checkpoints": self.refresh_checkpoints,
+            "unload-checkpoint": self.unloadapi, "reload-checkpoint": self.reloadapi,
+        }  # fmt: skip
+        gets = {
+            "progress": self.progressapi, "options": self.get_config,
+            "cmd-flags": self.get_cmd_flags, "samplers": self.get_samplers,
+            "schedulers": self.get_schedulers, "upscalers": self.get_upscalers,
+            "latent-upscale-modes": self.get_latent_upscale_modes,
+            "sd-models": self.get_sd_models, "scripts": self.get_scripts_list,
+            "script-info": self.get_script_info, "extensions": self.get_extensions_list,
+        }  # fmt: skip
+        for method, routes in (("POST", posts), ("GET", gets)):
+            for name, endpoint in routes.items():
+                self.add_api_route(f"/sdapi/v1/{name}", endpoint, methods=[method])
 
     def add_api_route(self, path: str, endpoint: Any, **kwargs: Any) -> None:
         """Add a route, guarded by `--api-auth` if that is given."""
@@ -129,13 +107,6 @@ class Api:
             detail="Incorrect username or password",
             headers={"WWW-Authenticate": "Basic"},
         )
-
-    def get_script(self, script_name: str | None, script_runner: Any) -> Any:
-        """The script with this title; None for an empty name, 422 for an unknown one."""
-        if script_name is None or script_name == "":
-            return None
-        index = script_name_to_index(script_name, script_runner.scripts)
-        return script_runner.scripts[index]
 
     def _arguments(self, request: Any) -> dict[str, Any]:
         sampler, scheduler = sd_samplers.get_sampler_and_scheduler(
@@ -189,27 +160,18 @@ class Api:
                 progress.finish_task(task_id)
             finally:
                 shared.state.end()
-                shared.total_tqdm.clear()
         return processed
 
-    def text2imgapi(
-        self, txt2imgreq: models.StableDiffusionTxt2ImgProcessingAPI
-    ) -> models.TextToImageResponse:
+    def text2imgapi(self, txt2imgreq: models.StableDiffusionTxt2ImgProcessingAPI) -> dict[str, Any]:
         """Generate from text."""
         mentioned = apply_infotext(txt2imgreq, "txt2img", scripts.scripts_txt2img)
         args = self._arguments(txt2imgreq)
         processed = self._generate(
             txt2imgreq, "txt2img", StableDiffusionProcessingTxt2Img, args, mentioned
         )
-        return models.TextToImageResponse(
-            images=_encoded(processed, txt2imgreq.send_images),
-            parameters=vars(txt2imgreq),
-            info=processed.js(),
-        )
+        return _answer(processed, txt2imgreq)
 
-    def img2imgapi(
-        self, img2imgreq: models.StableDiffusionImg2ImgProcessingAPI
-    ) -> models.ImageToImageResponse:
+    def img2imgapi(self, img2imgreq: models.StableDiffusionImg2ImgProcessingAPI) -> dict[str, Any]:
         """Generate from a picture."""
         init_images = img2imgreq.init_images
         if init_images is None:
@@ -225,43 +187,34 @@ class Api:
         if not img2imgreq.include_init_images:
             img2imgreq.init_images = None
             img2imgreq.mask = None
-        return models.ImageToImageResponse(
-            images=_encoded(processed, img2imgreq.send_images),
-            parameters=vars(img2imgreq),
-            info=processed.js(),
-        )
+        return _answer(processed, img2imgreq)
 
-    def pnginfoapi(self, req: models.PNGInfoRequest) -> models.PNGInfoResponse:
+    def pnginfoapi(self, req: dict[str, str]) -> dict[str, Any]:
         """Read the infotext of a picture."""
         from modules import script_callbacks
 
-        image = decode_base64_to_image(req.image.strip())
-        if image is None:
-            return models.PNGInfoResponse(info="", items={}, parameters={})
+        image = decode_base64_to_image(req["image"].strip())
         geninfo, items = images.read_info_from_image(image)
         geninfo = geninfo or ""
         params = infotext_utils.parse_generation_parameters(geninfo)
         script_callbacks.infotext_pasted_callback(geninfo, params)
-        return models.PNGInfoResponse(info=geninfo, items=items, parameters=params)
+        return {"info": geninfo, "items": items, "parameters": params}
 
-    def progressapi(self, skip_current_image: bool = False) -> models.ProgressResponse:
+    def progressapi(self, skip_current_image: bool = False) -> dict[str, Any]:
         """How far the running job is."""
-        state = shared.state
-        if state.job_count == 0:
-            return models.ProgressResponse(
-                progress=0, eta_relative=0, state=state.dict(), textinfo=state.textinfo
-            )
-        # Never zero, so that the estimate is finite.
-        done = min(0.01 + progress.job_progress(), 1.0)
-        elapsed = time.time() - (state.time_start or time.time())
-        state.set_current_image()
-        image = None
-        if state.current_image is not None and not skip_current_image:
-            image = encode_pil_to_base64(state.current_image)
-        return models.ProgressResponse(
-            progress=done, eta_relative=elapsed / done - elapsed, state=state.dict(),
-            current_image=image, textinfo=state.textinfo,
-        )  # fmt: skip
+        state, image, done, left = shared.state, None, 0.0, 0.0
+        if state.job_count != 0:
+            # Never zero, so that the estimate is finite.
+            done = min(0.01 + progress.job_progress(), 1.0)
+            elapsed = time.time() - (state.time_start or time.time())
+            left = elapsed / done - elapsed
+            state.set_current_image()
+            if state.current_image is not None and not skip_current_image:
+                image = encode_pil_to_base64(state.current_image)
+        return {
+            "progress": done, "eta_relative": left, "state": state.dict(),
+            "current_image": image, "textinfo": state.textinfo,
+        }  # fmt: skip
 
     def interruptapi(self) -> dict:
         """Stop the running job."""
@@ -284,7 +237,7 @@ class Api:
 
     def get_config(self) -> dict[str, Any]:
         """Values of the settings."""
-        return {key: opts.data.get(key) for key in [*opts.data]}
+        return dict(opts.data)
 
     def set_config(self, req: dict[str, Any]) -> None:
         """Change settings and save them."""
@@ -314,16 +267,8 @@ class Api:
 
     def get_upscalers(self) -> list[dict]:
         """The picture upscalers."""
-        return [
-            {
-                "name": x.name,
-                "model_name": getattr(x.scaler, "model_name", None),
-                "model_path": x.data_path,
-                "model_url": None,
-                "scale": x.scale,
-            }
-            for x in shared.sd_upscalers
-        ]
+        none = dict.fromkeys(("model_name", "model_path", "model_url"))
+        return [{"name": x.name, **none, "scale": x.scale} for x in shared.sd_upscalers]
 
     def get_latent_upscale_modes(self) -> list[dict]:
         """The latent upscalers."""
@@ -335,34 +280,22 @@ class Api:
             {
                 "title": x.title, "model_name": x.model_name, "hash": x.shorthash,
                 "sha256": x.sha256, "filename": str(x.filename),
-                "config": str(getattr(x, "config", None) or "") or None,
+                "config": None,
             }
             for x in sd_models.checkpoints_list.values()
         ]  # fmt: skip
-
-    def get_sd_vaes(self) -> list[dict]:
-        """The VAE files."""
-        return [
-            {"model_name": name, "filename": str(path)} for name, path in sd_vae.vae_dict.items()
-        ]
 
     def refresh_checkpoints(self) -> None:
         """Look for checkpoints again."""
         with self.queue_lock:
             shared.refresh_checkpoints()
 
-    def refresh_vae(self) -> None:
-        """Look for VAE files again."""
-        with self.queue_lock:
-            sd_vae.refresh_vae_list()
-
-    def get_scripts_list(self) -> models.ScriptsList:
+    def get_scripts_list(self) -> dict[str, list[str]]:
         """Names of the scripts."""
-        names = {
+        return {
             kind: [x.name for x in getattr(scripts, f"scripts_{kind}").scripts if x.name]
             for kind in ("txt2img", "img2img")
         }
-        return models.ScriptsList(**names)
 
     def get_script_info(self) -> list[models.ScriptInfo]:
         """The scripts with their arguments."""
@@ -371,22 +304,13 @@ class Api:
 
     def get_extensions_list(self) -> list[dict]:
         """The extensions."""
-        names = ("name", "remote", "branch", "commit_hash", "version", "enabled")
-        return [{n: getattr(x, n) for n in names} for x in extensions.extensions]
-
-    def stop_webui(self) -> None:
-        """End the server."""
-        shared.state.server_command = "stop"
-
-    def restart_webui(self) -> None:
-        """Build page and application again."""
-        shared.state.server_command = "restart"
+        return [{"name": x.name, "enabled": x.enabled} for x in extensions.extensions]
 
 
-def _encoded(processed: Any, wanted: bool | None) -> list:
-    if not wanted:
-        return []
-    return [encode_pil_to_base64(image) for image in processed.images]
+def _answer(processed: Any, request: Any) -> dict[str, Any]:
+    pictures = processed.images if request.send_images else []
+    encoded = [encode_pil_to_base64(image) for image in pictures]
+    return {"images": encoded, "parameters": vars(request), "info": processed.js()}
 
 
 __all__ = ["Api", "decode_base64_to_image", "encode_pil_to_base64", "verify_url"]

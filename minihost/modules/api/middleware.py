@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,8 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
 from modules import errors
-from modules.shared_cmd_options import cmd_opts
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 log = logging.getLogger(__name__)
@@ -36,16 +33,6 @@ def close_origins(app: FastAPI) -> None:
 
 def setup_middleware(app: FastAPI) -> None:
     """Add the host's own middleware to an application."""
-    if cmd_opts.cors_allow_origins or cmd_opts.cors_allow_origins_regex:
-        _add(
-            app,
-            CORSMiddleware,
-            allow_methods=["*"],
-            allow_credentials=True,
-            allow_headers=["*"],
-            allow_origins=(cmd_opts.cors_allow_origins or "").split(","),
-            allow_origin_regex=cmd_opts.cors_allow_origins_regex,
-        )
     _add(app, GZipMiddleware, minimum_size=1000)
 
 
@@ -74,17 +61,6 @@ def error_response(e: Exception) -> JSONResponse:
     )
 
 
-async def _log_and_time(request: Request, call_next: Callable) -> Any:
-    started = time.time()
-    response = await call_next(request)
-    took = f"{time.time() - started:.4f}"
-    response.headers["X-Process-Time"] = took
-    endpoint = request.scope.get("path", "")
-    if cmd_opts.api_log and endpoint.startswith("/sdapi"):
-        log.warning("%s %s %s %s", response.status_code, request.method, endpoint, took)
-    return response
-
-
 async def _catch(request: Request, call_next: Callable) -> Any:
     try:
         return await call_next(request)
@@ -97,7 +73,6 @@ async def _answer(_request: Request, e: Exception) -> JSONResponse:
 
 
 def api_middleware(app: FastAPI) -> None:
-    """Turn exceptions of all routes into JSON, and log requests if asked."""
-    _add(app, BaseHTTPMiddleware, dispatch=_log_and_time)
+    """Turn exceptions of all routes into JSON."""
     _add(app, BaseHTTPMiddleware, dispatch=_catch)
     app.exception_handlers |= {Exception: _answer, HTTPException: _answer}

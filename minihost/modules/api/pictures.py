@@ -6,7 +6,6 @@ import base64
 import io
 import ipaddress
 import socket
-from io import BytesIO
 from typing import Any
 from urllib.parse import urlparse
 
@@ -14,10 +13,8 @@ import requests
 from fastapi.exceptions import HTTPException
 from modules import images
 from modules.shared import opts
-from PIL import Image, PngImagePlugin
 
 _FETCH_SECONDS = 30
-_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 
 
 def verify_url(url: str) -> bool:
@@ -33,12 +30,11 @@ def verify_url(url: str) -> bool:
 def _fetch(url: str) -> Any:
     if not opts.api_enable_requests:
         raise HTTPException(status_code=500, detail="Requests not allowed")
-    if opts.api_forbid_local_requests and not verify_url(url):
+    if not verify_url(url):
         raise HTTPException(status_code=500, detail="Request to local resource not allowed")
-    headers = {"user-agent": opts.api_useragent} if opts.api_useragent else {}
-    response = requests.get(url, timeout=_FETCH_SECONDS, headers=headers)
+    response = requests.get(url, timeout=_FETCH_SECONDS)
     try:
-        return images.read(BytesIO(response.content))
+        return images.read(io.BytesIO(response.content))
     except Exception as e:
         raise HTTPException(status_code=500, detail="Invalid image url") from e
 
@@ -54,41 +50,20 @@ def decode_base64_to_image(encoding: str) -> Any:
     if encoding.startswith("data:image/"):
         encoding = encoding.split(";")[1].split(",")[1]
     try:
-        return images.read(BytesIO(base64.b64decode(encoding)))
+        return images.read(io.BytesIO(base64.b64decode(encoding)))
     except Exception as e:
         raise HTTPException(status_code=500, detail="Invalid encoded image") from e
 
 
 def encode_pil_to_base64(image: Any) -> bytes:
     """Encode a picture in the format of the setting `samples_format`; strings pass through."""
+    if isinstance(image, str):
+        return image
+    kind = opts.samples_format.lower()
+    if kind not in ("png", "jpg", "jpeg", "webp"):
+        raise HTTPException(status_code=500, detail="Invalid image format")
+    texts = {key: value for key, value in image.info.items() if isinstance(value, str)}
     with io.BytesIO() as output:
-        if isinstance(image, str):
-            return image
-        kind = opts.samples_format.lower()
-        if kind == "png":
-            info = PngImagePlugin.PngInfo()
-            texts = {k: v for k, v in image.info.items() if isinstance(v, str)}
-            for key, value in texts.items():
-                info.add_text(key, value)
-            image.save(
-                output, format="PNG", pnginfo=info if texts else None, quality=opts.jpeg_quality
-            )
-        elif kind in ("jpg", "jpeg", "webp"):
-            if image.mode in ("RGBA", "P"):
-                image = image.convert("RGB")
-            image.save(
-                output,
-                format="WEBP" if kind == "webp" else "JPEG",
-                exif=_comment(image.info.get("parameters")),
-                quality=opts.jpeg_quality,
-                **({"lossless": opts.webp_lossless} if kind == "webp" else {}),
-            )
-        else:
-            raise HTTPException(status_code=500, detail="Invalid image format")
+        geninfo = texts.get("parameters")
+        images.save_image_with_geninfo(image, geninfo, output, f".{kind}", texts)
         return base64.b64encode(output.getvalue())
-
-
-def _comment(parameters: str | None) -> bytes:
-    exif = Image.Exif()
-    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + (parameters or "").encode("utf-16-be")
-    return exif.tobytes()

@@ -20,7 +20,7 @@ class ScriptSampler(scripts.ScriptBuiltinUI):
         return "Sampler"
 
     def ui(self, is_img2img: bool) -> list:
-        names = [x.name for x in sd_samplers.visible_samplers()]
+        names = [x.name for x in sd_samplers.samplers]
         labels = [x.label for x in sd_schedulers.schedulers]
         with FormRow(elem_id=f"sampler_selection_{self.tabname}"), FormGroup():
             with FormRow():

@@ -40,7 +40,6 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
             )
         with gr.Group(visible=False, elem_id=self.elem_id("seed_extras")) as seed_extras:
             subseed, subseed_strength, random_subseed, reuse_subseed = self._variation()
-            width, height = self._resize_from()
         random_seed.click(fn=lambda: -1, inputs=[], outputs=[self.seed], show_progress=False)
         random_subseed.click(fn=lambda: -1, inputs=[], outputs=[subseed], show_progress=False)
         seed_checkbox.change(
@@ -49,11 +48,9 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
         )  # fmt: skip
         self.infotext_fields = [
             PasteField(self.seed, "Seed", api="seed"),
-            PasteField(seed_checkbox, lambda d: "Variation seed" in d or "Seed resize from-1" in d),
+            PasteField(seed_checkbox, lambda d: "Variation seed" in d),
             PasteField(subseed, "Variation seed", api="subseed"),
             PasteField(subseed_strength, "Variation seed strength", api="subseed_strength"),
-            PasteField(width, "Seed resize from-1", api="seed_resize_from_h"),
-            PasteField(height, "Seed resize from-2", api="seed_resize_from_w"),
         ]
         self.on_after_component(
             lambda x: connect_reuse_seed(self.seed, reuse_seed, x.component, False),
@@ -63,7 +60,7 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
             lambda x: connect_reuse_seed(subseed, reuse_subseed, x.component, True),
             elem_id=f"generation_info_{self.tabname}",
         )
-        return [self.seed, seed_checkbox, subseed, subseed_strength, width, height]
+        return [self.seed, seed_checkbox, subseed, subseed_strength]
 
     def _variation(self) -> tuple:
         with gr.Row(elem_id=self.elem_id("subseed_row")):
@@ -78,29 +75,13 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
             )  # fmt: skip
         return subseed, strength, random_subseed, reuse_subseed
 
-    def _resize_from(self) -> tuple:
-        with gr.Row(elem_id=self.elem_id("seed_resize_from_row")):
-            width = gr.Slider(
-                minimum=0, maximum=2048, step=8, label="Resize seed from width", value=0,
-                elem_id=self.elem_id("seed_resize_from_w"),
-            )  # fmt: skip
-            height = gr.Slider(
-                minimum=0, maximum=2048, step=8, label="Resize seed from height", value=0,
-                elem_id=self.elem_id("seed_resize_from_h"),
-            )  # fmt: skip
-        return width, height
-
     def setup(
-        self, p: object, seed: int, seed_checkbox: bool, subseed: int, subseed_strength: float,
-        seed_resize_from_w: int, seed_resize_from_h: int,
-    ) -> None:  # fmt: skip
+        self, p: object, seed: int, seed_checkbox: bool, subseed: int, subseed_strength: float
+    ) -> None:
         p.seed = seed
         if seed_checkbox and subseed_strength > 0:
             p.subseed = subseed
             p.subseed_strength = subseed_strength
-        if seed_checkbox and seed_resize_from_w > 0 and seed_resize_from_h > 0:
-            p.seed_resize_from_w = seed_resize_from_w
-            p.seed_resize_from_h = seed_resize_from_h
 
 
 def connect_reuse_seed(
