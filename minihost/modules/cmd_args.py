@@ -22,6 +22,7 @@ def _value(name: str, default: object, text: str, kind: type = str) -> None:
 
 _data = Path(paths_internal.data_path)
 _flag("--skip-install", "do not run the extensions' install.py")
+_flag("--skip-torch-cuda-test", "accepted for compatibility; this host never demands CUDA")
 _value("--data-dir", str(_data), "folder of settings, models, extensions, outputs")
 _value("--models-dir", None, "folder of models; default: models in the data folder")
 _value("--ckpt", None, "checkpoint to load first")

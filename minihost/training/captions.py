@@ -7,34 +7,11 @@ from typing import Final, Protocol
 
 import numpy as np
 
-JUNK: Final = [
-    "photo",
-    "detailed",
-    "best",
-    "quality",
-    "masterpiece",
-    "cute",
-    "trending",
-    "sharp",
-    "highly",
-    "realistic",
-    "person",
-    "man",
-    "woman",
-    "face",
-    "cat",
-    "dog",
-    "house",
-    "tree",
-    "car",
-    "portrait",
-    "astronaut",
-    "landscape",
-    "city",
-    "flower",
-    "fine",
-    "art",
-]
+JUNK: Final = (
+    "photo", "detailed", "best", "quality", "masterpiece", "cute", "trending", "sharp", "highly",
+    "realistic", "person", "man", "woman", "face", "cat", "dog", "house", "tree", "car",
+    "portrait", "astronaut", "landscape", "city", "flower", "fine", "art",
+)  # fmt: skip
 
 
 class Described(Protocol):

@@ -24,8 +24,8 @@ from lib_controlnet.train.dataset import (
 )
 
 from .assets import RUNS
-from .data import SceneCache, in_processes, load_scenes, segment_picture
-from .hints import HINTS, Source
+from .data import in_processes, load_scenes
+from .hints import HINTS
 
 DATA: Final = RUNS / "data"
 COUNT: Final = 6000
@@ -56,17 +56,6 @@ CONTROLS: Final = {
 }
 
 
-def source_of(scenes: SceneCache, row: int) -> Source:
-    """What the hints of one cached scene are made of."""
-    return Source(
-        picture=scenes.pictures[row],
-        edges=scenes.edges[row],
-        borders=scenes.borders[row],
-        depth=scenes.depth[row],
-        segments=segment_picture(scenes.classes[row]),
-    )
-
-
 def hint_picture(hint: np.ndarray) -> np.ndarray:
     """A hint, float (s, s, 3), as the picture of a data set: transparent where it is masked."""
     pixels = (hint.clip(0, 1) * 255).round().astype(np.uint8)
@@ -93,8 +82,8 @@ def _write_rows(kind: str, size: int, rows: range) -> None:
     for row in rows:
         target = folder / _target(size, row)
         if not target.is_file():
-            write_picture(target, scenes.pictures[row])
-        hint = HINTS[kind](source_of(scenes, row), np.random.default_rng((number, size, row)))
+            write_picture(target, scenes.arrays["picture"][row])
+        hint = HINTS[kind](scenes.source(row), np.random.default_rng((number, size, row)))
         write_picture(folder / f"source/{row:06d}.png", hint_picture(hint))
 
 

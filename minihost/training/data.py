@@ -6,7 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,69 +16,40 @@ import torch
 from minildm.vae import AutoencoderKL
 from tqdm import tqdm
 
-from .assets import RUNS, SCALE_FACTOR
-from .hints import canny_edges
+from .assets import CONFIG, RUNS
+from .hints import Source, source_of
 from .loop import to_tensor
-from .scenes import SEGMENT_COLOURS, Scene, boundary, make_scene
-from .vocabulary import SHAPES
+from .scenes import make_scene
 
 COUNTS: Final = {128: 10000, 192: 800, 256: 600}
-MOSAIC: Final = 255
 CHUNK: Final = 100
+NAMES: Final = tuple(field.name for field in fields(Source))
 
 
 @dataclass(frozen=True)
 class SceneCache:
-    """Scenes of one size as memory-mapped arrays, n scenes of s pixels.
+    """Scenes of one size: what their hints are made of as memory-mapped arrays, and captions.
 
     Attributes:
-        pictures: uint8 (n, s, s, 3).
-        edges: uint8 (n, s, s), 255 on Canny edges of the un-inked picture and on free lines.
-        borders: uint8 (n, s, s), 255 on region boundaries and on free lines.
-        depth: uint8 (n, s, s), 255 is near.
-        classes: uint8 (n, s, s), 0 background, 1 + index in SHAPES, or MOSAIC.
-        captions: n captions.
+        arrays: of n scenes, by the names of `Source`.
     """
 
-    pictures: np.ndarray
-    edges: np.ndarray
-    borders: np.ndarray
-    depth: np.ndarray
-    classes: np.ndarray
+    arrays: dict[str, np.ndarray]
     captions: list[str]
 
     def __len__(self) -> int:
         return len(self.captions)
 
-
-def segment_picture(classes: np.ndarray) -> np.ndarray:
-    """Class map (s, s) as palette colours, uint8 (s, s, 3); background and mosaics are black."""
-    table = np.zeros((256, 3), np.uint8)
-    for i, shape in enumerate(SHAPES, 1):
-        table[i] = SEGMENT_COLOURS[shape]
-    return table[classes]
+    def source(self, row: int) -> Source:
+        """What the hints of one scene are made of."""
+        return Source(**{name: array[row] for name, array in self.arrays.items()})
 
 
-def class_map(scene: Scene) -> np.ndarray:
-    """Shape class of every pixel, uint8 (s, s)."""
-    if not scene.things:
-        return np.full(scene.labels.shape, MOSAIC, np.uint8)
-    table = np.array([0, *(1 + SHAPES.index(t.shape) for t in scene.things)], np.uint8)
-    return table[scene.labels]
-
-
-def _render(job: tuple[int, int]) -> tuple[list[np.ndarray], list[str]]:
+def _render(job: tuple[int, int]) -> tuple[list[Source], list[str]]:
     first, size = job
     cv2.setNumThreads(1)
     scenes = [make_scene(seed, size) for seed in range(first, first + CHUNK)]
-    arrays = [
-        np.stack([s.picture for s in scenes]),
-        np.stack([np.where(s.lines, 255, canny_edges(s.flat)).astype(np.uint8) for s in scenes]),
-        np.stack([(boundary(s.labels) | s.lines).astype(np.uint8) * 255 for s in scenes]),
-        np.stack([(s.depth * 255).astype(np.uint8) for s in scenes]),
-        np.stack([class_map(s) for s in scenes]),
-    ]
-    return arrays, [s.caption for s in scenes]
+    return [source_of(scene) for scene in scenes], [scene.caption for scene in scenes]
 
 
 def in_processes(
@@ -99,22 +70,20 @@ def load_scenes(size: int, workers: int = 2) -> SceneCache:
     folder = RUNS / f"scenes_{size}"
     if not (folder / "captions.json").exists():
         _render_all(folder, size, workers)
-    names = ("pictures", "edges", "borders", "depth", "classes")
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
-    return SceneCache(*arrays, json.loads((folder / "captions.json").read_text("utf-8")))
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES}
+    return SceneCache(arrays, json.loads((folder / "captions.json").read_text("utf-8")))
 
 
 def _render_all(folder: Path, size: int, workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(first, size) for first in range(0, COUNTS[size], CHUNK)]
-    parts: list[list[np.ndarray]] = []
+    sources: list[Source] = []
     captions: list[str] = []
-    for arrays, texts in in_processes(_render, jobs, workers, f"scenes {size}"):
-        parts.append(arrays)
+    for made, texts in in_processes(_render, jobs, workers, f"scenes {size}"):
+        sources += made
         captions += texts
-    names = ("pictures", "edges", "borders", "depth", "classes")
-    for name, arrays in zip(names, zip(*parts, strict=True), strict=True):
-        np.save(folder / f"{name}.npy", np.concatenate(arrays))
+    for name in NAMES:
+        np.save(folder / f"{name}.npy", np.stack([getattr(source, name) for source in sources]))
     (folder / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
 
 
@@ -127,10 +96,10 @@ def load_latents(vae: AutoencoderKL, size: int, batch: int = 16) -> torch.Tensor
         batch = max(1, batch * 128 * 128 // size**2)
         out = []
         for i in tqdm(range(0, len(scenes), batch), desc=f"latents {size}", mininterval=5):
-            x = to_tensor(np.ascontiguousarray(scenes.pictures[i : i + batch]))
+            x = to_tensor(np.ascontiguousarray(scenes.arrays["picture"][i : i + batch]))
             with torch.autocast("cpu", torch.bfloat16):
                 mean = vae.encode(x).mean
-            out.append((mean.float() * SCALE_FACTOR).half().numpy())
+            out.append((mean.float() * CONFIG.scale_factor).half().numpy())
         partial = path.with_suffix(".part.npy")
         np.save(partial, np.concatenate(out))
         partial.replace(path)

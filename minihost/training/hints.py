@@ -11,6 +11,7 @@ import numpy as np
 
 from lib_controlnet.train.masks import random_mask
 
+from .scenes import Scene, boundary
 from .shapes import smooth_noise
 
 LOW, HIGH = 100, 200
@@ -18,18 +19,35 @@ LOW, HIGH = 100, 200
 
 @dataclass(frozen=True)
 class Source:
-    """What hints are made of, all (s, s): see `data.SceneCache`."""
+    """What the hints of a scene are made of.
+
+    Attributes:
+        picture: uint8 (s, s, 3).
+        edges: uint8 (s, s), 255 on Canny edges of the un-inked picture and on free lines.
+        borders: uint8 (s, s), 255 on region boundaries and on free lines.
+        depth: uint8 (s, s), 255 is near.
+    """
 
     picture: np.ndarray
     edges: np.ndarray
     borders: np.ndarray
     depth: np.ndarray
-    segments: np.ndarray
 
 
 def canny_edges(picture: np.ndarray) -> np.ndarray:
     """Canny edges of a uint8 (s, s, 3) picture, 0 or 255."""
     return cv2.Canny(np.ascontiguousarray(picture), LOW, HIGH)
+
+
+def source_of(scene: Scene) -> Source:
+    """What hints of a scene are made of."""
+    lines = scene.lines.astype(np.uint8) * 255
+    return Source(
+        picture=scene.picture,
+        edges=canny_edges(scene.flat) | lines,
+        borders=boundary(scene.labels).astype(np.uint8) * 255 | lines,
+        depth=(scene.depth * 255).astype(np.uint8),
+    )
 
 
 def _three(plane: np.ndarray) -> np.ndarray:
@@ -95,16 +113,9 @@ def scribble(source: Source, rng: np.random.Generator) -> np.ndarray:
     return _three(drawn)
 
 
-def seg(source: Source, rng: np.random.Generator) -> np.ndarray:
-    """Palette colours of the shape classes, black elsewhere."""
-    del rng
-    return source.segments.astype(np.float32) / 255
-
-
 HINTS: Final[dict[str, Callable[[Source, np.random.Generator], np.ndarray]]] = {
     "canny": canny,
     "depth": depth,
     "inpaint": inpaint,
     "scribble": scribble,
-    "seg": seg,
 }

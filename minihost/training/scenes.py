@@ -33,13 +33,6 @@ PALETTE: Final = dict(
     )
 )
 INK: Final = (24, 22, 30)
-SEGMENT_COLOURS: Final = dict(
-    zip(
-        SHAPES,
-        ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)),
-        strict=True,
-    )
-)
 SUPERSAMPLING: Final = 2
 TINT: Final = 0.2
 
@@ -77,11 +70,6 @@ class Scene:
     caption: str
     things: list[Thing] = field(default_factory=list)
     background: tuple[str, tuple[str, ...]] = ("plain", ("white",))
-
-    @property
-    def size(self) -> int:
-        """Pixels of a side."""
-        return self.labels.shape[0]
 
 
 def make_scene(seed: int, size: int = 128, mosaic_share: float = 0.28) -> Scene:

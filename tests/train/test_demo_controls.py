@@ -50,9 +50,9 @@ def test_data_sets_hold_the_hints_of_the_scenes(kind: str, small: Path) -> None:
     scenes, number = data.load_scenes(128), list(control_data.CONTROLS).index(kind)
     for row, item in enumerate(items):
         assert item.prompt == scenes.captions[row]
-        assert np.array_equal(read_picture(folder / item.target), scenes.pictures[row])
+        assert np.array_equal(read_picture(folder / item.target), scenes.source(row).picture)
         rng = np.random.default_rng((number, 128, row))
-        hint = HINTS[kind](control_data.source_of(scenes, row), rng)
+        hint = HINTS[kind](scenes.source(row), rng)
         picture, masked = read_control(folder / item.source)
         if masked is not None:
             assert np.array_equal(masked, hint[:, :, 0] < 0)
