@@ -24,17 +24,17 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from minildm.unet import UNetModel, timestep_embedding
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from training.control import ControlNet
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import support  # noqa: E402
+from sessions import FakeHost  # noqa: E402
 
 from lib_controlnet.engine.pass_info import PassInfo  # noqa: E402
 from lib_controlnet.engine.prepared import PreparedUnit  # noqa: E402
-from lib_controlnet.engine.residency import Between, Residency  # noqa: E402
 from lib_controlnet.engine.session import ControlSession  # noqa: E402
 from lib_controlnet.engine.unet import BaseUNet, describe_unet  # noqa: E402
 from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
@@ -44,17 +44,6 @@ from lib_controlnet.pictures.maps import Size  # noqa: E402
 from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
 from lib_controlnet.units.unit import ControlUnit  # noqa: E402
 
-SD15 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "transformer_depth": 1,
-    "context_dim": 768,
-}
 ROWS = 2  # one picture: cond and uncond
 TOKENS = 77
 
@@ -74,49 +63,18 @@ class Line:
         )
 
 
-class BenchHost:
-    """The few answers that a session wants from a host."""
-
-    device = torch.device("cpu")
-    between = Between.NEVER
-    network_dtype = torch.float32
-
-    def __init__(self) -> None:
-        self.residency = Residency(1, 0)
-
-    def option(self, _key: str, default: object) -> object:
-        return default
-
-    def is_interrupted(self) -> bool:
-        return False
-
-    def report(self, _text: str | None) -> None:
-        return None
-
-
-def randomise(module: nn.Module, seed: int) -> None:
-    """Give every tensor small random values, zero convolutions included."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = 1.0 / max(parameter[0].numel(), 1) ** 0.5 if parameter.dim() > 1 else 0.02
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-        for layer in module.modules():
-            if isinstance(layer, nn.GroupNorm | nn.LayerNorm):
-                layer.weight.fill_(1.0)
+def empty_unet(width: int) -> UNetModel:
+    """A U-Net of SD1.5's structure on the meta device; `width` is 320 there."""
+    return support.empty_unet("SD1", model_channels=width, context_dim=768)
 
 
 class Rig:
     """A U-Net, a control network for it, and one denoiser call to repeat."""
 
     def __init__(self, width: int, latent: int, folder: Path) -> None:
-        self.unet = UNetModel(model_channels=width, **SD15).eval().requires_grad_(False)
-        randomise(self.unet, 1)
-        control = ControlNet(self.unet)
-        randomise(control, 2)
-        self.file = folder / "control_bench.safetensors"
-        tensors = {f"control_model.{k}": v.contiguous() for k, v in control.state_dict().items()}
-        save_file(tensors, self.file)
+        self.unet = support.randomise(empty_unet(width).to_empty(device="cpu"), 1)
+        control = support.tiny_controlnet("SD1", 2, self.unet)
+        self.file = support.save_controlnet(folder / "control_bench.safetensors", control)
         self.base = BaseUNet(self.unet, describe_unet(self.unet), "bench", "bench")
         self.network = load_network(self.file, self.base, torch.float32, "cpu")
         generator = torch.Generator().manual_seed(3)
@@ -158,7 +116,7 @@ class Rig:
             PreparedUnit(unit, ResizeMode.RESIZE, np.roll(self.picture, unit.index, 0), model)
             for unit in units
         ]
-        session = ControlSession(BenchHost(), prepared)
+        session = ControlSession(FakeHost(), prepared)
         session.begin_pass(PassInfo(self.geometry, self.base))
 
         def call() -> Tensor:
@@ -342,8 +300,7 @@ def watching(peaks: list[int]) -> Iterator[None]:
 
 def loading(file: Path, width: int) -> str:
     """Load a control model and read it once; peak of memory and the tensors' size, in bytes."""
-    with torch.device("meta"):
-        unet = UNetModel(model_channels=width, **SD15)
+    unet = empty_unet(width)
     base = BaseUNet(unet, describe_unet(unet), "bench", "bench")
     before, peaks = resident_bytes(), []
     with watching(peaks):

@@ -89,7 +89,7 @@ def unet(name: str = BASE, seed: int = 0) -> UNetModel:
 def _let_through(made: UNetModel) -> None:
     """Carry the latent x past all blocks, as x and -x: SiLU(x) - SiLU(-x) is x again."""
     first, last, out = made.input_blocks[0][0], made.output_blocks[-1][0], made.out
-    skips = last.channels - made.model_channels
+    skips = last.in_layers[0].num_channels - made.model_channels
     for channel in range(SAMPLED):
         for sign in (0, 1):
             place = 2 * channel + sign

@@ -6,7 +6,6 @@ Constructor arguments carry the names of the published YAML files. Feature maps 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,56 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import SpatialTransformer
+from .shared import cldm
 
-
-def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Sinusoids of (possibly fractional) timesteps (b,) as float32 (b, dim): cosines first."""
-    half = dim // 2
-    steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
-    angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * steps / half)
-    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return F.pad(embedding, (0, dim % 2))
-
-
-class ResBlock(nn.Module):
-    """Two convolutions with group norm; the time embedding is added between them."""
-
-    def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.out_channels = out_channels
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
-        )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, out_channels),
-            nn.SiLU(),
-            nn.Dropout(0.0),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
-        )
-        for p in self.out_layers[3].parameters():
-            nn.init.zeros_(p)
-        self.skip_connection: nn.Module = nn.Identity()
-        if out_channels != channels:
-            self.skip_connection = nn.Conv2d(channels, out_channels, 1)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Map (b, channels, h, w) to (b, out_channels, h, w)."""
-        h = self.in_layers(x) + self.emb_layers(emb).type(x.dtype)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
-
-
-class Downsample(nn.Module):
-    """Halve the size with a strided convolution `op`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (b, c, h, w) to (b, c, ceil(h / 2), ceil(w / 2))."""
-        return self.op(x)
+timestep_embedding = cldm.timestep_embedding
+ResBlock = cldm.ResBlock
 
 
 class Upsample(nn.Module):
@@ -142,15 +95,15 @@ class UNetModel(nn.Module):
         self.num_classes = num_classes
         self.depths = _depth_per_level(transformer_depth, len(self.channel_mult))
         self.emb_channels = model_channels * 4
-        self.time_embed = _two_layers(model_channels, self.emb_channels)
+        self.time_embed = cldm._two_layers(model_channels, self.emb_channels)
         if num_classes is not None:
             self.label_emb = _label_embedding(num_classes, adm_in_channels, self.emb_channels)
         skips = self._build_encoder()
         width = skips[-1]
-        middle = [ResBlock(width, self.emb_channels, width)]
+        middle = [ResBlock(width, width, self.emb_channels)]
         if self.depths[-1]:
             middle.append(self._transformer(width, self.depths[-1]))
-        middle.append(ResBlock(width, self.emb_channels, width))
+        middle.append(ResBlock(width, width, self.emb_channels))
         self.middle_block = TimestepEmbedSequential(*middle)
         self._build_decoder(skips)
         self.out = nn.Sequential(
@@ -158,8 +111,10 @@ class UNetModel(nn.Module):
             nn.SiLU(),
             nn.Conv2d(model_channels, out_channels, 3, padding=1),
         )
-        for p in self.out[2].parameters():
-            nn.init.zeros_(p)
+        blocks = [block for block in self.modules() if isinstance(block, ResBlock)]
+        for layer in (self.out[2], *(block.out_layers[3] for block in blocks)):
+            for p in layer.parameters():
+                nn.init.zeros_(p)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -168,12 +123,10 @@ class UNetModel(nn.Module):
 
     def _transformer(self, width: int, depth: int) -> SpatialTransformer:
         heads = self.num_heads if self.num_heads != -1 else width // self.num_head_channels
-        return SpatialTransformer(
-            width, heads, width // heads, depth, self.context_dim, self.use_linear
-        )
+        return SpatialTransformer(width, heads, depth, self.context_dim, self.use_linear)
 
     def _layers(self, width_in: int, width_out: int, level: int) -> list[nn.Module]:
-        layers: list[nn.Module] = [ResBlock(width_in, self.emb_channels, width_out)]
+        layers: list[nn.Module] = [ResBlock(width_in, width_out, self.emb_channels)]
         if 2**level in self.attention_resolutions and self.depths[level]:
             layers.append(self._transformer(width_out, self.depths[level]))
         return layers
@@ -192,7 +145,7 @@ class UNetModel(nn.Module):
                 width = out
                 skips.append(width)
             if level != len(self.channel_mult) - 1:
-                self.input_blocks.append(TimestepEmbedSequential(Downsample(width)))
+                self.input_blocks.append(TimestepEmbedSequential(cldm.Downsample(width, width)))
                 skips.append(width)
         return skips
 
@@ -248,17 +201,13 @@ class UNetModel(nn.Module):
         return self.out(h).type(x.dtype)
 
 
-def _two_layers(width_in: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width_in, width), nn.SiLU(), nn.Linear(width, width))
-
-
 def _label_embedding(num_classes: int | str, adm: int | None, width: int) -> nn.Module:
     if isinstance(num_classes, int):
         return nn.Embedding(num_classes, width)
     if num_classes != "sequential" or adm is None:
         msg = f"num_classes {num_classes!r} with adm_in_channels {adm} is not supported"
         raise ValueError(msg)
-    return nn.Sequential(_two_layers(adm, width))
+    return nn.Sequential(cldm._two_layers(adm, width))
 
 
 def _depth_per_level(depth: int | Sequence[int], levels: int) -> list[int]:
