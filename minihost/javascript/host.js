@@ -21,8 +21,6 @@ const uiUpdateCallbacks = [];
 const uiAfterUpdateCallbacks = [];
 const uiLoadedCallbacks = [];
 const uiTabChangeCallbacks = [];
-const optionsChangedCallbacks = [];
-const optionsAvailableCallbacks = [];
 
 let uiAfterUpdateTimeout = null;
 let uiCurrentTab = null;
@@ -46,20 +44,6 @@ function onUiLoaded(callback) {
 /** Calls `callback()` when another tab is chosen. */
 function onUiTabChange(callback) {
     uiTabChangeCallbacks.push(callback);
-}
-
-/** Calls `callback()` when a setting was changed. */
-function onOptionsChanged(callback) {
-    optionsChangedCallbacks.push(callback);
-}
-
-/** Calls `callback()` once `opts` is filled; at once if it is. */
-function onOptionsAvailable(callback) {
-    if (Object.keys(opts).length !== 0) {
-        callback();
-        return;
-    }
-    optionsAvailableCallbacks.push(callback);
 }
 
 function executeCallbacks(queue, arg) {
@@ -138,26 +122,12 @@ function readOptions() {
     if (!textarea || textarea.value === optionsText) {
         return;
     }
-    const first = optionsText === "";
     optionsText = textarea.value;
     opts = JSON.parse(optionsText);
-    if (first) {
-        executeCallbacks(optionsAvailableCallbacks);
-        optionsAvailableCallbacks.length = 0;
-    }
-    executeCallbacks(optionsChangedCallbacks);
 }
 
 onUiUpdate(readOptions);
 onUiLoaded(() => setInterval(readOptions, 500));
-
-function set_theme(theme) {
-    const address = new URL(window.location);
-    if (!address.searchParams.has("__theme")) {
-        address.searchParams.set("__theme", theme);
-        window.location.replace(address);
-    }
-}
 
 // Tooltips: `tooltip=` of a component arrives in the page's configuration.
 let tooltipsDone = false;
@@ -174,29 +144,3 @@ onAfterUiUpdate(() => {
         }
     }
 });
-
-// A block shown in a window over the page.
-function popup(contents) {
-    closePopup();
-    const overlay = document.createElement("div");
-    overlay.id = "global-popup";
-    overlay.addEventListener("click", (e) => e.target === overlay && closePopup());
-    contents.popupHome = contents.parentElement;
-    contents.classList.add("global-popup-inner");
-    overlay.appendChild(contents);
-    gradioApp().appendChild(overlay);
-}
-
-function popupId(id) {
-    popup(gradioApp().getElementById(id));
-}
-
-function closePopup() {
-    const overlay = document.getElementById("global-popup");
-    if (overlay) {
-        const contents = overlay.firstElementChild;
-        contents.classList.remove("global-popup-inner");
-        contents.popupHome.appendChild(contents);
-        overlay.remove();
-    }
-}

@@ -14,15 +14,6 @@ function formatSeconds(seconds) {
     return whole >= 60 ? `${Math.floor(whole / 60)}:${two(whole % 60)}` : `${whole}s`;
 }
 
-const originalTitle = document.title;
-
-function setTitle(progress) {
-    const title = progress ? `[${progress.trim()}] ${originalTitle}` : originalTitle;
-    if (document.title !== title && (!opts || opts.show_progress_in_title !== false)) {
-        document.title = title;
-    }
-}
-
 async function askProgress(body) {
     const response = await fetch("./internal/progress", {
         method: "POST",
@@ -74,7 +65,6 @@ function requestProgress(
             return;
         }
         ended = true;
-        setTitle("");
         divProgress.remove();
         if (livePreview) {
             livePreview.remove();
@@ -116,7 +106,6 @@ function requestProgress(
         }
         divInner.style.width = `${(answer.progress || 0) * 100}%`;
         divText.textContent = progressText(answer);
-        setTitle(divText.textContent);
         if (answer.live_preview && gallery) {
             showPreview(answer.live_preview);
         }
@@ -124,7 +113,7 @@ function requestProgress(
             onProgress(answer);
         }
         const next = answer.id_live_preview ?? id_live_preview;
-        setTimeout(() => poll(next), Math.max(250, (opts && opts.live_preview_refresh_period) || 500));
+        setTimeout(() => poll(next), 500);
     };
 
     poll(0);

@@ -18,27 +18,9 @@ function switch_to_img2img() {
     return Array.from(arguments);
 }
 
-function switch_to_sketch() {
-    switchToTab(1, 1);
-    return Array.from(arguments);
-}
-
 function switch_to_inpaint() {
     switchToTab(1, 2);
     return Array.from(arguments);
-}
-
-function switch_to_inpaint_sketch() {
-    switchToTab(1, 3);
-    return Array.from(arguments);
-}
-
-function switch_to_extras() {
-    return Array.from(arguments);
-}
-
-function switch_to_img2img_tab(index) {
-    switchToTab(1, index);
 }
 
 function get_tab_index(tabId) {
@@ -49,10 +31,6 @@ function get_tab_index(tabId) {
 function all_gallery_buttons() {
     const found = gradioApp().querySelectorAll('[id$="_gallery"] .thumbnails > .thumbnail-item');
     return Array.from(found).filter((x) => x.offsetParent !== null);
-}
-
-function selected_gallery_button() {
-    return all_gallery_buttons().find((x) => x.classList.contains("selected")) ?? null;
 }
 
 function selected_gallery_index() {
@@ -127,14 +105,6 @@ function submit_img2img() {
     res[0] = startTask("img2img");
     res[1] = get_tab_index("mode_img2img");
     return res;
-}
-
-function recalculate_prompts_txt2img() {
-    return Array.from(arguments);
-}
-
-function recalculate_prompts_img2img() {
-    return Array.from(arguments);
 }
 
 // After Reload UI the page comes back when the server answers again.

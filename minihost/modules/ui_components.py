@@ -74,30 +74,11 @@ class FormHTML(FormComponent, gr.HTML):
         return "html"
 
 
-class FormColorPicker(FormComponent, gr.ColorPicker):
-    """Colour picker inside a form."""
-
-    def get_block_name(self) -> str:
-        """Name of the front-end component."""
-        return "colorpicker"
-
-
 class DropdownMulti(FormComponent, gr.Dropdown):
     """Dropdown with several choices."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(multiselect=True, **kwargs)
-
-    def get_block_name(self) -> str:
-        """Name of the front-end component."""
-        return "dropdown"
-
-
-class DropdownEditable(FormComponent, gr.Dropdown):
-    """Dropdown that takes other values too."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_custom_value=True, **kwargs)
 
     def get_block_name(self) -> str:
         """Name of the front-end component."""

@@ -69,12 +69,6 @@ class AxisOptionImg2Img(AxisOption):
     is_img2img = True
 
 
-class AxisOptionTxt2Img(AxisOption):
-    """An axis of txt2img alone."""
-
-    is_img2img = False
-
-
 def apply_field(name: str) -> Callable[[Any, Any, Sequence[Any]], None]:
     """Sets an attribute of the job."""
     return lambda p, value, _values: setattr(p, name, value)
