@@ -14,16 +14,16 @@ _HERE = str(Path(__file__).resolve().parent)
 if _HERE not in sys.path:
     sys.path.insert(0, _HERE)
 
-from modules import launch_utils  # noqa: E402 (the path comes first)
-
-args = launch_utils.args
-python = launch_utils.python
-index_url = launch_utils.index_url
-is_installed = launch_utils.is_installed
-run = launch_utils.run
-run_pip = launch_utils.run_pip
-run_extension_installer = launch_utils.run_extension_installer
-prepare_environment = launch_utils.prepare_environment
+from modules.launch_utils import (  # noqa: E402 (the path comes first)
+    args,  # noqa: F401 (installers take these from here)
+    index_url,  # noqa: F401
+    is_installed,  # noqa: F401
+    prepare_environment,
+    python,  # noqa: F401
+    run,  # noqa: F401
+    run_extension_installer,  # noqa: F401
+    run_pip,  # noqa: F401
+)
 
 
 def start() -> None:
@@ -34,9 +34,12 @@ def start() -> None:
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(x for x in (os.environ.get(name), local) if x)
     sys.modules.setdefault("launch", sys.modules[__name__])
-    launch_utils.start()
+
+    import webui
+
+    webui.run()
 
 
 if __name__ == "__main__":
-    launch_utils.prepare_environment()
+    prepare_environment()
     start()

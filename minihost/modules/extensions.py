@@ -141,9 +141,3 @@ def find_extension(filename: str) -> Extension | None:
         if extension is not None:
             return extension
     return None
-
-
-__all__ = [
-    "Extension", "ExtensionMetadata", "ScriptFile", "active", "extension_paths", "extensions",
-    "extensions_dir", "find_extension", "list_extensions",
-]  # fmt: skip

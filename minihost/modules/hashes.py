@@ -44,7 +44,7 @@ def sha256_from_cache(filename: str | Path, title: str) -> str | None:
     return entry[2]
 
 
-def sha256(filename: str | Path, title: str) -> str | None:
+def sha256(filename: str | Path, title: str) -> str:
     """The digest of a file, computed when not remembered."""
     known = sha256_from_cache(filename, title)
     if known is not None:

@@ -73,21 +73,17 @@ def run_pip(command: str, desc: str | None = None, live: bool = False) -> str | 
     )
 
 
-def peek_settings() -> dict[str, object]:
-    """Read the settings file without building the options."""
+def disabled_extension_names() -> set[str]:
+    """Names of disabled extensions: from the settings file, as the options are not built yet."""
     file = Path(paths_internal.data_path) / "config.json"
     if not file.is_file():
-        return {}
+        return set()
     try:
-        return json.loads(file.read_text(encoding="utf8"))
+        settings = json.loads(file.read_text(encoding="utf8"))
     except (OSError, ValueError):
         errors.report(f"Could not read the settings in {file}", exc_info=True)
-        return {}
-
-
-def disabled_extension_names() -> set[str]:
-    """Names of disabled extensions."""
-    return set(peek_settings().get("disabled_extensions") or [])
+        return set()
+    return set(settings.get("disabled_extensions") or [])
 
 
 def run_extension_installer(extension_dir: str) -> None:
@@ -111,7 +107,7 @@ def run_extension_installer(extension_dir: str) -> None:
         sys.stdout.write(output + "\n")
 
 
-def run_extensions_installers() -> None:
+def prepare_environment() -> None:
     """Run the installers of the enabled user extensions, as every start does."""
     from modules.script_loading import extension_folders
 
@@ -121,15 +117,3 @@ def run_extensions_installers() -> None:
     for name, path in extension_folders():
         if name not in disabled:
             run_extension_installer(path)
-
-
-def prepare_environment() -> None:
-    """Everything between the command line and the first heavy import."""
-    run_extensions_installers()
-
-
-def start() -> None:
-    """Start the server, with the page or without."""
-    import webui
-
-    webui.run()

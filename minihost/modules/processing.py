@@ -19,11 +19,8 @@ from modules import (
     shared,
 )
 from modules.paths_internal import data_path
-from modules.processing_base import (
-    StableDiffusionProcessing,
-    create_random_tensors,
-)
-from modules.processing_images import (
+from modules.processing_base import StableDiffusionProcessing, create_random_tensors  # noqa: F401
+from modules.processing_images import (  # noqa: F401 (extensions take all of these from here)
     DecodedSamples,
     apply_overlay,
     create_binary_mask,
@@ -33,11 +30,11 @@ from modules.processing_images import (
     to_picture,
     uncrop,
 )
-from modules.processing_img2img import StableDiffusionProcessingImg2Img
-from modules.processing_infotext import Processed, create_infotext, program_version
-from modules.processing_txt2img import StableDiffusionProcessingTxt2Img
+from modules.processing_img2img import StableDiffusionProcessingImg2Img  # noqa: F401
+from modules.processing_infotext import Processed, create_infotext, program_version  # noqa: F401
+from modules.processing_txt2img import StableDiffusionProcessingTxt2Img  # noqa: F401
 from modules.sd_hijack import model_hijack
-from modules.sd_samplers_common import (
+from modules.sd_samplers_common import (  # noqa: F401
     decode_first_stage,
     images_tensor_to_samples,
     samples_to_images_tensor,
@@ -347,28 +344,3 @@ def _add_grid(
     grid.info["parameters"] = text
     output_images.insert(0, grid)
     return 1
-
-
-__all__ = [
-    "DecodedSamples",
-    "Processed",
-    "StableDiffusionProcessing",
-    "StableDiffusionProcessingImg2Img",
-    "StableDiffusionProcessingTxt2Img",
-    "apply_overlay",
-    "create_binary_mask",
-    "create_infotext",
-    "create_random_tensors",
-    "decode_first_stage",
-    "decode_latent_batch",
-    "fix_seed",
-    "get_fixed_seed",
-    "images_tensor_to_samples",
-    "opt_C",
-    "opt_f",
-    "process_images",
-    "process_images_inner",
-    "program_version",
-    "samples_to_images_tensor",
-    "uncrop",
-]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import pickle
 import re
 import sys
@@ -10,7 +9,6 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from modules import errors
 
@@ -22,14 +20,26 @@ _ALLOWED_ZIP_NAME = re.compile(
     r"\.format_version|\.storage_alignment|(data\.pkl))$"
 )
 _DATA_PKL = re.compile(r"^([^/]+)/data\.pkl$")
-_TORCH_NAMES = {
+_TORCH_NAMES = (
     "FloatStorage", "HalfStorage", "IntStorage", "LongStorage", "DoubleStorage", "ByteStorage",
     "BFloat16Storage", "ShortStorage", "CharStorage", "BoolStorage", "float32", "float16",
     "float64", "bfloat16", "int64", "int32", "uint8", "Size", "device", "Tensor",
-}  # fmt: skip
-_REBUILDERS = {
+)  # fmt: skip
+_REBUILDERS = (
     "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_device_tensor_from_numpy",
-}  # fmt: skip
+)  # fmt: skip
+_ALLOWED = {
+    "collections": ("OrderedDict",),
+    "torch._utils": _REBUILDERS,
+    "torch": _TORCH_NAMES,
+    "torch.nn.modules.container": ("ParameterDict", "ParameterList"),
+    "numpy.core.multiarray": ("scalar", "_reconstruct"),
+    "numpy._core.multiarray": ("scalar", "_reconstruct"),
+    "numpy": ("dtype", "ndarray"),
+    "_codecs": ("encode",),
+    "__builtin__": ("set",),
+    "builtins": ("set",),
+}
 
 
 class RestrictedUnpickler(pickle.Unpickler):
@@ -47,32 +57,14 @@ class RestrictedUnpickler(pickle.Unpickler):
         except TypeError:
             return torch.storage._TypedStorage()
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: PLR0911 (a table of names)
+    def find_class(self, module: str, name: str) -> Any:
         """Return an allowed class or function; refuse the rest."""
         if self.extra_handler is not None:
             found = self.extra_handler(module, name)
             if found is not None:
                 return found
-        if module == "collections" and name == "OrderedDict":
-            return collections.OrderedDict
-        if module == "torch._utils" and name in _REBUILDERS:
-            return getattr(torch._utils, name)
-        if module == "torch" and name in _TORCH_NAMES:
-            return getattr(torch, name)
-        if module == "torch.nn.modules.container" and name in {"ParameterDict", "ParameterList"}:
-            return getattr(torch.nn.modules.container, name)
-        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name in {
-            "scalar", "_reconstruct",
-        }:  # fmt: skip
-            return getattr(np.core.multiarray, name)
-        if module == "numpy" and name in {"dtype", "ndarray"}:
-            return getattr(np, name)
-        if module == "_codecs" and name == "encode":
-            import _codecs
-
-            return _codecs.encode
-        if module in {"__builtin__", "builtins"} and name == "set":
-            return set
+        if name in _ALLOWED.get(module, ()):
+            return super().find_class(module, name)
         msg = f"global '{module}/{name}' is forbidden"
         raise pickle.UnpicklingError(msg)
 

@@ -71,11 +71,9 @@ class CheckpointInfo:
         for name in self.ids:
             checkpoint_aliases[name] = self
 
-    def calculate_shorthash(self) -> str | None:
+    def calculate_shorthash(self) -> str:
         """First ten digits of the file's SHA-256; the title gets them too."""
         self.sha256 = hashes.sha256(self.filename, f"checkpoint/{self.name}")
-        if self.sha256 is None:
-            return None
         old_title = self.title
         self._rename()
         if checkpoints_list.get(old_title) is self:

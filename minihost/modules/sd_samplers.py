@@ -10,7 +10,10 @@ from modules import (
     sd_samplers_timesteps,
     sd_schedulers,
 )
-from modules.sd_samplers_common import sample_to_image, samples_to_image_grid
+from modules.sd_samplers_common import (  # noqa: F401 (callers take them from here)
+    sample_to_image,
+    samples_to_image_grid,
+)
 from torch import nn
 
 log = logging.getLogger(__name__)
@@ -63,16 +66,6 @@ def get_sampler_and_scheduler(
     return sampler.name, scheduler.label
 
 
-def get_sampler_from_infotext(d: dict) -> str:
-    """Sampler named in parsed generation parameters."""
-    return get_sampler_and_scheduler(d.get("Sampler"), d.get("Schedule type"))[0]
-
-
-def get_scheduler_from_infotext(d: dict) -> str:
-    """Schedule named in parsed generation parameters."""
-    return get_sampler_and_scheduler(d.get("Sampler"), d.get("Schedule type"))[1]
-
-
 def get_hr_sampler_and_scheduler(d: dict) -> tuple[str, str]:
     """Sampler and schedule of the hires pass, "Use same ..." where they equal the first pass."""
     hr_sampler = d.get("Hires sampler", "Use same sampler")
@@ -88,16 +81,6 @@ def get_hr_sampler_and_scheduler(d: dict) -> tuple[str, str]:
     )
 
 
-def get_hr_sampler_from_infotext(d: dict) -> str:
-    """Sampler of the hires pass."""
-    return get_hr_sampler_and_scheduler(d)[0]
-
-
-def get_hr_scheduler_from_infotext(d: dict) -> str:
-    """Schedule of the hires pass."""
-    return get_hr_sampler_and_scheduler(d)[1]
-
-
 def fix_p_invalid_sampler_and_scheduler(p: object) -> None:
     """Replace names that `p` got from old callers."""
     before = (p.sampler_name, p.scheduler)
@@ -106,16 +89,3 @@ def fix_p_invalid_sampler_and_scheduler(p: object) -> None:
     )
     if before != (p.sampler_name, p.scheduler):
         log.warning("sampler and schedule %s taken as %s", before, (p.sampler_name, p.scheduler))
-
-
-__all__ = [
-    "all_samplers",
-    "all_samplers_map",
-    "create_sampler",
-    "find_sampler_config",
-    "fix_p_invalid_sampler_and_scheduler",
-    "sample_to_image",
-    "samples_to_image_grid",
-    "samplers",
-    "samplers_for_img2img",
-]

@@ -93,24 +93,19 @@ def cheap_approximation(sample: Tensor) -> Tensor:
     return F.interpolate(rgb, scale_factor=8, mode="bilinear")
 
 
-def single_sample_to_image(sample: Tensor, approximation: int | None = None) -> Image.Image:
-    """RGB picture of one scaled latent (4, h, w)."""
-    x = samples_to_images_tensor(sample.unsqueeze(0), approximation)[0] * 0.5 + 0.5
+def sample_to_image(
+    samples: Tensor, index: int = 0, approximation: int | None = None
+) -> Image.Image:
+    """RGB picture of one of the scaled latents (b, 4, h, w)."""
+    x = samples_to_images_tensor(samples[index][None], approximation)[0] * 0.5 + 0.5
     x = torch.clamp(x, 0.0, 1.0)
     array = 255.0 * np.moveaxis(x.cpu().float().numpy(), 0, 2)
     return Image.fromarray(array.astype(np.uint8))
 
 
-def sample_to_image(
-    samples: Tensor, index: int = 0, approximation: int | None = None
-) -> Image.Image:
-    """RGB picture of one of the latents (b, 4, h, w)."""
-    return single_sample_to_image(samples[index], approximation)
-
-
 def samples_to_image_grid(samples: Tensor, approximation: int | None = None) -> Image.Image:
     """One picture of all latents (b, 4, h, w)."""
-    return images.image_grid([single_sample_to_image(x, approximation) for x in samples])
+    return images.image_grid([sample_to_image(x[None], 0, approximation) for x in samples])
 
 
 def images_tensor_to_samples(
@@ -229,7 +224,6 @@ class Sampler:
     def __init__(self, funcname: str | Callable[..., Tensor]) -> None:
         self.funcname = funcname
         self.func: Callable[..., Tensor] | None = None
-        self.stop_at: int | None = None
         self.eta: float | None = None
         self.config: SamplerData | None = None
         self.last_latent: Tensor | None = None
@@ -245,10 +239,7 @@ class Sampler:
 
     def callback_state(self, d: dict) -> None:
         """Called by the sampling function after each step."""
-        step = d["i"]
-        if self.stop_at is not None and step > self.stop_at:
-            raise InterruptedException
-        state.sampling_step = step
+        state.sampling_step = d["i"]
 
     def launch_sampling(self, steps: int, func: Callable[[], Tensor]) -> Tensor:
         """Run `func`; an interrupt gives the last latent."""
@@ -258,9 +249,6 @@ class Sampler:
         state.sampling_step = 0
         try:
             return func()
-        except RecursionError:
-            log.warning("sampling exceeded the recursion limit; using the last latent")
-            return self.last_latent
         except InterruptedException:
             return self.last_latent
 

@@ -15,24 +15,27 @@ class State:
     """Progress, interruption flags and live preview of the running job."""
 
     def __init__(self) -> None:
+        self._clear()
+        self.job = ""
+        self.job_count = 0
+        self.job_timestamp = "0"
+        self.sampling_steps = 0
+        self.time_start: float | None = None
+        self._server_command_signal = threading.Event()
+        self._server_command: str | None = None
+
+    def _clear(self) -> None:
         self.skipped = False
         self.interrupted = False
         self.stopping_generation = False
-        self.job = ""
         self.job_no = 0
-        self.job_count = 0
         self.processing_has_refined_job_count = False
-        self.job_timestamp = "0"
         self.sampling_step = 0
-        self.sampling_steps = 0
         self.current_latent: Any = None
         self.current_image: Any = None
         self.current_image_sampling_step = 0
         self.id_live_preview = 0
         self.textinfo: str | None = None
-        self.time_start: float | None = None
-        self._server_command_signal = threading.Event()
-        self._server_command: str | None = None
 
     @property
     def server_command(self) -> str | None:
@@ -95,20 +98,10 @@ class State:
         """Start a job: everything is reset."""
         from modules import devices
 
-        self.sampling_step = 0
+        self._clear()
         self.time_start = time.time()
         self.job_count = -1
-        self.processing_has_refined_job_count = False
-        self.job_no = 0
         self.job_timestamp = datetime.datetime.now().strftime("%Y%m%d%H%M%S")
-        self.current_latent = None
-        self.current_image = None
-        self.current_image_sampling_step = 0
-        self.id_live_preview = 0
-        self.skipped = False
-        self.interrupted = False
-        self.stopping_generation = False
-        self.textinfo = None
         self.job = job
         devices.torch_gc()
 

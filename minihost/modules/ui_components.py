@@ -42,36 +42,17 @@ class ResizeHandleRow(gr.Row):
         return "row"
 
 
-class FormRow(FormComponent, gr.Row):
-    """Row inside a form."""
-
-    def get_block_name(self) -> str:
-        """Name of the front-end component."""
-        return "row"
-
-
-class FormColumn(FormComponent, gr.Column):
-    """Column inside a form."""
-
-    def get_block_name(self) -> str:
-        """Name of the front-end component."""
-        return "column"
+def _in_form(base: type) -> type:
+    """A gradio class whose components may sit in a form."""
+    block_name = base.__name__.lower()
+    fields = {"__module__": __name__, "get_block_name": lambda _self: block_name}
+    return type(f"Form{base.__name__}", (FormComponent, base), fields)
 
 
-class FormGroup(FormComponent, gr.Group):
-    """Group inside a form."""
-
-    def get_block_name(self) -> str:
-        """Name of the front-end component."""
-        return "group"
-
-
-class FormHTML(FormComponent, gr.HTML):
-    """HTML inside a form."""
-
-    def get_block_name(self) -> str:
-        """Name of the front-end component."""
-        return "html"
+FormRow = _in_form(gr.Row)
+FormColumn = _in_form(gr.Column)
+FormGroup = _in_form(gr.Group)
+FormHTML = _in_form(gr.HTML)
 
 
 class DropdownMulti(FormComponent, gr.Dropdown):

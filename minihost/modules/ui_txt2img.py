@@ -90,11 +90,10 @@ class Txt2ImgTab(GenerationTab):
             keys = ("Hires upscale", "Hires upscaler", "Hires resize-1")
             return "Denoising strength" in d and any(d.get(key) for key in keys)
 
-        sampler = sd_samplers.get_hr_sampler_from_infotext
-        scheduler = sd_samplers.get_hr_scheduler_from_infotext
+        pair = sd_samplers.get_hr_sampler_and_scheduler
         return [
             PasteField(self.fields["enable_hr"], has_hires, api="enable_hr"),
-            PasteField(self.fields["hr_sampler_name"], sampler, api="hr_sampler_name"),
-            PasteField(self.fields["hr_scheduler"], scheduler, api="hr_scheduler"),
+            PasteField(self.fields["hr_sampler_name"], lambda d: pair(d)[0], api="hr_sampler_name"),
+            PasteField(self.fields["hr_scheduler"], lambda d: pair(d)[1], api="hr_scheduler"),
             *super().paste_fields(),
         ]

@@ -36,12 +36,14 @@ class ScriptSampler(scripts.ScriptBuiltinUI):
                 minimum=1, maximum=150, step=1, elem_id=f"{self.tabname}_steps",
                 label="Sampling steps", value=20,
             )  # fmt: skip
+
+        def pair(d: dict) -> tuple[str, str]:
+            return sd_samplers.get_sampler_and_scheduler(d.get("Sampler"), d.get("Schedule type"))
+
         self.infotext_fields = [
             PasteField(self.steps, "Steps", api="steps"),
-            PasteField(
-                self.sampler_name, sd_samplers.get_sampler_from_infotext, api="sampler_name"
-            ),
-            PasteField(self.scheduler, sd_samplers.get_scheduler_from_infotext, api="scheduler"),
+            PasteField(self.sampler_name, lambda d: pair(d)[0], api="sampler_name"),
+            PasteField(self.scheduler, lambda d: pair(d)[1], api="scheduler"),
         ]
         return [self.steps, self.sampler_name, self.scheduler]
 
