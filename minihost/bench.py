@@ -347,7 +347,7 @@ def main() -> int:
         print(loading(options.load, options.width))
         return 0
     if options.preprocessors is not None:
-        from bench_preprocessors import main as bench_preprocessors  # noqa: PLC0415
+        from bench_preprocessors import main as bench_preprocessors
 
         return bench_preprocessors(options.preprocessors)
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 MAX_LENGTH = 77
 

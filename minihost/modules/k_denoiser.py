@@ -87,7 +87,7 @@ class CompVisDenoiser(DiscreteSchedule):
         """The network's prediction."""
         return self.inner_model.apply_model(*args, **kwargs)
 
-    def forward(self, input: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:
         """Denoised latent (b, c, h, w) of `input` at noise levels `sigma` (b,)."""
         c_out = append_dims(-sigma, input.ndim)
         c_in = append_dims(1 / (sigma**2 + 1) ** 0.5, input.ndim)
@@ -106,7 +106,7 @@ class CompVisVDenoiser(DiscreteSchedule):
         """The network's prediction."""
         return self.inner_model.apply_model(x, t, cond, **kwargs)
 
-    def forward(self, input: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:
         """Denoised latent (b, c, h, w) of `input` at noise levels `sigma` (b,)."""
         variance = sigma**2 + 1
         c_skip = append_dims(1 / variance, input.ndim)
@@ -155,7 +155,7 @@ class LCMCompVisDenoiser(CompVisDenoiser):
         index = ((t - (self.skip_steps - 1)) / self.skip_steps).float()
         return super().t_to_sigma(index.clamp(0, len(self.sigmas) - 1))
 
-    def forward(self, input: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:
         """Denoised latent (b, c, h, w) of `input` at noise levels `sigma` (b,)."""
         denoised = super().forward(input, sigma, **kwargs)
         scaled_t = append_dims(self.sigma_to_t(sigma), input.ndim) * self.timestep_scaling

@@ -55,7 +55,7 @@ def get_fixed_seed(seed: object) -> int:
         number = int(seed)
     except (TypeError, ValueError):
         number = -1
-    return random.randrange(MAX_SEED) if number == -1 else number  # noqa: S311
+    return random.randrange(MAX_SEED) if number == -1 else number
 
 
 def fix_seed(p: StableDiffusionProcessing) -> None:

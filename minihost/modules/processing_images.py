@@ -10,7 +10,7 @@ from modules.sd_samplers_common import decode_first_stage
 from PIL import Image
 from torch import Tensor, nn
 
-opt_C = 4  # noqa: N816 - channels of a latent, the WebUI's name
+opt_C = 4  # channels of a latent, the WebUI's name
 opt_f = 8  # pixels per latent cell
 
 Box = tuple[int, int, int, int]
@@ -22,7 +22,7 @@ class DecodedSamples(list):
     already_decoded = True
 
 
-def create_binary_mask(image: Image.Image, round: bool = True) -> Image.Image:  # noqa: A002
+def create_binary_mask(image: Image.Image, round: bool = True) -> Image.Image:
     """Mask `L`: the alpha channel when it is not opaque everywhere, else the brightness.
 
     Args:

@@ -38,7 +38,7 @@ class SamplerData:
         return steps * 2 if self.options.get("second_order", False) else steps
 
 
-class InterruptedException(BaseException):  # noqa: N818 - the WebUI's name
+class InterruptedException(BaseException):  # the WebUI's name
     """Ends sampling; the last latent is used. Passes every `except Exception` on purpose."""
 
 

@@ -33,7 +33,7 @@ class CompVisTimestepsDenoiser(nn.Module):
         super().__init__()
         self.inner_model = model
 
-    def forward(self, input: Tensor, timesteps: Tensor, **kwargs: object) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, timesteps: Tensor, **kwargs: object) -> Tensor:
         """Noise (b, c, h, w) in `input` at `timesteps` (b,)."""
         return self.inner_model.apply_model(input, timesteps, **kwargs)
 
@@ -41,7 +41,7 @@ class CompVisTimestepsDenoiser(nn.Module):
 class CompVisTimestepsVDenoiser(CompVisTimestepsDenoiser):
     """For U-Nets that predict v; gives the noise."""
 
-    def forward(self, input: Tensor, timesteps: Tensor, **kwargs: object) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, timesteps: Tensor, **kwargs: object) -> Tensor:
         """Noise (b, c, h, w) in `input` at `timesteps` (b,)."""
         v = self.inner_model.apply_model(input, timesteps, **kwargs)
         alpha = self.inner_model.alphas_cumprod[timesteps.to(torch.int64)][:, None, None, None]
