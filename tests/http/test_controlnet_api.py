@@ -162,7 +162,7 @@ def test_generate_without_enabled_units_is_plain(webui: Any, units: list) -> Non
         pytest.param({"weight": "heavy"}, 422, "unit 0: weight is 'heavy'", id="number"),
         pytest.param({"weight": 5}, 422, "unit 0: weight is 5, must be between", id="weight"),
         pytest.param({"threshold_a": 300}, 422, "unit 0: threshold_a is 300, Low", id="slider"),
-        pytest.param({"image": "/etc/hostname"}, 422, "unit 0: image cannot be decoded", id="path"),
+        pytest.param({"image": "/etc/hostname"}, 422, "unit 0: image is a file path", id="path"),
     ],
 )
 def test_generate_refuses_before_sampling(
