@@ -256,7 +256,8 @@ def places_to_fail() -> dict[str, tuple[Callable[[], tuple[Any, str, int]], dict
     """By id: where to fail (owner, function, call), and further fields of the request."""
     from modules import processing, sd_samplers_common, shared
 
-    from lib_controlnet.engine import places, session
+    from lib_controlnet.engine import places, prepared
+    from lib_controlnet.engine.residency import Residency
     from lib_controlnet.families import residual
     from lib_controlnet.families.controlnet import ControlNetNetwork
 
@@ -274,11 +275,11 @@ def places_to_fail() -> dict[str, tuple[Callable[[], tuple[Any, str, int]], dict
         "network-in-hires": (lambda: (ControlNetNetwork, "evaluate", STEPS), HIRES),
         "hint-encoder": (lambda: (ControlNetNetwork, "encode_hint", 0), {}),
         "adding": (lambda: (places, "add_rows", 3), {}),
-        "summing": (lambda: (session, "sum_residuals", 1), {}),
-        "binding": (lambda: (session, "place_map", 0), {}),
-        "binding-in-hires": (lambda: (session, "place_map", 1), HIRES),
-        "moving": (lambda: (ControlNetNetwork, "to", 2), {}),
-        "finishing": (lambda: (residual.ActiveControl, "finish", 1), {}),
+        "summing": (lambda: (places, "sum_residuals", 1), {}),
+        "binding": (lambda: (prepared, "place_map", 0), {}),
+        "binding-in-hires": (lambda: (prepared, "place_map", 2), HIRES),
+        "moving": (lambda: (Residency, "_bring", 0), {}),
+        "finishing": (lambda: (residual.ResidualControl, "finish", 1), {}),
         "init": (lambda: (txt2img, "init", 0), {}),
         "sample": (lambda: (txt2img, "sample", 0), {}),
         "sample-in-hires": (lambda: (txt2img, "sample_hr_pass", 0), HIRES),
@@ -334,7 +335,7 @@ def test_failing_latent_effect_reaches_the_user(rig, monkeypatch):
     image = {"image": unit()["image"], "mask": state_rig.encoded(mask)}
     fail_in(monkeypatch, KeepUnmasked, "after_guidance", 1)
     p = rig.txt2img(unit(module="inpaint_only", image=image))
-    assert "simulated failure in apply" in rig.fails(p)
+    assert "simulated failure in after_guidance" in rig.fails(p)
     del p
     monkeypatch.undo()
     rig.check()
@@ -342,10 +343,10 @@ def test_failing_latent_effect_reaches_the_user(rig, monkeypatch):
 
 def test_failing_announcement_of_a_step_reaches_the_user(rig, monkeypatch):
     """Likewise for the callback that tells the session which rows come."""
-    from lib_controlnet.engine.step import RowLayout
+    from lib_controlnet.host.a1111 import rows
 
-    fail_in(monkeypatch, RowLayout, "build", 1)
-    assert "simulated failure in build" in rig.fails(rig.txt2img(unit()))
+    fail_in(monkeypatch, rows, "build_layout", 1)
+    assert "simulated failure in build_layout" in rig.fails(rig.txt2img(unit()))
     monkeypatch.undo()
     rig.check()
 
