@@ -213,7 +213,8 @@ def test_the_hosts_own_attention_stays_in_charge() -> None:
             q, k, v = layer.to_q(x), layer.to_k(context), layer.to_v(context)
             split = lambda t: t.unflatten(2, (layer.heads, -1)).transpose(1, 2)  # noqa: E731
             q, k, v = split(q), split(k), split(v)
-            parts = [F.softmax(s @ k.mT * layer.scale, -1) @ v for s in q.split(3, dim=2)]
+            scale = q.shape[-1] ** -0.5
+            parts = [F.softmax(s @ k.mT * scale, -1) @ v for s in q.split(3, dim=2)]
             return layer.to_out(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
 
         return forward

@@ -208,7 +208,7 @@ def test_a_models_own_preprocessor_comes_with_it(
     assert chosen["value"] == module
 
 
-@pytest.mark.parametrize("kind", ["IP-Adapter", "Reference", "Revision"])
+@pytest.mark.parametrize("kind", ["IP-Adapter", "Revision"])
 def test_control_types_that_cannot_be_used_say_so(runtime: FakeRuntime, kind: str) -> None:
     module, _union, *rest = choices.on_control_type(kind, False, runtime)
     assert module["value"] == "none"
