@@ -175,7 +175,7 @@ class Places:
             yield
 
     def detach(self) -> None:
-        """Take the hooks off at once, in the middle of `attached`."""
+        """Take the hooks off at once, in the middle of `hook`."""
         self._handles.close()
 
     def move_to(self, unet: nn.Module) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lib_controlnet.engine.injection import Rows
     from lib_controlnet.engine.network import Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Call, Memory, Places
@@ -88,6 +89,8 @@ class LLLiteControl(HintControl):
         self._embeddings: dict[str, Tensor] = {}
         self._memory: Memory | None = None
         self._stay = ExitStack()
+        self._rows: Rows = ()
+        self._index: Tensor | None = None
 
     def attach(self, places: Places) -> None:
         """Ask for the layers of all modules."""
@@ -101,7 +104,10 @@ class LLLiteControl(HintControl):
         """The network is on the device from here to the end of the call."""
         del call
         self._stay.close()
-        if self.rows_in(step):
+        self._rows, self._index = self.rows_in(step), None
+        if len(self._rows) not in (0, len(step.rows)):
+            self._index = torch.tensor(self._rows, device=step.x.device)
+        if self._rows:
             assert self._memory is not None
             self._stay.enter_context(self._memory.on_device(self.network))
 
@@ -112,7 +118,7 @@ class LLLiteControl(HintControl):
     @torch.no_grad()
     def _addition(self, name: str, tokens: Tensor, step: StepContext) -> Tensor | None:
         """What a module adds to its layer's input (n, tokens, width)."""
-        rows = self.rows_in(step)
+        rows, index = self._rows, self._index
         if not rows:
             return None
         module = self.network.module.at(name)
@@ -130,9 +136,7 @@ class LLLiteControl(HintControl):
                     "tokens of the U-Net (token merging, hypertile), or the unit"
                 )
                 raise HostError(msg)
-            index = torch.tensor(rows, device=tokens.device)
-            everything = len(rows) == len(step.rows)
-            given = (tokens if everything else tokens[index]).to(device, dtype)
+            given = (tokens if index is None else tokens[index]).to(device, dtype)
             cond = self.rows_of(embedding, step, rows).expand(len(rows), -1, -1, -1)
             added = module(given, cond) * self.terms.strengths[0]
         if self.terms.region is not None:
@@ -140,7 +144,7 @@ class LLLiteControl(HintControl):
             added = added * rearrange(mask, "b c h w -> b (h w) c")
         self.acted = True
         added = added.to(tokens)
-        return added if everything else torch.zeros_like(tokens).index_copy(0, index, added)
+        return added if index is None else torch.zeros_like(tokens).index_copy(0, index, added)
 
     def release(self) -> None:
         """Forget what was made of the hint."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,17 +129,10 @@ class ResidualControl(HintControl):
         """Run the network's hint encoder, see `ResidualNetwork.encode_hint`."""
         return self.network.encode_hint(self.hint)
 
-    def evaluate(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor | None,
-        hint: Tensor,
-        wanted: Sequence[bool],
-    ) -> list[Tensor | None]:
-        """Run the network for all controls of one `batch_key`, see `ResidualNetwork.evaluate`."""
-        return self.network.evaluate(x, timesteps, context, y, hint, wanted)
+    @property
+    def evaluate(self) -> Callable[..., list[Tensor | None]]:
+        """`ResidualNetwork.evaluate` for all controls of one `batch_key`."""
+        return self.network.evaluate
 
     def finish(self, layers: tuple[Tensor | None, ...], rows: Rows) -> Residuals:
         """Apply strength, region and pooling to the network's raw output."""

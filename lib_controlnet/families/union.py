@@ -7,6 +7,7 @@ the original layout. The type is the unit's, or that of its preprocessor.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -93,6 +94,7 @@ class UnionControl(ResidualControl):
     def __init__(self, network: UnionNetwork, terms: Terms, hint: Tensor, kind: int) -> None:
         super().__init__(network, terms, hint)
         self.kind = kind
+        self._embedded: Tensor | None = None
 
     @property
     def batch_key(self) -> tuple[object, ...]:
@@ -103,18 +105,17 @@ class UnionControl(ResidualControl):
         """Encode the hint as one of its type, see `ResidualControl.encode`."""
         return self.network.encode_typed(self.hint, self.kind)
 
-    def evaluate(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor | None,
-        hint: Tensor,
-        wanted: Sequence[bool],
-    ) -> list[Tensor | None]:
-        """Run the network for the type, see `ResidualControl.evaluate`."""
-        extra = self.network.embed_type(self.kind)
-        return self.network.evaluate(x, timesteps, context, y, hint, wanted, extra)
+    @property
+    def evaluate(self) -> Callable[..., list[Tensor | None]]:
+        """The network for the type, see `ResidualControl.evaluate`; embedded once in a pass."""
+        if self._embedded is None:
+            self._embedded = self.network.embed_type(self.kind)
+        return partial(self.network.evaluate, extra=self._embedded)
+
+    def release(self) -> None:
+        """Forget what was cached for the pass."""
+        super().release()
+        self._embedded = None
 
 
 class UnionFamily(ControlNetFamily):

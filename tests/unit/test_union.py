@@ -41,7 +41,7 @@ def run(network, kind, number, hint=None):
     """Residuals of a control bound to the type of that number."""
     control = bind(network, TYPES[number], random_hint() if hint is None else hint)
     wanted = (True,) * network.layers
-    return control.evaluate(**inputs(kind), hint=control.guide(), wanted=wanted)
+    return control.evaluate(**inputs(kind), guided_hint=control.guide(), wanted=wanted)
 
 
 def bind(network, kind, hint):
@@ -65,7 +65,7 @@ def test_residuals_agree_with_diffusers(kind, types, number):
             **extra,
         )
     control = bind(network, TYPES[number], hint)
-    outs = control.evaluate(**call, hint=control.guide(), wanted=(True,) * network.layers)
+    outs = control.evaluate(**call, guided_hint=control.guide(), wanted=(True,) * network.layers)
     for ours_out, theirs_out in zip(outs, [*down, middle], strict=True):
         assert_close(ours_out, theirs_out)
 
