@@ -9,10 +9,9 @@ import numpy as np
 import photographs
 import pytest
 
-# Before any library starts its threads: small tensors are slower on many.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-if "PYTEST_XDIST_WORKER" in os.environ:  # inherits the line above; workers share the cores
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Before any library starts its threads: suites run side by side, and threads of two processes
+# that share the cores wait for each other at every small tensor.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

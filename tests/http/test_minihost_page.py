@@ -239,10 +239,10 @@ def test_batch_tab_makes_one_picture_per_file(page: Any, tmp_path: Path) -> None
         Image.new("RGB", (64, 64), "gray").save(path)
     open_tab(page, "img2img")
     page.click("#mode_img2img > .tab-nav button:text-is('Batch')")
-    page.set_input_files("#img2img_batch_upload input[type=file]", [str(x) for x in files])
-    page.wait_for_function(
-        "document.querySelector('#img2img_batch_upload').innerText.includes('second.png')"
-    )
+    # The page names the files before they have arrived; what is generated then finds empty ones.
+    with page.expect_response(lambda response: response.url.endswith("/upload")):
+        page.set_input_files("#img2img_batch_upload input[type=file]", [str(x) for x in files])
+    page.wait_for_selector("#img2img_batch_upload :text('second.png')")
     for name, value in (("steps", 3), ("width", 64), ("height", 64)):
         set_number(page, f"img2img_{name}", value)
     generate(page, "img2img")
