@@ -238,8 +238,10 @@ def run_suite(
         A line for the summary, and the exit status.
     """
     started = time.monotonic()
-    # Whole files to each of two workers; the other suites share one running WebUI.
-    parallel = suite in ("unit", "networks", "tools", "train", "host")
+    # Whole files to each of two workers, which start a WebUI each where they need one; one that
+    # is given runs one request at a time.
+    is_given = any(option.startswith("--webui-url") for option in options)
+    parallel = suite != "matrix" and not is_given
     workers = ["-n", "2", "--dist", "loadfile"] if parallel else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
         command = ("-m", "pytest", f"tests/{suite}", *workers, *options)
@@ -269,7 +271,7 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
     suites = ("unit",) if options.fast else ("http",) if options.webui_url else SUITES
     suites = ("http", "matrix") if options.sdxl_checkpoint else suites
     report, failed = [], 0
-    # Suites with a WebUI of their own use one core each, so the last two run side by side.
+    # Both wait much, for browsers and servers, so they run side by side.
     beside = "matrix" if {"http", "matrix"} <= set(suites) and not options.webui_url else None
     with ThreadPoolExecutor(1) as pool:
         other = None
