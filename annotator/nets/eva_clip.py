@@ -130,7 +130,7 @@ class EvaClip(nn.Module):
         patches = self.patch_embed(x)
         angles = rotary_angles(round(patches.shape[1] ** 0.5), x.device)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + self.pos_embed
-        levels = []
+        levels: list[Tensor] = []
         for number, block in enumerate(self.blocks):
             if number and number % EVERY == 0 and len(levels) < LEVELS:
                 levels.append(x)

@@ -45,7 +45,7 @@ def turn_upright(picture: np.ndarray, points: np.ndarray, side: int = SIDE) -> n
     turn = np.vdot(spread, wanted - wanted.mean()) / max(np.vdot(spread, spread).real, 1e-9)
     move = wanted.mean() - turn * given.mean()
     matrix = np.array([[turn.real, -turn.imag, move.real], [turn.imag, turn.real, move.imag]])
-    return cv2.warpAffine(picture, matrix, (side, side), borderValue=0)
+    return cv2.warpAffine(picture, matrix, (side, side), borderValue=(0, 0, 0))
 
 
 def recognise(face: np.ndarray, network: Network) -> np.ndarray:

@@ -90,6 +90,7 @@ class _AtModule:
     """What is asked for at one module."""
 
     before: list[ChangeStream] = field(default_factory=list)
+    beside: list[ChangeStream] = field(default_factory=list)
     after: list[ChangeOutput] = field(default_factory=list)
 
 
@@ -151,7 +152,11 @@ class Places:
         self._inputs.setdefault(block, []).append(add)
 
     def module(
-        self, path: str, before: ChangeStream | None = None, after: ChangeOutput | None = None
+        self,
+        path: str,
+        before: ChangeStream | None = None,
+        after: ChangeOutput | None = None,
+        beside: ChangeStream | None = None,
     ) -> None:
         """Change what a module below the U-Net reads or gives.
 
@@ -162,10 +167,13 @@ class Places:
             after: gives a new output, made of the present one; several are chained in the order
                 in which they were asked for. Its third argument calls the module again on the same
                 input. None leaves the output.
+            beside: gives an addition to the module's output, computed from what the module reads,
+                the additions to that included; summed like those, and before any `after`.
         """
         asked = self._modules.setdefault(path, _AtModule())
         asked.before += [] if before is None else [before]
         asked.after += [] if after is None else [after]
+        asked.beside += [] if beside is None else [beside]
 
     @contextmanager
     def hook(self) -> Iterator[None]:
@@ -220,8 +228,8 @@ class Places:
             module = unet.get_submodule(path)
             if asked.before:
                 keep(module.register_forward_pre_hook(self._before_hook(asked.before)).remove)
-            if asked.after:
-                hook = self._after_hook(asked.after)
+            if asked.after or asked.beside:
+                hook = self._after_hook(asked)
                 keep(module.register_forward_hook(hook, with_kwargs=True).remove)
 
     def _forget(self) -> None:
@@ -303,14 +311,17 @@ class Places:
 
         return change_input
 
-    def _after_hook(self, changers: list[ChangeOutput]) -> Callable[..., Tensor]:
+    def _after_hook(self, asked: _AtModule) -> Callable[..., Tensor]:
         def change_output(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor:
             step = self._step
             if step is None:
                 return output
-            for change in changers:
+            for add in asked.beside:
+                addition = add(args[0], step)
+                output = output if addition is None else output + addition
+            for change in asked.after:
                 changed = change(output, step, lambda: module(*args, **kwargs))
                 output = output if changed is None else changed
             return output

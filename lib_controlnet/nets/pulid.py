@@ -129,7 +129,9 @@ class IdFormer(nn.Module):
         )
         for number in range(LEVELS):
             self.add_module(f"mapping_{number}", _make_mapping(params.level, params.width, inner))
-        self.id_embedding_mapping = _make_mapping(params.embedding, params.width, params.own * inner)
+        self.id_embedding_mapping = _make_mapping(
+            params.embedding, params.width, params.own * inner
+        )
 
     def forward(self, faces: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """Make tokens, see `IdEncoder.forward`: (b, queries, output)."""

@@ -1,4 +1,4 @@
-"""Makes the small ONNX files of this folder, in the form of YOLOX, RTMPose and SCRFD.
+"""Makes the small ONNX files of this folder, in the form of YOLOX, RTMPose, SCRFD and ArcFace.
 
 They look at colours: the boxes are where a cell of 32 x 32 pixels is red (a person, a face) or
 green (a dog), the points follow from the brightness of columns and rows. Needs the package `onnx`:
@@ -115,8 +115,22 @@ def faces() -> None:
     _save("faces", nodes, constants, (1, 3, 640, 640), outputs)
 
 
+def recogniser() -> None:
+    """(b, 3, 112, 112) in -1 to 1 -> (b, 512), of the mean colours of its four quarters."""
+    weight = np.random.default_rng(7).normal(0, 1, (12, 512)).astype(np.float32)
+    sides = {"kernel_shape": [56, 56], "strides": [56, 56]}
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["quarters"], **sides),
+        helper.make_node("Flatten", ["quarters"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["embedding"]),
+    ]
+    given, outputs = ("b", 3, 112, 112), {"embedding": ("b", 512)}
+    _save("recogniser", nodes, {"weight": weight}, given, outputs)
+
+
 if __name__ == "__main__":
     faces()
+    recogniser()
     boxes()
     points("people", 133, 288, 384, seed=5)
     points("animals", 17, 256, 256, seed=6)

@@ -103,3 +103,29 @@ def test_outputs_are_chained_and_the_module_can_be_called_again(kind: str) -> No
     assert torch.equal(call(places, given, "named"), plain)
     assert order == ["double", "halve", "halve"]
     assert not unet.get_submodule(path)._forward_hooks
+
+
+def test_a_layer_beside_a_layer_is_a_change_of_its_weights(kind: str) -> None:
+    """Also where something else adds to what both read."""
+    unet = support.tiny_base(kind).module
+    given = support.inputs(kind, rows=2, size=(8, 8))
+    path = next(name for name, _module in unet.named_modules() if name.endswith("attn1.to_q"))
+    layer = unet.get_submodule(path)
+    kept = layer.weight.detach().clone()
+    change = 0.3 * torch.randn(kept.shape, generator=torch.Generator().manual_seed(1))
+
+    def steer(places: Places) -> torch.Tensor:
+        places.module(path, before=lambda tokens, _step: 0.1 * tokens)
+        return call(places, given, "named")
+
+    plain = steer(places_on(unet))
+    places = places_on(unet)
+    for _ in range(2):
+        places.module(path, beside=lambda tokens, _step: tokens @ (change / 2).T)
+    steered = steer(places)
+    with torch.no_grad():
+        layer.weight += change
+        expected = steer(places_on(unet))
+        layer.weight.copy_(kept)
+    torch.testing.assert_close(steered, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(steered, plain, atol=1e-3)
