@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    SparseControlNetModel,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from support import randomise
 from torch import Tensor, nn
@@ -101,6 +106,44 @@ def union_net(config: Mapping[str, object], types: int) -> ControlNetUnionModel:
     return ControlNetUnionModel(
         in_channels=4, conditioning_embedding_out_channels=hint, **extra, **sinusoids
     ).eval()
+
+
+SPARSE_NAMES: Mapping[str, str] = {
+    "pos_embed": "attention_blocks.0.pos_encoder",
+    "attn1": "attention_blocks.0",
+    "norm1": "norms.0",
+    "norm3": "ff_norm",
+}
+"""Names in a motion module of diffusers, and its authors'."""
+
+
+def sparse_net(config: Mapping[str, object], kind: str) -> SparseControlNetModel:
+    """A SparseCtrl of diffusers, `rgb` or `scribble`, with its own initial weights."""
+    hint = (16, 32, 96, 256) if config["block_out_channels"][0] == 320 else (4, 8, 12, 16)
+    blocks = tuple(f"{name.removesuffix('2D')}Motion" for name in config["down_block_types"])
+    made = {**config, "down_block_types": blocks, "conditioning_embedding_out_channels": hint}
+    made |= {"conditioning_channels": 4} if kind == "rgb" else {"conditioning_channels": 3}
+    return SparseControlNetModel(use_simplified_condition_embedding=kind == "rgb", **made).eval()
+
+
+def sparse_original(name: str) -> str:
+    """A name of diffusers' SparseCtrl as its authors' files have it."""
+    found = re.fullmatch(r"(down_blocks\.\d+\.motion_modules\.\d+)\.(.+)", name)
+    if not found:
+        return name
+    rest = found[2]
+    if inner := re.fullmatch(r"(transformer_blocks\.\d+)\.(\w+)\.(.+)", rest):
+        rest = f"{inner[1]}.{SPARSE_NAMES.get(inner[2], inner[2])}.{inner[3]}"
+    return f"{found[1]}.temporal_transformer.{rest}"
+
+
+def sparse_converted(name: str) -> str:
+    """A name of the authors' SD1 files in the layout that has LDM names beside motion modules."""
+    if "motion_modules" in name:
+        return name
+    if name.startswith("controlnet_cond_embedding."):
+        return name.replace("controlnet_cond_embedding.", "input_hint_block.0.", 1)
+    return diffusers_renamer(["down_blocks.0.resnets.1.x"])(name)
 
 
 def holding(theirs: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

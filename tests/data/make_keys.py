@@ -79,6 +79,22 @@ def union(types: int) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
+def sparsectrl(kind: str, layout: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a SparseCtrl, `rgb` or `scribble`.
+
+    Layouts: as diffusers saves it, its authors' own, and the one with the original (LDM) names of
+    all but the motion modules.
+    """
+    with torch.device("meta"):
+        model = oracle.sparse_net(oracle.PUBLISHED["sd15"], kind)
+    found = {}
+    for key, value in model.state_dict().items():
+        name = key if layout == "diffusers" else oracle.sparse_original(key)
+        name = oracle.sparse_converted(name) if layout == "converted" else name
+        found[name] = tuple(value.shape)
+    return found
+
+
 def write(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write one table; the bytes depend on the content alone."""
     text = json.dumps({key: list(shape) for key, shape in shapes.items()}, indent=0)
@@ -95,3 +111,6 @@ if __name__ == "__main__":
         write(f"{title}_control_lora_{rank}", control_lora(title, rank))
     for types in (6, 8):
         write(f"sdxl_union_{types}", union(types))
+    for kind in ("rgb", "scribble"):
+        for layout in ("diffusers", "original", "converted"):
+            write(f"sd15_sparsectrl_{kind}_{layout}", sparsectrl(kind, layout))

@@ -181,9 +181,8 @@ def test_whole_model_beside_the_control_part_is_left_out() -> None:
 
 HINT = "input_hint_block.0.weight zero_convs.0.0.weight"
 OTHERS = {
-    "flux": ("dit", "double_blocks.0.img_attn.qkv.weight controlnet_blocks.0.weight"),
-    "flux-diffusers": ("dit", "transformer_blocks.0.attn.to_q.weight"),
-    "sd3": ("dit", "controlnet_blocks.0.weight"),
+    "transformer": ("dit", "transformer_blocks.0.attn.to_q.weight"),
+    "transformer-blocks": ("dit", "controlnet_blocks.0.weight"),
     "control-lora": ("control_lora", f"{HINT} lora_controlnet"),
     "control-lora-by-pairs": ("control_lora", f"{HINT} input_blocks.1.0.emb_layers.1.up"),
     "ctrlora": ("ctrlora", "control_model.input_blocks.1.1.proj_in.lora_layer.up.weight"),
