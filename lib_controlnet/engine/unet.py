@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import HostError
+from lib_controlnet.files.bases import CONTEXT_TO_BASE
 
 if TYPE_CHECKING:
     from torch import nn
-
-CONTEXT_TO_BASE: Final[Mapping[int, BaseModel]] = {
-    768: BaseModel.SD1,
-    1024: BaseModel.SD2,
-    2048: BaseModel.SDXL,
-}
-"""Width of the text tokens of the published base models."""
 
 
 @dataclass(frozen=True)

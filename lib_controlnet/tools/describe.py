@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lib_controlnet.engine.unet import CONTEXT_TO_BASE, read_shape
-from lib_controlnet.enums import BaseModel
+from lib_controlnet.engine.unet import read_shape
 from lib_controlnet.families import discover
 from lib_controlnet.families.control_lora import full_shapes
+from lib_controlnet.files.bases import base_of
 from lib_controlnet.files.catalog import ModelFile, is_listed_under, short_hash
 from lib_controlnet.files.layouts import is_diffusers
 from lib_controlnet.nets.cldm import ControlNetParams, read_params
@@ -22,12 +22,6 @@ from lib_controlnet.tools.source import NO_CONTROL, BaseFile, ControlFile, open_
 Description = dict[str, object]
 
 Shapes = Mapping[str, Sequence[int]]
-
-XL_UNSHUFFLED: Final = 256
-"""Inputs of an SDXL T2I-Adapter are a multiple of this: 16 x 16 pixels of each channel."""
-
-TEXT_READERS: Final = re.compile(r"(^|\.)(attn2\.to_k\.(weight|down)|\d+\.to_k_ip\.weight)$")
-"""Tensors with as many columns as the base's text tokens are wide."""
 
 LABELS: Final = {
     "file": "file",
@@ -135,19 +129,6 @@ def _hyper_parameters(params: ControlNetParams) -> Description:
         "hint_widths": list(params.hint_widths),
         "residuals": len(params.blocks) + 1,
     }
-
-
-def base_of(key: str, shapes: Shapes) -> BaseModel | None:
-    """The base a model is for, told by a shape where no encoder is in the file."""
-    if key == "lllite":
-        return BaseModel.SDXL
-    if key in ("t2i_light", "t2i_style", "coadapter"):
-        return BaseModel.SD1
-    if key == "t2i" and "conv_in.weight" in shapes:
-        is_xl = shapes["conv_in.weight"][1] % XL_UNSHUFFLED == 0
-        return BaseModel.SDXL if is_xl else BaseModel.SD1
-    widths = (shape[1] for name, shape in shapes.items() if TEXT_READERS.search(name))
-    return CONTEXT_TO_BASE.get(next(widths, 0))
 
 
 def _control_types(entry: ModelFile) -> list[dict[str, str]]:

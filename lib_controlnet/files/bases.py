@@ -1,0 +1,40 @@
+"""The base model that a file of weights was made for, by the shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from lib_controlnet.enums import BaseModel
+
+CONTEXT_TO_BASE: Final[Mapping[int, BaseModel]] = {
+    768: BaseModel.SD1,
+    1024: BaseModel.SD2,
+    2048: BaseModel.SDXL,
+}
+"""Width of the text tokens of the published base models."""
+
+XL_UNSHUFFLED: Final = 256
+"""Inputs of an SDXL T2I-Adapter are a multiple of this: 16 x 16 pixels of each channel."""
+
+TEXT_READERS: Final = re.compile(r"(^|\.)(attn2\.to_k\.(weight|down)|\d+\.to_k_ip\.weight)$")
+"""Tensors with as many columns as the base's text tokens are wide."""
+
+
+def base_of(key: str, shapes: Mapping[str, Sequence[int]]) -> BaseModel | None:
+    """The base that a file is for, None where neither its kind nor a shape tells.
+
+    Args:
+        key: of its kind, see `signatures`.
+        shapes: of its tensors.
+    """
+    if key == "lllite":
+        return BaseModel.SDXL
+    if key in ("t2i_light", "t2i_style", "coadapter"):
+        return BaseModel.SD1
+    if key == "t2i" and "conv_in.weight" in shapes:
+        is_xl = shapes["conv_in.weight"][1] % XL_UNSHUFFLED == 0
+        return BaseModel.SDXL if is_xl else BaseModel.SD1
+    widths = (shape[1] for name, shape in shapes.items() if TEXT_READERS.search(name))
+    return CONTEXT_TO_BASE.get(next(widths, 0))
