@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
@@ -61,6 +61,8 @@ class Terms:
         seeds: of the pictures of the batch, for families that need noise of their own.
         control_type: what the picture shows, for networks that know several kinds of pictures.
         guide_key: equal for units that are steered by the same guide.
+        partner: family whose tokens its network reads in the place of the text, as far as the
+            preprocessor tells.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Terms:
     seeds: tuple[int, ...] = (0,)
     control_type: ControlNetUnionControlType = ControlNetUnionControlType.UNKNOWN
     guide_key: str = ""
+    partner: str = ""
 
 
 class ControlNetwork(ABC):
@@ -89,6 +92,7 @@ class ControlNetwork(ABC):
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
         notes: what a user should know of how the file was taken.
+        partner: family whose tokens it reads in the place of the text, as far as its name tells.
         module: the torch module that holds the weights; it may have none.
     """
 
@@ -102,6 +106,7 @@ class ControlNetwork(ABC):
     is_additive: bool = True
     depends_on_base: bool = False
     notes: tuple[str, ...] = ()
+    partner: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -146,17 +151,32 @@ class ActiveControl(ABC):
     Attributes:
         due: number of the first evaluation in which it should act, from 1; 0 before that.
         acted: it has changed a U-Net call.
+        lends: another unit's network may read its tokens in the place of the text.
         order: controls of a lower order are attached first; at one place the last one attached
             sees what the others made.
     """
 
     order: ClassVar[int] = 0
+    lends: ClassVar[bool] = False
 
     def __init__(self, network: ControlNetwork, terms: Terms) -> None:
         self.network = network
         self.terms = terms
         self.due = 0
         self.acted = False
+
+    def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
+        """Look at all units that act in the pass, before it is sampled.
+
+        Args:
+            controls: in the user's order, this one among them.
+            say: is told what the user should know.
+        """
+        del controls, say
+
+    def lend_tokens(self, step: StepContext, rows: Rows) -> Tensor:
+        """Tokens (len(rows), n, c) for some rows of a call, see `lends`."""
+        raise NotImplementedError
 
     @abstractmethod
     def attach(self, places: Places) -> None:

@@ -128,8 +128,10 @@ class ControlSession:
                     self._finishing[prepared] = effect
         self.prepared = kept
         self.is_bound = True
-        # Sums of floats depend on their order; the user's order of units must not matter.
         controls = [bound.control for bound in self.units]
+        for control in controls:
+            control.meet(controls, self.say)
+        # Sums of floats depend on their order; the user's order of units must not matter.
         self.active = sorted(controls, key=lambda control: control.sort_key)
 
     def say(self, comment: str) -> None:

@@ -43,6 +43,9 @@ AUTOCAST_DEVICES: Final = ("cuda", "cpu", "xpu")
 HINT_WEIGHTS: Final = 2**26
 """More than any hint block has; the published one has a million weights."""
 
+INSTANT_ID: Final = "InstantID"
+"""Family of the models that a face steers beside such a network."""
+
 SD1_HEADS: Final = 8
 HEAD_WIDTH: Final = 64
 
@@ -194,7 +197,8 @@ class ControlNetFamily(ControlFamily):
         network.global_average_pooling = (
             shape.kind is not BaseModel.SDXL and ckpt.global_average_pooling
         )
-        network.notes = (*ckpt.notes, *_notes(ckpt, shape))
+        network.notes = tuple(ckpt.notes)
+        network.partner = _partner(ckpt, shape)
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network
 
@@ -252,16 +256,14 @@ def tiny_params(base: BaseUNet) -> ControlNetParams:
     return read_params(shapes, _head_rule(base.shape, base))
 
 
-def _notes(ckpt: Checkpoint, shape: UNetShape) -> list[str]:
-    """What the file's name says against taking it for a plain ControlNet; no tensor tells."""
+def _partner(ckpt: Checkpoint, shape: UNetShape) -> str:
+    """The family whose tokens a network reads in the place of the text, by the file's name.
+
+    No tensor tells.
+    """
     words = frozenset().union(*ckpt.given_names)
     is_named = {"instant", "id"} <= words or any("instantid" in word for word in words)
-    if shape.kind is not BaseModel.SDXL or not is_named:
-        return []
-    return [
-        f"{ckpt.path.name} is InstantID's network by its name, which a face is meant to steer in "
-        "the place of the prompt; that is not supported yet, so it acts as a plain ControlNet"
-    ]
+    return INSTANT_ID if is_named and shape.kind is BaseModel.SDXL else ""
 
 
 def own_precision(device: torch.device) -> AbstractContextManager[None]:

@@ -98,6 +98,34 @@ class ResidualControl(HintControl):
     def __init__(self, network: ResidualNetwork, terms: Terms, hint: Tensor) -> None:
         super().__init__(network, terms, hint)
         self._guided_hint: Tensor | None = None
+        self.lender: ActiveControl | None = None
+
+    def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
+        """Find whose tokens the network reads in the place of the text, if it is made for that.
+
+        Those of the nearest unit before this one, or else behind it.
+        """
+        partner = self.terms.partner or self.network.partner
+        if not partner:
+            return
+        own = next(i for i, control in enumerate(controls) if control is self)
+        lenders = [
+            control
+            for control in (*reversed(controls[:own]), *controls[own:])
+            if control.lends and control.network.family == partner
+        ]
+        self.lender = next(iter(lenders), None)
+        if self.lender is None:
+            say(
+                f"ControlNet {self.terms.name}: {self.network.name} looks like the network of "
+                f"{partner}, which reads the face of a second unit, with a model of {partner}, in "
+                "the place of the prompt; no such unit acts here, so it acts as a plain ControlNet"
+            )
+
+    @property
+    def sort_key(self) -> tuple[object, ...]:
+        """See `ActiveControl.sort_key`."""
+        return (*super().sort_key, () if self.lender is None else self.lender.sort_key)
 
     def attach(self, places: Places) -> None:
         """Ask for the skips."""
@@ -112,7 +140,7 @@ class ResidualControl(HintControl):
     @property
     def batch_key(self) -> tuple[object, ...]:
         """Units with the same key can be evaluated as one batch, for the same rows."""
-        return (id(self.network),)
+        return (id(self.network), id(self.lender))
 
     @property
     def wanted(self) -> tuple[bool, ...]:
@@ -215,10 +243,12 @@ def evaluate_group(
     everything = len(rows) == step.x.shape[0]
     index = None if everything else torch.tensor(rows, device=step.x.device)
     distinct = {control.hint_key: control for control in controls}
-    copies = len(distinct)
+    copies, lender = len(distinct), controls[0].lender
 
     def pick(tensor: Tensor) -> Tensor:
-        chosen = tensor if index is None else tensor[index]
+        return copy(tensor if index is None else tensor[index])
+
+    def copy(chosen: Tensor) -> Tensor:
         return chosen if copies == 1 else torch.cat([chosen] * copies)
 
     hints = [control.rows_of(control.guide(), step, rows) for control in distinct.values()]
@@ -228,7 +258,7 @@ def evaluate_group(
     layers = controls[0].evaluate(
         pick(step.x[:, :LATENT_CHANNELS]),
         pick(step.timesteps),
-        pick(step.context),
+        pick(step.context) if lender is None else copy(lender.lend_tokens(step, rows)),
         None if step.y is None else pick(step.y),
         hints[0],
         wanted,

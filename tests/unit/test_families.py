@@ -157,15 +157,15 @@ def test_a_tensor_that_nobody_knows_is_not_passed_over() -> None:
         "InstantID/ControlNetModel/diffusion_pytorch_model.safetensors",
     ],
 )
-def test_instant_ids_network_is_said_to_be_one(name: str) -> None:
+def test_instant_ids_network_reads_its_tokens(name: str) -> None:
     network = tiny_controlnet("SDXL")
     tensors = dict(network.module.state_dict())
     loaded = ControlNetFamily().load(
         memory_checkpoint(tensors, name), tiny_base("SDXL"), torch.float32, "cpu"
     )
-    assert "is InstantID's network by its name" in loaded.notes[0]
+    assert loaded.partner == "InstantID"
     plain = memory_checkpoint(tensors, "control_identity_instant.safetensors")
-    assert ControlNetFamily().load(plain, tiny_base("SDXL"), torch.float32, "cpu").notes == ()
+    assert ControlNetFamily().load(plain, tiny_base("SDXL"), torch.float32, "cpu").partner == ""
 
 
 def test_whole_model_beside_the_control_part_is_left_out() -> None:

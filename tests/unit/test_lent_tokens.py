@@ -1,0 +1,117 @@
+"""A network that reads another unit's tokens in the place of the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import support
+import torch
+from sessions import LATENT, FakeHost, info, prepared
+
+from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide, GuideKind
+from lib_controlnet.engine.places import Places
+from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.step import StepContext
+from lib_controlnet.host.a1111.rows import build_layout
+
+PAIR = build_layout([1], 1, 2)
+
+
+class Lender(ActiveControl):
+    """Tokens of one number for cond rows, and its negative for the others; acts nowhere."""
+
+    lends = True
+    network: LendingNetwork
+
+    def lend_tokens(self, step: StepContext, rows: tuple[int, ...]) -> torch.Tensor:
+        width = 0 if step.context is None else step.context.shape[-1]
+        signs = torch.tensor([1.0 if step.rows[row].is_cond else -1.0 for row in rows])
+        return self.network.number * signs[:, None, None].expand(-1, 3, width)
+
+    def attach(self, places: Places) -> None:
+        places.call(lambda _step, _call: setattr(self, "acted", True))
+
+
+class LendingNetwork(ControlNetwork):
+    name = family = "Faces"
+    layers = 1
+    wants = Guide(GuideKind.NOTHING)
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+        self.module = torch.nn.Module()
+
+    def bind(self, terms: Any, guide: Any, info: Any) -> Lender:
+        del guide, info
+        return Lender(self, terms)
+
+
+@pytest.fixture(scope="module", params=["SD1", "SDXL"])
+def base(request: pytest.FixtureRequest) -> Any:
+    return support.tiny_base(request.param)
+
+
+@pytest.fixture
+def reader(base: Any) -> Any:
+    network = support.tiny_controlnet(base.name.split("-")[1], unet=base.module)
+    network.partner = "Faces"
+    return network
+
+
+def run(base: Any, *units: Any) -> tuple[torch.Tensor, list[str]]:
+    """The U-Net's output with the units, and what is said."""
+    session = ControlSession(FakeHost(), list(units))
+    session.begin_pass(info(base))
+    size = (LATENT.height, LATENT.width)
+    given = support.inputs(base.name.split("-")[1], rows=2, size=size)
+    with torch.no_grad(), session.sampling(base.module):
+        session.begin_evaluation(PAIR, 0.0)
+        output = base.module(**given)
+    session.end_pass(1)
+    return output, session.comments
+
+
+def _reading(base: Any, network: Any, number: float) -> torch.Tensor:
+    """The output where the network is given a context of one number by hand."""
+    evaluate = network.evaluate
+
+    def replaced(x: Any, t: Any, context: torch.Tensor, *rest: Any) -> Any:
+        signs = torch.tensor([1.0, -1.0])[:, None, None]
+        return evaluate(x, t, number * signs.expand(-1, 3, context.shape[-1]), *rest)
+
+    network.evaluate, network.partner = replaced, ""
+    try:
+        return run(base, prepared(network))[0]
+    finally:
+        del network.evaluate
+        network.partner = "Faces"
+
+
+def test_tokens_stand_in_the_place_of_the_text(base: Any, reader: Any) -> None:
+    wanted = _reading(base, reader, 0.5)
+    faces = LendingNetwork(0.5)
+    for units in ([faces, reader], [reader, faces]):
+        output, said = run(base, *(prepared(network) for network in units))
+        assert torch.equal(output, wanted)
+        assert not said
+
+
+def test_the_nearest_unit_before_it_lends(base: Any, reader: Any) -> None:
+    one, two = LendingNetwork(0.5), LendingNetwork(-0.25)
+    for units, number in (([one, reader, two], 0.5), ([one, two, reader], -0.25)):
+        output, _said = run(base, *(prepared(network) for network in units))
+        assert torch.equal(output, _reading(base, reader, number))
+
+
+def test_without_a_lender_it_is_said(base: Any, reader: Any) -> None:
+    reader.partner = ""
+    plain, said = run(base, prepared(reader))
+    assert not said
+    reader.partner = "Faces"
+    output, said = run(base, prepared(reader))
+    assert torch.equal(output, plain)
+    (sentence,) = said
+    assert "looks like the network of Faces" in sentence
+    idle = prepared(LendingNetwork(1.0), weight=0.0)
+    assert run(base, prepared(reader), idle)[1][0] == sentence
