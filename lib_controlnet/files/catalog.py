@@ -21,7 +21,7 @@ from lib_controlnet.files.checkpoint import GENERIC_STEMS
 from lib_controlnet.files.containers import read_metadata, read_names
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.files.layouts import normalise
-from lib_controlnet.files.signatures import NO_CONTROL, classify_names
+from lib_controlnet.files.signatures import NO_CONTROL, Signature, classify_names
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,16 @@ class ModelFile:
             log.debug("%s has no readable metadata: %s", self.path, error)
             return {}
 
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Lower-case control types that files of its kind are for, whatever they are called."""
+        try:
+            state = self.path.stat()
+        except OSError:
+            return ()
+        found = _kind(str(self.path), state.st_mtime_ns, state.st_size)
+        return () if found is None else found.control_types
+
     @property
     def control_type(self) -> str | None:
         """Lower-case control type that the file's own metadata names; None where it names none."""
@@ -155,11 +165,13 @@ def short_hash(path: Path) -> str:
 
 
 def is_listed_under(entry: ModelFile, control_type: str) -> bool:
-    """Whether a model's own metadata or, where that says nothing, its name is of a control type."""
+    """Whether a model's own metadata or, where that says nothing, its kind or name is of a type."""
     kind = control_type.strip().lower()
     words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
     if entry.control_type is not None:
         return _join(entry.control_type) in map(_join, words)
+    if kind in entry.kinds:
+        return True
     return any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
 
 
@@ -208,7 +220,9 @@ class Catalog:
                     continue
                 seen.add(same)
                 key = (str(path), state.st_mtime_ns, state.st_size)
-                if _is_other_model(*key):
+                # What cannot be read is offered: who chooses it is told what is wrong with it.
+                kind = _kind(*key)
+                if kind is not None and kind.key in NO_CONTROL:
                     continue
                 hashes[key] = known.get(key) or short_hash(path)
                 entry = _name(path, hashes[key], files)
@@ -312,19 +326,15 @@ class Catalog:
 
 
 @lru_cache(maxsize=FILES_REMEMBERED)
-def _is_other_model(path: str, _time: int, _size: int) -> bool:
-    """Whether a file of this state is a checkpoint, LoRA, VAE or embedding, and no control model.
-
-    What cannot be read is offered: who chooses it is told what is wrong with it.
-    """
+def _kind(path: str, _time: int, _size: int) -> Signature | None:
+    """What a file of this state is; None where its names cannot be read, or tell nothing."""
     if not path.lower().endswith(".safetensors"):
-        return False
+        return None
     try:
-        kind = classify_names(normalise(read_names(Path(path))))
+        return classify_names(normalise(read_names(Path(path))))
     except (ControlNetError, OSError) as error:
         log.debug("the names in %s cannot be read: %s", path, error)
-        return False
-    return kind is not None and kind.key in NO_CONTROL
+        return None
 
 
 def _name(path: Path, digest: str, taken: dict[str, ModelFile]) -> ModelFile:

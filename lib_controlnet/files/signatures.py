@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lib_controlnet.enums import UNION_TYPES
+
 if TYPE_CHECKING:
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -64,12 +66,14 @@ class Signature:
         title: what the file seems to be, completing "this file is ...".
         test: whether names are of this kind.
         advice: what to do with it as long as no family loads it.
+        control_types: lists, in lower case, that name such a file whatever it is called.
     """
 
     key: str
     title: str
     test: Test
     advice: str = NOT_YET
+    control_types: tuple[str, ...] = ()
 
 
 def _control_net(names: Names) -> bool:
@@ -181,6 +185,7 @@ SIGNATURES: Final = (
         "sparsectrl",
         "a SparseCtrl model",
         lambda n: _control_net(n) and n.match(r"motion_modules\.|temporal_transformer"),
+        control_types=("sparsectrl",),
     ),
     Signature(
         "motion",
@@ -250,9 +255,15 @@ SIGNATURES: Final = (
             and n.starts("task_embedding")
             and n.has("control_add_embedding.linear_1.weight")
         ),
+        control_types=tuple(UNION_TYPES),
     ),
     Signature("controlnet", "a ControlNet", _control_net),
-    Signature("t2i_style", "a T2I-Adapter (style)", lambda n: n.has("style_embedding")),
+    Signature(
+        "t2i_style",
+        "a T2I-Adapter (style)",
+        lambda n: n.has("style_embedding"),
+        control_types=("t2i-adapter",),
+    ),
     Signature(
         "coadapter",
         "a CoAdapter fuser",
@@ -266,22 +277,26 @@ SIGNATURES: Final = (
             and n.match(r"^body\.0\.(body|resnets)\.0\.block1\.weight$")
             and not n.has("conv_in.weight")
         ),
+        control_types=("t2i-adapter",),
     ),
     Signature(
         "t2i",
         "a T2I-Adapter",
         lambda n: n.has("conv_in.weight", "body.0.block1.weight"),
+        control_types=("t2i-adapter",),
     ),
     Signature("lllite", "a ControlNet-LLLite", lambda n: n.starts("lllite_unet_")),
     Signature(
         "pulid",
         "a PuLID model",
         lambda n: n.starts("id_adapter", "pulid_", "image_proj.mapping_patch_"),
+        control_types=("ip-adapter",),
     ),
     Signature(
         "ip_adapter",
         "an IP-Adapter",
         lambda n: n.starts("image_proj.", "ip_adapter.", "adapter_modules."),
+        control_types=("ip-adapter",),
     ),
     Signature("fooocus_head", "the head of Fooocus' inpaint model", lambda n: n.all == {"head"}),
     Signature(

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lib_controlnet.detect import listing
+from lib_controlnet.enums import UNION_TYPES
 from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.files.catalog import Catalog, short_hash
 from lib_controlnet.files.checkpoint import open_checkpoint
@@ -281,6 +283,29 @@ def test_models_of_other_kinds_are_not_offered(tmp_path: Path) -> None:
         tensors = {name: torch.ones(1) for name in names.split()}
         save_file(tensors, tmp_path / f"{stem}.safetensors")
     assert stems(Catalog([tmp_path]).names()) == sorted(CONTROL_MODELS)
+
+
+LISTED_BY_KIND = {
+    "task_embedding input_hint_block.0.weight control_add_embedding.linear_1.weight": UNION_TYPES,
+    "body.0.block1.weight conv_in.weight": ["t2i-adapter"],
+    "style_embedding": ["t2i-adapter"],
+    "image_proj.proj.weight": ["ip-adapter"],
+    "input_hint_block.0.weight down_blocks.0.motion_modules.0.x": ["sparsectrl"],
+    "input_hint_block.0.weight": [],
+    "lllite_unet_x.down.0.weight": [],
+}
+
+
+@pytest.mark.parametrize("names", LISTED_BY_KIND)
+def test_a_kind_is_listed_whatever_the_file_is_called(names: str, tmp_path: Path) -> None:
+    tensors = {name: torch.ones(1) for name in names.split()}
+    save_file(tensors, tmp_path / "zzz.safetensors")
+    save_file(tensors, tmp_path / "own.safetensors", metadata={"control_type": "Recolor"})
+    catalog = Catalog([tmp_path])
+    kinds = [kind.lower() for kind in listing.CONTROL_TYPES]
+    found = [kind for kind in kinds if "zzz" in stems(catalog.for_type(kind))]
+    assert found == sorted(LISTED_BY_KIND[names])
+    assert [kind for kind in kinds if "own" in stems(catalog.for_type(kind))] == ["recolor"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
