@@ -108,7 +108,7 @@ def _wait(server: Server, process: subprocess.Popen) -> None:
 def _stop(process: subprocess.Popen) -> None:
     process.terminate()
     try:
-        process.wait(20)
+        process.wait(5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
