@@ -56,7 +56,9 @@ def missing() -> str:
     from lib_controlnet.files.signatures import NOT_YET, SIGNATURES
 
     loaded = {family.name for family in discover()}
-    titles = [kind.title for kind in SIGNATURES if kind.advice == NOT_YET]
+    keys = {key for family in discover() for key in family.kinds}
+    told = [kind for kind in SIGNATURES if kind.advice == NOT_YET and kind.key not in keys]
+    titles = [kind.title for kind in told]
     names = [title.removeprefix("a ").removeprefix("an ") for title in titles]
     return ", ".join(name for name in names if name not in loaded) + "."
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 
+from lib_controlnet.files.signatures import classify
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -23,10 +25,12 @@ class ControlFamily(ABC):
 
     Attributes:
         name: what messages and lists call it.
+        kinds: keys of the signatures of its files (`files/signatures.py`).
         preprocessors: those that steer in this way without a model's file.
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = ()
     preprocessors: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -39,8 +43,8 @@ class ControlFamily(ABC):
 
     def matches(self, ckpt: Checkpoint) -> bool:
         """Whether the file's keys and shapes are of this family."""
-        del ckpt
-        return False
+        kind = classify(ckpt)
+        return kind is not None and kind.key in self.kinds
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Refuse a file for another base model, by its names and shapes alone.

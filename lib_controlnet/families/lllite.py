@@ -22,7 +22,6 @@ from lib_controlnet.families.base import ControlFamily, randomize
 from lib_controlnet.families.controlnet import own_precision
 from lib_controlnet.families.filling import fill, read_structure
 from lib_controlnet.families.hints import HintControl
-from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.lllite import LLLite, LLLiteParams, read_lllite_params
 
 if TYPE_CHECKING:
@@ -164,6 +163,7 @@ class LLLiteFamily(ControlFamily):
     """Loads ControlNet-LLLites."""
 
     name = "ControlNet-LLLite"
+    kinds = ("lllite",)
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> LLLiteNetwork | None:
         """See `ControlFamily.tiny`."""
@@ -177,11 +177,6 @@ class LLLiteFamily(ControlFamily):
         module = LLLite({name: params for name, (_path, params) in found.items()})
         paths = {name: path for name, (path, _params) in found.items()}
         return LLLiteNetwork("tiny", randomize(module, seed), paths)
-
-    def matches(self, ckpt: Checkpoint) -> bool:
-        """Whether the file holds a ControlNet-LLLite for a U-Net."""
-        kind = classify(ckpt)
-        return kind is not None and kind.key == "lllite"
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Look for the layers in the base, see `ControlFamily.check`."""

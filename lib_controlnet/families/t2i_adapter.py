@@ -1,4 +1,4 @@
-"""T2I-Adapter, full, for SD1, SD2 and SDXL (Mou et al., arXiv:2302.08453).
+"""T2I-Adapter, full for SD1, SD2 and SDXL, light for SD1 (Mou et al., arXiv:2302.08453).
 
 Its features are added to the stream of the U-Net's encoder behind the last block of each level,
 and so to the skip that begins there.
@@ -27,8 +27,11 @@ from lib_controlnet.nets.t2i_adapter import (
     SDXL_PATCH,
     AdapterBlockParams,
     AdapterParams,
+    LightAdapter,
+    LightParams,
     T2IAdapter,
     read_adapter_params,
+    read_light_params,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 MIDDLE: Final = -1
 """Stands for the middle block among the places of features."""
 
+LIGHT: Final = "t2i_light"
+"""Key of the signature of light adapters."""
+
 HINT_CHANNELS: Final = (1, 3)
 
 FALL_OFF: Final = (0.25, 0.62, 0.825, 1.0)
@@ -55,9 +61,9 @@ class T2IAdapterNetwork(ControlNetwork):
 
     family = "T2I-Adapter"
     wants = Guide(masked=0.0)
-    module: T2IAdapter
+    module: T2IAdapter | LightAdapter
 
-    def __init__(self, name: str, module: T2IAdapter, base: BaseModel) -> None:
+    def __init__(self, name: str, module: T2IAdapter | LightAdapter, base: BaseModel) -> None:
         self.name = name
         self.module = module
         self.base = base
@@ -153,9 +159,10 @@ class T2IAdapterControl(HintControl):
 
 
 class T2IAdapterFamily(ControlFamily):
-    """Loads full T2I-Adapters, in the original and in diffusers' layout."""
+    """Loads full and light T2I-Adapters, in the original and in diffusers' layout."""
 
     name = "T2I-Adapter"
+    kinds = ("t2i", LIGHT)
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> T2IAdapterNetwork:
         """See `ControlFamily.tiny`."""
@@ -171,11 +178,6 @@ class T2IAdapterFamily(ControlFamily):
         module = T2IAdapter(AdapterParams(3, patch, tuple(blocks)))
         return T2IAdapterNetwork("tiny", randomize(module, seed), base.shape.kind)
 
-    def matches(self, ckpt: Checkpoint) -> bool:
-        """Whether the file holds a full T2I-Adapter."""
-        kind = classify(ckpt)
-        return kind is not None and kind.key == "t2i"
-
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare widths with the base, see `ControlFamily.check`."""
         _check_base(ckpt, _read(ckpt), base)
@@ -187,7 +189,9 @@ class T2IAdapterFamily(ControlFamily):
         params = _read(ckpt)
         _check_base(ckpt, params, base)
         with torch.device("meta"):
-            module = T2IAdapter(params)
+            module: T2IAdapter | LightAdapter = (
+                LightAdapter(params) if isinstance(params, LightParams) else T2IAdapter(params)
+            )
         fill(ckpt, module, dtype, device)
         return T2IAdapterNetwork(ckpt.name, module, base.shape.kind)
 
@@ -215,8 +219,10 @@ def _widths(base: BaseUNet, patch: int) -> tuple[int, ...]:
     return tuple(channels[block] for block in feature_blocks(base, patch))
 
 
-def _read(ckpt: Checkpoint) -> AdapterParams:
-    params = read_structure(ckpt, lambda: read_adapter_params(ckpt.shapes))
+def _read(ckpt: Checkpoint) -> AdapterParams | LightParams:
+    kind = classify(ckpt)
+    reader = read_light_params if kind is not None and kind.key == LIGHT else read_adapter_params
+    params: AdapterParams | LightParams = read_structure(ckpt, lambda: reader(ckpt.shapes))
     if params.hint_channels not in HINT_CHANNELS:
         msg = (
             f"{title(ckpt)}, but of an unknown variant: it reads hints of "
@@ -226,7 +232,7 @@ def _read(ckpt: Checkpoint) -> AdapterParams:
     return params
 
 
-def _check_base(ckpt: Checkpoint, params: AdapterParams, base: BaseUNet) -> None:
+def _check_base(ckpt: Checkpoint, params: AdapterParams | LightParams, base: BaseUNet) -> None:
     is_sdxl = params.patch == SDXL_PATCH
     if is_sdxl != (base.shape.kind is BaseModel.SDXL):
         made_for = "SDXL" if is_sdxl else "SD1 or SD2"

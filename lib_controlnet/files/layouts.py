@@ -83,9 +83,15 @@ def normalise(names: Iterable[str]) -> dict[str, str]:
     if is_diffusers(mapping):
         rename = diffusers_renamer(mapping)
         mapping = {rename(name): old for name, old in mapping.items()}
-    if "conv_in.weight" in mapping and "body.0.resnets.0.block1.weight" in mapping:
-        mapping = _count_adapter_blocks(mapping)
+    if "body.0.resnets.0.block1.weight" in mapping:
+        is_full = "conv_in.weight" in mapping
+        mapping = (_count_adapter_blocks if is_full else _rename_light_blocks)(mapping)
     return mapping
+
+
+def _rename_light_blocks(mapping: dict[str, str]) -> dict[str, str]:
+    """Names of a light T2I-Adapter saved by diffusers, which calls its blocks otherwise."""
+    return {re.sub(r"^(body\.\d+)\.resnets\.", r"\1.body.", k): old for k, old in mapping.items()}
 
 
 def _count_adapter_blocks(mapping: dict[str, str]) -> dict[str, str]:

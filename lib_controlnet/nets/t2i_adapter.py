@@ -1,9 +1,10 @@
-"""T2I-Adapter, full: a small convolutional network on the hint (Mou et al., arXiv:2302.08453).
+"""T2I-Adapter, full and light: a small network on the hint (Mou et al., arXiv:2302.08453).
 
 It gives one feature map for each level of the U-Net's encoder. It sees neither noise, nor time,
-nor text, so it runs once for a picture. Module names follow the original checkpoints
-(`body.<two a level>.block1`, ...). Feature maps are (b, c, h, w). Nothing here draws random
-numbers: networks are built on the meta device and filled from a file.
+nor text, so it runs once for a picture. Module names follow the original checkpoints (full:
+`body.<two a level>.block1`, light: `body.<level>.body.<block>.block1`, ...). Feature maps are
+(b, c, h, w). Nothing here draws random numbers: networks are built on the meta device and filled
+from a file.
 """
 
 from __future__ import annotations
@@ -89,6 +90,12 @@ def read_adapter_params(shapes: Shapes) -> AdapterParams:
     return AdapterParams(cells // patch**2, patch, tuple(blocks))
 
 
+def cut_into_cells(hint: Tensor, patch: int) -> Tensor:
+    """A hint (b, c, H, W) as (b, c * patch * patch, h, w), one place for each square of pixels."""
+    hint = pad_to_cells(hint, patch)
+    return rearrange(hint, "b c (h p) (w q) -> b (c p q) h w", p=patch, q=patch)
+
+
 class AdapterBlock(nn.Module):
     """Two convolutions with a residual; the first block of a level may halve and widen before."""
 
@@ -136,12 +143,100 @@ class T2IAdapter(nn.Module):
             (b, width, h, w) for each level: H / 8 and its halves; for SDXL two of H / 16, then
             two of H / 32.
         """
-        patch = self.params.patch
-        hint = pad_to_cells(hint, patch)
-        h = self.conv_in(rearrange(hint, "b c (h p) (w q) -> b (c p q) h w", p=patch, q=patch))
+        h = self.conv_in(cut_into_cells(hint, self.params.patch))
         features = []
         for position, block in enumerate(self.body):
             h = block(h)
             if position % BLOCKS_PER_LEVEL == BLOCKS_PER_LEVEL - 1:
                 features.append(h)
+        return features
+
+
+@dataclass(frozen=True)
+class LightLevelParams:
+    """One level of a light adapter.
+
+    Attributes:
+        inner: channels between its first and its last convolution.
+        depth: number of blocks between them.
+    """
+
+    width_in: int
+    inner: int
+    width_out: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class LightParams:
+    """Hyper-parameters of a light T2I-Adapter, all of them read from tensor shapes.
+
+    Attributes:
+        levels: shallowest first; the first reads the cells of the hint.
+    """
+
+    levels: tuple[LightLevelParams, ...]
+    patch: int = SD_PATCH
+
+    @property
+    def hint_channels(self) -> int:
+        """3 for colour hints, 1 for grey ones."""
+        return self.levels[0].width_in // self.patch**2
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level's feature map."""
+        return tuple(level.width_out for level in self.levels)
+
+
+def read_light_params(shapes: Shapes) -> LightParams:
+    """Derive every hyper-parameter from the shapes of a file's tensors.
+
+    Raises:
+        KeyError: a tensor that decides the structure is missing; its name is the argument.
+    """
+    levels: list[LightLevelParams] = []
+    while not levels or f"body.{len(levels)}.in_conv.weight" in shapes:
+        name = f"body.{len(levels)}"
+        inner, width_in = shapes[f"{name}.in_conv.weight"][:2]
+        depth = 0
+        while f"{name}.body.{depth}.block1.weight" in shapes:
+            depth += 1
+        width_out = shapes[f"{name}.out_conv.weight"][0]
+        levels.append(LightLevelParams(width_in, inner, width_out, depth))
+    return LightParams(tuple(levels))
+
+
+class LightLevel(nn.Module):
+    """Blocks of few channels between two convolutions of 1x1."""
+
+    def __init__(self, params: LightLevelParams) -> None:
+        super().__init__()
+        inner = params.inner
+        block = AdapterBlockParams(inner, inner, 3, "")
+        self.in_conv = nn.Conv2d(params.width_in, inner, 1)
+        self.body = nn.Sequential(*(AdapterBlock(block) for _ in range(params.depth)))
+        self.out_conv = nn.Conv2d(inner, params.width_out, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map h (b, width_in, h, w) to (b, width_out, h, w)."""
+        return self.out_conv(self.body(self.in_conv(h)))
+
+
+class LightAdapter(nn.Module):
+    """A light T2I-Adapter (colour) for SD1 or SD2."""
+
+    def __init__(self, params: LightParams) -> None:
+        """Build the layers; use inside `torch.device("meta")` to allocate nothing."""
+        super().__init__()
+        self.params = params
+        self.body = nn.ModuleList(LightLevel(level) for level in params.levels)
+
+    def forward(self, hint: Tensor) -> list[Tensor]:
+        """Compute one feature map for each level, see `T2IAdapter.forward`."""
+        h = cut_into_cells(hint, self.params.patch)
+        features: list[Tensor] = []
+        for level in self.body:
+            h = level(F.avg_pool2d(h, 2, ceil_mode=True) if features else h)
+            features.append(h)
         return features

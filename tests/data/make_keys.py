@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "minihost"), str(HERE.parent)]
 
 import oracle  # noqa: E402 - the paths above come first
+from diffusers import T2IAdapter  # noqa: E402
 from minildm.unet import UNetModel  # noqa: E402
 from support import HINT_WIDTHS, controlnet_shapes  # noqa: E402
 
@@ -95,6 +97,41 @@ def sparsectrl(kind: str, layout: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
+ADAPTERS = {
+    "t2i_sd14": ("full_adapter", 2, 8, 3),
+    "t2i_sd14_grey": ("full_adapter", 2, 8, 1),
+    "t2i_sd14_light": ("light_adapter", 4, 8, 3),
+    "t2i_sdxl": ("full_adapter_xl", 2, 16, 3),
+}
+"""T2I-Adapters: diffusers' name of the structure, blocks a level, pixels in a cell's side, hint
+channels."""
+
+
+def adapter(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a published T2I-Adapter as diffusers saves it."""
+    kind, blocks, patch, channels = ADAPTERS[name]
+    widths = [320, 640, 1280, 1280][: 3 if kind == "light_adapter" else 4]  # it repeats the last
+    with torch.device("meta"):
+        model = T2IAdapter(channels, widths, blocks, patch, kind)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def original_adapter(name: str) -> dict[str, tuple[int, ...]]:
+    """The same as TencentARC's own code saves it: full ones count blocks through."""
+    renamed = {}
+    for key, shape in adapter(name).items():
+        level, rest = re.fullmatch(r"adapter\.(?:body\.(\d+)\.)?(.+)", key).groups()
+        block, leaf = re.fullmatch(r"(?:resnets\.(\d+)\.)?(.+)", rest).groups()
+        if level is None:
+            renamed[leaf] = shape
+        elif name.endswith("light"):
+            inside = leaf if block is None else f"body.{block}.{leaf}"
+            renamed[f"body.{level}.{inside}"] = shape
+        else:
+            renamed[f"body.{2 * int(level) + int(block or 0)}.{leaf}"] = shape
+    return renamed
+
+
 def write(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write one table; the bytes depend on the content alone."""
     text = json.dumps({key: list(shape) for key, shape in shapes.items()}, indent=0)
@@ -114,3 +151,6 @@ if __name__ == "__main__":
     for kind in ("rgb", "scribble"):
         for layout in ("diffusers", "original", "converted"):
             write(f"sd15_sparsectrl_{kind}_{layout}", sparsectrl(kind, layout))
+    for title in ADAPTERS:
+        write(f"{title}_original", original_adapter(title))
+        write(f"{title}_diffusers", adapter(title))

@@ -1,4 +1,4 @@
-"""The full T2I-Adapter against diffusers' on the same random weights.
+"""Full and light T2I-Adapters against diffusers' on the same random weights.
 
 Tolerance: 1e-5 of the largest value in float32, as for ControlNets; the sums are the same.
 """
@@ -10,47 +10,71 @@ from collections.abc import Mapping
 import oracle
 import pytest
 import torch
+from data.make_keys import UNETS
 from diffusers import T2IAdapter as TheirAdapter
+from minildm.unet import UNetModel
 from oracle import assert_close
 from sessions import FakeHost, info, prepared
-from support import inputs, memory_checkpoint, randomise, tiny_base
+from support import golden, inputs, memory_checkpoint, randomise, tiny_base
 from torch import Tensor, nn
 
 from lib_controlnet.engine.network import ControlNetwork
 from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.enums import ControlMode
-from lib_controlnet.errors import BrokenCheckpointError, WrongBaseModelError
+from lib_controlnet.errors import BrokenCheckpointError, CheckpointError, WrongBaseModelError
 from lib_controlnet.families import identify
+from lib_controlnet.families.t2i_adapter import _read
 from lib_controlnet.host.a1111.rows import build_layout
-from lib_controlnet.nets.t2i_adapter import T2IAdapter, read_adapter_params
+from lib_controlnet.nets.t2i_adapter import (
+    LightAdapter,
+    LightParams,
+    T2IAdapter,
+    read_adapter_params,
+    read_light_params,
+)
 from lib_controlnet.pictures.placement import to_hint
 
 WIDTHS = (32, 64, 128, 128)
-KINDS = {"SD1": ("full_adapter", 8), "SD2": ("full_adapter", 8), "SDXL": ("full_adapter_xl", 16)}
+KINDS = {
+    "SD1": ("full_adapter", 8),
+    "SD2": ("full_adapter", 8),
+    "SDXL": ("full_adapter_xl", 16),
+    "light": ("light_adapter", 8),
+}
 """diffusers' name of the structure, and pixels in a cell's side."""
 
-PUBLISHED = {("SD1", 3): 77.37, ("SD1", 1): 77.00, ("SDXL", 3): 79.03}
-"""Millions of parameters."""
+PUBLISHED = {
+    "t2i_sd14": ("SD1", 3, 309.5),  # depth, keypose, openpose, seg
+    "t2i_sd14_grey": ("SD1", 1, 308.0),  # canny, sketch
+    "t2i_sd14_light": ("SD1", 3, 74.8),  # colour
+    "t2i_sdxl": ("SDXL", 3, 316.1),  # lineart, canny, sketch, depth-midas, depth-zoe, openpose
+}
+"""By table: base, channels of the hint, megabytes of the files in full precision."""
 
 
 def theirs(kind: str, channels: int = 3, widths: tuple[int, ...] = WIDTHS) -> nn.Module:
     """diffusers' adapter, whose weights are made by the caller."""
     name, patch = KINDS[kind]
-    return TheirAdapter(channels, list(widths), 2, patch, name)
+    given = widths[:3] if kind == "light" else widths  # the light one repeats its last width
+    return TheirAdapter(channels, list(given), 2, patch, name)
 
 
-def load(tensors: Mapping[str, Tensor]) -> T2IAdapter:
+def load(tensors: Mapping[str, Tensor]) -> T2IAdapter | LightAdapter:
     """Our network with the tensors of a file."""
     ckpt = memory_checkpoint(tensors)
     with torch.device("meta"):
-        ours = T2IAdapter(read_adapter_params(ckpt.shapes))
+        if "conv_in.weight" in ckpt:
+            ours = T2IAdapter(read_adapter_params(ckpt.shapes))
+        else:
+            ours = LightAdapter(read_light_params(ckpt.shapes))
     ours.load_state_dict(dict(ckpt.tensors()), assign=True)
     return ours
 
 
 @pytest.mark.parametrize("size", [(128, 192), (72, 168)], ids=["whole", "odd"])
 @pytest.mark.parametrize("channels", [3, 1])
-@pytest.mark.parametrize("kind", ["SD1", "SDXL"])
+@pytest.mark.parametrize("kind", ["SD1", "SDXL", "light"])
 @torch.no_grad()
 def test_features_agree_with_diffusers(kind: str, channels: int, size: tuple[int, int]) -> None:
     adapter = randomise(theirs(kind, channels), seed=3)
@@ -67,22 +91,25 @@ def test_features_agree_with_diffusers(kind: str, channels: int, size: tuple[int
         assert_close(one, other)
 
 
-@pytest.mark.parametrize(("kind", "channels"), PUBLISHED)
-def test_published_sizes_have_the_published_names(kind: str, channels: int) -> None:
-    """Every tensor of diffusers' file finds its place under the original names."""
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+@pytest.mark.parametrize("table", PUBLISHED)
+def test_published_files_are_known_and_fit(table: str, layout: str) -> None:
+    kind, channels, megabytes = PUBLISHED[table]
+    ckpt = memory_checkpoint(golden(f"{table}_{layout}"))
+    assert ckpt.shapes == golden(f"{table}_original")
+    size = sum(4 * torch.Size(shape).numel() for shape in ckpt.shapes.values())
+    assert size / 1e6 == pytest.approx(megabytes, abs=0.2)
+    name = "sdxl_full" if kind == "SDXL" else "sd15"
     with torch.device("meta"):
-        adapter = theirs(kind, channels, (320, 640, 1280, 1280))
-        shapes = {name: tuple(value.shape) for name, value in adapter.state_dict().items()}
-        params = read_adapter_params(memory_checkpoint(shapes).shapes)
-        ours = T2IAdapter(params).state_dict()
-    assert {k: tuple(v.shape) for k, v in ours.items()} == memory_checkpoint(shapes).shapes
-    assert {"conv_in.weight", "body.0.block1.weight", "body.7.block2.bias"} < ours.keys()
-    assert [name for name in ours if "in_conv" in name] == [
-        f"body.{block}.in_conv.{leaf}" for block in (2, 4) for leaf in ("weight", "bias")
-    ]
+        unet = UNetModel(**UNETS[name])
+    base = BaseUNet(unet, describe_unet(unet), name, name)
+    family = identify(ckpt)
+    family.check(ckpt, base)
+    with torch.device("meta"):
+        params = _read(ckpt)
+        ours = LightAdapter(params) if isinstance(params, LightParams) else T2IAdapter(params)
+    assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == ckpt.shapes
     assert (params.hint_channels, params.widths) == (channels, (320, 640, 1280, 1280))
-    count = sum(value.numel() for value in ours.values()) / 1e6
-    assert count == pytest.approx(PUBLISHED[kind, channels], abs=0.01)
 
 
 @torch.no_grad()
@@ -103,7 +130,8 @@ def test_strided_convolutions_may_halve_instead_of_means() -> None:
 
 def network_for(kind: str, adapter: nn.Module, name: str = "adapter.pth") -> ControlNetwork:
     ckpt = memory_checkpoint(adapter.state_dict(), name)
-    return identify(ckpt).load(ckpt, tiny_base(kind), torch.float32, "cpu")
+    base = tiny_base("SD1" if kind == "light" else kind)
+    return identify(ckpt).load(ckpt, base, torch.float32, "cpu")
 
 
 FALL_OFF = (0.25, 0.62, 0.825, 1.0)
@@ -117,14 +145,16 @@ FALL_OFF = (0.25, 0.62, 0.825, 1.0)
         ("SD2", ControlMode.CONTROL),
         ("SDXL", ControlMode.BALANCED),
         ("SDXL", ControlMode.CONTROL),
+        ("light", ControlMode.PROMPT),
     ],
 )
 @torch.no_grad()
 def test_the_unet_agrees_with_diffusers(kind: str, mode: ControlMode) -> None:
     """Two adapters, one of them for a part of the steps that is over."""
-    base = tiny_base(kind)
-    theirs_unet = oracle.u_net_weights(base.module, oracle.TINY[kind])
-    call = inputs(kind)
+    unet = "SD1" if kind == "light" else kind
+    base = tiny_base(unet)
+    theirs_unet = oracle.u_net_weights(base.module, oracle.TINY[unet])
+    call = inputs(unet)
     extra, call["y"] = oracle.vector_condition(theirs_unet, rows=2)
     units, added = [], []
     for seed, weight, end in ((1, 0.8, 1.0), (2, 0.5, 1.0), (3, 2.0, 0.2)):
@@ -157,7 +187,12 @@ def test_the_unet_agrees_with_diffusers(kind: str, mode: ControlMode) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "loaded", "made_for"),
-    [("SDXL", "SD1", "SDXL"), ("SD1", "SDXL", "SD1 or SD2"), ("SD2", "SDXL", "SD1 or SD2")],
+    [
+        ("SDXL", "SD1", "SDXL"),
+        ("SD1", "SDXL", "SD1 or SD2"),
+        ("SD2", "SDXL", "SD1 or SD2"),
+        ("light", "SDXL", "SD1 or SD2"),
+    ],
 )
 def test_a_wrong_base_is_told_by_both_names(kind: str, loaded: str, made_for: str) -> None:
     ckpt = memory_checkpoint(theirs(kind).state_dict(), "t2i.pth")
@@ -187,14 +222,24 @@ DAMAGES = {
     ),
     "channels": ({"conv_in.weight": (32, 128, 3, 3)}, r"reads hints of 2 channels"),
 }
+LIGHT_DAMAGES = {
+    "missing": ({"body.3.body.1.block2.bias": None}, r"1 missing \(body\.3\.body\.1\.block2"),
+    "decisive": ({"body.2.out_conv.weight": None}, r"incomplete: body\.2\.out_conv\.weight"),
+    "level": ({"body.1.in_conv.weight": None}, r"gives features of 32 channels"),
+    "channels": ({"body.0.in_conv.weight": (8, 128, 1, 1)}, r"reads hints of 2 channels"),
+}
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_told(damage: str) -> None:
-    changes, sentence = DAMAGES[damage]
-    whole = memory_checkpoint(theirs("SD1").state_dict()).shapes
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [*(("SD1", damage) for damage in DAMAGES), *(("light", damage) for damage in LIGHT_DAMAGES)],
+)
+def test_damage_is_told(kind: str, damage: str) -> None:
+    changes, sentence = (DAMAGES if kind == "SD1" else LIGHT_DAMAGES)[damage]
+    whole = memory_checkpoint(theirs(kind).state_dict()).shapes
     left = {name: shape for name, shape in (whole | changes).items() if shape is not None}
     ckpt = memory_checkpoint(left, "t2i.pth")
-    with pytest.raises(BrokenCheckpointError, match=sentence) as caught:
+    with pytest.raises(CheckpointError, match=sentence) as caught:
         identify(ckpt).load(ckpt, tiny_base("SD1"), torch.float32, "cpu")
-    assert str(caught.value).startswith("t2i.pth is a T2I-Adapter, but ")
+    if isinstance(caught.value, BrokenCheckpointError):
+        assert str(caught.value).startswith("t2i.pth is a T2I-Adapter")
