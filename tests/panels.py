@@ -35,6 +35,7 @@ class FakeRuntime:
     queue: bool = True
     saved: dict[str, str] = field(default_factory=dict)
     refused: dict[Path, Refusal] = field(default_factory=dict)
+    remarked: dict[Path, str] = field(default_factory=dict)
 
     def option(self, key: str) -> object:
         return self.options.get(key, DEFAULTS[key])
@@ -44,6 +45,9 @@ class FakeRuntime:
 
     def refusals(self) -> Any:
         return self.refused.get
+
+    def model_remark(self, path: Path) -> str:
+        return self.remarked.get(path, "")
 
     def has_queue(self) -> bool:
         return self.queue

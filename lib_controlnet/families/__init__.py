@@ -127,6 +127,15 @@ def refusal(path: Path, base: BaseUNet) -> Refusal | None:
     return None
 
 
+def remark(path: Path, base: BaseUNet) -> str:
+    """What a user should know of a file that controls a checkpoint; "" for nothing."""
+    if not has_header(path):
+        return ""
+    with _explain_failure(path):
+        ckpt = open_checkpoint(path)
+        return identify(ckpt).remark(ckpt, base)
+
+
 def load_network(
     path: Path, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
 ) -> ControlNetwork:

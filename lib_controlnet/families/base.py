@@ -55,6 +55,11 @@ class ControlFamily(ABC):
         """
         raise NotImplementedError
 
+    def remark(self, ckpt: Checkpoint, base: BaseUNet) -> str:
+        """What a user should know of a file that fits a base; "" for nothing."""
+        del ckpt, base
+        return ""
+
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> ControlNetwork:

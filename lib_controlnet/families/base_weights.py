@@ -12,7 +12,7 @@ from lib_controlnet.errors import HostError
 from lib_controlnet.families.filling import without_1x1
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lib_controlnet.engine.unet import BaseUNet
 
@@ -25,15 +25,28 @@ FIRST_BLOCK: Final = "input_blocks.0.0.weight"
 
 def encoder_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
     """Shapes of a full ControlNet's tensors that begin as a copy of the base's."""
+    added = {
+        f"{path}.bias" for path, module in base.module.named_modules() if _has_added_bias(module)
+    }
     shapes = {
         name: tuple(parameter.shape)
         for name, parameter in base.module.named_parameters()
-        if name.startswith(SHARED_WITH_BASE)
+        if name.startswith(SHARED_WITH_BASE) and name not in added
     }
     if FIRST_BLOCK in shapes:
         width, _channels, *kernel = shapes[FIRST_BLOCK]
         shapes[FIRST_BLOCK] = (width, LATENT_CHANNELS, *kernel)
     return shapes
+
+
+def _has_added_bias(module: nn.Module) -> bool:
+    """Whether the host's LoRA gave the layer a bias, which it has none of by itself.
+
+    Weight and bias are backed up together, as far as there are any.
+    """
+    saved = (getattr(module, f"network_{leaf}_backup", None) for leaf in ("weights", "bias"))
+    weights, bias = saved
+    return weights is not None and bias is None and getattr(module, "bias", None) is not None
 
 
 def find_foreign(
@@ -53,7 +66,7 @@ class BaseWeights:
 
     The host's LoRA code changes weights in place and keeps the originals on the module
     (`network_weights_backup`, `network_bias_backup`); with 8-bit storage it may keep half
-    precision copies (`fp16_weight`).
+    precision copies (`fp16_weight`), which no LoRA changes and the originals are rounded from.
     """
 
     def __init__(self, base: BaseUNet) -> None:
@@ -70,7 +83,7 @@ class BaseWeights:
         module = self._modules[path]
         parameter = getattr(module, leaf)
         backup_name = "network_bias_backup" if leaf == "bias" else "network_weights_backup"
-        for other in (getattr(module, backup_name, None), getattr(module, f"fp16_{leaf}", None)):
+        for other in (getattr(module, f"fp16_{leaf}", None), getattr(module, backup_name, None)):
             if isinstance(other, torch.Tensor) and other.shape == parameter.shape:
                 parameter = other
                 break

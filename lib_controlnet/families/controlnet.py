@@ -28,6 +28,7 @@ from lib_controlnet.families.base_weights import (
 )
 from lib_controlnet.families.filling import check_tensors, first_names, read_structure, title
 from lib_controlnet.families.residual import ResidualNetwork
+from lib_controlnet.files.claims import compare
 from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
@@ -172,6 +173,10 @@ class ControlNetFamily(ControlFamily):
         """Compare shapes with the base, see `ControlFamily.check`."""
         self._check_fit(ckpt, base)
 
+    def remark(self, ckpt: Checkpoint, base: BaseUNet) -> str:
+        """On which checkpoint a change to one was made, see `ControlFamily.remark`."""
+        return compare(ckpt, base.name)[0] if self.needs_base(ckpt) else ""
+
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> ControlNetwork:
@@ -197,7 +202,8 @@ class ControlNetFamily(ControlFamily):
         network.global_average_pooling = (
             shape.kind is not BaseModel.SDXL and ckpt.global_average_pooling
         )
-        network.notes = tuple(ckpt.notes)
+        said, is_other = compare(ckpt, base.name) if self.needs_base(ckpt) else ("", False)
+        network.notes = (*ckpt.notes, *((said,) if is_other else ()))
         network.partner = _partner(ckpt, shape)
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network

@@ -164,15 +164,19 @@ class Checkpoint:
         return published
 
     @property
-    def given_names(self) -> list[frozenset[str]]:
-        """Lower-case words of the names that people know the model by.
+    def told_names(self) -> list[str]:
+        """Names that people know the model by.
 
         That is the file's own; a repository's file is called like all others, its folders tell.
         """
-        named = [self.path.stem]
         if self.path.stem.lower().split(".", maxsplit=1)[0] in GENERIC_STEMS:
-            named = [folder.name for folder in self.path.parents[:2]]
-        return [frozenset(re.findall(r"[a-z0-9]+", name.lower())) for name in named]
+            return [folder.name for folder in self.path.parents[:2]]
+        return [self.path.stem]
+
+    @property
+    def given_names(self) -> list[frozenset[str]]:
+        """Lower-case words of each of `told_names`."""
+        return [frozenset(re.findall(r"[a-z0-9]+", name.lower())) for name in self.told_names]
 
 
 def _is_number(word: str) -> bool:

@@ -14,6 +14,7 @@ from lib_controlnet.families import discover
 from lib_controlnet.families.control_lora import full_shapes
 from lib_controlnet.files.bases import base_of
 from lib_controlnet.files.catalog import ModelFile, is_listed_under, short_hash
+from lib_controlnet.files.claims import claim_of
 from lib_controlnet.files.layouts import is_diffusers
 from lib_controlnet.nets.cldm import ControlNetParams, read_params
 from lib_controlnet.tools.errors import ToolError
@@ -27,6 +28,7 @@ LABELS: Final = {
     "file": "file",
     "kind": "kind",
     "base": "base",
+    "made_on": "made on",
     "layout": "layout",
     "container": "container",
     "structure": "structure",
@@ -92,6 +94,7 @@ def _structure(control: ControlFile) -> Description:
     if key == "control_lora":
         found["rank"] = max((s[0] for n, s in shapes.items() if n.endswith(".down")), default=0)
         shapes = full_shapes(shapes)
+        found["made_on"] = claim_of(control.ckpt)
     if key == "checkpoint":
         found["base"] = _checkpoint_base(control)
     elif "input_blocks.0.0.weight" in shapes:

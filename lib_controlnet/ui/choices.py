@@ -92,7 +92,14 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
         problem = None if kind == listing.ALL else offer(kind, runtime).sentence
     else:
         problem = model_problem(model, runtime)
+        problem = problem or model_remark(model, runtime)
     return [*found, problem] if problem else found
+
+
+def model_remark(model: str, runtime: Any) -> str | None:
+    """What to know of a model that can be used, None for nothing."""
+    said = runtime.model_remark(runtime.catalog.find(model))
+    return said or None
 
 
 def model_problem(model: str, runtime: Any) -> str | None:

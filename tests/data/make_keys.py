@@ -44,6 +44,9 @@ UNETS = {
 }
 
 
+CONTROL_LORAS = (("sd15", 128), *(("sdxl_full", rank) for rank in (16, 32, 64, 128, 256)))
+
+
 def original_layout(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a published ControlNet in the original (LDM) layout."""
     with torch.device("meta"):
@@ -144,7 +147,7 @@ if __name__ == "__main__":
     for title in UNETS:
         write(f"{title}_original", original_layout(title))
         write(f"{title}_diffusers", diffusers_layout(title))
-    for title, rank in (("sd15", 128), ("sdxl_full", 128), ("sdxl_full", 256)):
+    for title, rank in CONTROL_LORAS:
         write(f"{title}_control_lora_{rank}", control_lora(title, rank))
     for types in (6, 8):
         write(f"sdxl_union_{types}", union(types))

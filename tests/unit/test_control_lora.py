@@ -6,7 +6,9 @@ Tolerances: sums are compared with the formula in double precision, residuals wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -202,6 +204,67 @@ def test_what_is_left_out_is_the_bases_own() -> None:
         assert torch.equal(found[name], original[name])
 
 
+# --- the host's own changes to the base ---------------------------------------------------------
+
+
+def change_weight(layer: torch.nn.Linear) -> None:
+    layer.network_weights_backup, layer.network_bias_backup = layer.weight.clone(), None
+    layer.weight.add_(1.0)
+
+
+def change_8_bit_weight(layer: torch.nn.Linear) -> None:
+    """What the host keeps of 8-bit storage: a half precision copy, and the 8 bits."""
+    layer.fp16_weight = layer.weight.detach().clone()
+    layer.weight.data = layer.weight.data.to(torch.float8_e4m3fn)
+    layer.network_weights_backup, layer.network_bias_backup = layer.weight.clone(), None
+    layer.weight.data = (layer.fp16_weight + 1.0).to(torch.float8_e4m3fn)
+
+
+def add_bias(layer: torch.nn.Linear) -> None:
+    """A LoRA with a bias, for a layer that has none."""
+    change_weight(layer)
+    layer.bias = torch.nn.Parameter(torch.ones(len(layer.weight)), requires_grad=False)
+
+
+@pytest.mark.parametrize("change", [change_weight, change_8_bit_weight, add_bias])
+@torch.no_grad()
+def test_the_base_is_read_without_the_hosts_loras(change: Callable) -> None:
+    table, base = lora_file("demo"), tiny_base("demo")
+    before = load(table, base).module.state_dict()
+    block = base.module.middle_block[1].transformer_blocks[0]
+    for layer in (block.attn1.to_q, block.attn2.to_v):
+        assert layer.bias is None
+        change(layer)
+    after = load(table, base).module.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+
+
+# --- what a name claims -----------------------------------------------------------------------
+
+CLAIMS = [
+    ("CN-anytest_v4-marged_am_dim256", "animagineXLV31_v31", "on Animagine XL by its name, and so"),
+    ("CN-anytest_v3-50000_pn_dim16", "ponyDiffusionV6XL", "on Pony Diffusion XL by its name, and"),
+    ("CN-anytest_v4-marged_pn_dim128", "animagineXLV31_v31", "loaded checkpoint .* on Animagine"),
+    ("CN-anytest_v4-marged_am_dim128", "juggernautXL_v9", "that of the loaded .* does not tell"),
+    ("noob_lora_tile_rank64", "autismmixSDXL_autismmixPony", "NoobAI XL .* on Pony Diffusion XL,"),
+    ("control-lora-canny-rank256", "ponyDiffusionV6XL", ""),
+    ("i_am_canny_rank128", "ponyDiffusionV6XL", ""),
+    ("Kataragi_inpaintXL-lora128", "animagineXLV31_v31", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "checkpoint", "said"), CLAIMS)
+def test_names_may_claim_the_base(name: str, checkpoint: str, said: str) -> None:
+    ckpt = memory_checkpoint(lora_file("SDXL"), f"{name}.safetensors")
+    base = dataclasses.replace(untouched_base("SDXL"), name=checkpoint)
+    remark = identify(ckpt).remark(ckpt, base)
+    assert re.search(said, remark) if said else remark == ""
+    notes = identify(ckpt).load(ckpt, base, torch.float32, "cpu").notes
+    assert notes == ((remark,) if "fits better" in remark else ())
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 
@@ -271,8 +334,11 @@ def test_changes_to_layers_that_the_base_lacks_are_refused(is_lora: bool) -> Non
     ("name", "unet", "megabytes"),
     [
         ("sd15_control_lora_128", "sd15", 135.7),
-        ("sdxl_full_control_lora_128", "sdxl_full", 395.6),
-        ("sdxl_full_control_lora_256", "sdxl_full", 774.3),
+        ("sdxl_full_control_lora_16", "sdxl_full", 64.1),  # CN-anytest, dim16
+        ("sdxl_full_control_lora_32", "sdxl_full", 111.7),
+        ("sdxl_full_control_lora_64", "sdxl_full", 206.2),
+        ("sdxl_full_control_lora_128", "sdxl_full", 395.6),  # Stability, CN-anytest, Kataragi
+        ("sdxl_full_control_lora_256", "sdxl_full", 774.3),  # and MistoLine, TTPlanet, thibaud
     ],
 )
 def test_published_files_are_known_and_fit(name: str, unet: str, megabytes: float) -> None:

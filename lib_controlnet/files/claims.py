@@ -1,0 +1,67 @@
+"""Which checkpoint a control model was made on, as far as names claim it; no tensor tells.
+
+What a Control-LoRA or a difference file adds belongs to that checkpoint. Added to another one of
+the same structure it still controls, less exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from lib_controlnet.files.checkpoint import Checkpoint
+
+NAMED: Final[Mapping[str, str]] = {
+    "animagine": "Animagine XL",
+    "pony": "Pony Diffusion XL",
+    "illustrious": "Illustrious XL",
+    "noob": "NoobAI XL",
+}
+"""What names contain, and the checkpoint that it stands for."""
+
+SHORT: Final[Mapping[str, str]] = {"am": "Animagine XL", "pn": "Pony Diffusion XL"}
+"""Words of the CN-anytest files that stand for a checkpoint."""
+
+SERIES: Final = "anytest"
+
+
+def find_claims(name: str) -> frozenset[str]:
+    """The checkpoints that a file's name speaks of."""
+    text = name.lower()
+    found = {title for part, title in NAMED.items() if part in text}
+    if SERIES in text:
+        found |= {SHORT[word] for word in re.findall(r"[a-z0-9]+", text) if word in SHORT}
+    return frozenset(found)
+
+
+def claim_of(ckpt: Checkpoint) -> str:
+    """The checkpoint on which a file was made by its name; "" where that does not tell."""
+    return " or ".join(sorted(frozenset().union(*map(find_claims, ckpt.told_names))))
+
+
+def compare(ckpt: Checkpoint, checkpoint: str) -> tuple[str, bool]:
+    """What is to be said of a file that is added to a checkpoint's weights.
+
+    Args:
+        ckpt: the file.
+        checkpoint: name of the loaded checkpoint.
+
+    Returns:
+        A sentence, "" where the file's name tells nothing; and whether the names contradict.
+    """
+    claim = claim_of(ckpt)
+    if not claim:
+        return "", False
+    said = f"{ckpt.path.name} was made on {claim} by its name"
+    other = find_claims(checkpoint)
+    if not other:
+        return f"{said}; that of the loaded checkpoint {checkpoint} does not tell", False
+    if any(title in claim for title in other):
+        return f"{said}, and so was the loaded checkpoint {checkpoint}", False
+    instead = " or ".join(sorted(other))
+    return (
+        f"{said}, and the loaded checkpoint {checkpoint} on {instead}, so it may follow the "
+        f"picture less exactly; a file made on {instead} fits better"
+    ), True
