@@ -6,8 +6,6 @@ import numpy as np
 
 from .registry import Detector, Frame, Slider, register
 
-NOT_YET = "the reference control it belongs to cannot be used here yet"
-
 
 class _Reference(Detector):
     """The picture as it came."""
@@ -32,15 +30,13 @@ class ReferenceOnly(_Reference):
 
 @register
 class ReferenceAdain(_Reference):
-    """Not available yet: a reference picture through the statistics of the features."""
+    """The picture as it came; features take its mean and spread, channel by channel."""
 
     name = "reference_adain"
-    unavailable = NOT_YET
 
 
 @register
 class ReferenceAdainAttention(_Reference):
-    """Not available yet: a reference picture through self-attention and statistics."""
+    """The picture as it came, for attention and features: both of the others."""
 
     name = "reference_adain+attn"
-    unavailable = NOT_YET

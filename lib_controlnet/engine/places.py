@@ -7,14 +7,15 @@ restores the model exactly. What is added at one place, whatever the number of c
   stream and skip itself, so a residual can be added in a forward pre-hook of each output block, to
   the skip's half of the fresh concatenation.
 - `after_input`: the output of an input block, which is both the stream and the skip.
-- `module`: the input or the output of any module below the U-Net.
+- `module`: the input or the output of any module below the U-Net. Of a block, the output as the
+  host makes it: what the first two add comes on top.
 - `call`: a call of the whole U-Net, before its first block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -45,6 +46,10 @@ class Memory(Protocol):
         ...
 
 
+class _AllSeenError(Exception):
+    """An inner call has shown all that is watched; what the U-Net would still compute is unused."""
+
+
 class Call:
     """One call of the U-Net that is about to be made.
 
@@ -66,8 +71,10 @@ class Call:
         context: Tensor | None,
         y: Tensor | None,
         watch: Mapping[str, Callable[[Tensor], None]],
-    ) -> Tensor:
+    ) -> None:
         """Call the same U-Net on something else, with no control acting in it.
+
+        The call ends as soon as the last of the watched modules has given its output.
 
         Args:
             x: model input (m, channels, h, w).
@@ -75,14 +82,11 @@ class Call:
             context: (m, t, c).
             y: (m, adm) or None.
             watch: what is told the output of modules, by path.
-
-        Returns:
-            The U-Net's output (m, 4, h, w).
         """
         given = {"x": x, "timesteps": timesteps, "context": context}
         given |= self._further if y is None else {**self._further, "y": y}
-        with self._places.watch(watch):
-            return self._places.unet.forward(**given)
+        with self._places.watch(watch), suppress(_AllSeenError):
+            self._places.unet.forward(**given)
 
 
 @dataclass
@@ -194,12 +198,17 @@ class Places:
 
     @contextmanager
     def watch(self, watch: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
-        """No control acts inside; the outputs of some modules are shown instead, by path."""
+        """No control acts inside; the outputs of some modules are shown instead, by path.
+
+        Raises:
+            _AllSeenError: behind the last of them.
+        """
         step, self._step = self._step, None
         residuals, self._residuals = self._residuals, []
+        due = set(watch)
         with ExitStack() as stack:
             for path, show in watch.items():
-                hook = _make_hook(show)
+                hook = _make_hook(path, show, due)
                 module = self.unet.get_submodule(path)
                 stack.callback(module.register_forward_hook(hook).remove)
             try:
@@ -213,6 +222,13 @@ class Places:
         unet = self.unet
         keep(unet.register_forward_pre_hook(self._begin_call, with_kwargs=True).remove)
         keep(unet.register_forward_hook(self._end_call).remove)
+        for path, asked in self._modules.items():
+            module = unet.get_submodule(path)
+            if asked.before:
+                keep(module.register_forward_pre_hook(self._before_hook(asked.before)).remove)
+            if asked.after or asked.beside:
+                hook = self._after_hook(asked)
+                keep(module.register_forward_hook(hook, with_kwargs=True).remove)
         if self._skips:
             middle = unet.get_submodule("middle_block")
             keep(middle.register_forward_hook(self._middle_hook).remove)
@@ -224,13 +240,6 @@ class Places:
             hook = self._stream_hook(adders)
             block = unet.get_submodule(f"input_blocks.{number}")
             keep(block.register_forward_hook(hook).remove)
-        for path, asked in self._modules.items():
-            module = unet.get_submodule(path)
-            if asked.before:
-                keep(module.register_forward_pre_hook(self._before_hook(asked.before)).remove)
-            if asked.after or asked.beside:
-                hook = self._after_hook(asked)
-                keep(module.register_forward_hook(hook, with_kwargs=True).remove)
 
     def _forget(self) -> None:
         self._residuals, self._step = [], None
@@ -259,7 +268,13 @@ class Places:
         parts = [part for add, _taken in self._skips for part in add(step)]
         self._residuals = sum_residuals(parts)
         self._step = step
-        return ((), {**given, **changed}) if changed else None
+        if not changed:
+            return None
+        # What was positional stays so: hooks of neighbours read it there (token merging).
+        positional = tuple(
+            changed.pop(name, value) for name, value in zip(ARGUMENTS, args, strict=False)
+        )
+        return (*positional, *args[len(positional) :]), {**kwargs, **changed}
 
     def _end_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         self._forget()
@@ -329,8 +344,13 @@ class Places:
         return change_output
 
 
-def _make_hook(show: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Tensor], None]:
+def _make_hook(
+    path: str, show: Callable[[Tensor], None], due: set[str]
+) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
         show(output)
+        due.discard(path)
+        if not due:
+            raise _AllSeenError
 
     return hook

@@ -83,17 +83,18 @@ class FilelessModel:
     """The model of a family that needs no file, see `engine.prepared.ModelReference`."""
 
     family: ControlFamily
+    preprocessor: str
 
     def network(self, base: BaseUNet) -> ControlNetwork:
         """The family's network for a base."""
-        return self.family.make(base)
+        return self.family.make(base, self.preprocessor)
 
 
 def find_fileless(preprocessor: str) -> FilelessModel | None:
     """What steers by a preprocessor without a model's file; None where nothing does."""
     for family in discover():
         if preprocessor in family.preprocessors:
-            return FilelessModel(family)
+            return FilelessModel(family, preprocessor)
     return None
 
 

@@ -71,8 +71,8 @@ class ControlFamily(ABC):
         """
         raise NotImplementedError
 
-    def make(self, base: BaseUNet) -> ControlNetwork:
-        """The network of a family without files.
+    def make(self, base: BaseUNet, preprocessor: str) -> ControlNetwork:
+        """The network of a family without files, for one of its preprocessors.
 
         Raises:
             ControlNetError: the base cannot be steered so.

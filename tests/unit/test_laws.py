@@ -27,10 +27,13 @@ HALF[:, 64:] = 0
 class Rig:
     """A base and a family's networks for it; runs the U-Net once with some units."""
 
-    def __init__(self, family, kind):
+    def __init__(self, family, preprocessor, kind):
         self.kind = kind
         self.base = support.tiny_base(kind)
-        self.networks = [family.tiny(self.base, seed) for seed in (0, 1)]
+        if preprocessor:
+            self.networks = [family.make(self.base, preprocessor) for _ in range(2)]
+        else:
+            self.networks = [family.tiny(self.base, seed) for seed in (0, 1)]
         if None in self.networks:
             pytest.skip(f"{family.name} has no network for {kind}")
         self.networks[1].name = "other"
@@ -57,8 +60,9 @@ class Rig:
 
 
 CASES = [
-    pytest.param((family, kind), id=f"{family.name}-{kind}")
+    pytest.param((family, name, kind), id=f"{name or family.name}-{kind}")
     for family in families.discover()
+    for name in family.preprocessors or ("",)
     for kind in KINDS
 ]
 
