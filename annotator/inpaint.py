@@ -41,3 +41,18 @@ class InpaintGlobalHarmonious(_Inpaint):
 
     name = "inpaint"
     label = "inpaint_global_harmonious"
+
+
+@register
+class InpaintNoobAI(_Inpaint):
+    """Repaints inside the mask, which is black in the hint whatever the model (NoobAI, ProMax)."""
+
+    name = "inpaint_noobai_xl"
+    masked = 0.0
+
+    def display(self, detection: np.ndarray) -> np.ndarray:
+        """As the model sees it."""
+        shown = detection.copy()
+        shown[shown[:, :, 3] > 127] = 0  # half scale
+        shown[:, :, 3] = 255
+        return shown

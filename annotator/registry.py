@@ -188,6 +188,7 @@ class Detector:
         soft_in_hires: the control fades in the hires pass (thin binary lines would be burnt in).
         held_as: name of the preprocessor that takes its place where the host itself keeps what is
             not masked, "" for none.
+        masked: value of masked pixels in the hint; None leaves it to the model, which knows best.
         fills: paints the masked part itself. "Resize and Fill" comes before it, so that it paints
             the border, and sampling starts from its picture under full noise.
         sized: `detect` takes the keyword `kept`, (height, width) of the part of a padded picture
@@ -219,6 +220,7 @@ class Detector:
     soft_in_hires: ClassVar[bool] = False
     effect: ClassVar[Effect] = Effect.NONE
     held_as: ClassVar[str] = ""
+    masked: ClassVar[float | None] = None
     fills: ClassVar[bool] = False
     sized: ClassVar[bool] = False
     weights: ClassVar[tuple[WeightFile, ...]] = ()

@@ -42,6 +42,11 @@ class Choice(str, Enum):
         return {}
 
     @classmethod
+    def in_order(cls: type[E]) -> list[E]:
+        """The members that indices mean, from 0."""
+        return list(cls)
+
+    @classmethod
     def parse(cls: type[E], value: object) -> E:
         """Turn any accepted spelling into a member.
 
@@ -54,14 +59,14 @@ class Choice(str, Enum):
             value = value.value
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(cls._complaint(value))
-        members = list(cls)
+        members = cls.in_order()
         if isinstance(value, int):
             return cls._by_index(min(max(value, -1), len(members) + 9), value, members)
         text = str(value).strip()
         if isinstance(value, float) or text.replace(".", "", 1).isdecimal():
             return cls._by_index(float(text), value, members)
         key = text.removeprefix(f"{cls.__name__}.").lower()
-        for member in members:
+        for member in cls:
             if key in (str(member.value).lower(), member.name.lower()):
                 return member
         name = cls.aliases().get(key)
@@ -142,8 +147,18 @@ class PuLIDMode(Choice):
     STYLE = "Extremely style"
 
 
+UNION_TYPES_MOST: Final = 32
+"""Types of a union model that can be asked for; published ones have 6, 8 or 9."""
+
+
 class ControlNetUnionControlType(Choice):
-    """The control a union model is asked to follow."""
+    """The control a union model is asked to follow; a member's index is the type's number.
+
+    Types that have no published name are called by their numbers, up to `UNION_TYPES_MOST`.
+    """
+
+    _ignore_ = ("members", "number")
+    members: dict[str, str]
 
     OPENPOSE = "OpenPose"
     DEPTH = "Depth"
@@ -153,7 +168,21 @@ class ControlNetUnionControlType(Choice):
     SEGMENTATION = "Segmentation"
     TILE = "Tile"
     INPAINT = "Inpaint"
+    FUSE = "Fuse"
+    members = vars()
+    for number in range(9, UNION_TYPES_MOST):
+        members[f"TYPE_{number}"] = str(number)
     UNKNOWN = "Unknown"
+
+    @classmethod
+    def in_order(cls) -> list[ControlNetUnionControlType]:
+        return [kind for kind in cls if kind is not cls.UNKNOWN]
+
+    @classmethod
+    def _complaint(cls, value: object) -> str:
+        named = ", ".join(f'"{kind.value}"' for kind in cls if not kind.value.isdecimal())
+        last = UNION_TYPES_MOST - 1
+        return f"is {quote(value)}, must be one of {named}, or a type's number, 0 to {last}"
 
 
 UNION_TYPES: Final[Mapping[str, ControlNetUnionControlType]] = {

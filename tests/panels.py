@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from lib_controlnet.families import Refusal
+from lib_controlnet.families import FileFacts, Refusal, describe
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.prepare.detection import detect_unit
 from lib_controlnet.prepare.inputs import ChosenPicture, PictureSource
@@ -48,6 +48,9 @@ class FakeRuntime:
 
     def model_remark(self, path: Path) -> str:
         return self.remarked.get(path, "")
+
+    def facts(self, path: Path) -> FileFacts:
+        return describe(path)
 
     def has_queue(self) -> bool:
         return self.queue

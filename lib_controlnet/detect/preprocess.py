@@ -161,6 +161,24 @@ def remark(name: str | None) -> str | None:
     return f"The first run of {detector.title} downloads {files} to {store.STORE.roots[0]}."
 
 
+def mask_remark(name: str | None, model: str, wanted: float) -> str | None:
+    """That a preprocessor marks masked pixels in another way than a model reads them; else None.
+
+    Args:
+        name: of the preprocessor.
+        model: name of the control model.
+        wanted: value of masked pixels in its hints.
+    """
+    detector = find(name)
+    if detector is None or detector.masked in (None, wanted):
+        return None
+    return (
+        f"{detector.title} marks masked pixels by {detector.masked:g}, and {model} reads "
+        f"{wanted:g} there, as far as is known; {default_of(detector.tags[0]).title} gives every "
+        "model what it reads"
+    )
+
+
 def settle(
     name: str | None, resolution: float | None, values: Sequence[float | None] = ()
 ) -> Settled:

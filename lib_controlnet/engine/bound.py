@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lib_controlnet.detect.preprocess import mask_remark
 from lib_controlnet.engine import effects, outcome
 from lib_controlnet.engine.network import GuideKind, Terms
 from lib_controlnet.engine.unit_pass import UnitPass
@@ -73,6 +74,8 @@ def bind_unit(
         log.info("%s has no effect in this pass: %s", unit.name, idle)
         return idle
     guide, key = _guide(prepared, network, placed, host)
+    if said := mask_remark(unit.module, network.name, network.wants.masked):
+        say(f"ControlNet {unit.name}: {said}")
     is_unsaid = unit.union_control_type is ControlNetUnionControlType.UNKNOWN
     terms = Terms(
         name=unit.name,
@@ -140,7 +143,7 @@ def _guide(
             )
             raise UnitError(msg)
         return prepared.embedding, f"embedding {id(prepared.embedding)}"
-    hint, key = placed.hint(wants.masked)
+    hint, key = placed.hint(wants.masked if prepared.masked is None else prepared.masked)
     if wants.kind is GuideKind.LATENT:
         latents = [placed.latent(host, number) for number in range(len(placed.maps))]
         return torch.cat(latents), key

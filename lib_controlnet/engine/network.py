@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window, strength_curve
 from lib_controlnet.enums import BaseModel, ControlMode, ControlNetUnionControlType
+from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class Guide:
     """
 
     kind: GuideKind = GuideKind.MAP
-    masked: float = -1.0
+    masked: float = MASKED
 
 
 @dataclass(frozen=True, eq=False)

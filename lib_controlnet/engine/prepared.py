@@ -100,6 +100,7 @@ class PreparedUnit:
         frames: maps for the further frames of an animation; then `detected` controls the first
             picture of a batch, and these the following ones.
         masks: its mask is for an inpainting checkpoint too; the host has none.
+        masked: value of masked pixels in the hint, if the preprocessor decides it.
         embedding: what the preprocessor gives in the place of a map, if it does.
         position: its place among the enabled units, by which the parameters call it.
     """
@@ -117,6 +118,7 @@ class PreparedUnit:
     fills: bool = False
     frames: tuple[np.ndarray, ...] = ()
     masks: bool = False
+    masked: float | None = None
     embedding: Tensor | None = None
     position: int = 0
     _placed: list[Placed] = field(default_factory=list, init=False, repr=False)

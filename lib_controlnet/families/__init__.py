@@ -24,7 +24,7 @@ from lib_controlnet.errors import (
     lacks_memory,
     quote,
 )
-from lib_controlnet.families.base import ControlFamily
+from lib_controlnet.families.base import ControlFamily, FileFacts
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.containers import has_header
 from lib_controlnet.files.signatures import classify
@@ -135,6 +135,18 @@ def remark(path: Path, base: BaseUNet) -> str:
     with _explain_failure(path):
         ckpt = open_checkpoint(path)
         return identify(ckpt).remark(ckpt, base)
+
+
+def describe(path: Path) -> FileFacts:
+    """What there is to know of a file before it is loaded; nothing where it cannot be read so."""
+    if not has_header(path):
+        return FileFacts()
+    try:
+        with _explain_failure(path):
+            ckpt = open_checkpoint(path)
+            return identify(ckpt).describe(ckpt)
+    except ControlNetError:  # choosing it says what is wrong
+        return FileFacts()
 
 
 def load_network(

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 
 from lib_controlnet.files.signatures import classify
+from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.enums import ControlNetUnionControlType
     from lib_controlnet.files.checkpoint import Checkpoint
 
 
 Module = TypeVar("Module", bound="nn.Module")
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file's header and name tell of how it is to be used, before it is loaded.
+
+    Attributes:
+        picture_types: what it may be told that a picture shows, by number; none where it is not
+            told.
+        masked: value of masked pixels in its hints, in all channels.
+    """
+
+    picture_types: tuple[ControlNetUnionControlType, ...] = ()
+    masked: float = MASKED
 
 
 class ControlFamily(ABC):
@@ -45,6 +62,11 @@ class ControlFamily(ABC):
         """Whether the file's keys and shapes are of this family."""
         kind = classify(ckpt)
         return kind is not None and kind.key in self.kinds
+
+    def describe(self, ckpt: Checkpoint) -> FileFacts:
+        """What there is to know of a file of this family before it is loaded."""
+        del ckpt
+        return FileFacts()
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Refuse a file for another base model, by its names and shapes alone.

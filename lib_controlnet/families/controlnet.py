@@ -6,6 +6,7 @@ Covers original and diffusers files, SDXL's reduced variants, and difference fil
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from lib_controlnet.engine.network import ControlNetwork
 from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
-from lib_controlnet.families.base import ControlFamily, randomize
+from lib_controlnet.families.base import ControlFamily, FileFacts, randomize
 from lib_controlnet.families.base_weights import (
     SHARED_WITH_BASE,
     BaseWeights,
@@ -32,6 +33,7 @@ from lib_controlnet.files.claims import compare
 from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
+from lib_controlnet.pictures.placement import BLACK, MASKED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,6 +171,10 @@ class ControlNetFamily(ControlFamily):
         """The network of a filled module."""
         return ControlNetNetwork(name, module, shape)
 
+    def describe(self, ckpt: Checkpoint) -> FileFacts:
+        """What the name tells of its hints, see `ControlFamily.describe`."""
+        return FileFacts(masked=BLACK if _reads_black(ckpt) else MASKED)
+
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare shapes with the base, see `ControlFamily.check`."""
         self._check_fit(ckpt, base)
@@ -205,6 +211,8 @@ class ControlNetFamily(ControlFamily):
         said, is_other = compare(ckpt, base.name) if self.needs_base(ckpt) else ("", False)
         network.notes = (*ckpt.notes, *((said,) if is_other else ()))
         network.partner = _partner(ckpt, shape)
+        masked = self.describe(ckpt).masked
+        network.wants = dataclasses.replace(network.wants, masked=masked)
         network.flip_channels = ckpt.config.get("controlnet_conditioning_channel_order") == "bgr"
         return network
 
@@ -270,6 +278,17 @@ def _partner(ckpt: Checkpoint, shape: UNetShape) -> str:
     words = frozenset().union(*ckpt.given_names)
     is_named = {"instant", "id"} <= words or any("instantid" in word for word in words)
     return INSTANT_ID if is_named and shape.kind is BaseModel.SDXL else ""
+
+
+def _reads_black(ckpt: Checkpoint) -> bool:
+    """Whether masked pixels are black in the hints of NoobAI's inpainting model; its name tells.
+
+    Nothing else does: its tensors are those of any ControlNet for SDXL.
+    """
+    return any(
+        all(any(part in word for word in words) for part in ("noob", "inpaint"))
+        for words in ckpt.given_names
+    )
 
 
 def own_precision(device: torch.device) -> AbstractContextManager[None]:

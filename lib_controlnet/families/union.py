@@ -16,7 +16,7 @@ from torch import Tensor
 from lib_controlnet.engine.network import Guide
 from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.errors import UnitError
-from lib_controlnet.families.base import randomize
+from lib_controlnet.families.base import FileFacts, randomize
 from lib_controlnet.families.controlnet import (
     ControlNetFamily,
     ControlNetNetwork,
@@ -26,16 +26,17 @@ from lib_controlnet.families.controlnet import (
 from lib_controlnet.families.residual import ResidualControl
 from lib_controlnet.nets.cldm import ControlNet, read_params
 from lib_controlnet.nets.union import ControlNetUnion, UnionParams, read_union
+from lib_controlnet.pictures.placement import BLACK
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.network import ActiveControl, Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.unet import BaseUNet, UNetShape
+    from lib_controlnet.files.checkpoint import Checkpoint
 
-TYPES: Final = tuple(
-    kind for kind in ControlNetUnionControlType if kind is not ControlNetUnionControlType.UNKNOWN
-)
-"""Types in the order of their numbers; a file has the first 6, all 8, or more that are unnamed."""
+TYPES: Final = tuple(ControlNetUnionControlType.in_order())
+"""Types in the order of their numbers; a file has the first 6, 8, 9 or any number of them."""
+TINY_TYPES: Final = 8
 
 
 class UnionNetwork(ControlNetNetwork):
@@ -43,7 +44,7 @@ class UnionNetwork(ControlNetNetwork):
 
     family = "ControlNet Union"
     module: ControlNetUnion
-    wants = Guide(masked=0.0)  # as in the published example; other ControlNets read -1
+    wants = Guide(masked=BLACK)  # as in the published example; other ControlNets read -1
 
     def bind(self, terms: Terms, guide: Tensor | None, info: PassInfo) -> ActiveControl:
         """Bind a unit to one pass, see `ControlNetwork.bind`.
@@ -56,15 +57,15 @@ class UnionNetwork(ControlNetNetwork):
         return UnionControl(self, terms, guide, self._number(terms))
 
     def _number(self, terms: Terms) -> int:
-        known = TYPES[: self.module.types]
-        if terms.control_type in known:
-            return known.index(terms.control_type)
-        is_unsaid = terms.control_type is ControlNetUnionControlType.UNKNOWN
-        what = (
-            "needs to be told what the picture shows, and the preprocessor does not tell"
-            if is_unsaid
-            else f"knows no {terms.control_type} pictures"
-        )
+        known, asked = TYPES[: self.module.types], terms.control_type
+        if asked in known:
+            return known.index(asked)
+        if asked is ControlNetUnionControlType.UNKNOWN:
+            what = "needs to be told what the picture shows, and the preprocessor does not tell"
+        else:
+            number = TYPES.index(asked)
+            named = f"{asked} ({number})" if str(number) != asked.value else asked.value
+            what = f"has {self.module.types} types of pictures, and {named} is none of them"
         msg = (
             f"{terms.name}: control model {self.name} {what}; set union_control_type to one of "
             f"{', '.join(known)}"
@@ -127,8 +128,13 @@ class UnionFamily(ControlNetFamily):
     def tiny(self, base: BaseUNet, seed: int = 0) -> UnionNetwork:
         """See `ControlFamily.tiny`."""
         params = tiny_params(base)
-        module = ControlNetUnion(params, UnionParams(types=len(TYPES), layers=1, sinusoids=8))
+        module = ControlNetUnion(params, UnionParams(types=TINY_TYPES, layers=1, sinusoids=8))
         return UnionNetwork("tiny", randomize(module, seed), base.shape)
+
+    def describe(self, ckpt: Checkpoint) -> FileFacts:
+        """The types that the file knows, see `ControlFamily.describe`."""
+        types = TYPES[: ckpt.shape("task_embedding")[0]]
+        return FileFacts(types, UnionNetwork.wants.masked)
 
     def build(
         self, shapes: Mapping[str, Sequence[int]], heads: Callable[[str, int], int]

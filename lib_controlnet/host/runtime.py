@@ -15,7 +15,7 @@ from modules import scripts
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
-from lib_controlnet.families import Refusal, load_network, refusal, remark
+from lib_controlnet.families import FileFacts, Refusal, describe, load_network, refusal, remark
 from lib_controlnet.files.catalog import FILES_REMEMBERED, Catalog
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.gate import Bounded
@@ -60,6 +60,7 @@ class Runtime:
         annotators.set_up(self.host)
         self.sampling: ControlSession | None = None
         self._refusals: Bounded[tuple[object, ...], Refusal | None] = Bounded(FILES_REMEMBERED)
+        self._facts: Bounded[tuple[object, ...], FileFacts] = Bounded(FILES_REMEMBERED)
         self.guarded: ControlSession | None = None
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
         self._batch: weakref.ref[object] | None = None
@@ -123,6 +124,16 @@ class Runtime:
             log.debug("%s cannot be looked into: %s", path, type(error).__name__)
             return ""
 
+    def facts(self, path: Path) -> FileFacts:
+        """What there is to know of a control model's file before it is loaded."""
+        try:
+            state = path.stat()
+            key = (path, state.st_mtime_ns, state.st_size)
+            return self._facts.find(key, lambda: describe(path))
+        except Exception as error:  # any file of the user's: choosing it says what is wrong
+            log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
+            return FileFacts()
+
     def has_queue(self) -> bool:
         """Whether the page's events go through gradio's queue, which carries progress."""
         return not self.host.flag("no_gradio_queue")
@@ -135,6 +146,7 @@ class Runtime:
         """Scan the model folders again and return the names."""
         self.catalog = self._scan()
         self._refusals.clear()
+        self._facts.clear()
         return self.catalog.names()
 
     def _scan(self) -> Catalog:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MASKED: Final = -1.0
 """Value of masked pixels in the hint of an inpaint ControlNet (control_v11p_sd15_inpaint)."""
+BLACK: Final = 0.0
+"""The same for a Union that repaints, and for NoobAI's inpaint ControlNet."""
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,7 @@ def _prepare(choice: ChosenPicture, preparation: Preparation, comments: list[str
         values=detection.values,
         fills=detector.fills,
         masks=detector.uses_mask and request.inpaint is None,
+        masked=detector.masked,
     )
 
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 import gradio as gr
 
 from lib_controlnet.detect import listing, preprocess
-from lib_controlnet.enums import union_type
+from lib_controlnet.enums import ControlNetUnionControlType, union_type
 from lib_controlnet.errors import ControlNetError
+from lib_controlnet.families.base import FileFacts
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.units.unit import NO_MODEL, NO_MODULE, SLIDERS
 
@@ -92,6 +93,8 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
         problem = None if kind == listing.ALL else offer(kind, runtime).sentence
     else:
         problem = model_problem(model, runtime)
+        wanted = file_facts(model, runtime).masked
+        problem = problem or preprocess.mask_remark(module, model, wanted)
         problem = problem or model_remark(model, runtime)
     return [*found, problem] if problem else found
 
@@ -149,9 +152,39 @@ def on_module(
     ]
 
 
-def on_model(kind: str, module: str, model: str, runtime: Any) -> Update:
-    """The remarks for a chosen model."""
-    return notice(*remarks(kind, module, model, runtime))
+def file_facts(model: str, runtime: Any) -> FileFacts:
+    """What is known of a model's file; nothing where there is none."""
+    try:
+        return runtime.facts(runtime.catalog.find(model)) if model != NO_MODEL else FileFacts()
+    except ControlNetError:
+        return FileFacts()
+
+
+def union_update(
+    model: str, runtime: Any, value: ControlNetUnionControlType | None = None
+) -> Update:
+    """The types that a Union offers, in their widget, which other models put away.
+
+    Args:
+        model: the model that is chosen.
+        runtime: the extension's services.
+        value: the type that is chosen; None leaves it as it is. Other models have none.
+    """
+    unknown = ControlNetUnionControlType.UNKNOWN
+    types = file_facts(model, runtime).picture_types
+    if not types:
+        return gr.update(visible=False, value=unknown.value)
+    offered = [unknown, *types]
+    if value is None:
+        return gr.update(visible=True, choices=[kind.value for kind in offered])
+    offered += [] if value in offered else [value]
+    return gr.update(visible=True, choices=[kind.value for kind in offered], value=value.value)
+
+
+def on_model(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
+    """The remarks for a chosen model, and what a Union is to take the picture for."""
+    said = notice(*remarks(kind, module, model, runtime))
+    return [said, union_update(model, runtime, union_type(kind))]
 
 
 def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
@@ -162,7 +195,7 @@ def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
     updates[3] = dict(updates[3], choices=offered.names, value=offered.default)
     return [
         gr.update(choices=listing.labels_for(kind), value=module),
-        union_type(kind).value,
+        union_update(offered.default, runtime, union_type(kind)),
         *updates,
     ]
 
@@ -176,7 +209,8 @@ def on_pixel_perfect(module: str, pixel_perfect: bool) -> Update:
 def on_offer(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
     """List the models that fit the checkpoint that is loaded now; the choice stays."""
     names = offer(kind, runtime).names
-    return [gr.update(choices=names), on_model(kind, module, model, runtime)]
+    said = notice(*remarks(kind, module, model, runtime))
+    return [gr.update(choices=names), said, union_update(model, runtime)]
 
 
 def on_refresh(kind: str, module: str, model: str, runtime: Any) -> list[Update]:

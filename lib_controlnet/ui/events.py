@@ -99,7 +99,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     widgets.model.input(
         fn=partial(choices.on_model, runtime=runtime),
         inputs=chosen,
-        outputs=[widgets.notes],
+        outputs=[widgets.notes, widgets.union_control_type],
         **quiet,
     )
     widgets.pixel_perfect.change(
@@ -115,6 +115,6 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
         button.click(
             fn=partial(answer, runtime=runtime),
             inputs=chosen,
-            outputs=[widgets.model, widgets.notes],
+            outputs=[widgets.model, widgets.notes, widgets.union_control_type],
             **quiet,
         )

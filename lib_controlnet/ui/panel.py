@@ -17,7 +17,7 @@ from lib_controlnet import __version__
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion, union_type
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.choices import offer, remarks, slider_updates
+from lib_controlnet.ui.choices import offer, remarks, slider_updates, union_update
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
@@ -180,8 +180,11 @@ def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
     return listing.control_type_of(runtime.catalog, pasted.get("module", NO_MODULE), model)
 
 
-def _union_type(pasted: dict[str, Any], runtime: Any) -> str:
-    return union_type(_type_of(pasted, runtime)).value
+def _union_type(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
+    """The type for a Union; parameters of other programs do not hold it."""
+    model = listing.find_offered(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
+    kind = pasted.get("union_control_type") or union_type(_type_of(pasted, runtime))
+    return union_update(model, runtime, kind)
 
 
 def _choose(

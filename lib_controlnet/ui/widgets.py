@@ -232,7 +232,22 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
             "\N{ANTICLOCKWISE DOWNWARDS AND UPWARDS OPEN CIRCLE ARROWS}",
             f"{name}_controlnet_refresh_models",
         )
-    return made
+    return made | _union(name)
+
+
+def _union(name: str) -> dict[str, Component]:
+    """What a Union asks besides; shown while one is chosen."""
+    with gr.Row(elem_classes=["controlnet_union", "controlnet_row"]):
+        kind = gr.Dropdown(
+            FIELDS["union_control_type"].choices,
+            label="Union Control Type",
+            value=FIELDS["union_control_type"].initial,
+            info="What the picture shows. Unknown: what the preprocessor makes.",
+            visible=False,
+            elem_id=f"{name}_controlnet_union_control_type_dropdown",
+        )
+    kind.do_not_save_to_config = True  # it belongs to the model
+    return {"union_control_type": kind}
 
 
 def _sliders(name: str) -> dict[str, Component]:
@@ -298,11 +313,6 @@ def _layer_weights(name: str) -> dict[str, Component]:
 
 def _build_hidden() -> dict[str, Component]:
     made = {
-        "union_control_type": gr.Textbox(
-            label="Union Control Type",
-            value=FIELDS["union_control_type"].initial,
-            visible=False,
-        ),
         "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),
         "offer": gr.Button(visible=False, elem_classes=["cnet-offer-models"]),
         "answer": gr.JSON(visible=False),

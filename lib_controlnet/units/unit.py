@@ -130,7 +130,12 @@ class ControlUnit:
     )
     effective_region_mask: Any = row(None, view="effective_region_mask", parse=values.picture)
     pulid_mode: PuLIDMode = row(PuLIDMode.FIDELITY)
-    union_control_type: ControlNetUnionControlType = row(ControlNetUnionControlType.UNKNOWN)
+    union_control_type: ControlNetUnionControlType = row(
+        ControlNetUnionControlType.UNKNOWN,
+        Written.IF_SET,
+        Axis(15, "Union Control Type"),
+        ("control_net_union_control_type",),
+    )
     ipadapter_input: Any = row(
         None, view="control_context_override", parse=values.pass_over("IP-Adapter")
     )

@@ -78,7 +78,10 @@ def control_lora(name: str, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def union(types: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of xinsir's Union (6 types) or ProMax (8), as diffusers saves it."""
+    """Names and shapes of xinsir's Union (6 types), ProMax (8) or Chenkin's UniControl (9).
+
+    As diffusers saves them. That the last has 9 is concluded from its card.
+    """
     with torch.device("meta"):
         model = oracle.union_net(oracle.PUBLISHED["sdxl_full"], types)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -149,7 +152,7 @@ if __name__ == "__main__":
         write(f"{title}_diffusers", diffusers_layout(title))
     for title, rank in CONTROL_LORAS:
         write(f"{title}_control_lora_{rank}", control_lora(title, rank))
-    for types in (6, 8):
+    for types in (6, 8, 9):
         write(f"sdxl_union_{types}", union(types))
     for kind in ("rgb", "scribble"):
         for layout in ("diffusers", "original", "converted"):

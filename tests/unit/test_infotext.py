@@ -6,7 +6,13 @@ import logging
 
 import pytest
 
-from lib_controlnet.enums import ActingRegion, ControlMode, HiResOption, ResizeMode
+from lib_controlnet.enums import (
+    ActingRegion,
+    ControlMode,
+    ControlNetUnionControlType,
+    HiResOption,
+    ResizeMode,
+)
 from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Written
 from lib_controlnet.units.unit import ControlUnit, parse_unit
@@ -72,6 +78,7 @@ def test_round_trip_fields_beyond_the_published_ones_survive() -> None:
         hr_option=HiResOption.HIGH_RES_ONLY,
         region=ActingRegion.OUTSIDE,
         region_feather=12.5,
+        union_control_type=ControlNetUnionControlType.TYPE_9,
         advanced_weighting=(1.0, 0.1, 1 / 3),
     )
     text = infotext.serialize(unit)

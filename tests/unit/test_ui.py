@@ -252,7 +252,7 @@ def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> N
     module, union, *rest = choices.on_control_type("Canny", False, runtime)
     assert module["choices"] == ["none", "canny", "invert (from white bg & black line)"]
     assert module["value"] == "canny"
-    assert union == "Hard Edge"
+    assert union == gr.update(value="Unknown", visible=False), "the model is no Union"
     resolution, low, _high, model, _refresh, control_mode, status = rest
     assert not status["visible"]
     assert (resolution["label"], resolution["value"], resolution["visible"]) == (
@@ -272,7 +272,8 @@ def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> N
 
 def test_on_control_type_all_offers_everything_and_chooses_nothing(runtime: FakeRuntime) -> None:
     module, union, *rest = choices.on_control_type("All", False, runtime)
-    assert (module["value"], union, rest[3]["value"]) == ("none", "Unknown", "None")
+    assert (module["value"], rest[3]["value"]) == ("none", "None")
+    assert not union["visible"]
     assert len(rest[3]["choices"]) == 3
 
 
@@ -308,12 +309,12 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
 ) -> None:
     runtime.catalog.names()
     (tmp_path / "new.safetensors").write_bytes(b"x")
-    update, notes = choices.on_refresh("All", "canny", CANNY, runtime)
+    update, notes, _union = choices.on_refresh("All", "canny", CANNY, runtime)
     assert "value" not in update, "what is chosen stays"
     assert "new [e3b0c442]" in update["choices"]
     assert not notes["visible"]
     (tmp_path / "control_demo_canny.safetensors").unlink()
-    update, notes = choices.on_refresh("All", "canny", CANNY, runtime)
+    update, notes, _union = choices.on_refresh("All", "canny", CANNY, runtime)
     assert "value" not in update
     assert CANNY not in update["choices"]
     assert "is not found" in notes["value"]
@@ -322,7 +323,7 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
 def test_on_refresh_keeps_the_control_type(runtime: FakeRuntime, tmp_path: Path) -> None:
     (tmp_path / "other_canny.safetensors").write_bytes(b"x")
     (tmp_path / "other_depth.safetensors").write_bytes(b"x")
-    update, _notes = choices.on_refresh("Canny", "canny", CANNY, runtime)
+    update, _notes, _union = choices.on_refresh("Canny", "canny", CANNY, runtime)
     assert update["choices"] == ["None", CANNY, "other_canny [e3b0c442]"]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import pytest
 import torch
 from panels import CANNY, FakeRuntime, build, by_id
 from safetensors.torch import save_file
+from support import golden
 
 from lib_controlnet.detect import listing
+from lib_controlnet.enums import ControlNetUnionControlType as UnionType
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui import choices
@@ -28,7 +33,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 4 + 6)
+    assert len(fields) == 3 * (11 + 5 + 5)
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -36,8 +41,6 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     }
     found = by_id(demo)
     values = {component.elem_id: read(params) for component, read in fields if component.elem_id}
-    union = [read(params) for component, read in fields if not component.elem_id]
-    assert union == [None, "Hard Edge", None]
     assert values.pop("txt2img_controlnet_ControlNet-1_controlnet_region_status") == gr.update(
         value="", visible=False
     )
@@ -52,6 +55,7 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     assert all(value is None for name, value in values.items() if not name.startswith(prefix))
     pasted = {name.removeprefix(prefix): value for name, value in values.items()}
     assert pasted["type_filter_radio"] == "Canny"
+    assert pasted["union_control_type_dropdown"] == gr.update(value="Unknown", visible=False)
     assert pasted["preprocessor_dropdown"]["value"] == "canny"
     assert pasted["preprocessor_dropdown"]["choices"] == listing.labels_for("Canny")
     assert pasted["model_dropdown"]["value"] == CANNY
@@ -180,7 +184,7 @@ def test_models_of_another_base_are_left_out_and_never_the_default(
     assert rest[3]["choices"] == ["None", CANNY, "t2i_canny [e3b0c442]"]
     assert rest[3]["value"] == CANNY
     assert not rest[-1]["visible"]
-    kept, notes = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
+    kept, notes, _union = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
     assert "value" not in kept, "what is chosen stays"
     assert notes["value"] == "t2i_canny is a T2I-Adapter"
 
@@ -237,3 +241,71 @@ def test_what_to_know_of_a_model_is_said(runtime: FakeRuntime) -> None:
     assert said == ["it was made on another checkpoint"]
     runtime.refused[path] = Refusal("it is broken", other_base=False)
     assert choices.remarks("All", "none", "control_demo_canny", runtime) == ["it is broken"]
+
+
+@pytest.fixture(scope="module")
+def union_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Headers of Unions with 6 and 9 types, without the data that nobody reads here."""
+    folder = tmp_path_factory.mktemp("unions")
+    for types in (6, 9):
+        write_header(folder / f"union_{types}.safetensors", golden(f"sdxl_union_{types}"))
+    for name in ("plain_canny", "noobaiInpainting_v10.fp16"):
+        write_header(folder / f"{name}.safetensors", golden("sdxl_full_diffusers"))
+    return folder
+
+
+def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file of these shapes, its data a hole on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + end)
+
+
+def test_a_union_offers_its_types_and_other_models_put_them_away(union_files: Path) -> None:
+    runtime = FakeRuntime(Catalog([union_files]))
+    names = {name.split(" ")[0]: name for name in runtime.catalog.names()}
+    _notes, shown = choices.on_model("Depth", "none", names["union_6"], runtime)
+    assert (shown["visible"], shown["value"]) == (True, "Depth")
+    assert shown["choices"] == ["Unknown", *(kind.value for kind in list(UnionType)[:6])]
+    _notes, shown = choices.on_model("All", "canny", names["union_9"], runtime)
+    assert shown["choices"][-2:] == ["Inpaint", "Fuse"]
+    assert shown["value"] == "Unknown", "what the preprocessor makes"
+    _notes, put_away = choices.on_model("Depth", "none", names["plain_canny"], runtime)
+    assert put_away == gr.update(visible=False, value="Unknown")
+    _names, _notes, kept = choices.on_refresh("Depth", "none", names["union_9"], runtime)
+    assert "value" not in kept, "what is chosen stays"
+    assert kept["visible"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("", "Hard Edge"), (", Union Control Type: 8", "Fuse")]
+)
+def test_a_pasted_union_has_its_type(union_files: Path, written: str, value: str) -> None:
+    """Parameters without one are of other programs."""
+    runtime = FakeRuntime(Catalog([union_files]), units=1)
+    demo, units = build(runtime)
+    widget = by_id(demo)["txt2img_controlnet_ControlNet_controlnet_union_control_type_dropdown"]
+    read = dict(paste_fields(units, runtime))[widget]
+    shown = read({"ControlNet 0": f"Module: canny, Model: union_6{written}"})
+    assert (shown["visible"], shown["value"]) == (True, value)
+    assert value in shown["choices"], "also one that the file has not: the generation refuses it"
+
+
+def test_a_hint_marked_otherwise_than_the_model_reads_it_is_said(union_files: Path) -> None:
+    runtime = FakeRuntime(Catalog([union_files]))
+    said = {
+        (module, name): choices.remarks("Inpaint", module, name, runtime)
+        for module in ("inpaint_noobai_xl", "inpaint_only")
+        for name in runtime.catalog.names()
+    }
+    (spoken,) = [key for key, sentences in said.items() if sentences]
+    assert spoken[1].startswith("plain_canny")
+    assert said[spoken] == [
+        f"inpaint_noobai_xl marks masked pixels by 0, and {spoken[1]} reads -1 there, as far as is "
+        "known; inpaint_only gives every model what it reads"
+    ]

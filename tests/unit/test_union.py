@@ -24,7 +24,7 @@ from lib_controlnet.families import identify
 from lib_controlnet.families.union import TYPES, UnionFamily, UnionNetwork
 from lib_controlnet.host.a1111.rows import build_layout
 
-CASES = [("SDXL", 6, 3), ("SDXL", 8, 7), ("SDXL", 9, 0), ("SD1", 6, 5)]
+CASES = [("SDXL", 6, 3), ("SDXL", 8, 7), ("SDXL", 9, 8), ("SD1", 12, 11)]
 
 
 @lru_cache
@@ -129,13 +129,16 @@ def test_units_of_one_type_run_as_one_batch_and_of_two_apart():
     ("asked", "said"),
     [
         ("Unknown", "control model model needs to be told what the picture shows"),
-        ("Tile", "control model model knows no Tile pictures"),
+        ("Tile", r"control model model has 6 types of pictures, and Tile \(6\) is none of them"),
+        ("6", r"control model model has 6 types of pictures, and Tile \(6\) is none of them"),
+        ("8", r"control model model has 6 types of pictures, and Fuse \(8\) is none of them"),
+        ("31", "control model model has 6 types of pictures, and 31 is none of them"),
     ],
 )
 def test_a_type_that_is_unsaid_or_not_in_the_file_is_refused_with_the_list(asked, said):
     network = load(make_theirs("SD1", 6).state_dict(), "SD1")
     with pytest.raises(UnitError, match=f"^unit 0: {said}") as caught:
-        bind(network, ControlNetUnionControlType(asked), random_hint())
+        bind(network, ControlNetUnionControlType.parse(asked), random_hint())
     assert str(caught.value).endswith(
         "set union_control_type to one of OpenPose, Depth, Soft Edge, Hard Edge, Normal Map, "
         "Segmentation"
@@ -166,17 +169,35 @@ def test_another_base_is_refused():
         load(make_theirs("SDXL", 6).state_dict(), "SD1")
 
 
-def test_masked_pixels_are_black():
-    """As in the published example; other ControlNets mark them by -1."""
-    assert UnionNetwork.wants.masked == 0.0
+@pytest.mark.parametrize(
+    ("types", "last"), [(6, "Segmentation"), (8, "Inpaint"), (9, "Fuse"), (12, "11"), (40, "31")]
+)
+def test_a_file_tells_its_types_before_it_is_loaded(types, last):
+    """Those without a published name by number; masked pixels are black in all of them."""
+    shapes = golden("sdxl_union_6") | {"task_embedding": (types, 320)}
+    ckpt = memory_checkpoint(shapes)
+    facts = identify(ckpt).describe(ckpt)
+    assert (len(facts.picture_types), facts.picture_types[-1]) == (min(types, 32), last)
+    assert facts.masked == UnionNetwork.wants.masked == 0.0
 
 
-@pytest.mark.parametrize("types", [6, 8])
-def test_published_files_are_known_and_fit(types):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_half_and_single_precision_files_load(dtype):
+    weights = {k: v.to(dtype) for k, v in make_theirs("SD1", 6).state_dict().items()}
+    network = load(weights, "SD1")
+    assert network.dtype is torch.float32
+    assert torch.isfinite(run(network, "SD1", 2)[-1]).all()
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+@pytest.mark.parametrize("types", [6, 8, 9])
+def test_published_files_are_known_and_fit(types, layout):
     with torch.device("meta"):
         unet = UNetModel(**UNETS["sdxl_full"])
     base = BaseUNet(unet, describe_unet(unet), "xl", "xl")
     ckpt = memory_checkpoint(golden(f"sdxl_union_{types}"))
+    if layout == "original":
+        ckpt = memory_checkpoint({f"control_model.{k}": v for k, v in ckpt.shapes.items()})
     family = identify(ckpt)
     assert isinstance(family, UnionFamily)
     family.check(ckpt, base)
@@ -185,7 +206,7 @@ def test_published_files_are_known_and_fit(types):
     assert {k: tuple(v.shape) for k, v in module.state_dict().items()} == ckpt.shapes
     plain = sum(torch.Size(shape).numel() for shape in golden("sdxl_full_original").values())
     added = sum(p.numel() for p in module.parameters()) - plain
-    assert 2 * added == {6: 9_889_280, 8: 11_201_280}[types]
+    assert 2 * added == {6: 9_889_280, 8: 11_201_280, 9: 11_857_280}[types]
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,12 @@ ATTRIBUTES = {
     "control_net_hr_option": "hr_option",
     "control_net_region": "region",
     "control_net_region_feather": "region_feather",
+    "control_net_union_control_type": "union_control_type",
 }
 AXES = [
     *("Enabled", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode"),
     *("Resize Mode", "Preprocessor", "Pre Resolution", "Pre Threshold A", "Pre Threshold B"),
-    *("Region", "Region Feather", "Hires-Fix Option"),
+    *("Region", "Region Feather", "Hires-Fix Option", "Union Control Type"),
 ]
 ALIASES = {
     "batch_image_dir": "batch_images",
@@ -88,7 +89,9 @@ def panel_of_one_unit() -> UnitWidgets:
 def test_what_is_published_of_the_table(panel_of_one_unit: UnitWidgets) -> None:
     assert [field.name for field in infotext.fields(Written.ALWAYS)] == ALWAYS_WRITTEN
     optional = [field.name for field in infotext.fields(*infotext.IF_SET)]
-    assert optional == ["hr_option", "region", "region_feather", "advanced_weighting"]
+    assert optional == [
+        *("hr_option", "union_control_type", "region", "region_feather", "advanced_weighting")
+    ]
     assert overrides.attributes() == ATTRIBUTES
     axes = sorted(field.axis for field in FIELDS.values() if field.axis)
     assert [axis.title for axis in axes] == AXES
