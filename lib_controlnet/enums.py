@@ -157,8 +157,7 @@ class ControlNetUnionControlType(Choice):
     Types that have no published name are called by their numbers, up to `UNION_TYPES_MOST`.
     """
 
-    _ignore_ = ("members", "number")
-    members: dict[str, str]
+    _ignore_ = "number"
 
     OPENPOSE = "OpenPose"
     DEPTH = "Depth"
@@ -169,9 +168,8 @@ class ControlNetUnionControlType(Choice):
     TILE = "Tile"
     INPAINT = "Inpaint"
     FUSE = "Fuse"
-    members = vars()
     for number in range(9, UNION_TYPES_MOST):
-        members[f"TYPE_{number}"] = str(number)
+        vars()[f"TYPE_{number}"] = str(number)
     UNKNOWN = "Unknown"
 
     @classmethod
