@@ -1,12 +1,11 @@
 """Image prompts. Ye et al. (2023), "IP-Adapter", arXiv:2308.06721; Guo et al. (2024), PuLID,
 arXiv:2404.16022.
-
-Declared so that units which name them are understood; what they return is of use only to models
-of the IP-Adapter family.
 """
 
 from __future__ import annotations
 
+from .clip_vision import TRANSFORMERS, VIT_BIGG, VIT_H, ClipVision
+from .embedding import HIDDEN, IMAGE_EMBEDS, UNCOND_HIDDEN
 from .registry import Detector, Frame, MaskUse, Output, register
 
 REASON = "what it returns drives IP-Adapter models, which cannot be used here yet"
@@ -19,42 +18,51 @@ class _ImagePrompt(Detector):
     frame = Frame.AS_GIVEN
     output = Output.EMBEDDING
     control_mode = False
-    unavailable = REASON
+    several = True
+
+
+class _Clip(ClipVision, _ImagePrompt):
+    """A picture as CLIP sees it; what is masked is not seen."""
+
+    mask = MaskUse.ACCEPTED
+    gives = (IMAGE_EMBEDS, HIDDEN, UNCOND_HIDDEN)
 
 
 @register
 class Automatic(_ImagePrompt):
-    """Not available yet: the image prompt that fits the chosen IP-Adapter model."""
+    """The image prompt that the chosen model is made for."""
 
     name = "ip-adapter-auto"
     priority = 1000
+    requires = (TRANSFORMERS,)
+    follows_model = True
 
 
 @register
-class ClipH(_ImagePrompt):
-    """Not available yet: CLIP ViT-H image prompt, for most IP-Adapter models."""
+class ClipH(_Clip):
+    """CLIP ViT-H image prompt, for most IP-Adapter models."""
 
     name = "ip-adapter_clip_sd15"
     label = "ip-adapter_clip_h"
     priority = 100
-    mask = MaskUse.ACCEPTED
+    weights = (VIT_H,)
 
 
 @register
-class ClipG(_ImagePrompt):
-    """Not available yet: CLIP ViT-bigG image prompt."""
+class ClipG(_Clip):
+    """CLIP ViT-bigG image prompt."""
 
     name = "ip-adapter_clip_sdxl"
     label = "ip-adapter_clip_g"
-    mask = MaskUse.ACCEPTED
+    weights = (VIT_BIGG,)
 
 
 @register
-class ClipHPlus(_ImagePrompt):
-    """Not available yet: CLIP ViT-H image prompt of the SDXL plus models."""
+class ClipHPlus(_Clip):
+    """CLIP ViT-H image prompt of the SDXL plus models."""
 
     name = "ip-adapter_clip_sdxl_plus_vith"
-    mask = MaskUse.ACCEPTED
+    weights = (VIT_H,)
 
 
 @register
@@ -62,6 +70,7 @@ class FaceId(_ImagePrompt):
     """Not available yet: a face as insightface recognises it."""
 
     name = "ip-adapter_face_id"
+    unavailable = REASON
 
 
 @register
@@ -69,6 +78,7 @@ class FaceIdPlus(_ImagePrompt):
     """Not available yet: a face as insightface and CLIP ViT-H see it."""
 
     name = "ip-adapter_face_id_plus"
+    unavailable = REASON
 
 
 @register

@@ -22,13 +22,17 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from .embedding import Embedding
 from .store import STORE
 from .weights import WeightFile
 
 log = logging.getLogger(__name__)
 
 _MACHINERY = frozenset(
-    {"registry", "weights", "download", "store", "networks", "palettes", "pose_drawing"}
+    {
+        *("registry", "weights", "download", "store", "networks", "palettes", "pose_drawing"),
+        "embedding",
+    }
 )
 
 
@@ -79,7 +83,7 @@ class Output(str, Enum):
 
     MAP = "map"  # uint8 RGB
     MASKED = "masked"  # uint8 RGB and the mask as a fourth channel
-    EMBEDDING = "embedding"  # no picture
+    EMBEDDING = "embedding"  # `Detected.embedding`; the picture shows what was looked at
 
 
 class MaskUse(str, Enum):
@@ -106,10 +110,12 @@ class Detected(NamedTuple):
     Attributes:
         image: what `detect` returns otherwise.
         pose: the figures as JSON (interface of OpenPose), None where there is no such thing.
+        embedding: what steers, where it is not the map.
     """
 
     image: np.ndarray
     pose: dict[str, Any] | None = None
+    embedding: Embedding | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,8 @@ class Detector:
         larger: files that stand for the first of `weights` where the user has put one of them;
             never downloaded unasked.
         listed: offered to users; helpers that only other preprocessors call are not.
+        several: several pictures of a unit act together as one, each with an embedding of its own.
+        follows_model: the preprocessor that the control model asks for takes its place.
         requires: Python packages that it cannot run without.
         unavailable: why it cannot run here, as a sentence, None if it can. Follows from
             `requires`; a preprocessor that can never run sets it.
@@ -226,6 +234,8 @@ class Detector:
     weights: ClassVar[tuple[WeightFile, ...]] = ()
     larger: ClassVar[tuple[WeightFile, ...]] = ()
     listed: ClassVar[bool] = True
+    several: ClassVar[bool] = False
+    follows_model: ClassVar[bool] = False
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
     @property
@@ -279,7 +289,8 @@ class Detector:
             named: `rng`, `kept` and `resolution`, as declared.
 
         Returns:
-            uint8 (H, W), (H, W, 3) or (H, W, 4), or that in a `Detected`.
+            uint8 (H, W), (H, W, 3) or (H, W, 4), or that in a `Detected`; with an embedding if
+            `output` says so.
 
         Raises:
             WeightsError: a weight file is missing or damaged.

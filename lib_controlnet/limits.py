@@ -29,6 +29,8 @@ MAX_TURNS: Final = 2
 
 MAX_MERGED: Final = 32
 """Pictures of one unit that act in one generation: each is evaluated at every step."""
+MAX_EMBEDDED: Final = 1 << 22
+"""Numbers of one embedding that a request brings: five levels of a face network have 3 million."""
 MAX_LISTED: Final = 1000
 """Pictures that a request lists for a batch."""
 MAX_FILES: Final = 50_000

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from annotator.embedding import VECTORS, Embedding
+from lib_controlnet.engine.network import GuideKind
 from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.prepared import PreparedUnit
 from lib_controlnet.engine.residency import Between, Residency
@@ -50,6 +52,22 @@ def picture(seed=3):
     return np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
 
 
+def embedding(network, seed=3):
+    """A random embedding of what the network reads."""
+    tensors = {}
+    for name, width in network.wants.tensors:
+        shape = (1, width) if name in VECTORS else (1, 5, width)
+        tensors[name] = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return Embedding(tensors)
+
+
+def embeddings(network, *seeds):
+    """Those of a unit with one picture, or of as many frames as there are seeds."""
+    if network.wants.kind is not GuideKind.EMBEDDING:
+        return ()
+    return tuple((embedding(network, seed),) for seed in seeds)
+
+
 def prepared(network, seed=3, region=None, effect=None, **fields):
     """A unit on `network`; `region` is a uint8 (64, 128) mask or None."""
     unit = ControlUnit(enabled=True, module="none", model="tiny", **fields)
@@ -60,6 +78,7 @@ def prepared(network, seed=3, region=None, effect=None, **fields):
         SimpleNamespace(network=lambda _base: network),
         region=None if region is None else Region(region, ResizeMode.INNER_FIT),
         effect=effect,
+        embeddings=embeddings(network, seed),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,9 @@ from lib_controlnet.pictures.decode import decode_image, decode_mask
 from lib_controlnet.pictures.maps import join_mask
 from lib_controlnet.pictures.transport import bytes_of_text
 from lib_controlnet.units.unit import SLIDERS
+
+if TYPE_CHECKING:
+    from annotator.embedding import Embedding
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +102,13 @@ class Found:
     Attributes:
         images: the maps as they are shown to people, as base64 text.
         poses: the figures in each of them as JSON; None where the preprocessor finds none.
+        tensors: embeddings as base64 of safetensors files, in the place of maps; None where it
+            makes maps.
     """
 
     images: list[str]
     poses: list[dict[str, Any]] | None = None
+    tensors: list[str] | None = None
 
 
 def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Found:
@@ -126,6 +133,7 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
     budget = PixelBudget()
     shown: list[str] = []
     poses: list[dict[str, Any]] = []
+    tensors: list[str] = []
     for index, text in enumerate(asked.images):
         where = f"controlnet_input_images[{index}]"
         if detector.identity and not detector.uses_mask:
@@ -137,11 +145,14 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
             mask = budget.spend(_decode(decode_mask, asked.masks[index], where, fetch))
             picture = join_mask(picture, mask)
         detection = runtime.detect(detector.name, picture, *asked.sliders)
+        if detection.embedding is not None:
+            tensors.append(as_text(detection.embedding))
+            continue
         made = np.ascontiguousarray(budget.spend(detection.display))
         shown.append(encode(Image.fromarray(made)))
         if detection.pose is not None:
             poses.append(detection.pose)
-    return Found(shown, poses or None)
+    return Found(shown, poses or None, tensors or None)
 
 
 def _detector(asked: Asked) -> Any:
@@ -156,7 +167,7 @@ def _detector(asked: Asked) -> Any:
     if detector is None:
         raise ControlNetError(NO_SUCH_MODULE)
     preprocess.require(detector)
-    if not detector.gives_picture:
+    if detector.follows_model:
         raise ControlNetError(NOT_SUPPORTED)
     if not asked.images:
         raise ControlNetError(NO_IMAGE)
@@ -169,6 +180,14 @@ def _detector(asked: Asked) -> Any:
         msg = f"Preprocessor {name} requires `controlnet_masks` param."
         raise ControlNetError(msg)
     return detector
+
+
+def as_text(embedding: Embedding) -> str:
+    """An embedding as `ipadapter_input` takes it: base64 of a safetensors file."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in embedding.tensors.items()}
+    return base64.b64encode(save(tensors)).decode()
 
 
 def _decode(decode: Callable[..., np.ndarray], text: str, where: str, fetch: Fetch) -> np.ndarray:

@@ -149,7 +149,8 @@ def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
         with _answer_errors(services):
             found = detect_all(runtime, services.fetch, services.encode, asked)
         poses = {} if found.poses is None else {"poses": found.poses}
-        return {"images": found.images, **poses, "info": "Success"}
+        shown = {"images": found.images} if found.tensors is None else {"tensor": found.tensors}
+        return {**shown, **poses, "info": "Success"}
 
 
 def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None:

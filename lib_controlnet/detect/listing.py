@@ -125,6 +125,12 @@ def needs_model(module: str) -> bool:
     return found is None or found.needs_model
 
 
+def takes_several(module: str) -> bool:
+    """Whether several pictures of a unit with this preprocessor act together, as one."""
+    found = preprocess.find(module)
+    return found is not None and found.several
+
+
 def has_control_mode(module: str) -> bool:
     """Whether the control mode has a meaning for this preprocessor."""
     found = preprocess.find(module)

@@ -33,6 +33,7 @@ from lib_controlnet.pictures.maps import Size, join_mask, resize_short_side, res
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
+    from annotator.embedding import Embedding
     from annotator.registry import Detector
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Detection:
         values: its sliders' values.
         pose: the figures it found, as JSON, None where it does not look for any; not to be
             modified.
+        embedding: what steers in the place of the map, which then shows what was looked at.
     """
 
     name: str
@@ -69,11 +71,13 @@ class Detection:
     resolution: int
     values: tuple[float, ...]
     pose: dict[str, Any] | None = None
+    embedding: Embedding | None = None
 
     @property
     def nbytes(self) -> int:
         shown = 0 if self.display is self.image else self.display.nbytes
-        return self.image.nbytes + shown + _NUMBER_BYTES * _numbers(self.pose)
+        tensors = 0 if self.embedding is None else self.embedding.nbytes
+        return self.image.nbytes + shown + tensors + _NUMBER_BYTES * _numbers(self.pose)
 
 
 _NUMBER_BYTES: Final = 32
@@ -329,14 +333,17 @@ def _run(
     if detector.sized:
         named["kept"] = restore(framed).shape[:2]
     made = detector.detect(framed, *values, **named)
-    image, pose = made if isinstance(made, declarations.Detected) else (made, None)
-    image = restore(_check(detector, image))
+    whole = made if isinstance(made, declarations.Detected) else declarations.Detected(made)
+    image = restore(_check(detector, whole.image))
     if image.ndim == 2 or image.shape[2] not in (3, 4):
         image = to_rgb(image)
     image = _read_only(image)
     shown = detector.display(image)
     shown = image if shown is image else _read_only(_check(detector, shown))
-    return Detection(detector.name, image, shown, side, values, pose)
+    if not detector.gives_picture and whole.embedding is None:
+        msg = f"preprocessor {detector.name} returned no embedding"
+        raise PreprocessorUnavailableError(msg)
+    return Detection(detector.name, image, shown, side, values, whole.pose, whole.embedding)
 
 
 def is_map(value: object) -> bool:

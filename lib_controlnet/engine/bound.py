@@ -20,8 +20,9 @@ from lib_controlnet.errors import UnitError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from annotator.embedding import Embedding
     from lib_controlnet.engine.effects import Effect
-    from lib_controlnet.engine.network import ActiveControl, ControlNetwork
+    from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Embeddings
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.prepared import Placed, PreparedUnit
@@ -77,11 +78,12 @@ def bind_unit(
     if said := mask_remark(unit.module, network.name, network.wants.masked):
         say(f"ControlNet {unit.name}: {said}")
     is_unsaid = unit.union_control_type is ControlNetUnionControlType.UNKNOWN
+    asks_cond = network.has_modes and unit.control_mode is ControlMode.CONTROL
     terms = Terms(
         name=unit.name,
         strengths=strengths,
         window=Window(unit.guidance_start, unit.guidance_end),
-        cond_only=unit.control_mode is ControlMode.CONTROL or network.cond_only,
+        cond_only=network.cond_only or asks_cond,
         mode=unit.control_mode,
         region=None if region is None or region.is_full else region,
         images=images,
@@ -129,22 +131,57 @@ def _strengths(
 
 def _guide(
     prepared: PreparedUnit, network: ControlNetwork, placed: Placed, host: Host
-) -> tuple[Tensor | None, str]:
+) -> tuple[Tensor | Embeddings | None, str]:
     """What the network is steered by, and a text that is equal for equal guides."""
-    wants = network.wants
+    wants, unit = network.wants, prepared.unit
     if wants.kind is GuideKind.NOTHING:
         return None, ""
     if wants.kind is GuideKind.EMBEDDING:
-        if prepared.embedding is None:
-            unit = prepared.unit
+        given = [embedding for frame in prepared.embeddings for embedding in frame]
+        if not given:
             msg = (
                 f"{unit.name}: {network.name} is steered by an embedding, and the preprocessor "
-                f"{unit.module} gives a map; choose one of the control type {network.family}"
+                f"{unit.module} gives a map; choose {_reader(network)}"
             )
             raise UnitError(msg)
-        return prepared.embedding, f"embedding {id(prepared.embedding)}"
+        for embedding in given:
+            _check_embedding(unit.name, embedding, network)
+        return prepared.embeddings, " ".join(
+            ",".join(sorted(one.digest for one in frame)) for frame in prepared.embeddings
+        )
+    if prepared.embeddings:
+        msg = (
+            f"{unit.name}: {network.name} is steered by a map, and the preprocessor {unit.module} "
+            f"gives an embedding; choose a preprocessor that fits {network.family}"
+        )
+        raise UnitError(msg)
     hint, key = placed.hint(wants.masked if prepared.masked is None else prepared.masked)
     if wants.kind is GuideKind.LATENT:
         latents = [placed.latent(host, number) for number in range(len(placed.maps))]
         return torch.cat(latents), key
     return hint, key
+
+
+def _reader(network: ControlNetwork) -> str:
+    """What to choose for a network that reads an embedding."""
+    if network.wants.preprocessor:
+        return f"the preprocessor {network.wants.preprocessor}"
+    return f"a preprocessor of the control type {network.family}"
+
+
+def _check_embedding(unit: str, embedding: Embedding, network: ControlNetwork) -> None:
+    """Refuse an embedding that lacks what the network reads.
+
+    Raises:
+        UnitError: a tensor is missing, or of another width.
+    """
+    for name, width in network.wants.tensors:
+        found = embedding.tensors.get(name)
+        if found is None or found.shape[-1] != width:
+            got = "has none" if found is None else f"has {found.shape[-1]}"
+            whose = f"that of {embedding.maker}" if embedding.maker else "the one given"
+            msg = (
+                f"{unit}: {network.name} reads an embedding with {name} of {width} numbers, "
+                f"{whose} {got}; choose {_reader(network)}"
+            )
+            raise UnitError(msg)

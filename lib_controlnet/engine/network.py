@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window, strength_curve
@@ -15,8 +15,9 @@ from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
+    from annotator.embedding import Embedding
     from lib_controlnet.engine.injection import RegionMask, Rows
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Places
@@ -32,18 +33,27 @@ class GuideKind(Enum):
     NOTHING = "nothing"
 
 
+Embeddings = tuple[tuple["Embedding", ...], ...]
+"""For each frame of an animation, else once: one for each picture of the unit."""
+
+
 @dataclass(frozen=True)
 class Guide:
     """What a network wants to be steered by.
 
     Attributes:
         kind: a map gives the hint, float32 (1 or n, 3, H, W), RGB in [0, 1]; a latent is that
-            map's, scaled, float32 (1 or n, 4, h, w); an embedding is what the preprocessor gives.
+            map's, scaled, float32 (1 or n, 4, h, w); an embedding is what the preprocessor gives,
+            as `Embeddings`.
         masked: value of a hint's masked pixels in all channels.
+        tensors: of an embedding, those that the network reads, and their width, which are checked.
+        preprocessor: whose embedding it reads; `ip-adapter-auto` and its like stand for it.
     """
 
     kind: GuideKind = GuideKind.MAP
     masked: float = MASKED
+    tensors: tuple[tuple[str, int], ...] = ()
+    preprocessor: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +100,7 @@ class ControlNetwork(ABC):
         layers: how many strengths it takes, shallowest layer first.
         wants: what it is steered by.
         cond_only: it acts on cond rows only, whatever the control mode.
+        has_modes: the control mode changes what it does.
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
         notes: what a user should know of how the file was taken.
@@ -104,6 +115,7 @@ class ControlNetwork(ABC):
     module: nn.Module
     wants: Guide = Guide()
     cond_only: bool = False
+    has_modes: bool = True
     is_additive: bool = True
     depends_on_base: bool = False
     notes: tuple[str, ...] = ()
@@ -129,12 +141,12 @@ class ControlNetwork(ABC):
         return strength_curve(strength, self.layers, mode)
 
     @abstractmethod
-    def bind(self, terms: Terms, guide: Tensor | None, info: PassInfo) -> ActiveControl:
+    def bind(self, terms: Terms, guide: Any, info: PassInfo) -> ActiveControl:
         """Bind a unit to one pass.
 
         Args:
             terms: how, when and where the unit acts.
-            guide: what `wants` says; None where it wants nothing.
+            guide: what `wants` says: a tensor, `Embeddings`, or None where it wants nothing.
             info: the pass, its size and its base.
 
         Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from lib_controlnet.engine.network import ControlNetwork
+    from lib_controlnet.engine.network import ControlNetwork, Embeddings
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.unet import BaseUNet
@@ -101,7 +101,9 @@ class PreparedUnit:
             picture of a batch, and these the following ones.
         masks: its mask is for an inpainting checkpoint too; the host has none.
         masked: value of masked pixels in the hint, if the preprocessor decides it.
-        embedding: what the preprocessor gives in the place of a map, if it does.
+        embeddings: what the preprocessor gives in the place of maps, if it does; the maps then
+            show what it looked at.
+        pictures: with embeddings, all pictures that it looked at, uint8 (H, W, 3).
         position: its place among the enabled units, by which the parameters call it.
     """
 
@@ -119,7 +121,8 @@ class PreparedUnit:
     frames: tuple[np.ndarray, ...] = ()
     masks: bool = False
     masked: float | None = None
-    embedding: Tensor | None = None
+    embeddings: Embeddings = ()
+    pictures: tuple[np.ndarray, ...] = ()
     position: int = 0
     _placed: list[Placed] = field(default_factory=list, init=False, repr=False)
     _regions: dict[tuple[PassGeometry, float], RegionMask] = field(

@@ -149,6 +149,17 @@ def describe(path: Path) -> FileFacts:
         return FileFacts()
 
 
+def preprocessor_for(path: Path) -> str:
+    """Name of the preprocessor whose embedding a file reads; "" where it reads none.
+
+    Raises:
+        CheckpointError: see `identify`.
+    """
+    with _explain_failure(path):
+        ckpt = open_checkpoint(path)
+        return identify(ckpt).preprocessor_for(ckpt)
+
+
 def load_network(
     path: Path, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
 ) -> ControlNetwork:

@@ -68,6 +68,11 @@ class ControlFamily(ABC):
         del ckpt
         return FileFacts()
 
+    def preprocessor_for(self, ckpt: Checkpoint) -> str:
+        """Name of the preprocessor whose embedding the file reads; "" where it reads none."""
+        del ckpt
+        return ""
+
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Refuse a file for another base model, by its names and shapes alone.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from PIL import Image
 
-from lib_controlnet.detect import preprocess
+from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import LATENT_SCALE, OnError
@@ -65,7 +65,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         give_session(p, session)
         last = batch.leave(p)
         source = pictures.batch_source(p, runtime.host)
-        made = plan(units, source, animation.animation_of(p))
+        made = plan(units, source, animation.animation_of(p), _takes_several)
         run = batch.start(p, made, last, runtime)
         if run is None:
             _prepare(p, made.at(0), session, runtime, made.frames)
@@ -75,6 +75,10 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         # The boundary: kept, and raised again before the first step.
         give_session(p, session)
         _keep(session, error, "preparing the units")
+
+
+def _takes_several(unit: ControlUnit) -> bool:
+    return listing.takes_several(unit.module)
 
 
 def _keep(session: ControlSession, error: Exception, doing: str) -> None:
@@ -367,6 +371,8 @@ def _keep_maps(p: Any, session: ControlSession) -> None:
 
 def maps_to_show(prepared: PreparedUnit) -> list[np.ndarray]:
     """Maps of one unit, the hires pass's first; a mask is shown as transparency."""
+    if prepared.embeddings:
+        return list(prepared.pictures)
     shown: list[np.ndarray] = []
     for placed in prepared.maps:
         picture = placed.copy()

@@ -83,7 +83,7 @@ def autosave(p: Any, prepared: PreparedUnit, host: Host) -> None:
         check_maps_folder(text, p.outpath_samples)
     target = _maps_folder(text, p.outpath_samples) / unit.module
     target.mkdir(parents=True, exist_ok=True)
-    for placed in prepared.maps:
+    for placed in prepared.pictures if prepared.embeddings else prepared.maps:
         picture = Image.fromarray(placed[:, :, :3])
         images.save_image(picture, str(target), unit.module, extension="png")
 

@@ -21,7 +21,7 @@ from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.gate import Bounded
 from lib_controlnet.host import annotators, pictures
 from lib_controlnet.limits import MAX_TURNS
-from lib_controlnet.prepare.detection import detect_unit
+from lib_controlnet.prepare.detection import detect_unit, follow_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -205,6 +205,7 @@ class Runtime:
 
     def detect_unit(self, choice: ChosenPicture) -> Detection:
         """What a generation would make of a unit's picture. Waits, see `_waiting`."""
+        choice = follow_model(choice, self)
         with self._wait_for_turn(choice.unit.module) as cache:
             return detect_unit(choice, pictures.source(self.host), cache).detection
 

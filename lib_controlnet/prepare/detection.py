@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from lib_controlnet import families
 from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import LATENT_SCALE, ResizeMode
+from lib_controlnet.errors import UnitError
 from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
 from lib_controlnet.prepare.inputs import control_picture, has_mask
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from annotator.registry import Detector
     from lib_controlnet.detect.preprocess import Detection, DetectionCache
     from lib_controlnet.prepare.inputs import ChosenPicture, ControlPicture, PictureSource
@@ -39,6 +43,38 @@ class UnitMap:
     resize_mode: ResizeMode
     held_by_host: bool
     paints_nothing: bool
+
+
+class Finder(Protocol):
+    """Finds control models."""
+
+    def find_model(self, name: str) -> Path:
+        """File of a model; raises ModelNotFoundError."""
+        ...
+
+
+def follow_model(choice: ChosenPicture, models: Finder) -> ChosenPicture:
+    """The choice with the preprocessor that the unit's model asks for, if it leaves it to that.
+
+    Raises:
+        UnitError: no model is chosen, or it asks for none.
+        CheckpointError: the model's file cannot be used.
+    """
+    unit = choice.unit
+    detector = preprocess.get(unit.module)
+    if not detector.follows_model:
+        return choice
+    if not unit.has_model:
+        msg = f"{unit.name}: {detector.name} follows the control model; choose one first"
+        raise UnitError(msg)
+    module = families.preprocessor_for(models.find_model(unit.model))
+    if not module:
+        msg = (
+            f"{unit.name}: {detector.name} knows no preprocessor for {unit.model}; choose a model "
+            f"of the control type {detector.tags[0]}, or another preprocessor"
+        )
+        raise UnitError(msg)
+    return dataclasses.replace(choice, unit=dataclasses.replace(unit, module=module))
 
 
 def detect_unit(

@@ -12,6 +12,7 @@ import numpy as np
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
 from lib_controlnet.files.paths import Folders
+from lib_controlnet.limits import MAX_MERGED
 from lib_controlnet.pictures.decode import Fetch, decode_image, decode_mask, to_rgb
 from lib_controlnet.pictures.maps import Size, fit_map, join_mask
 from lib_controlnet.pictures.region import Region, lay
@@ -112,6 +113,29 @@ def choose(unit: ControlUnit, request: GenerationRequest) -> ChosenPicture:
     if rules is not None and _crops(unit, request):
         crop = crop_region(prepare_mask(rules), rules.padding, request.size)
     return ChosenPicture(unit, request, image, mask, crop)
+
+
+def choose_all(
+    unit: ControlUnit, request: GenerationRequest, takes_several: bool
+) -> list[ChosenPicture]:
+    """Choose the pictures of a unit that act together, as most units have only one.
+
+    Args:
+        unit: the unit.
+        request: the generation.
+        takes_several: whether its preprocessor takes several.
+
+    Raises:
+        UnitError: see `choose`; or there are more than can act in one generation.
+    """
+    given = unit.image
+    is_list = isinstance(given, (list, tuple)) and len(given) > 1
+    if not (takes_several and is_list and all(isinstance(item, Mapping) for item in given)):
+        return [choose(unit, request)]
+    if len(given) > MAX_MERGED:
+        msg = f"{unit.name}: {len(given)} images are given, at most {MAX_MERGED} can act together"
+        raise UnitError(msg)
+    return [choose(dataclasses.replace(unit, image=item), request) for item in given]
 
 
 def _crops(unit: ControlUnit, request: GenerationRequest) -> bool:

@@ -8,26 +8,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from lib_controlnet import families
 from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.listing import takes_several
 from lib_controlnet.detect.sliders import find_misplaced
 from lib_controlnet.engine.prepared import ModelReference, PreparedUnit
 from lib_controlnet.enums import ActingRegion, BatchOption, OnError, union_type
-from lib_controlnet.errors import ControlNetError, PreprocessorUnavailableError, UnitError
+from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.pictures.maps import fit_map
 from lib_controlnet.pictures.region import Region
-from lib_controlnet.prepare.detection import detect_unit
-from lib_controlnet.prepare.inputs import PictureSource, choose, host_region, own_region
+from lib_controlnet.prepare.detection import detect_unit, follow_model
+from lib_controlnet.prepare.embeddings import read_embeddings
+from lib_controlnet.prepare.inputs import (
+    PictureSource,
+    choose,
+    choose_all,
+    host_region,
+    own_region,
+)
 from lib_controlnet.units.unit import SLIDERS
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.prepare.detection import UnitMap
     from lib_controlnet.prepare.inputs import ChosenPicture
     from lib_controlnet.units.batch import BatchPicture
     from lib_controlnet.units.request import GenerationRequest
@@ -100,8 +109,8 @@ def prepare_units(
         if preparation.interrupted():
             return []
         with _answer_failure(unit, preparation, comments):
-            choice = choose(unit, preparation.request)
-            drawn.append((position, _prepare(choice, preparation, comments), choice))
+            choices = choose_all(unit, preparation.request, takes_several(unit.module))
+            drawn.append((position, _prepare(choices, preparation, comments), choices[0]))
     maps = [made for _position, made, _choice in drawn]
     prepared: list[PreparedUnit] = []
     for position, made, choice in drawn:
@@ -168,6 +177,7 @@ def _with_frames(
         )
         raise UnitError(msg)
     request, maps = preparation.request, []
+    embeddings = list(made.embeddings)
     for number, picture in enumerate(pictures[1:], 2):
         if preparation.interrupted():
             return made
@@ -177,11 +187,13 @@ def _with_frames(
         except ControlNetError as error:
             msg = f"{error} (frame {number} of {len(pictures)}: {picture.name})"
             raise type(error)(msg, error.status_code) from error
+        if frame.detection.embedding is not None and made.unit.ipadapter_input is None:
+            embeddings.append((frame.detection.embedding,))
         shown = frame.detection.image
         if frame.resize_mode is not made.resize_mode:  # only one of them takes the host's mask
             shown = fit_map(shown, request.size, frame.resize_mode)
         maps.append(shown)
-    return dataclasses.replace(made, frames=tuple(maps))
+    return dataclasses.replace(made, frames=tuple(maps), embeddings=tuple(embeddings))
 
 
 def _find_drawn(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | None:
@@ -215,8 +227,17 @@ def name_unit(name: str) -> Iterator[None]:
         raise type(error)(named, error.status_code) from error
 
 
-def _prepare(choice: ChosenPicture, preparation: Preparation, comments: list[str]) -> PreparedUnit:
-    unit, request = choice.unit, choice.request
+def _prepare(
+    choices: Sequence[ChosenPicture], preparation: Preparation, comments: list[str]
+) -> PreparedUnit:
+    """Prepare a unit.
+
+    Args:
+        choices: its pictures; more than one where they act together.
+        preparation: see there.
+        comments: gets one sentence for whatever the user should know.
+    """
+    unit = choices[0].unit
     detector = preprocess.get(unit.module)
     preprocess.require(detector)
     comments += _judge_sliders(unit, detector)
@@ -225,16 +246,36 @@ def _prepare(choice: ChosenPicture, preparation: Preparation, comments: list[str
         model = _choose_model(unit, preparation)
         if remark := preparation.models.remark(unit.model):
             comments.append(f"ControlNet {unit.name}: {remark}")
-    made = detect_unit(choice, preparation.source, preparation.cache)
-    detector, detection = made.detector, made.detection
-    if made.paints_nothing:
+    choices = [follow_model(choice, preparation.models) for choice in choices]
+    if not detector.gives_picture and unit.ipadapter_input is not None:
+        given = read_embeddings(unit.ipadapter_input, f"{unit.name}: ipadapter_input")
+        return PreparedUnit(choices[0].unit, unit.resize_mode, _NOTHING, model, embeddings=(given,))
+    if unit.ipadapter_input is not None:
+        comments.append(
+            f"ControlNet {unit.name}: ipadapter_input is ignored: the preprocessor {unit.module} "
+            "makes a map"
+        )
+    every = [detect_unit(choice, preparation.source, preparation.cache) for choice in choices]
+    if every[0].paints_nothing:
         comments.append(
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
             "a mask, or choose Resize and Fill and a size of other proportions"
         )
-    if not detector.gives_picture:
-        msg = f"the preprocessor {detector.title} gives no picture and cannot be used here yet"
-        raise PreprocessorUnavailableError(msg)
+    return _put_together(choices[0], model, every)
+
+
+_NOTHING: Final = np.zeros((8, 8, 3), np.uint8)
+"""The map of a unit that brings its embeddings along."""
+
+
+def _put_together(
+    choice: ChosenPicture, model: ModelReference | None, every: Sequence[UnitMap]
+) -> PreparedUnit:
+    unit, request, made = choice.unit, choice.request, every[0]
+    detector, detection = made.detector, made.detection
+    embeddings = tuple(
+        one.detection.embedding for one in every if one.detection.embedding is not None
+    )
     return PreparedUnit(
         unit=unit,
         resize_mode=made.resize_mode,
@@ -245,8 +286,10 @@ def _prepare(choice: ChosenPicture, preparation: Preparation, comments: list[str
         effect=None if made.held_by_host else detector.effect or None,
         values=detection.values,
         fills=detector.fills,
-        masks=detector.uses_mask and request.inpaint is None,
+        masks=detector.gives_picture and detector.uses_mask and request.inpaint is None,
         masked=detector.masked,
+        embeddings=(embeddings,) if embeddings else (),
+        pictures=tuple(one.detection.display for one in every) if embeddings else (),
     )
 
 

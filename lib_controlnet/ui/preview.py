@@ -22,7 +22,7 @@ from lib_controlnet.detect import listing
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.maps import Size
-from lib_controlnet.prepare.inputs import choose
+from lib_controlnet.prepare.inputs import choose_all
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import model_problem
 from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
@@ -205,8 +205,10 @@ def detect(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> De
         ControlNetError: there is no picture, it cannot be decoded, or the preprocessor is
             unavailable.
     """
-    first = plan([parse_unit(unit)], runtime.batch_source()).at(0)[0]
-    choice = choose(first, request)
+    asked = parse_unit(unit)
+    several = listing.takes_several(asked.module)
+    first = plan([asked], runtime.batch_source(), takes_several=lambda _unit: several).at(0)[0]
+    choice = choose_all(first, request, several)[0]
     if choice.is_missing:
         msg = "There is no picture to preview: put one into this unit first."
         raise ImageError(msg)

@@ -63,6 +63,18 @@ class BatchPicture:
         )
 
 
+def give_all(pictures: Sequence[BatchPicture], unit: ControlUnit) -> ControlUnit:
+    """The unit with all of these pictures at once.
+
+    Raises:
+        ImageError: a file has gone since it was listed.
+    """
+    given = tuple({"image": _bytes_of(one.value), "mask": _bytes_of(one.mask)} for one in pictures)
+    return dataclasses.replace(
+        unit, input_mode=InputMode.SIMPLE, batch_images=None, image=given, mask=None
+    )
+
+
 def _bytes_of(value: Any) -> Any:
     if not isinstance(value, Path):
         return value

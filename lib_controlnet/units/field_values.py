@@ -187,12 +187,12 @@ def keyframes(value: object, notes: list[str]) -> Any:
     return value if isinstance(value, str) else items(value, notes)
 
 
-def pass_over(what: str) -> Parser:
-    """A field that nothing here uses yet; it is said."""
-
-    def parse(value: object, notes: list[str]) -> Any:
-        if not isinstance(value, (list, tuple, str)) or len(value):
-            notes.append(f"is ignored: {what} is not supported yet")
-        return value
-
-    return parse
+def embeddings(value: object, _notes: list[str]) -> Any:
+    """Embeddings as they come, unread; see `prepare.embeddings`."""
+    if isinstance(value, (list, tuple)) and not value:
+        msg = "cannot be empty"
+        raise ValueError(msg)
+    if isinstance(value, (bool, int, float)):
+        msg = f"is {quote(value)}, must be base64 text, or lists of numbers"
+        raise ValueError(msg)
+    return value

@@ -18,6 +18,7 @@ from lib_controlnet.limits import MAX_MERGED
 from lib_controlnet.units.batch import (
     BatchPicture,
     BatchSource,
+    give_all,
     keyframe_line,
     pair_masks,
     pictures_of,
@@ -104,7 +105,10 @@ class Plan:
 
 
 def plan(
-    units: Sequence[ControlUnit], source: BatchSource, animation: Animation = Animation()
+    units: Sequence[ControlUnit],
+    source: BatchSource,
+    animation: Animation = Animation(),
+    takes_several: Callable[[ControlUnit], bool] = lambda _unit: False,
 ) -> Plan:
     """Plan a generation.
 
@@ -112,13 +116,14 @@ def plan(
         units: the enabled units.
         source: where pictures may come from.
         animation: what the host knows of one.
+        takes_several: whether several pictures of a unit act together, as one.
 
     Raises:
         UnitError: a unit names no pictures, or a folder that is absent, closed or empty; or there
             are fewer pictures than frames, or frames beside turns.
         ImageError: a file or picture cannot be used; it is named.
     """
-    single = tuple(one for unit in units for one in _unfold(unit, source))
+    single = tuple(one for unit in units for one in _unfold(unit, source, takes_several(unit)))
     batches = [i for i, unit in enumerate(single) if unit.input_mode is InputMode.BATCH]
     takes_all = bool(batches) and animation.takes_batches()
     framed = [i for i in batches if takes_all or single[i].animatediff_batch]
@@ -135,12 +140,15 @@ def plan(
     return Plan(single, turns, frames, count, tuple(folders))
 
 
-def _unfold(unit: ControlUnit, source: BatchSource) -> Iterator[ControlUnit]:
+def _unfold(unit: ControlUnit, source: BatchSource, takes_several: bool) -> Iterator[ControlUnit]:
     """The unit, or of one in merge mode a unit per picture, at an equal share of its weight."""
     if unit.input_mode is not InputMode.MERGE:
         yield unit
         return
     pictures = pictures_of(unit, source, [], MAX_MERGED)
+    if takes_several:
+        yield give_all(pictures, unit)
+        return
     share = 1 / len(pictures)
     layers = unit.advanced_weighting
     shared = dataclasses.replace(

@@ -40,6 +40,7 @@ class ControlUnit:
             `weight` and the fall-off of the control mode.
         effective_region_mask: picture, white where the unit acts, drawn over the control image;
             given without a `region`, it is the unit's region.
+        ipadapter_input: embeddings that take the place of those of the pictures.
         region: the part of the picture on which the unit acts.
         region_feather: width of the soft border of that part, in pixels of the first pass's
             picture, half of it on each side; 0 to 512.
@@ -136,9 +137,7 @@ class ControlUnit:
         Axis(15, "Union Control Type"),
         ("control_net_union_control_type",),
     )
-    ipadapter_input: Any = row(
-        None, view="control_context_override", parse=values.pass_over("IP-Adapter")
-    )
+    ipadapter_input: Any = row(None, view="control_context_override", parse=values.embeddings)
     mask: Any = row(
         None, aliases={"mask_image": None, "image_fg": values.alpha_layer}, parse=values.picture
     )

@@ -76,7 +76,7 @@ def offered(page: Any, dropdown: str = "model_dropdown") -> list[str]:
 
 def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
     page = panel
-    for kind in ("IP-Adapter", "Revision"):
+    for kind in ("Revision",):
         choose_type(page, kind)
         says(page, NOTES, f"{kind} cannot be used here")
     choose_type(page, "Depth")
@@ -248,9 +248,9 @@ def test_preview_goes_with_its_settings_and_leaves_no_frame(panel: Any, tmp_path
 
     # What cannot run leaves a sentence and no frame.
     choose_type(page, "All")
-    choose_preprocessor(page, "ip-adapter-auto")
+    choose_preprocessor(page, "depth_hand_refiner")
     page.click(RUN)
-    says(page, STATUS, "ip-adapter-auto cannot run")
+    says(page, STATUS, "depth_hand_refiner cannot run")
     assert not page.is_visible(FRAME)
 
     # A batch previews its own pictures, not the single one that its tab hides.

@@ -66,7 +66,7 @@ REFUSED: dict[str, list[Any]] = {
     "list": ["x", 1, True, {"a": 1}],
     "folder": [1, True, {"a": 1}],
     "frames": [1, True, {"a": 1}],
-    "opaque": [],
+    "opaque": [1, True],
 }
 """By kind of field: what has a meaning, and what has none. `nan` and the like come as JSON's."""
 
@@ -164,10 +164,15 @@ def test_fraction_of_a_whole_number_is_noted() -> None:
     assert unit.notes == ("processor_res 512.5 is no whole number: 512 is used",)
 
 
-def test_embedding_is_told_to_be_ignored() -> None:
-    unit = parse_unit({"ipadapter_input": ["x"]})
-    assert unit.notes == ("ipadapter_input is ignored: IP-Adapter is not supported yet",)
-    assert parse_unit({"ipadapter_input": []}).notes == ()
+def test_embeddings_stay_unread_and_are_not_an_empty_list() -> None:
+    for given in (["x"], "x", [[0.5, 1.0]], {"image_embeds": [0.5]}):
+        unit = parse_unit({"ipadapter_input": given})
+        assert unit.ipadapter_input == given
+        assert unit.notes == ()
+    with pytest.raises(UnitError, match="unit 0: ipadapter_input cannot be empty"):
+        parse_unit({"ipadapter_input": []})
+    with pytest.raises(UnitError, match="ipadapter_input is 3, must be base64"):
+        parse_unit({"ipadapter_input": 3})
 
 
 def test_defaults_of_the_names() -> None:

@@ -8,7 +8,7 @@ import pytest
 import support
 import torch
 from fake_device import FakeDevice
-from sessions import LATENT, FakeHost, info, picture, prepared
+from sessions import LATENT, FakeHost, embeddings, info, picture, prepared
 
 from lib_controlnet import families
 from lib_controlnet.engine.residency import Between, Residency
@@ -163,7 +163,10 @@ def test_the_order_of_units_does_not_matter(rig):
         assert torch.equal(rig.run(*(made[i] for i in order)), expected), order
 
 
-def test_cond_rows_only_leaves_the_uncond_rows(rig, plain):
+def test_cond_rows_only_leaves_the_uncond_rows(rig, plain, steered):
+    if not rig.networks[0].has_modes:
+        assert torch.equal(rig.run(rig.unit(control_mode=ControlMode.CONTROL)), steered)
+        return
     out = rig.run(rig.unit(control_mode=ControlMode.CONTROL))
     assert differs(out[:1], plain[:1])
     assert torch.equal(out[1:], plain[1:])
@@ -187,6 +190,7 @@ def test_frames_steer_their_own_pictures(rig):
     def unit(*seeds):
         made = rig.unit(seed=seeds[0])
         made.frames = tuple(picture(seed) for seed in seeds[1:])
+        made.embeddings = embeddings(rig.networks[0], *seeds)
         return made
 
     together = rig.run(unit(1, 2), layout=PICTURES)

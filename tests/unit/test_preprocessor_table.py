@@ -80,7 +80,7 @@ def test_default_is_that_of_the_table_or_one_that_can_run(kind: str) -> None:
         assert chosen in usable or (chosen.name == "none" and not usable)
 
 
-@pytest.mark.parametrize("kind", ["IP-Adapter", "Revision"])
+@pytest.mark.parametrize("kind", ["Revision"])
 def test_type_of_which_nothing_can_run_starts_with_none(kind: str) -> None:
     assert len(listing.labels_for(kind)) > 1
     assert listing.default_module(kind) == "none"
@@ -90,7 +90,7 @@ UNAVAILABLE = [d.name for d in KNOWN.values() if "unavailable" in vars(type(d)) 
 
 
 def test_some_are_unavailable() -> None:
-    assert {"ip-adapter-auto", "clip_vision", "depth_hand_refiner"} < set(UNAVAILABLE)
+    assert {"clip_vision", "depth_hand_refiner"} < set(UNAVAILABLE)
 
 
 @pytest.mark.parametrize("name", UNAVAILABLE)

@@ -405,8 +405,8 @@ def test_on_run_inpaint_shows_the_mask(runtime: FakeRuntime) -> None:
         pytest.param({"image": None}, "There is no picture to preview", id="no-picture"),
         pytest.param({"module": "nonsense"}, "Module not available", id="module"),
         pytest.param(
-            {"module": "ip-adapter-auto"},
-            "preprocessor ip-adapter-auto cannot run: what it returns",
+            {"module": "depth_hand_refiner"},
+            "preprocessor depth_hand_refiner cannot run: ",
             id="unavailable",
         ),
         pytest.param(

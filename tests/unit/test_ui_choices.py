@@ -123,7 +123,9 @@ def pasted(runtime: FakeRuntime, **params: str) -> dict[str, Any]:
             id="preprocessor",
         ),
         pytest.param("Model: gone, Module: xx", ("xx", "gone"), "xx&#x27; is no", id="both"),
-        pytest.param("Model: None, Module: ip-adapter-auto", None, "cannot run", id="unavailable"),
+        pytest.param(
+            "Model: None, Module: depth_hand_refiner", None, "cannot run", id="unavailable"
+        ),
         pytest.param("Model: None, Module: none", ("none", "None"), "", id="nothing"),
     ],
 )
@@ -212,7 +214,7 @@ def test_a_models_own_preprocessor_comes_with_it(
     assert chosen["value"] == module
 
 
-@pytest.mark.parametrize("kind", ["IP-Adapter", "Revision"])
+@pytest.mark.parametrize("kind", ["Revision"])
 def test_control_types_that_cannot_be_used_say_so(runtime: FakeRuntime, kind: str) -> None:
     module, _union, *rest = choices.on_control_type(kind, False, runtime)
     assert module["value"] == "none"
