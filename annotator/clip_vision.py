@@ -67,7 +67,7 @@ class ClipVision(Detector):
     frame = Frame.AS_GIVEN
     output = Output.EMBEDDING
     control_mode = False
-    requires = (TRANSFORMERS,)
+    requires: ClassVar[tuple[Requirement, ...]] = (TRANSFORMERS,)
     gives: ClassVar[tuple[str, ...]] = ()
 
     def detect(self, image: np.ndarray, *_values: float) -> Detected:

@@ -15,7 +15,7 @@ from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from annotator.embedding import Embedding
     from lib_controlnet.engine.injection import RegionMask, Rows

@@ -51,7 +51,7 @@ def read_embeddings(given: Any, where: str) -> tuple[Embedding, ...]:
         msg = f"{where} has {len(items)} embeddings, at most {MAX_MERGED} can be used; send fewer"
         raise UnitError(msg)
     if not items:
-        msg = f"{where} cannot be empty"
+        msg = f"{where} is an empty list; this input cannot be empty"
         raise UnitError(msg)
     named = len(items) > 1
     return tuple(_read(item, f"{where}[{i}]" if named else where) for i, item in enumerate(items))

@@ -190,7 +190,7 @@ def keyframes(value: object, notes: list[str]) -> Any:
 def embeddings(value: object, _notes: list[str]) -> Any:
     """Embeddings as they come, unread; see `prepare.embeddings`."""
     if isinstance(value, (list, tuple)) and not value:
-        msg = "cannot be empty"
+        msg = "is an empty list; this input cannot be empty"
         raise ValueError(msg)
     if isinstance(value, (bool, int, float)):
         msg = f"is {quote(value)}, must be base64 text, or lists of numbers"

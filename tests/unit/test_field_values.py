@@ -169,7 +169,9 @@ def test_embeddings_stay_unread_and_are_not_an_empty_list() -> None:
         unit = parse_unit({"ipadapter_input": given})
         assert unit.ipadapter_input == given
         assert unit.notes == ()
-    with pytest.raises(UnitError, match="unit 0: ipadapter_input cannot be empty"):
+    with pytest.raises(
+        UnitError, match="unit 0: ipadapter_input is an empty list; this input cannot be empty"
+    ):
         parse_unit({"ipadapter_input": []})
     with pytest.raises(UnitError, match="ipadapter_input is 3, must be base64"):
         parse_unit({"ipadapter_input": 3})
