@@ -86,3 +86,16 @@ class FaceProjection(nn.Module):
             return tokens
         seen = self.perceiver_resampler(pictures, tokens)
         return tokens + seen if keep else seen
+
+
+class LowRank(nn.Module):
+    """A layer of low rank beside a linear one (LoRA; Hu et al., arXiv:2106.09685)."""
+
+    def __init__(self, width: int, rank: int, output: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, rank, bias=False)
+        self.up = nn.Linear(rank, output, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the output (..., output) of the layer that reads x (..., width)."""
+        return self.up(self.down(x))

@@ -144,3 +144,38 @@ class IdFormer(nn.Module):
             for layer in self.layers[each * number : each * (number + 1)]:
                 tokens = layer(seen, tokens)
         return tokens[:, : self.params.queries] @ self.proj_out
+
+
+def attend_share(q: Tensor, k: Tensor, own: int) -> Tensor:
+    """How much of its attention each token of the picture gives the first tokens of the face.
+
+    Parity: the products are not scaled by the heads' width.
+
+    Args:
+        q: queries of the picture (b, heads, n, c).
+        k: keys of the face (b, heads, m, c).
+        own: how many tokens count.
+
+    Returns:
+        (b, n, 1), the mean over the heads.
+    """
+    scores = (q.float() @ k.float().transpose(-2, -1)).softmax(dim=-1)
+    return scores.mean(dim=1)[:, :, :own].sum(dim=-1, keepdim=True)
+
+
+def turn_from_text(face: Tensor, text: Tensor, share: Tensor | None = None) -> Tensor:
+    """What is added to the attention to the text: of that to the face what the text does not say.
+
+    Args:
+        face: attention to the face (b, n, c).
+        text: attention to the text (b, n, c).
+        share: (b, n, 1), of what lies along the text's that stays; None for none of it.
+
+    Returns:
+        float32 (b, n, c).
+    """
+    face, text = face.float(), text.float()
+    along = (face * text).sum(dim=1, keepdim=True)
+    length = (text * text).sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    projection = along / length * text
+    return face - projection if share is None else face + (share - 1) * projection
