@@ -64,11 +64,11 @@ class FaceXLib(Detector):
     weights = (FACES, PARTS)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        face = upright(_frame(image))
-        return grey_on_white(face, _parts(face))
+        face = upright(fit_frame(image))
+        return grey_on_white(face, find_parts(face))
 
 
-def _frame(image: np.ndarray) -> np.ndarray:
+def fit_frame(image: np.ndarray) -> np.ndarray:
     """The picture with a short side of 512, its edges repeated to multiples of 64."""
     image = within_box(image, _SIDE, _LONGEST)
     size = image.shape[1::-1]
@@ -110,7 +110,7 @@ def _faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return decode_faces(boxes, scores[:, 1], points, image.shape[1], image.shape[0])
 
 
-def _parts(face: np.ndarray) -> np.ndarray:
+def find_parts(face: np.ndarray) -> np.ndarray:
     """Class of each pixel, int (512, 512)."""
     from .nets.bisenet import build
 

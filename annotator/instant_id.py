@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from .registry import Detector, Output, register
+import numpy as np
+
+from ._faces import FACES, GLINT, find_face, recognise_face
+from .embedding import FACE, Embedding
+from .pose.arcface import SIDE, turn_upright
+from .registry import Detected, Detector, Frame, Output, register
 
 
 @register
-class Embedding(Detector):
-    """Not available yet: a face as InstantID's recogniser sees it."""
+class FaceEmbedding(Detector):
+    """The largest face as the recogniser of antelopev2 sees it."""
 
     name = "instant_id_face_embedding"
     tags = ("Instant-ID",)
+    frame = Frame.AS_GIVEN
     output = Output.EMBEDDING
-    unavailable = "what it returns drives InstantID models, which cannot be used here yet"
+    several = True
+    weights = (FACES, GLINT)
+
+    def detect(self, image: np.ndarray) -> Detected:
+        import torch
+
+        face = find_face(image)
+        vector = torch.from_numpy(recognise_face(image, face, GLINT))
+        shown = turn_upright(image, face.points, 2 * SIDE)
+        return Detected(shown, embedding=Embedding({FACE: vector}, self.name), notes=face.notes)

@@ -1,6 +1,4 @@
-"""Image prompts. Ye et al. (2023), "IP-Adapter", arXiv:2308.06721; Guo et al. (2024), PuLID,
-arXiv:2404.16022.
-"""
+"""Image prompts. Ye et al. (2023), "IP-Adapter", arXiv:2308.06721."""
 
 from __future__ import annotations
 
@@ -8,10 +6,8 @@ from .clip_vision import TRANSFORMERS, VIT_BIGG, VIT_H, ClipVision
 from .embedding import HIDDEN, IMAGE_EMBEDS, UNCOND_HIDDEN
 from .registry import Detector, Frame, MaskUse, Output, register
 
-REASON = "what it returns drives IP-Adapter models, which cannot be used here yet"
 
-
-class _ImagePrompt(Detector):
+class ImagePrompt(Detector):
     """A picture as a prompt."""
 
     tags = ("IP-Adapter",)
@@ -21,7 +17,7 @@ class _ImagePrompt(Detector):
     several = True
 
 
-class _Clip(ClipVision, _ImagePrompt):
+class _Clip(ClipVision, ImagePrompt):
     """A picture as CLIP sees it; what is masked is not seen."""
 
     mask = MaskUse.ACCEPTED
@@ -29,7 +25,7 @@ class _Clip(ClipVision, _ImagePrompt):
 
 
 @register
-class Automatic(_ImagePrompt):
+class Automatic(ImagePrompt):
     """The image prompt that the chosen model is made for."""
 
     name = "ip-adapter-auto"
@@ -63,29 +59,3 @@ class ClipHPlus(_Clip):
 
     name = "ip-adapter_clip_sdxl_plus_vith"
     weights = (VIT_H,)
-
-
-@register
-class FaceId(_ImagePrompt):
-    """Not available yet: a face as insightface recognises it."""
-
-    name = "ip-adapter_face_id"
-    unavailable = REASON
-
-
-@register
-class FaceIdPlus(_ImagePrompt):
-    """Not available yet: a face as insightface and CLIP ViT-H see it."""
-
-    name = "ip-adapter_face_id_plus"
-    unavailable = REASON
-
-
-@register
-class PuLid(_ImagePrompt):
-    """Not available yet: a face for PuLID models."""
-
-    name = "ip-adapter_pulid"
-    resolution = None
-    control_mode = True
-    unavailable = "what it returns drives PuLID models, which cannot be used here yet"

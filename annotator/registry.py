@@ -111,11 +111,13 @@ class Detected(NamedTuple):
         image: what `detect` returns otherwise.
         pose: the figures as JSON (interface of OpenPose), None where there is no such thing.
         embedding: what steers, where it is not the map.
+        notes: what to tell the user of this picture, each completing "unit 0: ".
     """
 
     image: np.ndarray
     pose: dict[str, Any] | None = None
     embedding: Embedding | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,8 @@ class Detector:
         listed: offered to users; helpers that only other preprocessors call are not.
         several: several pictures of a unit act together as one, each with an embedding of its own.
         follows_model: the preprocessor that the control model asks for takes its place.
+        partner: family of models whose tokens a network that follows this map reads in the place
+            of the text, "" where it reads the text.
         requires: Python packages that it cannot run without.
         unavailable: why it cannot run here, as a sentence, None if it can. Follows from
             `requires`; a preprocessor that can never run sets it.
@@ -236,6 +240,7 @@ class Detector:
     listed: ClassVar[bool] = True
     several: ClassVar[bool] = False
     follows_model: ClassVar[bool] = False
+    partner: ClassVar[str] = ""
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
     @property

@@ -63,6 +63,7 @@ class Detection:
         pose: the figures it found, as JSON, None where it does not look for any; not to be
             modified.
         embedding: what steers in the place of the map, which then shows what was looked at.
+        notes: what the user should know of this picture.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Detection:
     values: tuple[float, ...]
     pose: dict[str, Any] | None = None
     embedding: Embedding | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -343,7 +345,8 @@ def _run(
     if not detector.gives_picture and whole.embedding is None:
         msg = f"preprocessor {detector.name} returned no embedding"
         raise PreprocessorUnavailableError(msg)
-    return Detection(detector.name, image, shown, side, values, whole.pose, whole.embedding)
+    rest = (whole.pose, whole.embedding, whole.notes)
+    return Detection(detector.name, image, shown, side, values, *rest)
 
 
 def is_map(value: object) -> bool:

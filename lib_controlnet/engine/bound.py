@@ -90,6 +90,7 @@ def bind_unit(
         values=prepared.values,
         control_type=prepared.control_type if is_unsaid else unit.union_control_type,
         guide_key=key,
+        partner=prepared.partner,
     )
     bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))
     for effect in effects.discover():

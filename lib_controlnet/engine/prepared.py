@@ -104,6 +104,8 @@ class PreparedUnit:
         embeddings: what the preprocessor gives in the place of maps, if it does; the maps then
             show what it looked at.
         pictures: with embeddings, all pictures that it looked at, uint8 (H, W, 3).
+        partner: family whose tokens its network reads in the place of the text, as far as the
+            preprocessor tells.
         position: its place among the enabled units, by which the parameters call it.
     """
 
@@ -123,6 +125,7 @@ class PreparedUnit:
     masked: float | None = None
     embeddings: Embeddings = ()
     pictures: tuple[np.ndarray, ...] = ()
+    partner: str = ""
     position: int = 0
     _placed: list[Placed] = field(default_factory=list, init=False, repr=False)
     _regions: dict[tuple[PassGeometry, float], RegionMask] = field(

@@ -261,6 +261,8 @@ def _prepare(
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "
             "a mask, or choose Resize and Fill and a size of other proportions"
         )
+    said = dict.fromkeys(note for one in every for note in one.detection.notes)
+    comments += [f"ControlNet {unit.name}: {note}" for note in said]
     return _put_together(choices[0], model, every)
 
 
@@ -290,6 +292,7 @@ def _put_together(
         masked=detector.masked,
         embeddings=(embeddings,) if embeddings else (),
         pictures=tuple(one.detection.display for one in every) if embeddings else (),
+        partner=detector.partner,
     )
 
 

@@ -18,7 +18,7 @@ from pose_scenes import patches, picture, scrfd_outputs
 from weights import weights_folder
 
 from annotator import _onnx
-from annotator.instant_id_keypoints import FACES
+from annotator._faces import FACES
 from annotator.pose.scrfd import find_faces
 from annotator.pose_drawing import draw_face_keys
 from annotator.registry import Requirement
