@@ -104,6 +104,7 @@ class OwnFrames(Frames):
     def __init__(self, windows: list[list[int]]) -> None:
         super().__init__(torch.empty(0), windows)
         self.given: list[tuple[int, ...]] = []
+        self.used: list[tuple[int, ...]] = []
 
     def attach(self, _sampler: Any, forward: Forward) -> Forward:
         from scripts.hook import ControlModelType
@@ -117,6 +118,7 @@ class OwnFrames(Frames):
         def windowed(x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
             half = x.shape[0] // 2
             out = torch.zeros_like(x)
+            self.used = [tuple(param.hint_cond.shape) for param in params]
             for window in self.windows:
                 rows = [*window, *(frame + half for frame in window)]
                 self.select(params, window)

@@ -68,6 +68,7 @@ def bind_unit(
     network = prepared.model.network(info.base)
     for note in network.notes:
         say(f"ControlNet {unit.name}: {note}")
+    _check_keyframes(prepared, network, info.images)
     strengths = _strengths(prepared, network, info, say)
     region, images = prepared.region_at(info), prepared.images(info.images)
     idle = outcome.before_pass(unit, strengths, region, images)
@@ -88,6 +89,7 @@ def bind_unit(
         region=None if region is None or region.is_full else region,
         images=images,
         values=prepared.values,
+        keyframes=prepared.keyframes,
         control_type=prepared.control_type if is_unsaid else unit.union_control_type,
         guide_key=key,
         partner=prepared.partner,
@@ -110,6 +112,22 @@ def _acts_in(option: HiResOption, info: PassInfo) -> bool:
     if not info.has_hires or option is HiResOption.BOTH:
         return True
     return info.is_hires == (option is HiResOption.HIGH_RES_ONLY)
+
+
+def _check_keyframes(prepared: PreparedUnit, network: ControlNetwork, count: int) -> None:
+    """Refuse pictures for some frames of an animation where the network takes them for all.
+
+    Raises:
+        UnitError: some of the frames have none.
+    """
+    keyframes = prepared.keyframes
+    if keyframes and len(keyframes) < count and not network.takes_keyframes:
+        msg = (
+            f"{prepared.unit.name}: keyframes are for SparseCtrl, control model {network.name} "
+            f"({network.family}) needs a control picture for each of the {count} frames; give as "
+            "many, or a single one for all and no keyframes"
+        )
+        raise UnitError(msg)
 
 
 def _strengths(

@@ -70,6 +70,8 @@ class Terms:
         images: pictures of the batch it acts on; None means all.
         values: numbers of the preprocessor's sliders.
         seeds: of the pictures of the batch, for families that need noise of their own.
+        keyframes: numbers of the frames that the guides are for, in an animation; () where one is
+            for all of them; None outside an animation.
         control_type: what the picture shows, for networks that know several kinds of pictures.
         guide_key: equal for units that are steered by the same guide.
         partner: family whose tokens its network reads in the place of the text, as far as the
@@ -85,6 +87,7 @@ class Terms:
     images: frozenset[int] | None = None
     values: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    keyframes: tuple[int, ...] | None = None
     control_type: ControlNetUnionControlType = ControlNetUnionControlType.UNKNOWN
     guide_key: str = ""
     partner: str = ""
@@ -102,6 +105,7 @@ class ControlNetwork(ABC):
         cond_only: it acts on cond rows only, whatever the control mode.
         has_modes: the control mode changes what it does.
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
+        takes_keyframes: it can be shown some of an animation's frames, and acts on all.
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
         notes: what a user should know of how the file was taken.
         partner: family whose tokens it reads in the place of the text, as far as its name tells.
@@ -117,6 +121,7 @@ class ControlNetwork(ABC):
     cond_only: bool = False
     has_modes: bool = True
     is_additive: bool = True
+    takes_keyframes: bool = False
     depends_on_base: bool = False
     notes: tuple[str, ...] = ()
     partner: str = ""

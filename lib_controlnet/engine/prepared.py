@@ -99,6 +99,8 @@ class PreparedUnit:
         fills: sampling of a first pass starts from the map, which the preprocessor has painted.
         frames: maps for the further frames of an animation; then `detected` controls the first
             picture of a batch, and these the following ones.
+        keyframes: numbers of the frames of an animation that its maps are for, ascending; () where
+            one is for all of them; None outside an animation.
         masks: its mask is for an inpainting checkpoint too; the host has none.
         masked: value of masked pixels in the hint, if the preprocessor decides it.
         embeddings: what the preprocessor gives in the place of maps, if it does; the maps then
@@ -121,6 +123,7 @@ class PreparedUnit:
     values: tuple[float, ...] = ()
     fills: bool = False
     frames: tuple[np.ndarray, ...] = ()
+    keyframes: tuple[int, ...] | None = None
     masks: bool = False
     masked: float | None = None
     embeddings: Embeddings = ()

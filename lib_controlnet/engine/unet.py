@@ -110,7 +110,10 @@ def read_shape(
         adm_channels=None if label is None else label[1],
         heads=dict(heads or {}),
         linear_projection=any(
-            name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in shapes.items()
+            name.startswith(("input_blocks.", "middle_block."))
+            and name.endswith(".proj_in.weight")
+            and len(shape) == 2
+            for name, shape in shapes.items()
         ),
     )
 

@@ -59,7 +59,21 @@ STEM_NAMES: Final = {
     "add_embedding.linear_2": "label_emb.0.2",
     "controlnet_mid_block": "middle_block_out.0",
     "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+    "controlnet_cond_embedding": "input_hint_block.0",
 }
+
+MOTION: Final = re.compile(
+    r"down_blocks\.(\d+)\.motion_modules\.(\d+)\.(?:temporal_transformer\.)?(.+)"
+)
+"""Names of SparseCtrl's motion modules, behind the res blocks of the same numbers."""
+
+MOTION_NAMES: Final = {
+    "attn1": "attention_blocks.0",
+    "norm1": "norms.0",
+    "norm3": "ff_norm",
+    "pos_embed": "attention_blocks.0.pos_encoder",
+}
+"""Diffusers' names in a motion module, and the original ones."""
 
 MIDDLE_PARTS: Final = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
 
@@ -80,9 +94,12 @@ def normalise(names: Iterable[str]) -> dict[str, str]:
     adapter = _strip_if_all(mapping, "adapter.")
     if any(name.startswith(("body.", "conv_in.")) for name in adapter):
         mapping = adapter
+    if "input_hint_block.0.conv_in.weight" in mapping:  # a hint block that kept diffusers' names
+        mapping = _name_again(mapping, "input_hint_block.0.", "controlnet_cond_embedding.")
     if is_diffusers(mapping):
         rename = diffusers_renamer(mapping)
         mapping = {rename(name): old for name, old in mapping.items()}
+    mapping = _count_motion_modules(mapping)
     if "body.0.resnets.0.block1.weight" in mapping:
         is_full = "conv_in.weight" in mapping
         mapping = (_count_adapter_blocks if is_full else _rename_light_blocks)(mapping)
@@ -103,6 +120,29 @@ def _count_adapter_blocks(mapping: dict[str, str]) -> dict[str, str]:
         if not found:
             return name
         return f"body.{per_level * int(found[1]) + int(found[2] or 0)}.{found[3]}"
+
+    return {rename(name): old for name, old in mapping.items()}
+
+
+def _name_again(mapping: dict[str, str], prefix: str, given: str) -> dict[str, str]:
+    """The mapping with another prefix for some names."""
+    return {
+        given + name[len(prefix) :] if name.startswith(prefix) else name: old
+        for name, old in mapping.items()
+    }
+
+
+def _count_motion_modules(mapping: dict[str, str]) -> dict[str, str]:
+    """Names of motion modules by the number of the input block that they follow."""
+    per_level = _highest(mapping, r"down_blocks\.0\.motion_modules\.(\d+)\.") + 2
+
+    def rename(name: str) -> str:
+        found = MOTION.fullmatch(name)
+        if not found:
+            return name
+        parts = (MOTION_NAMES.get(part, part) for part in found[3].split("."))
+        block = per_level * int(found[1]) + int(found[2]) + 1
+        return f"motion_modules.{block}.{'.'.join(parts)}"
 
     return {rename(name): old for name, old in mapping.items()}
 

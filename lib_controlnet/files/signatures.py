@@ -184,7 +184,7 @@ SIGNATURES: Final = (
     Signature(
         "sparsectrl",
         "a SparseCtrl model",
-        lambda n: _control_net(n) and n.match(r"motion_modules\.|temporal_transformer"),
+        lambda n: _control_net(n) and n.starts("motion_modules."),
         control_types=("sparsectrl",),
     ),
     Signature(

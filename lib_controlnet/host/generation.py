@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.host.runs.batch import BatchRun
     from lib_controlnet.host.runtime import Runtime
-    from lib_controlnet.units.batch import BatchPicture
+    from lib_controlnet.units.plan import Frames
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _prepare(
     units: Sequence[ControlUnit],
     session: ControlSession,
     runtime: Runtime,
-    frames: Mapping[int, Sequence[BatchPicture]] = MappingProxyType({}),
+    frames: Mapping[int, Frames] = MappingProxyType({}),
 ) -> None:
     runtime.host.report("ControlNet: preparing")
     try:

@@ -350,8 +350,13 @@ class ControlNet(nn.Module):
         guided_hint: Tensor,
         wanted: Sequence[bool],
         extra: Tensor | None = None,
+        between: Callable[[int, Tensor], Tensor] | None = None,
     ) -> list[Tensor | None]:
-        """Compute the wanted residuals, see `ControlNetNetwork.evaluate`; in the own precision."""
+        """Compute the wanted residuals, see `ControlNetNetwork.evaluate`; in the own precision.
+
+        What a network has beside its blocks is `between`: it gets the number of each input block
+        and its output, and gives what goes on.
+        """
         outs: list[Tensor | None] = [None] * len(wanted)
         if not any(wanted):
             return outs
@@ -368,6 +373,7 @@ class ControlNet(nn.Module):
             h = block(h, emb, context)
             if i == 0:
                 h = h + guided_hint
+            h = h if between is None else between(i, h)
             if wanted[i]:
                 outs[i] = zero_conv(h)
             if i == deepest:

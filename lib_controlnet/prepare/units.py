@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.prepare.detection import UnitMap
     from lib_controlnet.prepare.inputs import ChosenPicture
-    from lib_controlnet.units.batch import BatchPicture
+    from lib_controlnet.units.plan import Frames
     from lib_controlnet.units.request import GenerationRequest
     from lib_controlnet.units.unit import ControlUnit
 
@@ -88,7 +88,7 @@ def prepare_units(
     units: Sequence[ControlUnit],
     preparation: Preparation,
     comments: list[str],
-    frames: Mapping[int, Sequence[BatchPicture]] = MappingProxyType({}),
+    frames: Mapping[int, Frames] = MappingProxyType({}),
 ) -> list[PreparedUnit]:
     """Prepare all enabled units, in their order.
 
@@ -96,7 +96,7 @@ def prepare_units(
         units: every unit; disabled ones are passed over.
         preparation: see there.
         comments: gets one sentence for whatever the user should know.
-        frames: pictures of an animation by position of their unit, which has the first of them.
+        frames: of an animation, by position of their unit, which has the first of its pictures.
 
     Raises:
         ControlNetError: a unit cannot do what it was asked (only with `OnError.STOP`).
@@ -117,7 +117,7 @@ def prepare_units(
         with _answer_failure(made.unit, preparation, comments):
             # A region may be another unit's mask, so all maps must be there.
             placed = _with_region(made, choice, maps, preparation.source)
-            prepared.append(_with_frames(placed, frames.get(position, ()), preparation))
+            prepared.append(_with_frames(placed, frames.get(position), preparation))
     return _take_turns(prepared)
 
 
@@ -161,15 +161,18 @@ def _with_region(
 
 
 def _with_frames(
-    made: PreparedUnit, pictures: Sequence[BatchPicture], preparation: Preparation
+    made: PreparedUnit, given: Frames | None, preparation: Preparation
 ) -> PreparedUnit:
     """The unit with the maps of an animation, one for each of its frames.
 
     Raises:
         ControlNetError: a frame cannot be prepared; it is named.
     """
-    if not pictures:
+    if given is None:
         return made
+    pictures = given.pictures
+    if not pictures:
+        return dataclasses.replace(made, keyframes=())
     if made.effect or made.fills:
         msg = (
             f"{made.unit.name}: {made.unit.module} brings pixels of one picture into the result, "
@@ -193,7 +196,9 @@ def _with_frames(
         if frame.resize_mode is not made.resize_mode:  # only one of them takes the host's mask
             shown = fit_map(shown, request.size, frame.resize_mode)
         maps.append(shown)
-    return dataclasses.replace(made, frames=tuple(maps), embeddings=tuple(embeddings))
+    return dataclasses.replace(
+        made, frames=tuple(maps), embeddings=tuple(embeddings), keyframes=given.keyframes
+    )
 
 
 def _find_drawn(unit: ControlUnit, drawn: Sequence[PreparedUnit]) -> Region | None:

@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lib_controlnet.enums import InputMode
-from lib_controlnet.errors import UnitError
+from lib_controlnet.errors import UnitError, quote
 from lib_controlnet.limits import MAX_MERGED
 from lib_controlnet.units.batch import (
     BatchPicture,
@@ -24,6 +24,9 @@ from lib_controlnet.units.batch import (
     pictures_of,
 )
 from lib_controlnet.units.unit import ControlUnit
+
+MOST_DIGITS: Final = 9
+"""Of the number of a frame."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,34 @@ class Animation:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """Pictures of a unit for the frames of an animation.
+
+    Attributes:
+        pictures: () for a unit that has a picture of its own.
+        keyframes: numbers of the frames that they are for, ascending, from 0; () where one picture
+            is for all.
+    """
+
+    pictures: tuple[BatchPicture, ...] = ()
+    keyframes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which picture each unit gets, and when.
 
     Attributes:
         units: all units that take part; of one that merges, one for each of its pictures.
         turns: pictures by position in `units`, for those that have one for every turn.
-        frames: the same for those that have one for every frame of an animation.
+        frames: in an animation, what each unit has for its frames.
         count: turns; the shortest of `turns` decides, 1 without any.
         folders: folders that the pictures of the turns lie in.
     """
 
     units: tuple[ControlUnit, ...]
     turns: Mapping[int, tuple[BatchPicture, ...]]
-    frames: Mapping[int, tuple[BatchPicture, ...]]
+    frames: Mapping[int, Frames]
     count: int
     folders: tuple[Path, ...] = ()
 
@@ -90,8 +107,9 @@ class Plan:
         unit = self.units[position]
         if unit.loopback and result is not None:
             return BatchPicture("the last result", result).give_to(unit)
-        if position in self.frames:
-            return self.frames[position][0].give_to(unit)
+        framed = self.frames.get(position, Frames()).pictures
+        if framed:
+            return framed[0].give_to(unit)
         if position not in self.turns:
             return unit
         foreign = instead
@@ -120,7 +138,7 @@ def plan(
 
     Raises:
         UnitError: a unit names no pictures, or a folder that is absent, closed or empty; or there
-            are fewer pictures than frames, or frames beside turns.
+            are fewer pictures than frames, frames beside turns, or no such keyframes.
         ImageError: a file or picture cannot be used; it is named.
     """
     single = tuple(one for unit in units for one in _unfold(unit, source, takes_several(unit)))
@@ -134,6 +152,8 @@ def plan(
         )
         raise UnitError(msg)
     frames = {i: _frames_of(single[i], source, animation) for i in framed}
+    if frames or (single and animation.count > 1 and animation.takes_batches()):
+        frames = {i: frames.get(i, Frames()) for i in range(len(single))}
     folders: list[Path] = []
     turns = {i: pair_masks(single[i], source, folders) for i in batches if i not in frames}
     count = min(map(len, turns.values()), default=1)
@@ -160,26 +180,54 @@ def _unfold(unit: ControlUnit, source: BatchSource, takes_several: bool) -> Iter
         yield picture.give_to(shared)
 
 
-def _frames_of(
-    unit: ControlUnit, source: BatchSource, animation: Animation
-) -> tuple[BatchPicture, ...]:
-    """One picture for every frame, or a single one for all."""
-    if unit.batch_keyframe_idx or keyframe_line(unit.batch_images):
-        msg = (
-            f"{unit.name}: keyframes are for SparseCtrl and IP-Adapter models, which are not "
-            "supported yet; give one control picture for each frame"
-        )
-        raise UnitError(msg)
+def _frames_of(unit: ControlUnit, source: BatchSource, animation: Animation) -> Frames:
+    """One picture for every frame or for each keyframe, or a single one for all."""
     given = list(unit.batch_image_files) or unit.batch_images
     pictures = pair_masks(dataclasses.replace(unit, batch_images=given), source, [])
     for modifier in unit.batch_modifiers:
         known = {str(picture.value): picture for picture in pictures}
         kept = modifier([str(picture.value) for picture in pictures], animation.owner)
         pictures = tuple(known[str(name)] for name in kept)
+    asked = unit.batch_keyframe_idx or keyframe_line(unit.batch_images)
+    if asked:
+        return _pair_keyframes(unit, asked, pictures, animation.count)
     if len(pictures) not in (1, animation.count) and len(pictures) < animation.count:
         msg = (
             f"{unit.name}: there are {len(pictures)} control pictures for the {animation.count} "
             "frames of the animation; give one for each, or a single one for all"
         )
         raise UnitError(msg)
-    return pictures[: animation.count]
+    pictures = pictures[: animation.count]
+    return Frames(pictures, () if len(pictures) == 1 else tuple(range(len(pictures))))
+
+
+def _pair_keyframes(
+    unit: ControlUnit, asked: Any, pictures: Sequence[BatchPicture], count: int
+) -> Frames:
+    """Pictures by the frames that they are for.
+
+    Raises:
+        UnitError: these are no numbers of frames, or there is no picture for one of them.
+    """
+    words = asked.replace(",", " ").split() if isinstance(asked, str) else list(asked)
+    numbers = [_frame_number(word) for word in words]
+    if len(set(numbers)) < len(numbers) or not all(0 <= number < count for number in numbers):
+        msg = (
+            f"{unit.name}: batch_keyframe_idx is {quote(asked)}, must be different numbers from 0 "
+            f"to {count - 1}, those of the frames that have a control picture"
+        )
+        raise UnitError(msg)
+    if len(pictures) < len(numbers):
+        msg = (
+            f"{unit.name}: there are {len(pictures)} control pictures for the {len(numbers)} "
+            "keyframes; give one for each"
+        )
+        raise UnitError(msg)
+    pairs = sorted(zip(numbers, pictures, strict=False), key=lambda pair: pair[0])
+    return Frames(tuple(picture for _, picture in pairs), tuple(number for number, _ in pairs))
+
+
+def _frame_number(word: object) -> int:
+    """The number of a frame; -1 for what is none."""
+    text = str(word).strip()
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else -1

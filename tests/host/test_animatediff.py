@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from animatediff import AnimateDiff, OwnFrames, installed
 from batches import batch_unit, job, run_batch_tab, same, save_noise
-from controls import SIZE, encoded, first, picture, request, unet_hooks, unit
+from controls import SIZE, encoded, first, host_folder, picture, request, unet_hooks, unit
 from neighbours import controlnet_script, denoiser_replaced
 from neighbours import process as run
 from PIL import Image
@@ -161,6 +162,37 @@ def test_animation_that_cannot_be_made_stops_with_a_sentence(webui, fields, mess
         webui.txt2img(**request(asked, *other, batch_size=3))
     assert caught.value.status == 422
     assert unet_hooks() == hooks
+
+
+@pytest.fixture
+def sparse(webui: Any) -> str:
+    """A small random SparseCtrl, scribble, in a file as its authors save one."""
+    from lib_controlnet.families.sparsectrl import SparseCtrlFamily
+    from lib_controlnet.host.runtime import runtime
+
+    network = SparseCtrlFamily().tiny(runtime().base())
+    weights = {f"module.{name}": value for name, value in network.module.state_dict().items()}
+    content = {"controlnet": weights, "animatediff_config": {"motion_module_type": "Vanilla"}}
+    torch.save(content, host_folder() / "tiny_sparsectrl.ckpt")
+    return "tiny_sparsectrl"
+
+
+def test_keyframes_of_sparsectrl_steer_every_frame(webui, runner, sparse, folder):
+    plain = webui.txt2img(**request(batch_size=3)).images[:3]
+    fields = {"model": sparse, "animatediff_batch": True, "batch_keyframe_idx": "1"}
+    over_http = webui.txt2img(**request(batch_unit([encoded(picture())], **fields), batch_size=3))
+    made = over_http.images[:3]
+    assert not any(
+        same([np.array(one)], [np.array(two)]) for one, two in zip(made, plain, strict=True)
+    )
+    asked = as_object(batch_unit(f"{folder}\nkeyframe:1", model=sparse))
+    frames = OwnFrames([[0, 1, 2], [1, 2]])
+    with installed(AnimateDiff(3), runner), denoiser_replaced(frames.attach):
+        windowed = run(job(asked)).images[1:4]  # between the grid and the keyframe's map
+    assert frames.used == [(3, 4, SIZE, SIZE)]
+    assert near(windowed[0], np.array(made[0]))
+    again = webui.txt2img(**request(batch_size=3)).images[:3]
+    assert same([np.array(one) for one in again], [np.array(one) for one in plain])
 
 
 def test_modifiers_choose_and_order_the_control_pictures(webui, folder):

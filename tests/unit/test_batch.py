@@ -126,10 +126,62 @@ def test_plan_frames_of_an_animation_are_no_turns(folder: Path, way: str) -> Non
     unit = batch_unit(str(folder), animatediff_batch=way == "unit")
     made = plan([unit], ANYWHERE, Animation(2, lambda: way == "host"))
     assert (made.turns, made.count) == ({}, 1)
-    assert [picture.name for picture in made.frames[0]] == ["Frame1.jpg", "frame2.png"]
+    assert [picture.name for picture in made.frames[0].pictures] == ["Frame1.jpg", "frame2.png"]
     assert [level(first.image) for first in made.at(0)] == [10]
     with pytest.raises(UnitError, match="3 control pictures for the 4 frames"):
         plan([unit], ANYWHERE, Animation(4, lambda: way == "host"))
+
+
+KEYFRAMES = {
+    "text": ("0,6", (0, 6)),
+    "blanks": ("0 6", (0, 6)),
+    "list": ([0, 6], (0, 6)),
+    "texts": (["6", "0"], (0, 6)),
+    "one": ("3", (3,)),
+    "none": (None, ()),
+    "twice": ("2,2", None),
+    "behind the end": ("0,7", None),
+    "negative": ("-1", None),
+    "words": ("first", None),
+    "huge": ("9" * 5000, None),
+    "fractions": ([0.5], None),
+}
+
+
+@pytest.mark.parametrize("line", [True, False], ids=["line", "field"])
+@pytest.mark.parametrize("case", KEYFRAMES)
+def test_plan_pairs_keyframes_with_pictures(folder: Path, case: str, line: bool) -> None:
+    asked, expected = KEYFRAMES[case]
+    given = [asked] if not isinstance(asked, list) else asked
+    fields: dict[str, object] = {"batch_images": str(folder), "batch_keyframe_idx": asked}
+    if line and asked is not None:
+        text = ",".join(str(one) for one in given)
+        fields = {"batch_images": f"{folder}\nkeyframe:{text}"}
+    unit = parse_unit({"input_mode": "batch", "animatediff_batch": True, **fields})
+    if expected is None:
+        with pytest.raises(UnitError, match="different numbers from 0 to 6"):
+            plan([unit], ANYWHERE, Animation(7))
+    elif asked is None:
+        with pytest.raises(UnitError, match="3 control pictures for the 7 frames"):
+            plan([unit], ANYWHERE, Animation(7))
+    else:
+        frames = plan([unit], ANYWHERE, Animation(7)).frames[0]
+        assert frames.keyframes == expected
+        ordered = sorted(NAMES, key=natural_key)[: len(expected)]
+        names = ordered[::-1] if case == "texts" else ordered
+        assert [picture.name for picture in frames.pictures] == names
+
+
+def test_plan_wants_a_picture_for_each_keyframe(folder: Path) -> None:
+    unit = batch_unit(str(folder), animatediff_batch=True, batch_keyframe_idx="0,1,2,3")
+    with pytest.raises(UnitError, match="3 control pictures for the 4 keyframes"):
+        plan([unit], ANYWHERE, Animation(7))
+
+
+def test_plan_knows_the_units_of_an_animation_that_have_one_picture() -> None:
+    unit = parse_unit({"image": encoded(7)})
+    assert plan([unit], ANYWHERE, Animation(2, lambda: True)).frames[0].keyframes == ()
+    assert plan([unit], ANYWHERE, Animation(2, lambda: False)).frames == {}
 
 
 def test_plan_never_mixes_frames_and_turns() -> None:

@@ -16,6 +16,7 @@ from lib_controlnet.pictures.maps import Size
 from lib_controlnet.prepare.crop import host_picture
 from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units.batch import BatchPicture
+from lib_controlnet.units.plan import Frames
 from lib_controlnet.units.request import GenerationRequest, InpaintRules
 from lib_controlnet.units.unit import parse_unit
 
@@ -103,13 +104,15 @@ def test_interrupt_gives_nothing_rather_than_half():
 
 
 def test_frames_stay_with_their_unit_where_others_are_skipped():
-    frames = {1: [BatchPicture(str(i), np.full((64, 64, 3), i, np.uint8)) for i in range(3)]}
-    units = [unit(0, model="absent"), frames[1][0].give_to(unit(1)), unit(2)]
+    pictures = [BatchPicture(str(i), np.full((64, 64, 3), i, np.uint8)) for i in range(3)]
+    frames = {1: Frames(tuple(pictures), (0, 4, 5)), 2: Frames()}
+    units = [unit(0, model="absent"), pictures[0].give_to(unit(1)), unit(2)]
     comments = []
     made = prepare_units(units, preparation(on_error=OnError.SKIP), comments, frames)
     assert [one.unit.index for one in made] == [1, 2]
     assert [frame[0, 0, 0] for frame in made[0].frames] == [1, 2]
     assert not made[1].frames
+    assert [one.keyframes for one in made] == [(0, 4, 5), ()]
     assert "absent" in comments[0]
 
 
