@@ -29,6 +29,7 @@ from PIL import Image
 from training.scenes import Scene, make_scene
 
 ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "minihost/assets"
 FIRST_UNSEEN = 9_000_000  # training never comes near this seed
 SCENE_SIZE = 128  # the size that most of the training had
 PAGE_SIZE = 256
@@ -39,6 +40,14 @@ COMMON = {
     "scheduler": "Automatic",
     "save_images": False,
 }
+WAYS = {
+    "control_demo_canny": "ControlNet",
+    "control_lora_demo_canny": "Control-LoRA",
+    "t2iadapter_demo_canny": "T2I-Adapter",
+    "controllllite_demo_canny": "ControlNet-LLLite",
+    "union_demo": "ControlNet Union",
+}
+"""Models that follow edges, a kind of file each."""
 PROMPTS = (
     "an ink drawing in yellow",
     "an ink drawing in white",
@@ -79,8 +88,8 @@ class Studio:
         names = self.host.get("/controlnet/model_list").json()["model_list"]
         for name in names:
             stem = name.split(" [")[0]
-            if stem.startswith("control_demo_"):
-                self.models[stem.removeprefix("control_demo_")] = name
+            self.models[stem.removeprefix("control_demo_")] = name
+            self.models[stem] = name
 
     def unit(self, kind: str, picture: np.ndarray, module: str = "none", **more: object) -> dict:
         """A ControlNet unit for the demo model of one kind."""
@@ -187,6 +196,25 @@ def scene_row(studio: Studio, seed: int) -> Row:
     return Row("A scene that training never saw", tuple(tiles))
 
 
+def ways_row(studio: Studio, seed: int) -> Row:
+    """The same edges, followed by a model of each kind; the scene of `scene_row`."""
+    scene = shapes_scene(seed, PAGE_SIZE)
+    ask = {"prompt": scene.caption, "seed": seed, "width": PAGE_SIZE, "height": PAGE_SIZE}
+    tiles = []
+    for stem, kind in ways(studio).items():
+        unit = studio.unit(stem, scene.picture, "canny")
+        picture, edge_map, *_ = studio.generate(f"scene {kind}", [unit], **ask)
+        size = (ASSETS / f"{stem}.safetensors").stat().st_size / 1e6
+        note = f"edge F1 {edge_f1(picture, edge_map):.2f}, file of {size:.1f} MB"
+        tiles.append(Tile(picture, kind, note))
+    return Row("The same edges, five ways: another kind of model each", tuple(tiles))
+
+
+def ways(studio: Studio) -> dict[str, str]:
+    """Those of the models that are there, by name, with their kinds."""
+    return {stem: kind for stem, kind in WAYS.items() if stem in studio.models}
+
+
 def shapes_scene(seed: int, size: int) -> Scene:
     """A scene of named shapes with its exact edges, depth and caption."""
     return make_scene(seed, size, mosaic_share=0.0)
@@ -230,21 +258,20 @@ def inpaint_row(studio: Studio, seed: int) -> Row:
 
 
 def measure(studio: Studio, count: int) -> str:
-    """Edge F1 with and without control over unseen scenes, as a small table."""
-    free, held = [], []
+    """Edge F1 of every kind and without control over unseen scenes, as a sentence."""
+    found: dict[str, list[float]] = {}
     for number in range(count):
         scene = shapes_scene(FIRST_UNSEEN + 100 + number, SCENE_SIZE)
         ask = {"prompt": scene.caption, "seed": number, "width": SCENE_SIZE, "height": SCENE_SIZE}
-        canny = studio.unit("canny", scene.picture, "canny")
-        picture, edge_map, *_ = studio.generate(f"measure {number} canny", [canny], **ask)
-        held.append(edge_f1(picture, edge_map))
-        free.append(edge_f1(studio.generate(f"measure {number} free", **ask)[0], edge_map))
-    gain = statistics.mean(held) - statistics.mean(free)
-    return (
-        f"Edge F1 within 2 px over {count} unseen scenes: "
-        f"{statistics.mean(held):.2f} with canny control, {statistics.mean(free):.2f} without, "
-        f"gain {gain:.2f}"
-    )
+        for stem, kind in ways(studio).items():
+            unit = studio.unit(stem, scene.picture, "canny")
+            label = f"measure {number} {kind}"
+            picture, edge_map, *_ = studio.generate(label, [unit], **ask)
+            found.setdefault(kind, []).append(edge_f1(picture, edge_map))
+        free = studio.generate(f"measure {number} free", **ask)[0]
+        found.setdefault("no control", []).append(edge_f1(free, edge_map))
+    figures = ", ".join(f"{statistics.mean(one):.2f} {kind}" for kind, one in found.items())
+    return f"Edge F1 within 2 px over {count} unseen scenes: {figures}"
 
 
 def main() -> None:
@@ -269,6 +296,7 @@ def main() -> None:
         photograph_row(studio, "astronaut", PROMPTS[1], options.seed),
         prompts_row(studio, "coffee", options.seed + 10),
         scene_row(studio, FIRST_UNSEEN + options.seed),
+        ways_row(studio, FIRST_UNSEEN + options.seed),
         inpaint_row(studio, FIRST_UNSEEN + options.seed + 1),
     ]
     verdict = measure(studio, options.scenes) if options.scenes else ""

@@ -25,12 +25,18 @@ def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", nargs="+", default=list(train_control.KINDS))
+    parser.add_argument(
+        "--only-controls", action="store_true", help="for the base model that is there"
+    )
     parser.add_argument("--effort", type=float, default=1.0, help="factor of all steps")
     args = parser.parse_args()
 
     def planned(plan: Plan) -> Plan:
         return replace(plan, steps=max(1, round(plan.steps * args.effort)))
 
+    if args.only_controls:
+        train_control.train(args.kinds, args.effort)
+        return
     vae = train_vae.train(planned(train_vae.PLAN))
     train_base.train(vae, planned(train_base.PLAN))
     replace_vae(train_vae.refine_decoder(vae, planned(train_vae.REFINE_PLAN)))

@@ -21,6 +21,10 @@ XL_UNSHUFFLED: Final = 256
 TEXT_READERS: Final = re.compile(r"(^|\.)(attn2\.to_k\.(weight|down)|\d+\.to_k_ip\.weight)$")
 """Tensors with as many columns as the base's text tokens are wide."""
 
+LLLITE_BLOCK: Final = re.compile(r"lllite_unet_input_blocks_(\d+)_")
+SDXL_ATTENDING: Final = frozenset({"4", "5", "7", "8"})
+"""SDXL's input blocks with attention; all published LLLites act there."""
+
 
 def base_of(key: str, shapes: Mapping[str, Sequence[int]]) -> BaseModel | None:
     """The base that a file is for, None where neither its kind nor a shape tells.
@@ -30,7 +34,7 @@ def base_of(key: str, shapes: Mapping[str, Sequence[int]]) -> BaseModel | None:
         shapes: of its tensors.
     """
     if key == "lllite":
-        return BaseModel.SDXL
+        return BaseModel.SDXL if is_lllite_of_sdxl(shapes) else None
     if key in ("t2i_light", "t2i_style", "coadapter"):
         return BaseModel.SD1
     if key == "t2i" and "conv_in.weight" in shapes:
@@ -38,3 +42,12 @@ def base_of(key: str, shapes: Mapping[str, Sequence[int]]) -> BaseModel | None:
         return BaseModel.SDXL if is_xl else BaseModel.SD1
     widths = (shape[1] for name, shape in shapes.items() if TEXT_READERS.search(name))
     return CONTEXT_TO_BASE.get(next(widths, 0))
+
+
+def is_lllite_of_sdxl(shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether the input blocks that an LLLite acts in are some of those where SDXL has attention.
+
+    Its tensors do not know the text's width; other U-Nets attend in other blocks.
+    """
+    blocks = {found[1] for found in map(LLLITE_BLOCK.match, shapes) if found}
+    return blocks <= SDXL_ATTENDING

@@ -127,8 +127,12 @@ class ControlNetUnion(ControlNet):
         self.spatial_ch_projs = nn.Linear(width, width)
         self.control_add_embedding = TypeEmbedding(union.types, union.sinusoids, self.emb_width)
 
-    def shift(self, guided: Tensor, kind: int) -> Tensor:
-        """An encoded hint (b, model_channels, h, w) with every channel shifted for its type."""
+    def shift(self, guided: Tensor, kind: int | Tensor) -> Tensor:
+        """An encoded hint (b, model_channels, h, w) with every channel shifted for its type.
+
+        Args:
+            kind: a number for all rows, or numbers (b,).
+        """
         token = guided.mean(dim=(2, 3)) + self.task_embedding[kind]
         for block in self.transformer_layes:
             token = block(token)

@@ -17,6 +17,7 @@ from typing import Final
 from lib_controlnet.errors import ControlNetError
 
 from . import config
+from .errors import NOT_TRAINED
 
 log = logging.getLogger("lib_controlnet.train")
 
@@ -25,6 +26,8 @@ DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
 MAX_WORKERS: Final = 61
 """Windows waits for no more processes."""
 METADATA: Final = ("control_type", "preprocessor")
+KINDS: Final = ("controlnet", "union", "t2i", "lllite")
+"""Here as words, because torch is imported late."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,10 +35,21 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m lib_controlnet.train", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
 
-    init = commands.add_parser("init", help="make a ControlNet from a base checkpoint")
+    init = commands.add_parser(
+        "init", help="make a new control for a base checkpoint", epilog=NOT_TRAINED
+    )
     init.add_argument("base", help="checkpoint file or diffusers folder (SD1, SD2, SDXL)")
     init.add_argument("out", help="the .safetensors file to write")
-    init.add_argument("--seed", type=int, default=0, help="of the hint encoder's numbers")
+    init.add_argument("--kind", choices=KINDS, default="controlnet", help="what to make")
+    init.add_argument("--start", help="a trained ControlNet that a union begins with")
+    init.add_argument(
+        "--types",
+        type=int,
+        choices=range(1, 65),
+        metavar="1..64",
+        help="that a union tells apart (default: 6)",
+    )
+    init.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     init.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
     init.add_argument(
         "--gaussian", action="store_true", help="ablation: random instead of zero convolutions"
@@ -98,12 +112,16 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def init_command(options: argparse.Namespace) -> None:
-    """Write a new ControlNet."""
+    """Write a new control."""
     from . import control_file
     from .base import open_base
+    from .kinds import KINDS, Begin
 
-    base = open_base(options.base)
-    tensors = dict(control_file.new_tensors(base, options.seed, options.gaussian))
+    base, kind = open_base(options.base), KINDS[options.kind]
+    kind.refuse_options(options)
+    start = Path(options.start) if options.start else None
+    begin = Begin(options.seed, options.gaussian, start, options.types)
+    tensors = dict(kind.new_tensors(base, begin))
     facts = {
         "base": base.name,
         "base_family": str(base.shape.kind),
@@ -113,7 +131,7 @@ def init_command(options: argparse.Namespace) -> None:
         tensors, Path(options.out), options.dtype, control_file.facts(facts), options.force
     )
     count = sum(tensor.numel() for tensor in tensors.values())
-    log.info("%s: a ControlNet for %s, %.1f M parameters", options.out, base.shape, count / 1e6)
+    log.info("%s: a %s for %s, %.1f M parameters", options.out, kind.title, base.shape, count / 1e6)
 
 
 def annotate_command(options: argparse.Namespace) -> int:

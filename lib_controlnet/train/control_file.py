@@ -81,6 +81,22 @@ def new_tensors(base: Base, seed: int = 0, gaussian: bool = False) -> Iterator[t
         yield f"{name}.bias", torch.zeros(width)
 
 
+def start_from(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """New tensors, those replaced that a ControlNet's file has too, in float32.
+
+    Raises:
+        TrainError: the file is no ControlNet of this structure.
+    """
+    ckpt = open_checkpoint(path)
+    shapes = {name: tuple(shape) for name, shape in ckpt.shapes.items()}
+    other = sorted(n for n in shapes if n not in tensors or shapes[n] != tuple(tensors[n].shape))
+    if other or "zero_convs.0.0.weight" not in shapes:
+        what = f": {len(other)} tensors differ, such as {other[0]}" if other else ""
+        msg = f"{path.name} is no ControlNet for this base{what}"
+        raise TrainError(msg)
+    return {**tensors, **dict(ckpt.tensors(None, torch.float32))}
+
+
 def network(base: Base, path: Path) -> ControlNetModel:
     """A ControlNet file as diffusers' class, float32, on the CPU.
 

@@ -1,8 +1,10 @@
 """Training data in the layout of Fill50K: `source/`, `target/`, and `prompt.json` of JSON lines.
 
 Each line names the control picture (`source`), the picture to learn (`target`), both relative to
-the folder, and its `prompt`. Where a control picture is transparent it is masked: inpaint controls
-see -1 there. Everything that is wrong with a data set is found before training.
+the folder, and its `prompt`; where a Union is to learn several types of control pictures, also the
+`control_type` of those that are not of the data set's own. Where a control picture is transparent
+it is masked: inpaint controls see -1 there. Everything that is wrong with a data set is found
+before training.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Item(NamedTuple):
     source: str
     target: str
     prompt: str
+    control_type: str = ""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,8 +87,15 @@ def read_control(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def write_items(folder: Path, items: Sequence[Item]) -> None:
     """Write the lines of a data set, in one step."""
-    text = "".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in items)
+    text = "".join(_line(item) for item in items)
     write_text(folder / LINES, text)
+
+
+def _line(item: Item) -> str:
+    entry = item._asdict()
+    if not item.control_type:
+        del entry["control_type"]
+    return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -129,7 +139,10 @@ def _read_line(line: str) -> Item | str:
     missing = [key for key in KEYS if not isinstance(entry.get(key), str)]
     if missing:
         return f"has no {' and no '.join(missing)}"
-    item = Item(*(entry[key] for key in KEYS))
+    kind = entry.get("control_type", "")
+    if not isinstance(kind, str):
+        return "has a control_type that is no text"
+    item = Item(entry["source"], entry["target"], entry["prompt"], kind)
     if not item.prompt.strip():
         return f"empty caption for {item.target}"
     return item

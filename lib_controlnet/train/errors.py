@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from lib_controlnet.errors import ControlNetError
+
+NOT_TRAINED: Final = (
+    "Trained here are ControlNets, ControlNet Unions, T2I-Adapters and ControlNet-LLLites. A "
+    "Control-LoRA is made of a trained ControlNet by `python -m lib_controlnet.tools to-lora`; for "
+    "IP-Adapters, light, style and colour T2I-Adapters and SparseCtrl use their authors' code."
+)
 
 
 class TrainError(ControlNetError):

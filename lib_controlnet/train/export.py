@@ -17,6 +17,7 @@ from . import control_file, state
 from .base import UNET, LdmBase, open_base
 from .dataset import write_text
 from .errors import TrainError
+from .kinds import KINDS, kind_of_file
 from .names import unet_renamer
 from .reading import read_mapping
 from .run import SETTINGS
@@ -89,6 +90,13 @@ def export(
     if layout == "ldm":
         control_file.write(dict(ckpt.tensors()), out, dtype, metadata, force)
         return out
+    kind = kind_of_file(path)
+    if kind is not KINDS["controlnet"]:
+        msg = (
+            f"{path.name} is a {kind.title}, which is written with its published names only; "
+            "leave out --layout diffusers"
+        )
+        raise TrainError(msg)
     model = base_of(source, base)
     tensors = control_file.network(model, path).state_dict()
     file = out / DIFFUSERS_NAME

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from .kinds import Call, kind_of, put_hooks
+
 if TYPE_CHECKING:
-    from diffusers.models import ControlNetModel, UNet2DConditionModel
+    from diffusers.models import UNet2DConditionModel
 
     from .config import Settings
 
@@ -24,9 +26,7 @@ class Controlled(nn.Module):
     that it is neither saved nor sent between processes.
     """
 
-    def __init__(
-        self, unet: UNet2DConditionModel, control: ControlNetModel, settings: Settings
-    ) -> None:
+    def __init__(self, unet: UNet2DConditionModel, control: nn.Module, settings: Settings) -> None:
         super().__init__()
         self.control = control
         control.requires_grad_(True)
@@ -46,7 +46,9 @@ class Controlled(nn.Module):
             self.decoder.requires_grad_(True)
         self._aside = [unet]
         if settings.checkpointing:
-            control.enable_gradient_checkpointing()
+            own: Any = getattr(control, "enable_gradient_checkpointing", None)
+            if own:  # diffusers' class; the other kinds keep their activations
+                own()
             unet.enable_gradient_checkpointing()
             unet.train()  # diffusers looks at this flag; nothing in these networks drops out
 
@@ -61,34 +63,34 @@ class Controlled(nn.Module):
         context: Tensor,
         pooled: Tensor | None,
         hint: Tensor,
+        types: Tensor | None = None,
     ) -> Tensor:
         """Predict; arguments as in `steps.Batch`."""
-        return predict(self.unet, self.control, noisy, timesteps, context, pooled, hint)
+        return predict(self.unet, self.control, noisy, timesteps, context, pooled, hint, types)
 
 
 def predict(
     unet: UNet2DConditionModel,
-    control: ControlNetModel | None,
+    control: nn.Module | None,
     noisy: Tensor,
     timesteps: Tensor,
     context: Tensor,
     pooled: Tensor | None,
     hint: Tensor | None,
+    types: Tensor | None = None,
 ) -> Tensor:
-    """The U-Net's prediction (b, 4, h, w), with the control's residuals where there is one."""
+    """The U-Net's prediction (b, 4, h, w), steered by the control where there is one."""
     dtype = next(unet.parameters()).dtype
-    extra = {}
+    added = {}
     if pooled is not None:
         added = {"text_embeds": pooled.to(dtype), "time_ids": time_ids(noisy).to(dtype)}
-        extra["added_cond_kwargs"] = added
-    residuals = {}
+    more = {"added_cond_kwargs": added} if added else {}
+    put_hooks(unet)
     if control is not None:
-        down, middle = control(noisy, timesteps, context, hint, return_dict=False, **extra)
-        residuals["down_block_additional_residuals"] = tuple(part.to(dtype) for part in down)
-        residuals["mid_block_additional_residual"] = middle.to(dtype)
-    answer = unet(
-        noisy.to(dtype), timesteps, context.to(dtype), return_dict=False, **residuals, **extra
-    )
+        assert hint is not None
+        call = Call(noisy, timesteps, context, added, hint, types)
+        more |= kind_of(control).steer(control, unet, call)
+    answer = unet(noisy.to(dtype), timesteps, context.to(dtype), return_dict=False, **more)
     return answer[0]
 
 
@@ -102,7 +104,7 @@ def time_ids(latent: Tensor) -> Tensor:
 class Average:
     """Moving average of a network's weights; quick at first, so that the start is forgotten."""
 
-    def __init__(self, module: ControlNetModel, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
 

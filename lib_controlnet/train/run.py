@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.files.catalog import short_hash
+from lib_controlnet.files.checkpoint import open_checkpoint
 
 from . import control_file, state
 from .base import Base, open_base
@@ -26,6 +27,7 @@ from .cache import Cache
 from .config import Settings, refuse_changes
 from .dataset import Item, about, check, first_size, read_items, refuse, write_text
 from .errors import TrainError
+from .kinds import kind_of_file
 from .model import Average, Controlled
 from .packages import need
 from .reading import read_mapping
@@ -34,7 +36,6 @@ from .sampling import Networks, Sampler
 from .steps import Source, positions_of, prefetch
 
 if TYPE_CHECKING:
-    from diffusers.models import ControlNetModel
     from torch import nn
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def contents_of(settings: Settings, base: Base, items: list[Item]) -> dict[str, 
     digest = hashlib.sha256()
     for item in items:
         size = (Path(settings.data) / item.target).stat().st_size
-        digest.update(f"{item.source}|{item.target}|{size}|{item.prompt}\n".encode())
+        told = f"|{item.control_type}" if item.control_type else ""
+        digest.update(f"{item.source}|{item.target}|{size}|{item.prompt}{told}\n".encode())
     control = Path(settings.control)
     return {
         "data": digest.hexdigest()[:16],
@@ -112,11 +114,14 @@ class Training:
         self.base = open_base(settings.base, settings.tokenizers)
         self.objective = choose_objective(settings, self.base)
         levels = len(self.base.unet_arguments["block_out_channels"])
-        control = control_file.network(self.base, Path(settings.control))
+        self.kind = kind_of_file(Path(settings.control))
+        self.kind.refuse_options(settings)
+        control = self.kind.open(self.base, open_checkpoint(Path(settings.control)))
         self.accelerator = _accelerator(settings)
         self.device = self.accelerator.device
         self._refuse_uneven()
         items = check_data(settings, 8 * 2 ** (levels - 1), self.is_first)
+        self.kind.refuse_data(control, Path(settings.data), items)
         measured_by = self._preprocessor() if self._samples else None
         self._take_up(items)
         self.cache = self._fill_cache(items)
@@ -170,7 +175,7 @@ class Training:
         self.accelerator.wait_for_everyone()
         return cache
 
-    def _build(self, control: ControlNetModel) -> None:
+    def _build(self, control: nn.Module) -> None:
         settings = self.settings
         dtype = None if settings.unlock_decoder else DTYPES[settings.precision]
         unet = self.base.unet().to(self.device, dtype)
@@ -277,9 +282,8 @@ class Training:
             batch = next(batches).to(self.device)
             more = part < parts - 1
             with self.accelerator.no_sync(self.wrapped) if more else nullcontext():
-                answer = self.wrapped(
-                    batch.noisy, batch.timesteps, batch.context, batch.pooled, batch.hint
-                )
+                seen = (batch.noisy, batch.timesteps, batch.context, batch.pooled)
+                answer = self.wrapped(*seen, batch.hint, batch.types)
                 errors = F.mse_loss(answer.float(), batch.wanted, reduction="none")
                 loss = (errors.mean((1, 2, 3)) * batch.weight).mean() / parts
                 self.accelerator.backward(loss)
@@ -309,7 +313,7 @@ class Training:
                 self._write_weights()
             self.accelerator.wait_for_everyone()
 
-    def _newest(self) -> ControlNetModel:
+    def _newest(self) -> nn.Module:
         """The control to use: the averaged one where there is one."""
         return self.average.module if self.average is not None else self.model.control
 
@@ -332,7 +336,7 @@ class Training:
 
     def _write_weights(self) -> None:
         """The weights as a file that export and the panel read, with everything known of them."""
-        tensors = control_file.ldm_tensors(self._newest().state_dict())
+        tensors = self.kind.tensors(self._newest().state_dict())
         path = self.run / "control.safetensors"
         control_file.write(tensors, path, metadata=self.facts(), force=True)
 

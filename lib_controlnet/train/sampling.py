@@ -16,11 +16,11 @@ from .adherence import adherence, correlation
 from .annotate import Recipe, map_of
 from .dataset import about, read_control, read_picture, write_picture
 from .model import predict
-from .steps import read_hint, seed_of
+from .steps import read_hint, seed_of, type_numbers
 
 if TYPE_CHECKING:
-    from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-    from torch import Tensor
+    from diffusers.models import AutoencoderKL, UNet2DConditionModel
+    from torch import Tensor, nn
 
     from .cache import Cache
     from .config import Settings
@@ -35,7 +35,7 @@ class Networks:
     """What draws: a U-Net, a control or None, an autoencoder, and the constants of the base."""
 
     unet: UNet2DConditionModel
-    control: ControlNetModel | None
+    control: nn.Module | None
     vae: AutoencoderKL
     alphas: Tensor
     scale: float
@@ -50,12 +50,14 @@ class Wish:
         context: (b, 77, c), and the pooled text (b, p) or None.
         empty: the same of the empty prompt, (1, ...).
         hint: (b, 3, H, W) in [0, 1], -1 where it is masked.
+        types: (b,), numbers of a Union's types.
         guided_only: the control acts on the prompt's rows alone ("ControlNet is more important").
     """
 
     context: tuple[Tensor, Tensor | None]
     empty: tuple[Tensor, Tensor | None]
     hint: Tensor
+    types: Tensor | None = None
     guided_only: bool = False
 
 
@@ -106,6 +108,7 @@ def _guide(networks: Networks, wish: Wish, latent: Tensor, time: int, cfg: float
                 context.expand(count, -1, -1),
                 None if pooled is None else pooled.expand(count, -1),
                 wish.hint,
+                wish.types,
             ).float()
         )
     return answers[1] + cfg * (answers[0] - answers[1])
@@ -142,6 +145,7 @@ class Sampler:
         self.hints = [picture for picture, _masked in controls]
         self.masks = [masked for _picture, masked in controls]
         self.targets = [read_picture(cache.data / item.target) for item in self.items]
+        self.types = torch.tensor(type_numbers(cache.data, self.items))
 
     def _texts(self, prompts: Sequence[str], device: torch.device) -> tuple:
         found = [self.cache.text(prompt) for prompt in prompts]
@@ -169,14 +173,16 @@ class Sampler:
         seeds = [seed_of("sample", self.settings.seed, row) for row in self.rows[part]]
         noise = start_noise(seeds, (4, height, width)).to(device)
         empty = self._texts([""], device)
-        wish = Wish(self._texts(prompts[part], device), empty, hint, guided_only)
+        types = self.types[part].to(device)
+        wish = Wish(self._texts(prompts[part], device), empty, hint, types, guided_only)
         drawn = draw(networks, wish, noise, self.settings.sample_steps, self.settings.cfg)
         return to_pictures(drawn)
 
     def measure(self, pictures: np.ndarray) -> float:
-        """Mean adherence of pictures to the held-out controls."""
-        rows = zip(pictures, self.hints, self.masks, strict=True)
-        return float(np.mean([self._measure_one(*row) for row in rows]))
+        """Mean adherence of pictures to the held-out controls of the data set's own type."""
+        rows = zip(pictures, self.hints, self.masks, self.items, strict=True)
+        found = [self._measure_one(*row) for *row, item in rows if not item.control_type]
+        return float(np.mean(found)) if found else 0.0
 
     def _measure_one(
         self, picture: np.ndarray, hint: np.ndarray, masked: np.ndarray | None

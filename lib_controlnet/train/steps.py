@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from lib_controlnet.enums import union_type
+from lib_controlnet.families.union import TYPES
+
 from .cache import Cache, to_tensor
-from .dataset import Item, read_control
+from .dataset import Item, about, read_control
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +62,7 @@ class Batch:
         hint: (b, 3, 8h, 8w) in [0, 1], -1 where it is masked.
         wanted: (b, 4, h, w), what the U-Net should answer.
         weight: (b,), how much each example's error counts.
+        types: (b,), numbers of the types that a Union knows, -1 where nothing tells.
     """
 
     noisy: Tensor
@@ -68,6 +72,7 @@ class Batch:
     hint: Tensor
     wanted: Tensor
     weight: Tensor
+    types: Tensor
 
     def to(self, device: torch.device) -> Batch:
         moved: list[Any] = [t if t is None else t.to(device) for t in vars(self).values()]
@@ -95,6 +100,7 @@ class Source:
     ) -> None:
         self.cache, self.settings, self.count = cache, settings, count
         self.alphas, self.scale, self.objective = alphas, scale, objective
+        self.numbers = type_numbers(cache.data, cache.items)
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The examples at some positions of the training."""
@@ -127,7 +133,8 @@ class Source:
         weight = torch.ones(())
         if settings.weighting == "velocity" and self.objective == "eps":
             weight = (1 / alpha).clamp(max=WEIGHT_CAP)
-        return noisy, torch.tensor(timestep), context, pooled, hint, wanted, weight
+        number = torch.tensor(self.numbers[index])
+        return noisy, torch.tensor(timestep), context, pooled, hint, wanted, weight, number
 
 
 def read_hint(folder: Path, item: Item) -> Tensor:
@@ -135,6 +142,13 @@ def read_hint(folder: Path, item: Item) -> Tensor:
     picture, masked = read_control(folder / item.source)
     hint = to_tensor(picture)
     return hint if masked is None else hint.masked_fill(torch.from_numpy(masked), -1.0)
+
+
+def type_numbers(folder: Path, items: Sequence[Item]) -> list[int]:
+    """The number of each example's type, by which Unions know it; -1 where nothing tells."""
+    own = str(about(folder).get("control_type") or "")
+    known = [union_type(item.control_type or own) for item in items]
+    return [TYPES.index(kind) if kind in TYPES else -1 for kind in known]
 
 
 def positions_of(step: int, part: int, rank: int, world: int, settings: Settings) -> range:

@@ -6,6 +6,7 @@ Their hints are exact (depth and borders are known), roughened as users' picture
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from lib_controlnet.train.dataset import (
     ABOUT,
     LINES,
     Item,
+    read_items,
     write_items,
     write_picture,
     write_text,
@@ -54,6 +56,14 @@ CONTROLS: Final = {
     "scribble": Control("Scribble", "scribble_xdog", "canny"),
     "depth": Control("Depth", "depth_midas", "none"),
 }
+JOINED: Final = {"lines": ("canny",), "union": ("canny", "depth")}
+"""Smaller data sets of the hints of others, by turns; samples are measured by the first one's."""
+JOINED_COUNT: Final = 1200
+
+
+def seen_by(data: str) -> str:
+    """The preprocessor that looks for the hints of a data set in sample pictures."""
+    return CONTROLS[JOINED.get(data, (data,))[0]].seen_by
 
 
 def hint_picture(hint: np.ndarray) -> np.ndarray:
@@ -89,16 +99,18 @@ def _write_rows(kind: str, size: int, rows: range) -> None:
 
 def write(kind: str, size: int, workers: int = 2) -> Path:
     """The folder of a data set, written on the first call."""
-    folder, control = folder_of(kind, size), CONTROLS[kind]
+    folder = folder_of(kind, size)
     if (folder / LINES).is_file():
         return folder
+    if kind in JOINED:
+        return _join(folder, size, JOINED[kind], workers)
+    control = CONTROLS[kind]
     scenes = load_scenes(size, workers)
     count = min(COUNT, len(scenes))
     parts = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
     for _done in in_processes(partial(_write_rows, kind, size), parts, workers, f"{kind} {size}"):
         pass
-    known = {"made_by": "minihost/training", "preprocessor": control.preprocessor}
-    write_text(folder / ABOUT, json.dumps({**known, "control_type": control.control_type}))
+    _write_about(folder, control)
     write_items(
         folder,
         [
@@ -106,4 +118,24 @@ def write(kind: str, size: int, workers: int = 2) -> Path:
             for row in range(count)
         ],
     )
+    return folder
+
+
+def _write_about(folder: Path, control: Control) -> None:
+    known = {"made_by": "minihost/training", "preprocessor": control.preprocessor}
+    write_text(folder / ABOUT, json.dumps({**known, "control_type": control.control_type}))
+
+
+def _join(folder: Path, size: int, kinds: Sequence[str], workers: int) -> Path:
+    """A data set of other ones' hints by turns; lines tell the type of all but the first."""
+    parts = [read_items(write(kind, size, workers))[0][:JOINED_COUNT] for kind in kinds]
+    items = []
+    for row, choices in enumerate(zip(*parts, strict=True)):
+        turn = row % len(kinds)
+        kind, item = kinds[turn], choices[turn]
+        told = CONTROLS[kind].control_type if turn else ""
+        source = f"../{folder_of(kind, size).name}/{item.source}"
+        items.append(Item(source, item.target, item.prompt, told))
+    _write_about(folder, CONTROLS[kinds[0]])
+    write_items(folder, items)
     return folder

@@ -1,6 +1,8 @@
-"""Make the demo ControlNets with this repository's own trainer: init, run, export.
+"""Make the demo controls with this repository's own trainer: init, run, export.
 
-The base is locked and half of the prompts are emptied (Zhang et al., arXiv 2302.05543).
+One ControlNet for each hint; for edges also one file of each other kind that can be trained, and a
+Control-LoRA, which is extracted from the ControlNet. The base is locked and half of the prompts are
+emptied (Zhang et al., arXiv 2302.05543).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +21,44 @@ from .assets import ASSETS, CHECKPOINT, RUNS
 
 ROOT: Final = ASSETS.parent.parent
 HOME: Final = RUNS / "controls"
-KINDS: Final = ("canny", "inpaint", "scribble", "depth")
-START_FROM: Final = {"scribble": "canny", "depth": "canny"}
-"""One that reads lines already learns another hint in fewer steps."""
-SHORTER: Final = 0.45
 SIZE: Final = 128
 """Side of the scenes in pixels. Further training on scenes of 256 made nothing better, measured at
 either size."""
 STEPS: Final = 1500
+SHORTER: Final = 675
+"""Of those that begin with another's weights: one that reads lines already learns sooner."""
+LORA: Final = "control_lora_demo_canny"
+RANK: Final = 8
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a file is made.
+
+    Attributes:
+        data: what its hints show, a name of `control_data.CONTROLS` or `JOINED`.
+        kind: for `init --kind`.
+        start: the ControlNet it begins with.
+        more: options of the run that differ from `RECIPE`.
+    """
+
+    data: str
+    steps: int = STEPS
+    kind: str = "controlnet"
+    start: str = ""
+    more: dict[str, object] = field(default_factory=dict)
+
+
+MADE: Final = {
+    "canny": Made("canny"),
+    "inpaint": Made("inpaint"),
+    "scribble": Made("scribble", SHORTER, start="canny"),
+    "depth": Made("depth", SHORTER, start="canny"),
+    "union_demo": Made("union", 250, "union", start="canny", more={"--batch": 8}),
+    "t2iadapter_demo_canny": Made("lines", 500, "t2i", more={"--lr": 2e-3}),
+    "controllllite_demo_canny": Made("lines", 400, "lllite", more={"--lr": 2e-3, "--batch": 8}),
+}
+KINDS: Final = (*MADE, LORA)
 RECIPE: Final = {
     "--batch": 16,
     "--lr": 1e-3,
@@ -51,57 +84,73 @@ def run_folder(kind: str) -> Path:
 
 
 def steps_of(kind: str, effort: float = 1.0) -> int:
-    """Steps of a run; those that begin with another kind's weights need fewer."""
-    return max(1, round(STEPS * (SHORTER if kind in START_FROM else 1.0) * effort))
+    """Steps of a run."""
+    return max(1, round(MADE[kind].steps * effort))
+
+
+def asset(kind: str) -> Path:
+    """The file that comes with the repository."""
+    return ASSETS / f"{kind if 'demo' in kind else f'control_demo_{kind}'}.safetensors"
 
 
 def commands(kind: str, effort: float = 1.0) -> Iterator[list[str]]:
     """What makes one kind, as arguments of `python -m lib_controlnet.train`."""
-    control = HOME / "new.safetensors"
-    if kind in START_FROM:
-        control = run_folder(START_FROM[kind]) / "control.safetensors"
-    out = run_folder(kind)
+    made, out = MADE[kind], run_folder(kind)
+    if made.start and made.kind == "controlnet":
+        control = run_folder(made.start) / "control.safetensors"
+    else:
+        control = HOME / f"new_{made.kind}.safetensors"
+        if not control.is_file():
+            start = ["--start", str(asset(made.start))] if made.start else []
+            kind_of = ["--kind", made.kind, "--seed", "3"]
+            yield ["init", str(CHECKPOINT), str(control), *kind_of, *start]
     options = {
         "--base": CHECKPOINT,
         "--control": control,
-        "--data": control_data.folder_of(kind, SIZE),
+        "--data": control_data.folder_of(made.data, SIZE),
         "--out": out,
         "--cache": control_data.DATA / "cache",
         "--steps": steps_of(kind, effort),
-        "--preprocessor": control_data.CONTROLS[kind].seen_by,
+        "--preprocessor": control_data.seen_by(made.data),
         **RECIPE,
+        **made.more,
     }
     yield ["run", *(str(word) for pair in options.items() for word in pair)]
-    file = ASSETS / f"control_demo_{kind}.safetensors"
-    yield ["export", str(out), str(file), "--dtype", "fp16", "--force"]
+    yield ["export", str(out), str(asset(kind)), "--dtype", "fp16", "--force"]
 
 
-def call(arguments: Sequence[str]) -> None:
-    """Run the trainer in a process of its own, with one thread.
+def call(arguments: Sequence[str], program: str = "train") -> None:
+    """Run the trainer, or the tools, in a process of its own, with one thread.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lib_controlnet.train", *arguments]
+    command = [sys.executable, "-m", f"lib_controlnet.{program}", *arguments]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
 def train(kinds: Sequence[str] = KINDS, effort: float = 1.0, workers: int = 2) -> None:
-    """Make ControlNets, `workers` at a time with one thread each; finished runs stay.
+    """Make controls, `workers` at a time with one thread each; finished runs stay.
 
     Args:
         effort: factor of all steps.
     """
-    new = HOME / "new.safetensors"
-    if not new.is_file():
-        call(["init", str(CHECKPOINT), str(new), "--seed", "3"])
-    for kind in kinds:
-        control_data.write(kind, SIZE, workers)
-    first = [kind for kind in kinds if kind not in START_FROM]
-    for wave in (first, [kind for kind in kinds if kind in START_FROM]):
+    trained = [kind for kind in kinds if kind in MADE]
+    for kind in trained:
+        control_data.write(MADE[kind].data, SIZE, workers)
+    first = [kind for kind in trained if not MADE[kind].start]
+    for wave in (first, [kind for kind in trained if MADE[kind].start]):
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda kind: _make(kind, effort), wave))
+    if LORA in kinds:
+        call(extraction(), "tools")
+
+
+def extraction() -> list[str]:
+    """What makes the Control-LoRA, as arguments of `python -m lib_controlnet.tools`."""
+    files = [str(path) for path in (asset("canny"), CHECKPOINT, asset(LORA))]
+    return ["to-lora", *files, "--rank", str(RANK), "--force"]
 
 
 def _make(kind: str, effort: float) -> None:

@@ -33,19 +33,22 @@ def free(host) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "hint", "wanted", "reach", "margin"),
+    ("model", "hint", "wanted", "reach", "margin"),
     [
-        ("canny", "edges", "edges", 2, 0.25),
-        ("scribble", "borders", "borders", 4, 0.2),
-        ("depth", "depth", "borders", 2, 0.2),
+        ("control_demo_canny", "edges", "edges", 2, 0.25),
+        ("control_demo_scribble", "borders", "borders", 4, 0.2),
+        ("control_demo_depth", "depth", "borders", 2, 0.2),
+        ("control_lora_demo_canny", "edges", "edges", 2, 0.25),
     ],
 )
-def test_control_is_obeyed_by_a_margin(host, free, kind, hint, wanted, reach, margin) -> None:
+def test_control_is_obeyed_by_a_margin(host, free, model, hint, wanted, reach, margin) -> None:
+    name, _, kind = model.partition("/")
     gains = []
     for scene, plain in zip(unseen(), free, strict=True):
         source: Source = source_of(scene)
         image = np.repeat(getattr(source, hint)[:, :, None], 3, axis=2)
-        unit = {"module": "none", "model": f"control_demo_{kind}", "image": encoded(image)}
+        unit = {"module": "none", "model": name, "image": encoded(image)}
+        unit |= {"union_control_type": kind} if kind else {}
         held = draw(host, scene, alwayson_scripts={"ControlNet": {"args": [unit]}})
         f1 = [edge_f1(picture, getattr(source, wanted), reach) for picture in (held, plain)]
         gains.append(f1[0] - f1[1])

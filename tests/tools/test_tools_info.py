@@ -90,6 +90,14 @@ KINDS = {
 }
 
 
+def test_a_lllite_for_blocks_that_sdxl_has_not_tells_no_base(tmp_path: Path, tools: Tools) -> None:
+    """As for the demo model: the names are any U-Net's, and the text's width is not in them."""
+    shapes = {f"lllite_unet_input_blocks_{n}_1_x.down.0.weight": (32, 128) for n in (3, 5)}
+    (found,) = told(tools, hollow(tmp_path / "x.safetensors", shapes))
+    assert found["kind"] == "ControlNet-LLLite"
+    assert "base" not in found
+
+
 @pytest.mark.parametrize("case", KINDS)
 def test_other_families_are_told_with_their_base(case: str, tmp_path: Path, tools: Tools) -> None:
     shapes, base = KINDS[case]

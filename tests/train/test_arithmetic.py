@@ -101,7 +101,7 @@ def test_sampler_with_a_perfect_prediction_finds_the_picture(
 def test_guidance_and_a_control_for_the_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def predict(_unet, control, noisy, _timesteps, context, _pooled, _hint):
+    def predict(_unet, control, noisy, _timesteps, context, _pooled, _hint, _types):
         asked.append(control)
         return torch.full_like(noisy, float(context.mean()))
 

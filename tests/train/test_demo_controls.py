@@ -13,9 +13,11 @@ from safetensors import safe_open
 from training import control_data, data, train_control
 from training.hints import HINTS
 
+from lib_controlnet.tools import __main__ as tools
 from lib_controlnet.train.__main__ import main, parser
 from lib_controlnet.train.config import from_arguments
 from lib_controlnet.train.dataset import read_control, read_items, read_picture
+from lib_controlnet.train.steps import type_numbers
 
 
 @pytest.fixture
@@ -31,18 +33,51 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", train_control.KINDS)
-def test_commands_are_the_trainers(kind: str) -> None:
-    run, export = [parser().parse_args(words) for words in train_control.commands(kind)]
-    assert from_arguments(run).data == str(control_data.folder_of(kind, 128))
-    assert Path(run.control).parent.name == train_control.START_FROM.get(kind, "controls")
-    assert (export.source, Path(export.out).name) == (
-        run.out,
-        f"control_demo_{kind}.safetensors",
+@pytest.mark.parametrize("kind", train_control.MADE)
+def test_commands_are_the_trainers(kind: str, small: Path) -> None:
+    made = train_control.MADE[kind]
+    *first, run, export = [parser().parse_args(words) for words in train_control.commands(kind)]
+    assert from_arguments(run).data == str(control_data.folder_of(made.data, 128))
+    assert (export.source, export.out) == (run.out, str(train_control.asset(kind)))
+    if made.start and made.kind == "controlnet":
+        assert (first, Path(run.control).parent.name) == ([], made.start)
+    else:
+        assert [(begin.out, begin.kind) for begin in first] == [(run.control, made.kind)]
+        assert first[0].start == (str(train_control.asset(made.start)) if made.start else None)
+
+
+def test_every_file_of_the_demo_is_made() -> None:
+    made = {train_control.asset(kind).name for kind in train_control.KINDS}
+    there = {path.name for path in train_control.ASSETS.glob("*.safetensors")}
+    assert there <= {*made, "demo.safetensors"}
+
+
+def test_control_lora_is_extracted_by_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(train_control, "call", lambda *given: called.append(given))
+    train_control.train([train_control.LORA])
+    options = tools.parser().parse_args(called[0][0])
+    assert (called[0][1], options.command, options.control) == (
+        *("tools", "to-lora"),
+        train_control.asset("canny"),
     )
 
 
-@pytest.mark.parametrize("kind", train_control.KINDS)
+def test_data_of_a_union_have_hints_by_turns(small: Path) -> None:
+    folder = control_data.write("union", 128, workers=1)
+    items, faults = read_items(folder)
+    assert (len(items), faults) == (10, [])
+    assert type_numbers(folder, items) == [3, 1] * 5
+    for row, item in enumerate(items):
+        kind = control_data.JOINED["union"][row % 2]
+        other = read_items(control_data.folder_of(kind, 128))[0][row]
+        assert item.prompt == other.prompt
+        for mine, theirs in ((item.source, other.source), (item.target, other.target)):
+            path = control_data.folder_of(kind, 128) / theirs
+            assert (folder / mine).resolve() == path.resolve()
+
+
+@pytest.mark.parametrize("kind", control_data.CONTROLS)
 def test_data_sets_hold_the_hints_of_the_scenes(kind: str, small: Path) -> None:
     folder = control_data.write(kind, 128, workers=1)
     items, faults = read_items(folder)
