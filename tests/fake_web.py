@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from lib_controlnet import api
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.preprocess import Detection
 from lib_controlnet.errors import ControlNetError
+from lib_controlnet.families import FileFacts, Refusal, describe
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.settings import DEFAULTS
 
@@ -29,6 +30,7 @@ class FakeRuntime:
     catalog: Catalog
     calls: list[tuple] = field(default_factory=list)
     options: dict[str, object] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
 
     def unit_count(self) -> int:
         return 3
@@ -38,6 +40,12 @@ class FakeRuntime:
 
     def refresh_models(self) -> None:
         self.catalog.refresh()
+
+    def facts(self, path: Path) -> FileFacts:
+        return describe(path)
+
+    def refusals(self) -> Callable[[Path], Refusal | None]:
+        return lambda path: self.refused.get(path.stem)
 
     def detect(
         self, module: str, image: np.ndarray, resolution: float, a: float, b: float

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,19 @@ def golden(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a published file, from the tables of `data/make_keys.py`."""
     text = gzip.decompress((TABLES / f"{name}.json.gz").read_bytes())
     return {key: tuple(shape) for key, shape in json.loads(text).items()}
+
+
+def save_sparse(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
+    """A safetensors file with these tensors, all zero, which takes no place on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + end)
+    return path
 
 
 UNETS: Mapping[str, dict] = {

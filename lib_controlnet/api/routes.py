@@ -92,18 +92,31 @@ def _answer_errors(services: WebServices) -> Iterator[None]:
         raise HTTPException(error.status_code, services.public(error.detail)) from error
 
 
-def _add_lists(router: APIRouter, runtime: Any, _services: WebServices) -> None:
+def _detail(name: str, runtime: Any, refusal: Any, services: WebServices) -> dict[str, Any]:
+    """What a listed model is, and why the loaded checkpoint cannot use it, if so."""
+    path = runtime.catalog.files[name].path
+    facts, refused = runtime.facts(path), refusal(path)
+    return {
+        "family": facts.family or None,
+        "base": None if facts.base is None else str(facts.base),
+        **({} if refused is None else {"unavailable": services.public(refused.sentence)}),
+    }
+
+
+def _add_lists(router: APIRouter, runtime: Any, services: WebServices) -> None:
     @router.get("/version")
     def version() -> dict[str, int]:
         return {"version": API_VERSION}
 
     @router.get("/model_list")
-    def model_list(update: bool = True) -> dict[str, list[str]]:
+    def model_list(update: bool = True) -> dict[str, Any]:
         if update:
             runtime.refresh_models()
         # Copies of one model share a stem; the later one stands for all of them.
         by_stem = {name.rpartition(" [")[0]: name for name in runtime.catalog.names()}
-        return {"model_list": list(by_stem.values())}
+        names, refusal = list(by_stem.values()), runtime.refusals()
+        detail = {name: _detail(name, runtime, refusal, services) for name in names}
+        return {"model_list": names, "model_detail": detail}
 
     @router.get("/module_list")
     def module_list(alias_names: bool = False) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import logging
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from lib_controlnet.errors import (
     quote,
 )
 from lib_controlnet.families.base import ControlFamily, FileFacts
+from lib_controlnet.files.bases import base_of
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.containers import has_header
 from lib_controlnet.files.signatures import classify
@@ -144,7 +145,9 @@ def describe(path: Path) -> FileFacts:
     try:
         with _explain_failure(path):
             ckpt = open_checkpoint(path)
-            return identify(ckpt).describe(ckpt)
+            family, kind = identify(ckpt), classify(ckpt)
+            base = None if kind is None else base_of(kind.key, ckpt.shapes)
+            return replace(family.describe(ckpt), family=family.name, base=base)
     except ControlNetError:  # choosing it says what is wrong
         return FileFacts()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
-    from lib_controlnet.enums import ControlNetUnionControlType
+    from lib_controlnet.enums import BaseModel, ControlNetUnionControlType
     from lib_controlnet.files.checkpoint import Checkpoint
 
 
@@ -31,10 +31,17 @@ class FileFacts:
         picture_types: what it may be told that a picture shows, by number; none where it is not
             told.
         masked: value of masked pixels in its hints, in all channels.
+        family: name of the control family that loads it; "" where none does.
+        base: the base model that it is for, None where nothing tells.
     """
 
     picture_types: tuple[ControlNetUnionControlType, ...] = ()
     masked: float = MASKED
+    family: str = ""
+    base: BaseModel | None = None
+
+    def __str__(self) -> str:
+        return f"{self.family} for {self.base}" if self.base else self.family
 
 
 class ControlFamily(ABC):

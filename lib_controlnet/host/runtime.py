@@ -146,7 +146,6 @@ class Runtime:
         """Scan the model folders again and return the names."""
         self.catalog = self._scan()
         self._refusals.clear()
-        self._facts.clear()
         return self.catalog.names()
 
     def _scan(self) -> Catalog:

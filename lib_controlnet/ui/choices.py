@@ -141,15 +141,22 @@ def slider_updates(module: str, pixel_perfect: bool) -> dict[str, Update]:
 def on_module(
     kind: str, module: str, model: str, pixel_perfect: bool, runtime: Any
 ) -> list[Update]:
-    """Sliders, model, refresh button, control mode and remarks for a chosen preprocessor."""
+    """Sliders, model, refresh button, control mode and lines for a chosen preprocessor."""
     needs_model, control_mode = listing.needs_model(module), listing.has_control_mode(module)
     return [
         *slider_updates(module, pixel_perfect).values(),
         gr.update(visible=needs_model),
         gr.update(visible=needs_model),
         gr.update(visible=control_mode),
+        about(model if needs_model else NO_MODEL, runtime),
         notice(*remarks(kind, module, model, runtime)),
     ]
+
+
+def about(model: str, runtime: Any) -> Update:
+    """The line that says what a chosen model is."""
+    said = str(file_facts(model, runtime))
+    return notice(said) if said else notice()
 
 
 def file_facts(model: str, runtime: Any) -> FileFacts:
@@ -182,9 +189,9 @@ def union_update(
 
 
 def on_model(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
-    """The remarks for a chosen model, and what a Union is to take the picture for."""
+    """The lines for a chosen model, and what a Union is to take the picture for."""
     said = notice(*remarks(kind, module, model, runtime))
-    return [said, union_update(model, runtime, union_type(kind))]
+    return [about(model, runtime), said, union_update(model, runtime, union_type(kind))]
 
 
 def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
@@ -210,7 +217,9 @@ def on_offer(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
     """List the models that fit the checkpoint that is loaded now; the choice stays."""
     names = offer(kind, runtime).names
     said = notice(*remarks(kind, module, model, runtime))
-    return [gr.update(choices=names), said, union_update(model, runtime)]
+    needed = model if listing.needs_model(module) else NO_MODEL
+    lines = [about(needed, runtime), said]
+    return [gr.update(choices=names), *lines, union_update(model, runtime)]
 
 
 def on_refresh(kind: str, module: str, model: str, runtime: Any) -> list[Update]:

@@ -81,7 +81,8 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
 def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     quiet: dict[str, Any] = {"show_progress": False, "queue": False}
     sliders = [getattr(widgets, name) for name in SLIDERS]
-    follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode, widgets.notes]
+    lines = [widgets.about, widgets.notes]
+    follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode, *lines]
     chosen = [widgets.control_type, widgets.module, widgets.model]
     widgets.control_type.input(
         fn=partial(choices.on_control_type, runtime=runtime),
@@ -99,7 +100,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     widgets.model.input(
         fn=partial(choices.on_model, runtime=runtime),
         inputs=chosen,
-        outputs=[widgets.notes, widgets.union_control_type],
+        outputs=[*lines, widgets.union_control_type],
         **quiet,
     )
     widgets.pixel_perfect.change(
@@ -115,6 +116,6 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
         button.click(
             fn=partial(answer, runtime=runtime),
             inputs=chosen,
-            outputs=[widgets.model, widgets.notes, widgets.union_control_type],
+            outputs=[widgets.model, *lines, widgets.union_control_type],
             **quiet,
         )

@@ -17,7 +17,7 @@ from lib_controlnet import __version__
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion, union_type
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.choices import offer, remarks, slider_updates, union_update
+from lib_controlnet.ui.choices import about, offer, remarks, slider_updates, union_update
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
@@ -121,6 +121,7 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
             widgets.union_control_type: _union_type,
             widgets.region_status: _note_missing_mask,
             widgets.notes: _remarks,
+            widgets.about: _about,
         }
         fields += [
             (widget, partial(_read, index=index, made=made, runtime=runtime))
@@ -204,6 +205,13 @@ def _remarks(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
     module, model = pasted.get("module", NO_MODULE), pasted.get("model", NO_MODEL)
     model = listing.find_offered(runtime.catalog, model) or model
     return notice(*remarks(_type_of(pasted, runtime), module, model, runtime))
+
+
+def _about(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
+    """The line about what a pasted unit's model is."""
+    module, model = pasted.get("module", NO_MODULE), pasted.get("model", NO_MODEL)
+    model = listing.find_offered(runtime.catalog, model) or model
+    return about(model if listing.needs_model(module) else NO_MODEL, runtime)
 
 
 def _note_left_out(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:

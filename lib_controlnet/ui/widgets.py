@@ -45,6 +45,9 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
         made["upload_group"] = upload_group
         made |= _switches(name, is_img2img)
         made |= _choices(name, "img2img" if is_img2img else "txt2img", runtime)
+        made["about"] = gr.HTML(
+            visible=False, elem_id=f"{name}_controlnet_about", elem_classes=["cnet-about"]
+        )
         made["notes"] = message_line(name, "notes")
         made |= _sliders(name)
         made |= _modes(name, is_img2img)

@@ -253,7 +253,7 @@ def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> N
     assert module["choices"] == ["none", "canny", "invert (from white bg & black line)"]
     assert module["value"] == "canny"
     assert union == gr.update(value="Unknown", visible=False), "the model is no Union"
-    resolution, low, _high, model, _refresh, control_mode, status = rest
+    resolution, low, _high, model, _refresh, control_mode, _about, status = rest
     assert not status["visible"]
     assert (resolution["label"], resolution["value"], resolution["visible"]) == (
         "Resolution",
@@ -309,12 +309,12 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
 ) -> None:
     runtime.catalog.names()
     (tmp_path / "new.safetensors").write_bytes(b"x")
-    update, notes, _union = choices.on_refresh("All", "canny", CANNY, runtime)
+    update, _about, notes, _union = choices.on_refresh("All", "canny", CANNY, runtime)
     assert "value" not in update, "what is chosen stays"
     assert "new [e3b0c442]" in update["choices"]
     assert not notes["visible"]
     (tmp_path / "control_demo_canny.safetensors").unlink()
-    update, notes, _union = choices.on_refresh("All", "canny", CANNY, runtime)
+    update, _about, notes, _union = choices.on_refresh("All", "canny", CANNY, runtime)
     assert "value" not in update
     assert CANNY not in update["choices"]
     assert "is not found" in notes["value"]
@@ -323,7 +323,7 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
 def test_on_refresh_keeps_the_control_type(runtime: FakeRuntime, tmp_path: Path) -> None:
     (tmp_path / "other_canny.safetensors").write_bytes(b"x")
     (tmp_path / "other_depth.safetensors").write_bytes(b"x")
-    update, _notes, _union = choices.on_refresh("Canny", "canny", CANNY, runtime)
+    update, _about, _notes, _union = choices.on_refresh("Canny", "canny", CANNY, runtime)
     assert update["choices"] == ["None", CANNY, "other_canny [e3b0c442]"]
 
 

@@ -33,7 +33,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 5 + 5)
+    assert len(fields) == 3 * (11 + 5 + 6)
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -186,7 +186,7 @@ def test_models_of_another_base_are_left_out_and_never_the_default(
     assert rest[3]["choices"] == ["None", CANNY, "t2i_canny [e3b0c442]"]
     assert rest[3]["value"] == CANNY
     assert not rest[-1]["visible"]
-    kept, notes, _union = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
+    kept, _about, notes, _union = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
     assert "value" not in kept, "what is chosen stays"
     assert notes["value"] == "t2i_canny is a T2I-Adapter"
 
@@ -271,15 +271,15 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 def test_a_union_offers_its_types_and_other_models_put_them_away(union_files: Path) -> None:
     runtime = FakeRuntime(Catalog([union_files]))
     names = {name.split(" ")[0]: name for name in runtime.catalog.names()}
-    _notes, shown = choices.on_model("Depth", "none", names["union_6"], runtime)
+    _about, _notes, shown = choices.on_model("Depth", "none", names["union_6"], runtime)
     assert (shown["visible"], shown["value"]) == (True, "Depth")
     assert shown["choices"] == ["Unknown", *(kind.value for kind in list(UnionType)[:6])]
-    _notes, shown = choices.on_model("All", "canny", names["union_9"], runtime)
+    _about, _notes, shown = choices.on_model("All", "canny", names["union_9"], runtime)
     assert shown["choices"][-2:] == ["Inpaint", "Fuse"]
     assert shown["value"] == "Unknown", "what the preprocessor makes"
-    _notes, put_away = choices.on_model("Depth", "none", names["plain_canny"], runtime)
+    _about, _notes, put_away = choices.on_model("Depth", "none", names["plain_canny"], runtime)
     assert put_away == gr.update(visible=False, value="Unknown")
-    _names, _notes, kept = choices.on_refresh("Depth", "none", names["union_9"], runtime)
+    _names, _about, _notes, kept = choices.on_refresh("Depth", "none", names["union_9"], runtime)
     assert "value" not in kept, "what is chosen stays"
     assert kept["visible"]
 

@@ -1,0 +1,52 @@
+"""What the lists say of a model: its family, its base, and what speaks against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import support
+from fake_web import served
+from panels import FakeRuntime
+
+from lib_controlnet.families import Refusal
+from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.ui import choices
+
+
+def test_model_list_says_what_each_is_and_what_speaks_against_it(tmp_path: Path) -> None:
+    (tmp_path / "odd.safetensors").write_bytes(b"x")
+    support.save_sparse(tmp_path / "promax.safetensors", support.golden("sdxl_union_8"))
+    with served(tmp_path) as (client, runtime):
+        runtime.refused["promax"] = Refusal("it is made for SDXL", other_base=True)
+        body = client.get("/controlnet/model_list").json()
+    assert list(body["model_detail"]) == body["model_list"]
+    told = {name.split(" [")[0]: detail for name, detail in body["model_detail"].items()}
+    assert told == {
+        "odd": {"family": None, "base": None},
+        "promax": {
+            "family": "ControlNet Union",
+            "base": "SDXL",
+            "unavailable": "it is made for SDXL",
+        },
+    }
+
+
+def test_panel_says_what_a_model_is_while_it_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "odd.safetensors").write_bytes(b"x")
+    support.save_sparse(tmp_path / "promax.safetensors", support.golden("sdxl_union_8"))
+    runtime = FakeRuntime(Catalog([tmp_path]))
+    odd, promax = runtime.catalog.names()
+
+    def said(module: str, model: str) -> list[str]:
+        chosen = choices.on_model("All", module, model, runtime)[0]
+        followed = choices.on_module("All", module, model, False, runtime)[-2]
+        offered = choices.on_offer("All", module, model, runtime)[1]
+        lines = [chosen, followed, offered]
+        assert all(line["visible"] is bool(line["value"]) for line in lines)
+        return [line["value"] for line in lines]
+
+    assert said("canny", promax) == ["ControlNet Union for SDXL"] * 3
+    assert said("canny", odd) == [""] * 3
+    assert said("canny", "None") == [""] * 3
+    assert said("canny", "gone [e3b0c442]") == [""] * 3
+    assert said("reference_only", promax)[1:] == [""] * 2
