@@ -14,6 +14,7 @@ from lib_controlnet.engine.outcome import Outcome
 from lib_controlnet.engine.places import Places
 from lib_controlnet.engine.residency import Between, Place
 from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepCursor
+from lib_controlnet.engine.style_align import StyleAlign
 from lib_controlnet.engine.unet import describe_unet
 from lib_controlnet.enums import OnError
 from lib_controlnet.errors import ControlNetError, HostError, again, without_frames
@@ -38,16 +39,24 @@ class ControlSession:
         host: the WebUI.
         prepared: units in the user's order.
         on_error: what a unit that fails does to the generation.
+        aligns: the pictures of a batch share their style, whatever the units do.
 
     Attributes:
         units: what the units do in the present pass; those without effect are left out.
         active: their controls, sorted by what they do.
+        has_aligned: in a pass that is over the pictures have shared their style.
     """
 
     def __init__(
-        self, host: Host, prepared: Sequence[PreparedUnit], on_error: OnError = OnError.STOP
+        self,
+        host: Host,
+        prepared: Sequence[PreparedUnit],
+        on_error: OnError = OnError.STOP,
+        aligns: bool = False,
     ) -> None:
         self.host = host
+        self.aligns = aligns
+        self.has_aligned = False
         self.prepared = list(prepared)
         self.on_error = on_error
         self.error: BaseException | None = None
@@ -67,6 +76,7 @@ class ControlSession:
         self._bound_to: tuple[object, ...] | None = None
         self._places: Places | None = None
         self._foreign: nn.Module | None = None
+        self._alignment: StyleAlign | None = None
 
     def fail(self, error: BaseException) -> None:
         """Keep an error that the host would swallow; the first one counts."""
@@ -80,9 +90,15 @@ class ControlSession:
     def release(self) -> None:
         """End all controls and let go of their pictures, also where the session itself is held."""
         self.prepared, self.units, self.active = [], [], []
+        self._alignment = None
         self._outcomes, self._finishing = {}, {}
         if self._places is not None:
             self._places.detach()
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether rows have to be told by their texts where a neighbour orders them otherwise."""
+        return self._alignment is not None or any(c.terms.cond_only for c in self.active)
 
     def effects(self, moment: str) -> list[Effect]:
         """Effects of the present pass that answer a moment, in the user's order of units."""
@@ -127,12 +143,22 @@ class ControlSession:
                 if effect.answers("finish"):
                     self._finishing[prepared] = effect
         self.prepared = kept
+        self._alignment = self._align(info)
         self.is_bound = True
         controls = [bound.control for bound in self.units]
         for control in controls:
             control.meet(controls, self.say)
         # Sums of floats depend on their order; the user's order of units must not matter.
         self.active = sorted(controls, key=lambda control: control.sort_key)
+
+    def _align(self, info: PassInfo) -> StyleAlign | None:
+        """What the pictures of the pass share; nothing in a hires pass, whose pictures are made."""
+        if not self.aligns or info.is_hires:
+            return None
+        if info.images < 2:
+            self.say("ControlNet: StyleAlign needs a batch of several pictures, and this has one")
+            return None
+        return StyleAlign(info.images)
 
     def say(self, comment: str) -> None:
         """Keep a sentence for the user, once."""
@@ -147,7 +173,7 @@ class ControlSession:
             ControlNetError: on entry, if preparing the units failed.
         """
         self.raise_error()
-        if not self.units:
+        if not self.units and self._alignment is None:
             yield
             return
         self.cursor = StepCursor()
@@ -172,6 +198,8 @@ class ControlSession:
         """Ask for the places of all controls, class by class."""
         # What went wrong where the host swallows errors is raised by the next U-Net call.
         places.call(lambda _step, _call: self.raise_error())
+        if self._alignment is not None:
+            self._alignment.attach(places)  # first: what others append goes behind what is shared
 
         def kind(control: ActiveControl) -> tuple[int, str]:
             return type(control).order, type(control).__qualname__
@@ -240,7 +268,8 @@ class ControlSession:
 
     def _say_if_silenced(self, unet: nn.Module, progress: float) -> None:
         """Say that controls do not act on a foreign model, where one of them had to."""
-        if any(control.terms.window.is_open(progress) for control in self.active):
+        is_open = any(control.terms.window.is_open(progress) for control in self.active)
+        if is_open or self._alignment is not None:
             self.say(
                 "ControlNet: the model was switched during sampling to one that the controls were "
                 f"not bound to ({describe_unet(unet).kind}); from there on they do not act"
@@ -298,12 +327,18 @@ class ControlSession:
             HostError: a unit should have acted in them and could not.
         """
         self.is_bound = False
-        if self.units and completed and not self.evaluations:
+        is_asked = self.units or self._alignment is not None
+        if is_asked and completed and not self.evaluations:
             msg = (
                 "ControlNet: the sampler never announced a step, so no control could act; "
                 "another extension may have replaced the denoiser"
             )
             raise HostError(msg)
+        if self._alignment is not None and completed:
+            said = self._alignment.describe()
+            self.has_aligned = self.has_aligned or self._alignment.acted
+            if said:
+                self.say(f"ControlNet: {said}")
         for bound in self.units:
             unit, became = bound.part.prepared.unit, self.outcome_of(bound.part.prepared)
             idle = outcome.after_pass(unit, bound.control, self.evaluations, completed)

@@ -60,9 +60,12 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
     try:
         asked = overrides.apply(read_units(args), outside_values(p, runtime))
         units = [unit for unit in asked if unit.enabled]
-        if not units:
+        session.aligns = any(unit.style_align for unit in asked)
+        if not units and not session.aligns:
             return
         give_session(p, session)
+        if not units:
+            return
         last = batch.leave(p)
         source = pictures.batch_source(p, runtime.host)
         made = plan(units, source, animation.animation_of(p), _takes_several)
@@ -114,7 +117,7 @@ def begin_batch(p: Any, number: int, runtime: Runtime) -> None:
         return
     _autosave(p, session, runtime)
     pass_on_comments(p, session)
-    session = ControlSession(runtime.host, [], session.on_error)
+    session = ControlSession(runtime.host, [], session.on_error, session.aligns)
     give_session(p, session)
     try:
         _prepare_turn(run, turn, session, runtime)
@@ -292,6 +295,8 @@ def _write_what_ran(p: Any, session: ControlSession, runtime: Runtime) -> None:
         if session.outcome_of(prepared).acted:
             key = f"{infotext.KEY} {prepared.position}"
             p.extra_generation_params[key] = describe(prepared.unit)
+    if session.has_aligned:
+        p.extra_generation_params[infotext.STYLE_ALIGN] = str(True)
     if not runtime.host.is_interrupted():
         session.say_idle()
         pass_on_comments(p, session)

@@ -323,11 +323,11 @@ class ScriptViews:
 
     @property
     def ui_batch_option_state(self) -> list[Any]:
-        """Batch option of the generation that runs, and whether styles are aligned (never)."""
+        """Batch option of the generation that runs, and whether styles are aligned."""
         session = self._session
         asked = [] if session is None else [made.unit.batch_option for made in session.prepared]
         option = next((one for one in asked if one is not BatchOption.DEFAULT), BatchOption.DEFAULT)
-        return [option.value, False]
+        return [option.value, session is not None and session.aligns]
 
     @property
     def model_cache(self) -> Residency:

@@ -7,7 +7,7 @@ panel inside whatever Blocks is open: the host builds throw-away copies for its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,32 +61,39 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
                         units.append(build_unit(name, is_img2img, runtime))
         # Filled by javascript/controlnet_timeline.js.
         gr.HTML(elem_id=f"{prefix}_timeline", elem_classes=["cnet-timeline"])
-        batch_option = _batch_options(prefix)
+        shared = _batch_options(prefix)
         connect_batch(units)
         host_tab = HostTab.find() if is_img2img else None
-        return [_value(unit, batch_option, tab, runtime, host_tab) for unit in units]
+        return [_value(unit, shared, tab, runtime, host_tab) for unit in units]
 
 
-def _batch_options(prefix: str) -> gr.Radio:
-    """What is chosen once for all units; it travels in each of them."""
+def _batch_options(prefix: str) -> dict[str, gr.components.Component]:
+    """What is chosen once for all units, by field; it travels in each of them."""
     with gr.Accordion("Batch Options", open=False, elem_id="controlnet_batch_options"):
-        return gr.Radio(
-            FIELDS["batch_option"].choices,
-            label="Batch Option",
-            value=FIELDS["batch_option"].initial,
-            elem_id=f"{prefix}_controlnet_batch_option_radio",
-        )
+        return {
+            "batch_option": gr.Radio(
+                FIELDS["batch_option"].choices,
+                label="Batch Option",
+                value=FIELDS["batch_option"].initial,
+                elem_id=f"{prefix}_controlnet_batch_option_radio",
+            ),
+            "style_align": gr.Checkbox(
+                label="[StyleAlign] Align image style in the batch.",
+                value=FIELDS["style_align"].initial,
+                elem_id=f"{prefix}_controlnet_style_align_checkbox",
+            ),
+        }
 
 
 def _value(
     widgets: UnitWidgets,
-    batch_option: gr.Radio,
+    shared: Mapping[str, gr.components.Component],
     tab: str,
     runtime: Any,
     host_tab: HostTab | None,
 ) -> UnitValue:
     value = UnitValue()
-    fields = {**value_fields(widgets), "batch_option": batch_option}
+    fields = {**value_fields(widgets), **shared}
     fields |= host_boxes() if tab == "img2img" else {}
     value.follow(widgets.name, fields, [widgets.preview, widgets.preview_group, widgets.status])
     value.unit_widgets = widgets
@@ -130,6 +137,8 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         ]
         fields.append((widgets.enabled, partial(_read_enabled, index=index)))
         fields.append((widgets.picture_note, partial(_note_left_out, index=index, runtime=runtime)))
+    shared = (unit.widgets.get("style_align") for unit in units[:1])
+    fields += [(widget, _read_aligned) for widget in shared if widget is not None]
     return fields
 
 
@@ -174,6 +183,12 @@ def _read_enabled(params: dict[str, Any], index: int) -> bool | None:
     units = infotext.parse_all(params)
     unreadable = index not in units and f"{infotext.KEY} {index}" in params
     return index in units if units and not unreadable else None
+
+
+def _read_aligned(params: dict[str, Any]) -> bool | None:
+    """Whether the pasted pictures shared their style; None where nothing of ours is pasted."""
+    asked = params.get(infotext.STYLE_ALIGN)
+    return None if asked is None and not infotext.parse_all(params) else asked == str(True)
 
 
 def _type_of(pasted: dict[str, Any], runtime: Any) -> str:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 KEY: Final = "ControlNet"
 NOTES: Final = "ControlNet notes"
 """Key of what the user should know of a generation, one sentence a line."""
+STYLE_ALIGN: Final = "ControlNet StyleAlign"
+"""Key that is there where the pictures of the batch shared their style."""
 IF_SET: Final = (Written.IF_SET, Written.LAST_IF_SET)
 
 _OWN_KEY: Final = re.compile(rf"{KEY}[ -]?([0-9]{{0,2}})")
@@ -68,8 +70,8 @@ def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
 
 
 def is_own_key(key: str) -> bool:
-    """Whether a generation parameter is a unit's, such as `ControlNet 0`, or the notes on them."""
-    return key == NOTES or re.fullmatch(rf"{KEY} \d+", key) is not None
+    """Whether a generation parameter is ours: a unit, such as `ControlNet 0`, or beside them."""
+    return key in (NOTES, STYLE_ALIGN) or re.fullmatch(rf"{KEY} \d+", key) is not None
 
 
 def title(name: str) -> str:

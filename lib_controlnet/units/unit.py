@@ -46,6 +46,8 @@ class ControlUnit:
             picture, half of it on each side; 0 to 512.
         batch_option: whether every picture of a batch gets all units, or one each. One unit that
             asks for the latter decides for all.
+        style_align: whether the pictures of a batch share their style. One unit that asks for it
+            decides for all, and need not be enabled.
         notes: what was changed while parsing, one sentence each, for the user.
         is_request: made of a request's dict, whose numbers must be in range.
         fault: why a unit that is switched off could not be switched on.
@@ -157,6 +159,7 @@ class ControlUnit:
         parse=values.Within(0.0, 512.0, " pixels"),
     )
     batch_option: BatchOption = row(BatchOption.DEFAULT)
+    style_align: bool = row(False)
     index: int = 0
     notes: tuple[str, ...] = ()
     is_request: bool = False

@@ -63,6 +63,7 @@ FIELDS_IN_ORDER = [
     "region",
     "region_feather",
     "batch_option",
+    "style_align",
 ]
 
 

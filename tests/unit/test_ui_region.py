@@ -56,6 +56,8 @@ def test_new_widgets_have_their_ids_choices_and_defaults(
     batch = found[f"{panel}_controlnet_batch_option_radio"]
     assert (batch.label, batch.value) == ("Batch Option", BatchOption.DEFAULT.value)
     assert [value for _label, value in batch.choices] == [option.value for option in BatchOption]
+    align = found[f"{panel}_controlnet_style_align_checkbox"]
+    assert (align.label, align.value) == ("[StyleAlign] Align image style in the batch.", False)
     for index in range(count):
         unit = f"{panel}_ControlNet-{index}" if count > 1 else f"{panel}_ControlNet"
         region = found[f"{unit}_controlnet_region_radio"]
@@ -141,6 +143,17 @@ def test_batch_option_goes_into_every_unit(runtime: FakeRuntime, option: BatchOp
     assert len(units) == 3
     made = [unit.preprocess({"batch_option": option.value}) for unit in units]
     assert [unit.batch_option for unit in made] == [option] * 3
+    assert [unit.style_align for unit in made] == [False] * 3
+
+
+def test_style_align_goes_into_every_unit_and_comes_back_from_parameters(
+    runtime: FakeRuntime,
+) -> None:
+    _demo, units = build(runtime)
+    assert all(unit.preprocess({"style_align": True}).style_align for unit in units)
+    read = dict(paste_fields(units, runtime))[units[0].widgets["style_align"]]
+    pasted = [{"ControlNet StyleAlign": "True"}, {"ControlNet 0": "Module: canny"}, {}]
+    assert [read(params) for params in pasted] == [True, False, None]
 
 
 def test_batch_option_saved_default_counts_before_any_edit(runtime: FakeRuntime) -> None:
@@ -178,7 +191,8 @@ def pasted(runtime: FakeRuntime, text: str) -> dict[str, Any]:
     values = {
         component.elem_id: read({"ControlNet 1": text})
         for component, read in paste_fields(units, runtime)
-        if component.elem_id and not component.elem_id.endswith("enable_checkbox")
+        if component.elem_id
+        and not component.elem_id.endswith(("enable_checkbox", "style_align_checkbox"))
     }
     others = [value for name, value in values.items() if not name.startswith(UNIT)]
     assert others

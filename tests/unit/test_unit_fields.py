@@ -145,7 +145,9 @@ def test_made_up_field_is_changed_from_outside() -> None:
 def test_made_up_field_is_one_of_the_panel(panel_of_one_unit: UnitWidgets) -> None:
     own = UnitWidgets(**vars(panel_of_one_unit), glow=object())
     assert value_fields(own)["glow"] is own.glow
-    pasted = dict(paste_fields([SimpleNamespace(unit_widgets=own)], FakeRuntime(Catalog([]))))
+    pasted = dict(
+        paste_fields([SimpleNamespace(unit_widgets=own, widgets={})], FakeRuntime(Catalog([])))
+    )
     written = infotext.serialize(parse_unit({"glow": 0.25}))
     assert pasted[own.glow]({"ControlNet 0": written}) == 0.25
     assert pasted[own.glow]({"ControlNet 0": "Module: canny"}) == 0.5

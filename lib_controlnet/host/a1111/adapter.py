@@ -219,8 +219,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
         session.cursor.layout = None  # a generation without scripts, in the middle of ours
         return
     images = params.text_uncond.shape[0]
-    needs_texts = images > 1 and any(control.terms.cond_only for control in session.active)
-    layout = ROWS.read(params, needs_texts)
+    layout = ROWS.read(params, images > 1 and session.needs_texts)
     schedule = session.schedule or from_denoiser(denoiser)
     # Read only where it counts: the tensor is on the device, and reading it waits for the device.
     sigma = 0.0 if schedule.sigmas is None else float(params.sigma.max())
