@@ -9,6 +9,7 @@ restores the model exactly. What is added at one place, whatever the number of c
 - `after_input`: the output of an input block, which is both the stream and the skip.
 - `module`: the input or the output of any module below the U-Net. Of a block, the output as the
   host makes it: what the first two add comes on top.
+- `carry`: what has to follow the tokens of an attention, where neighbours merge or tile them.
 - `call`: a call of the whole U-Net, before its first block.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from lib_controlnet.engine.injection import Residuals, add_rows, sum_residuals
 from lib_controlnet.engine.step import StepContext, StepCursor
+from lib_controlnet.engine.tokens import Carried, Give, Road
 from lib_controlnet.errors import HostError
 
 OUTPUT_BLOCKS: Final = "output_blocks"
@@ -128,6 +130,7 @@ class Places:
         self._skips: list[tuple[AddResiduals, Callable[[], None]]] = []
         self._inputs: dict[int, list[ChangeStream]] = {}
         self._modules: dict[str, _AtModule] = {}
+        self._roads: dict[str, Road] = {}
         self._step: StepContext | None = None
         self._residuals: list[Residuals] = []
         self._taken = False
@@ -179,6 +182,16 @@ class Places:
         asked.after += [] if after is None else [after]
         asked.beside += [] if beside is None else [beside]
 
+    def carry(self, attention: str, give: Give) -> Carried:
+        """Have something follow the tokens of an attention, see `engine.tokens`.
+
+        Args:
+            attention: its name among the U-Net's `named_modules`, such as `(...).0.attn1`.
+            give: see `Carried`.
+        """
+        road = self._roads.setdefault(attention, Road(attention, lambda: self._step))
+        return road.carry(give)
+
     @contextmanager
     def hook(self) -> Iterator[None]:
         """Hooks are on the U-Net inside this context and gone after it, whatever happens."""
@@ -229,6 +242,8 @@ class Places:
             if asked.after or asked.beside:
                 hook = self._after_hook(asked)
                 keep(module.register_forward_hook(hook, with_kwargs=True).remove)
+        for road in self._roads.values():  # now that all additions are in what it starts from
+            road.hook(unet, keep)
         if self._skips:
             middle = unet.get_submodule("middle_block")
             keep(middle.register_forward_hook(self._middle_hook).remove)

@@ -6,7 +6,8 @@ same layers sum.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import re
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Call, Memory, Places
     from lib_controlnet.engine.step import StepContext
+    from lib_controlnet.engine.tokens import Carried
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -41,6 +43,9 @@ PREFIX: Final = "lllite_unet_"
 
 LAYERS: Final = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
 """Layers of a transformer block that published files have modules for."""
+
+ATTENTION: Final = re.compile(r".*\.attn[12](?=\.)")
+"""The attention that a layer is of, in the layer's path."""
 
 LAST: Final = "out"
 """The last module that a call of the U-Net passes through."""
@@ -86,6 +91,7 @@ class LLLiteControl(HintControl):
     def __init__(self, network: LLLiteNetwork, terms: Terms, hint: Tensor) -> None:
         super().__init__(network, terms, hint)
         self._embeddings: dict[str, Tensor] = {}
+        self._carried: dict[str, Carried] = {}
         self._memory: Memory | None = None
         self._stay = ExitStack()
         self._rows: Rows = ()
@@ -96,6 +102,9 @@ class LLLiteControl(HintControl):
         self._memory = places.memory
         places.call(self._begin)
         for name, path in self.network.paths.items():
+            attention = ATTENTION.match(path)
+            if attention:
+                self._carried[name] = places.carry(attention[0], partial(self._give, name))
             places.module(path, before=partial(self._addition, name))
         places.module(LAST, after=self._end)
 
@@ -115,35 +124,68 @@ class LLLiteControl(HintControl):
         self._stay.close()
 
     @torch.no_grad()
+    def _give(self, name: str, step: StepContext) -> Tensor | None:
+        """What goes with a layer's tokens, (rows, tokens, c); None where the unit does not act."""
+        if not self._rows:
+            return None
+        return self._conditions(name, step).expand(len(step.rows), -1, -1)
+
+    def _conditions(self, name: str, step: StepContext) -> Tensor:
+        """Embedding of the hint, and share of a region if there is one: (1 or rows, tokens, c)."""
+        module = self.network.module.at(name)
+        if name not in self._embeddings:
+            hint = self.hint.to(self.network.device, self.network.dtype)
+            with own_precision(self.network.device):
+                self._embeddings[name] = module.embed(hint)
+        embedding = _fit(self._embeddings[name], step, module.cell)
+        made = self.rows_of(embedding, step, tuple(range(len(step.rows))))
+        if self.terms.region is not None:
+            share = self.terms.region.at(made.shape[-2:], made)
+            made = torch.cat([made, share.expand(len(made), -1, -1, -1)], dim=1)
+        return rearrange(made, "b c h w -> b (h w) c")
+
+    @torch.no_grad()
     def _addition(self, name: str, tokens: Tensor, step: StepContext) -> Tensor | None:
-        """What a module adds to its layer's input (n, tokens, width)."""
+        """What a module adds to its layer's input (k, l, width)."""
         rows, index = self._rows, self._index
         if not rows:
             return None
         module = self.network.module.at(name)
         device, dtype = self.network.device, self.network.dtype
+        found = self._follow(name, tokens, step).expand(len(step.rows), -1, -1)
+        read = tokens.reshape(*found.shape[:2], tokens.shape[-1])
+        given, found = (read, found) if index is None else (read[index], found[index])
+        cond, share = found.to(device, dtype).split_with_sizes(
+            [module.cond_width, found.shape[-1] - module.cond_width], dim=-1
+        )
         with own_precision(device):
-            if name not in self._embeddings:
-                self._embeddings[name] = module.embed(self.hint.to(device, dtype))
-            embedding = _fit(self._embeddings[name], step, module.cell)
-            size = embedding.shape[-2:]
-            if tokens.shape[:2] != (len(step.rows), size.numel()):
-                msg = (
-                    f"{self.terms.name}: control model {self.network.name} expects "
-                    f"{len(step.rows)} x {size.numel()} tokens at {self.network.paths[name]}, got "
-                    f"{tokens.shape[0]} x {tokens.shape[1]}; switch off what merges or tiles the "
-                    "tokens of the U-Net (token merging, hypertile), or the unit"
-                )
-                raise HostError(msg)
-            given = (tokens if index is None else tokens[index]).to(device, dtype)
-            cond = self.rows_of(embedding, step, rows).expand(len(rows), -1, -1, -1)
-            added = module(given, cond) * self.terms.strengths[0]
-        if self.terms.region is not None:
-            mask = self.terms.region.at(size, added)
-            added = added * rearrange(mask, "b c h w -> b (h w) c")
+            added = module(given.to(device, dtype), cond) * self.terms.strengths[0]
+        added = (added * share if share.shape[-1] else added).to(tokens)
         self.acted = True
-        added = added.to(tokens)
-        return added if index is None else torch.zeros_like(tokens).index_copy(0, index, added)
+        if index is not None:
+            added = torch.zeros_like(read).index_copy(0, index, added)
+        return added.reshape(tokens.shape)
+
+    def _follow(self, name: str, tokens: Tensor, step: StepContext) -> Tensor:
+        """`_conditions` for tokens (k, l, width) that neighbours may have merged or cut.
+
+        Raises:
+            HostError: it cannot be told what became of the picture's tokens.
+        """
+        own, carried = self._conditions(name, step), self._carried.get(name)
+        count = len(step.rows)
+        if tokens.shape[:2] == (count, own.shape[1]):
+            return own
+        with suppress(LookupError):
+            if carried is not None:
+                return carried.follow(own, tokens, count)
+        msg = (
+            f"{self.terms.name}: control model {self.network.name} expects {count} x "
+            f"{own.shape[1]} tokens at {self.network.paths[name]}, got {tokens.shape[0]} x "
+            f"{tokens.shape[1]}, and cannot tell which is which; switch off what merges or tiles "
+            "the tokens of the U-Net, or the unit"
+        )
+        raise HostError(msg)
 
     def release(self) -> None:
         """Forget what was made of the hint."""

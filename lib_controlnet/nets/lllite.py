@@ -14,7 +14,6 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from lib_controlnet.nets.padding import pad_to_cells
@@ -73,6 +72,7 @@ class LLLiteModule(nn.Module):
             layers += [nn.Conv2d(widths[i], widths[i + 1], stride, stride=stride), nn.ReLU()]
         self.conditioning1 = nn.Sequential(*layers[:-1])
         self.cell = 4 * 2**params.depth
+        self.cond_width = params.cond_width
         mlp = params.mlp_width
         self.down = nn.Sequential(nn.Linear(params.width, mlp))
         self.mid = nn.Sequential(nn.Linear(mlp + params.cond_width, mlp))
@@ -90,12 +90,8 @@ class LLLiteModule(nn.Module):
         """
         return self.conditioning1(pad_to_cells(hint, self.cell) * 2.0 - 1.0)
 
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """Compute what is added to tokens (b, n, width), given the embedding (b, cond_width, h, w).
-
-        n = h * w, row by row.
-        """
-        cond = rearrange(embedding, "b c h w -> b (h w) c")
+    def forward(self, tokens: Tensor, cond: Tensor) -> Tensor:
+        """What is added to tokens (b, n, width), given the hint's embedding (b, n, cond_width)."""
         inner = torch.cat([cond, F.relu(self.down(tokens))], dim=2)
         return self.up(F.relu(self.mid(inner)))
 

@@ -6,24 +6,30 @@ the bit on such weights; it is not part of this project.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
+from minildm.attention import BasicTransformerBlock
 from oracle import assert_close
 from sessions import FakeHost, info, prepared
 from support import inputs, memory_checkpoint, randomise, tiny_base
 from torch import Tensor, nn
 
+from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.tokens import find_order
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families import identify
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets.lllite import LLLite, LLLiteParams, read_lllite_params
-from lib_controlnet.pictures.placement import to_hint
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.pictures.placement import PassGeometry, to_hint
 
 TARGETS = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
 PUBLISHED = {(8, 16): 11.1, (16, 32): 22.3, (32, 64): 45.9, (128, 128): 121.9, (128, 256): 223.7}
@@ -34,8 +40,17 @@ def module_params(width: int, depth: int) -> LLLiteParams:
     return LLLiteParams(width, cond_width=8, mlp_width=16, depth=depth)
 
 
-def formula(tensors: Mapping[str, Tensor], name: str, tokens: Tensor, hint: Tensor) -> Tensor:
-    """What a module adds to tokens (b, n, c), for a hint (1, 3, H, W) in [0, 1]."""
+def formula(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    tokens: Tensor,
+    hint: Tensor,
+    change: Callable[[Tensor], Tensor] = lambda cond: cond,
+) -> Tensor:
+    """What a module adds to tokens (b, n, c), for a hint (1, 3, H, W) in [0, 1].
+
+    `change` is what a neighbour did to the picture's tokens (1, m, c).
+    """
     w = {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
     cond = hint * 2 - 1
     for position in (0, 2, 4):
@@ -43,7 +58,7 @@ def formula(tensors: Mapping[str, Tensor], name: str, tokens: Tensor, hint: Tens
         if kernel is not None:
             cond = cond.clamp(min=0) if position else cond
             cond = F.conv2d(cond, kernel, w[f"conditioning1.{position}.bias"], kernel.shape[-1])
-    cond = cond.flatten(2).mT.expand(len(tokens), -1, -1)
+    cond = change(cond.flatten(2).mT.expand(2, -1, -1))
     down = (tokens @ w["down.0.weight"].T + w["down.0.bias"]).clamp(min=0)
     mid = torch.cat([cond, down], dim=2) @ w["mid.0.weight"].T + w["mid.0.bias"]
     return mid.clamp(min=0) @ w["up.0.weight"].T + w["up.0.bias"]
@@ -61,7 +76,7 @@ def test_a_module_agrees_with_the_formula(depth: int, size: tuple[int, int]) -> 
     tokens = torch.randn(2, h * w, 32, generator=generator)
     embedding = net["lllite_unet_x"].embed(hint)
     assert embedding.shape == (1, 8, h, w)
-    added = net["lllite_unet_x"](tokens, embedding.expand(2, -1, -1, -1))
+    added = net["lllite_unet_x"](tokens, embedding.flatten(2).mT.expand(2, -1, -1))
     filled = F.pad(hint, (0, w * cell - size[1], 0, h * cell - size[0]), mode="replicate")
     assert_close(added, formula(net.state_dict(), "lllite_unet_x", tokens, filled))
 
@@ -204,24 +219,143 @@ def test_a_module_for_a_layer_that_is_not_there_is_told() -> None:
         identify(ckpt).check(ckpt, tiny_base("SDXL"))
 
 
+# --- neighbours that change the tokens of an attention ------------------------------------------
+
+
+def merge(x: Tensor) -> Tensor:
+    """Every fourth token becomes one with the next, and the merged ones go to the end."""
+    return torch.cat([x[:, 2::4], x[:, 3::4], (x[:, ::4] + x[:, 1::4]) / 2], dim=1)
+
+
+def unmerge(x: Tensor) -> Tensor:
+    third, fourth, merged = x.chunk(3, dim=1)
+    return torch.stack([merged, merged, third, fourth], dim=2).flatten(1, 2)
+
+
+class ToMeBlock(BasicTransformerBlock):
+    """A transformer block as token merging makes it, by the name that it gives to the class."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = unmerge(self.attn1(merge(self.norm1(x)), context=None)) + x
+        x = unmerge(self.attn2(merge(self.norm2(x)), context=context)) + x
+        return self.ff(self.norm3(x)) + x
+
+
+def tile(x: Tensor) -> Tensor:
+    """Two rows and two columns of tiles of a picture twice as wide as high, as hypertile does."""
+    h = round((x.shape[1] / 2) ** 0.5)
+    sizes = {"nh": 2, "nw": 2, "h": h // 2, "w": h}
+    return rearrange(x, "b (nh h nw w) c -> (b nh nw) (h w) c", **sizes)
+
+
+def untile(x: Tensor) -> Tensor:
+    h = round((x.shape[1] / 2) ** 0.5)
+    sizes = {"nh": 2, "nw": 2, "h": h, "w": 2 * h}
+    return rearrange(x, "(b nh nw) (h w) c -> b (nh h nw w) c", **sizes)
+
+
+def merge_tokens(blocks: Sequence[nn.Module]) -> None:
+    for block in blocks:
+        block.__class__ = ToMeBlock
+
+
+def tile_tokens(blocks: Sequence[nn.Module]) -> None:
+    for block in blocks:
+        forward = block.attn1.forward
+        block.attn1.forward = lambda x, f=forward, **given: untile(f(tile(x), **given))
+
+
+SHAPE = build_layout([1], 1, 2)
+WIDE = Size(32, 16)
+
+
+@pytest.mark.parametrize("mode", [ControlMode.BALANCED, ControlMode.CONTROL])
+@pytest.mark.parametrize("neighbour", [merge_tokens, tile_tokens])
+@torch.no_grad()
+def test_conditions_follow_their_tokens(neighbour: Callable, mode: ControlMode) -> None:
+    """Embeddings and a region are merged and cut like the tokens; of two units as of one."""
+    base, call = tiny_base("SDXL"), inputs("SDXL", size=(WIDE.height, WIDE.width))
+    blocks = [m for m in base.module.modules() if isinstance(m, BasicTransformerBlock)]
+    neighbour(blocks)
+    half = np.zeros((128, 256), np.uint8)
+    half[:, :128] = 255
+    units, told = [], []
+    for seed, region in ((1, None), (2, half)):
+        ckpt = memory_checkpoint(weights(seed), f"lllite{seed}.safetensors")
+        network = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
+        units.append(prepared(network, seed, region=region, control_mode=mode))
+        units[-1].detected = np.resize(units[-1].detected, (128, 256, 3))
+        told.append((weights(seed), to_hint(units[-1].detected), region is not None))
+    rows = torch.tensor([1.0, 0.0 if mode is ControlMode.CONTROL else 1.0])
+    handles = []
+    for path, layer in base.module.named_modules():
+        name = PREFIX + path.replace(".", "_")
+        if f"{name}.up.0.weight" in weights(1):
+            change = merge if neighbour is merge_tokens else tile
+            if change is tile and "attn2" in name:
+                change = nn.Identity()
+            add = _follower(name, told, rows[:, None, None], change)
+            handles.append(layer.register_forward_pre_hook(add))
+    expected = base.module(**call)
+    for handle in handles:
+        handle.remove()
+    plain = base.module(**call)
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(PassInfo(PassGeometry.of_latent(WIDE), base, alphas=FakeHost.alphas))
+    with session.sampling(base.module):
+        session.begin_evaluation(SHAPE, 0.5)
+        ours = base.module(**call)
+    assert_close(ours, expected)
+    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
+    assert torch.equal(base.module(**call), plain)
+
+
+def _follower(name: str, told: list, rows: Tensor, change: Callable) -> Callable:
+    def add(_layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        (x,) = args
+        total = torch.zeros_like(x)
+        for tensors, hint, is_half in told:
+            added = formula(tensors, name, x, hint, change)
+            acting = rows.expand(-1, len(total.flatten(0, 1)) // 2, -1)
+            if is_half:  # the left half of the picture, at the size of the layer
+                count = 128 if "input_blocks_4" in name or "input_blocks_5" in name else 32
+                width = 2 * round((count / 2) ** 0.5)
+                left = (torch.arange(count) % width < width // 2).float()
+                acting = acting * change(left[None, :, None].expand(2, -1, -1)).reshape(2, -1, 1)
+            total += added * acting.reshape(*x.shape[:2], 1)
+        return (x + total,)
+
+    return add
+
+
 @torch.no_grad()
 def test_another_number_of_tokens_is_told() -> None:
-    """What tiles or merges tokens (hypertile, token merging) leaves no place for the hint."""
+    """What leaves no place for the hint: tokens that no neighbour we know of made."""
     base, call = tiny_base("SDXL"), inputs("SDXL")
     ckpt = memory_checkpoint(weights(1), "lllite.safetensors")
     network = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
     block = base.module.middle_block[1].transformer_blocks[0]
-    block.attn1.forward = _merging(block.attn1.forward)
-    session = ControlSession(FakeHost(), [prepared(network)])
-    session.begin_pass(info(base))
-    with session.sampling(base.module):
-        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
-        with pytest.raises(HostError, match="tokens"):
-            base.module(**call)
+    for change in (lambda x: x[:, ::2], lambda x: (x + 1).reshape(4, -1, x.shape[-1])):
+        attention = block.attn1
+        attention.forward = _changing(type(attention).forward.__get__(attention), change)
+        session = ControlSession(FakeHost(), [prepared(network)])
+        session.begin_pass(info(base))
+        with session.sampling(base.module):
+            session.begin_evaluation(build_layout([1], 1, 2), 0.5)
+            with pytest.raises(HostError, match="cannot tell which is which"):
+                base.module(**call)
 
 
-def _merging(forward: object) -> object:
-    def merged(x: Tensor, **given: object) -> Tensor:
-        return forward(x[:, ::2], **given).repeat_interleave(2, dim=1)
+def _changing(forward: Callable, change: Callable) -> Callable:
+    return lambda x, **given: forward(change(x), **given).reshape(2, -1, x.shape[-1])
 
-    return merged
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_tokens_are_found_again_by_their_bits(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    given = torch.randn(2, 512, 96, generator=generator).to(dtype)
+    order = torch.stack([torch.randperm(512, generator=generator) for _ in range(2)])
+    moved = given.gather(1, order[..., None].expand(-1, -1, 96)).reshape(8, 128, 96)
+    assert torch.equal(find_order(given, moved), order)
+    with pytest.raises(LookupError):
+        find_order(given, moved * 2)
