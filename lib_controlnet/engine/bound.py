@@ -135,6 +135,8 @@ def _strengths(
 ) -> tuple[float, ...]:
     unit = prepared.unit
     mode, own = unit.control_mode, unit.advanced_weighting
+    if not network.has_modes and mode is not ControlMode.BALANCED:
+        say(f"ControlNet {unit.name}: {network.family} has no control modes, it acts as Balanced")
     if prepared.soft_in_hires and info.is_hires and mode is ControlMode.BALANCED:
         # Parity: one-pixel line maps are softened in a hires pass.
         mode = ControlMode.PROMPT

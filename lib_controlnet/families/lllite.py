@@ -52,7 +52,10 @@ LAST: Final = "out"
 
 
 class LLLiteNetwork(ControlNetwork):
-    """A loaded ControlNet-LLLite; the control mode changes its rows, not its strength.
+    """A loaded ControlNet-LLLite.
+
+    It acts on all rows in every mode, as everywhere: its author found that on cond rows alone it
+    changes the picture's colours.
 
     Args:
         name: file stem.
@@ -64,6 +67,7 @@ class LLLiteNetwork(ControlNetwork):
     base = BaseModel.SDXL
     layers = 1
     wants = Guide(masked=0.0)
+    has_modes = False
     module: LLLite
 
     def __init__(self, name: str, module: LLLite, paths: Mapping[str, str]) -> None:

@@ -138,6 +138,34 @@ def original_adapter(name: str) -> dict[str, tuple[int, ...]]:
     return renamed
 
 
+LLLITES = ((8, 16), (16, 32), (32, 64), (128, 128), (128, 256))
+"""ControlNet-LLLites: widths of the embedding and of the layers."""
+
+LLLITE_LAYERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q")
+
+
+def lllite(cond: int, mlp: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a ControlNet-LLLite: kohya-ss', bdsqlsz', CN-anytest, anystyle."""
+    half, shapes = cond // 2, {}
+    for key, shape in original_layout("sdxl_full").items():
+        if not key.endswith(tuple(f"{layer}.weight" for layer in LLLITE_LAYERS)):
+            continue
+        name = "lllite_unet_" + key.removesuffix(".weight").replace(".", "_")
+        is_wide = key.startswith(("input_blocks.4", "input_blocks.5"))
+        convs = [(half, 3, 4), (cond, half, 4)] if is_wide else [(half, 3, 4), (half, half, 4)]
+        convs += [] if is_wide else [(cond, half, 2)]
+        for position, (width_out, width_in, side) in enumerate(convs):
+            layer = f"{name}.conditioning1.{2 * position}"
+            shapes |= {f"{layer}.weight": (width_out, width_in, side, side)}
+            shapes |= {f"{layer}.bias": (width_out,)}
+        for part, width_out, width_in in (
+            *(("down", mlp, shape[1]), ("mid", mlp, mlp + cond), ("up", shape[1], mlp)),
+        ):
+            shapes |= {f"{name}.{part}.0.weight": (width_out, width_in)}
+            shapes |= {f"{name}.{part}.0.bias": (width_out,)}
+    return shapes
+
+
 def write(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write one table; the bytes depend on the content alone."""
     text = json.dumps({key: list(shape) for key, shape in shapes.items()}, indent=0)
@@ -160,3 +188,5 @@ if __name__ == "__main__":
     for title in ADAPTERS:
         write(f"{title}_original", original_adapter(title))
         write(f"{title}_diffusers", adapter(title))
+    for cond, mlp in LLLITES:
+        write(f"sdxl_lllite_{cond}_{mlp}", lllite(cond, mlp))

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from data.make_keys import UNETS
 from einops import rearrange
 from minildm.attention import BasicTransformerBlock
+from minildm.unet import UNetModel
 from oracle import assert_close
 from sessions import FakeHost, info, prepared
-from support import inputs, memory_checkpoint, randomise, tiny_base
+from support import golden, inputs, memory_checkpoint, randomise, tiny_base
 from torch import Tensor, nn
 
 from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.tokens import find_order
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families import identify
@@ -81,35 +84,41 @@ def test_a_module_agrees_with_the_formula(depth: int, size: tuple[int, int]) -> 
     assert_close(added, formula(net.state_dict(), "lllite_unet_x", tokens, filled))
 
 
+@lru_cache
+def published_base() -> BaseUNet:
+    with torch.device("meta"):
+        unet = UNetModel(**UNETS["sdxl_full"])
+    return BaseUNet(unet, describe_unet(unet), "sdxl", "sdxl")
+
+
 @pytest.mark.parametrize(("cond", "mlp"), PUBLISHED)
-def test_published_sizes_are_read_from_shapes(cond: int, mlp: int) -> None:
+def test_published_files_are_known_and_fit(cond: int, mlp: int) -> None:
     """136 modules: two blocks at 640 channels twice, ten at 1280 three times, four layers each."""
+    ckpt = memory_checkpoint(golden(f"sdxl_lllite_{cond}_{mlp}"))
+    identify(ckpt).check(ckpt, published_base())
     with torch.device("meta"):
-        net = LLLite(
-            {
-                f"lllite_unet_{place}_1_transformer_blocks_{block}_{target}": LLLiteParams(
-                    width, cond, mlp, depth
-                )
-                for place, depth, width, blocks in (
-                    *((f"input_blocks_{n}", 2, 640, 2) for n in (4, 5)),
-                    *((place, 3, 1280, 10) for place in ("input_blocks_7", "input_blocks_8")),
-                    ("middle_block", 3, 1280, 10),
-                )
-                for block in range(blocks)
-                for target in TARGETS
-            }
-        )
+        net = LLLite(read_lllite_params(ckpt.shapes))
     assert len(net) == 136
-    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    first = "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-    assert shapes[f"{first}.conditioning1.0.weight"] == (cond // 2, 3, 4, 4)
-    assert shapes[f"{first}.down.0.weight"] == (mlp, 640)
-    assert shapes[f"{first}.mid.0.weight"] == (mlp, mlp + cond)
-    with torch.device("meta"):
-        again = LLLite(read_lllite_params(shapes)).state_dict()
-    assert {name: tuple(value.shape) for name, value in again.items()} == shapes
-    size = 2 * sum(value.numel() for value in again.values()) / 1e6
+    assert {name: tuple(value.shape) for name, value in net.state_dict().items()} == ckpt.shapes
+    size = 2 * sum(value.numel() for value in net.state_dict().values()) / 1e6
     assert size == pytest.approx(PUBLISHED[cond, mlp], rel=0.02)
+
+
+def test_any_linear_layer_may_have_a_module() -> None:
+    """The trainer can be told to put them elsewhere, the decoder included."""
+    base = tiny_base("SDXL")
+    block = "output_blocks_3_1_transformer_blocks_0"
+    layers = {"attn1_to_out_0": 64, "ff_net_2": 256, "attn2_to_q": 64}
+    names = {f"{PREFIX}{block}_{layer}": width for layer, width in layers.items()}
+    net = LLLite({name: module_params(width, 2) for name, width in names.items()})
+    ckpt = memory_checkpoint(randomise(net, 1).state_dict(), "x.safetensors")
+    network = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
+    session = ControlSession(FakeHost(), [prepared(network)])
+    session.begin_pass(info(base))
+    plain = base.module(**inputs("SDXL"))
+    with session.sampling(base.module):
+        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
+        assert not torch.equal(base.module(**inputs("SDXL")), plain)
 
 
 PREFIX = "lllite_unet_"
@@ -135,24 +144,22 @@ def weights(seed: int) -> dict[str, Tensor]:
     return net.state_dict()
 
 
-@pytest.mark.parametrize("mode", [ControlMode.PROMPT, ControlMode.CONTROL])
 @torch.no_grad()
-def test_the_unet_agrees_with_the_formula(mode: ControlMode) -> None:
-    """Two units on the same layers: both add to what the layer was given."""
+def test_the_unet_agrees_with_the_formula() -> None:
+    """Two units on the same layers: both add to what the layer was given, in every mode."""
     base, call = tiny_base("SDXL"), inputs("SDXL")
     units, told = [], []
-    for seed, weight in ((1, 0.8), (2, 1.3)):
+    for seed, weight, mode in ((1, 0.8, ControlMode.PROMPT), (2, 1.3, ControlMode.CONTROL)):
         tensors = weights(seed)
         ckpt = memory_checkpoint(tensors, f"lllite{seed}.safetensors")
         network = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
         units.append(prepared(network, seed, weight=weight, control_mode=mode))
         told.append((tensors, weight, to_hint(units[-1].detected)))
-    rows = torch.tensor([1.0, 0.0 if mode is ControlMode.CONTROL else 1.0])[:, None, None]
     handles = []
     for path, layer in base.module.named_modules():
         name = PREFIX + path.replace(".", "_")
         if f"{name}.up.0.weight" in told[0][0]:
-            handles.append(layer.register_forward_pre_hook(_adder(name, told, rows)))
+            handles.append(layer.register_forward_pre_hook(_adder(name, told)))
     expected = base.module(**call)
     for handle in handles:
         handle.remove()
@@ -165,13 +172,16 @@ def test_the_unet_agrees_with_the_formula(mode: ControlMode) -> None:
     assert_close(ours, expected)
     assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
     assert torch.equal(base.module(**call), plain)
+    assert session.comments == [
+        "ControlNet unit 0: ControlNet-LLLite has no control modes, it acts as Balanced"
+    ]
 
 
-def _adder(name: str, told: list, rows: Tensor) -> object:
+def _adder(name: str, told: list) -> Callable:
     def add(_layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = args
         parts = [weight * formula(tensors, name, x, hint) for tensors, weight, hint in told]
-        return (x + rows * sum(parts),)
+        return (x + sum(parts),)
 
     return add
 
@@ -269,11 +279,10 @@ SHAPE = build_layout([1], 1, 2)
 WIDE = Size(32, 16)
 
 
-@pytest.mark.parametrize("mode", [ControlMode.BALANCED, ControlMode.CONTROL])
 @pytest.mark.parametrize("neighbour", [merge_tokens, tile_tokens])
 @torch.no_grad()
-def test_conditions_follow_their_tokens(neighbour: Callable, mode: ControlMode) -> None:
-    """Embeddings and a region are merged and cut like the tokens; of two units as of one."""
+def test_conditions_follow_their_tokens(neighbour: Callable) -> None:
+    """Embeddings and a region are merged and cut like the tokens; rows and units are told apart."""
     base, call = tiny_base("SDXL"), inputs("SDXL", size=(WIDE.height, WIDE.width))
     blocks = [m for m in base.module.modules() if isinstance(m, BasicTransformerBlock)]
     neighbour(blocks)
@@ -283,10 +292,10 @@ def test_conditions_follow_their_tokens(neighbour: Callable, mode: ControlMode) 
     for seed, region in ((1, None), (2, half)):
         ckpt = memory_checkpoint(weights(seed), f"lllite{seed}.safetensors")
         network = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
-        units.append(prepared(network, seed, region=region, control_mode=mode))
+        network.cond_only = region is not None
+        units.append(prepared(network, seed, region=region))
         units[-1].detected = np.resize(units[-1].detected, (128, 256, 3))
         told.append((weights(seed), to_hint(units[-1].detected), region is not None))
-    rows = torch.tensor([1.0, 0.0 if mode is ControlMode.CONTROL else 1.0])
     handles = []
     for path, layer in base.module.named_modules():
         name = PREFIX + path.replace(".", "_")
@@ -294,7 +303,7 @@ def test_conditions_follow_their_tokens(neighbour: Callable, mode: ControlMode) 
             change = merge if neighbour is merge_tokens else tile
             if change is tile and "attn2" in name:
                 change = nn.Identity()
-            add = _follower(name, told, rows[:, None, None], change)
+            add = _follower(name, told, change)
             handles.append(layer.register_forward_pre_hook(add))
     expected = base.module(**call)
     for handle in handles:
@@ -310,20 +319,19 @@ def test_conditions_follow_their_tokens(neighbour: Callable, mode: ControlMode) 
     assert torch.equal(base.module(**call), plain)
 
 
-def _follower(name: str, told: list, rows: Tensor, change: Callable) -> Callable:
+def _follower(name: str, told: list, change: Callable) -> Callable:
     def add(_layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = args
-        total = torch.zeros_like(x)
         for tensors, hint, is_half in told:
-            added = formula(tensors, name, x, hint, change)
-            acting = rows.expand(-1, len(total.flatten(0, 1)) // 2, -1)
-            if is_half:  # the left half of the picture, at the size of the layer
+            added = formula(tensors, name, args[0], hint, change)
+            if is_half:  # the cond row, in the left half of the picture at the size of the layer
                 count = 128 if "input_blocks_4" in name or "input_blocks_5" in name else 32
                 width = 2 * round((count / 2) ** 0.5)
                 left = (torch.arange(count) % width < width // 2).float()
-                acting = acting * change(left[None, :, None].expand(2, -1, -1)).reshape(2, -1, 1)
-            total += added * acting.reshape(*x.shape[:2], 1)
-        return (x + total,)
+                rows = torch.tensor([1.0, 0.0])[:, None, None] * left[None, :, None]
+                added = added * change(rows).reshape(*x.shape[:2], 1)
+            x = x + added
+        return (x,)
 
     return add
 
