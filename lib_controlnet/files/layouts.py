@@ -40,6 +40,9 @@ DIFFUSERS_MARKS: Final = (
 ANCHORS: Final = ("input_hint_block.0.weight", "zero_convs.0.0.weight", *DIFFUSERS_MARKS)
 """Tensors of which every ControlNet has one; what stands before it is a prefix."""
 
+PROCESSORS: Final = "adapter_modules."
+"""What the attention part of an IP-Adapter is called by its trainer; published files rename it."""
+
 FULL_CHECKPOINT: Final = "model.diffusion_model."
 
 RESNET_NAMES: Final = {
@@ -103,7 +106,10 @@ def normalise(names: Iterable[str]) -> dict[str, str]:
     if "body.0.resnets.0.block1.weight" in mapping:
         is_full = "conv_in.weight" in mapping
         mapping = (_count_adapter_blocks if is_full else _rename_light_blocks)(mapping)
-    return mapping
+    return {
+        f"ip_adapter.{name.removeprefix(PROCESSORS)}" if name.startswith(PROCESSORS) else name: old
+        for name, old in mapping.items()
+    }
 
 
 def _rename_light_blocks(mapping: dict[str, str]) -> dict[str, str]:

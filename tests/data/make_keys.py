@@ -166,6 +166,62 @@ def lllite(cond: int, mlp: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def ip_adapter(base: str, image_proj: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an IP-Adapter: its projection, and keys and values by their numbers."""
+    shapes = {f"image_proj.{name}": shape for name, shape in image_proj.items()}
+    with torch.device("meta"):
+        unet = oracle.u_net(oracle.PUBLISHED[base])
+    for number, name in enumerate(unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            layer = unet.get_submodule(name.removesuffix(".processor"))
+            for part in ("to_k_ip", "to_v_ip"):
+                shape = tuple(layer.to_k.weight.shape)
+                shapes[f"ip_adapter.{number}.{part}.weight"] = shape
+    return shapes
+
+
+def linear_projection(read: int, context: int, tokens: int = 4) -> dict[str, tuple[int, ...]]:
+    """Base files: one linear layer."""
+    rows = tokens * context
+    norm = {"norm.weight": (context,), "norm.bias": (context,)}
+    return {"proj.weight": (rows, read), "proj.bias": (rows,), **norm}
+
+
+def perceptron(read: int, context: int) -> dict[str, tuple[int, ...]]:
+    """Full-face files."""
+    shapes = {"proj.0.weight": (read, read), "proj.0.bias": (read,)}
+    shapes |= {"proj.2.weight": (context, read), "proj.2.bias": (context,)}
+    return shapes | {"proj.3.weight": (context,), "proj.3.bias": (context,)}
+
+
+def resampler(read: int, context: int, width: int, heads: int) -> dict[str, tuple[int, ...]]:
+    """Plus files: four blocks, 16 tokens."""
+    inner = 64 * heads
+    shapes: dict[str, tuple[int, ...]] = {"latents": (1, 16, width)}
+    for name, shape in (("proj_in", (width, read)), ("proj_out", (context, width))):
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    shapes |= {"norm_out.weight": (context,), "norm_out.bias": (context,)}
+    for i in range(4):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            shapes |= {f"layers.{i}.{norm}.{leaf}": (width,) for leaf in ("weight", "bias")}
+        linear = {"0.to_q": (inner, width), "0.to_kv": (2 * inner, width)}
+        linear |= {"0.to_out": (width, inner), "1.1": (4 * width, width), "1.3": (width, 4 * width)}
+        shapes |= {f"layers.{i}.{name}.weight": shape for name, shape in linear.items()}
+    return shapes
+
+
+IP_ADAPTERS = {
+    "ip-adapter_sd15": ("sd15", linear_projection(1024, 768)),
+    "ip-adapter_sd15_vit-G": ("sd15", linear_projection(1280, 768)),
+    "ip-adapter-plus_sd15": ("sd15", resampler(1280, 768, 768, 12)),
+    "ip-adapter-full-face_sd15": ("sd15", perceptron(1280, 768)),
+    "ip-adapter_sdxl": ("sdxl_full", linear_projection(1280, 2048)),
+    "ip-adapter_sdxl_vit-h": ("sdxl_full", linear_projection(1024, 2048)),
+    "ip-adapter-plus_sdxl_vit-h": ("sdxl_full", resampler(1280, 2048, 1280, 20)),
+}
+"""Light, plus-face, composition and noob-ipa files have the layout of one of these."""
+
+
 def write(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write one table; the bytes depend on the content alone."""
     text = json.dumps({key: list(shape) for key, shape in shapes.items()}, indent=0)
@@ -190,3 +246,5 @@ if __name__ == "__main__":
         write(f"{title}_diffusers", adapter(title))
     for cond, mlp in LLLITES:
         write(f"sdxl_lllite_{cond}_{mlp}", lllite(cond, mlp))
+    for title, (base, projection) in IP_ADAPTERS.items():
+        write(title, ip_adapter(base, projection))
