@@ -34,7 +34,7 @@ from lib_controlnet.pictures.placement import PassGeometry
 PAIR = build_layout([1], 1, 2)
 CONTEXTS = {"SD1": 48, "SDXL": 80}
 READ = {"linear": 24, "perceptron": 40, "resampler": 40}
-KINDS = [(base, form) for base in CONTEXTS for form in READ]
+KINDS = [*(("SD1", form) for form in READ), ("SDXL", "linear"), ("SDXL", "resampler")]
 
 
 def shapes_of(base: str, form: str) -> dict[str, Any]:
