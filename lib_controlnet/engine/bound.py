@@ -76,7 +76,8 @@ def bind_unit(
         log.info("%s has no effect in this pass: %s", unit.name, idle)
         return idle
     guide, key = _guide(prepared, network, placed, host)
-    if said := mask_remark(unit.module, network.name, network.wants.masked):
+    is_map = network.wants.kind is GuideKind.MAP
+    if is_map and (said := mask_remark(unit.module, network.name, network.wants.masked)):
         say(f"ControlNet {unit.name}: {said}")
     is_unsaid = unit.union_control_type is ControlNetUnionControlType.UNKNOWN
     asks_cond = network.has_modes and unit.control_mode is ControlMode.CONTROL
@@ -178,9 +179,37 @@ def _guide(
         raise UnitError(msg)
     hint, key = placed.hint(wants.masked if prepared.masked is None else prepared.masked)
     if wants.kind is GuideKind.LATENT:
-        latents = [placed.latent(host, number) for number in range(len(placed.maps))]
+        make = _latent_and_mask if wants.has_mask else _latent
+        latents = [make(prepared, network, placed, host, i) for i in range(len(placed.maps))]
         return torch.cat(latents), key
     return hint, key
+
+
+def _latent(
+    prepared: PreparedUnit, network: ControlNetwork, placed: Placed, host: Host, number: int
+) -> Tensor:
+    del prepared, network
+    return placed.latent(host, number)
+
+
+def _latent_and_mask(
+    prepared: PreparedUnit, network: ControlNetwork, placed: Placed, host: Host, number: int
+) -> Tensor:
+    """Latent and mask of a map, see `Guide.has_mask`.
+
+    Raises:
+        UnitError: there is no mask, or nothing in it.
+    """
+    cells = placed.find_masked(number)
+    if cells is None or not cells.any():
+        unit = prepared.unit
+        msg = (
+            f"{unit.name}: control model {network.name} ({network.family}) paints what is masked, "
+            f"and {unit.module} gives no mask; paint one, and choose a preprocessor of the control "
+            "type Inpaint"
+        )
+        raise UnitError(msg)
+    return torch.cat([placed.latent(host, number, network.wants.masked), cells], dim=1)
 
 
 def _reader(network: ControlNetwork) -> str:

@@ -46,12 +46,15 @@ class Guide:
             map's, scaled, float32 (1 or n, 4, h, w); an embedding is what the preprocessor gives,
             as `Embeddings`.
         masked: value of a hint's masked pixels in all channels.
+        has_mask: a latent is that of the picture with `masked` in the masked pixels, and the mask
+            is one channel more, 1 where a cell has one of them; a map without a mask is refused.
         tensors: of an embedding, those that the network reads, and their width, which are checked.
         preprocessor: whose embedding it reads; `ip-adapter-auto` and its like stand for it.
     """
 
     kind: GuideKind = GuideKind.MAP
     masked: float = MASKED
+    has_mask: bool = False
     tensors: tuple[tuple[str, int], ...] = ()
     preprocessor: str = ""
 
@@ -129,7 +132,8 @@ class ControlNetwork(ABC):
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
-        return sum(p.nelement() * p.element_size() for p in self.module.parameters())
+        held = (*self.module.parameters(), *self.module.buffers())
+        return sum(tensor.nelement() * tensor.element_size() for tensor in held)
 
     @property
     def device(self) -> torch.device:

@@ -135,10 +135,16 @@ class Places:
         self._residuals: list[Residuals] = []
         self._taken = False
         self._handles = ExitStack()
+        self._held: list[tuple[Any, Callable[[StepContext], bool]]] = []
+        self._stay = ExitStack()
 
     def call(self, change: Callable[[StepContext, Call], None]) -> None:
         """Before each U-Net call: look at it, change its conditions, or call the U-Net itself."""
         self._calls.append(change)
+
+    def hold(self, network: Any, is_needed: Callable[[StepContext], bool]) -> None:
+        """Keep a network on the device for the whole of those U-Net calls that need it."""
+        self._held.append((network, is_needed))
 
     def skips(self, add: AddResiduals, taken: Callable[[], None]) -> None:
         """Add residuals to skips and middle block.
@@ -258,6 +264,7 @@ class Places:
 
     def _forget(self) -> None:
         self._residuals, self._step = [], None
+        self._stay.close()
 
     def _begin_call(
         self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -272,6 +279,9 @@ class Places:
             return None
         step = StepContext(x, timesteps, context, y, self.cursor.progress, rows)
         further = {name: value for name, value in given.items() if name not in ARGUMENTS}
+        for network, is_needed in self._held:
+            if is_needed(step):
+                self._stay.enter_context(self.memory.on_device(network))
         call = Call(self, step, further)
         for change in self._calls:
             change(step, call)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
 from lib_controlnet.engine.injection import RegionMask
-from lib_controlnet.enums import ControlNetUnionControlType
+from lib_controlnet.enums import LATENT_SCALE, ControlNetUnionControlType
 from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, to_pixels
 from lib_controlnet.pictures.region import Region, place_region
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.enums import ResizeMode
     from lib_controlnet.units.unit import ControlUnit
+
+
+RGB_AND_MASK: Final = 4
+"""Channels of a map with a mask."""
 
 
 class ModelReference(Protocol):
@@ -53,7 +57,7 @@ class Placed:
         self.geometry = geometry
         self.maps = tuple(place_map(shown, geometry, mode) for shown in detected)
         self._hints: dict[float, tuple[Tensor, str]] = {}
-        self._latents: dict[int, Tensor] = {}
+        self._latents: dict[tuple[int, float | None], Tensor] = {}
 
     def hint(self, masked: float) -> tuple[Tensor, str]:
         """Hint, float32 (1, 3, H, W), or one for each frame (n, 3, H, W), and its digest.
@@ -72,11 +76,27 @@ class Placed:
         """float32 (1, 3 or 4, H, W) in [0, 1] of one of the maps."""
         return to_pixels(self.maps[number])
 
-    def latent(self, host: Host, number: int = 0) -> Tensor:
-        """Scaled latent (1, 4, H / 8, W / 8) of one of the maps."""
-        if number not in self._latents:
-            self._latents[number] = host.vae_encode(self.pixels(number)[:, :3])
-        return self._latents[number]
+    def latent(self, host: Host, number: int = 0, masked: float | None = None) -> Tensor:
+        """Scaled latent (1, 4, H / 8, W / 8) of one of the maps.
+
+        Args:
+            host: encodes it.
+            number: of the map.
+            masked: value of masked pixels; None keeps what is there.
+        """
+        key = (number, masked)
+        if key not in self._latents:
+            shown = self.maps[number]
+            picture = self.pixels(number)[:, :3] if masked is None else to_hint(shown, masked)
+            self._latents[key] = host.vae_encode(picture)
+        return self._latents[key]
+
+    def find_masked(self, number: int = 0) -> Tensor | None:
+        """(1, 1, H / 8, W / 8): 1 where a cell of a map has masked pixels; None without a mask."""
+        pixels = self.pixels(number)
+        if pixels.shape[1] != RGB_AND_MASK:
+            return None
+        return torch.nn.functional.max_pool2d((pixels[:, 3:] > 0.5).float(), LATENT_SCALE)
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from einops import rearrange
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import ActiveControl
     from lib_controlnet.engine.places import Places
     from lib_controlnet.engine.step import StepContext
+
+
+FEATURE_MAP: Final = 4
+"""Axes of what a layer reads that is no list of tokens."""
 
 
 class Beside(NamedTuple):
@@ -78,8 +82,11 @@ class LowRankLayers:
         added = added.to(tokens)
         region = self._control.terms.region
         if region is not None:
-            size = self._size(step, tokens, path)
-            added = added * rearrange(region.at(size, added), "b c h w -> b (h w) c")
+            if added.dim() == FEATURE_MAP:
+                added = added * region.at(added.shape[-2:], added)
+            else:
+                size = self._size(step, tokens, path)
+                added = added * rearrange(region.at(size, added), "b c h w -> b (h w) c")
         self._control.acted = True
         if len(rows) == count:
             return added

@@ -25,7 +25,7 @@ from lib_controlnet.files.signatures import NO_CONTROL, Signature, classify_name
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+EXTENSIONS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".patch")
 
 SIDE_FOLDERS: Final = frozenset({"__macosx", "__pycache__", "$recycle.bin"})
 SIDE_STEMS: Final = re.compile(

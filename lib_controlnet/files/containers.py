@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from itertools import pairwise
@@ -45,6 +45,9 @@ SCRATCH_BYTES: Final = 2 * 2**20
 LONGEST_AXIS: Final = 2**40
 MOST_AXES: Final = 16
 LONGEST_PREFIX: Final = 1000
+
+MOST_PARTS: Final = 8
+"""Tensors and numbers that one tensor is kept as."""
 """Characters that nested dictionaries may put before a tensor's name."""
 
 DIGITS_LIMIT: Final = 20
@@ -367,7 +370,19 @@ def _flatten(content: object) -> Iterator[tuple[str, Tensor]]:
         for key in names:
             if isinstance(inner[key], Tensor):
                 yield f"{prefix}{key}", inner[key].detach()
+            elif isinstance(inner[key], (tuple, list)):
+                yield from _number(f"{prefix}{key}", inner[key])
         waiting += [(f"{prefix}{key}.", inner[key]) for key in reversed(names)]
+
+
+def _number(name: str, parts: Sequence[object]) -> Iterator[tuple[str, Tensor]]:
+    """What a tensor is kept as in several parts, by their numbers; other lists give nothing."""
+    if len(parts) <= MOST_PARTS and any(isinstance(part, Tensor) for part in parts):
+        for number, part in enumerate(parts):
+            if isinstance(part, Tensor):
+                yield f"{name}.{number}", part.detach()
+            elif isinstance(part, (int, float)):
+                yield f"{name}.{number}", torch.tensor(float(part))
 
 
 def _is_index(key: object) -> bool:

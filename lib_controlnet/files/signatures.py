@@ -298,11 +298,17 @@ SIGNATURES: Final = (
         lambda n: n.starts("image_proj.", "ip_adapter.", "adapter_modules."),
         control_types=("ip-adapter",),
     ),
-    Signature("fooocus_head", "the head of Fooocus' inpaint model", lambda n: n.all == {"head"}),
+    Signature(
+        "fooocus_head",
+        "the head of Fooocus' inpaint model",
+        lambda n: n.all == {"head"},
+        control_types=("inpaint",),
+    ),
     Signature(
         "fooocus_patch",
         "the patch of Fooocus' inpaint model",
         lambda n: n.match(r"input_blocks\..*\.weight\.[012]$"),
+        control_types=("inpaint",),
     ),
     Signature(
         "lora",

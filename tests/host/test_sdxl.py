@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sdxl_models
 import torch
-from controls import encoded, first, picture, request, unet_hooks, unit
+from controls import encoded, first, host_folder, picture, request, unet_hooks, unit
 from random_weights import random_state
 from weights import weights_folder
 
@@ -126,3 +126,50 @@ def test_refiner_is_told_only_where_a_window_reaches_it(
     units = unit(model=sdxl_models.CONTROL, guidance_end=end)
     sdxl.txt2img(**asked(sdxl_models.BASE, units, steps=4, **refiner))
     assert sum("switched during sampling" in text for text in said) == told
+
+
+@pytest.fixture
+def fooocus(sdxl: Any) -> Iterator[str]:
+    """Patch and head for the loaded checkpoint, in the published layout."""
+    from lib_controlnet.host.runtime import runtime
+
+    folder = host_folder() / "fooocus"
+    folder.mkdir(exist_ok=True)
+    sdxl.txt2img(**asked(sdxl_models.BASE))
+    base, generator = runtime().base(), torch.Generator().manual_seed(3)
+    patch = {}
+    for name, tensor in base.module.named_parameters():
+        if name.startswith(("input_blocks.4.", "middle_block.")) and tensor.dim() > 1:
+            levels = torch.randint(0, 256, tensor.shape, generator=generator).to(torch.uint8)
+            bound = torch.tensor(2.0 / tensor[0].numel() ** 0.5)
+            patch[f"diffusion_model.{name}"] = (levels, -bound, bound)
+    head = torch.randn(base.shape.model_channels, 5, 3, 3, generator=generator)
+    torch.save(patch, folder / "inpaint_v26.fooocus.patch")
+    torch.save({"head": head}, folder / "fooocus_inpaint_head.pth")
+    yield "inpaint_v26.fooocus"
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def test_fooocus_inpaint_paints_the_mask_and_leaves_the_checkpoint(sdxl: Any, fooocus: str) -> None:
+    def painted(*units: dict) -> np.ndarray:
+        image = {"init_images": [encoded(picture())], "mask": encoded(left_half())}
+        full = {"inpaint_full_res": False, "denoising_strength": 0.9}
+        return first(sdxl.img2img(**asked(sdxl_models.BASE, *units, **image, **full)))
+
+    def own(**fields: Any) -> dict:
+        made = unit(model=fooocus, module="inpaint_global_harmonious", **fields)
+        return {key: value for key, value in made.items() if key != "image"}
+
+    painted()  # the host samples the picture's latent by a generator that a generation leaves alike
+    plain = painted()
+    steered = painted(own())
+    assert np.abs(steered.astype(int) - plain)[:, : SIZE // 2].mean() > 1
+    assert np.array_equal(painted(own()), steered)
+    assert np.array_equal(painted(own(weight=0.0)), plain)
+    assert not np.array_equal(painted(own(weight=0.5)), steered)
+    answer = sdxl.post("/sdapi/v1/txt2img", asked(sdxl_models.BASE, unit(model=fooocus)))
+    assert answer.status_code == 422
+    assert "paints what is masked, and none gives no mask" in answer.text
+    assert np.array_equal(painted(), plain)
+    assert unet_hooks() == 0

@@ -40,7 +40,15 @@ class Rig:
 
     def unit(self, number=0, **fields):
         shown = {"union_control_type": ControlNetUnionControlType.DEPTH}
-        return prepared(self.networks[number], **(shown | fields))
+        made = prepared(self.networks[number], **(shown | fields))
+        made.detected = self.shown(made.detected)
+        return made
+
+    def shown(self, picture):
+        """The picture, with a mask where the family needs one: it sees nothing else of the rest."""
+        if not self.networks[0].wants.has_mask:
+            return picture
+        return np.dstack([picture, np.where(picture[:, :, 0] > 250, 255, 0).astype(np.uint8)])
 
     def session(self, units, host=None, **fields):
         session = ControlSession(host or FakeHost(), list(units))
@@ -189,7 +197,7 @@ def test_a_turn_leaves_the_other_pictures(rig):
 def test_frames_steer_their_own_pictures(rig):
     def unit(*seeds):
         made = rig.unit(seed=seeds[0])
-        made.frames = tuple(picture(seed) for seed in seeds[1:])
+        made.frames = tuple(rig.shown(picture(seed)) for seed in seeds[1:])
         made.embeddings = embeddings(rig.networks[0], *seeds)
         return made
 
