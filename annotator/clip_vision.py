@@ -117,15 +117,13 @@ def without_masked(image: np.ndarray) -> np.ndarray:
 
 @register
 class StyleAdapter(ClipVision):
-    """Not available yet: CLIP ViT-L image prompt of the T2I style adapter."""
+    """The last states of CLIP ViT-L, for the T2I style adapter."""
 
     name = "clip_vision"
     label = "t2ia_style_clipvision"
     tags = ("T2I-Adapter",)
     weights = (VIT_L,)
     gives = (LAST,)
-    requires = ()  # whatever is installed
-    unavailable = "what it returns drives the T2I style adapter, which cannot be used here yet"
 
 
 class _Revision(ClipVision):

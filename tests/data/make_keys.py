@@ -138,6 +138,24 @@ def original_adapter(name: str) -> dict[str, tuple[int, ...]]:
     return renamed
 
 
+def style_adapter() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of `t2iadapter_style_sd14v1.pth` and `coadapter-style-sd15v1.pth`."""
+    shapes: dict[str, tuple[int, ...]] = {"style_embedding": (1, 8, 1024), "proj": (1024, 768)}
+    for block in range(3):
+        name = f"transformer_layes.{block}"
+        shapes |= {
+            f"{name}.attn.in_proj_weight": (3072, 1024),
+            f"{name}.attn.in_proj_bias": (3072,),
+        }
+        for layer, size in (("attn.out_proj", 1024), ("mlp.c_fc", 4096), ("mlp.c_proj", 1024)):
+            width_in = 4096 if layer == "mlp.c_proj" else 1024
+            shapes |= {f"{name}.{layer}.weight": (size, width_in), f"{name}.{layer}.bias": (size,)}
+        norms = [f"{name}.ln_1", f"{name}.ln_2"]
+        shapes |= {f"{norm}.{leaf}": (1024,) for norm in norms for leaf in ("weight", "bias")}
+    norms = ("ln_pre", "ln_post")
+    return shapes | {f"{norm}.{leaf}": (1024,) for norm in norms for leaf in ("weight", "bias")}
+
+
 LLLITES = ((8, 16), (16, 32), (32, 64), (128, 128), (128, 256))
 """ControlNet-LLLites: widths of the embedding and of the layers."""
 
@@ -244,6 +262,7 @@ if __name__ == "__main__":
     for title in ADAPTERS:
         write(f"{title}_original", original_adapter(title))
         write(f"{title}_diffusers", adapter(title))
+    write("t2i_sd14_style", style_adapter())
     for cond, mlp in LLLITES:
         write(f"sdxl_lllite_{cond}_{mlp}", lllite(cond, mlp))
     for title, (base, projection) in IP_ADAPTERS.items():
