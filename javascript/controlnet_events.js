@@ -353,9 +353,16 @@ window.controlnetPanel = (() => {
     return [texts[Math.max(0, chosen)] ?? texts[0] ?? ""];
   };
 
+  /** A weight type, or the weight of its composition, becomes the text of the weights. */
+  const chooseWeightType = (both) => (kind, composition) => {
+    const text = both.includes(kind) && composition !== 1 ? `${kind} ${composition}` : kind;
+    return [kind === "normal" ? "" : text, see(both.includes(kind))];
+  };
+
   return {
     ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
     ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, noteDrawing, newCanvas, sendDimensions },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
+    chooseWeightType,
   };
 })();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from lib_controlnet.engine.unit_pass import UnitPass
 from lib_controlnet.engine.window import Window, is_for_sd1, own_strengths
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, HiResOption
 from lib_controlnet.errors import UnitError
+from lib_controlnet.units.weight_types import LayerCurve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.prepared import Placed, PreparedUnit
+    from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +144,8 @@ def _strengths(
     if prepared.soft_in_hires and info.is_hires and mode is ControlMode.BALANCED:
         # Parity: one-pixel line maps are softened in a hires pass.
         mode = ControlMode.PROMPT
+    if isinstance(own, LayerCurve):
+        return _spread(own, unit, network)
     if own is None:
         return network.curve(unit.weight, mode)
     if is_for_sd1(own, network.layers):
@@ -149,6 +154,23 @@ def _strengths(
             f"SD1; the control model is for {network.base} and takes the first {network.layers}"
         )
     return own_strengths(own, network.layers, unit.name)
+
+
+def _spread(curve: LayerCurve, unit: ControlUnit, network: ControlNetwork) -> tuple[float, ...]:
+    """Strengths of a weight type.
+
+    Raises:
+        UnitError: the network is not of a kind that has them.
+    """
+    if network.has_curves:
+        with suppress(KeyError):  # a base of another structure
+            return curve.strengths(unit.weight, network.layers)
+    msg = (
+        f"{unit.name}: advanced_weighting is {str(curve)!r}, which is for the attention layers of "
+        f"SD1 and SDXL; control model {network.name} ({network.family}) needs {network.layers} "
+        "numbers, one for each of its layers"
+    )
+    raise UnitError(msg)
 
 
 def _guide(

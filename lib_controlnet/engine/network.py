@@ -107,6 +107,7 @@ class ControlNetwork(ABC):
         wants: what it is steered by.
         cond_only: it acts on cond rows only, whatever the control mode.
         has_modes: the control mode changes what it does.
+        has_curves: its strengths go by spatial transformers, over which weight types spread.
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
         takes_keyframes: it can be shown some of an animation's frames, and acts on all.
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
@@ -123,6 +124,7 @@ class ControlNetwork(ABC):
     wants: Guide = Guide()
     cond_only: bool = False
     has_modes: bool = True
+    has_curves: bool = False
     is_additive: bool = True
     takes_keyframes: bool = False
     depends_on_base: bool = False

@@ -68,6 +68,7 @@ class IPAdapterNetwork(ControlNetwork):
 
     family = "IP-Adapter"
     has_modes = False
+    has_curves = True
     module: IPAdapter
 
     def __init__(self, name: str, module: IPAdapter, params: AdapterParams, base: BaseUNet) -> None:

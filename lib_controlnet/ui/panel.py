@@ -28,6 +28,7 @@ from lib_controlnet.ui.widgets import build_unit, value_fields
 from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Field, Written
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
+from lib_controlnet.units.weight_types import LayerCurve
 
 Made = Callable[[dict[str, Any], Any], Any]
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
@@ -168,6 +169,8 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
         )
         return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
     if name == "advanced_weighting":
+        if isinstance(value, LayerCurve):
+            return str(value)
         return " ".join(f"{weight:g}" for weight in value or ())
     return str(value) if field.kind else value
 

@@ -9,11 +9,13 @@ from gradio.components import Component
 
 from lib_controlnet.detect import listing
 from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
+from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
 from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.units.unit import FIELDS
+from lib_controlnet.units.weight_types import BOTH, WeightType
 
 BRUSH_COLOUR: Final = "img2img_inpaint_mask_brush_color"
 """The host's setting for the colour of drawn masks."""
@@ -304,6 +306,21 @@ def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
 
 def _layer_weights(name: str) -> dict[str, Component]:
     with gr.Accordion("Weights per layer", open=False, elem_classes=["cnet-layer-weights"]):
+        with gr.Row():
+            kind = gr.Dropdown(
+                [str(kind.value) for kind in WeightType],
+                label="Weight Type",
+                value=str(WeightType.NORMAL.value),
+                info="For IP-Adapters and their like: spreads Control Weight over the layers.",
+                elem_id=f"{name}_controlnet_weight_type_dropdown",
+            )
+            composition = gr.Slider(
+                *(0.0, 2.0, 1.0),
+                step=0.01,
+                label="Composition Weight",
+                visible=False,
+                elem_id=f"{name}_controlnet_composition_weight_slider",
+            )
         weights = gr.Textbox(
             label="Weights",
             placeholder="Empty: Control Weight for all. Else one number per layer: 1 0.9 0.8 ...",
@@ -311,6 +328,9 @@ def _layer_weights(name: str) -> dict[str, Component]:
             max_lines=1,
             elem_id=f"{name}_controlnet_advanced_weighting_textbox",
         )
+    choose = page_function("chooseWeightType", [str(kind.value) for kind in BOTH])
+    for trigger in (kind.input, composition.release):
+        in_page(trigger, choose, [kind, composition], [weights, composition])
     return {"advanced_weighting": weights}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from lib_controlnet.enums import ControlMode, truth
 from lib_controlnet.errors import quote
+from lib_controlnet.units.weight_types import LayerCurve, WeightType, parse_curve
 
 Parser = Callable[[Any, list[str]], Any]
 
@@ -102,12 +103,17 @@ def whole(value: object, notes: list[str]) -> int:
     return int(found)
 
 
-def layer_weights(value: object, _notes: list[str]) -> tuple[float, ...] | None:
-    """Numbers, one per layer; an empty list and "None" are none."""
+def layer_weights(value: object, _notes: list[str]) -> tuple[float, ...] | LayerCurve | None:
+    """Numbers, one per layer, or a weight type; an empty list and "None" are none."""
     if isinstance(value, str) and value.strip().lower() == "none":
         return None
+    if isinstance(value, LayerCurve):
+        return value
+    if isinstance(value, str) and (curve := parse_curve(value)) is not None:
+        return curve
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        msg = f"is {quote(value)}, must be a list of numbers, one per layer"
+        types = ", ".join(WeightType)
+        msg = f"is {quote(value)}, must be a list of numbers, one per layer, or one of {types}"
         raise ValueError(msg)
     return tuple(number(item) for item in value) or None
 

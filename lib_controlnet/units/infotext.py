@@ -16,6 +16,7 @@ from lib_controlnet.enums import Choice
 from lib_controlnet.units.field_values import whole
 from lib_controlnet.units.fields import Field, Written
 from lib_controlnet.units.unit import FIELDS
+from lib_controlnet.units.weight_types import parse_curve
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _value(field: Field, text: str) -> Any:
         if field.kind is not None:
             return field.kind.parse(text)
         if default is None:
-            return tuple(float(item) for item in text.split()) or None
+            return parse_curve(text) or tuple(float(item) for item in text.split()) or None
         number = float(text)
         return int(number) if number.is_integer() and isinstance(default, int) else number
     except ValueError as error:

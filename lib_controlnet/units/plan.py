@@ -24,6 +24,7 @@ from lib_controlnet.units.batch import (
     pictures_of,
 )
 from lib_controlnet.units.unit import ControlUnit
+from lib_controlnet.units.weight_types import LayerCurve
 
 MOST_DIGITS: Final = 9
 """Of the number of a frame."""
@@ -170,14 +171,19 @@ def _unfold(unit: ControlUnit, source: BatchSource, takes_several: bool) -> Iter
         yield give_all(pictures, unit)
         return
     share = 1 / len(pictures)
-    layers = unit.advanced_weighting
     shared = dataclasses.replace(
         unit,
         weight=unit.weight * share,
-        advanced_weighting=None if layers is None else tuple(w * share for w in layers),
+        advanced_weighting=_share(unit.advanced_weighting, share),
     )
     for picture in pictures:
         yield picture.give_to(shared)
+
+
+def _share(own: tuple[float, ...] | LayerCurve | None, share: float) -> Any:
+    if own is None or isinstance(own, LayerCurve):
+        return own if own is None else own.scale(share)
+    return tuple(weight * share for weight in own)
 
 
 def _frames_of(unit: ControlUnit, source: BatchSource, animation: Animation) -> Frames:

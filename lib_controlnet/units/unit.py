@@ -26,6 +26,7 @@ from lib_controlnet.errors import UnitError
 from lib_controlnet.units import field_values as values
 from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
 from lib_controlnet.units.fields import Axis, Written, row, rows
+from lib_controlnet.units.weight_types import LayerCurve
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ControlUnit:
         guidance_start, guidance_end: fractions of the sampling steps, 0 to 1.
         processor_res, threshold_a, threshold_b: preprocessor sliders, -1 means their default.
         advanced_weighting: strength per layer, shallowest skip first, middle last; replaces
-            `weight` and the fall-off of the control mode.
+            `weight` and the fall-off of the control mode. Or a curve that spreads `weight`.
         effective_region_mask: picture, white where the unit acts, drawn over the control image;
             given without a `region`, it is the unit's region.
         ipadapter_input: embeddings that take the place of those of the pictures.
@@ -128,7 +129,7 @@ class ControlUnit:
         view="hr_option",
     )
     save_detected_map: bool = row(True, Written.ONLY_READ)
-    advanced_weighting: tuple[float, ...] | None = row(
+    advanced_weighting: tuple[float, ...] | LayerCurve | None = row(
         None, Written.LAST_IF_SET, view="advanced_weighting", parse=values.layer_weights
     )
     effective_region_mask: Any = row(None, view="effective_region_mask", parse=values.picture)
