@@ -95,6 +95,7 @@ def bind_unit(
         values=prepared.values,
         keyframes=prepared.keyframes,
         control_type=prepared.control_type if is_unsaid else unit.union_control_type,
+        apart=unit.union_apart,
         guide_key=key,
         partner=prepared.partner,
     )

@@ -76,6 +76,7 @@ class Terms:
         keyframes: numbers of the frames that the guides are for, in an animation; () where one is
             for all of them; None outside an animation.
         control_type: what the picture shows, for networks that know several kinds of pictures.
+        apart: it is evaluated by itself, where its family can evaluate several units as one.
         guide_key: equal for units that are steered by the same guide.
         partner: family whose tokens its network reads in the place of the text, as far as the
             preprocessor tells.
@@ -92,6 +93,7 @@ class Terms:
     seeds: tuple[int, ...] = (0,)
     keyframes: tuple[int, ...] | None = None
     control_type: ControlNetUnionControlType = ControlNetUnionControlType.UNKNOWN
+    apart: bool = False
     guide_key: str = ""
     partner: str = ""
 
@@ -228,7 +230,7 @@ class ActiveControl(ABC):
         window = (terms.window.start, terms.window.end)
         return (
             *(self.network.name, self.terms.guide_key, terms.strengths, window, region, images),
-            *(terms.cond_only, terms.mode.value, terms.values, terms.control_type),
+            *(terms.cond_only, terms.mode.value, terms.values, terms.control_type, terms.apart),
         )
 
     def acts_on(self, rows: Sequence[Row], progress: float) -> Rows:

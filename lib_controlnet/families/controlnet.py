@@ -103,8 +103,7 @@ class ControlNetNetwork(ResidualNetwork):
                 "condition y, which the U-Net was called without"
             )
             raise HostError(msg)
-        if guided_hint.shape[-2:] != x.shape[-2:]:
-            guided_hint = F.interpolate(guided_hint.float(), x.shape[-2:], mode="bilinear")
+        guided_hint = fit_to(guided_hint, x)
         with own_precision(device):
             outs = self.module(
                 x[:, : params.in_channels].to(device, dtype),
@@ -289,6 +288,13 @@ def _reads_black(ckpt: Checkpoint) -> bool:
         all(any(part in word for word in words) for part in ("noob", "inpaint"))
         for words in ckpt.given_names
     )
+
+
+def fit_to(guided_hint: Tensor, x: Tensor) -> Tensor:
+    """An encoded hint at a latent's size, bilinearly."""
+    if guided_hint.shape[-2:] == x.shape[-2:]:
+        return guided_hint
+    return F.interpolate(guided_hint.float(), x.shape[-2:], mode="bilinear")
 
 
 def own_precision(device: torch.device) -> AbstractContextManager[None]:

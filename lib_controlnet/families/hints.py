@@ -29,8 +29,13 @@ class HintControl(ActiveControl):
     def __init__(self, network: ControlNetwork, terms: Terms, hint: Tensor) -> None:
         super().__init__(network, terms)
         self.hint = hint
-        self.hint_key = terms.guide_key
+        self._key = terms.guide_key
         self.is_replaced = False
+
+    @property
+    def hint_key(self) -> str:
+        """Equal for equal hints."""
+        return self._key
 
     def replace_hint(self, hint: Tensor) -> None:
         """Act by another hint from the next U-Net call on.
@@ -40,7 +45,7 @@ class HintControl(ActiveControl):
                 the U-Net's calls, or one for each picture of the batch.
         """
         self.hint = hint[None] if hint.dim() == 3 else hint  # no batch axis
-        self.hint_key = f"given to {id(self)}"  # never taken for a copy of another unit's
+        self._key = f"given to {id(self)}"  # never taken for a copy of another unit's
         self.is_replaced = True
         self.release()
 

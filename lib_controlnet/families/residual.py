@@ -153,6 +153,10 @@ class ResidualControl(HintControl):
             self._guided_hint = self.encode()
         return self._guided_hint
 
+    def guide_rows(self, step: StepContext, rows: Rows) -> Tensor:
+        """What some rows of a call get of it: (1 or len(rows), c, h, w)."""
+        return self.rows_of(self.guide(), step, rows)
+
     def encode(self) -> Tensor:
         """Run the network's hint encoder, see `ResidualNetwork.encode_hint`."""
         return self.network.encode_hint(self.hint)
@@ -171,6 +175,10 @@ class ResidualControl(HintControl):
         if self.terms.region is not None:
             residuals = residuals.mask(self.terms.region, sizes)
         return residuals
+
+    def note_acted(self) -> None:
+        """Its residuals were taken."""
+        self.acted = True
 
     def release(self) -> None:
         """Forget what was cached for the pass."""
@@ -203,7 +211,7 @@ class _Evaluation:
     def take(self) -> None:
         """The U-Net's blocks took what `add` gave last."""
         for control in self._acting:
-            control.acted = True
+            control.note_acted()
 
     def _evaluate(
         self, controls: list[ResidualControl], step: StepContext, rows: Rows
@@ -251,7 +259,7 @@ def evaluate_group(
     def copy(chosen: Tensor) -> Tensor:
         return chosen if copies == 1 else torch.cat([chosen] * copies)
 
-    hints = [control.rows_of(control.guide(), step, rows) for control in distinct.values()]
+    hints = [control.guide_rows(step, rows) for control in distinct.values()]
     if copies > 1:
         hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
     wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))

@@ -6,6 +6,7 @@ the original layout. The type is the unit's, or that of its preprocessor.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from lib_controlnet.families.base import FileFacts, randomize
 from lib_controlnet.families.controlnet import (
     ControlNetFamily,
     ControlNetNetwork,
+    fit_to,
     own_precision,
     tiny_params,
 )
@@ -29,8 +31,11 @@ from lib_controlnet.nets.union import ControlNetUnion, UnionParams, read_union
 from lib_controlnet.pictures.placement import BLACK
 
 if TYPE_CHECKING:
+    from lib_controlnet.engine.injection import Rows
     from lib_controlnet.engine.network import ActiveControl, Terms
     from lib_controlnet.engine.pass_info import PassInfo
+    from lib_controlnet.engine.places import Places
+    from lib_controlnet.engine.step import StepContext
     from lib_controlnet.engine.unet import BaseUNet, UNetShape
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -72,22 +77,24 @@ class UnionNetwork(ControlNetNetwork):
         )
         raise UnitError(msg)
 
-    def encode_typed(self, hint: Tensor, kind: int) -> Tensor:
+    def encode_typed(self, hint: Tensor, kind: int, share: float = 1.0) -> Tensor:
         """Run the part that depends on the hint and its type alone, see `encode_hint`."""
         guided = self.encode_hint(hint)
         with torch.no_grad(), own_precision(self.device):
-            return self.module.shift(guided, kind)
+            return self.module.shift(guided, kind, share)
 
-    def embed_type(self, kind: int) -> Tensor:
-        """What a type adds to the embedding of the timesteps, see `evaluate`."""
+    def embed_types(self, kinds: Sequence[int]) -> Tensor:
+        """What types add to the embedding of the timesteps, see `evaluate`."""
         with torch.no_grad(), own_precision(self.device):
-            return self.module.embed_type(kind)
+            return self.module.embed_types(kinds)
 
 
 class UnionControl(ResidualControl):
     """One unit in one pass, by the number of its type.
 
-    Units of different types are evaluated apart: the network sees one type at a time.
+    Attributes:
+        kind: the number.
+        share: of its picture in the joint evaluation that it takes part in.
     """
 
     network: UnionNetwork
@@ -95,28 +102,159 @@ class UnionControl(ResidualControl):
     def __init__(self, network: UnionNetwork, terms: Terms, hint: Tensor, kind: int) -> None:
         super().__init__(network, terms, hint)
         self.kind = kind
+        self.share = 1.0
         self._embedded: Tensor | None = None
+
+    @classmethod
+    def attach_all(cls, controls: Sequence[ActiveControl], places: Places) -> None:
+        """Ask for the skips; units that can be are evaluated together."""
+        own = [control for control in controls if isinstance(control, cls)]
+        groups = find_groups(own)
+        joint = [JointControl(group) if len(group) > 1 else group[0] for group in groups]
+        super().attach_all(joint, places)
+
+    def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
+        """Say which units are evaluated together, and why others of the same file are not."""
+        own = [c for c in controls if isinstance(c, UnionControl) and c.network is self.network]
+        if self is own[0]:  # once for all of them
+            for sentence in _describe(sorted(own, key=lambda control: control.sort_key)):
+                say(f"ControlNet: {sentence}")
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Numbers of the types that the network is told."""
+        return (self.kind,)
 
     @property
     def batch_key(self) -> tuple[object, ...]:
-        """Units of one type, see `ResidualControl.batch_key`."""
-        return (*super().batch_key, self.kind)
+        """Units of the same types, see `ResidualControl.batch_key`."""
+        return (*super().batch_key, self.kinds)
 
     def encode(self) -> Tensor:
         """Encode the hint as one of its type, see `ResidualControl.encode`."""
-        return self.network.encode_typed(self.hint, self.kind)
+        return self.network.encode_typed(self.hint, self.kind, self.share)
 
     @property
     def evaluate(self) -> Callable[..., list[Tensor | None]]:
-        """The network for the type, see `ResidualControl.evaluate`; embedded once in a pass."""
+        """The network for the types, see `ResidualControl.evaluate`; embedded once in a pass."""
         if self._embedded is None:
-            self._embedded = self.network.embed_type(self.kind)
+            self._embedded = self.network.embed_types(self.kinds)
         return partial(self.network.evaluate, extra=self._embedded)
 
     def release(self) -> None:
         """Forget what was cached for the pass."""
         super().release()
         self._embedded = None
+
+
+class JointControl(UnionControl):
+    """Several units of one file whose pictures the network sees in one evaluation.
+
+    The published function of several conditions: the encoded pictures are summed, and the network
+    is told all of their types. What the units have in common is applied to its residuals, as for
+    one unit: rows, region, and the strengths of the strongest. What another one has less is the
+    share of its picture, which the published code calls the condition's scale.
+
+    Args:
+        members: units that `find_groups` found to go together.
+    """
+
+    def __init__(self, members: Sequence[UnionControl]) -> None:
+        self.members = sorted(members, key=lambda member: member.kind)
+        first = max(self.members, key=_peak)
+        super().__init__(first.network, first.terms, first.hint, first.kind)
+        for member in self.members:
+            member.share = _peak(member) / _peak(first)
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """See `UnionControl.kinds`."""
+        return tuple(member.kind for member in self.members)
+
+    @property
+    def hint_key(self) -> str:
+        """See `HintControl.hint_key`."""
+        return " + ".join(f"{member.share!r} {member.hint_key}" for member in self.members)
+
+    def guide_rows(self, step: StepContext, rows: Rows) -> Tensor:
+        """The sum of the members' encoded pictures, see `ResidualControl.guide_rows`."""
+        parts = [fit_to(member.guide_rows(step, rows), step.x) for member in self.members]
+        return sum(parts[1:], parts[0])
+
+    def note_acted(self) -> None:
+        """The residuals of all members were taken."""
+        for member in self.members:
+            member.note_acted()
+
+
+def _peak(control: UnionControl) -> float:
+    return max(map(abs, control.terms.strengths))
+
+
+def _curve(control: UnionControl) -> tuple[float, ...]:
+    """Strengths relative to the greatest, whatever rounding there is in them."""
+    peak = _peak(control)
+    return tuple(round(strength / peak, 6) for strength in control.terms.strengths)
+
+
+_ALIKE: Final[Mapping[str, Callable[[UnionControl], object]]] = {
+    "their starts or ends differ": lambda c: c.terms.window,
+    "they act on different rows": lambda c: (c.terms.cond_only, c.terms.images),
+    "their regions differ": lambda c: c.terms.region and c.terms.region.digest,
+    "their strengths are spread otherwise over the layers (control mode, layer weights, or lines "
+    "that fade in a hires pass)": _curve,
+}
+"""What units must have in common for one evaluation, by what is said where they have not."""
+
+
+def find_groups(controls: Sequence[UnionControl]) -> list[list[UnionControl]]:
+    """Units that are evaluated together, each group where the first of it stood.
+
+    Those of one file that have in common what is applied to residuals, and are no two of one type:
+    nobody trained a network on that. Whichever unit asks for it is apart.
+    """
+    found: dict[object, list[UnionControl]] = {}
+    for control in controls:
+        if control.terms.apart:
+            found[id(control)] = [control]
+            continue
+        key = (id(control.network), *(read(control) for read in _ALIKE.values()))
+        found.setdefault(key, []).append(control)
+    groups: list[list[UnionControl]] = []
+    for alike in found.values():
+        count = Counter(control.kind for control in alike)
+        groups += [[control] for control in alike if count[control.kind] > 1]
+        single = [control for control in alike if count[control.kind] == 1]
+        groups += [single] if single else []
+    return groups
+
+
+def _describe(controls: Sequence[UnionControl]) -> list[str]:
+    """What is said of the units of one file."""
+    groups = find_groups(controls)
+    name = controls[0].network.name
+    said = [
+        f"{_names(group)} are evaluated together by {name}, as {_types(group)}"
+        for group in groups
+        if len(group) > 1
+    ]
+    if len(groups) > 1:
+        apart = sum(groups, [])
+        reasons = [why for why, read in _ALIKE.items() if len(set(map(read, controls))) > 1]
+        if len({control.kind for control in controls}) < len(controls):
+            reasons.append("two of them have one type")
+        if any(control.terms.apart for control in controls):
+            reasons.append("union_apart is set")
+        said.append(f"{_names(apart)} are not one evaluation of {name}: {', '.join(reasons)}")
+    return said
+
+
+def _names(controls: Sequence[UnionControl]) -> str:
+    return ", ".join(sorted(control.terms.name for control in controls))
+
+
+def _types(controls: Sequence[UnionControl]) -> str:
+    return ", ".join(TYPES[number] for number in sorted(c.kind for c in controls))
 
 
 class UnionFamily(ControlNetFamily):

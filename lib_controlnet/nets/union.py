@@ -127,19 +127,21 @@ class ControlNetUnion(ControlNet):
         self.spatial_ch_projs = nn.Linear(width, width)
         self.control_add_embedding = TypeEmbedding(union.types, union.sinusoids, self.emb_width)
 
-    def shift(self, guided: Tensor, kind: int | Tensor) -> Tensor:
+    def shift(self, guided: Tensor, kind: int | Tensor, share: float = 1.0) -> Tensor:
         """An encoded hint (b, model_channels, h, w) with every channel shifted for its type.
 
         Args:
-            kind: a number for all rows, or numbers (b,).
+            guided: the encoded hint.
+            kind: number of its type; a number for all rows, or numbers (b,).
+            share: of the hint among several: times its token, and times the result.
         """
-        token = guided.mean(dim=(2, 3)) + self.task_embedding[kind]
+        token = (guided.mean(dim=(2, 3)) + self.task_embedding[kind]) * share
         for block in self.transformer_layes:
             token = block(token)
-        return guided + rearrange(self.spatial_ch_projs(token), "b c -> b c 1 1")
+        return (guided + rearrange(self.spatial_ch_projs(token), "b c -> b c 1 1")) * share
 
-    def embed_type(self, kind: int) -> Tensor:
-        """What is added to the embedding of the timesteps for a type: (1, emb_width)."""
+    def embed_types(self, kinds: Sequence[int]) -> Tensor:
+        """What is added to the embedding of the timesteps for some types: (1, emb_width)."""
         given = torch.zeros(self.types, device=self.task_embedding.device)
-        given[kind] = 1.0
+        given[list(kinds)] = 1.0
         return self.control_add_embedding(given)

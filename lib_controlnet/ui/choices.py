@@ -167,10 +167,12 @@ def file_facts(model: str, runtime: Any) -> FileFacts:
         return FileFacts()
 
 
-def union_update(
+def union_updates(
     model: str, runtime: Any, value: ControlNetUnionControlType | None = None
-) -> Update:
-    """The types that a Union offers, in their widget, which other models put away.
+) -> list[Update]:
+    """What a Union is told: its type, of those that it offers, and whether it is apart.
+
+    Other models put these widgets away.
 
     Args:
         model: the model that is chosen.
@@ -180,18 +182,20 @@ def union_update(
     unknown = ControlNetUnionControlType.UNKNOWN
     types = file_facts(model, runtime).picture_types
     if not types:
-        return gr.update(visible=False, value=unknown.value)
+        return [gr.update(visible=False, value=value) for value in (unknown.value, False)]
+    apart = gr.update(visible=True)
     offered = [unknown, *types]
     if value is None:
-        return gr.update(visible=True, choices=[kind.value for kind in offered])
+        return [gr.update(visible=True, choices=[kind.value for kind in offered]), apart]
     offered += [] if value in offered else [value]
-    return gr.update(visible=True, choices=[kind.value for kind in offered], value=value.value)
+    names = [kind.value for kind in offered]
+    return [gr.update(visible=True, choices=names, value=value.value), apart]
 
 
 def on_model(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
     """The lines for a chosen model, and what a Union is to take the picture for."""
     said = notice(*remarks(kind, module, model, runtime))
-    return [about(model, runtime), said, union_update(model, runtime, union_type(kind))]
+    return [about(model, runtime), said, *union_updates(model, runtime, union_type(kind))]
 
 
 def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
@@ -202,7 +206,7 @@ def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
     updates[3] = dict(updates[3], choices=offered.names, value=offered.default)
     return [
         gr.update(choices=listing.labels_for(kind), value=module),
-        union_update(offered.default, runtime, union_type(kind)),
+        *union_updates(offered.default, runtime, union_type(kind)),
         *updates,
     ]
 
@@ -219,7 +223,7 @@ def on_offer(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
     said = notice(*remarks(kind, module, model, runtime))
     needed = model if listing.needs_model(module) else NO_MODEL
     lines = [about(needed, runtime), said]
-    return [gr.update(choices=names), *lines, union_update(model, runtime)]
+    return [gr.update(choices=names), *lines, *union_updates(model, runtime)]
 
 
 def on_refresh(kind: str, module: str, model: str, runtime: Any) -> list[Update]:

@@ -83,11 +83,12 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     sliders = [getattr(widgets, name) for name in SLIDERS]
     lines = [widgets.about, widgets.notes]
     follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode, *lines]
+    union = [widgets.union_control_type, widgets.union_apart]
     chosen = [widgets.control_type, widgets.module, widgets.model]
     widgets.control_type.input(
         fn=partial(choices.on_control_type, runtime=runtime),
         inputs=[widgets.control_type, widgets.pixel_perfect],
-        outputs=[widgets.module, widgets.union_control_type, *follow_module],
+        outputs=[widgets.module, *union, *follow_module],
         **quiet,
     )
     for trigger in (widgets.module.input, widgets.restore.click):
@@ -100,7 +101,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     widgets.model.input(
         fn=partial(choices.on_model, runtime=runtime),
         inputs=chosen,
-        outputs=[*lines, widgets.union_control_type],
+        outputs=[*lines, *union],
         **quiet,
     )
     widgets.pixel_perfect.change(
@@ -116,6 +117,6 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
         button.click(
             fn=partial(answer, runtime=runtime),
             inputs=chosen,
-            outputs=[widgets.model, *lines, widgets.union_control_type],
+            outputs=[widgets.model, *lines, *union],
             **quiet,
         )

@@ -17,7 +17,7 @@ from lib_controlnet import __version__
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion, union_type
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.choices import about, offer, remarks, slider_updates, union_update
+from lib_controlnet.ui.choices import about, offer, remarks, slider_updates, union_updates
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
@@ -127,6 +127,7 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         read |= {
             widgets.control_type: _type_of,
             widgets.union_control_type: _union_type,
+            widgets.union_apart: _union_apart,
             widgets.region_status: _note_missing_mask,
             widgets.notes: _remarks,
             widgets.about: _about,
@@ -195,15 +196,24 @@ def _read_aligned(params: dict[str, Any]) -> bool | None:
 
 
 def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
-    model = listing.find_offered(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
-    return listing.control_type_of(runtime.catalog, pasted.get("module", NO_MODULE), model)
+    module = pasted.get("module", NO_MODULE)
+    return listing.control_type_of(runtime.catalog, module, _model_of(pasted, runtime))
 
 
 def _union_type(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
     """The type for a Union; parameters of other programs do not hold it."""
-    model = listing.find_offered(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
     kind = pasted.get("union_control_type") or union_type(_type_of(pasted, runtime))
-    return union_update(model, runtime, kind)
+    return union_updates(_model_of(pasted, runtime), runtime, kind)[0]
+
+
+def _union_apart(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
+    shown = union_updates(_model_of(pasted, runtime), runtime)[1]
+    return dict(shown, value=pasted.get("union_apart", False)) if shown["visible"] else shown
+
+
+def _model_of(pasted: dict[str, Any], runtime: Any) -> str:
+    """The listed name of a pasted unit's model; none where there is no such model."""
+    return listing.find_offered(runtime.catalog, pasted.get("model", NO_MODEL)) or NO_MODEL
 
 
 def _choose(

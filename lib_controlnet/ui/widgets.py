@@ -251,8 +251,15 @@ def _union(name: str) -> dict[str, Component]:
             visible=False,
             elem_id=f"{name}_controlnet_union_control_type_dropdown",
         )
-    kind.do_not_save_to_config = True  # it belongs to the model
-    return {"union_control_type": kind}
+        apart = gr.Checkbox(
+            label="Evaluate apart from other units",
+            value=FIELDS["union_apart"].initial,
+            visible=False,
+            elem_id=f"{name}_controlnet_union_apart_checkbox",
+        )
+    for widget in (kind, apart):
+        widget.do_not_save_to_config = True  # it belongs to the model
+    return {"union_control_type": kind, "union_apart": apart}
 
 
 def _sliders(name: str) -> dict[str, Component]:

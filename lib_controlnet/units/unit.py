@@ -45,6 +45,7 @@ class ControlUnit:
         region: the part of the picture on which the unit acts.
         region_feather: width of the soft border of that part, in pixels of the first pass's
             picture, half of it on each side; 0 to 512.
+        union_apart: the unit is evaluated by itself where a Union would evaluate it with others.
         batch_option: whether every picture of a batch gets all units, or one each. One unit that
             asks for the latter decides for all.
         style_align: whether the pictures of a batch share their style. One unit that asks for it
@@ -161,6 +162,9 @@ class ControlUnit:
     )
     batch_option: BatchOption = row(BatchOption.DEFAULT)
     style_align: bool = row(False)
+    union_apart: bool = row(
+        False, Written.IF_SET, Axis(16, "Union Apart"), ("control_net_union_apart",)
+    )
     index: int = 0
     notes: tuple[str, ...] = ()
     is_request: bool = False

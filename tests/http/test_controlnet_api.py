@@ -17,7 +17,9 @@ UNIT_FIELDS = (
     "advanced_weighting effective_region_mask pulid_mode union_control_type ipadapter_input mask "
     "batch_mask_dir animatediff_batch batch_modifiers batch_image_files batch_keyframe_idx"
 )
-OWN_FIELDS = "region region_feather batch_option style_align"  # behind those that clients know
+OWN_FIELDS = (
+    "region region_feather batch_option style_align union_apart"  # behind those that clients know
+)
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,7 @@ def test_round_trip_fields_beyond_the_published_ones_survive() -> None:
         region=ActingRegion.OUTSIDE,
         region_feather=12.5,
         union_control_type=ControlNetUnionControlType.TYPE_9,
+        union_apart=True,
         advanced_weighting=(1.0, 0.1, 1 / 3),
     )
     text = infotext.serialize(unit)

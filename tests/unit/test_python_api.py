@@ -64,6 +64,7 @@ FIELDS_IN_ORDER = [
     "region_feather",
     "batch_option",
     "style_align",
+    "union_apart",
 ]
 
 

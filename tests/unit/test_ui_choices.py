@@ -33,7 +33,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 5 + 6)
+    assert len(fields) == 3 * (11 + 6 + 6)
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -182,16 +182,16 @@ def test_models_of_another_base_are_left_out_and_never_the_default(
         runtime.catalog.find("t2i_canny"): why,
         runtime.catalog.find("a_canny"): Refusal("made for SDXL", other_base=True),
     }
-    _module, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    _module, _union, _apart, *rest = choices.on_control_type("Canny", False, runtime)
     assert rest[3]["choices"] == ["None", CANNY, "t2i_canny [e3b0c442]"]
     assert rest[3]["value"] == CANNY
     assert not rest[-1]["visible"]
-    kept, _about, notes, _union = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
+    kept, _about, notes, _union, _apart = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
     assert "value" not in kept, "what is chosen stays"
     assert notes["value"] == "t2i_canny is a T2I-Adapter"
 
     runtime.refused[runtime.catalog.find(CANNY)] = Refusal("made for SDXL", other_base=True)
-    _module, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    _module, _union, _apart, *rest = choices.on_control_type("Canny", False, runtime)
     assert (rest[3]["choices"], rest[3]["value"]) == (["None", "t2i_canny [e3b0c442]"], "None")
     assert "No control model of the type Canny fits the loaded checkpoint" in rest[-1]["value"]
     assert "a_canny [e3b0c442], control_demo_canny" in rest[-1]["value"]
@@ -209,14 +209,14 @@ def test_a_models_own_preprocessor_comes_with_it(
     about = {"control_type": "Canny", "preprocessor": own}
     save_file({"a": torch.ones(1)}, tmp_path / "control_v11_mine.safetensors", metadata=about)
     runtime.catalog.refresh()
-    chosen, _union, *rest = choices.on_control_type("Canny", False, runtime)
+    chosen, _union, _apart, *rest = choices.on_control_type("Canny", False, runtime)
     assert rest[3]["value"].startswith("control_v11_mine [")
     assert chosen["value"] == module
 
 
 @pytest.mark.parametrize("kind", ["Revision"])
 def test_control_types_that_cannot_be_used_say_so(runtime: FakeRuntime, kind: str) -> None:
-    module, _union, *rest = choices.on_control_type(kind, False, runtime)
+    module, _union, _apart, *rest = choices.on_control_type(kind, False, runtime)
     assert module["value"] == "none"
     assert f"{kind} cannot be used here: " in rest[-1]["value"]
 
@@ -225,7 +225,7 @@ def test_every_control_type_starts_with_something_that_works_or_says_so(
     runtime: FakeRuntime,
 ) -> None:
     for kind in listing.control_types()[1:]:
-        module, _union, *rest = choices.on_control_type(kind, False, runtime)
+        module, _union, _apart, *rest = choices.on_control_type(kind, False, runtime)
         works = rest[3]["value"] != "None" or not listing.needs_model(module["value"])
         assert works or rest[-1]["visible"], kind
 
@@ -271,15 +271,18 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 def test_a_union_offers_its_types_and_other_models_put_them_away(union_files: Path) -> None:
     runtime = FakeRuntime(Catalog([union_files]))
     names = {name.split(" ")[0]: name for name in runtime.catalog.names()}
-    _about, _notes, shown = choices.on_model("Depth", "none", names["union_6"], runtime)
+    _about, _notes, shown, apart = choices.on_model("Depth", "none", names["union_6"], runtime)
     assert (shown["visible"], shown["value"]) == (True, "Depth")
+    assert apart == gr.update(visible=True)
     assert shown["choices"] == ["Unknown", *(kind.value for kind in list(UnionType)[:6])]
-    _about, _notes, shown = choices.on_model("All", "canny", names["union_9"], runtime)
+    _about, _notes, shown, _apart = choices.on_model("All", "canny", names["union_9"], runtime)
     assert shown["choices"][-2:] == ["Inpaint", "Fuse"]
     assert shown["value"] == "Unknown", "what the preprocessor makes"
-    _about, _notes, put_away = choices.on_model("Depth", "none", names["plain_canny"], runtime)
+    _about, _notes, *put_away = choices.on_model("Depth", "none", names["plain_canny"], runtime)
     assert put_away == gr.update(visible=False, value="Unknown")
-    _names, _about, _notes, kept = choices.on_refresh("Depth", "none", names["union_9"], runtime)
+    _names, _about, _notes, kept, _apart = choices.on_refresh(
+        "Depth", "none", names["union_9"], runtime
+    )
     assert "value" not in kept, "what is chosen stays"
     assert kept["visible"]
 

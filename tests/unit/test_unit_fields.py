@@ -44,11 +44,13 @@ ATTRIBUTES = {
     "control_net_region": "region",
     "control_net_region_feather": "region_feather",
     "control_net_union_control_type": "union_control_type",
+    "control_net_union_apart": "union_apart",
 }
 AXES = [
     *("Enabled", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode"),
     *("Resize Mode", "Preprocessor", "Pre Resolution", "Pre Threshold A", "Pre Threshold B"),
     *("Region", "Region Feather", "Hires-Fix Option", "Union Control Type"),
+    "Union Apart",
 ]
 ALIASES = {
     "batch_image_dir": "batch_images",
@@ -74,7 +76,7 @@ IN_PANEL = {
     *("guidance_end", "processor_res", "threshold_a", "threshold_b", "control_mode"),
     *("resize_mode", "hr_option", "image", "region", "region_feather", "advanced_weighting"),
     *("input_mode", "batch_images", "output_dir", "loopback", "effective_region_mask"),
-    *("inpaint_crop_input_image", "union_control_type"),
+    *("inpaint_crop_input_image", "union_control_type", "union_apart"),
     *("independent", "region_canvas", "merge_images"),
 }
 
@@ -90,7 +92,8 @@ def test_what_is_published_of_the_table(panel_of_one_unit: UnitWidgets) -> None:
     assert [field.name for field in infotext.fields(Written.ALWAYS)] == ALWAYS_WRITTEN
     optional = [field.name for field in infotext.fields(*infotext.IF_SET)]
     assert optional == [
-        *("hr_option", "union_control_type", "region", "region_feather", "advanced_weighting")
+        *("hr_option", "union_control_type", "region", "region_feather", "union_apart"),
+        "advanced_weighting",
     ]
     assert overrides.attributes() == ATTRIBUTES
     axes = sorted(field.axis for field in FIELDS.values() if field.axis)

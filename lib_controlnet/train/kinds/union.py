@@ -94,7 +94,7 @@ class UnionKind(Kind):
         assert isinstance(control, ControlNetUnion)
         assert call.types is not None  # asked for before training begins
         guided = control.shift(control.encode_hint(call.hint), call.types)
-        told = torch.cat([control.embed_type(number) for number in call.types.tolist()])
+        told = torch.cat([control.embed_types([number]) for number in call.types.tolist()])
         wanted = (True,) * (len(control.params.blocks) + 1)
         *down, middle = control(
             call.noisy, call.timesteps, call.context, _vector(control, call), guided, wanted, told
