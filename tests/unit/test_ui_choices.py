@@ -33,7 +33,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 6 + 6)
+    assert len(fields) == 3 * (11 + 6 + 6) + 1
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -279,7 +279,7 @@ def test_a_union_offers_its_types_and_other_models_put_them_away(union_files: Pa
     assert shown["choices"][-2:] == ["Inpaint", "Fuse"]
     assert shown["value"] == "Unknown", "what the preprocessor makes"
     _about, _notes, *put_away = choices.on_model("Depth", "none", names["plain_canny"], runtime)
-    assert put_away == gr.update(visible=False, value="Unknown")
+    assert put_away == [gr.update(visible=False, value=value) for value in ("Unknown", False)]
     _names, _about, _notes, kept, _apart = choices.on_refresh(
         "Depth", "none", names["union_9"], runtime
     )

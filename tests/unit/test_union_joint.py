@@ -174,8 +174,8 @@ TOGETHER = "ControlNet: unit 0, unit 1 are evaluated together by union, as Depth
 APART = "ControlNet: unit 0, unit 1 are not one evaluation of union: "
 
 SPREAD = (
-    "their strengths are spread otherwise over the layers (control mode, layer weights, or lines that "
-    "fade in a hires pass)"
+    "their strengths are spread otherwise over the layers (control mode, layer weights, or lines "
+    "that fade in a hires pass)"
 )
 
 PAIRS = {
