@@ -52,6 +52,7 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     prefix = "txt2img_controlnet_ControlNet-1_controlnet_"
     switches = [f"txt2img_controlnet_ControlNet-{i}_controlnet_enable_checkbox" for i in range(3)]
     assert [values.pop(name) for name in switches] == [False, True, False]
+    assert values.pop("txt2img_controlnet_controlnet_style_align_checkbox") is False
     assert all(value is None for name, value in values.items() if not name.startswith(prefix))
     pasted = {name.removeprefix(prefix): value for name, value in values.items()}
     assert pasted["type_filter_radio"] == "Canny"
