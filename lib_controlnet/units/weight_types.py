@@ -78,21 +78,21 @@ class LayerCurve:
 
         Args:
             weight: of the unit.
-            count: transformers, 16 or 11.
+            count: transformers; most types know 16 and 11 alone.
 
         Raises:
-            KeyError: there are others.
+            KeyError: there are others, and the type goes by the parts of a U-Net.
         """
+        if self.kind not in BOTH:
+            share = _SHARES[self.kind]
+            return tuple(weight * share(t, count) for t in range(count))
         shares = COMPOSITION[count]
         if self.kind is WeightType.STYLE_AND_COMPOSITION:
             style = [weight if t in STYLE[count] else 0.0 for t in range(count)]
             return tuple(
                 self.composition * shares[t] if t in shares else style[t] for t in range(count)
             )
-        if self.kind is WeightType.STRONG_STYLE_AND_COMPOSITION:
-            return tuple(self.composition if t in shares else weight for t in range(count))
-        share = _SHARES[self.kind]
-        return tuple(weight * share(t, count) for t in range(count))
+        return tuple(self.composition if t in shares else weight for t in range(count))
 
 
 def parse_curve(text: str) -> LayerCurve | None:
