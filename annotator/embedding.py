@@ -20,9 +20,13 @@ LAST: Final = "last_hidden_state"
 UNCOND_HIDDEN: Final = "uncond_hidden_states"
 """`HIDDEN` for a picture whose normalised pixels are all zero: (1, tokens, width)."""
 FACE: Final = "face_embeds"
-"""Faces as a recogniser tells them apart, (faces, width)."""
+"""A face as the recogniser of buffalo_l tells it from others, of length one: (1, width)."""
+RAW_FACE: Final = "face_embeds_unnorm"
+"""The same as the recogniser gives it."""
+ANTELOPE: Final = "id_ante_embedding"
+"""A face as the recogniser of antelopev2 gives it, (1, width)."""
 
-VECTORS: Final = frozenset({IMAGE_EMBEDS, FACE})
+VECTORS: Final = frozenset({IMAGE_EMBEDS, FACE, RAW_FACE, ANTELOPE})
 """Those that have no axis of tokens."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._faces import FACES, WEB_FACE, find_face, recognise_face
 from .clip_vision import TRANSFORMERS, VIT_H, embed
-from .embedding import FACE, HIDDEN, UNCOND_HIDDEN, Embedding
+from .embedding import FACE, HIDDEN, RAW_FACE, UNCOND_HIDDEN, Embedding
 from .ip_adapter import ImagePrompt
 from .pose.arcface import turn_upright
 from .registry import Detected, register
@@ -30,10 +30,10 @@ class FaceId(ImagePrompt):
         import torch
 
         face = find_face(image)
-        vector = recognise_face(image, face, WEB_FACE)
-        vector /= max(float(np.linalg.norm(vector)), 1e-6)
+        raw = recognise_face(image, face, WEB_FACE)
+        vector = raw / max(float(np.linalg.norm(raw)), 1e-6)
         upright = turn_upright(image, face.points, SHOWN)
-        tensors = {FACE: torch.from_numpy(vector)}
+        tensors = {FACE: torch.from_numpy(vector), RAW_FACE: torch.from_numpy(raw)}
         if self.gives:
             tensors |= embed(upright, VIT_H, self.gives).tensors
         return Detected(upright, embedding=Embedding(tensors, self.name), notes=face.notes)

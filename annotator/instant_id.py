@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._faces import FACES, GLINT, find_face, recognise_face
-from .embedding import FACE, Embedding
+from .embedding import ANTELOPE, Embedding
 from .pose.arcface import SIDE, turn_upright
 from .registry import Detected, Detector, Frame, Output, register
 
@@ -27,4 +27,4 @@ class FaceEmbedding(Detector):
         face = find_face(image)
         vector = torch.from_numpy(recognise_face(image, face, GLINT))
         shown = turn_upright(image, face.points, 2 * SIDE)
-        return Detected(shown, embedding=Embedding({FACE: vector}, self.name), notes=face.notes)
+        return Detected(shown, embedding=Embedding({ANTELOPE: vector}, self.name), notes=face.notes)

@@ -12,7 +12,7 @@ from ._faces import FACES, GLINT, find_face, recognise_face
 from ._onnx import open_onnx
 from ._tensors import as_input
 from .clip_vision import MEAN, STD
-from .embedding import FACE, Embedding
+from .embedding import ANTELOPE, Embedding
 from .ip_adapter import ImagePrompt
 from .networks import lend, lend_opened
 from .pose.arcface import SIDE, recognise
@@ -53,7 +53,7 @@ class PuLid(ImagePrompt):
         vector, notes = _recognise(image, upright)
         grey = facexlib.grey_on_white(upright, facexlib.find_parts(upright))
         shown = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-        tensors = {FACE: torch.from_numpy(vector), **_look_at(shown)}
+        tensors = {ANTELOPE: torch.from_numpy(vector), **_look_at(shown)}
         return Detected(shown, embedding=Embedding(tensors, self.name), notes=notes)
 
 

@@ -29,6 +29,8 @@ from lib_controlnet.nets.ip_adapter import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from lib_controlnet.engine.network import ActiveControl, Embeddings, Terms
@@ -159,14 +161,15 @@ class IPAdapterFamily(ControlFamily):
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare its attentions with the base's, see `ControlFamily.check`."""
-        check_attentions(ckpt, _read(ckpt), base)
+        params = _read(ckpt)
+        check_attentions(ckpt, params.context, params.widths, base)
 
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> IPAdapterNetwork:
         """Build the network and fill it, see `ControlFamily.load`."""
         params = _read(ckpt)
-        check_attentions(ckpt, params, base)
+        check_attentions(ckpt, params.context, params.widths, base)
         with torch.device("meta"):
             module = IPAdapter(params)
         fill(ckpt, module, dtype, device)
@@ -177,8 +180,16 @@ def _read(ckpt: Checkpoint) -> AdapterParams:
     return read_structure(ckpt, lambda: read_params(ckpt.shapes))
 
 
-def check_attentions(ckpt: Checkpoint, params: AdapterParams, base: BaseUNet) -> None:
+def check_attentions(
+    ckpt: Checkpoint, context: int, widths: Mapping[str, int], base: BaseUNet
+) -> None:
     """Require a part for each cross attention of the base, of its width.
+
+    Args:
+        ckpt: the file.
+        context: width of its tokens.
+        widths: of its keys and values, by the number that files give a cross attention.
+        base: the U-Net.
 
     Raises:
         WrongBaseModelError: the file is for another base model.
@@ -186,16 +197,16 @@ def check_attentions(ckpt: Checkpoint, params: AdapterParams, base: BaseUNet) ->
     """
     layers = cross_attentions(base)
     expected = {file_number(layer): layer.width for layer in layers}
-    if params.context == base.shape.context_dim and params.widths == expected:
+    if context == base.shape.context_dim and widths == expected:
         return
-    if params.context == base.shape.context_dim and not set(params.widths) - set(expected):
-        absent = sorted(set(expected) - set(params.widths), key=int)
-        if absent and all(expected[one] == width for one, width in params.widths.items()):
+    if context == base.shape.context_dim and not set(widths) - set(expected):
+        absent = sorted(set(expected) - set(widths), key=int)
+        if absent and all(expected[one] == width for one, width in widths.items()):
             msg = f"{ckpt.path.name} is incomplete: it has no ip_adapter.{absent[0]}; get it again"
             raise BrokenCheckpointError(msg)
     msg = (
-        f"control model {ckpt.name} is an IP-Adapter for {len(params.widths)} attentions to tokens "
-        f"of {params.context} channels; the loaded checkpoint {base.name} ({base.shape}) has "
+        f"control model {ckpt.name} is an IP-Adapter for {len(widths)} attentions to tokens "
+        f"of {context} channels; the loaded checkpoint {base.name} ({base.shape}) has "
         f"{len(layers)}, to tokens of {base.shape.context_dim}; choose one made for it"
     )
     raise WrongBaseModelError(msg)

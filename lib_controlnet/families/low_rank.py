@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 
 from lib_controlnet.errors import HostError
+from lib_controlnet.families.attention import token_size
 from lib_controlnet.families.controlnet import own_precision
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class LowRankLayers:
             if added.dim() == FEATURE_MAP:
                 added = added * region.at(added.shape[-2:], added)
             else:
-                size = self._size(step, tokens, path)
+                size = self._size(step, tokens)
                 added = added * rearrange(region.at(size, added), "b c h w -> b (h w) c")
         self._control.acted = True
         if len(rows) == count:
@@ -93,21 +94,17 @@ class LowRankLayers:
         whole = added.new_zeros(tokens.shape[0], *added.shape[1:])
         return whole.index_copy(0, torch.tensor(index, device=tokens.device), added)
 
-    def _size(self, step: StepContext, tokens: Tensor, path: str) -> tuple[int, int]:
-        """Height and width of the picture's tokens that a layer reads.
+    def _size(self, step: StepContext, tokens: Tensor) -> tuple[int, int]:
+        """Height and width of the picture's tokens (n, t, width) that a layer reads.
 
         Raises:
             HostError: they are not those of a level of the U-Net.
         """
-        h, w = step.x.shape[-2:]
-        while h * w > tokens.shape[1] and (h, w) != (1, 1):
-            h, w = -(-h // 2), -(-w // 2)
-        if h * w != tokens.shape[1] or tokens.shape[0] != len(step.rows):
+        unit = self._control.terms.name
+        if tokens.shape[0] != len(step.rows):
             msg = (
-                f"{self._control.terms.name}: {self._control.network.name} cannot place its "
-                f"region on {tokens.shape[0]} x {tokens.shape[1]} tokens at {path}; switch off "
-                "what merges or tiles the tokens of the U-Net (token merging, hypertile), or leave "
-                "out the region"
+                f"{unit}: its region cannot be placed in pieces of the picture; switch off what "
+                "tiles the attention of the U-Net (hypertile), or leave out the region"
             )
             raise HostError(msg)
-        return h, w
+        return token_size(step.x, tokens.shape[1], unit)

@@ -129,6 +129,16 @@ class Checkpoint:
                 return content if isinstance(content, dict) else {}
         return {}
 
+    def flag(self, key: str) -> bool | None:
+        """What the file's metadata, or else the YAML beside it, says of a matter; None if nothing.
+
+        Args:
+            key: a name in lower case.
+        """
+        if key in self.metadata:
+            return bool(truth(str(self.metadata[key])))
+        return _yaml_flag(self.path.with_suffix(".yaml"), key)
+
     @cached_property
     def global_average_pooling(self) -> bool:
         """Whether residuals are averaged over the picture (shuffle); no tensor tells.

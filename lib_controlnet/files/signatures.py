@@ -85,6 +85,8 @@ KEY_IP: Final = ".to_k_ip.weight"
 
 TOKENS_OF_TRANSFORMERS: Final = 4096
 FLUX_WIDTH: Final = 3072
+FACE_NUMBERS: Final = 512
+"""Of a recogniser's embedding."""
 TEMPORALNET_CHANNELS: Final = 6
 KOLORS_TOKENS: Final = 2048
 
@@ -291,6 +293,20 @@ SIGNATURES: Final = (
         "a PuLID model",
         lambda n: n.starts("id_adapter", "pulid_", "image_proj.mapping_patch_"),
         control_types=("ip-adapter",),
+    ),
+    Signature(
+        "face_id",
+        "an IP-Adapter for faces (FaceID)",
+        lambda n: n.has("image_proj.proj.2.weight", "image_proj.norm.weight"),
+        control_types=("ip-adapter",),
+    ),
+    Signature(
+        "instant_id",
+        "InstantID's adapter",
+        lambda n: (
+            n.has("image_proj.latents") and n.size("image_proj.proj_in.weight", 1) == FACE_NUMBERS
+        ),
+        control_types=("instant-id",),
     ),
     Signature(
         "ip_adapter",

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from einops import rearrange
 from torch import Tensor, nn
 
+from lib_controlnet.nets.ip_adapter import ATTENTION, IMAGE, KeysValues
 from lib_controlnet.nets.resampler import Resampler, ResamplerParams, read_resampler_params
 
 Shapes = Mapping[str, Sequence[int]]
@@ -88,6 +90,10 @@ class FaceProjection(nn.Module):
         return tokens + seen if keep else seen
 
 
+KINDS: Final = ("to_q", "to_k", "to_v", "to_out")
+"""Layers of an attention that a file may have layers of low rank beside."""
+
+
 class LowRank(nn.Module):
     """A layer of low rank beside a linear one (LoRA; Hu et al., arXiv:2106.09685)."""
 
@@ -99,3 +105,63 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the output (..., output) of the layer that reads x (..., width)."""
         return self.up(self.down(x))
+
+
+@dataclass(frozen=True)
+class FaceAdapterParams:
+    """Sizes of a file.
+
+    Attributes:
+        face: of what makes tokens.
+        widths: of the keys and values, by the number that files give a cross attention.
+        low_rank: of a layer beside one of the U-Net: width of what that reads, rank and width of
+            what it gives, by such a number and by its name, see `KINDS`; none in some files.
+    """
+
+    face: FaceParams
+    widths: Mapping[str, int]
+    low_rank: Mapping[tuple[str, str], tuple[int, int, int]]
+
+
+def read_face_adapter(shapes: Shapes) -> FaceAdapterParams:
+    """Derive the sizes from the shapes of a file's tensors.
+
+    Raises:
+        KeyError: a tensor that decides the structure is missing; its name is the argument.
+    """
+    inside = {key.removeprefix(IMAGE): s for key, s in shapes.items() if key.startswith(IMAGE)}
+    widths, low_rank = {}, {}
+    for key, shape in shapes.items():
+        number, _, rest = key.removeprefix(ATTENTION).partition(".")
+        if rest == "to_k_ip.weight":
+            widths[number] = shape[0]
+        kind = rest.removesuffix("_lora.down.weight")
+        if kind in KINDS:
+            up = shapes[f"{ATTENTION}{number}.{kind}_lora.up.weight"]
+            low_rank[number, kind] = (shape[1], shape[0], up[0])
+    return FaceAdapterParams(read_face_params(inside), widths, low_rank)
+
+
+class FaceAdapter(nn.Module):
+    """All weights of a file."""
+
+    def __init__(self, params: FaceAdapterParams) -> None:
+        super().__init__()
+        self.image_proj = FaceProjection(params.face)
+        context = params.face.output
+        self.ip_adapter = nn.ModuleDict(
+            {number: KeysValues(context, width) for number, width in params.widths.items()}
+        )
+        for (number, kind), sizes in params.low_rank.items():
+            if number not in self.ip_adapter:
+                self.ip_adapter[number] = nn.Module()
+            self.ip_adapter[number].add_module(f"{kind}_lora", LowRank(*sizes))
+
+    def beside(self) -> dict[tuple[str, str], LowRank]:
+        """The layers of low rank, by number and name."""
+        return {
+            (number, name.removesuffix("_lora")): layer
+            for number, part in self.ip_adapter.items()
+            for name, layer in part.named_children()
+            if isinstance(layer, LowRank)
+        }

@@ -20,7 +20,7 @@ from weights import weights_folder
 from annotator import facexlib
 from annotator._faces import FACES, GLINT, WEB_FACE, find_face, recognise_face
 from annotator.clip_vision import VIT_H, embed
-from annotator.embedding import FACE, HIDDEN, UNCOND_HIDDEN
+from annotator.embedding import ANTELOPE, FACE, HIDDEN, RAW_FACE, UNCOND_HIDDEN
 from annotator.nets.eva_clip import EvaClip, EvaParams
 from annotator.pose.arcface import turn_upright
 from annotator.pulid import EVA_CLIP, LEVEL, PICTURE
@@ -72,7 +72,8 @@ def test_face_id_is_of_length_one_and_instant_ids_is_not(files: Path) -> None:
     for name in NAMES[:2]:
         vector = made[name].embedding.tensors[FACE].numpy()
         assert np.allclose(vector, raw / np.linalg.norm(raw), atol=1e-6), name
-    assert np.array_equal(made[NAMES[2]].embedding.tensors[FACE].numpy(), raw)
+        assert np.array_equal(made[name].embedding.tensors[RAW_FACE].numpy(), raw)
+    assert np.array_equal(made[NAMES[2]].embedding.tensors[ANTELOPE].numpy(), raw)
     assert float(np.linalg.norm(raw)) > 2
 
 
@@ -122,7 +123,7 @@ def test_pulid_sees_the_clean_face(
     made = run_preprocessor("ip-adapter_pulid", given)
     assert (made.image[:, :100] == 255).all()
     tensors = made.embedding.tensors
-    assert tensors[FACE].shape == (1, 512)
+    assert tensors[ANTELOPE].shape == (1, 512)
     assert tensors[PICTURE].shape == (1, 12)
     assert [tensors[LEVEL.format(i)].shape for i in range(5)] == [(1, 5, 64)] * 5
     assert made.notes == ((TWO,) if is_seen else ())
