@@ -134,13 +134,11 @@ class _Revision(ClipVision):
     needs_model = False
     weights = (VIT_BIGG,)
     gives = (IMAGE_EMBEDS,)
-    requires = ()  # whatever is installed
-    unavailable = "the Revision control it belongs to cannot be used here yet"
 
 
 @register
 class Revision(_Revision):
-    """Not available yet: a picture beside the prompt of an SDXL checkpoint."""
+    """A picture in place of SDXL's pooled text; the words stay."""
 
     name = "revision_clipvision"
     priority = 100
@@ -148,6 +146,6 @@ class Revision(_Revision):
 
 @register
 class RevisionWithoutPrompt(_Revision):
-    """Not available yet: a picture in place of the prompt of an SDXL checkpoint."""
+    """A picture in place of the prompt of an SDXL checkpoint."""
 
     name = "revision_ignore_prompt"

@@ -78,6 +78,12 @@ def bind_unit(
     if idle:
         log.info("%s has no effect in this pass: %s", unit.name, idle)
         return idle
+    if region is not None and not region.is_full and not network.has_regions:
+        msg = (
+            f"{unit.name}: {network.family} acts on the whole picture, so a region has no effect "
+            "on it; set the unit's region to the whole picture"
+        )
+        raise UnitError(msg)
     guide, key = _guide(prepared, network, placed, host)
     is_map = network.wants.kind is GuideKind.MAP
     if is_map and (said := mask_remark(unit.module, network.name, network.wants.masked)):

@@ -110,6 +110,7 @@ class ControlNetwork(ABC):
         cond_only: it acts on cond rows only, whatever the control mode.
         has_modes: the control mode changes what it does.
         has_curves: its strengths go by spatial transformers, over which weight types spread.
+        has_regions: it can act on a part of the picture; else a region is refused.
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
         takes_keyframes: it can be shown some of an animation's frames, and acts on all.
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
@@ -127,6 +128,7 @@ class ControlNetwork(ABC):
     cond_only: bool = False
     has_modes: bool = True
     has_curves: bool = False
+    has_regions: bool = True
     is_additive: bool = True
     takes_keyframes: bool = False
     depends_on_base: bool = False

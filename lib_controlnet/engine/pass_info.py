@@ -24,6 +24,7 @@ class PassInfo:
         scale: size of the pass's picture relative to the requested one.
         images: pictures in the batch.
         seeds: one for each of them.
+        has_words: a prompt, or a negative one, says something.
         alphas: cumulative product of alphas of the base, (1000,).
     """
 
@@ -34,4 +35,5 @@ class PassInfo:
     scale: float = 1.0
     images: int = 1
     seeds: tuple[int, ...] = (0,)
+    has_words: bool = True
     alphas: Tensor | None = None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from torch import Tensor, nn
@@ -285,6 +285,8 @@ class Places:
         call = Call(self, step, further)
         for change in self._calls:
             change(step, call)
+        # Control networks read the conditions that the U-Net reads.
+        step = replace(step, context=call.context, y=call.y)
         changed = {
             name: getattr(call, name)
             for name in ("context", "y")

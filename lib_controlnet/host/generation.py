@@ -266,8 +266,16 @@ def pass_info(p: Any, x: Any) -> PassInfo:
         scale=geometry.canvas.width / max(int(p.width), 1) if is_hires else 1.0,
         images=int(x.shape[0]),
         seeds=tuple(int(seed) for seed in getattr(p, "seeds", None) or (0,)),
+        has_words=_has_words(p, is_hires),
         alphas=getattr(adapter.find_model(), "alphas_cumprod", None),
     )
+
+
+def _has_words(p: Any, is_hires: bool) -> bool:
+    """Whether the prompts of the present batch say something; of others nothing is known."""
+    names = ("hr_prompts", "hr_negative_prompts") if is_hires else ("prompts", "negative_prompts")
+    texts = [str(text) for name in names for text in getattr(p, name, None) or ()]
+    return not texts or any(text.strip() for text in texts)
 
 
 def pass_on_comments(p: Any, session: ControlSession) -> None:

@@ -251,10 +251,17 @@ def _prepare(
         model = _choose_model(unit, preparation)
         if remark := preparation.models.remark(unit.model):
             comments.append(f"ControlNet {unit.name}: {remark}")
+    elif model is not None and preparation.base is not None:
+        model.network(preparation.base)  # before a weight file is fetched for nothing
     choices = [follow_model(choice, preparation.models) for choice in choices]
     if not detector.gives_picture and unit.ipadapter_input is not None:
         given = read_embeddings(unit.ipadapter_input, f"{unit.name}: ipadapter_input")
-        return PreparedUnit(choices[0].unit, unit.resize_mode, _NOTHING, model, embeddings=(given,))
+        asked = (unit.threshold_a, unit.threshold_b)
+        return PreparedUnit(
+            *(choices[0].unit, unit.resize_mode, _NOTHING, model),
+            values=preprocess.settle(unit.module, unit.processor_res, asked).values,
+            embeddings=(given,),
+        )
     if unit.ipadapter_input is not None:
         comments.append(
             f"ControlNet {unit.name}: ipadapter_input is ignored: the preprocessor {unit.module} "

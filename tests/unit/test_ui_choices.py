@@ -15,7 +15,7 @@ from panels import CANNY, FakeRuntime, build, by_id
 from safetensors.torch import save_file
 from support import golden
 
-from lib_controlnet.detect import listing
+from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import ControlNetUnionControlType as UnionType
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
@@ -215,8 +215,13 @@ def test_a_models_own_preprocessor_comes_with_it(
     assert chosen["value"] == module
 
 
-@pytest.mark.parametrize("kind", ["Revision"])
-def test_control_types_that_cannot_be_used_say_so(runtime: FakeRuntime, kind: str) -> None:
+def test_control_types_that_cannot_be_used_say_so(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = "Revision"
+    for name in ("revision_clipvision", "revision_ignore_prompt"):
+        detector = preprocess.get(name)
+        monkeypatch.setattr(type(detector), "unavailable", "it is not there", raising=False)
     module, _union, _apart, *rest = choices.on_control_type(kind, False, runtime)
     assert module["value"] == "none"
     assert f"{kind} cannot be used here: " in rest[-1]["value"]
