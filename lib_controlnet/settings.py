@@ -129,6 +129,11 @@ SETTINGS: Final = (
     Setting("control_net_no_detectmap", False, "Do not append detectmap to output"),
     Setting("control_net_detectmap_autosaving", False, "Allow detectmap auto saving"),
     Setting(
+        "controlnet_embedding_autosaving",
+        False,
+        "Save what embedding preprocessors make, as safetensors files where detected maps go",
+    ),
+    Setting(
         "control_net_allow_script_control", False, "Allow other script to control this extension"
     ),
     Setting("control_net_sync_field_args", True, "Paste ControlNet parameters in infotext"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from modules import images, paths, shared
 from PIL import Image
+from safetensors.torch import save_file
 
 from lib_controlnet.errors import ImageError, quote
 from lib_controlnet.files.paths import PATH_FAULTS, open_path, parse_path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAPS_FOLDER: Final = "control_net_detectedmap_dir"
+EMBEDDINGS: Final = "controlnet_embedding_autosaving"
 OPENED_FOLDER: Final = "control_net_allowed_image_folder"
 _HOST_OUTPUTS: Final = str(Path(paths.data_path) / "outputs")
 
@@ -69,23 +71,31 @@ def fetch(url: str) -> Image.Image:
 
 
 def autosave(p: Any, prepared: PreparedUnit, host: Host) -> None:
-    """Write a unit's detected map to disk if the user wants that (off by default).
+    """Write a unit's detected map and its embeddings to disk if the user wants that.
+
+    Both are off by default.
 
     Raises:
         ImageError: the request asks for a folder that is not open to it.
         OSError: the files cannot be written.
     """
     unit = prepared.unit
-    if not host.option("control_net_detectmap_autosaving") or unit.module == NO_MODULE:
+    saves_maps = bool(host.option("control_net_detectmap_autosaving"))
+    saves_embeddings = bool(host.option(EMBEDDINGS)) and bool(prepared.pictures)
+    if unit.module == NO_MODULE or not (saves_maps or saves_embeddings):
         return
     text = str(host.option(MAPS_FOLDER))
     if MAPS_FOLDER in p.override_settings:
         check_maps_folder(text, p.outpath_samples)
     target = _maps_folder(text, p.outpath_samples) / unit.module
     target.mkdir(parents=True, exist_ok=True)
-    for placed in prepared.pictures if prepared.embeddings else prepared.maps:
+    for placed in (prepared.pictures if prepared.embeddings else prepared.maps) * saves_maps:
         picture = Image.fromarray(placed[:, :, :3])
         images.save_image(picture, str(target), unit.module, extension="png")
+    for embedding in (one for frame in prepared.embeddings * saves_embeddings for one in frame):
+        save_file(
+            dict(embedding.tensors), target / f"{unit.module}-{embedding.digest[:16]}.safetensors"
+        )
 
 
 def check_maps_folder(text: str, outputs: object = None) -> None:

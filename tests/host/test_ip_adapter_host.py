@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,24 @@ def test_embeddings_are_detected_sent_and_described(webui: Any) -> None:
     answer = webui.txt2img(**request(ip_unit(advanced_weighting="ease in"), steps=2))
     assert "Module: ip-adapter_clip_sd15" in str(answer.info)
     assert "Advanced Weighting: ease in" in str(answer.info)
+
+
+def test_embeddings_are_saved_where_maps_go(webui: Any, tmp_path: Path) -> None:
+    from modules import shared
+
+    options = {
+        "controlnet_embedding_autosaving": True,
+        "control_net_detectedmap_dir": str(tmp_path),
+    }
+    before = {name: shared.opts.data.get(name) for name in options}
+    shared.opts.data.update(options)
+    try:
+        one = made(webui, ip_unit())
+        made(webui, ip_unit(image=SEVERAL))
+    finally:
+        shared.opts.data.update(before)
+    saved = sorted((tmp_path / "ip-adapter_clip_sd15").iterdir())
+    assert [path.suffix for path in saved] == [".safetensors"] * 2  # one of them came twice
+    texts = [base64.b64encode(path.read_bytes()).decode() for path in saved]
+    given = [made(webui, ip_unit(image=None, ipadapter_input=text)) for text in texts]
+    assert any(np.array_equal(picture, one) for picture in given)

@@ -35,6 +35,7 @@ def wrong_values() -> list[tuple[str, Any]]:
         values += [(f"control_net_{key}", value) for value in wrong]
     for key in (
         *("control_net_no_detectmap", "control_net_detectmap_autosaving"),
+        "controlnet_embedding_autosaving",
         *("control_net_allow_script_control", "control_net_sync_field_args"),
         *("controlnet_show_batch_images_in_ui", "controlnet_increment_seed_during_batch"),
         *("controlnet_ignore_noninpaint_mask", "controlnet_offline"),
