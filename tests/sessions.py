@@ -52,6 +52,14 @@ def picture(seed=3):
     return np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
 
 
+def shown_to(network, seed=3):
+    """A random picture, with a mask where the network sees nothing else of the rest."""
+    made = picture(seed)
+    if not network.wants.has_mask:
+        return made
+    return np.dstack([made, np.where(made[:, :, 0] > 250, 255, 0).astype(np.uint8)])
+
+
 def embedding(network, seed=3):
     """A random embedding of what the network reads."""
     tensors = {}
@@ -74,7 +82,7 @@ def prepared(network, seed=3, region=None, effect=None, **fields):
     return PreparedUnit(
         unit,
         ResizeMode.INNER_FIT,
-        picture(seed),
+        shown_to(network, seed),
         SimpleNamespace(network=lambda _base: network),
         region=None if region is None else Region(region, ResizeMode.INNER_FIT),
         effect=effect,

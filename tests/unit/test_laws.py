@@ -8,7 +8,7 @@ import pytest
 import support
 import torch
 from fake_device import FakeDevice
-from sessions import LATENT, FakeHost, embeddings, info, picture, prepared
+from sessions import LATENT, FakeHost, embeddings, info, prepared, shown_to
 
 from lib_controlnet import families
 from lib_controlnet.engine.residency import Between, Residency
@@ -42,15 +42,7 @@ class Rig:
 
     def unit(self, number=0, **fields):
         shown = {"union_control_type": ControlNetUnionControlType.DEPTH}
-        made = prepared(self.networks[number], **(shown | fields))
-        made.detected = self.shown(made.detected)
-        return made
-
-    def shown(self, picture):
-        """The picture, with a mask where the family needs one: it sees nothing else of the rest."""
-        if not self.networks[0].wants.has_mask:
-            return picture
-        return np.dstack([picture, np.where(picture[:, :, 0] > 250, 255, 0).astype(np.uint8)])
+        return prepared(self.networks[number], **(shown | fields))
 
     def session(self, units, host=None, **fields):
         session = ControlSession(host or FakeHost(), list(units))
@@ -203,7 +195,7 @@ def test_a_turn_leaves_the_other_pictures(rig):
 def test_frames_steer_their_own_pictures(rig):
     def unit(*seeds):
         made = rig.unit(seed=seeds[0])
-        made.frames = tuple(rig.shown(picture(seed)) for seed in seeds[1:])
+        made.frames = tuple(shown_to(rig.networks[0], seed) for seed in seeds[1:])
         made.embeddings = embeddings(rig.networks[0], *seeds)
         return made
 
