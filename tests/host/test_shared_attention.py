@@ -63,3 +63,37 @@ def test_pictures_of_a_batch_are_aligned_with_and_without_units(webui: Any) -> N
     assert "several pictures" in alone["ControlNet notes"]
     assert unet_hooks() == hooks
     assert np.array_equal(first(webui.txt2img(**request(**BATCH))), first(plain))
+
+
+def test_revision_is_refused_on_another_base_before_its_weights_are_fetched(webui: Any) -> None:
+    asked = {"module": "revision_clipvision", "model": "None", "image": encoded(picture())}
+    with pytest.raises(Exception, match="needs an SDXL checkpoint"):
+        webui.txt2img(**request(asked))
+
+
+def test_pictures_steer_sdxl_without_a_model(sdxl: Any) -> None:
+    from modules import shared
+
+    label = shared.sd_model.model.diffusion_model.label_emb[0][0]
+    width = min(1280, label.in_features)
+    seen = np.random.default_rng(1).normal(size=width).round(3).tolist()
+    short, model = {"steps": 2}, {"model": "None"}
+    plain, hooks = first(sdxl.txt2img(**request(**short))), unet_hooks()
+    made = []
+    for fields in (
+        {"module": "reference_adain+attn", "image": encoded(picture(seed=8))},
+        {"module": "revision_clipvision", "ipadapter_input": seen},
+        {"module": "revision_ignore_prompt", "ipadapter_input": seen},
+        {"module": "revision_ignore_prompt", "ipadapter_input": seen, "threshold_a": 0.5},
+    ):
+        answer = sdxl.txt2img(**request({**model, **fields}, **short))
+        assert f"Module: {fields['module']}" in told(answer)["ControlNet 0"]
+        made.append(first(answer))
+    for number, one in enumerate(made):
+        assert all(not np.array_equal(one, other) for other in (plain, *made[:number]))
+    half = encoded(np.repeat([[255, 0]], 32, 0).astype(np.uint8))
+    limited = {**model, "module": "revision_clipvision", "ipadapter_input": seen}
+    with pytest.raises(Exception, match="Revision acts on the whole picture"):
+        sdxl.txt2img(**request({**limited, "effective_region_mask": half}, **short))
+    assert unet_hooks() == hooks
+    assert np.array_equal(first(sdxl.txt2img(**request(**short))), plain)

@@ -128,6 +128,24 @@ def test_generate_appends_the_map_and_writes_the_infotext(
     ) in infotexts[0]
 
 
+def test_generate_by_a_picture_alone_in_an_aligned_batch(webui: Any, picture: str) -> None:
+    """Reference units need no model; style_align needs no unit that is on."""
+    unit = {"module": "reference_adain+attn", "image": picture, "threshold_a": 0.25}
+    align = {"enabled": False, "style_align": True}
+    plain = webui.generate("txt2img", **SMALL, batch_size=2)
+    made = []
+    for units in ([unit], [align], [unit, align]):
+        answer = generate(webui, units=units, batch_size=2)
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        text = json.loads(body["info"])["infotexts"][0]
+        assert ("Module: reference_adain+attn" in text) == (unit in units)
+        assert ("ControlNet StyleAlign: True" in text) == (align in units)
+        made.append(body["images"][0])
+    assert len({*made, plain["images"][0]}) == 4
+    assert webui.generate("txt2img", **SMALL, batch_size=2)["images"] == plain["images"]
+
+
 @pytest.mark.parametrize("units", [[], [{"enabled": False, "module": ""}]], ids=["none", "off"])
 def test_generate_without_enabled_units_is_plain(webui: Any, units: list) -> None:
     body = generate(webui, units=units).json()
