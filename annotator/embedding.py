@@ -26,7 +26,12 @@ RAW_FACE: Final = "face_embeds_unnorm"
 ANTELOPE: Final = "id_ante_embedding"
 """A face as the recogniser of antelopev2 gives it, (1, width)."""
 
-VECTORS: Final = frozenset({IMAGE_EMBEDS, FACE, RAW_FACE, ANTELOPE})
+ID_PICTURE: Final = "id_cond_vit"
+"""A face's picture as EVA-CLIP sees it, (1, width)."""
+ID_LEVELS: Final = tuple(f"id_vit_hidden_{level}" for level in range(5))
+"""Its tokens of five levels, class token first: (1, tokens, width)."""
+
+VECTORS: Final = frozenset({IMAGE_EMBEDS, FACE, RAW_FACE, ANTELOPE, ID_PICTURE})
 """Those that have no axis of tokens."""
 
 

@@ -12,7 +12,7 @@ from ._faces import FACES, GLINT, find_face, recognise_face
 from ._onnx import open_onnx
 from ._tensors import as_input
 from .clip_vision import MEAN, STD
-from .embedding import ANTELOPE, Embedding
+from .embedding import ANTELOPE, ID_LEVELS, ID_PICTURE, Embedding
 from .ip_adapter import ImagePrompt
 from .networks import lend, lend_opened
 from .pose.arcface import SIDE, recognise
@@ -30,11 +30,6 @@ EVA_CLIP: Final = WeightFile(
     exact=False,
     repo="QuanSun/EVA-CLIP",
 )
-
-PICTURE: Final = "id_cond_vit"
-"""The face's picture as one vector, (1, 768)."""
-LEVEL: Final = "id_vit_hidden_{}"
-"""Its tokens of a level, 0 to 4: (1, 577, 1024)."""
 
 
 @register
@@ -82,5 +77,5 @@ def _look_at(face: np.ndarray) -> dict[str, Tensor]:
             as_input(face, network, MEAN, STD), size, mode="bicubic", antialias=True
         )
         vector, levels = network(pixels)
-        found = {PICTURE: vector} | {LEVEL.format(i): one for i, one in enumerate(levels)}
+        found = {ID_PICTURE: vector, **dict(zip(ID_LEVELS, levels, strict=True))}
         return {name: tensor.float().cpu() for name, tensor in found.items()}

@@ -104,6 +104,7 @@ def bind_unit(
         apart=unit.union_apart,
         guide_key=key,
         partner=prepared.partner,
+        likeness=unit.pulid_mode,
     )
     bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))
     for effect in effects.discover():

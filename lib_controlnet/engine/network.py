@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window, strength_curve
-from lib_controlnet.enums import BaseModel, ControlMode, ControlNetUnionControlType
+from lib_controlnet.enums import BaseModel, ControlMode, ControlNetUnionControlType, PuLIDMode
 from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Terms:
         guide_key: equal for units that are steered by the same guide.
         partner: family whose tokens its network reads in the place of the text, as far as the
             preprocessor tells.
+        likeness: how far a face may change what the text says, for families that ask.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Terms:
     apart: bool = False
     guide_key: str = ""
     partner: str = ""
+    likeness: PuLIDMode = PuLIDMode.FIDELITY
 
 
 class ControlNetwork(ABC):

@@ -72,6 +72,7 @@ class FaceIdNetwork(ControlNetwork):
 
     family = "IP-Adapter-FaceID"
     has_modes = False
+    has_curves = True
     module: FaceAdapter
 
     def __init__(

@@ -40,8 +40,18 @@ DIFFUSERS_MARKS: Final = (
 ANCHORS: Final = ("input_hint_block.0.weight", "zero_convs.0.0.weight", *DIFFUSERS_MARKS)
 """Tensors of which every ControlNet has one; what stands before it is a prefix."""
 
-PROCESSORS: Final = "adapter_modules."
-"""What the attention part of an IP-Adapter is called by its trainer; published files rename it."""
+ADAPTER_PARTS: Final = {
+    "adapter_modules.": "ip_adapter.",  # by the trainer of IP-Adapters; published files rename it
+    "id_adapter_attn_layers.": "ip_adapter.",  # PuLID
+    "id_adapter.": "image_proj.",
+}
+"""What the two parts of an IP-Adapter are called elsewhere."""
+
+ADAPTER_LEAVES: Final = {
+    ".id_to_k.weight": ".to_k_ip.weight",
+    ".id_to_v.weight": ".to_v_ip.weight",
+}
+"""PuLID's names of the keys and values."""
 
 FULL_CHECKPOINT: Final = "model.diffusion_model."
 
@@ -106,10 +116,19 @@ def normalise(names: Iterable[str]) -> dict[str, str]:
     if "body.0.resnets.0.block1.weight" in mapping:
         is_full = "conv_in.weight" in mapping
         mapping = (_count_adapter_blocks if is_full else _rename_light_blocks)(mapping)
-    return {
-        f"ip_adapter.{name.removeprefix(PROCESSORS)}" if name.startswith(PROCESSORS) else name: old
-        for name, old in mapping.items()
-    }
+    return {_name_adapter_part(name): old for name, old in mapping.items()}
+
+
+def _name_adapter_part(name: str) -> str:
+    """A name as published IP-Adapters have it."""
+    for part, published in ADAPTER_PARTS.items():
+        if name.startswith(part):
+            name = published + name.removeprefix(part)
+            break
+    for leaf, published in ADAPTER_LEAVES.items():
+        if name.startswith("ip_adapter.") and name.endswith(leaf):
+            return name.removesuffix(leaf) + published
+    return name
 
 
 def _rename_light_blocks(mapping: dict[str, str]) -> dict[str, str]:

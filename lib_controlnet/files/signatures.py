@@ -291,7 +291,7 @@ SIGNATURES: Final = (
     Signature(
         "pulid",
         "a PuLID model",
-        lambda n: n.starts("id_adapter", "pulid_", "image_proj.mapping_patch_"),
+        lambda n: n.starts("image_proj.mapping_", "image_proj.body.", "image_proj.id_embedding_"),
         control_types=("ip-adapter",),
     ),
     Signature(

@@ -134,9 +134,12 @@ class IdFormer(nn.Module):
         )
 
     def forward(self, faces: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        """Make tokens, see `IdEncoder.forward`: (b, queries, output)."""
+        """Make tokens, see `IdEncoder.forward`: (b, queries, output).
+
+        Of several faces (b, k, embedding) it makes as many; the levels hold the tokens of all.
+        """
         own = self.id_embedding_mapping(faces)
-        own = rearrange(own, "b (t c) -> b t c", t=self.params.own)
+        own = rearrange(own, "b ... (t c) -> b (... t) c", t=self.params.own)
         tokens = torch.cat([self.latents.expand(len(own), -1, -1), own], dim=1)
         each = self.params.depth // LEVELS
         for number, level in enumerate(levels):

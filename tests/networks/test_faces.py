@@ -20,10 +20,18 @@ from weights import weights_folder
 from annotator import facexlib
 from annotator._faces import FACES, GLINT, WEB_FACE, find_face, recognise_face
 from annotator.clip_vision import VIT_H, embed
-from annotator.embedding import ANTELOPE, FACE, HIDDEN, RAW_FACE, UNCOND_HIDDEN
+from annotator.embedding import (
+    ANTELOPE,
+    FACE,
+    HIDDEN,
+    ID_LEVELS,
+    ID_PICTURE,
+    RAW_FACE,
+    UNCOND_HIDDEN,
+)
 from annotator.nets.eva_clip import EvaClip, EvaParams
 from annotator.pose.arcface import turn_upright
-from annotator.pulid import EVA_CLIP, LEVEL, PICTURE
+from annotator.pulid import EVA_CLIP
 from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.maps import Size
@@ -124,8 +132,8 @@ def test_pulid_sees_the_clean_face(
     assert (made.image[:, :100] == 255).all()
     tensors = made.embedding.tensors
     assert tensors[ANTELOPE].shape == (1, 512)
-    assert tensors[PICTURE].shape == (1, 12)
-    assert [tensors[LEVEL.format(i)].shape for i in range(5)] == [(1, 5, 64)] * 5
+    assert tensors[ID_PICTURE].shape == (1, 12)
+    assert [tensors[name].shape for name in ID_LEVELS] == [(1, 5, 64)] * 5
     assert made.notes == ((TWO,) if is_seen else ())
 
 

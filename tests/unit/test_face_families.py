@@ -1,4 +1,4 @@
-"""FaceID and InstantID: published files, diffusers, and what a name or a file beside tells."""
+"""FaceID, InstantID, PuLID: published files, diffusers, and what a name or a file beside tells."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ import pytest
 import torch
 from minildm.unet import UNetModel
 from random_weights import random_state
+from safetensors.torch import save_file
 from sessions import FakeHost, info, prepared
 from support import golden, inputs, memory_checkpoint, tiny_base, tiny_controlnet
 
-from annotator.embedding import ANTELOPE, FACE, HIDDEN, RAW_FACE, UNCOND_HIDDEN, Embedding
+from annotator.embedding import (
+    ANTELOPE,
+    FACE,
+    HIDDEN,
+    ID_LEVELS,
+    ID_PICTURE,
+    RAW_FACE,
+    UNCOND_HIDDEN,
+    Embedding,
+)
 from lib_controlnet import families
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
+from lib_controlnet.enums import PuLIDMode
 from lib_controlnet.errors import UnitError, WrongBaseModelError
 from lib_controlnet.families.attention import cross_attentions
 from lib_controlnet.families.face_id import PLAIN, PLUS
@@ -24,6 +35,7 @@ from lib_controlnet.families.ip_adapter import file_number
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets.face_id import FaceAdapter, FaceAdapterParams, FaceParams
 from lib_controlnet.nets.ip_adapter import AdapterParams, IPAdapter, Projection
+from lib_controlnet.nets.pulid import IdEncoder, IdFormer, IdParams
 from lib_controlnet.nets.resampler import ResamplerParams
 
 PAIR = build_layout([1], 1, 2)
@@ -42,6 +54,9 @@ PUBLISHED = {
     "sdxl_face_id_plus": ("IP-Adapter-FaceID", PLUS),
     "sdxl_face_id_portrait": ("IP-Adapter-FaceID", PLAIN),
     "sdxl_instant_id": ("InstantID", "instant_id_face_embedding"),
+    "sdxl_pulid_1.0": ("PuLID", "ip-adapter_pulid"),
+    "sdxl_pulid_1.1": ("PuLID", "ip-adapter_pulid"),
+    "sdxl_pulid_renamed": ("PuLID", "ip-adapter_pulid"),
 }
 
 
@@ -266,3 +281,114 @@ def test_the_face_of_another_recogniser_is_refused(tmp_path: Path) -> None:
     session = ControlSession(FakeHost(), [unit])
     with pytest.raises(UnitError, match="choose the preprocessor instant_id_face_embedding"):
         session.begin_pass(info(base))
+
+
+# ---- PuLID -----------------------------------------------------------------------------------
+
+
+class Freed(torch.nn.Module):
+    """The attention to text and face for diffusers' U-Net, written out from the paper's formula."""
+
+    def __init__(self, to_k: torch.Tensor, to_v: torch.Tensor, tokens: torch.Tensor) -> None:
+        super().__init__()
+        self.to_k, self.to_v, self.tokens = to_k, to_v, tokens
+        self.weight, self.empty, self.is_style = 1.0, 8, False
+
+    def __call__(
+        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any
+    ) -> Any:
+        assert attention_mask is None
+        heads = attn.heads
+        query = attn.to_q(hidden_states).unflatten(-1, (heads, -1))
+        key = attn.to_k(encoder_hidden_states).unflatten(-1, (heads, -1))
+        value = attn.to_v(encoder_hidden_states).unflatten(-1, (heads, -1))
+        scale = query.shape[-1] ** -0.5
+
+        def attend(k: Any, v: Any) -> Any:
+            map_ = torch.einsum("bqhd,bkhd->bhqk", query, k).mul(scale).softmax(-1)
+            return torch.einsum("bhqk,bkhd->bqhd", map_, v).flatten(2)
+
+        text = attend(key, value)
+        nothing = self.tokens.new_zeros(len(self.tokens), self.empty, self.tokens.shape[-1])
+        seen = torch.cat([self.tokens, nothing], dim=1)
+        k, v = ((seen @ w.T).unflatten(-1, (heads, -1)) for w in (self.to_k, self.to_v))
+        face_out = attend(k, v)
+        along = (text * face_out).sum(1) / (text * text).sum(1)
+        kept = torch.zeros(())
+        if not self.is_style:
+            looks = torch.einsum("bqhd,bkhd->bhqk", query, k).softmax(-1)
+            kept = looks[..., :5].sum(-1).mean(1)[..., None]
+        added = face_out - (1 - kept) * along[:, None] * text
+        return attn.to_out[0](text + self.weight * added)
+
+
+def id_state(base: BaseUNet, version: str) -> dict[str, torch.Tensor]:
+    """Random tensors of a narrow PuLID under its own names."""
+    context = base.shape.context_dim
+    old = IdParams(516, 8, 16, 5, context)
+    new = IdParams(516, 8, 16, 5, context, 12, 64, 24, 10, 7)
+    with torch.device("meta"):
+        encoder = IdEncoder(old) if version == "1.0" else IdFormer(new)
+    shapes = {f"id_adapter.{key}": t.shape for key, t in encoder.state_dict().items()}
+    for layer in cross_attentions(base):
+        for name in ("id_to_k", "id_to_v"):
+            key = f"id_adapter_attn_layers.{file_number(layer)}.{name}.weight"
+            shapes[key] = torch.Size((layer.width, context))
+    return random_state(shapes, 8)
+
+
+def person(seed: int) -> Embedding:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {ANTELOPE: (1, 512), ID_PICTURE: (1, 4)} | dict.fromkeys(ID_LEVELS, (1, 6, 8))
+    return Embedding({k: torch.randn(s, generator=generator) for k, s in shapes.items()})
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"), [("1.0", PuLIDMode.STYLE), ("1.1", PuLIDMode.FIDELITY)]
+)
+@torch.no_grad()
+def test_pulid_leaves_the_text_its_say(version: str, mode: PuLIDMode, tmp_path: Path) -> None:
+    base, weight = tiny_base("SDXL"), 0.8
+    state, given, call = id_state(base, version), person(1).tensors, inputs("SDXL")
+    path = tmp_path / f"pulid_v{version}.safetensors"
+    save_file(state, path)
+    network = oracle.load(path, base)
+    encode = network.module.image_proj
+    vector = given[ID_PICTURE] / given[ID_PICTURE].norm(dim=-1, keepdim=True)
+    read = torch.cat([given[ANTELOPE], vector], dim=-1)
+    levels = [given[name] for name in ID_LEVELS]
+    nobody = encode(torch.zeros_like(read), [torch.zeros_like(level) for level in levels])
+    tokens = torch.cat([encode(read, levels), nobody])
+
+    theirs = oracle.u_net_weights(base.module, oracle.TINY["SDXL"])
+    processors = dict(theirs.attn_processors)
+    for number, name in enumerate(processors):
+        if name.endswith("attn2.processor"):
+            pair = (state[f"id_adapter_attn_layers.{number}.id_to_{kind}.weight"] for kind in "kv")
+            processors[name] = Freed(*pair, tokens)
+            processors[name].weight, processors[name].is_style = weight, mode is PuLIDMode.STYLE
+            processors[name].empty = 16 if mode is PuLIDMode.STYLE else 8
+    theirs.set_attn_processor(processors)
+    extra, call["y"] = oracle.vector_condition(theirs, rows=2)
+    wanted = theirs(call["x"], call["timesteps"], call["context"], return_dict=False, **extra)[0]
+    unit = prepared(network, weight=weight, pulid_mode=mode)
+    unit.embeddings = ((person(1),),)
+    plain = run(base, call)
+    oracle.assert_close(run(base, call, unit), wanted)
+    assert torch.equal(run(base, call), plain)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_several_faces_of_a_person_act_together(version: str, tmp_path: Path) -> None:
+    base = tiny_base("SDXL")
+    path = tmp_path / "pulid.safetensors"
+    save_file(id_state(base, version), path)
+    network = oracle.load(path, base)
+    outputs = []
+    for seeds in ((1,), (2,), (1, 2)):
+        unit = prepared(network)
+        unit.embeddings = (tuple(person(seed) for seed in seeds),)
+        outputs.append(run(base, inputs("SDXL"), unit))
+    one, two, both = outputs
+    assert not torch.allclose(both, one, atol=1e-4)
+    assert not torch.allclose(both, two, atol=1e-4)
