@@ -28,10 +28,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from yaml import safe_dump
 
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
+from lib_controlnet.families.union import UnionFamily
+
 ASSETS: Final = Path(__file__).resolve().parents[1] / "minihost" / "assets"
 BASE, V, INPAINTING, REFINER = "sdxl", "sdxl-v", "sdxl-inpainting", "sdxl-refiner"
 NAMES: Final = (BASE, V, INPAINTING, REFINER)
 CONTROL: Final = "sdxl_control"
+UNION: Final = "sdxl_union"
 LAYERS: Final = 10
 """Residuals of a ControlNet for it: nine skips and the middle."""
 
@@ -198,4 +202,12 @@ def write_control(folder: Path, name: str = CONTROL, seed: int = 4) -> Path:
     """Write a random ControlNet for `sdxl` and the checkpoints of its structure."""
     folder.mkdir(parents=True, exist_ok=True)
     network = support.tiny_controlnet(name, seed, unet())
+    return support.save_controlnet(folder / f"{name}.safetensors", network, torch.float16)
+
+
+def write_union(folder: Path, name: str = UNION, seed: int = 5) -> Path:
+    """Write a random ControlNet Union of 8 types for the same checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = unet()
+    network = UnionFamily().tiny(BaseUNet(made, describe_unet(made), name, name), seed)
     return support.save_controlnet(folder / f"{name}.safetensors", network, torch.float16)

@@ -181,6 +181,7 @@ class ActiveControl(ABC):
     Attributes:
         due: number of the first evaluation in which it should act, from 1; 0 before that.
         acted: it has changed a U-Net call.
+        company: names of other units with which one evaluation of the network computes it.
         lends: another unit's network may read its tokens in the place of the text.
         order: controls of a lower order are attached first; at one place the last one attached
             sees what the others made.
@@ -194,6 +195,7 @@ class ActiveControl(ABC):
         self.terms = terms
         self.due = 0
         self.acted = False
+        self.company: frozenset[str] = frozenset()
 
     def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
         """Look at all units that act in the pass, before it is sampled.

@@ -22,9 +22,11 @@ class Outcome:
     Attributes:
         acted: it has changed a step of a pass that is over.
         idle: why it has not, after the last pass.
+        company: names of units with which one evaluation of a network computed it, in some pass.
     """
 
     acted: bool = False
+    company: frozenset[str] = frozenset()
     idle: str = "the picture was sampled in a way that announces no steps to ControlNet"
 
 

@@ -344,6 +344,7 @@ class ControlSession:
             idle = outcome.after_pass(unit, bound.control, self.evaluations, completed)
             became.idle = idle or became.idle
             became.acted = became.acted or not idle
+            became.company |= frozenset() if idle else bound.control.company
 
     def say_idle(self) -> None:
         """Say which units have had no effect so far, and why."""

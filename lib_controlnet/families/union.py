@@ -116,8 +116,11 @@ class UnionControl(ResidualControl):
     def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
         """Say which units are evaluated together, and why others of the same file are not."""
         own = [c for c in controls if isinstance(c, UnionControl) and c.network is self.network]
+        own.sort(key=lambda control: control.sort_key)
+        group = next(group for group in find_groups(own) if self in group)
+        self.company = frozenset(one.terms.name for one in group if one is not self)
         if self is own[0]:  # once for all of them
-            for sentence in _describe(sorted(own, key=lambda control: control.sort_key)):
+            for sentence in _describe(own):
                 say(f"ControlNet: {sentence}")
 
     @property

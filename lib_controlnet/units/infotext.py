@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from lib_controlnet.enums import Choice
@@ -25,6 +25,7 @@ NOTES: Final = "ControlNet notes"
 """Key of what the user should know of a generation, one sentence a line."""
 STYLE_ALIGN: Final = "ControlNet StyleAlign"
 """Key that is there where the pictures of the batch shared their style."""
+COMPANY: Final = "Evaluated With"
 IF_SET: Final = (Written.IF_SET, Written.LAST_IF_SET)
 
 _OWN_KEY: Final = re.compile(rf"{KEY}[ -]?([0-9]{{0,2}})")
@@ -68,6 +69,15 @@ def serialize(unit: Any, defaults: Mapping[str, float] | None = None) -> str:
         if value != field.default:
             parts.append(f"{title(field.name)}: {_quote(_text(field, value))}")
     return ", ".join(parts)
+
+
+def describe_company(others: Sequence[int]) -> str:
+    """What follows a unit that was computed in one evaluation with others; nothing reads it back.
+
+    Args:
+        others: the numbers of their parameters.
+    """
+    return f", {COMPANY}: {' '.join(map(str, others))}" if others else ""
 
 
 def is_own_key(key: str) -> bool:

@@ -76,6 +76,7 @@ def put(webui: Path, with_models: bool = True) -> None:
         added += [
             *sdxl_models.write(folder, sdxl_models.NAMES),
             sdxl_models.write_control(controls),
+            sdxl_models.write_union(controls),
         ]
     _list(webui, target, added)
 

@@ -217,3 +217,12 @@ def test_parse_window_that_is_none_is_left_out(text: str) -> None:
 )
 def test_parse_all_passes_over_what_nobody_wrote(params: dict[str, str]) -> None:
     assert infotext.parse_all({**params, "ControlNet 1": "Module: x"}) == {1: {"module": "x"}}
+
+
+def test_with_whom_a_unit_was_evaluated_is_written_and_read_by_nobody() -> None:
+    unit = ControlUnit(module="canny", union_control_type=ControlNetUnionControlType.DEPTH)
+    plain = infotext.serialize(unit)
+    written = plain + infotext.describe_company([1, 2])
+    assert written.endswith(", Evaluated With: 1 2")
+    assert infotext.parse(written) == infotext.parse(plain)
+    assert infotext.describe_company([]) == ""
