@@ -16,8 +16,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import sessions  # noqa: E402
 import support  # noqa: E402
 from sessions import FakeHost  # noqa: E402
 
@@ -38,7 +40,7 @@ from lib_controlnet.engine.prepared import PreparedUnit  # noqa: E402
 from lib_controlnet.engine.session import ControlSession  # noqa: E402
 from lib_controlnet.engine.unet import BaseUNet, describe_unet  # noqa: E402
 from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
-from lib_controlnet.families import load_network  # noqa: E402
+from lib_controlnet.families import discover, load_network  # noqa: E402
 from lib_controlnet.host.a1111.rows import build_layout  # noqa: E402
 from lib_controlnet.pictures.maps import Size  # noqa: E402
 from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
@@ -218,6 +220,93 @@ def speed_lines(rig: Rig, rounds: int) -> list[Line]:
     ]
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a family may cost in a step after the first one of a pass, as a share of the U-Net's.
+
+    Attributes:
+        family: its name.
+        kind: of the base.
+        work: operations.
+        time: CPU time.
+    """
+
+    family: str
+    kind: str
+    work: float
+    time: float
+
+
+SHARES = (
+    Share("T2I-Adapter", "SD1", 0.0, 0.03),
+    Share("T2I-Adapter", "SDXL", 0.0, 0.03),
+    Share("T2I-Adapter (style)", "SD1", 0.01, 0.05),
+    Share("ControlNet-LLLite", "SDXL", 0.01, 0.1),
+)
+"""A T2I-Adapter is evaluated once for a picture, so a step costs additions. LLLite: 0.8 % of SDXL's
+operations at 32 and 64 channels, counted; here its layers are as narrow as the U-Net."""
+
+
+def family_lines(width: int, latent: int, rounds: int) -> list[Line]:
+    """Operations, time and memory of families that are no copies of the U-Net's encoder."""
+    lines = []
+    for kind in dict.fromkeys(share.kind for share in SHARES):
+        unet = support.randomise(
+            support.empty_unet(kind, model_channels=width).to_empty(device="cpu"), 1
+        )
+        base = BaseUNet(unet, describe_unet(unet), "bench", "bench")
+        given = support.inputs(kind, rows=ROWS, size=(latent, latent))
+        plain = partial(unet, **given)
+        weight = sum(parameter.nbytes for parameter in unet.parameters())
+        unit_info = PassInfo(PassGeometry.of_latent(Size(latent, latent)), base)
+        for share in (one for one in SHARES if one.kind == kind):
+            family = next(one for one in discover() if one.name == share.family)
+            session = ControlSession(FakeHost(), [sessions.prepared(family.tiny(base))])
+            session.begin_pass(unit_info)
+            lines.append(family_line(share, session, plain, rounds, weight))
+    return lines
+
+
+def family_line(
+    share: Share, session: ControlSession, plain: Callable[[], Tensor], rounds: int, weight: int
+) -> Line:
+    """What one family costs in a step.
+
+    Args:
+        share: the family, and what it may cost.
+        session: with one unit of it.
+        plain: calls the U-Net.
+        rounds: how often it is timed.
+        weight: bytes of the U-Net's weights.
+    """
+    network = session.active[0].network
+
+    def step() -> Tensor:
+        session.begin_evaluation(build_layout([1], 1, ROWS), 0.5)
+        return plain()
+
+    times: dict[bool, list[float]] = {False: [], True: []}
+    work = flops(plain)
+    for _ in range(rounds):
+        for is_controlled, call in ((False, plain), (True, step)):
+            with session.sampling(plain.func) if is_controlled else nullcontext():
+                call()
+                started = time.thread_time()
+                call()
+                times[is_controlled].append(time.thread_time() - started)
+    with session.sampling(plain.func):
+        step()
+        more = (flops(step) - work) / work
+    seconds = {key: statistics.median(values) for key, values in times.items()}
+    extra = seconds[True] / seconds[False] - 1
+    return Line(
+        f"{share.family} ({share.kind}): extra CPU time, operations and weights / the U-Net's",
+        f"{extra:.1%}, {more:.2%}, {network.nbytes / weight:.1%}",
+        f"at most {share.time:.0%}, {share.work:.0%}",
+        extra <= share.time and more <= share.work,
+    )
+
+
 def idle_line(rig: Rig, seconds: dict[str, float]) -> Line:
     """No unit: no hooks, the same bits."""
     before = rig.call()
@@ -356,6 +445,7 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         rig = Rig(options.width, options.latent, folder)
         lines = [memory_line(rig, options.width), *speed_lines(rig, options.rounds), import_line()]
+        lines += family_lines(options.width, options.latent, options.rounds)
     print(
         f"SD1.5 structure at {options.width} channels (SD1.5: 320), latent {options.latent} x "
         f"{options.latent}, cond and uncond row, float32, one thread, "
