@@ -35,7 +35,7 @@ class FakeRuntime:
     queue: bool = True
     saved: dict[str, str] = field(default_factory=dict)
     refused: dict[Path, Refusal] = field(default_factory=dict)
-    remarked: dict[Path, str] = field(default_factory=dict)
+    checkpoint: str = ""
 
     def option(self, key: str) -> object:
         return self.options.get(key, DEFAULTS[key])
@@ -46,8 +46,8 @@ class FakeRuntime:
     def refusals(self) -> Any:
         return self.refused.get
 
-    def model_remark(self, path: Path) -> str:
-        return self.remarked.get(path, "")
+    def checkpoint_name(self) -> str:
+        return self.checkpoint
 
     def facts(self, path: Path) -> FileFacts:
         return describe(path)

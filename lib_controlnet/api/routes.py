@@ -99,6 +99,7 @@ def _detail(name: str, runtime: Any, refusal: Any, services: WebServices) -> dic
     return {
         "family": facts.family or None,
         "base": None if facts.base is None else str(facts.base),
+        **({"made_on": facts.made_on} if facts.made_on else {}),
         **({} if refused is None else {"unavailable": services.public(refused.sentence)}),
     }
 

@@ -129,15 +129,6 @@ def refusal(path: Path, base: BaseUNet) -> Refusal | None:
     return None
 
 
-def remark(path: Path, base: BaseUNet) -> str:
-    """What a user should know of a file that controls a checkpoint; "" for nothing."""
-    if not has_header(path):
-        return ""
-    with _explain_failure(path):
-        ckpt = open_checkpoint(path)
-        return identify(ckpt).remark(ckpt, base)
-
-
 def describe(path: Path) -> FileFacts:
     """What there is to know of a file before it is loaded; nothing where it cannot be read so."""
     if not has_header(path):

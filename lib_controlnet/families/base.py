@@ -33,15 +33,18 @@ class FileFacts:
         masked: value of masked pixels in its hints, in all channels.
         family: name of the control family that loads it; "" where none does.
         base: the base model that it is for, None where nothing tells.
+        made_on: the checkpoint that it is a change to, where its name tells.
     """
 
     picture_types: tuple[ControlNetUnionControlType, ...] = ()
     masked: float = MASKED
     family: str = ""
     base: BaseModel | None = None
+    made_on: str = ""
 
     def __str__(self) -> str:
-        return f"{self.family} for {self.base}" if self.base else self.family
+        kind = f"{self.family} for {self.base}" if self.base else self.family
+        return f"{kind}, made on {self.made_on} by its name" if self.made_on else kind
 
 
 class ControlFamily(ABC):
@@ -88,11 +91,6 @@ class ControlFamily(ABC):
             BrokenCheckpointError: tensors are missing.
         """
         raise NotImplementedError
-
-    def remark(self, ckpt: Checkpoint, base: BaseUNet) -> str:
-        """What a user should know of a file that fits a base; "" for nothing."""
-        del ckpt, base
-        return ""
 
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str

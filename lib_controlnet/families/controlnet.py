@@ -29,7 +29,7 @@ from lib_controlnet.families.base_weights import (
 )
 from lib_controlnet.families.filling import check_tensors, first_names, read_structure, title
 from lib_controlnet.families.residual import ResidualNetwork
-from lib_controlnet.files.claims import compare
+from lib_controlnet.files.claims import claim_of, contradiction
 from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
@@ -172,15 +172,12 @@ class ControlNetFamily(ControlFamily):
 
     def describe(self, ckpt: Checkpoint) -> FileFacts:
         """What the name tells of its hints, see `ControlFamily.describe`."""
-        return FileFacts(masked=BLACK if _reads_black(ckpt) else MASKED)
+        made_on = claim_of(ckpt) if self.needs_base(ckpt) else ""
+        return FileFacts(masked=BLACK if _reads_black(ckpt) else MASKED, made_on=made_on)
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare shapes with the base, see `ControlFamily.check`."""
         self._check_fit(ckpt, base)
-
-    def remark(self, ckpt: Checkpoint, base: BaseUNet) -> str:
-        """On which checkpoint a change to one was made, see `ControlFamily.remark`."""
-        return compare(ckpt, base.name)[0] if self.needs_base(ckpt) else ""
 
     def load(
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
@@ -207,8 +204,8 @@ class ControlNetFamily(ControlFamily):
         network.global_average_pooling = (
             shape.kind is not BaseModel.SDXL and ckpt.global_average_pooling
         )
-        said, is_other = compare(ckpt, base.name) if self.needs_base(ckpt) else ("", False)
-        network.notes = (*ckpt.notes, *((said,) if is_other else ()))
+        said = contradiction(ckpt.name, self.describe(ckpt).made_on, base.name)
+        network.notes = (*ckpt.notes, *((said,) if said else ()))
         network.partner = _partner(ckpt, shape)
         masked = self.describe(ckpt).masked
         network.wants = dataclasses.replace(network.wants, masked=masked)

@@ -41,27 +41,19 @@ def claim_of(ckpt: Checkpoint) -> str:
     return " or ".join(sorted(frozenset().union(*map(find_claims, ckpt.told_names))))
 
 
-def compare(ckpt: Checkpoint, checkpoint: str) -> tuple[str, bool]:
-    """What is to be said of a file that is added to a checkpoint's weights.
+def contradiction(name: str, claim: str, checkpoint: str) -> str:
+    """A sentence where the names of a file and of the checkpoint that it changes contradict.
 
     Args:
-        ckpt: the file.
-        checkpoint: name of the loaded checkpoint.
-
-    Returns:
-        A sentence, "" where the file's name tells nothing; and whether the names contradict.
+        name: the control model.
+        claim: see `claim_of`.
+        checkpoint: the loaded one.
     """
-    claim = claim_of(ckpt)
-    if not claim:
-        return "", False
-    said = f"{ckpt.path.name} was made on {claim} by its name"
     other = find_claims(checkpoint)
-    if not other:
-        return f"{said}; that of the loaded checkpoint {checkpoint} does not tell", False
-    if any(title in claim for title in other):
-        return f"{said}, and so was the loaded checkpoint {checkpoint}", False
+    if not claim or not other or any(title in claim for title in other):
+        return ""
     instead = " or ".join(sorted(other))
     return (
-        f"{said}, and the loaded checkpoint {checkpoint} on {instead}, so it may follow the "
-        f"picture less exactly; a file made on {instead} fits better"
-    ), True
+        f"{name} was made on {claim} by its name, and the loaded checkpoint {checkpoint} on "
+        f"{instead}, so it may follow the picture less exactly; one made on {instead} fits better"
+    )

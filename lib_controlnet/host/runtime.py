@@ -15,7 +15,7 @@ from modules import scripts
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
-from lib_controlnet.families import FileFacts, Refusal, describe, load_network, refusal, remark
+from lib_controlnet.families import FileFacts, Refusal, describe, load_network, refusal
 from lib_controlnet.files.catalog import FILES_REMEMBERED, Catalog
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.gate import Bounded
@@ -115,14 +115,13 @@ class Runtime:
             log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
             return None
 
-    def model_remark(self, path: Path) -> str:
-        """What to know of a control model's file on the loaded checkpoint; "" for nothing."""
+    def checkpoint_name(self) -> str:
+        """Name of the loaded checkpoint; "" without one that takes controls."""
         try:
             base = self.base()
-            return "" if base is None else remark(path, base)
-        except Exception as error:  # any file of the user's: `refusals` says what is wrong
-            log.debug("%s cannot be looked into: %s", path, type(error).__name__)
+        except ControlNetError:
             return ""
+        return "" if base is None else base.name
 
     def facts(self, path: Path) -> FileFacts:
         """What there is to know of a control model's file before it is loaded."""

@@ -17,6 +17,7 @@ from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import ControlNetUnionControlType, union_type
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.families.base import FileFacts
+from lib_controlnet.files.claims import contradiction
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.units.unit import NO_MODEL, NO_MODULE, SLIDERS
 
@@ -93,16 +94,10 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
         problem = None if kind == listing.ALL else offer(kind, runtime).sentence
     else:
         problem = model_problem(model, runtime)
-        wanted = file_facts(model, runtime).masked
-        problem = problem or preprocess.mask_remark(module, model, wanted)
-        problem = problem or model_remark(model, runtime)
+        facts = file_facts(model, runtime)
+        problem = problem or preprocess.mask_remark(module, model, facts.masked)
+        problem = problem or contradiction(model, facts.made_on, runtime.checkpoint_name())
     return [*found, problem] if problem else found
-
-
-def model_remark(model: str, runtime: Any) -> str | None:
-    """What to know of a model that can be used, None for nothing."""
-    said = runtime.model_remark(runtime.catalog.find(model))
-    return said or None
 
 
 def model_problem(model: str, runtime: Any) -> str | None:

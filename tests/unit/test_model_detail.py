@@ -50,3 +50,20 @@ def test_panel_says_what_a_model_is_while_it_is_needed(tmp_path: Path) -> None:
     assert said("canny", "None") == [""] * 3
     assert said("canny", "gone [e3b0c442]") == [""] * 3
     assert said("reference_only", promax)[1:] == [""] * 2
+
+
+def test_base_that_a_name_claims_is_told_and_compared(tmp_path: Path) -> None:
+    stem = "CN-anytest_v4-marged_pn_dim16"
+    shapes = support.golden("sdxl_full_control_lora_16")
+    support.save_sparse(tmp_path / f"{stem}.safetensors", shapes)
+    with served(tmp_path) as (client, _runtime):
+        (told,) = client.get("/controlnet/model_list").json()["model_detail"].values()
+    assert told == {"family": "Control-LoRA", "base": "SDXL", "made_on": "Pony Diffusion XL"}
+    runtime = FakeRuntime(Catalog([tmp_path]))
+    (model,) = runtime.catalog.names()
+    said = choices.about(model, runtime)["value"]
+    assert said == "Control-LoRA for SDXL, made on Pony Diffusion XL by its name"
+    for checkpoint, differs in (("ponyDiffusionV6XL", False), ("animagineXLV31_v31", True)):
+        runtime.checkpoint = checkpoint
+        remarks = choices.remarks("All", "none", model, runtime)
+        assert [f"{model} was made on Pony" in remark for remark in remarks] == [True] * differs

@@ -242,15 +242,6 @@ def test_paste_is_off_by_setting(runtime: FakeRuntime) -> None:
     assert paste_fields(units, runtime) == []
 
 
-def test_what_to_know_of_a_model_is_said(runtime: FakeRuntime) -> None:
-    path = runtime.catalog.find("control_demo_canny")
-    runtime.remarked[path] = "it was made on another checkpoint"
-    said = choices.remarks("All", "none", "control_demo_canny", runtime)
-    assert said == ["it was made on another checkpoint"]
-    runtime.refused[path] = Refusal("it is broken", other_base=False)
-    assert choices.remarks("All", "none", "control_demo_canny", runtime) == ["it is broken"]
-
-
 @pytest.fixture(scope="module")
 def union_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Headers of Unions with 6 and 9 types, without the data that nobody reads here."""
