@@ -5,6 +5,8 @@ The HTTP routes, the Python API and the panel show the same lists; they are made
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -173,11 +175,28 @@ def default_module(kind: str) -> str:
 def module_for(entry: ModelFile | None, kind: str) -> str:
     """Label of the preprocessor that a model starts with under a control type.
 
-    The model's own where it names one that is offered there, else the type's.
+    The model's own where it names one that is offered there; else, where the type's give some maps
+    and some embeddings, the one that the model's name speaks of (style, colour, sketch); else the
+    type's, which gives a map.
     """
     own = None if entry is None else entry.preprocessor
     title = None if own is None else label(own)
-    return title if title in labels_for(kind) else default_module(kind)
+    if title in labels_for(kind):
+        return title
+    made = [one for one in detectors() if kind in one.tags]
+    if entry is None or len({one.gives_picture for one in made}) < 2:
+        return default_module(kind)
+    words = frozenset(re.findall(r"[a-z]+", entry.stem.lower()))
+    every = Counter(word for one in made for word in _words(one))
+    for one in made:
+        if any(every[word] == 1 for word in words.intersection(_words(one))):
+            return one.title
+    default = preprocess.default_of(kind)
+    return default.title if default.gives_picture else NO_MODULE
+
+
+def _words(detector: Any) -> frozenset[str]:
+    return frozenset(detector.title.lower().split("_"))
 
 
 def models_for(catalog: Catalog, kind: str) -> list[str]:

@@ -15,6 +15,7 @@ from annotator.weights import HUB, WeightFile, all_files
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.detect.listing import CONTROL_TYPES
 from lib_controlnet.errors import PreprocessorUnavailableError
+from lib_controlnet.files.catalog import ModelFile
 
 TABLE = json.loads(
     (Path(__file__).parents[1] / "data" / "preprocessors.json").read_text(encoding="utf-8")
@@ -86,6 +87,22 @@ def test_type_of_which_nothing_can_run_starts_with_none(monkeypatch: pytest.Monk
         monkeypatch.setattr(type(detector), "unavailable", "it is not there", raising=False)
     assert len(listing.labels_for(kind)) > 1
     assert listing.default_module(kind) == "none"
+
+
+@pytest.mark.parametrize(
+    ("stem", "label"),
+    [
+        ("t2iadapter_style_sd14v1", "t2ia_style_clipvision"),
+        ("t2iadapter_color_sd14v1", "t2ia_color_grid"),
+        ("t2iadapter_sketch_sd14v1", "t2ia_sketch_pidi"),
+        ("t2i-adapter-lineart-sdxl-1.0", "none"),
+    ],
+)
+def test_t2i_adapters_start_with_what_they_read(stem: str, label: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{stem}.pth"
+    path.write_bytes(b"x")
+    assert listing.module_for(ModelFile(path, ""), "T2I-Adapter") == label
+    assert listing.module_for(None, "T2I-Adapter") == "t2ia_style_clipvision"
 
 
 UNAVAILABLE = [d.name for d in KNOWN.values() if "unavailable" in vars(type(d)) or d.unavailable]
