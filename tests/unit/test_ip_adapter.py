@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import oracle
 import pytest
 import torch
 from data.make_keys import UNETS, linear_projection, perceptron, resampler
+from einops import rearrange
 from minildm.unet import UNetModel
 from oracle import assert_close
 from random_weights import random_state
@@ -24,7 +26,7 @@ from annotator.embedding import HIDDEN, IMAGE_EMBEDS, UNCOND_HIDDEN, Embedding
 from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
-from lib_controlnet.errors import BrokenCheckpointError, UnitError, WrongBaseModelError
+from lib_controlnet.errors import BrokenCheckpointError, HostError, UnitError, WrongBaseModelError
 from lib_controlnet.families import identify, load_network, preprocessor_for
 from lib_controlnet.families.attention import cross_attentions, token_size
 from lib_controlnet.host.a1111.rows import build_layout
@@ -327,3 +329,69 @@ def test_a_region_lies_on_the_tokens_of_every_size(size: Size) -> None:
     assert changed[:, size.width - middle :].all()
     levels = {token_size(call["x"], one[0].shape[1], "unit") for one in seen.values()}
     assert len(levels) >= 3
+
+
+def attend_in_parts(attention: Any) -> Any:
+    """As sub-quadratic and sdp do: the layers of `to_out` are called one by one."""
+
+    def forward(x: torch.Tensor, context: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
+        q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(context)
+        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=attention.heads) for t in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        joined = rearrange(out, "b h n d -> b n (h d)")
+        for layer in attention.to_out:
+            joined = layer(joined)
+        return joined
+
+    return forward
+
+
+def attend_in_slices(attention: Any) -> Any:
+    """As the split ones do: slices of the queries, and `to_out` as a whole."""
+
+    def forward(x: torch.Tensor, context: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
+        q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(context)
+        q, k, v = (rearrange(t, "b n (h d) -> (b h) n d", h=attention.heads) for t in (q, k, v))
+        parts = [
+            (part @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+            for part in q.split(5, dim=1)
+        ]
+        joined = rearrange(torch.cat(parts, 1), "(b h) n d -> b n (h d)", h=attention.heads)
+        return attention.to_out(joined)
+
+    return forward
+
+
+def attend_in_tiles(attention: Any) -> Any:
+    """Two tiles of each row's tokens, as rows of their own."""
+    plain = attention.forward
+
+    def forward(x: torch.Tensor, context: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
+        tiles = rearrange(x, "b (t n) c -> (b t) n c", t=2)
+        return rearrange(
+            plain(tiles, context.repeat_interleave(2, 0)), "(b t) n c -> b (t n) c", t=2
+        )
+
+    return forward
+
+
+@pytest.mark.parametrize("way", [attend_in_parts, attend_in_slices, attend_in_tiles])
+def test_every_way_to_compute_the_attention_is_steered_alike(way: Any) -> None:
+    base = tiny_base("SD1")
+    network = load(weights_of("SD1", "linear"), base)
+    half = np.zeros((64, 128), np.uint8)
+    half[:, :64] = 255
+    regions = [None, half]
+    call = inputs("SD1")
+    expected = [ours(base, call, unit(network, picture("linear"), region=one)) for one in regions]
+    assert not torch.allclose(*expected)
+    for layer in cross_attentions(base):
+        attention = base.module.get_submodule(layer.path)
+        attention.forward = way(attention)
+    assert_close(ours(base, call, unit(network, picture("linear"))), expected[0])
+    placed = unit(network, picture("linear"), region=half)
+    if way is attend_in_tiles:
+        with pytest.raises(HostError, match="region cannot be placed on"):
+            ours(base, call, placed)
+    else:
+        assert_close(ours(base, call, placed), expected[1])
