@@ -205,7 +205,9 @@
     const section = find(".cnet-layer-weights", unit);
     const header = section && find(".label-wrap > span", section);
     if (!header) return;
-    const count = (find("input, textarea", section)?.value.match(/[^\s,[\]]+/g) || []).length;
+    const box = find('[id$="_advanced_weighting_textbox"] :is(input, textarea)', section);
+    const text = box?.value.trim() || "";
+    const count = (text.match(/[^\s,[\]]+/g) || []).length;
     let mark = find(".cnet-badge", header);
     if (!count) {
       if (mark) mark.remove();
@@ -216,7 +218,7 @@
       mark.classList.add("cnet-badge");
       header.append(mark);
     }
-    set(mark, "textContent", `${count}`);
+    set(mark, "textContent", /^[a-z]/i.test(text) ? text : `${count}`);
   }
 
   /** Options of the panel that follow the host's page: hires fix, and inpainting "Only masked". */

@@ -336,7 +336,7 @@ def _layer_weights(name: str) -> dict[str, Component]:
             elem_id=f"{name}_controlnet_advanced_weighting_textbox",
         )
     choose = page_function("chooseWeightType", [str(kind.value) for kind in BOTH])
-    for trigger in (kind.input, composition.release):
+    for trigger in (kind.input, composition.input):
         in_page(trigger, choose, [kind, composition], [weights, composition])
     return {"advanced_weighting": weights}
 
