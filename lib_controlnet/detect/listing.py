@@ -172,12 +172,18 @@ def default_module(kind: str) -> str:
     return preprocess.default_of(kind).title
 
 
-def module_for(entry: ModelFile | None, kind: str) -> str:
+def module_for(entry: ModelFile | None, kind: str, reads: str | None = None) -> str:
     """Label of the preprocessor that a model starts with under a control type.
 
     The model's own where it names one that is offered there; else, where the type's give some maps
-    and some embeddings, the one that the model's name speaks of (style, colour, sketch); else the
-    type's, which gives a map.
+    and some embeddings, the one that fits the model: by what it reads and by what its name speaks
+    of (style, colour, sketch); else the type's, which gives a map.
+
+    Args:
+        entry: the model.
+        kind: the control type.
+        reads: name of the preprocessor whose embedding the model reads, "" for one that reads a
+            map; None where that is not known.
     """
     own = None if entry is None else entry.preprocessor
     title = None if own is None else label(own)
@@ -188,8 +194,9 @@ def module_for(entry: ModelFile | None, kind: str) -> str:
         return default_module(kind)
     words = frozenset(re.findall(r"[a-z]+", entry.stem.lower()))
     every = Counter(word for one in made for word in _words(one))
-    for one in made:
-        if any(every[word] == 1 for word in words.intersection(_words(one))):
+    named = [one for one in made if any(every[w] == 1 for w in words & _words(one))]
+    for one in (*named, *(made if reads else ())):
+        if reads is None or (one.name == reads if reads else one.gives_picture):
             return one.title
     default = preprocess.default_of(kind)
     return default.title if default.gives_picture else NO_MODULE
@@ -197,6 +204,22 @@ def module_for(entry: ModelFile | None, kind: str) -> str:
 
 def _words(detector: Any) -> frozenset[str]:
     return frozenset(detector.title.lower().split("_"))
+
+
+def mismatch(module: str, reads: str) -> str | None:
+    """That a model cannot be steered by what a preprocessor gives, None where it can.
+
+    Args:
+        module: the preprocessor.
+        reads: see `module_for`.
+    """
+    found = preprocess.find(module)
+    if found is None or found.gives_picture is not bool(reads) or (found.follows_model and reads):
+        return None
+    if reads:
+        fits = label(reads)
+        return f"The model reads an embedding, and {found.title} gives a map; choose {fits}."
+    return f"The model reads a map, and {found.title} gives an embedding; choose another one."
 
 
 def models_for(catalog: Catalog, kind: str) -> list[str]:

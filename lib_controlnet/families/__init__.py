@@ -138,7 +138,8 @@ def describe(path: Path) -> FileFacts:
             ckpt = open_checkpoint(path)
             family, kind = identify(ckpt), classify(ckpt)
             base = None if kind is None else base_of(kind.key, ckpt.shapes)
-            return replace(family.describe(ckpt), family=family.name, base=base)
+            facts, reads = family.describe(ckpt), family.preprocessor_for(ckpt)
+            return replace(facts, family=family.name, base=base, preprocessor=reads)
     except ControlNetError:  # choosing it says what is wrong
         return FileFacts()
 

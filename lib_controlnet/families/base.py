@@ -34,6 +34,8 @@ class FileFacts:
         family: name of the control family that loads it; "" where none does.
         base: the base model that it is for, None where nothing tells.
         made_on: the checkpoint that it is a change to, where its name tells.
+        preprocessor: name of that whose embedding it reads; "" where it reads a map, or nothing
+            tells.
     """
 
     picture_types: tuple[ControlNetUnionControlType, ...] = ()
@@ -41,6 +43,7 @@ class FileFacts:
     family: str = ""
     base: BaseModel | None = None
     made_on: str = ""
+    preprocessor: str = ""
 
     def __str__(self) -> str:
         kind = f"{self.family} for {self.base}" if self.base else self.family

@@ -40,8 +40,10 @@ def base_of(key: str, shapes: Mapping[str, Sequence[int]]) -> BaseModel | None:
     if key == "t2i" and "conv_in.weight" in shapes:
         is_xl = shapes["conv_in.weight"][1] % XL_UNSHUFFLED == 0
         return BaseModel.SDXL if is_xl else BaseModel.SD1
-    widths = (shape[1] for name, shape in shapes.items() if TEXT_READERS.search(name))
-    return CONTEXT_TO_BASE.get(next(widths, 0))
+    width = next((s[1] for name, s in shapes.items() if TEXT_READERS.search(name)), 0)
+    if not width and "label_emb.0.0.weight" in shapes:  # small ones read no text, only the vector
+        return BaseModel.SDXL
+    return CONTEXT_TO_BASE.get(width)
 
 
 def is_lllite_of_sdxl(shapes: Mapping[str, Sequence[int]]) -> bool:

@@ -72,8 +72,10 @@ def describe(path: Path) -> Description:
     }
     if control.key not in ("", *NO_CONTROL):
         found["panel_name"] = entry.name
-        found["loaded_by"] = [family.name for family in discover() if family.matches(ckpt)]
-        found["control_types"] = _control_types(entry)
+        families = [family for family in discover() if family.matches(ckpt)]
+        found["loaded_by"] = [family.name for family in families]
+        reads = families[0].preprocessor_for(ckpt) if len(families) == 1 else None
+        found["control_types"] = _control_types(entry, reads)
     if control.key == "controlnet":
         found["averaged"] = ckpt.global_average_pooling
     return found
@@ -134,12 +136,12 @@ def _hyper_parameters(params: ControlNetParams) -> Description:
     }
 
 
-def _control_types(entry: ModelFile) -> list[dict[str, str]]:
+def _control_types(entry: ModelFile, reads: str | None) -> list[dict[str, str]]:
     """Control types whose list of models names the file, with the preprocessor they start with."""
     from lib_controlnet.detect import listing  # imports every preprocessor
 
     return [
-        {"type": kind, "preprocessor": listing.module_for(entry, kind)}
+        {"type": kind, "preprocessor": listing.module_for(entry, kind, reads)}
         for kind in listing.control_types()
         if kind != listing.ALL and is_listed_under(entry, kind)
     ]

@@ -95,6 +95,8 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
     else:
         problem = model_problem(model, runtime)
         facts = file_facts(model, runtime)
+        if facts.family:
+            problem = problem or listing.mismatch(module, facts.preprocessor)
         problem = problem or preprocess.mask_remark(module, model, facts.masked)
         problem = problem or contradiction(model, facts.made_on, runtime.checkpoint_name())
     return [*found, problem] if problem else found
@@ -196,7 +198,9 @@ def on_model(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
 def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
     """Filter preprocessors and models by control type and choose the type's defaults."""
     offered = offer(kind, runtime)
-    module = listing.module_for(runtime.catalog.files.get(offered.default), kind)
+    facts = file_facts(offered.default, runtime)
+    reads = facts.preprocessor if facts.family else None
+    module = listing.module_for(runtime.catalog.files.get(offered.default), kind, reads)
     updates = on_module(kind, module, offered.default, pixel_perfect, runtime)
     updates[3] = dict(updates[3], choices=offered.names, value=offered.default)
     return [

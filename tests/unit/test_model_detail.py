@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import support
 from fake_web import served
 from panels import FakeRuntime
@@ -67,3 +68,46 @@ def test_base_that_a_name_claims_is_told_and_compared(tmp_path: Path) -> None:
         runtime.checkpoint = checkpoint
         remarks = choices.remarks("All", "none", model, runtime)
         assert [f"{model} was made on Pony" in remark for remark in remarks] == [True] * differs
+
+
+STARTS = {  # table, file's name: what the T2I-Adapter and IP-Adapter types start with
+    ("t2i_sd14_original", "t2iadapter_canny"): ("T2I-Adapter", "none"),
+    ("t2i_sd14_grey_original", "t2iadapter_sketch"): ("T2I-Adapter", "t2ia_sketch_pidi"),
+    ("t2i_sd14_original", "t2iadapter_style"): ("T2I-Adapter", "none"),
+    ("t2i_sd14_light_original", "t2iadapter_color"): ("T2I-Adapter", "t2ia_color_grid"),
+    ("t2i_sd14_style", "t2iadapter_style"): ("T2I-Adapter", "t2ia_style_clipvision"),
+    ("ip-adapter-plus_sd15", "plus"): ("IP-Adapter", "ip-adapter-auto"),
+    ("sd15_original", "ip-adapter_by_name_alone"): ("IP-Adapter", "ip-adapter-auto"),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_type_starts_with_what_its_model_reads(case: tuple[str, str], tmp_path: Path) -> None:
+    table, name = case
+    kind, expected = STARTS[case]
+    support.save_sparse(tmp_path / f"{name}.safetensors", support.golden(table))
+    runtime = FakeRuntime(Catalog([tmp_path]))
+    module, _union, *rest = choices.on_control_type(kind, False, runtime)
+    assert module["value"] == expected
+    goes_together = name != "ip-adapter_by_name_alone"
+    assert ("reads" in rest[-1]["value"]) is not goes_together
+
+
+def test_what_does_not_go_together_is_said_before(tmp_path: Path) -> None:
+    for name, table in (("ip", "ip-adapter-plus_sd15"), ("cn", "sd15_original")):
+        support.save_sparse(tmp_path / f"{name}.safetensors", support.golden(table))
+    (tmp_path / "odd.safetensors").write_bytes(b"x")
+    runtime = FakeRuntime(Catalog([tmp_path]))
+    names = {name.split(" [")[0]: name for name in runtime.catalog.names()}
+
+    def said(module: str, model: str) -> str:
+        return " ".join(choices.remarks("All", module, names[model], runtime))
+
+    assert "reads an embedding, and canny gives a map; choose ip-adapter_clip_h" in said(
+        "canny", "ip"
+    )
+    assert "reads a map, and ip-adapter_clip_h gives an embedding" in said(
+        "ip-adapter_clip_h", "cn"
+    )
+    for module, model in (("canny", "cn"), ("ip-adapter_clip_h", "ip"), ("canny", "odd")):
+        assert "reads" not in said(module, model)
