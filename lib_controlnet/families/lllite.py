@@ -44,7 +44,7 @@ PREFIX: Final = "lllite_unet_"
 LAYERS: Final = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
 """Layers of a transformer block that published files have modules for."""
 
-ATTENTION: Final = re.compile(r".*\.attn[12](?=\.)")
+ATTENTION: Final = re.compile(r"^.*\.attn[12](?=\.)")
 """The attention that a layer is of, in the layer's path."""
 
 LAST: Final = "out"
