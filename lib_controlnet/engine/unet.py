@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lib_controlnet.enums import BaseModel
@@ -26,6 +26,8 @@ class UNetShape:
         context_dim: width of the text tokens; 0 where nothing attends to text.
         adm_channels: width of the vector condition `y`, None without one.
         heads: attention heads by block name, such as `input_blocks.1.1`.
+        depths: transformer blocks by the same names, which distilled checkpoints have fewer of;
+            known of a U-Net, not of a file.
         linear_projection: transformers enter through linear layers (SD2, SDXL), not 1x1 convs.
     """
 
@@ -37,6 +39,7 @@ class UNetShape:
     adm_channels: int | None
     heads: Mapping[str, int] = field(default_factory=dict, hash=False)
     linear_projection: bool = False
+    depths: Mapping[str, int] = field(default_factory=dict, hash=False, compare=False)
 
     @property
     def kind(self) -> BaseModel:
@@ -63,7 +66,8 @@ class UNetShape:
     def signature(self) -> tuple[object, ...]:
         """Hashable summary: equal for bases that can share a loaded network."""
         heads = tuple(sorted(self.heads.items()))
-        return (self.skips, self.middle, self.context_dim, self.adm_channels, heads)
+        depths = tuple(sorted(self.depths.items()))
+        return (self.skips, self.middle, self.context_dim, self.adm_channels, heads, depths)
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,14 @@ class BaseUNet:
         shape: its structure, from `describe_unet`.
         name: the checkpoint's title, for messages.
         identity: changes whenever the weights do; part of cache keys.
+        described: what its file says of itself, such as a title.
     """
 
     module: nn.Module
     shape: UNetShape
     name: str
     identity: str
+    described: str = ""
 
 
 def read_shape(
@@ -137,13 +143,14 @@ def describe_unet(unet: nn.Module) -> UNetShape:
         HostError: the module is not such a U-Net (SD3 and other transformers).
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in unet.named_parameters()}
-    heads = {}
+    heads, depths = {}, {}
     for name, module in unet.named_modules():
         blocks = getattr(module, "transformer_blocks", None)
         if blocks is not None and len(blocks):
             heads[name] = int(blocks[0].attn1.heads)
+            depths[name] = len(blocks)
     try:
-        return read_shape(shapes, heads)
+        return replace(read_shape(shapes, heads), depths=depths)
     except KeyError:
         msg = (
             f"the loaded checkpoint's network ({type(unet).__name__}) has no input_blocks; "

@@ -93,9 +93,13 @@ class FooocusNetwork(ControlNetwork):
         return (strength,)
 
     def bind(self, terms: Terms, guide: Tensor | None, info: PassInfo) -> ActiveControl:
-        """Bind a unit to one pass, see `ControlNetwork.bind`; the guide is (n, 5, h, w)."""
-        del info
+        """Bind a unit to one pass, see `ControlNetwork.bind`; the guide is (n, 5, h, w).
+
+        Raises:
+            WrongBaseModelError: the base is not the one that it was loaded for, and does not do.
+        """
         assert guide is not None
+        _check_base(self.name, info.base)
         hint = guide.repeat_interleave(LATENT_SCALE, 2).repeat_interleave(LATENT_SCALE, 3)
         return FooocusControl(self, terms, hint)
 
@@ -199,7 +203,7 @@ class FooocusFamily(ControlFamily):
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare the patch with the base, see `ControlFamily.check`."""
-        _check_base(ckpt, base)
+        _check_base(ckpt.name, base)
         _, patch = find_both(ckpt)
         _find_layers(patch, base)
 
@@ -207,7 +211,7 @@ class FooocusFamily(ControlFamily):
         self, ckpt: Checkpoint, base: BaseUNet, dtype: torch.dtype, device: torch.device | str
     ) -> FooocusNetwork:
         """Read head and patch, see `ControlFamily.load`; the patch stays in 8 bits."""
-        _check_base(ckpt, base)
+        _check_base(ckpt.name, base)
         head, patch = find_both(ckpt)
         layers = _find_layers(patch, base)
         read = {
@@ -258,7 +262,7 @@ def _files_beside(path: Path) -> list[Path]:
     return sorted((one for one in beside if one.name != path.name), reverse=True)
 
 
-def _check_base(ckpt: Checkpoint, base: BaseUNet) -> None:
+def _check_base(name: str, base: BaseUNet) -> None:
     """Refuse what the patch is not made for.
 
     Raises:
@@ -273,14 +277,14 @@ def _check_base(ckpt: Checkpoint, base: BaseUNet) -> None:
             f"the loaded checkpoint {base.name} is made for inpainting itself; choose another one, "
             "or switch the unit off"
         )
-    elif word := find_distilled(base.name):
+    elif word := find_distilled(f"{base.name} {base.described}"):
         problem = (
             f"the loaded checkpoint {base.name} is a distilled one by its name ({word}), on which "
             "the patch gives noise; choose one that is made for 20 steps or more, or rename it if "
             "it is one"
         )
     if problem:
-        msg = f"control model {ckpt.name} is Fooocus' inpaint model for SDXL, {problem}"
+        msg = f"control model {name} is Fooocus' inpaint model for SDXL, {problem}"
         raise WrongBaseModelError(msg)
 
 
@@ -307,13 +311,12 @@ def _find_layers(patch: Checkpoint, base: BaseUNet) -> dict[str, dict[str, Place
     layers: dict[str, dict[str, Place]] = {}
     theirs = {name: tuple(value.shape) for name, value in base.module.named_parameters()}
     foreign, broken = [], []
-    for key in patch.keys:
-        name, _, number = key.rpartition(".")
-        if number != "0":
-            continue
+    for name in sorted({key.rpartition(".")[0] for key in patch.keys}):
+        key = f"{name}.0"
         own = name.removeprefix("model.").removeprefix("diffusion_model.")
         path, _, part = own.rpartition(".")
-        is_whole = all(f"{name}.{i}" in patch for i in range(TRIPLE)) and part in PARTS
+        parts = [f"{name}.{number}" in patch for number in range(TRIPLE + 1)]
+        is_whole = parts == [True] * TRIPLE + [False] and part in PARTS
         if not is_whole or patch.dtype(key) is not torch.uint8:
             broken.append(name)
         elif without_1x1(theirs.get(own, ())) != without_1x1(patch.shape(key)):

@@ -151,7 +151,11 @@ def fooocus(sdxl: Any) -> Iterator[str]:
         file.unlink()
 
 
-def test_fooocus_inpaint_paints_the_mask_and_leaves_the_checkpoint(sdxl: Any, fooocus: str) -> None:
+def test_fooocus_inpaint_paints_the_mask_and_leaves_the_checkpoint(
+    sdxl: Any, fooocus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import shared
+
     def painted(*units: dict) -> np.ndarray:
         image = {"init_images": [encoded(picture())], "mask": encoded(left_half())}
         full = {"inpaint_full_res": False, "denoising_strength": 0.9}
@@ -171,5 +175,11 @@ def test_fooocus_inpaint_paints_the_mask_and_leaves_the_checkpoint(sdxl: Any, fo
     answer = sdxl.post("/sdapi/v1/txt2img", asked(sdxl_models.BASE, unit(model=fooocus)))
     assert answer.status_code == 422
     assert "paints what is masked, and none gives no mask" in answer.text
+    info = shared.sd_model.sd_checkpoint_info
+    drawn = {**own(), "image": encoded(picture()), "mask": encoded(left_half())}
+    monkeypatch.setattr(info, "metadata", {"modelspec.title": "Quick SDXL Lightning"})
+    answer = sdxl.post("/sdapi/v1/txt2img", asked(sdxl_models.BASE, drawn))
+    assert answer.status_code == 422
+    assert "a distilled one by its name (lightning)" in answer.text
     assert np.array_equal(painted(), plain)
     assert unet_hooks() == 0

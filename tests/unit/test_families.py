@@ -414,3 +414,11 @@ def test_refusal_of_what_controls_nothing_is_no_matter_of_the_base(tmp_path: Pat
         assert not refused.other_base
     assert families.refusal(old, base) is None, "its names are not to be had without its tensors"
     assert families.refusal(tmp_path / "absent.pth", base) is None
+
+
+def test_bases_of_other_depths_do_not_share_networks() -> None:
+    full, same = (describe_unet(tiny_unet("SDXL", seed)) for seed in (0, 1))
+    fewer = describe_unet(tiny_unet("SDXL", transformer_depth=(0, 1, 3)))
+    inpainting = describe_unet(tiny_unet("SDXL", in_channels=9))
+    assert full.signature == same.signature == inpainting.signature
+    assert full.signature != fewer.signature

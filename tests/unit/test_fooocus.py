@@ -159,6 +159,11 @@ def test_a_distilled_checkpoint_is_refused_by_its_name(base, files, name, word):
     found = refusal(files / PATCH, dataclasses.replace(base, name=name))
     assert (found is None) == (not word)
     if word:
+        titled = dataclasses.replace(base, name="mine", described=name)
+        assert (
+            f"loaded checkpoint mine is a distilled one by its name ({word})"
+            in refusal(files / PATCH, titled).sentence
+        )
         assert found.other_base
         assert f"is a distilled one by its name ({word})" in found.sentence
 
@@ -188,11 +193,18 @@ def test_another_base_is_refused(files, case):
         load(files / PATCH, make())
 
 
+def test_a_loaded_network_refuses_a_distilled_checkpoint(base, files):
+    """It is found again for a checkpoint of the same structure."""
+    with pytest.raises(WrongBaseModelError, match=r"distilled one by its name \(turbo\)"):
+        run(dataclasses.replace(base, name="sd_xl_turbo"), unit(load(files / PATCH, base)))
+
+
 def test_a_damaged_patch_is_refused(base, files, tmp_path):
     shutil.copy(files / HEAD, tmp_path)
     patch = torch.load(files / PATCH)
     name = next(iter(patch))
-    for value in (patch[name][:2], tuple(part.float() for part in patch[name])):
+    levels, low, high = patch[name]
+    for value in ((levels, low), (levels.float(), low, high), (levels, low, high, high), levels):
         torch.save(patch | {name: value}, tmp_path / PATCH)
         with pytest.raises(BrokenCheckpointError, match=r"damaged: 1 changes \(diffusion_model"):
             load(tmp_path / HEAD, base)

@@ -36,6 +36,11 @@ log = logging.getLogger(__name__)
 SESSION_ATTRIBUTE: Final = "controlnet_session"
 OWNER_ATTRIBUTE: Final = "controlnet_session_owner"
 
+TITLES: Final = ("modelspec.title", "ss_output_name")
+"""Where a checkpoint's metadata name it."""
+
+LONGEST_TITLE: Final = 200
+
 
 class A1111Host:
     """Answers `ports.Host` for A1111."""
@@ -168,7 +173,14 @@ def base_unet() -> BaseUNet | None:
     info = getattr(model, "sd_checkpoint_info", None)
     title = getattr(info, "title", None) or "the loaded checkpoint"
     identity = f"{getattr(info, 'filename', title)}|{id(unet)}"
-    return BaseUNet(unet, describe_unet(unet), str(title), identity)
+    return BaseUNet(unet, describe_unet(unet), str(title), identity, _description(info))
+
+
+def _description(info: Any) -> str:
+    """What a checkpoint's file calls itself; files hold anything there."""
+    metadata = getattr(info, "metadata", None)
+    found = [metadata.get(key) for key in TITLES] if isinstance(metadata, dict) else []
+    return " ".join(text[:LONGEST_TITLE] for text in found if isinstance(text, str))
 
 
 def require_base() -> BaseUNet:
