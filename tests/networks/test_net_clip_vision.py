@@ -46,7 +46,8 @@ def weights(seed: int = 0) -> dict[str, torch.Tensor]:
     """Random weights of a small network in the layout of Hugging Face."""
     with torch.device("meta"):
         theirs = CLIPVisionModelWithProjection(config(WIDTH, 3, 96, PROJECTION, SIDE))
-    return random_state({k: v.shape for k, v in theirs.state_dict().items()}, seed)
+    shapes = {k: v.shape for k, v in theirs.state_dict().items() if not k.endswith("position_ids")}
+    return random_state(shapes, seed)
 
 
 def as_open_clip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -88,7 +89,9 @@ def test_structure_is_read_from_the_tensors_of_the_published_files(kind: str) ->
 
 def theirs(state: dict[str, torch.Tensor], pixels: torch.Tensor) -> object:
     model = CLIPVisionModelWithProjection(config(WIDTH, 3, 96, PROJECTION, SIDE)).eval()
-    model.load_state_dict(state)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.endswith("position_ids") for name in missing)  # of transformers 4.30
     with torch.no_grad():
         return model(pixel_values=pixels, output_hidden_states=True)
 
