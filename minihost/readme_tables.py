@@ -53,14 +53,11 @@ def families() -> str:
 def missing() -> str:
     """The kinds of control models that are told apart and refused, in a sentence."""
     from lib_controlnet.families import discover
-    from lib_controlnet.files.signatures import NOT_YET, SIGNATURES
+    from lib_controlnet.files.signatures import NO_CONTROL, SIGNATURES
 
-    loaded = {family.name for family in discover()}
-    keys = {key for family in discover() for key in family.kinds}
-    told = [kind for kind in SIGNATURES if kind.advice == NOT_YET and kind.key not in keys]
-    titles = [kind.title for kind in told]
-    names = [title.removeprefix("a ").removeprefix("an ") for title in titles]
-    return ", ".join(name for name in names if name not in loaded) + "."
+    keys = NO_CONTROL.union(key for family in discover() for key in family.kinds)
+    told = dict.fromkeys(kind.title for kind in SIGNATURES if kind.key not in keys)
+    return "; ".join(told) + "."
 
 
 def rewrite(text: str) -> str:

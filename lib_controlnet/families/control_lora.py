@@ -55,7 +55,7 @@ class ControlLoraFamily(ControlNetFamily):
     """Loads Control-LoRAs as the ControlNets that they are on the loaded checkpoint."""
 
     name = "Control-LoRA"
-    kind = "control_lora"
+    kinds = ("control_lora",)
 
     @torch.no_grad()
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,6 @@ from lib_controlnet.families.filling import check_tensors, first_names, read_str
 from lib_controlnet.families.residual import ResidualNetwork
 from lib_controlnet.files.claims import claim_of, contradiction
 from lib_controlnet.files.layouts import MARKERS
-from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
 from lib_controlnet.pictures.placement import BLACK, MASKED
 
@@ -125,18 +124,12 @@ class ControlNetFamily(ControlFamily):
     """
 
     name = "ControlNet"
-    kind: ClassVar[str] = "controlnet"
-    """Key of the files' signature."""
+    kinds = ("controlnet",)
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:
         """See `ControlFamily.tiny`."""
         module = randomize(ControlNet(tiny_params(base)), seed)
         return ControlNetNetwork("tiny", module, base.shape)
-
-    def matches(self, ckpt: Checkpoint) -> bool:
-        """Whether the file has the family's signature."""
-        kind = classify(ckpt)
-        return kind is not None and kind.key == self.kind
 
     def needs_base(self, ckpt: Checkpoint) -> bool:
         """Whether the network is a sum with the base; what a file leaves out is the base's then."""

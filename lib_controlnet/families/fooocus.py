@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -174,7 +174,7 @@ class FooocusFamily(ControlFamily):
     """Loads the patch together with the head."""
 
     name = "Fooocus inpaint"
-    files: ClassVar[frozenset[str]] = frozenset(OTHER)
+    kinds = tuple(OTHER)
 
     @torch.no_grad()
     def tiny(self, base: BaseUNet, seed: int = 0) -> FooocusNetwork | None:
@@ -195,11 +195,6 @@ class FooocusFamily(ControlFamily):
         head = torch.empty(width, HEAD_CHANNELS, 3, 3)
         module = FooocusInpaint(head, layers)
         return FooocusNetwork("tiny", randomize(module, seed))
-
-    def matches(self, ckpt: Checkpoint) -> bool:
-        """Whether the file is one of the two."""
-        kind = classify(ckpt)
-        return kind is not None and kind.key in self.files
 
     def check(self, ckpt: Checkpoint, base: BaseUNet) -> None:
         """Compare the patch with the base, see `ControlFamily.check`."""

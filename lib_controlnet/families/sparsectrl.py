@@ -221,7 +221,7 @@ class SparseCtrlFamily(ControlNetFamily):
     """Loads SparseCtrls in their authors' layout, in diffusers', and with LDM names."""
 
     name = "SparseCtrl"
-    kind = "sparsectrl"
+    kinds = ("sparsectrl",)
 
     def tiny(  # type: ignore[override]  # there is none for the other bases
         self, base: BaseUNet, seed: int = 0

@@ -264,7 +264,7 @@ class UnionFamily(ControlNetFamily):
     """Loads Unions: ControlNets with an embedding of types and a shift of the hint's channels."""
 
     name = "ControlNet Union"
-    kind = "union"
+    kinds = ("union",)
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> UnionNetwork:
         """See `ControlFamily.tiny`."""
