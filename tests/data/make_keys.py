@@ -108,6 +108,7 @@ ADAPTERS = {
     "t2i_sd14_grey": ("full_adapter", 2, 8, 1),
     "t2i_sd14_light": ("light_adapter", 4, 8, 3),
     "t2i_sdxl": ("full_adapter_xl", 2, 16, 3),
+    "t2i_sdxl_grey": ("full_adapter_xl", 2, 16, 1),
 }
 """T2I-Adapters: diffusers' name of the structure, blocks a level, pixels in a cell's side, hint
 channels."""

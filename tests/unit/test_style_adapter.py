@@ -1,7 +1,8 @@
 """The T2I style adapter against its formula, written out here with torch's own attention.
 
 Tolerance: 1e-5 of the largest value in float32. The U-Net's output is compared with that for longer
-texts, which is how the authors' code applies the tokens.
+texts, which is how the authors' code applies the tokens. That code gives the same tokens to the bit
+at published size; it is not part of this project.
 """
 
 from __future__ import annotations

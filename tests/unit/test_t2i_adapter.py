@@ -1,6 +1,7 @@
 """Full and light T2I-Adapters against diffusers' on the same random weights.
 
-Tolerance: 1e-5 of the largest value in float32, as for ControlNets; the sums are the same.
+Tolerance: 1e-5 of the largest value in float32, as for ControlNets; the sums are the same. The
+authors' own code gives the same to the bit on such weights; it is not part of this project.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ PUBLISHED = {
     "t2i_sd14": ("SD1", 3, 309.5),  # depth, keypose, openpose, seg
     "t2i_sd14_grey": ("SD1", 1, 308.0),  # canny, sketch
     "t2i_sd14_light": ("SD1", 3, 74.8),  # colour
+    "t2i_sdxl_grey": ("SDXL", 1, 310.2),  # sketch, as first published (adapter-xl-sketch.pth)
     "t2i_sdxl": ("SDXL", 3, 316.1),  # lineart, canny, sketch, depth-midas, depth-zoe, openpose
 }
 """By table: base, channels of the hint, megabytes of the files in full precision."""
