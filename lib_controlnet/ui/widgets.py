@@ -335,10 +335,17 @@ def _layer_weights(name: str) -> dict[str, Component]:
             max_lines=1,
             elem_id=f"{name}_controlnet_advanced_weighting_textbox",
         )
+        likeness = gr.Radio(
+            FIELDS["pulid_mode"].choices,
+            label="PuLID Mode",
+            value=FIELDS["pulid_mode"].initial,
+            info="For PuLID: how far the face may change what the prompt says.",
+            elem_id=f"{name}_controlnet_pulid_mode_radio",
+        )
     choose = page_function("chooseWeightType", [str(kind.value) for kind in BOTH])
     for trigger in (kind.input, composition.input):
         in_page(trigger, choose, [kind, composition], [weights, composition])
-    return {"advanced_weighting": weights}
+    return {"advanced_weighting": weights, "pulid_mode": likeness}
 
 
 def _build_hidden() -> dict[str, Component]:

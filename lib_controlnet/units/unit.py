@@ -134,7 +134,7 @@ class ControlUnit:
         None, Written.LAST_IF_SET, view="advanced_weighting", parse=values.layer_weights
     )
     effective_region_mask: Any = row(None, view="effective_region_mask", parse=values.picture)
-    pulid_mode: PuLIDMode = row(PuLIDMode.FIDELITY)
+    pulid_mode: PuLIDMode = row(PuLIDMode.FIDELITY, Written.IF_SET)
     union_control_type: ControlNetUnionControlType = row(
         ControlNetUnionControlType.UNKNOWN,
         Written.IF_SET,

@@ -11,6 +11,7 @@ from lib_controlnet.enums import (
     ControlMode,
     ControlNetUnionControlType,
     HiResOption,
+    PuLIDMode,
     ResizeMode,
 )
 from lib_controlnet.units import infotext
@@ -76,6 +77,7 @@ def test_round_trip_fields_beyond_the_published_ones_survive() -> None:
     unit = ControlUnit(
         module="canny",
         hr_option=HiResOption.HIGH_RES_ONLY,
+        pulid_mode=PuLIDMode.STYLE,
         region=ActingRegion.OUTSIDE,
         region_feather=12.5,
         union_control_type=ControlNetUnionControlType.TYPE_9,

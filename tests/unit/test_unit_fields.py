@@ -77,7 +77,7 @@ IN_PANEL = {
     *("resize_mode", "hr_option", "image", "region", "region_feather", "advanced_weighting"),
     *("input_mode", "batch_images", "output_dir", "loopback", "effective_region_mask"),
     *("inpaint_crop_input_image", "union_control_type", "union_apart"),
-    *("independent", "region_canvas", "merge_images"),
+    *("pulid_mode", "independent", "region_canvas", "merge_images"),
 }
 
 
@@ -92,8 +92,8 @@ def test_what_is_published_of_the_table(panel_of_one_unit: UnitWidgets) -> None:
     assert [field.name for field in infotext.fields(Written.ALWAYS)] == ALWAYS_WRITTEN
     optional = [field.name for field in infotext.fields(*infotext.IF_SET)]
     assert optional == [
-        *("hr_option", "union_control_type", "region", "region_feather", "union_apart"),
-        "advanced_weighting",
+        *("hr_option", "pulid_mode", "union_control_type", "region", "region_feather"),
+        *("union_apart", "advanced_weighting"),
     ]
     assert overrides.attributes() == ATTRIBUTES
     axes = sorted(field.axis for field in FIELDS.values() if field.axis)
