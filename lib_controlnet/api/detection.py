@@ -17,7 +17,7 @@ from PIL import Image
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.sliders import find_misplaced
 from lib_controlnet.errors import ControlNetError, ImageError
-from lib_controlnet.limits import MAX_IMAGES, MAX_TOGETHER
+from lib_controlnet.limits import MAX_IMAGES, MAX_MERGED, MAX_TOGETHER
 from lib_controlnet.pictures.decode import decode_image, decode_mask
 from lib_controlnet.pictures.maps import join_mask
 from lib_controlnet.pictures.transport import bytes_of_text
@@ -171,8 +171,9 @@ def _detector(asked: Asked) -> Any:
         raise ControlNetError(NOT_SUPPORTED)
     if not asked.images:
         raise ControlNetError(NO_IMAGE)
-    if len(asked.images) > MAX_IMAGES:
-        msg = f"{len(asked.images)} images are sent; at most {MAX_IMAGES} at a time"
+    most = MAX_IMAGES if detector.gives_picture else MAX_MERGED  # as many as a unit takes
+    if len(asked.images) > most:
+        msg = f"{len(asked.images)} images are sent; at most {most} at a time"
         raise ControlNetError(msg)
     needs_masks = detector.needs_mask
     if needs_masks and len(asked.masks) != len(asked.images):

@@ -25,7 +25,7 @@ from lib_controlnet.detect.preprocess import run_preprocessor
 from lib_controlnet.engine.bound import bind_unit
 from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
 from lib_controlnet.enums import BaseModel
-from lib_controlnet.errors import UnitError
+from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.limits import MAX_EMBEDDED, MAX_MERGED
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.prepare.embeddings import read_embeddings
@@ -261,5 +261,8 @@ def test_detection_gives_text_that_a_unit_takes() -> None:
     (text,) = found.tensors
     assert torch.equal(load(base64.b64decode(text))[IMAGE_EMBEDS], torch.full((1, 3), 7.0))
     assert read_embeddings(text, WHERE)[0].digest == read_embeddings([text], WHERE)[0].digest
+    many = Asked(Mean.name, [picture] * (MAX_MERGED + 1), [], None, None, None)
+    with pytest.raises(ControlNetError, match=f"at most {MAX_MERGED} at a time"):
+        detect_all(runtime, None, None, many)
     whole = Embedding({HIDDEN: torch.ones(2, 3, 4).transpose(1, 2)})
     assert read_embeddings(as_text(whole), WHERE)[0].digest == whole.digest
