@@ -26,7 +26,7 @@ from lib_controlnet.nets.ip_adapter import (
     AdapterParams,
     IPAdapter,
     Projection,
-    Resampler,
+    make_resampler,
     read_params,
 )
 
@@ -96,7 +96,7 @@ class InstantIdFamily(IPAdapterFamily):
         sizes = {"inner": 64, "attended": 64, "depth": 1, "hidden": 32}
         context = base.shape.context_dim
         params = AdapterParams(Projection.RESAMPLER, 12, context, 4, widths, **sizes)
-        image_proj = Resampler(params)
+        image_proj = make_resampler(params)
         module = randomize(IPAdapter(params, image_proj), seed)
         torch.nn.init.ones_(image_proj.norm_out.weight)
         return InstantIdNetwork("tiny", module, params, base)

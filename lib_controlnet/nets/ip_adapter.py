@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-HEAD_WIDTH: Final = 64
-"""Width of a resampler's attention heads."""
+from lib_controlnet.nets.resampler import Resampler, ResamplerParams
 
 IMAGE: Final = "image_proj."
 ATTENTION: Final = "ip_adapter."
@@ -122,77 +120,6 @@ class PerceptronProjection(nn.Module):
         return self.proj(hidden)
 
 
-class PerceiverAttention(nn.Module):
-    """Latents look at features and at themselves."""
-
-    def __init__(self, width: int, attended: int) -> None:
-        super().__init__()
-        self.heads = attended // HEAD_WIDTH or 1
-        self.norm1 = nn.LayerNorm(width)
-        self.norm2 = nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, attended, bias=False)
-        self.to_kv = nn.Linear(width, 2 * attended, bias=False)
-        self.to_out = nn.Linear(attended, width, bias=False)
-
-    def forward(self, features: Tensor, latents: Tensor) -> Tensor:
-        """Turn features (n, t, width) and latents (n, m, width) into (n, m, width)."""
-        features, latents = self.norm1(features), self.norm2(latents)
-        keys, values = self.to_kv(torch.cat([features, latents], dim=1)).chunk(2, dim=-1)
-        queries = self.to_q(latents)
-        heads = (
-            rearrange(x, "n t (h d) -> n h t d", h=self.heads) for x in (queries, keys, values)
-        )
-        q, k, v = heads
-        scale = q.shape[-1] ** -0.25  # half precision holds the products of scaled factors
-        scores = (q * scale) @ (k * scale).transpose(-2, -1)
-        seen = scores.float().softmax(dim=-1).to(v) @ v
-        return self.to_out(rearrange(seen, "n h t d -> n t (h d)"))
-
-
-class ResamplerBlock(nn.ModuleList):
-    """Attention and a feed-forward part, in this order."""
-
-    def __init__(self, params: AdapterParams) -> None:
-        width, hidden = params.inner, params.hidden
-        feed = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, hidden, bias=False),
-            nn.GELU(),
-            nn.Linear(hidden, width, bias=False),
-        )
-        super().__init__([PerceiverAttention(width, params.attended), feed])
-
-    def forward(self, features: Tensor, latents: Tensor) -> Tensor:
-        """New latents (n, m, width), from features (n, t, width)."""
-        latents = latents + self[0](features, latents)
-        return latents + self[1](latents)
-
-
-class Resampler(nn.Module):
-    """A few tokens of all hidden tokens ("plus").
-
-    Args:
-        params: its sizes.
-    """
-
-    def __init__(self, params: AdapterParams) -> None:
-        super().__init__()
-        width = params.inner
-        self.latents = nn.Parameter(torch.empty(1, params.tokens, width))
-        self.proj_in = nn.Linear(params.read, width)
-        self.proj_out = nn.Linear(width, params.context)
-        self.norm_out = nn.LayerNorm(params.context)
-        self.layers = nn.ModuleList(ResamplerBlock(params) for _ in range(params.depth))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Turn (n, t, read) into (n, tokens, context)."""
-        latents = self.latents.expand(len(hidden), -1, -1)
-        features = self.proj_in(hidden)
-        for block in self.layers:
-            latents = block(features, latents)
-        return self.norm_out(self.proj_out(latents))
-
-
 class KeysValues(nn.Module):
     """What one cross attention makes of a picture's tokens."""
 
@@ -225,7 +152,13 @@ class IPAdapter(nn.Module):
 def project(params: AdapterParams) -> nn.Module:
     """The module that makes tokens of an embedding."""
     if params.projection is Projection.RESAMPLER:
-        return Resampler(params)
+        return make_resampler(params)
     if params.projection is Projection.PERCEPTRON:
         return PerceptronProjection(params.read, params.context)
     return LinearProjection(params.read, params.context, params.tokens)
+
+
+def make_resampler(params: AdapterParams) -> Resampler:
+    """What makes a few tokens of all hidden tokens ("plus")."""
+    sizes = (params.inner, params.attended, params.hidden, params.depth, params.tokens)
+    return Resampler(ResamplerParams(params.read, *sizes, params.context))

@@ -71,6 +71,7 @@ class PerceiverAttention(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
+        self.heads = max(inner // HEAD_WIDTH, 1)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.to_q = nn.Linear(width, inner, bias=False)
@@ -82,7 +83,7 @@ class PerceiverAttention(nn.Module):
         tokens = self.norm2(tokens)
         seen = torch.cat([self.norm1(features), tokens], dim=1)
         q, k, v = (
-            rearrange(part, "b n (heads c) -> b heads n c", c=HEAD_WIDTH)
+            rearrange(part, "b n (heads c) -> b heads n c", heads=self.heads)
             for part in (self.to_q(tokens), *self.to_kv(seen).chunk(2, dim=-1))
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
