@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lib_controlnet.engine.unet import read_shape
+from lib_controlnet.enums import ControlNetUnionControlType
 from lib_controlnet.families import discover
 from lib_controlnet.families.control_lora import full_shapes
 from lib_controlnet.files.bases import base_of
@@ -38,6 +39,7 @@ LABELS: Final = {
     "size": "size",
     "beside": "beside it",
     "averaged": "residuals",
+    "types": "types",
     "hash": "hash",
     "panel_name": "in the panel",
     "loaded_by": "loaded by",
@@ -78,6 +80,9 @@ def describe(path: Path) -> Description:
         found["control_types"] = _control_types(entry, reads)
     if control.key == "controlnet":
         found["averaged"] = ckpt.global_average_pooling
+    if control.key == "union" and ckpt.shapes.get("task_embedding"):
+        count = ckpt.shape("task_embedding")[0]
+        found["types"] = [kind.value for kind in ControlNetUnionControlType.in_order()[:count]]
     return found
 
 

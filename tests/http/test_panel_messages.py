@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import support
 from panel_page import (
     UNIT,
     choose,
     choose_canny,
+    choose_option,
     choose_preprocessor,
     choose_type,
     chosen,
@@ -26,6 +28,9 @@ from panel_page import (
     wait_for_canvas,
     wait_for_value,
 )
+
+from lib_controlnet.engine.unet import BaseUNet, describe_unet
+from lib_controlnet.families.union import UnionFamily
 
 pytestmark = pytest.mark.browser
 
@@ -145,7 +150,8 @@ def test_models_that_fit_are_offered_and_refreshing_keeps_the_type(
     assert chosen(page, "model_dropdown").startswith("control_demo_canny")
     before = offered(page)
     assert not any(name.startswith(foreign) for name in before)
-    assert len(before) == 2, "None, and the one"
+    assert before[0] == "None"
+    assert all("demo_canny" in name for name in before[1:])
     page.click(f"{UNIT}_controlnet_refresh_models")
     page.wait_for_timeout(SETTLED)
     assert offered(page) == before
@@ -159,6 +165,51 @@ def test_models_that_fit_are_offered_and_refreshing_keeps_the_type(
     )
     page.click("#paste")
     says(page, NOTES, "is made for SDXL")
+
+
+@pytest.fixture
+def union(webui: Any) -> Iterator[str]:
+    """A Union for the demo checkpoint in the models folder."""
+    if not webui.is_ours:
+        pytest.skip("the models folder of a foreign server is not ours to fill")
+    path = webui.log_file.parent / "models" / "ControlNet" / "z_union.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unet = support.tiny_unet("demo")
+    network = UnionFamily().tiny(BaseUNet(unet, describe_unet(unet), "demo", "demo"))
+    support.save_controlnet(path, network)
+    webui.get("/controlnet/model_list")
+    try:
+        yield path.stem
+    finally:
+        path.unlink()
+        webui.get("/controlnet/model_list")
+
+
+def test_a_union_shows_its_types_and_other_models_do_not(
+    panel: Any, union: str, webui: Any
+) -> None:
+    page = panel
+    kind, apart = (f"{UNIT}_controlnet_union_{name}" for name in ("control_type_dropdown", "apart"))
+    listed = webui.get("/controlnet/model_list").json()["model_list"]
+    ours, plain = (
+        next(name for name in listed if name.startswith(start))
+        for start in (union, "control_demo_")
+    )
+    assert not page.is_visible(kind)
+    choose_type(page, "Canny")
+    wait_for_value(page, "model_dropdown", ours)
+    wait_for_value(page, "union_control_type_dropdown", "Hard Edge")
+    assert offered(page, "union_control_type_dropdown")[-2:] == ["Tile", "Inpaint"]
+    assert page.is_visible(f"{apart}_checkbox")
+    choose_option(page, "union_control_type_dropdown", "Tile")
+    page.click(f"{UNIT}_controlnet_refresh_models")
+    page.wait_for_timeout(SETTLED)
+    assert chosen(page, "union_control_type_dropdown") == "Tile", "what is chosen stays"
+    choose_option(page, "model_dropdown", plain)
+    page.wait_for_selector(kind, state="hidden")
+    assert not page.is_visible(f"{apart}_checkbox")
+    choose_option(page, "model_dropdown", ours)
+    wait_for_value(page, "union_control_type_dropdown", "Hard Edge")
 
 
 def test_pictures_that_are_none_strokes_and_new_canvases(panel: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import golden
 from tool_files import Tools, base_file, control_file, tools
 
 from lib_controlnet.detect import listing
@@ -96,6 +97,16 @@ def test_a_lllite_for_blocks_that_sdxl_has_not_tells_no_base(tmp_path: Path, too
     (found,) = told(tools, hollow(tmp_path / "x.safetensors", shapes))
     assert found["kind"] == "ControlNet-LLLite"
     assert "base" not in found
+
+
+def test_a_union_tells_its_types(tmp_path: Path, tools: Tools) -> None:
+    path = hollow(tmp_path / "union.safetensors", golden("sdxl_union_9"))
+    (found,) = told(tools, path)
+    assert found["kind"] == "ControlNet Union"
+    assert found["types"][-3:] == ["Tile", "Inpaint", "Fuse"]
+    assert len(found["types"]) == 9
+    tools("info", path)
+    assert "types         OpenPose, Depth, Soft Edge" in tools.printed()
 
 
 @pytest.mark.parametrize("case", KINDS)
