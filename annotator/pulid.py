@@ -71,7 +71,7 @@ def _look_at(face: np.ndarray) -> dict[str, Tensor]:
 
     from .nets.eva_clip import build
 
-    with lend(EVA_CLIP, build) as network:
+    with lend(EVA_CLIP, build, half=False) as network:
         size = (network.side, network.side)
         pixels = F.interpolate(
             as_input(face, network, MEAN, STD), size, mode="bicubic", antialias=True
