@@ -44,7 +44,7 @@ WAYS = {
     "control_demo_canny": "ControlNet",
     "control_lora_demo_canny": "Control-LoRA",
     "t2iadapter_demo_canny": "T2I-Adapter",
-    "controllllite_demo_canny": "ControlNet-LLLite",
+    "t2iadapter_demo_canny_light": "T2I-Adapter, light",
     "union_demo": "ControlNet Union",
 }
 """Models that follow edges, a kind of file each."""

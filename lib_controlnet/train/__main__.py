@@ -26,7 +26,7 @@ DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
 MAX_WORKERS: Final = 61
 """Windows waits for no more processes."""
 METADATA: Final = ("control_type", "preprocessor")
-KINDS: Final = ("controlnet", "union", "t2i", "lllite")
+KINDS: Final = ("controlnet", "union", "t2i", "t2i_light", "lllite")
 """Here as words, because torch is imported late."""
 
 

@@ -7,9 +7,10 @@ from typing import Final
 from lib_controlnet.errors import ControlNetError
 
 NOT_TRAINED: Final = (
-    "Trained here are ControlNets, ControlNet Unions, T2I-Adapters and ControlNet-LLLites. A "
-    "Control-LoRA is made of a trained ControlNet by `python -m lib_controlnet.tools to-lora`; for "
-    "IP-Adapters, light, style and colour T2I-Adapters and SparseCtrl use their authors' code."
+    "Trained here are ControlNets, ControlNet Unions, T2I-Adapters full and light, and "
+    "ControlNet-LLLites. A Control-LoRA is made of a trained ControlNet by "
+    "`python -m lib_controlnet.tools to-lora`; for IP-Adapters and their kin, style adapters and "
+    "SparseCtrl use their authors' code."
 )
 
 

@@ -56,6 +56,7 @@ MADE: Final = {
     "depth": Made("depth", SHORTER, start="canny"),
     "union_demo": Made("union", 250, "union", start="canny", more={"--batch": 8}),
     "t2iadapter_demo_canny": Made("lines", 500, "t2i", more={"--lr": 2e-3}),
+    "t2iadapter_demo_canny_light": Made("lines", 500, "t2i_light", more={"--lr": 2e-3}),
     "controllllite_demo_canny": Made("lines", 400, "lllite", more={"--lr": 2e-3, "--batch": 8}),
 }
 KINDS: Final = (*MADE, LORA)

@@ -33,7 +33,7 @@ from lib_controlnet.train.steps import type_numbers
 Make = Callable[..., Settings]
 CASES = [
     *(("union", "SD1"), ("union", "SDXL"), ("t2i", "SD1"), ("t2i", "SDXL")),
-    *(("lllite", "SD1"), ("lllite", "SDXL")),
+    *(("lllite", "SD1"), ("lllite", "SDXL"), ("t2i_light", "SD1")),
 ]
 CANNY = 3
 
@@ -91,7 +91,7 @@ def test_a_new_control_is_silent_and_steers_as_the_engine_does(
     assert torch.equal(predict(unet, None, *rest, None), plain), "nothing stays on the U-Net"
 
 
-@pytest.mark.parametrize("kind", ["union", "t2i", "lllite"])
+@pytest.mark.parametrize("kind", ["union", "t2i", "t2i_light", "lllite"])
 def test_a_run_of_each_kind_learns_and_continues_exactly(
     kind: str, toy: Path, settings: Make, tmp_path: Path
 ) -> None:

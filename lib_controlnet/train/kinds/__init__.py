@@ -12,7 +12,7 @@ from lib_controlnet.train.errors import NOT_TRAINED, TrainError
 from .base import Begin, Call, Kind, put_hooks
 from .controlnet import ControlNetKind
 from .lllite import LLLiteKind
-from .t2i_adapter import T2IAdapterKind
+from .t2i_adapter import LightT2IAdapterKind, T2IAdapterKind
 from .union import UnionKind
 
 if TYPE_CHECKING:
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Begin", "Call", "Kind", "kind_of", "kind_of_file", "put_hooks"]
 
 KINDS: Final[Mapping[str, Kind]] = {
-    kind.key: kind for kind in (UnionKind(), T2IAdapterKind(), LLLiteKind(), ControlNetKind())
+    kind.key: kind
+    for kind in (
+        *(UnionKind(), T2IAdapterKind(), LightT2IAdapterKind()),
+        *(LLLiteKind(), ControlNetKind()),
+    )
 }
 """The last one's networks are of any class."""
 

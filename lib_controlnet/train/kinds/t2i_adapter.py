@@ -1,11 +1,12 @@
-"""Full T2I-Adapters (Mou et al., arXiv:2302.08453)."""
+"""T2I-Adapters, full and light (Mou et al., arXiv:2302.08453)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import nn
 
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.nets.t2i_adapter import (
@@ -15,8 +16,13 @@ from lib_controlnet.nets.t2i_adapter import (
     SDXL_PATCH,
     AdapterBlockParams,
     AdapterParams,
+    LightAdapter,
+    LightLevelParams,
+    LightParams,
+    Shapes,
     T2IAdapter,
     read_adapter_params,
+    read_light_params,
 )
 from lib_controlnet.train.errors import TrainError
 
@@ -24,48 +30,62 @@ from .base import Begin, Call, Kind, add_to_output, fill, put_hooks
 
 if TYPE_CHECKING:
     from diffusers.models import UNet2DConditionModel
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from lib_controlnet.files.checkpoint import Checkpoint
     from lib_controlnet.train.base import Base
 
+LIGHT_DEPTH: Final = 4
+"""Blocks in each level of published light adapters."""
+
 
 class T2IAdapterKind(Kind):
-    """A small network on the hint alone, whose features join the encoder's stream."""
+    """A small network on the hint alone, whose features join the encoder's stream.
+
+    Attributes:
+        silent: parts of the names of tensors that start at zero.
+        read: from a file's shapes to its structure.
+    """
 
     key = "t2i"
     title = "T2I-Adapter"
-    network = T2IAdapter
+    network: type[nn.Module] = T2IAdapter
+    silent: tuple[str, ...] = ("conv_in.", ".block2.")
+    read: Callable[[Shapes], Any] = staticmethod(read_adapter_params)
+
+    def plan(self, base: Base) -> AdapterParams | LightParams:
+        """The published structure at a base's widths."""
+        return _full_params(base)
 
     def new_tensors(self, base: Base, begin: Begin) -> Iterator[tuple[str, Tensor]]:
         """See `Kind.new_tensors`: what features pass through last starts at zero."""
         generator = torch.Generator().manual_seed(begin.seed)
         with torch.device("meta"):
-            module = T2IAdapter(_params(base))
+            module = self.network(self.plan(base))
         for name, tensor in module.state_dict().items():
             fan_in = tensor[0].numel()
-            is_silent = name.startswith("conv_in.") or ".block2." in name
+            is_silent = any(part in name for part in self.silent)
             spread = 0.0 if is_silent or name.endswith("bias") else (2 / fan_in) ** 0.5
             yield name, torch.randn(tensor.shape, generator=generator) * spread
 
     def open(self, base: Base, ckpt: Checkpoint) -> nn.Module:
         """See `Kind.open`."""
         try:
-            params = read_adapter_params(ckpt.shapes)
+            params = self.read(ckpt.shapes)
         except KeyError as error:
             msg = f"{ckpt.name} is an incomplete {self.title}: {error.args[0]} is missing"
             raise TrainError(msg) from None
-        wanted = _params(base)
+        wanted = self.plan(base)
         if (params.widths, params.patch) != (wanted.widths, wanted.patch):
             msg = f"{ckpt.name} is no {self.title} for {base.name} ({base.shape})"
             raise TrainError(msg)
         with torch.device("meta"):
-            module = T2IAdapter(params)
+            module = self.network(params)
         return fill(module, ckpt, base, self.title)
 
     def steer(self, control: nn.Module, unet: UNet2DConditionModel, call: Call) -> dict[str, Any]:
         """See `Kind.steer`: one feature behind the last block of each level."""
-        assert isinstance(control, T2IAdapter)
+        assert isinstance(control, T2IAdapter | LightAdapter)
         hint = call.hint.clamp(min=0)
         if control.params.hint_channels == 1:
             hint = hint.mean(dim=1, keepdim=True)
@@ -80,7 +100,33 @@ class T2IAdapterKind(Kind):
         return {}
 
 
-def _params(base: Base) -> AdapterParams:
+class LightT2IAdapterKind(T2IAdapterKind):
+    """An adapter of few channels between convolutions of 1x1; published for SD1 (colour)."""
+
+    key = "t2i_light"
+    title = "light T2I-Adapter"
+    network = LightAdapter
+    silent = (".out_conv.",)
+    read = staticmethod(read_light_params)
+
+    def plan(self, base: Base) -> LightParams:
+        """See `T2IAdapterKind.plan`.
+
+        Raises:
+            TrainError: SDXL has no light adapters.
+        """
+        if base.shape.kind is BaseModel.SDXL:
+            msg = f"there are no light T2I-Adapters for SDXL, and {base.name} is of it"
+            raise TrainError(msg)
+        levels: list[LightLevelParams] = []
+        before = 3 * SD_PATCH**2
+        for width in base.unet_arguments["block_out_channels"]:
+            levels.append(LightLevelParams(before, max(1, width // 4), width, LIGHT_DEPTH))
+            before = width
+        return LightParams(tuple(levels))
+
+
+def _full_params(base: Base) -> AdapterParams:
     """The published structure at a base's widths."""
     is_sdxl = base.shape.kind is BaseModel.SDXL
     levels = tuple(base.unet_arguments["block_out_channels"])
