@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write a trained control to use")
     export.add_argument("source", help="folder of a run, or a ControlNet file")
     export.add_argument("out", help=".safetensors file; a folder for --layout diffusers")
-    export.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16")
+    export.add_argument("--dtype", choices=("fp32", "fp16", "bf16", "fp8"), default="fp16")
     export.add_argument("--layout", choices=("ldm", "diffusers"), default="ldm")
     export.add_argument("--base", help="for files that are not of a run")
     export.add_argument("--control-type", help="where the panel lists it, such as Canny")

@@ -30,6 +30,8 @@ HINT_WIDTHS: Final = (3, 16, 16, 32, 32, 96, 96, 256)
 HINT_GAIN: Final = 2.2
 HINT_LAST_GAIN: Final = 0.5
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+EIGHT_BITS: Final = "fp8"
+"""Matrices and kernels in 8 bits (e4m3), the few other numbers in fp16."""
 ADM_ARGUMENTS: Final = (
     "addition_embed_type",
     "addition_time_embed_dim",
@@ -217,7 +219,12 @@ def write(
 
 def _cast(tensor: Tensor, dtype: str | None) -> Tensor:
     """A copy for a file; whole numbers, such as positions of tokens, stay such."""
-    wanted = DTYPES[dtype] if dtype and tensor.is_floating_point() else None
+    if dtype == EIGHT_BITS:
+        wanted: torch.dtype | None = torch.float8_e4m3fn if tensor.dim() > 1 else torch.float16
+    else:
+        wanted = DTYPES[dtype] if dtype else None
+    if not tensor.is_floating_point():
+        wanted = None
     return tensor.to("cpu", wanted).contiguous()
 
 

@@ -343,6 +343,10 @@ class Training:
     def facts(self) -> dict[str, str]:
         """What the weights' file says of itself."""
         known = about(Path(self.settings.data))
+        shown = {
+            "control_type": known.get("control_type"),
+            "preprocessor": known.get("preprocessor") or self.settings.preprocessor,
+        }
         kept = ("batch", "lr", "empty_prompts", "only_middle", "unlock_decoder", "average")
         return control_file.facts(
             {
@@ -351,8 +355,7 @@ class Training:
                 "base_hash": short_hash(Path(self.settings.base))
                 if Path(self.settings.base).is_file()
                 else None,
-                "control_type": known.get("control_type"),
-                "preprocessor": known.get("preprocessor") or self.settings.preprocessor,
+                **(shown if self.kind.has_one_type else {}),
                 "training": {
                     "steps": self.done,
                     "examples": self.source.count,

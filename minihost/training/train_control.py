@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from . import control_data
+from . import control_data, train_light
 from .assets import ASSETS, CHECKPOINT, RUNS
 
 ROOT: Final = ASSETS.parent.parent
@@ -28,6 +28,8 @@ STEPS: Final = 1500
 SHORTER: Final = 675
 """Of those that begin with another's weights: one that reads lines already learns sooner."""
 LORA: Final = "control_lora_demo_canny"
+LIGHT: Final = "t2iadapter_demo_canny_light"
+TEACHER: Final = "t2iadapter_demo_canny"
 RANK: Final = 8
 
 
@@ -39,6 +41,7 @@ class Made:
         data: what its hints show, a name of `control_data.CONTROLS` or `JOINED`.
         kind: for `init --kind`.
         start: the ControlNet it begins with.
+        dtype: precision of the file.
         more: options of the run that differ from `RECIPE`.
     """
 
@@ -46,6 +49,7 @@ class Made:
     steps: int = STEPS
     kind: str = "controlnet"
     start: str = ""
+    dtype: str = "fp16"
     more: dict[str, object] = field(default_factory=dict)
 
 
@@ -54,12 +58,10 @@ MADE: Final = {
     "inpaint": Made("inpaint"),
     "scribble": Made("scribble", SHORTER, start="canny"),
     "depth": Made("depth", SHORTER, start="canny"),
-    "union_demo": Made("union", 250, "union", start="canny", more={"--batch": 8}),
+    "union_demo": Made("union", 250, "union", "canny", "fp8", {"--batch": 8}),
     "t2iadapter_demo_canny": Made("lines", 500, "t2i", more={"--lr": 2e-3}),
-    "t2iadapter_demo_canny_light": Made("lines", 500, "t2i_light", more={"--lr": 2e-3}),
-    "controllllite_demo_canny": Made("lines", 400, "lllite", more={"--lr": 2e-3, "--batch": 8}),
 }
-KINDS: Final = (*MADE, LORA)
+KINDS: Final = (*MADE, LORA, LIGHT)
 RECIPE: Final = {
     "--batch": 16,
     "--lr": 1e-3,
@@ -117,7 +119,7 @@ def commands(kind: str, effort: float = 1.0) -> Iterator[list[str]]:
         **made.more,
     }
     yield ["run", *(str(word) for pair in options.items() for word in pair)]
-    yield ["export", str(out), str(asset(kind)), "--dtype", "fp16", "--force"]
+    yield ["export", str(out), str(asset(kind)), "--dtype", made.dtype, "--force"]
 
 
 def call(arguments: Sequence[str], program: str = "train") -> None:
@@ -146,6 +148,9 @@ def train(kinds: Sequence[str] = KINDS, effort: float = 1.0, workers: int = 2) -
             list(pool.map(lambda kind: _make(kind, effort), wave))
     if LORA in kinds:
         call(extraction(), "tools")
+    if LIGHT in kinds:
+        data = control_data.write("lines", SIZE, workers)
+        train_light.train(asset(TEACHER), data, asset(LIGHT), train_light.shorten(effort))
 
 
 def extraction() -> list[str]:

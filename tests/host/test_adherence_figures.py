@@ -39,6 +39,10 @@ def free(host) -> list[np.ndarray]:
         ("control_demo_scribble", "borders", "borders", 4, 0.2),
         ("control_demo_depth", "depth", "borders", 2, 0.2),
         ("control_lora_demo_canny", "edges", "edges", 2, 0.25),
+        ("t2iadapter_demo_canny", "edges", "edges", 2, 0.25),
+        ("t2iadapter_demo_canny_light", "edges", "edges", 2, 0.2),
+        ("union_demo/Hard Edge", "edges", "edges", 2, 0.25),
+        ("union_demo/Depth", "depth", "borders", 2, 0.2),
     ],
 )
 def test_control_is_obeyed_by_a_margin(host, free, model, hint, wanted, reach, margin) -> None:

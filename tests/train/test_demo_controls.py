@@ -8,22 +8,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
-from training import control_data, data, train_control
+from toy_base import ASSETS
+from training import assets, control_data, data, loop, train_control, train_light
 from training.hints import HINTS
 
+from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.tools import __main__ as tools
 from lib_controlnet.train.__main__ import main, parser
+from lib_controlnet.train.base import open_base
 from lib_controlnet.train.config import from_arguments
 from lib_controlnet.train.dataset import read_control, read_items, read_picture
+from lib_controlnet.train.kinds import kind_of_file
 from lib_controlnet.train.steps import type_numbers
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Few scenes and few steps, in a folder of the test's own."""
-    monkeypatch.setattr(data, "RUNS", tmp_path)
+    for module in (data, loop, train_light):
+        monkeypatch.setattr(module, "RUNS", tmp_path)
     monkeypatch.setattr(data, "COUNTS", {128: 10})
     monkeypatch.setattr(data, "CHUNK", 1)
     monkeypatch.setattr(control_data, "DATA", tmp_path / "data")
@@ -49,7 +55,7 @@ def test_commands_are_the_trainers(kind: str, small: Path) -> None:
 def test_every_file_of_the_demo_is_made() -> None:
     made = {train_control.asset(kind).name for kind in train_control.KINDS}
     there = {path.name for path in train_control.ASSETS.glob("*.safetensors")}
-    assert there <= {*made, "demo.safetensors"}
+    assert there == {*made, "demo.safetensors"}
 
 
 def test_control_lora_is_extracted_by_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +67,32 @@ def test_control_lora_is_extracted_by_the_tools(monkeypatch: pytest.MonkeyPatch)
         *("tools", "to-lora"),
         train_control.asset("canny"),
     )
+
+
+def test_light_adapter_learns_the_full_ones_features(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a few steps of it: nearer to them, in the published layout."""
+    monkeypatch.setattr(train_light, "BATCH", 4)
+    out, teacher = small / "light.safetensors", train_control.asset(train_control.TEACHER)
+    data_set = control_data.write("lines", 128, workers=1)
+    train_light.train(ASSETS / teacher.name, data_set, out, loop.Plan(30, 1e-3, 5))
+    begin = small / "light_new.safetensors"
+    base = open_base(assets.CHECKPOINT)
+    item = read_items(data_set)[0][3]
+    hint = torch.from_numpy(read_control(data_set / item.source)[0] / 255).float()
+    full, new, light = (
+        kind_of_file(path).open(base, open_checkpoint(path))
+        for path in (ASSETS / teacher.name, begin, out)
+    )
+    with torch.no_grad():
+        before, after = (
+            float(train_light.compare(one, full, hint.permute(2, 0, 1)[None]))
+            for one in (new, light)
+        )
+    assert after < 0.9 * before
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["control_type"] == "Canny"
 
 
 def test_data_of_a_union_have_hints_by_turns(small: Path) -> None:

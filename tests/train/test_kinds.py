@@ -111,6 +111,16 @@ def test_a_run_of_each_kind_learns_and_continues_exactly(
     out = tmp_path / "out.safetensors"
     assert main(["export", str(tmp_path / "whole"), str(out)]) == 0
     assert kind_of_file(out).key == kind
+    told = open_checkpoint(out).metadata
+    assert (told.get("control_type"), told.get("preprocessor")) == (
+        (None, None) if kind == "union" else ("Canny", "canny")
+    ), "a union is listed under all its types"
+    half = tmp_path / "half.safetensors"
+    assert main(["export", str(tmp_path / "whole"), str(half), "--dtype", "fp8"]) == 0
+    eight = load_file(half)
+    assert {tensor.dtype for tensor in eight.values()} == {torch.float8_e4m3fn, torch.float16}
+    for name, tensor in eight.items():
+        assert torch.allclose(tensor.float(), one[name], rtol=0.07, atol=2e-3), name
     assert main(["export", str(tmp_path / "whole"), str(tmp_path / "f"), "--layout", "diffusers"])
 
 

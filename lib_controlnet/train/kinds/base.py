@@ -79,12 +79,14 @@ class Kind(ABC):
         title: what it is called in sentences.
         network: the class of its networks.
         special: options of `SPECIAL` that mean something for it.
+        has_one_type: whether a file follows one type of hints, which its metadata then tell.
     """
 
     key: str
     title: str
     network: type[nn.Module]
     special: frozenset[str] = frozenset()
+    has_one_type: bool = True
 
     def refuse_options(self, given: object) -> None:
         """Stop where an option is given that means nothing for this kind.

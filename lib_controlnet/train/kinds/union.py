@@ -44,6 +44,7 @@ class UnionKind(Kind):
     title = "ControlNet Union"
     network = ControlNetUnion
     special = frozenset({"start", "types"})
+    has_one_type = False
 
     def refuse_data(self, control: nn.Module, folder: Path, items: Sequence[Item]) -> None:
         """See `Kind.refuse_data`: every hint must be of a type that the network has."""
