@@ -85,13 +85,13 @@ AXES: dict[str, list[tuple[str, str, dict[tuple[int, ...], dict[str, Any]]]]] = 
         ("Low res only", "Low res only", {EVERY: {"hr_option": "Low res only"}}),
         ("[High res only]", "[High res only]", {FIRST: {"hr_option": "High res only"}}),
     ],
-    "Union Apart": [
-        ("true", "True", {EVERY: {"union_apart": True}}),
-        ("[None, true]", "[as in the unit, True]", {SECOND: {"union_apart": True}}),
-    ],
     "Union Control Type": [
         ("depth", "Depth", {EVERY: {"union_control_type": "Depth"}}),
         ("[None, 9]", "[as in the unit, 9]", {SECOND: {"union_control_type": "9"}}),
+    ],
+    "Union Apart": [
+        ("true", "True", {EVERY: {"union_apart": True}}),
+        ("[None, true]", "[as in the unit, True]", {SECOND: {"union_apart": True}}),
     ],
 }  # fmt: skip
 
