@@ -229,12 +229,19 @@ class Share:
         kind: of the base.
         work: operations.
         time: CPU time.
+        preprocessor: which one, of a family without files.
+        units: how many, each with another picture.
     """
 
     family: str
     kind: str
     work: float
     time: float
+    preprocessor: str = ""
+    units: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.preprocessor or self.family}{f' x {self.units}' if self.units > 1 else ''}"
 
 
 SHARES = (
@@ -242,9 +249,15 @@ SHARES = (
     Share("T2I-Adapter", "SDXL", 0.0, 0.03),
     Share("T2I-Adapter (style)", "SD1", 0.01, 0.05),
     Share("ControlNet-LLLite", "SDXL", 0.01, 0.1),
+    Share("Reference", "SD1", 3.0, 3.5, "reference_only"),
+    Share("Reference", "SD1", 0.5, 0.6, "reference_adain"),
+    Share("Reference", "SD1", 1.0, 1.1, "reference_adain", 2),
+    Share("Reference", "SDXL", 2.5, 3.0, "reference_only"),
 )
 """A T2I-Adapter is evaluated once for a picture, so a step costs additions. LLLite: 0.8 % of SDXL's
-operations at 32 and 64 channels, counted; here its layers are as narrow as the U-Net."""
+operations at 32 and 64 channels, counted; here its layers are as narrow as the U-Net. Reference
+units look at their pictures in one more call, as far as the last layer that is read; with style
+fidelity their attention over twice the tokens stands beside the plain one."""
 
 
 def family_lines(width: int, latent: int, rounds: int) -> list[Line]:
@@ -258,10 +271,14 @@ def family_lines(width: int, latent: int, rounds: int) -> list[Line]:
         given = support.inputs(kind, rows=ROWS, size=(latent, latent))
         plain = partial(unet, **given)
         weight = sum(parameter.nbytes for parameter in unet.parameters())
-        unit_info = PassInfo(PassGeometry.of_latent(Size(latent, latent)), base)
+        geometry = PassGeometry.of_latent(Size(latent, latent))
+        unit_info = PassInfo(geometry, base, alphas=FakeHost.alphas)
         for share in (one for one in SHARES if one.kind == kind):
             family = next(one for one in discover() if one.name == share.family)
-            session = ControlSession(FakeHost(), [sessions.prepared(family.tiny(base))])
+            name = share.preprocessor
+            network = family.make(base, name) if name else family.tiny(base)
+            units = [sessions.prepared(network, seed) for seed in range(share.units)]
+            session = ControlSession(FakeHost(), units)
             session.begin_pass(unit_info)
             lines.append(family_line(share, session, plain, rounds, weight))
     return lines
@@ -300,7 +317,7 @@ def family_line(
     seconds = {key: statistics.median(values) for key, values in times.items()}
     extra = seconds[True] / seconds[False] - 1
     return Line(
-        f"{share.family} ({share.kind}): extra CPU time, operations and weights / the U-Net's",
+        f"{share} ({share.kind}): extra CPU time, operations and weights / the U-Net's",
         f"{extra:.1%}, {more:.2%}, {network.nbytes / weight:.1%}",
         f"at most {share.time:.0%}, {share.work:.0%}",
         extra <= share.time and more <= share.work,

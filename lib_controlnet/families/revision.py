@@ -187,7 +187,7 @@ class RevisionFamily(ControlFamily):
         if not _fits(base):
             msg = (
                 f"{preprocessor} needs an SDXL checkpoint, whose pooled text it replaces; the "
-                f"loaded checkpoint {base.name} is {base.shape}: load one, or choose ip-adapter"
+                f"loaded checkpoint {base.name} is {base.shape}: load one, or use an IP-Adapter"
             )
             raise WrongBaseModelError(msg)
         return RevisionNetwork(base, preprocessor)
