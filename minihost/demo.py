@@ -270,7 +270,7 @@ def measure(studio: Studio, count: int) -> str:
             found.setdefault(kind, []).append(edge_f1(picture, edge_map))
         free = studio.generate(f"measure {number} free", **ask)[0]
         found.setdefault("no control", []).append(edge_f1(free, edge_map))
-    figures = ", ".join(f"{statistics.mean(one):.2f} {kind}" for kind, one in found.items())
+    figures = "; ".join(f"{statistics.mean(one):.2f} {kind}" for kind, one in found.items())
     return f"Edge F1 within 2 px over {count} unseen scenes: {figures}"
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import adherence
+import demo
 import numpy as np
 import photographs
 import pytest
 from contact_sheet import Row, Tile, sheet
+
+from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.signatures import classify
 
 
 def line(column: int) -> np.ndarray:
@@ -57,3 +61,32 @@ def test_sheet_shows_every_picture(photograph: np.ndarray) -> None:
     tiles = (Tile(photograph, "a", "words " * 12), Tile(red, "b"))
     page = np.asarray(sheet("title", "subtitle", [Row("row", tiles), Row("row", tiles[1:])], 128))
     assert (page == (255, 0, 0)).all(axis=2).sum() == 2 * 128 * 128
+
+
+class StudioOfScenes:
+    """Stands for the embedded host: every model draws the scene itself."""
+
+    def __init__(self) -> None:
+        self.models = dict.fromkeys(demo.WAYS, "")
+        self.asked: list[str] = []
+
+    def unit(self, stem: str, picture: np.ndarray, module: str) -> dict:
+        return {"stem": stem, "picture": picture, "module": module}
+
+    def generate(self, _label: str, units: list[dict], **_payload: object) -> list[np.ndarray]:
+        (unit,) = units
+        assert unit["module"] == "canny"
+        self.asked.append(unit["stem"])
+        return [unit["picture"], adherence.edges(unit["picture"]).astype(np.uint8) * 255]
+
+
+def test_demo_follows_the_same_edges_with_a_file_of_each_kind() -> None:
+    studio = StudioOfScenes()
+    row = demo.ways_row(studio, demo.FIRST_UNSEEN)
+    assert studio.asked == list(demo.WAYS)
+    assert [tile.title for tile in row.tiles] == list(demo.WAYS.values())
+    assert all(tile.note.startswith("edge F1 1.00, file of ") for tile in row.tiles)
+    found = [classify(open_checkpoint(demo.ASSETS / f"{stem}.safetensors")) for stem in demo.WAYS]
+    assert [kind.key for kind in found] == [
+        *("controlnet", "control_lora", "t2i", "t2i_light", "union")
+    ]
