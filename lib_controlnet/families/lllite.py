@@ -237,7 +237,9 @@ class LLLiteFamily(ControlFamily):
         with torch.device("meta"):
             module = LLLite(params)
         fill(ckpt, module, dtype, device)
-        return LLLiteNetwork(ckpt.name, module, paths)
+        network = LLLiteNetwork(ckpt.name, module, paths)
+        network.base = base.shape.kind  # its layers are there, whatever base it is
+        return network
 
 
 def layer_paths(base: BaseUNet) -> dict[str, tuple[str, int]]:

@@ -79,6 +79,7 @@ def test_a_new_control_is_silent_and_steers_as_the_engine_does(
     module = tiny_unet(base_kind)
     host_base = BaseUNet(module, describe_unet(module), base_kind, base_kind)
     loaded = load_network(control, host_base, torch.float32, "cpu")
+    assert getattr(loaded.base, "kind", loaded.base) == host_base.shape.kind
     unit = prepared(loaded, 3, union_control_type=ControlNetUnionControlType.HARD_EDGE)
     session = ControlSession(FakeHost(), [unit])
     session.begin_pass(info(host_base))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from lib_controlnet.nets.lllite import STRIDES, LLLite, LLLiteParams, read_lllite_params
@@ -93,7 +94,7 @@ class LLLiteKind(Kind):
 
 def _make_hook(module: LLLiteModule, hint: Tensor) -> Callable[..., Any]:
     """A hook in front of a linear layer."""
-    embedding = module.embed(hint)
+    embedding = rearrange(module.embed(hint), "b c h w -> b (h w) c")
 
     def hook(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         tokens = inputs[0]
