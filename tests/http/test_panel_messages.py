@@ -81,14 +81,17 @@ def offered(page: Any, dropdown: str = "model_dropdown") -> list[str]:
 
 def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
     page = panel
-    choose_type(page, "Revision")
-    says(page, NOTES, "The first run of revision_clipvision downloads")
+    choose_canny(page)  # the page has settled then
+    page.wait_for_timeout(SETTLED)
     choose_type(page, "Depth")
+    says(page, NOTES, "The first run of depth_")
     choose_preprocessor(page, "depth_leres")  # its sliders are others
     says(page, NOTES, "The first run of depth_leres downloads")
     set_number(page, f"{UNIT}_controlnet_control_weight_slider", 0.5)
     page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
     says(page, NOTES, "The first run of depth_leres downloads")
+    choose_type(page, "Revision")
+    says(page, NOTES, "The first run of revision_clipvision downloads")
     choose_canny(page)
     is_silent(page, NOTES)
 
