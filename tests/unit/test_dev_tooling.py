@@ -185,14 +185,15 @@ NETWORKS = ("tests/networks", "-n", "2", "--dist", "loadfile")
 TOOLS = ("tests/tools", "-n", "2", "--dist", "loadfile")
 TRAIN = ("tests/train", "-n", "2", "--dist", "loadfile")
 HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
-REST = [("tests/http",), ("tests/matrix",)]
+HTTP = ("tests/http", "-n", "2", "--dist", "loadfile")
+MATRIX = ("tests/matrix",)
 ON_SDXL = (*("--webui-url=http://x", "--sdxl-checkpoint=a", "--sdxl-control=b", "-k", "sdxl"),)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, NETWORKS, TOOLS, TRAIN, HOST, *REST]),
+        ([], [UNIT, NETWORKS, TOOLS, TRAIN, HOST, HTTP, MATRIX]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lib_controlnet.enums import Choice
+from lib_controlnet.enums import Choice, ControlNetUnionControlType
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
 from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit
@@ -99,7 +99,9 @@ def test_choice_is_taken_by_value_name_index_and_in_any_case(field: str) -> None
     kind = type(FIELDS[field].default)
     for index, member in enumerate(kind):
         spellings = (member.value, member.name, str(member.value).upper(), member.name.lower())
-        indexes = (index, float(index), str(index), f"{index}.0")
+        indexes: tuple[Any, ...] = (index, float(index), str(index), f"{index}.0")
+        if member is ControlNetUnionControlType.UNKNOWN:  # no type, so it has no number
+            indexes = ()
         for sent in (*spellings, f"{kind.__name__}.{member.name}", *indexes):
             assert getattr(parse_unit({field: sent}), field) is member, sent
 

@@ -111,7 +111,7 @@ def test_unavailable_preprocessor_says_why() -> None:
         ("MLSD", "mlsd"),
         ("Lineart", "lineart_standard"),  # made for it, unlike the more prominent invert
         ("Depth", "depth"),
-        ("T2I-Adapter", "pidinet_sketch"),  # the first of those that can run
+        ("T2I-Adapter", "clip_vision"),
         ("IP-Adapter", "ip-adapter-auto"),
         ("Reference", "reference_only"),
     ],
