@@ -25,6 +25,9 @@ window.controlnetPanel = (() => {
   /** Longest side of the picture that a region is drawn on, pixels; it travels with Generate. */
   const BACKDROP_SIDE = 768;
 
+  /** Values that the models on offer depend on: control type, preprocessor, model. */
+  const CHOICES = 3;
+
   const kept = { __type__: "update" };
   const see = (visible) => ({ __type__: "update", visible });
   const hidden = see(false);
@@ -359,10 +362,25 @@ window.controlnetPanel = (() => {
     return [kind === "normal" ? "" : text, see(both.includes(kind))];
   };
 
+  /** The choices of a unit -> the same; noted, because they may have changed when the answer comes. */
+  const noteChoices = (name) => (...values) => {
+    const chosen = values.slice(0, CHOICES);
+    notesOn(name).askedFor = JSON.stringify(chosen);
+    return chosen;
+  };
+
+  /** An answer to choices that are no longer made is asked for again: it stands in the newer one's place. */
+  const askAgain = (name) => (...values) => {
+    if (notesOn(name).askedFor !== JSON.stringify(values.slice(0, CHOICES))) {
+      find(`#${name}_input_image`).closest(".cnet-unit").querySelector(".cnet-offer-models").click();
+    }
+    return [];
+  };
+
   return {
     ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
     ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, noteDrawing, newCanvas, sendDimensions },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
-    chooseWeightType,
+    ...{ chooseWeightType, noteChoices, askAgain },
   };
 })();

@@ -114,9 +114,11 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
         (widgets.refresh, choices.on_refresh),
         (widgets.offer, choices.on_offer),
     ):
-        button.click(
+        answered = button.click(
             fn=partial(answer, runtime=runtime),
+            _js=page_function("noteChoices", widgets.name),
             inputs=chosen,
             outputs=[widgets.model, *lines, *union],
             **quiet,
         )
+        in_page(answered.then, page_function("askAgain", widgets.name), chosen, [])

@@ -81,19 +81,37 @@ def offered(page: Any, dropdown: str = "model_dropdown") -> list[str]:
 
 def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
     page = panel
-    choose_canny(page)  # the page has settled then
-    page.wait_for_timeout(SETTLED)
+    choose_type(page, "Revision")
+    says(page, NOTES, "The first run of revision_clipvision downloads")
     choose_type(page, "Depth")
-    says(page, NOTES, "The first run of depth_")
     choose_preprocessor(page, "depth_leres")  # its sliders are others
     says(page, NOTES, "The first run of depth_leres downloads")
     set_number(page, f"{UNIT}_controlnet_control_weight_slider", 0.5)
     page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
     says(page, NOTES, "The first run of depth_leres downloads")
-    choose_type(page, "Revision")
-    says(page, NOTES, "The first run of revision_clipvision downloads")
     choose_canny(page)
     is_silent(page, NOTES)
+
+
+def test_an_answer_that_comes_late_does_not_stand_in_place_of_a_newer_one(panel: Any) -> None:
+    page, held = panel, []
+
+    def hold(route: Any) -> None:
+        is_first = not held and json.loads(route.request.post_data)["data"][1:] == ["none", "None"]
+        held.append(route) if is_first else route.continue_()
+
+    page.wait_for_timeout(SETTLED)
+    page.route("**/run/predict", hold)
+    page.hover(f"{UNIT}_controlnet_model_dropdown")
+    while not held:
+        page.wait_for_timeout(50)
+    choose_type(page, "Depth")
+    says(page, NOTES, "The first run of depth_")
+    offers = offered(page)
+    held[0].continue_()
+    page.wait_for_timeout(SETTLED)
+    says(page, NOTES, "The first run of depth_")
+    assert offered(page) == offers
 
     page.fill(
         "#txt2img_prompt textarea",
