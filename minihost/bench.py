@@ -39,7 +39,7 @@ from lib_controlnet.engine.pass_info import PassInfo  # noqa: E402
 from lib_controlnet.engine.prepared import PreparedUnit  # noqa: E402
 from lib_controlnet.engine.session import ControlSession  # noqa: E402
 from lib_controlnet.engine.unet import BaseUNet, describe_unet  # noqa: E402
-from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
+from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode  # noqa: E402
 from lib_controlnet.families import discover, load_network  # noqa: E402
 from lib_controlnet.host.a1111.rows import build_layout  # noqa: E402
 from lib_controlnet.pictures.maps import Size  # noqa: E402
@@ -253,11 +253,25 @@ SHARES = (
     Share("Reference", "SD1", 0.5, 0.6, "reference_adain"),
     Share("Reference", "SD1", 1.0, 1.1, "reference_adain", 2),
     Share("Reference", "SDXL", 2.5, 3.0, "reference_only"),
+    Share("IP-Adapter", "SD1", 0.01, 0.1),
+    Share("IP-Adapter", "SDXL", 0.01, 0.1),
+    Share("IP-Adapter-FaceID", "SD1", 0.1, 0.3),
+    Share("PuLID", "SDXL", 0.05, 0.3),
+    Share("Revision", "SDXL", 0.0, 0.03, "revision_clipvision"),
+    Share("ControlNet Union", "SDXL", 0.5, 0.6),
+    Share("ControlNet Union", "SDXL", 0.5, 0.6, units=2),
+    Share("SparseCtrl", "SD1", 0.6, 0.8),
+    Share("Fooocus inpaint", "SDXL", 1.0, 1.5),
 )
 """A T2I-Adapter is evaluated once for a picture, so a step costs additions. LLLite: 0.8 % of SDXL's
 operations at 32 and 64 channels, counted; here its layers are as narrow as the U-Net. Reference
 units look at their pictures in one more call, as far as the last layer that is read; with style
-fidelity their attention over twice the tokens stands beside the plain one."""
+fidelity their attention over twice the tokens stands beside the plain one. Image prompts have their
+keys and values made once in a pass. Two units of one Union are one evaluation. Fooocus' patch acts
+beside the layers that it changes, here a third of them."""
+
+TYPES = (ControlNetUnionControlType.DEPTH, ControlNetUnionControlType.HARD_EDGE)
+"""What the pictures of a Union's units show."""
 
 
 def family_lines(width: int, latent: int, rounds: int) -> list[Line]:
@@ -277,7 +291,10 @@ def family_lines(width: int, latent: int, rounds: int) -> list[Line]:
             family = next(one for one in discover() if one.name == share.family)
             name = share.preprocessor
             network = family.make(base, name) if name else family.tiny(base)
-            units = [sessions.prepared(network, seed) for seed in range(share.units)]
+            units = [
+                sessions.prepared(network, seed, union_control_type=TYPES[seed])
+                for seed in range(share.units)
+            ]
             session = ControlSession(FakeHost(), units)
             session.begin_pass(unit_info)
             lines.append(family_line(share, session, plain, rounds, weight))
