@@ -72,7 +72,6 @@ STEM_NAMES: Final = {
     "add_embedding.linear_2": "label_emb.0.2",
     "controlnet_mid_block": "middle_block_out.0",
     "controlnet_cond_embedding.conv_in": "input_hint_block.0",
-    "controlnet_cond_embedding": "input_hint_block.0",
 }
 
 MOTION: Final = re.compile(
@@ -207,6 +206,16 @@ def is_diffusers(names: Iterable[str]) -> bool:
     return not set(DIFFUSERS_MARKS).isdisjoint(names)
 
 
+def _hint_layer(module: str, end: int) -> int | None:
+    """Number of a hint convolution, by diffusers' name; None for another module."""
+    if module == "controlnet_cond_embedding":  # a single one (SparseCtrl)
+        return 0
+    if module == "controlnet_cond_embedding.conv_out":
+        return end
+    found = re.fullmatch(r"controlnet_cond_embedding\.blocks\.(\d+)", module)
+    return None if found is None else 2 * int(found[1]) + 2
+
+
 def diffusers_renamer(names: Iterable[str]) -> Callable[[str], str]:
     """A function from diffusers' names to LDM names; unknown names stay as they are.
 
@@ -221,10 +230,8 @@ def diffusers_renamer(names: Iterable[str]) -> Callable[[str], str]:
         module, _, leaf = name.rpartition(".")
         if module in STEM_NAMES:
             return f"{STEM_NAMES[module]}.{leaf}"
-        if module == "controlnet_cond_embedding.conv_out":
-            return f"input_hint_block.{hint_end}.{leaf}"
-        if found := re.fullmatch(r"controlnet_cond_embedding\.blocks\.(\d+)", module):
-            return f"input_hint_block.{2 * int(found[1]) + 2}.{leaf}"
+        if (number := _hint_layer(module, hint_end)) is not None:
+            return f"input_hint_block.{number}.{leaf}"
         if found := re.fullmatch(r"controlnet_down_blocks\.(\d+)", module):
             return f"zero_convs.{found[1]}.0.{leaf}"
         if found := re.fullmatch(r"mid_block\.((?:resnets|attentions)\.\d+)\.(.+)", name):
