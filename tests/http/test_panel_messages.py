@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import support
 from panel_page import (
@@ -136,12 +134,7 @@ def foreign_control(path: Path) -> None:
         "zero_convs.0.0.weight": (4, 4, 1, 1),
         "input_hint_block.0.weight": (4, 3, 3, 3),
     }
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + int(np.prod(shape)) * 2
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": (begin, end)}
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    support.save_sparse(path, shapes)
 
 
 @pytest.fixture

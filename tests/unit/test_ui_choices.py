@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import pytest
 import torch
 from panels import CANNY, FakeRuntime, build, by_id
 from safetensors.torch import save_file
-from support import golden
+from support import golden, save_sparse
 
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import ControlNetUnionControlType as UnionType
@@ -247,22 +244,10 @@ def union_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Headers of Unions with 6 and 9 types, without the data that nobody reads here."""
     folder = tmp_path_factory.mktemp("unions")
     for types in (6, 9):
-        write_header(folder / f"union_{types}.safetensors", golden(f"sdxl_union_{types}"))
+        save_sparse(folder / f"union_{types}.safetensors", golden(f"sdxl_union_{types}"))
     for name in ("plain_canny", "noobaiInpainting_v10.fp16"):
-        write_header(folder / f"{name}.safetensors", golden("sdxl_full_diffusers"))
+        save_sparse(folder / f"{name}.safetensors", golden("sdxl_full_diffusers"))
     return folder
-
-
-def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file of these shapes, its data a hole on the disk."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        stream.truncate(8 + len(text) + end)
 
 
 def test_a_union_offers_its_types_and_other_models_put_them_away(union_files: Path) -> None:
