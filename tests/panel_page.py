@@ -154,13 +154,35 @@ def shown_picture(page: Any, selector: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+def click_generate(page: Any, tab: str, button: str) -> None:
+    """Press a button, and have the page note that the generation has begun, however short it is."""
+    page.evaluate(
+        """(tab) => {
+          const button = document.getElementById(tab + "_interrupt");
+          delete button.dataset.seen;
+          new MutationObserver((_changes, observer) => {
+            if (!button.offsetParent) return;
+            button.dataset.seen = "yes";
+            observer.disconnect();
+          }).observe(button, { attributes: true, attributeFilter: ["style", "class"] });
+        }""",
+        tab,
+    )
+    page.click(f"#{button}")
+
+
+def wait_for_start(page: Any, tab: str) -> None:
+    """Wait until the generation that has just been asked for has begun."""
+    page.wait_for_selector(f"#{tab}_interrupt[data-seen]", state="attached")
+
+
 def generate(page: Any, tab: str = "txt2img") -> None:
-    page.click(f"#{tab}_generate")
+    click_generate(page, tab, f"{tab}_generate")
 
 
 def finish(page: Any, tab: str = "txt2img") -> None:
     """Wait until the generation that has just been asked for is shown."""
-    page.wait_for_selector(f"#{tab}_interrupt", state="visible")
+    wait_for_start(page, tab)
     page.wait_for_selector(f"#{tab}_generate", state="visible", timeout=PATIENCE)
     # While the answer is on its way gradio writes "processing" into its outputs.
     page.wait_for_function(

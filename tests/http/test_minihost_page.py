@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from panel_page import click_generate, wait_for_start
 from PIL import Image
 
 pytestmark = pytest.mark.browser
@@ -85,8 +86,8 @@ def set_number(page: Any, elem_id: str, value: float) -> None:
 
 def generate(page: Any, tab: str, button: str | None = None) -> str:
     """Press Generate and return the text under the gallery once the task ended."""
-    page.click(f"#{button or f'{tab}_generate'}")
-    page.wait_for_selector(f"#{tab}_interrupt", state="visible")
+    click_generate(page, tab, button or f"{tab}_generate")
+    wait_for_start(page, tab)
     page.wait_for_selector(f"#{tab}_generate", state="visible", timeout=180_000)
     # While the answer is on its way gradio writes "processing" into its outputs.
     page.wait_for_function(

@@ -147,11 +147,12 @@ def test_mask_file_and_drawing_make_one_mask(panel: Any, picture: Path, tmp_path
     top = np.zeros((64, 64), np.uint8)
     top[:16] = 255
     Image.fromarray(top).save(tmp_path / "mask.png")
+    before = page.get_attribute(f"{CANVAS} img", "src")
     page.set_input_files(f"{UNIT}_mask_image input[type=file]", str(tmp_path / "mask.png"))
     # The file's white is shown in colour on the picture.
     page.wait_for_function(
         "([selector, old]) => document.querySelector(selector).src !== old",
-        arg=[f"{CANVAS} img", page.get_attribute(f"{CANVAS} img", "src")],
+        arg=[f"{CANVAS} img", before],
     )
     tinted = shown_picture(page, f"{CANVAS} img").astype(int)
     assert np.abs(tinted - plain)[:28].mean() > 40
