@@ -242,7 +242,9 @@ def run_suite(
     # is given runs one request at a time.
     is_given = any(option.startswith("--webui-url") for option in options)
     parallel = suite != "matrix" and not is_given
-    workers = ["-n", "2", "--dist", "loadfile"] if parallel else []
+    # In the order of their names: else files of few tests come last, and those take longest.
+    order = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    workers = order if parallel else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
         command = ("-m", "pytest", f"tests/{suite}", *workers, *options)
         status = run(python, *command, output=file if is_kept else None)

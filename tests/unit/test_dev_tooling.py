@@ -180,12 +180,13 @@ def test_dev_lint_checks_style_layout_and_types(
         assert runs.commands[-1][2:] == (f"--python-executable={dev.HOST.python}",)
 
 
-UNIT = ("tests/unit", "-n", "2", "--dist", "loadfile")
-NETWORKS = ("tests/networks", "-n", "2", "--dist", "loadfile")
-TOOLS = ("tests/tools", "-n", "2", "--dist", "loadfile")
-TRAIN = ("tests/train", "-n", "2", "--dist", "loadfile")
-HOST = ("tests/host", "-n", "2", "--dist", "loadfile")
-HTTP = ("tests/http", "-n", "2", "--dist", "loadfile")
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+UNIT = ("tests/unit", *WORKERS)
+NETWORKS = ("tests/networks", *WORKERS)
+TOOLS = ("tests/tools", *WORKERS)
+TRAIN = ("tests/train", *WORKERS)
+HOST = ("tests/host", *WORKERS)
+HTTP = ("tests/http", *WORKERS)
 MATRIX = ("tests/matrix",)
 ON_SDXL = (*("--webui-url=http://x", "--sdxl-checkpoint=a", "--sdxl-control=b", "-k", "sdxl"),)
 
