@@ -82,6 +82,7 @@ def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
     choose_type(page, "Revision")
     says(page, NOTES, "The first run of revision_clipvision downloads")
     choose_type(page, "Depth")
+    says(page, NOTES, "The first run of depth_")  # its preprocessors are on offer then
     choose_preprocessor(page, "depth_leres")  # its sliders are others
     says(page, NOTES, "The first run of depth_leres downloads")
     set_number(page, f"{UNIT}_controlnet_control_weight_slider", 0.5)
