@@ -313,6 +313,7 @@ def test_preview_goes_with_its_settings_and_leaves_no_frame(panel: Any, tmp_path
 
     # What cannot run leaves a sentence and no frame.
     choose_type(page, "All")
+    wait_for_value(page, "model_dropdown", "None")  # its preprocessors are on offer then
     choose_preprocessor(page, "depth_hand_refiner")
     page.click(RUN)
     says(page, STATUS, "depth_hand_refiner cannot run")
