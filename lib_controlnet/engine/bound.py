@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,7 +78,9 @@ def bind_unit(
     if idle:
         log.info("%s has no effect in this pass: %s", unit.name, idle)
         return idle
-    if region is not None and not region.is_full and not network.has_regions:
+    if region is not None and region.is_full:
+        region = None
+    if region is not None and not network.has_regions:
         msg = (
             f"{unit.name}: {network.family} acts on the whole picture, so a region has no effect "
             "on it; set the unit's region to the whole picture"
@@ -88,24 +90,10 @@ def bind_unit(
     is_map = network.wants.kind is GuideKind.MAP
     if is_map and (said := mask_remark(unit.module, network.name, network.wants.masked)):
         say(f"ControlNet {unit.name}: {said}")
-    is_unsaid = unit.union_control_type is ControlNetUnionControlType.UNKNOWN
-    asks_cond = network.has_modes and unit.control_mode is ControlMode.CONTROL
-    terms = Terms(
-        name=unit.name,
-        strengths=strengths,
-        window=Window(unit.guidance_start, unit.guidance_end),
-        cond_only=network.cond_only or asks_cond,
-        mode=unit.control_mode,
-        region=None if region is None or region.is_full else region,
-        images=images,
-        values=prepared.values,
-        keyframes=prepared.keyframes,
-        control_type=prepared.control_type if is_unsaid else unit.union_control_type,
-        apart=unit.union_apart,
+    terms = replace(
+        _terms_of(prepared, network), strengths=strengths, region=region, images=images,
         guide_key=key,
-        partner=prepared.partner,
-        likeness=unit.pulid_mode,
-    )
+    )  # fmt: skip
     bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))
     for effect in effects.discover():
         bound.effects += effect.bind_all(bound.part, host)
@@ -117,6 +105,26 @@ def bind_unit(
         ", hires" if info.is_hires else "",
     )
     return bound
+
+
+def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:
+    """What the unit itself says of how and when it acts; where and how strongly is the pass's."""
+    unit = prepared.unit
+    is_unsaid = unit.union_control_type is ControlNetUnionControlType.UNKNOWN
+    asks_cond = network.has_modes and unit.control_mode is ControlMode.CONTROL
+    return Terms(
+        name=unit.name,
+        strengths=(),
+        window=Window(unit.guidance_start, unit.guidance_end),
+        cond_only=network.cond_only or asks_cond,
+        mode=unit.control_mode,
+        values=prepared.values,
+        keyframes=prepared.keyframes,
+        control_type=prepared.control_type if is_unsaid else unit.union_control_type,
+        apart=unit.union_apart,
+        partner=prepared.partner,
+        likeness=unit.pulid_mode,
+    )
 
 
 def _acts_in(option: HiResOption, info: PassInfo) -> bool:

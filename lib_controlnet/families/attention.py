@@ -21,7 +21,7 @@ from lib_controlnet.errors import HostError
 from lib_controlnet.families.controlnet import own_precision
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lib_controlnet.engine.injection import Rows
     from lib_controlnet.engine.network import Terms
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.places import Call, Memory, Places
     from lib_controlnet.engine.step import StepContext
     from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.enums import ControlMode
 
 QUERY: Final = "to_q"
 LAST: Final = "to_out.0"
@@ -85,6 +86,30 @@ def _transformer(path: str) -> str:
 def count_transformers(base: BaseUNet) -> int:
     """Spatial transformers of a U-Net: 16 in SD1, 11 in SDXL."""
     return len(base.shape.heads)
+
+
+class PromptNetwork(ControlNetwork):
+    """Weights of what a picture or a face says beside the text; the control mode means nothing.
+
+    Args:
+        name: file stem.
+        module: its weights.
+        base: the U-Net that it is loaded for.
+    """
+
+    has_modes = False
+    has_curves = True
+
+    def __init__(self, name: str, module: nn.Module, base: BaseUNet) -> None:
+        self.name = name
+        self.module = module
+        self.base = base.shape.kind
+        self.layers = count_transformers(base)
+
+    def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
+        """The same strength everywhere, see `ControlNetwork.curve`."""
+        del mode
+        return (strength,) * self.layers
 
 
 class AttentionControl(ActiveControl):

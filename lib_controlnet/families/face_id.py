@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
+from lib_controlnet.engine.network import Guide, GuideKind
 from lib_controlnet.errors import WrongBaseModelError
 from lib_controlnet.families.attention import (
     AttentionControl,
-    count_transformers,
+    PromptNetwork,
     cross_attentions,
 )
 from lib_controlnet.families.base import ControlFamily, randomize
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Places
     from lib_controlnet.engine.unet import BaseUNet
-    from lib_controlnet.enums import BaseModel, ControlMode
     from lib_controlnet.families.attention import CrossAttention
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -59,7 +58,7 @@ PATHS: Final = {"to_out": "to_out.0"}
 """Layers of an attention whose path is not their name in files."""
 
 
-class FaceIdNetwork(ControlNetwork):
+class FaceIdNetwork(PromptNetwork):
     """A loaded FaceID; the control mode means nothing to it.
 
     Args:
@@ -71,8 +70,6 @@ class FaceIdNetwork(ControlNetwork):
     """
 
     family = "IP-Adapter-FaceID"
-    has_modes = False
-    has_curves = True
     module: FaceAdapter
 
     def __init__(
@@ -84,10 +81,7 @@ class FaceIdNetwork(ControlNetwork):
         keeps: bool = False,
         is_raw: bool = False,
     ) -> None:
-        self.name = name
-        self.module = module
-        self.base: BaseModel = base.shape.kind
-        self.layers = count_transformers(base)
+        super().__init__(name, module, base)
         self.keeps = keeps
         self.params = module.image_proj.params
         self.reads = embedding.RAW_FACE if is_raw else embedding.FACE
@@ -97,11 +91,6 @@ class FaceIdNetwork(ControlNetwork):
             tensors += [(embedding.HIDDEN, width), (embedding.UNCOND_HIDDEN, width)]
         preprocessor = PLAIN if self.params.resampler is None else PLUS
         self.wants = Guide(GuideKind.EMBEDDING, tensors=tuple(tensors), preprocessor=preprocessor)
-
-    def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
-        """The same strength everywhere, see `ControlNetwork.curve`."""
-        del mode
-        return (strength,) * self.layers
 
     def bind(self, terms: Terms, guide: Embeddings, info: PassInfo) -> ActiveControl:
         """Bind a unit to one pass, see `ControlNetwork.bind`."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
+from lib_controlnet.engine.network import Guide, GuideKind
 from lib_controlnet.errors import BrokenCheckpointError, WrongBaseModelError
 from lib_controlnet.families.attention import (
     AttentionControl,
-    count_transformers,
+    PromptNetwork,
     cross_attentions,
 )
 from lib_controlnet.families.base import ControlFamily, randomize
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import ActiveControl, Embeddings, Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.unet import BaseUNet
-    from lib_controlnet.enums import BaseModel, ControlMode
     from lib_controlnet.families.attention import CrossAttention
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -58,7 +57,7 @@ ENCODERS: Final = {
 """The preprocessor for an embedding's width; pooled embeddings are projected, hidden ones not."""
 
 
-class IPAdapterNetwork(ControlNetwork):
+class IPAdapterNetwork(PromptNetwork):
     """A loaded IP-Adapter; the control mode means nothing to it.
 
     Args:
@@ -69,15 +68,10 @@ class IPAdapterNetwork(ControlNetwork):
     """
 
     family = "IP-Adapter"
-    has_modes = False
-    has_curves = True
     module: IPAdapter
 
     def __init__(self, name: str, module: IPAdapter, params: AdapterParams, base: BaseUNet) -> None:
-        self.name = name
-        self.module = module
-        self.base: BaseModel = base.shape.kind
-        self.layers = count_transformers(base)
+        super().__init__(name, module, base)
         self.is_pooled = params.projection is Projection.LINEAR
         names = POOLED if self.is_pooled else TOKENS
         self.wants = Guide(
@@ -85,11 +79,6 @@ class IPAdapterNetwork(ControlNetwork):
             tensors=tuple((name, params.read) for name in names),
             preprocessor=ENCODERS.get((params.projection, params.read), ""),
         )
-
-    def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
-        """The same strength everywhere, see `ControlNetwork.curve`."""
-        del mode
-        return (strength,) * self.layers
 
     def bind(self, terms: Terms, guide: Embeddings, info: PassInfo) -> ActiveControl:
         """Bind a unit to one pass, see `ControlNetwork.bind`."""

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
+from lib_controlnet.engine.network import Guide, GuideKind
 from lib_controlnet.enums import PuLIDMode
 from lib_controlnet.families.attention import (
     AttentionControl,
-    count_transformers,
+    PromptNetwork,
     cross_attentions,
 )
 from lib_controlnet.families.base import ControlFamily, randomize
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import ActiveControl, Embeddings, Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.unet import BaseUNet
-    from lib_controlnet.enums import BaseModel, ControlMode
     from lib_controlnet.families.attention import CrossAttention
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -65,7 +64,7 @@ EMPTY: Final = {PuLIDMode.FIDELITY: 8, PuLIDMode.STYLE: 16}
 """Tokens of nothing beside those of the face, which take their share of the attention."""
 
 
-class PuLidNetwork(ControlNetwork):
+class PuLidNetwork(PromptNetwork):
     """A loaded PuLID; the control mode means nothing to it.
 
     Args:
@@ -76,25 +75,15 @@ class PuLidNetwork(ControlNetwork):
     """
 
     family = "PuLID"
-    has_modes = False
-    has_curves = True
     module: IPAdapter
 
     def __init__(self, name: str, module: IPAdapter, params: IdParams, base: BaseUNet) -> None:
-        self.name = name
-        self.module = module
+        super().__init__(name, module, base)
         self.params = params
-        self.base: BaseModel = base.shape.kind
-        self.layers = count_transformers(base)
         widths = [(embedding.ANTELOPE, FACE_NUMBERS)]
         widths += [(embedding.ID_PICTURE, params.embedding - FACE_NUMBERS)]
         widths += [(name, params.level) for name in embedding.ID_LEVELS]
         self.wants = Guide(GuideKind.EMBEDDING, tensors=tuple(widths), preprocessor=PREPROCESSOR)
-
-    def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
-        """The same strength everywhere, see `ControlNetwork.curve`."""
-        del mode
-        return (strength,) * self.layers
 
     def bind(self, terms: Terms, guide: Embeddings, info: PassInfo) -> ActiveControl:
         """Bind a unit to one pass, see `ControlNetwork.bind`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,21 +140,27 @@ def foreign_control(path: Path) -> None:
     support.save_sparse(path, shapes)
 
 
-@pytest.fixture
-def foreign(webui: Any) -> Iterator[str]:
-    """A control model for SDXL in the models folder, while SD1.5 is loaded."""
+@contextmanager
+def file_of_ours(webui: Any, stem: str, write: Callable[[Path], object]) -> Iterator[str]:
+    """A control model in the folder of our own server's models; gives its stem."""
     if not webui.is_ours:
         pytest.skip("the models folder of a foreign server is not ours to fill")
-    folder = webui.log_file.parent / "models" / "ControlNet"
-    path = folder / "a_v11_canny_xl.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    foreign_control(path)
+    path = webui.log_file.parent / "models" / "ControlNet" / f"{stem}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path)
     webui.get("/controlnet/model_list")
     try:
-        yield path.stem
+        yield stem
     finally:
         path.unlink()
         webui.get("/controlnet/model_list")
+
+
+@pytest.fixture
+def foreign(webui: Any) -> Iterator[str]:
+    """A control model for SDXL in the models folder, while SD1.5 is loaded."""
+    with file_of_ours(webui, "a_v11_canny_xl", foreign_control) as stem:
+        yield stem
 
 
 def test_models_that_fit_are_offered_and_refreshing_keeps_the_type(
@@ -185,19 +193,11 @@ def test_models_that_fit_are_offered_and_refreshing_keeps_the_type(
 @pytest.fixture
 def union(webui: Any) -> Iterator[str]:
     """A Union for the demo checkpoint in the models folder."""
-    if not webui.is_ours:
-        pytest.skip("the models folder of a foreign server is not ours to fill")
-    path = webui.log_file.parent / "models" / "ControlNet" / "z_union.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
     unet = support.tiny_unet("demo")
     network = UnionFamily().tiny(BaseUNet(unet, describe_unet(unet), "demo", "demo"))
-    support.save_controlnet(path, network)
-    webui.get("/controlnet/model_list")
-    try:
-        yield path.stem
-    finally:
-        path.unlink()
-        webui.get("/controlnet/model_list")
+    write = partial(support.save_controlnet, network=network)
+    with file_of_ours(webui, "z_union", write) as stem:
+        yield stem
 
 
 def test_a_union_shows_its_types_and_other_models_do_not(
