@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -17,6 +17,7 @@ from lib_controlnet.engine.unit_pass import UnitPass
 from lib_controlnet.engine.window import Window, is_for_sd1, own_strengths
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, HiResOption
 from lib_controlnet.errors import UnitError
+from lib_controlnet.units.unit import FIELDS
 from lib_controlnet.units.weight_types import LayerCurve
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
+
+OF_ONE_FAMILY: Final = ("union_apart", "pulid_mode")
+"""Fields that mean something to one family. The type for a Union is not among them: clients send
+it with every unit."""
 
 
 @dataclass(eq=False)
@@ -69,7 +74,7 @@ def bind_unit(
     if not _acts_in(unit.hr_option, info):
         return f"it acts in another pass (hr_option is {unit.hr_option.value!r})"
     network = prepared.model.network(info.base)
-    for note in network.notes:
+    for note in (*network.notes, *_unheeded(unit, network)):
         say(f"ControlNet {unit.name}: {note}")
     _check_keyframes(prepared, network, info.images)
     strengths = _strengths(prepared, network, info, say)
@@ -105,6 +110,16 @@ def bind_unit(
         ", hires" if info.is_hires else "",
     )
     return bound
+
+
+def _unheeded(unit: ControlUnit, network: ControlNetwork) -> list[str]:
+    """That fields of the unit mean nothing to its network, a sentence for each."""
+    what = f"control model {network.name} ({network.family})"
+    return [
+        f"{name} means nothing to {what} and has no effect"
+        for name in OF_ONE_FAMILY
+        if getattr(unit, name) != FIELDS[name].default and name not in network.heeds
+    ]
 
 
 def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:

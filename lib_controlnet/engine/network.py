@@ -111,6 +111,7 @@ class ControlNetwork(ABC):
         wants: what it is steered by.
         cond_only: it acts on cond rows only, whatever the control mode.
         has_modes: the control mode changes what it does.
+        heeds: fields of a unit that mean something to its family alone, and do to it.
         has_curves: its strengths go by spatial transformers, over which weight types spread.
         has_regions: it can act on a part of the picture; else a region is refused.
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
@@ -129,6 +130,7 @@ class ControlNetwork(ABC):
     wants: Guide = Guide()
     cond_only: bool = False
     has_modes: bool = True
+    heeds: frozenset[str] = frozenset()
     has_curves: bool = False
     has_regions: bool = True
     is_additive: bool = True

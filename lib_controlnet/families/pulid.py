@@ -75,6 +75,7 @@ class PuLidNetwork(PromptNetwork):
     """
 
     family = "PuLID"
+    heeds = frozenset({"pulid_mode"})
     module: IPAdapter
 
     def __init__(self, name: str, module: IPAdapter, params: IdParams, base: BaseUNet) -> None:

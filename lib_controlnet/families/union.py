@@ -48,6 +48,7 @@ class UnionNetwork(ControlNetNetwork):
     """A loaded Union: a ControlNet for each type of hint."""
 
     family = "ControlNet Union"
+    heeds = frozenset({"union_apart"})
     module: ControlNetUnion
     wants = Guide(masked=BLACK)  # as in the published example; other ControlNets read -1
 

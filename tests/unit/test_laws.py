@@ -13,7 +13,12 @@ from sessions import LATENT, FakeHost, embeddings, info, prepared, shown_to
 from lib_controlnet import families
 from lib_controlnet.engine.residency import Between, Residency
 from lib_controlnet.engine.session import ControlSession
-from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, HiResOption
+from lib_controlnet.enums import (
+    ControlMode,
+    ControlNetUnionControlType,
+    HiResOption,
+    PuLIDMode,
+)
 from lib_controlnet.errors import UnitError
 from lib_controlnet.host.a1111.rows import build_layout
 
@@ -282,6 +287,15 @@ def test_it_is_known_that_a_unit_acted(rig):
         rig.call()
     session.end_pass(1)
     assert [session.outcome_of(unit).acted for unit in (acting, idle)] == [True, False]
+
+
+def test_a_field_that_means_nothing_to_the_family_is_said(rig):
+    chosen = {"union_apart": True, "pulid_mode": PuLIDMode.STYLE}
+    said = " ".join(rig.session([rig.unit(**chosen)]).comments)
+    for field in chosen:
+        assert (field in said) is (field not in rig.networks[0].heeds), field
+    said = " ".join(rig.session([rig.unit()]).comments)
+    assert "means nothing" not in said
 
 
 @contextmanager
