@@ -74,7 +74,7 @@ def bind_unit(
     if not _acts_in(unit.hr_option, info):
         return f"it acts in another pass (hr_option is {unit.hr_option.value!r})"
     network = prepared.model.network(info.base)
-    for note in (*network.notes, *_unheeded(unit, network)):
+    for note in (*network.notes, *_find_unheeded(unit, network)):
         say(f"ControlNet {unit.name}: {note}")
     _check_keyframes(prepared, network, info.images)
     strengths = _strengths(prepared, network, info, say)
@@ -112,7 +112,7 @@ def bind_unit(
     return bound
 
 
-def _unheeded(unit: ControlUnit, network: ControlNetwork) -> list[str]:
+def _find_unheeded(unit: ControlUnit, network: ControlNetwork) -> list[str]:
     """That fields of the unit mean nothing to its network, a sentence for each."""
     what = f"control model {network.name} ({network.family})"
     return [
