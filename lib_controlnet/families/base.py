@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 
+from lib_controlnet.enums import BaseModel
 from lib_controlnet.files.signatures import classify
 from lib_controlnet.pictures.placement import MASKED
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
-    from lib_controlnet.enums import BaseModel, ControlNetUnionControlType
+    from lib_controlnet.enums import ControlNetUnionControlType
     from lib_controlnet.files.checkpoint import Checkpoint
 
 
@@ -57,18 +58,19 @@ class ControlFamily(ABC):
         name: what messages and lists call it.
         kinds: keys of the signatures of its files (`files/signatures.py`).
         preprocessors: those that steer in this way without a model's file.
+        bases: those that it has networks for.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = ()
     preprocessors: ClassVar[tuple[str, ...]] = ()
+    bases: ClassVar[tuple[BaseModel, ...]] = (BaseModel.SD1, BaseModel.SD2, BaseModel.SDXL)
 
     @abstractmethod
-    def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetwork | None:
-        """A small random network for a base, strong enough to be seen in the U-Net's output.
+    def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetwork:
+        """A small random network for one of `bases`, strong enough to be seen in the output.
 
-        What is promised of every family is tried on it; None where the family has no network for
-        such a base.
+        What is promised of every family is tried on it.
         """
 
     def matches(self, ckpt: Checkpoint) -> bool:

@@ -175,12 +175,11 @@ class FooocusFamily(ControlFamily):
 
     name = "Fooocus inpaint"
     kinds = tuple(OTHER)
+    bases = (BaseModel.SDXL,)
 
     @torch.no_grad()
-    def tiny(self, base: BaseUNet, seed: int = 0) -> FooocusNetwork | None:
+    def tiny(self, base: BaseUNet, seed: int = 0) -> FooocusNetwork:
         """See `ControlFamily.tiny`; every third layer of the base is changed."""
-        if base.shape.kind is not BaseModel.SDXL:
-            return None
         generator = torch.Generator().manual_seed(seed)
         layers = {}
         holders = [(path, m) for path, m in base.module.named_modules() if hasattr(m, "weight")]

@@ -210,11 +210,10 @@ class LLLiteFamily(ControlFamily):
 
     name = "ControlNet-LLLite"
     kinds = ("lllite",)
+    bases = (BaseModel.SDXL,)
 
-    def tiny(self, base: BaseUNet, seed: int = 0) -> LLLiteNetwork | None:
+    def tiny(self, base: BaseUNet, seed: int = 0) -> LLLiteNetwork:
         """See `ControlFamily.tiny`."""
-        if base.shape.kind is not BaseModel.SDXL:
-            return None
         found = {
             name: (path, LLLiteParams(width, 8, 16, 2 if path.split(".")[1] in "45" else 3))
             for name, (path, width) in layer_paths(base).items()

@@ -176,11 +176,12 @@ class RevisionFamily(ControlFamily):
 
     name = "Revision"
     preprocessors = (WITH_PROMPT, IGNORE_PROMPT)
+    bases = (BaseModel.SDXL,)
 
-    def tiny(self, base: BaseUNet, seed: int = 0) -> RevisionNetwork | None:
+    def tiny(self, base: BaseUNet, seed: int = 0) -> RevisionNetwork:
         """See `ControlFamily.tiny`."""
         del seed
-        return self.make(base, WITH_PROMPT) if _fits(base) else None
+        return self.make(base, WITH_PROMPT)
 
     def make(self, base: BaseUNet, preprocessor: str) -> RevisionNetwork:
         """See `ControlFamily.make`."""

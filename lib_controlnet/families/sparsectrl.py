@@ -222,13 +222,10 @@ class SparseCtrlFamily(ControlNetFamily):
 
     name = "SparseCtrl"
     kinds = ("sparsectrl",)
+    bases = (BaseModel.SD1,)
 
-    def tiny(  # type: ignore[override]  # there is none for the other bases
-        self, base: BaseUNet, seed: int = 0
-    ) -> SparseCtrlNetwork | None:
+    def tiny(self, base: BaseUNet, seed: int = 0) -> SparseCtrlNetwork:
         """See `ControlFamily.tiny`; rgb for odd seeds, else scribble."""
-        if base.shape.kind is not BaseModel.SD1:
-            return None
         made = tiny_params(base)
         widths = (5, made.hint_widths[-1]) if seed % 2 else (4, *made.hint_widths[1:])
         module = SparseControlNet(dataclasses.replace(made, hint_widths=widths), _motion(made))

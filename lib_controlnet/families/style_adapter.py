@@ -178,11 +178,10 @@ class StyleFamily(ControlFamily):
 
     name = "T2I-Adapter (style)"
     kinds = ("t2i_style",)
+    bases = (BaseModel.SD1,)
 
-    def tiny(self, base: BaseUNet, seed: int = 0) -> StyleNetwork | None:
+    def tiny(self, base: BaseUNet, seed: int = 0) -> StyleNetwork:
         """See `ControlFamily.tiny`."""
-        if base.shape.kind is not BaseModel.SD1:
-            return None
         module = randomize(StyleAdapter(StyleParams(16, base.shape.context_dim, 4, 1)), seed)
         return StyleNetwork("tiny", module, base.shape.kind)
 

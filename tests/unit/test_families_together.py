@@ -20,8 +20,8 @@ class Company:
 
     def __init__(self, kind):
         self.base = support.tiny_base(kind)
-        found = ((family.name, family.tiny(self.base)) for family in families.discover())
-        self.networks = {name: network for name, network in found if network is not None}
+        fitting = (one for one in families.discover() if self.base.shape.kind in one.bases)
+        self.networks = {family.name: family.tiny(self.base) for family in fitting}
         size = (LATENT.height, LATENT.width)
         self.arguments = support.inputs(kind, rows=2, size=size)
         self.plain = self.run()

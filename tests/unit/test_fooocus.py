@@ -20,7 +20,7 @@ from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.errors import BrokenCheckpointError, UnitError, WrongBaseModelError
 from lib_controlnet.families import load_network, refusal
-from lib_controlnet.families.fooocus import FooocusFamily, find_distilled, is_placed
+from lib_controlnet.families.fooocus import find_distilled, is_placed
 from lib_controlnet.host.a1111.rows import build_layout
 
 ROWS = build_layout([1], 1, 2)
@@ -208,7 +208,3 @@ def test_a_damaged_patch_is_refused(base, files, tmp_path):
         torch.save(patch | {name: value}, tmp_path / PATCH)
         with pytest.raises(BrokenCheckpointError, match=r"damaged: 1 changes \(diffusion_model"):
             load(tmp_path / HEAD, base)
-
-
-def test_tiny_is_for_sdxl_alone():
-    assert FooocusFamily().tiny(tiny_base("SD1")) is None

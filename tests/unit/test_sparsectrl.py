@@ -204,7 +204,3 @@ def test_keyframes_are_refused_where_every_frame_needs_a_picture():
         session.begin_pass(info(base, images=3))
     session = ControlSession(FakeHost(), [animated(network, (0, 1), maps=2)])
     session.begin_pass(info(base, images=2))
-
-
-def test_it_is_for_sd1_alone():
-    assert SparseCtrlFamily().tiny(tiny_base("SDXL")) is None
