@@ -70,7 +70,10 @@ def bind_unit(
     unit = prepared.unit
     placed = prepared.place(info.geometry)
     if prepared.model is None:
-        return f"{unit.module} steers without a control model, which is not supported yet"
+        return (
+            f"the preprocessor {unit.module} asks for no control model, and nothing here steers by "
+            "it alone; choose one that works with a model"
+        )
     if not _acts_in(unit.hr_option, info):
         return f"it acts in another pass (hr_option is {unit.hr_option.value!r})"
     network = prepared.model.network(info.base)

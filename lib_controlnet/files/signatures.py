@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Test = Callable[["Names"], bool]
 
-NOT_YET: Final = "such models are not supported yet by this extension"
 OTHER_BASE: Final = "use one made for SD1, SD2 or SDXL"
 NOT_RUN: Final = "this extension does not run such models; use a ControlNet, or a T2I-Adapter"
 NOT_RUN_INPAINT: Final = "this extension does not run such models; use an inpaint ControlNet"
@@ -65,14 +64,14 @@ class Signature:
         key: short name that families refer to.
         title: what the file seems to be, completing "this file is ...".
         test: whether names are of this kind.
-        advice: what to do with it as long as no family loads it.
+        advice: what to do with it, of kinds that no family loads.
         control_types: lists, in lower case, that name such a file whatever it is called.
     """
 
     key: str
     title: str
     test: Test
-    advice: str = NOT_YET
+    advice: str = ""
     control_types: tuple[str, ...] = ()
 
 
@@ -270,6 +269,7 @@ SIGNATURES: Final = (
         "coadapter",
         "a CoAdapter fuser",
         lambda n: n.has("task_embedding", "seq_proj") and n.starts("spatial_ch_projs.0."),
+        "use the adapters that it fuses, each in a unit of its own",
     ),
     Signature(
         "t2i_light",

@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import support
+from sessions import FakeHost, info
 
+from lib_controlnet import families
 from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.errors import PreprocessorUnavailableError
 from lib_controlnet.interop import plugins
 from lib_controlnet.interop.plugins import Preprocessor, PreprocessorParameter
+from lib_controlnet.pictures.maps import Size
+from lib_controlnet.prepare.units import Preparation, prepare_units
+from lib_controlnet.units.request import GenerationRequest
+from lib_controlnet.units.unit import parse_unit
 
 
 class Halftone(Preprocessor):
@@ -293,3 +301,28 @@ def test_cached_call_runs_once_per_picture_and_setting() -> None:
 def test_base_class_has_no_detector() -> None:
     with pytest.raises(NotImplementedError):
         Preprocessor(name="nothing")(picture(), 64)
+
+
+def test_one_that_asks_for_no_model_is_said_to_steer_nothing() -> None:
+    def alone() -> set[str]:
+        return {
+            one.name
+            for one in listing.detectors()
+            if not (one.needs_model or families.find_fileless(one.name))
+        }
+
+    assert not alone()  # of our own each steers, or works with a model
+    added = Halftone()
+    added.do_not_need_model = True
+    Preprocessor.add_supported_preprocessor(added)
+    assert alone() == {added.name}
+    unit = parse_unit({"module": added.name, "image": picture()})
+    models: Any = None
+    request = GenerationRequest(Size(64, 64))
+    session = ControlSession(
+        FakeHost(), prepare_units([unit], Preparation(request, models, None), [])
+    )
+    session.begin_pass(info(support.tiny_base("SD1")))
+    session.say_idle()
+    (said,) = session.comments
+    assert "asks for no control model, and nothing here steers by it alone" in said

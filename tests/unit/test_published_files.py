@@ -311,4 +311,8 @@ def test_what_diffusers_saves_is_refused_by_name(key):
 def test_each_kind_of_transformer_is_named_by_some_case():
     named = {key for _name, key, _shapes in REFUSED} | DIFFUSERS.keys()
     assert {kind.key for kind in TRANSFORMERS} - named == {"pixart"}
-    assert all(kind.advice for kind in SIGNATURES)
+
+
+def test_every_kind_is_loaded_or_has_an_advice():
+    loaded = {key for family in families.discover() for key in family.kinds}
+    assert loaded == {kind.key for kind in SIGNATURES if not kind.advice}
