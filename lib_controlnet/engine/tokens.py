@@ -8,6 +8,7 @@ averaged and cut alike.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 
 from lib_controlnet.engine.step import StepContext
 
-Give = Callable[[StepContext], "Tensor | None"]
+Give = Callable[[StepContext, int], "Tensor | None"]
+"""Is told the call, and how many tokens the norm gave of each row."""
+
+_ATTENTION: Final = re.compile(r"^.*\.attn[12](?=\.)")
 
 MERGING: Final = "ToMeBlock"
 """The class that token merging gives to a block for as long as it acts (`tomesd`)."""
@@ -73,7 +77,7 @@ class Road:
         self._widths = []
         if step is None or type(self._block).__name__ != MERGING:
             return None
-        parts = [one.give(step) for one in self._carried]
+        parts = [one.give(step, output.shape[1]) for one in self._carried]
         self._widths = [0 if part is None else part.shape[-1] for part in parts]
         beside = [part.to(output) for part in parts if part is not None]
         return torch.cat([output, *beside], dim=-1) if beside else None
@@ -157,6 +161,12 @@ class Carried:
             raise LookupError(msg)
         index = order[..., None].expand(-1, -1, found.shape[-1])
         return found.expand(rows, -1, -1).gather(1, index)
+
+
+def find_attention(path: str) -> str:
+    """The attention that a layer of a U-Net is of; "" if none."""
+    found = _ATTENTION.match(path)
+    return found[0] if found else ""
 
 
 def find_order(given: Tensor, tokens: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ from lib_controlnet.nets.face_id import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from lib_controlnet.engine.network import ActiveControl, Embeddings, Terms
@@ -112,6 +114,11 @@ class FaceIdControl(AttentionControl):
         super().__init__(network, terms, info)
         self._embeddings = embeddings
         self._low_rank = LowRankLayers(self, find_layers(network, terms, info.base))
+
+    def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
+        """Say what a region leaves out."""
+        super().meet(controls, say)
+        self._low_rank.tell(say)
 
     def attach(self, places: Places) -> None:
         """Ask for the cross attentions, and for the layers that have one of low rank beside."""

@@ -38,6 +38,7 @@ from lib_controlnet.nets.fooocus import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -124,6 +125,11 @@ class FooocusControl(HintControl):
                 for path, layer in zip(network.module.paths, network.module.layers, strict=True)
             },
         )
+
+    def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
+        """Say what a region leaves out."""
+        super().meet(controls, say)
+        self._patch.tell(say)
 
     def attach(self, places: Places) -> None:
         """Ask for the first block's output, and for all layers that the patch changes."""

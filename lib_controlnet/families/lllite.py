@@ -6,7 +6,6 @@ same layers sum.
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from einops import rearrange
 from torch import nn
 
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide
+from lib_controlnet.engine.tokens import find_attention
 from lib_controlnet.enums import LATENT_SCALE, BaseModel, ControlMode
 from lib_controlnet.errors import HostError, WrongBaseModelError
 from lib_controlnet.families.base import ControlFamily, randomize
@@ -43,9 +43,6 @@ PREFIX: Final = "lllite_unet_"
 
 LAYERS: Final = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
 """Layers of a transformer block that published files have modules for."""
-
-ATTENTION: Final = re.compile(r"^.*\.attn[12](?=\.)")
-"""The attention that a layer is of, in the layer's path."""
 
 LAST: Final = "out"
 """The last module that a call of the U-Net passes through."""
@@ -106,9 +103,8 @@ class LLLiteControl(HintControl):
         self._memory = places.memory
         places.call(self._begin)
         for name, path in self.network.paths.items():
-            attention = ATTENTION.match(path)
-            if attention:
-                self._carried[name] = places.carry(attention[0], partial(self._give, name))
+            if attention := find_attention(path):
+                self._carried[name] = places.carry(attention, partial(self._give, name))
             places.module(path, before=partial(self._addition, name))
         places.module(LAST, after=self._end)
 
@@ -128,8 +124,9 @@ class LLLiteControl(HintControl):
         self._stay.close()
 
     @torch.no_grad()
-    def _give(self, name: str, step: StepContext) -> Tensor | None:
+    def _give(self, name: str, step: StepContext, tokens: int) -> Tensor | None:
         """What goes with a layer's tokens, (rows, tokens, c); None where the unit does not act."""
+        del tokens
         if not self._rows:
             return None
         return self._conditions(name, step).expand(len(step.rows), -1, -1)

@@ -6,15 +6,16 @@ theirs, and there is nothing to undo.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from einops import rearrange
 
+from lib_controlnet.engine.tokens import find_attention
 from lib_controlnet.errors import HostError
-from lib_controlnet.families.attention import token_size
+from lib_controlnet.families.attention import QUERY, token_size
 from lib_controlnet.families.controlnet import own_precision
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import ActiveControl
     from lib_controlnet.engine.places import Places
     from lib_controlnet.engine.step import StepContext
+    from lib_controlnet.engine.tokens import Carried
 
 
 FEATURE_MAP: Final = 4
@@ -56,16 +58,35 @@ class LowRankLayers:
     def __init__(self, control: ActiveControl, layers: Mapping[str, Beside]) -> None:
         self._control = control
         has_region = control.terms.region is not None
+        acting = {path: layer for path, layer in layers.items() if layer.strength}
         self._layers = {
-            path: layer
-            for path, layer in layers.items()
-            if layer.strength and (layer.is_placed or not has_region)
+            path: layer for path, layer in acting.items() if layer.is_placed or not has_region
         }
+        self._silent = len(acting) - len(self._layers)
+        self._carried: dict[str, Carried] = {}
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Say what a region leaves out."""
+        if self._silent:
+            control = self._control
+            say(
+                f"ControlNet {control.terms.name}: {self._silent} of the "
+                f"{self._silent + len(self._layers)} layers of {control.network.name} read no part "
+                "of the picture (but the text or the time); they add nothing, because the unit "
+                "has a region"
+            )
 
     def attach(self, places: Places) -> None:
         """Ask for the layers of the U-Net; the network is on the device when it is called."""
         for path in self._layers:
             places.module(path, beside=partial(self._add, path))
+        if self._control.terms.region is None:
+            return
+        for attention in {find_attention(path) for path in self._layers} - {""}:
+            self._carried[attention] = places.carry(attention, self._give)
+            if f"{attention}.{QUERY}" not in self._layers:
+                # Tiles are known by the tokens that the first layer reads; the last one's differ.
+                places.module(f"{attention}.{QUERY}", beside=partial(self._look, attention))
 
     @torch.no_grad()
     def _add(self, path: str, tokens: Tensor, step: StepContext) -> Tensor | None:
@@ -86,25 +107,51 @@ class LowRankLayers:
             if added.dim() == FEATURE_MAP:
                 added = added * region.at(added.shape[-2:], added)
             else:
-                size = self._size(step, tokens)
-                added = added * rearrange(region.at(size, added), "b c h w -> b (h w) c")
+                share = self._share(find_attention(path), tokens, step)
+                added = added * (share if len(rows) == count else share[index])
         self._control.acted = True
         if len(rows) == count:
             return added
         whole = added.new_zeros(tokens.shape[0], *added.shape[1:])
         return whole.index_copy(0, torch.tensor(index, device=tokens.device), added)
 
-    def _size(self, step: StepContext, tokens: Tensor) -> tuple[int, int]:
-        """Height and width of the picture's tokens (n, t, width) that a layer reads.
+    def _give(self, step: StepContext, tokens: int) -> Tensor | None:
+        """The region's share of the tokens that a norm gave, (rows, tokens, 1)."""
+        if not self._control.rows_in(step):
+            return None
+        return self._place(step, tokens).expand(len(step.rows), -1, -1)
+
+    def _place(self, step: StepContext, tokens: int) -> Tensor:
+        """The region's share of the tokens of a level of the U-Net, (1, tokens, 1)."""
+        region = self._control.terms.region
+        assert region is not None
+        size = token_size(step.x, tokens, self._control.terms.name)
+        return rearrange(region.at(size, step.x), "b c h w -> b (h w) c")
+
+    def _look(self, attention: str, tokens: Tensor, step: StepContext) -> None:
+        """See how an attention's tokens have been cut."""
+        if self._control.rows_in(step):
+            self._share(attention, tokens, step)
+
+    def _share(self, attention: str, tokens: Tensor, step: StepContext) -> Tensor:
+        """The region's share of the tokens (n, t, width) that a layer reads, (n, t, 1).
 
         Raises:
-            HostError: they are not those of a level of the U-Net.
+            HostError: it cannot be told what became of the picture's tokens.
         """
-        unit = self._control.terms.name
-        if tokens.shape[0] != len(step.rows):
-            msg = (
-                f"{unit}: its region cannot be placed in pieces of the picture; switch off what "
-                "tiles the attention of the U-Net (hypertile), or leave out the region"
-            )
-            raise HostError(msg)
-        return token_size(step.x, tokens.shape[1], unit)
+        count, carried = len(step.rows), self._carried.get(attention)
+        found = None if carried is None else carried.merged
+        if found is None:
+            found = self._place(step, tokens.shape[0] * tokens.shape[1] // count)
+        if tokens.shape[:2] != (count, found.shape[1]):
+            try:
+                found = self._carried[attention].follow(found, tokens, count)
+            except LookupError as error:
+                msg = (
+                    f"{self._control.terms.name}: its region cannot be placed on "
+                    f"{tokens.shape[0]} x {tokens.shape[1]} tokens, as it cannot be told which is "
+                    "which; switch off what merges or tiles the tokens of the U-Net, or leave out "
+                    "the region"
+                )
+                raise HostError(msg) from error
+        return found.expand(count, -1, -1).reshape(*tokens.shape[:2], 1).to(tokens)

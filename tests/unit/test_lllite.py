@@ -6,7 +6,7 @@ the bit on such weights; it is not part of this project.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -14,12 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from data.make_keys import UNETS
-from einops import rearrange
 from minildm.attention import BasicTransformerBlock
 from minildm.unet import UNetModel
 from oracle import assert_close
 from sessions import FakeHost, info, prepared
 from support import golden, inputs, memory_checkpoint, randomise, tiny_base
+from token_neighbours import merge, merge_tokens, tile, tile_tokens
 from torch import Tensor, nn
 
 from lib_controlnet.engine.pass_info import PassInfo
@@ -230,49 +230,6 @@ def test_a_module_for_a_layer_that_is_not_there_is_told() -> None:
 
 
 # --- neighbours that change the tokens of an attention ------------------------------------------
-
-
-def merge(x: Tensor) -> Tensor:
-    """Every fourth token becomes one with the next, and the merged ones go to the end."""
-    return torch.cat([x[:, 2::4], x[:, 3::4], (x[:, ::4] + x[:, 1::4]) / 2], dim=1)
-
-
-def unmerge(x: Tensor) -> Tensor:
-    third, fourth, merged = x.chunk(3, dim=1)
-    return torch.stack([merged, merged, third, fourth], dim=2).flatten(1, 2)
-
-
-class ToMeBlock(BasicTransformerBlock):
-    """A transformer block as token merging makes it, by the name that it gives to the class."""
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = unmerge(self.attn1(merge(self.norm1(x)), context=None)) + x
-        x = unmerge(self.attn2(merge(self.norm2(x)), context=context)) + x
-        return self.ff(self.norm3(x)) + x
-
-
-def tile(x: Tensor) -> Tensor:
-    """Two rows and two columns of tiles of a picture twice as wide as high, as hypertile does."""
-    h = round((x.shape[1] / 2) ** 0.5)
-    sizes = {"nh": 2, "nw": 2, "h": h // 2, "w": h}
-    return rearrange(x, "b (nh h nw w) c -> (b nh nw) (h w) c", **sizes)
-
-
-def untile(x: Tensor) -> Tensor:
-    h = round((x.shape[1] / 2) ** 0.5)
-    sizes = {"nh": 2, "nw": 2, "h": h, "w": 2 * h}
-    return rearrange(x, "(b nh nw) (h w) c -> b (nh h nw w) c", **sizes)
-
-
-def merge_tokens(blocks: Sequence[nn.Module]) -> None:
-    for block in blocks:
-        block.__class__ = ToMeBlock
-
-
-def tile_tokens(blocks: Sequence[nn.Module]) -> None:
-    for block in blocks:
-        forward = block.attn1.forward
-        block.attn1.forward = lambda x, f=forward, **given: untile(f(tile(x), **given))
 
 
 SHAPE = build_layout([1], 1, 2)
