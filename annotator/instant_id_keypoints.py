@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._faces import FACES, find_face
-from .pose_drawing import draw_face_keys
+from .pose_drawing import draw_face_keys, shows_face_keys
 from .registry import Detected, Detector, register
 
 
@@ -20,6 +20,9 @@ class InstantIdKeypoints(Detector):
     tags = ("Instant-ID",)
     partner = "InstantID"
     weights = (FACES,)
+
+    def knows(self, image: np.ndarray) -> bool:
+        return shows_face_keys(image)
 
     def detect(self, image: np.ndarray) -> Detected:
         face = find_face(image)

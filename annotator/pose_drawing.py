@@ -47,6 +47,14 @@ _FACE_DOT: Final = 3
 _ANIMAL_LINE: Final = 5
 _LIMB_SHADE: Final = 0.6
 _FACE_KEY_DOT: Final = 10
+_LOOKED_AT: Final = 512
+"""Pixels of the longer side at which a picture is looked at."""
+_LIT: Final = 64
+"""Least level of what is not black."""
+_ALIKE: Final = 0.25
+_LEAST_SHARE: Final = 0.02
+_MOST_SHARE: Final = 0.85
+"""Least part of a picture's light that has one of the colours, and all of them."""
 
 
 def _colours(*codes: str) -> tuple[Colour, ...]:
@@ -162,6 +170,23 @@ def draw_face_keys(points: np.ndarray, width: int, height: int) -> np.ndarray:
     for spot, colour in zip(spots, _FACE_KEY_COLOURS, strict=True):
         cv2.circle(canvas, _whole(spot), _FACE_KEY_DOT, colour, thickness=-1)
     return canvas
+
+
+def shows_face_keys(image: np.ndarray) -> bool:
+    """Whether a picture (H, W, 3 or more) looks like one of `draw_face_keys`, at any size.
+
+    Its colours tell, whatever edges they have to black: all five, and hardly another. Drawn poses
+    have these and more.
+    """
+    step = max(1, max(image.shape[:2]) // _LOOKED_AT)
+    seen = image[::step, ::step, :3].reshape(-1, 3).astype(np.float32)
+    lit = seen[seen.max(axis=1) > _LIT]
+    if not 0 < len(lit) < len(seen) / 2:
+        return False
+    pure = lit / lit.max(axis=1, keepdims=True)
+    wanted = np.array(_FACE_KEY_COLOURS, np.float32) / 255
+    shares = (np.abs(pure[:, None] - wanted).max(axis=2) < _ALIKE).mean(axis=0)
+    return bool(shares.min() > _LEAST_SHARE and shares.sum() > _MOST_SHARE)
 
 
 def find(part: np.ndarray) -> np.ndarray:

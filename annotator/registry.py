@@ -284,6 +284,11 @@ class Detector:
         """Lists are in descending order of this text, "none" before all of them."""
         return f"{self.priority:08d}{self.title}"
 
+    def knows(self, image: np.ndarray) -> bool:
+        """Whether a ready-made map, uint8 (H, W, 3 or 4), must be one of this preprocessor's."""
+        del image
+        return False
+
     def detect(self, image: np.ndarray, *values: Any, **named: Any) -> np.ndarray | Detected:
         """Turn a picture into a control map. Subclasses name the arguments that they declare.
 

@@ -220,6 +220,11 @@ def default_of(control_type: str) -> Detector:
     return next(iter((*made_for, *listed)), get(NO_MODULE))
 
 
+def find_maker(image: np.ndarray) -> Detector | None:
+    """The preprocessor that a ready-made map (H, W, 3 or 4) must come from; None if none knows."""
+    return next((detector for detector in all_detectors() if detector.knows(image)), None)
+
+
 def run_preprocessor(
     name: str | None,
     image: np.ndarray,

@@ -95,9 +95,8 @@ def bind_unit(
         )
         raise UnitError(msg)
     guide, key = _guide(prepared, network, placed, host)
-    is_map = network.wants.kind is GuideKind.MAP
-    if is_map and (said := mask_remark(unit.module, network.name, network.wants.masked)):
-        say(f"ControlNet {unit.name}: {said}")
+    for note in _judge_picture(prepared, network):
+        say(f"ControlNet {unit.name}: {note}")
     terms = replace(
         _terms_of(prepared, network), strengths=strengths, region=region, images=images,
         guide_key=key,
@@ -125,6 +124,19 @@ def _find_unheeded(unit: ControlUnit, network: ControlNetwork) -> list[str]:
     ]
 
 
+def _judge_picture(prepared: PreparedUnit, network: ControlNetwork) -> list[str]:
+    """What is to be said of a unit's picture before its network."""
+    said = []
+    if network.wants.kind is GuideKind.MAP:
+        said.append(mask_remark(prepared.unit.module, network.name, network.wants.masked))
+    if prepared.partner and not network.reads_tokens:
+        said.append(
+            f"its picture is made for the network of {prepared.partner}; control model "
+            f"{network.name} ({network.family}) is none, and reads nothing of another unit"
+        )
+    return [note for note in said if note]
+
+
 def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:
     """What the unit itself says of how and when it acts; where and how strongly is the pass's."""
     unit = prepared.unit
@@ -141,6 +153,7 @@ def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:
         control_type=prepared.control_type if is_unsaid else unit.union_control_type,
         apart=unit.union_apart,
         partner=prepared.partner,
+        is_given=prepared.is_given,
         likeness=unit.pulid_mode,
     )
 

@@ -79,7 +79,8 @@ class Terms:
         apart: it is evaluated by itself, where its family can evaluate several units as one.
         guide_key: equal for units that are steered by the same guide.
         partner: family whose tokens its network reads in the place of the text, as far as the
-            preprocessor tells.
+            preprocessor or the picture tells.
+        is_given: its picture came ready-made, without a preprocessor.
         likeness: how far a face may change what the text says, for families that ask.
     """
 
@@ -97,6 +98,7 @@ class Terms:
     apart: bool = False
     guide_key: str = ""
     partner: str = ""
+    is_given: bool = False
     likeness: PuLIDMode = PuLIDMode.FIDELITY
 
 
@@ -118,6 +120,7 @@ class ControlNetwork(ABC):
         takes_keyframes: it can be shown some of an animation's frames, and acts on all.
         depends_on_base: the weights contain the base checkpoint's; reload when that changes.
         notes: what a user should know of how the file was taken.
+        reads_tokens: another unit's tokens can take the place of the text.
         partner: family whose tokens it reads in the place of the text, as far as its name tells.
         module: the torch module that holds the weights; it may have none.
     """
@@ -137,6 +140,7 @@ class ControlNetwork(ABC):
     takes_keyframes: bool = False
     depends_on_base: bool = False
     notes: tuple[str, ...] = ()
+    reads_tokens: bool = False
     partner: str = ""
 
     @property
@@ -207,6 +211,11 @@ class ActiveControl(ABC):
             say: is told what the user should know.
         """
         del controls, say
+
+    @property
+    def partner(self) -> str:
+        """Family whose tokens the network reads in the place of the text, as far as is known."""
+        return (self.terms.partner or self.network.partner) if self.network.reads_tokens else ""
 
     def lend_tokens(self, step: StepContext, rows: Rows) -> Tensor:
         """Tokens (len(rows), n, c) for some rows of a call, see `lends`."""

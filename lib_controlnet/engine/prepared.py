@@ -127,7 +127,8 @@ class PreparedUnit:
             show what it looked at.
         pictures: with embeddings, all pictures that it looked at, uint8 (H, W, 3).
         partner: family whose tokens its network reads in the place of the text, as far as the
-            preprocessor tells.
+            preprocessor tells, or a picture that came ready-made.
+        is_given: its picture came ready-made.
         position: its place among the enabled units, by which the parameters call it.
     """
 
@@ -149,6 +150,7 @@ class PreparedUnit:
     embeddings: Embeddings = ()
     pictures: tuple[np.ndarray, ...] = ()
     partner: str = ""
+    is_given: bool = False
     position: int = 0
     _placed: list[Placed] = field(default_factory=list, init=False, repr=False)
     _regions: dict[tuple[PassGeometry, float], RegionMask] = field(

@@ -31,6 +31,8 @@ from lib_controlnet.nets.ip_adapter import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from lib_controlnet.engine.injection import Rows
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 embedding: Final = own_module("embedding")
 
 PREPROCESSOR: Final = "instant_id_face_embedding"
+KEYPOINTS: Final = "instant_id_face_keypoints"
 
 
 class InstantIdNetwork(IPAdapterNetwork):
@@ -64,6 +67,20 @@ class InstantIdControl(IPAdapterControl):
     """One unit in one pass; the tokens of several faces are averaged."""
 
     lends = True
+
+    def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
+        """Say that no network reads the tokens, where one of the others may be meant to."""
+        super().meet(controls, say)
+        if any(control.partner == self.network.family for control in controls):
+            return
+        found = [c for c in controls if c.terms.is_given and c.network.reads_tokens]
+        if found:
+            others = " and ".join(f"{c.network.name} ({c.terms.name})" for c in found)
+            say(
+                f"ControlNet {self.terms.name}: no control model reads its face in the place of "
+                f"the prompt; if {others} is the network of {self.network.family}, have the "
+                f"preprocessor {KEYPOINTS} make its picture, or put instant_id into its file's name"
+            )
 
     def lend_tokens(self, step: StepContext, rows: Rows) -> Tensor:
         """See `ActiveControl.lend_tokens`."""

@@ -35,6 +35,7 @@ class ResidualNetwork(ControlNetwork):
     """
 
     global_average_pooling: bool = False
+    reads_tokens = True
 
     @property
     def cond_only(self) -> bool:  # type: ignore[override]  # decided by the file
@@ -105,7 +106,7 @@ class ResidualControl(HintControl):
 
         Those of the nearest unit before this one, or else behind it.
         """
-        partner = self.terms.partner or self.network.partner
+        partner = self.partner
         if not partner:
             return
         own = next(i for i, control in enumerate(controls) if control is self)
@@ -115,12 +116,20 @@ class ResidualControl(HintControl):
             if control.lends and control.network.family == partner
         ]
         self.lender = next(iter(lenders), None)
+        what = f"ControlNet {self.terms.name}: {self.network.name} looks like the network of "
         if self.lender is None:
             say(
-                f"ControlNet {self.terms.name}: {self.network.name} looks like the network of "
-                f"{partner}, which reads the face of a second unit, with a model of {partner}, in "
-                "the place of the prompt; no such unit acts here, so it acts as a plain ControlNet"
+                f"{what}{partner}, which reads the face of a second unit, with a model of "
+                f"{partner}, in the place of the prompt; no such unit acts here, so it acts as a "
+                "plain ControlNet"
             )
+        elif self.terms.is_given and not self.network.partner:
+            say(
+                f"{what}{partner} by its picture, so it reads the face of "
+                f"{self.lender.terms.name} in the place of the prompt"
+            )
+        elif len(lenders) > 1:
+            say(f"{what}{partner}; it reads the face of {self.lender.terms.name}, the nearest unit")
 
     @property
     def sort_key(self) -> tuple[object, ...]:

@@ -50,6 +50,7 @@ class SparseCtrlNetwork(ControlNetNetwork):
     family = "SparseCtrl"
     module: SparseControlNet
     takes_keyframes = True
+    reads_tokens = False
 
     def __init__(self, name: str, module: SparseControlNet, shape: UNetShape) -> None:
         super().__init__(name, module, shape)

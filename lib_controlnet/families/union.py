@@ -49,6 +49,7 @@ class UnionNetwork(ControlNetNetwork):
 
     family = "ControlNet Union"
     heeds = frozenset({"union_apart"})
+    reads_tokens = False
     module: ControlNetUnion
     wants = Guide(masked=BLACK)  # as in the published example; other ControlNets read -1
 

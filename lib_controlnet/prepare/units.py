@@ -30,7 +30,7 @@ from lib_controlnet.prepare.inputs import (
     host_region,
     own_region,
 )
-from lib_controlnet.units.unit import SLIDERS
+from lib_controlnet.units.unit import NO_MODULE, SLIDERS
 
 if TYPE_CHECKING:
     from annotator.registry import Detector
@@ -287,6 +287,8 @@ def _put_together(
 ) -> PreparedUnit:
     unit, request, made = choice.unit, choice.request, every[0]
     detector, detection = made.detector, made.detection
+    is_given = detector.name == NO_MODULE
+    maker = preprocess.find_maker(detection.image) if is_given else detector
     embeddings = tuple(
         one.detection.embedding for one in every if one.detection.embedding is not None
     )
@@ -304,7 +306,8 @@ def _put_together(
         masked=detector.masked,
         embeddings=(embeddings,) if embeddings else (),
         pictures=tuple(one.detection.display for one in every) if embeddings else (),
-        partner=detector.partner,
+        partner="" if maker is None else maker.partner,
+        is_given=is_given,
     )
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +23,7 @@ from annotator._faces import FACES
 from annotator.pose.scrfd import find_faces
 from annotator.pose_drawing import draw_face_keys
 from annotator.registry import Requirement
-from lib_controlnet.detect.preprocess import run_preprocessor
+from lib_controlnet.detect.preprocess import find_maker, run_preprocessor
 from lib_controlnet.errors import ImageError, PreprocessorUnavailableError
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -93,3 +94,60 @@ def test_file_that_cannot_be_read_is_named(file: Path, monkeypatch: pytest.Monke
     file.write_bytes(b"no network")
     with pytest.raises(PreprocessorUnavailableError, match=r"scrfd_10g.*onnxruntime>=1\.17"):
         run_preprocessor("instant_id_face_keypoints", patches(), 64)
+
+
+EYES_NOSE_MOUTH = np.array([[400, 380], [560, 390], [480, 470], [420, 560], [550, 565]], float)
+
+
+def keys(size: int = 1024, spread: float = 1.0) -> np.ndarray:
+    middle = EYES_NOSE_MOUTH.mean(axis=0)
+    points = (middle + (EYES_NOSE_MOUTH - middle) * spread) * size / 1024
+    return draw_face_keys(points, size, size)
+
+
+def resized(size: int, how: int) -> np.ndarray:
+    return cv2.resize(keys(), (size, size), interpolation=how)
+
+
+def as_jpeg() -> np.ndarray:
+    _done, data = cv2.imencode(".jpg", resized(512, cv2.INTER_AREA)[:, :, ::-1])
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
+
+
+def golden(name: str) -> np.ndarray:
+    return np.array(Image.open(DATA / "poses" / f"{name}.png").convert("RGB"))
+
+
+MASK = np.full((1024, 1024, 1), 255, np.uint8)
+READY_MADE = {
+    "as drawn": (keys, True),
+    "by InstantID": (lambda: golden("face_keys"), True),
+    "a small face": (lambda: keys(spread=0.5), True),
+    "a large picture": (lambda: keys(2048), True),
+    "halved": (lambda: resized(512, cv2.INTER_AREA), True),
+    "doubled": (lambda: resized(2048, cv2.INTER_CUBIC), True),
+    "as JPEG": (as_jpeg, True),
+    "with a mask": (lambda: np.dstack([keys(), MASK]), True),
+    "mirrored": (lambda: keys()[:, ::-1], True),
+    "inverted": (lambda: 255 - keys(), False),
+    "grey": (lambda: keys().mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), False),
+    "without eyes": (lambda: keys()[500:], False),
+    "poses": (lambda: golden("people"), False),
+    "upright poses": (lambda: golden("upright"), False),
+    "faces": (lambda: golden("faces"), False),
+    "dense pose": (lambda: golden("densepose"), False),
+    "black": (lambda: np.zeros((64, 64, 3), np.uint8), False),
+    "white": (lambda: np.full((64, 64, 3), 255, np.uint8), False),
+    "a picture": (lambda: picture(1, 64, 64), False),
+}
+
+
+@pytest.mark.parametrize("name", READY_MADE)
+def test_a_ready_made_map_is_known_by_its_colours(name: str) -> None:
+    make, is_known = READY_MADE[name]
+    maker = find_maker(make())
+    assert (maker is not None) is is_known
+    assert maker is None or (maker.name, maker.partner) == (
+        "instant_id_face_keypoints",
+        "InstantID",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,6 +14,11 @@ from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide, 
 from lib_controlnet.engine.places import Places
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import StepContext
+from lib_controlnet.enums import ControlNetUnionControlType, HiResOption
+from lib_controlnet.families.controlnet import INSTANT_ID
+from lib_controlnet.families.instant_id import InstantIdControl
+from lib_controlnet.families.t2i_adapter import T2IAdapterFamily
+from lib_controlnet.families.union import UnionFamily
 from lib_controlnet.host.a1111.rows import build_layout
 
 PAIR = build_layout([1], 1, 2)
@@ -115,3 +121,87 @@ def test_without_a_lender_it_is_said(base: Any, reader: Any) -> None:
     assert "looks like the network of Faces" in sentence
     idle = prepared(LendingNetwork(1.0), weight=0.0)
     assert run(base, prepared(reader), idle)[1][0] == sentence
+
+
+class Adapter(InstantIdControl):
+    """InstantID's adapter, of tokens that nobody has to make."""
+
+    lend_tokens = Lender.lend_tokens
+    attach = Lender.attach
+    sort_key = Lender.sort_key
+
+    def __init__(self, network: Any, terms: Any) -> None:
+        ActiveControl.__init__(self, network, terms)
+
+    def release(self) -> None:
+        return
+
+
+class AdapterNetwork(LendingNetwork):
+    name = "adapter"
+    family = INSTANT_ID
+
+    def bind(self, terms: Any, guide: Any, info: Any) -> Adapter:
+        del guide, info
+        return Adapter(self, terms)
+
+
+ALONE = "no such unit acts here"
+UNREAD = "no control model reads its face"
+BY_PICTURE = "by its picture, so it reads the face of unit 0"
+NEAREST = "it reads the face of unit 0, the nearest unit"
+ADAPTER, IDLE, HIRES = {}, {"weight": 0.0}, {"hr_option": HiResOption.HIGH_RES_ONLY}
+LATE = {"guidance_start": 0.5}
+MADE, SHOWN = {"partner": INSTANT_ID}, {"partner": INSTANT_ID, "is_given": True}
+GIVEN, OTHER = {"is_given": True}, {}
+PAIRS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str, list[str]]] = {
+    # adapters, what is known of the network's picture, the network's own partner, what is said
+    "by preprocessor": ([ADAPTER], MADE, "", []),
+    "by name": ([ADAPTER], GIVEN, INSTANT_ID, []),
+    "by picture": ([ADAPTER], SHOWN, "", [BY_PICTURE]),
+    "by picture and name": ([ADAPTER], SHOWN, INSTANT_ID, []),
+    "by nothing": ([ADAPTER], GIVEN, "", [UNREAD]),
+    "another preprocessor's": ([ADAPTER], OTHER, "", []),
+    "two adapters": ([ADAPTER, ADAPTER], MADE, "", [NEAREST]),
+    "two adapters, by nothing": ([ADAPTER, ADAPTER], GIVEN, "", [UNREAD, UNREAD]),
+    "no adapter, by preprocessor": ([], MADE, "", [ALONE]),
+    "no adapter, by picture": ([], SHOWN, "", [ALONE]),
+    "no adapter, by nothing": ([], GIVEN, "", []),
+    "an adapter of weight 0": ([IDLE], MADE, "", [ALONE]),
+    "an adapter for the other pass": ([HIRES], SHOWN, "", [ALONE]),
+    "an adapter of another window": ([LATE], MADE, "", []),
+}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["before", "behind"])
+@pytest.mark.parametrize("case", PAIRS)
+def test_who_reads_the_face_is_said_where_it_is_a_guess(
+    base: Any, reader: Any, case: str, order: int
+) -> None:
+    adapters, picture, partner, expected = PAIRS[case]
+    reader.partner = partner
+    unit = dataclasses.replace(prepared(reader), **picture)
+    unit.unit = dataclasses.replace(unit.unit, index=9)
+    units = [*(prepared(AdapterNetwork(0.5), **fields) for fields in adapters), unit]
+    session = ControlSession(FakeHost(), units[::order])
+    session.begin_pass(info(base, has_hires=True))
+    said = sorted(session.comments)
+    assert len(said) == len(set(expected))
+    for sentence, part in zip(said, sorted(set(expected)), strict=True):
+        assert part in sentence
+    (control,) = (c for c in session.active if c.network is reader)
+    is_read = bool(adapters) and bool(picture.get("partner") or partner)
+    assert (control.lender is not None) is (is_read and ALONE not in expected)
+
+
+@pytest.mark.parametrize("family", [UnionFamily, T2IAdapterFamily], ids=lambda one: one.name)
+def test_a_picture_for_a_partner_is_said_to_others(base: Any, family: Any) -> None:
+    depth = ControlNetUnionControlType.DEPTH
+    unit = prepared(family().tiny(base), union_control_type=depth)
+    said = []
+    for partner in ("", INSTANT_ID):
+        unit.partner = partner
+        said.append(run(base, prepared(AdapterNetwork(0.5)), unit)[1])
+    assert said[0] == []
+    (sentence,) = said[1]
+    assert "its picture is made for the network of InstantID" in sentence

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from annotator.pose_drawing import draw_face_keys
 from lib_controlnet.detect import preprocess
 from lib_controlnet.enums import BatchOption, OnError, ResizeMode
 from lib_controlnet.errors import ModelNotFoundError, UnitError
@@ -240,3 +241,13 @@ def test_sliders_that_the_preprocessor_lacks_may_hold_anything():
 def test_a_preprocessor_tells_what_its_map_shows(module, shown):
     (made,) = prepare(unit(module=module))
     assert made.control_type == shown
+
+
+@pytest.mark.parametrize("module", ["none", "invert"])
+def test_a_ready_made_map_tells_whose_network_reads_it(module):
+    points = np.array([[20, 20], [44, 20], [32, 32], [22, 44], [42, 44]], float)
+    (made,) = prepare(unit(module=module, image=draw_face_keys(points * 8, 512, 512)))
+    is_given = module == "none"
+    assert (made.partner, made.is_given) == ("InstantID" if is_given else "", is_given)
+    (other,) = prepare(unit(module=module))
+    assert (other.partner, other.is_given) == ("", is_given)
