@@ -114,7 +114,9 @@ def pip(env: Environment, *arguments: str, quiet_failure: bool = False) -> bool:
     Returns:
         Whether it succeeded.
     """
+    # Python compiles the modules that are imported; pip all there are, for most of its time.
     base = [str(env.python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    base += ["--no-compile"]
     stderr = subprocess.DEVNULL if quiet_failure else None
     return subprocess.run([*base, *arguments], cwd=ROOT, stderr=stderr, check=False).returncode == 0
 
