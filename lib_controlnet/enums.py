@@ -147,6 +147,15 @@ class PuLIDMode(Choice):
     STYLE = "Extremely style"
 
 
+class Speed(Choice):
+    """In which evaluations of the sampler a unit's network is evaluated, see `engine.key_steps`."""
+
+    EXACT = "Exact"
+    FAST = "Fast"
+    FASTEST = "Fastest"
+    ADAPTIVE = "Adaptive"
+
+
 UNION_TYPES_MOST: Final = 32
 """Types of a union model that can be asked for; published ones have 6, 8 or 9."""
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OF_ONE_FAMILY: Final = ("union_apart", "pulid_mode")
-"""Fields that mean something to one family. The type for a Union is not among them: clients send
-it with every unit."""
+OF_SOME_FAMILIES: Final = ("union_apart", "pulid_mode", "speed")
+"""Fields that mean something to some families only. The type for a Union is not among them:
+clients send it with every unit."""
 
 
 @dataclass(eq=False)
@@ -119,7 +119,7 @@ def _find_unheeded(unit: ControlUnit, network: ControlNetwork) -> list[str]:
     what = f"control model {network.name} ({network.family})"
     return [
         f"{name} means nothing to {what} and has no effect"
-        for name in OF_ONE_FAMILY
+        for name in OF_SOME_FAMILIES
         if getattr(unit, name) != FIELDS[name].default and name not in network.heeds
     ]
 
@@ -155,6 +155,7 @@ def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:
         partner=prepared.partner,
         is_given=prepared.is_given,
         likeness=unit.pulid_mode,
+        speed=unit.speed,
     )
 
 

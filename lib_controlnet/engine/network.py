@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window, strength_curve
-from lib_controlnet.enums import BaseModel, ControlMode, ControlNetUnionControlType, PuLIDMode
+from lib_controlnet.enums import (
+    BaseModel,
+    ControlMode,
+    ControlNetUnionControlType,
+    PuLIDMode,
+    Speed,
+)
 from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
@@ -82,6 +88,7 @@ class Terms:
             preprocessor or the picture tells.
         is_given: its picture came ready-made, without a preprocessor.
         likeness: how far a face may change what the text says, for families that ask.
+        speed: in which evaluations its network is evaluated, for families that can reuse.
     """
 
     name: str
@@ -100,6 +107,7 @@ class Terms:
     partner: str = ""
     is_given: bool = False
     likeness: PuLIDMode = PuLIDMode.FIDELITY
+    speed: Speed = Speed.EXACT
 
 
 class ControlNetwork(ABC):
@@ -113,7 +121,7 @@ class ControlNetwork(ABC):
         wants: what it is steered by.
         cond_only: it acts on cond rows only, whatever the control mode.
         has_modes: the control mode changes what it does.
-        heeds: fields of a unit that mean something to its family alone, and do to it.
+        heeds: fields of a unit that mean nothing to some families, and something to it.
         has_curves: its strengths go by spatial transformers, over which weight types spread.
         has_regions: it can act on a part of the picture; else a region is refused.
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
@@ -188,6 +196,7 @@ class ActiveControl(ABC):
         due: number of the first evaluation in which it should act, from 1; 0 before that.
         acted: it has changed a U-Net call.
         company: names of other units with which one evaluation of the network computes it.
+        tally: evaluations of its network, of those in which it acted; None where each is one.
         lends: another unit's network may read its tokens in the place of the text.
         order: controls of a lower order are attached first; at one place the last one attached
             sees what the others made.
@@ -202,6 +211,7 @@ class ActiveControl(ABC):
         self.due = 0
         self.acted = False
         self.company: frozenset[str] = frozenset()
+        self.tally: tuple[int, int] | None = None
 
     def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
         """Look at all units that act in the pass, before it is sampled.
@@ -248,6 +258,7 @@ class ActiveControl(ABC):
         return (
             *(self.network.name, self.terms.guide_key, terms.strengths, window, region, images),
             *(terms.cond_only, terms.mode.value, terms.values, terms.control_type, terms.apart),
+            terms.speed.value,
         )
 
     def acts_on(self, rows: Sequence[Row], progress: float) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lib_controlnet.engine.window import Window
@@ -23,10 +23,13 @@ class Outcome:
         acted: it has changed a step of a pass that is over.
         idle: why it has not, after the last pass.
         company: names of units with which one evaluation of a network computed it, in some pass.
+        tallies: for each pass in which it acted, see `ActiveControl.tally`; none where each
+            evaluation was made.
     """
 
     acted: bool = False
     company: frozenset[str] = frozenset()
+    tallies: list[tuple[int, int]] = field(default_factory=list)
     idle: str = "the picture was sampled in a way that announces no steps to ControlNet"
 
 

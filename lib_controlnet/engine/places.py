@@ -277,7 +277,7 @@ class Places:
         rows = self.cursor.next_rows(x.shape[0], context)
         if rows is None:
             return None
-        step = StepContext(x, timesteps, context, y, self.cursor.progress, rows)
+        step = self.cursor.describe(x, timesteps, context, y, rows)
         further = {name: value for name, value in given.items() if name not in ARGUMENTS}
         for network, is_needed in self._held:
             if is_needed(step):

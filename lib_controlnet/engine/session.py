@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.engine.window import Schedule
+    from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +234,7 @@ class ControlSession:
         progress: float,
         unet: nn.Module | None = None,
         noisy: NoisyLatent | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         """The host announces the next evaluation of the denoiser.
 
@@ -243,6 +245,7 @@ class ControlSession:
                 patched: the controls move to it if it has the same structure, else they stay
                 silent for the rest of the pass.
             noisy: the present latent, from samplers whose model predicts noise.
+            schedule: the steps of the pass, where `set_schedule` was not told.
         """
         if self._places is None:
             return
@@ -252,7 +255,7 @@ class ControlSession:
             self._say_if_silenced(unet, progress)
         self.evaluations += 1
         self.noisy = noisy
-        self.cursor.begin(layout, progress)
+        self.cursor.begin(layout, progress, self.schedule or schedule)
         is_followed = unet is None or unet is not self._foreign
         for control in self.active if is_followed else ():
             if not control.due and control.acts_on(layout.rows, self.cursor.progress):
@@ -345,6 +348,17 @@ class ControlSession:
             became.idle = idle or became.idle
             became.acted = became.acted or not idle
             became.company |= frozenset() if idle else bound.control.company
+            if not idle and bound.control.tally is not None:
+                self._note_tally(became, unit, bound.control.tally)
+
+    def _note_tally(self, became: Outcome, unit: ControlUnit, tally: tuple[int, int]) -> None:
+        """Note and say in which evaluations a unit's network was evaluated."""
+        became.tallies.append(tally)
+        made, total = tally
+        said = f"evaluated its network in {made} of {total} evaluations of the sampler"
+        if made == total > 1:
+            said += "; nothing could be reused, as what it read was another in each"
+        self.say(f"ControlNet {unit.name}: speed {unit.speed} {said}")
 
     def say_idle(self) -> None:
         """Say which units have had no effect so far, and why."""

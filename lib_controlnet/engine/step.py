@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lib_controlnet.engine.window import Schedule
+
 
 @dataclass(frozen=True)
 class Row:
@@ -89,6 +91,9 @@ class StepContext:
         y: vector conditioning of SDXL, (n, 2816), or None.
         progress: fraction of this pass's steps that are done, 0 to 1.
         rows: what each of the n rows is.
+        first: place of the first of them among all rows of the evaluation.
+        evaluation: evaluations that this pass has made before.
+        schedule: the steps of the pass, if they are known.
     """
 
     x: Tensor
@@ -97,6 +102,17 @@ class StepContext:
     y: Tensor | None
     progress: float
     rows: tuple[Row, ...]
+    first: int = 0
+    evaluation: int = 0
+    schedule: Schedule | None = None
+
+    @property
+    def walked(self) -> float:
+        """Evaluations done as a fraction of all, 0 to 1: finer than `progress` within a step."""
+        schedule = self.schedule
+        if schedule is None or schedule.sigmas is not None:
+            return self.progress
+        return min(self.evaluation / max(schedule.evaluations, 1), 1.0)
 
     def select(self, cond_only: bool, images: frozenset[int] | None = None) -> tuple[int, ...]:
         """Indices of the rows a unit acts on."""
@@ -133,13 +149,30 @@ class StepCursor:
 
     layout: RowLayout | None = None
     progress: float = 0.0
+    schedule: Schedule | None = None
     position: int = field(default=0)
+    first: int = field(default=0)
+    evaluation: int = field(default=-1)
 
-    def begin(self, layout: RowLayout, progress: float) -> None:
+    def begin(self, layout: RowLayout, progress: float, schedule: Schedule | None = None) -> None:
         """A new evaluation starts: `layout` holds its rows, `progress` is 0 to 1."""
         self.layout = layout
         self.progress = min(max(progress, 0.0), 1.0)
-        self.position = 0
+        self.schedule = schedule
+        self.position = self.first = 0
+        self.evaluation += 1
+
+    def describe(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        y: Tensor | None,
+        rows: tuple[Row, ...],
+    ) -> StepContext:
+        """The call whose rows `next_rows` gave last; see `StepContext`."""
+        place = (self.first, self.evaluation, self.schedule)
+        return StepContext(x, timesteps, context, y, self.progress, rows, *place)
 
     def next_rows(self, count: int, context: Tensor | None = None) -> tuple[Row, ...] | None:
         """The next `count` rows, or None if no evaluation was announced.
@@ -157,10 +190,11 @@ class StepCursor:
             return None
         total = len(self.layout.rows)
         if total and count > total and count % total == 0:
-            self.position = 0
+            self.position = self.first = 0
             return self.layout.rows * (count // total)
         if self.position >= total:
             self.position = 0
+        self.first = self.position
         rows = self.layout.take(self.position, count)
         self.position += count
         if count == total or self.layout.texts is None:

@@ -57,6 +57,11 @@ class Schedule:
     opening: int = 0
     sigmas: tuple[float, float] | None = None
 
+    @property
+    def evaluations(self) -> int:
+        """All that it makes, as far as is known before; at least as many."""
+        return self.steps * self.order + self.opening
+
     def progress(self, evaluation: int, sigma: float) -> float:
         """Steps done as a fraction of all steps, in [0, 1).
 

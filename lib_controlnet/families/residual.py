@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lib_controlnet.engine.injection import Residuals, Rows
+from lib_controlnet.engine.key_steps import KeySteps, Read
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork
 from lib_controlnet.engine.step import StepContext
-from lib_controlnet.enums import LATENT_CHANNELS
+from lib_controlnet.enums import LATENT_CHANNELS, Speed
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.hints import HintControl
 
@@ -36,6 +39,7 @@ class ResidualNetwork(ControlNetwork):
 
     global_average_pooling: bool = False
     reads_tokens = True
+    heeds = frozenset({"speed"})
 
     @property
     def cond_only(self) -> bool:  # type: ignore[override]  # decided by the file
@@ -100,6 +104,7 @@ class ResidualControl(HintControl):
         super().__init__(network, terms, hint)
         self._guided_hint: Tensor | None = None
         self.lender: ActiveControl | None = None
+        self._counted = (-1, -1)
 
     def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
         """Find whose tokens the network reads in the place of the text, if it is made for that.
@@ -149,7 +154,7 @@ class ResidualControl(HintControl):
     @property
     def batch_key(self) -> tuple[object, ...]:
         """Units with the same key can be evaluated as one batch, for the same rows."""
-        return (id(self.network), id(self.lender))
+        return (id(self.network), id(self.lender), self.terms.speed)
 
     @property
     def wanted(self) -> tuple[bool, ...]:
@@ -161,6 +166,11 @@ class ResidualControl(HintControl):
         if self._guided_hint is None:
             self._guided_hint = self.encode()
         return self._guided_hint
+
+    @property
+    def guides(self) -> tuple[Tensor | None, ...]:
+        """The encoded hints that it has so far, None for one that it has not."""
+        return (self._guided_hint,)
 
     def guide_rows(self, step: StepContext, rows: Rows) -> Tensor:
         """What some rows of a call get of it: (1 or len(rows), c, h, w)."""
@@ -189,6 +199,16 @@ class ResidualControl(HintControl):
         """Its residuals were taken."""
         self.acted = True
 
+    def count(self, step: StepContext, is_evaluated: bool) -> None:
+        """A call of an evaluation in which it acts: did it need its network? See `tally`."""
+        made, total = self.tally or (0, 0)
+        evaluated, seen = self._counted
+        self.tally = (
+            made + (is_evaluated and evaluated != step.evaluation),
+            total + (seen != step.evaluation),
+        )
+        self._counted = (step.evaluation if is_evaluated else evaluated, step.evaluation)
+
     def release(self) -> None:
         """Forget what was cached for the pass."""
         self._guided_hint = None
@@ -202,11 +222,13 @@ class _Evaluation:
         self._memory = memory
         self._acting: list[ResidualControl] = []
         self._one_by_one = False
+        self._kept = KeySteps()
 
     def add(self, step: StepContext) -> list[Residuals]:
         """Residuals of one U-Net call."""
         groups: dict[tuple[object, tuple[int, ...]], list[ResidualControl]] = {}
         self._acting = []
+        self._kept.begin(step)
         for control in self._controls:
             rows = control.rows_in(step)
             if rows:
@@ -226,63 +248,146 @@ class _Evaluation:
         self, controls: list[ResidualControl], step: StepContext, rows: Rows
     ) -> list[Residuals]:
         """Units of one network as one batch; one by one if memory does not allow it."""
+        group = Group(controls, step, rows)
+        reused = group.reuse(self._kept)
+        if reused is not None:
+            return group.finish(reused)
         with self._memory.on_device(controls[0].network):
             if not self._one_by_one:
                 try:
-                    return evaluate_group(controls, step, rows)
+                    return evaluate_group(controls, step, rows, self._kept)
                 except torch.cuda.OutOfMemoryError:
                     self._one_by_one = True
                 # Outside of `except`: there the failed batch would still be held by its traceback.
+                self._kept.stop()
                 self._memory.relieve([controls[0].network])
                 log.warning("not enough memory to evaluate %d units at once", len(controls))
             return [part for one in controls for part in evaluate_group([one], step, rows)]
 
 
-def evaluate_group(
-    controls: Sequence[ResidualControl], step: StepContext, rows: Rows
-) -> list[Residuals]:
-    """Run units that share a network and rows as one batch.
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that share a network and rows in a U-Net call, evaluated as one batch.
 
     Units with the same hint are evaluated once: what differs between them (strength, region) is
     applied to the result.
 
+    Attributes:
+        controls: units with one and the same network.
+        step: the call.
+        rows: rows of the call to evaluate; the others cost nothing.
+    """
+
+    controls: Sequence[ResidualControl]
+    step: StepContext
+    rows: Rows
+
+    @cached_property
+    def distinct(self) -> list[ResidualControl]:
+        """A unit for each hint."""
+        return list({control.hint_key: control for control in self.controls}.values())
+
+    @cached_property
+    def wanted(self) -> tuple[bool, ...]:
+        """Layers that some unit uses."""
+        flags = (control.wanted for control in self.controls)
+        return tuple(any(layer) for layer in zip(*flags, strict=True))
+
+    @property
+    def speed(self) -> Speed:
+        """What the units ask for, which is the same for all."""
+        return self.controls[0].terms.speed
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for the calls of two evaluations that stand for the same part of them."""
+        shown = tuple(control.hint_key for control in self.distinct)
+        owners = tuple(self.step.rows[row] for row in self.rows)
+        return (self.controls[0].batch_key, shown, self.wanted, self.step.first, self.rows, owners)
+
+    def read(self) -> Read:
+        """What the network reads, once for all units.
+
+        Raises:
+            HostError: the host gave no text.
+        """
+        step, lender = self.step, self.controls[0].lender
+        if step.context is None:
+            msg = "the U-Net was called without a text embedding, which control models need"
+            raise HostError(msg)
+        everything = len(self.rows) == step.x.shape[0]
+        index = None if everything else torch.tensor(self.rows, device=step.x.device)
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor if index is None else tensor[index]
+
+        text = pick(step.context) if lender is None else lender.lend_tokens(step, self.rows)
+        vector = () if step.y is None else (pick(step.y),)
+        guides = tuple(guide for control in self.distinct for guide in control.guides)
+        x = pick(step.x[:, :LATENT_CHANNELS])
+        return Read(x, pick(step.timesteps), (text, *vector), guides)
+
+    def evaluate(self) -> tuple[Tensor | None, ...]:
+        """Raw residuals of all distinct units, one behind the other."""
+        hints = [control.guide_rows(self.step, self.rows) for control in self.distinct]
+        if len(hints) > 1:
+            hints = [torch.cat([hint.expand(len(self.rows), -1, -1, -1) for hint in hints])]
+        given = self.read()
+
+        def copy(tensor: Tensor) -> Tensor:
+            copies = len(self.distinct)
+            return tensor if copies == 1 else torch.cat([tensor] * copies)
+
+        text, *vector = map(copy, given.texts)
+        y = next(iter(vector), None)
+        evaluate = self.controls[0].evaluate
+        x, timesteps = copy(given.x), copy(given.timesteps)
+        return tuple(evaluate(x, timesteps, text, y, hints[0], self.wanted))
+
+    def reuse(self, kept: KeySteps) -> tuple[Tensor | None, ...] | None:
+        """What an earlier call has left, if it holds for this one."""
+        if self.speed is Speed.EXACT:
+            return None
+        layers = kept.find(self.key, self.speed, self.step, self.read)
+        for control in self.controls:
+            control.count(self.step, layers is None)
+        return layers
+
+    def keep(self, kept: KeySteps, layers: tuple[Tensor | None, ...]) -> None:
+        """Leave something for later calls, where the units ask for that."""
+        if self.speed is not Speed.EXACT:
+            kept.keep(self.key, self.speed, self.step, self.read(), layers)
+
+    def finish(self, layers: tuple[Tensor | None, ...]) -> list[Residuals]:
+        """One `Residuals` for each unit, in their order."""
+        copies = len(self.distinct)
+        chunks = [(None,) * copies if layer is None else layer.chunk(copies) for layer in layers]
+        place = {control.hint_key: position for position, control in enumerate(self.distinct)}
+        return [
+            control.finish(tuple(chunk[place[control.hint_key]] for chunk in chunks), self.rows)
+            for control in self.controls
+        ]
+
+
+def evaluate_group(
+    controls: Sequence[ResidualControl],
+    step: StepContext,
+    rows: Rows,
+    kept: KeySteps | None = None,
+) -> list[Residuals]:
+    """Run units that share a network and rows as one batch, see `Group`.
+
     Args:
         controls: units with one and the same network.
         step: the U-Net call.
-        rows: rows of the call to evaluate; the others cost nothing.
+        rows: rows of the call to evaluate.
+        kept: where to leave what units that ask for it reuse.
 
     Returns:
         One `Residuals` per unit, in the order of `controls`.
     """
-    if step.context is None:
-        msg = "the U-Net was called without a text embedding, which control models need"
-        raise HostError(msg)
-    everything = len(rows) == step.x.shape[0]
-    index = None if everything else torch.tensor(rows, device=step.x.device)
-    distinct = {control.hint_key: control for control in controls}
-    copies, lender = len(distinct), controls[0].lender
-
-    def pick(tensor: Tensor) -> Tensor:
-        return copy(tensor if index is None else tensor[index])
-
-    def copy(chosen: Tensor) -> Tensor:
-        return chosen if copies == 1 else torch.cat([chosen] * copies)
-
-    hints = [control.guide_rows(step, rows) for control in distinct.values()]
-    if copies > 1:
-        hints = [torch.cat([hint.expand(len(rows), -1, -1, -1) for hint in hints])]
-    wanted = tuple(any(layer) for layer in zip(*(c.wanted for c in controls), strict=True))
-    layers = controls[0].evaluate(
-        pick(step.x[:, :LATENT_CHANNELS]),
-        pick(step.timesteps),
-        pick(step.context) if lender is None else copy(lender.lend_tokens(step, rows)),
-        None if step.y is None else pick(step.y),
-        hints[0],
-        wanted,
-    )
-    chunks = [(None,) * copies if layer is None else layer.chunk(copies) for layer in layers]
-    place = {key: position for position, key in enumerate(distinct)}
-    return [
-        control.finish(tuple(chunk[place[control.hint_key]] for chunk in chunks), rows)
-        for control in controls
-    ]
+    group = Group(controls, step, rows)
+    layers = group.evaluate()
+    if kept is not None:
+        group.keep(kept, layers)
+    return group.finish(layers)

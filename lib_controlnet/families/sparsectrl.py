@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_controlnet.engine.key_steps import KeySteps
 from lib_controlnet.engine.network import Guide, GuideKind
 from lib_controlnet.enums import LATENT_SCALE, BaseModel
 from lib_controlnet.errors import HostError
@@ -26,7 +27,7 @@ from lib_controlnet.families.controlnet import (
     own_precision,
     tiny_params,
 )
-from lib_controlnet.families.residual import ResidualControl, evaluate_group
+from lib_controlnet.families.residual import Group, ResidualControl, evaluate_group
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
 from lib_controlnet.nets.sparsectrl import MotionParams, SparseControlNet, read_motion
 
@@ -140,6 +141,12 @@ class SparseControl(ResidualControl):
         self._memory: Memory | None = None
         self._frames = 1
         self._is_offered = False
+        self._kept = KeySteps()
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """See `ResidualControl.batch_key`; clips of another length are another evaluation."""
+        return (*super().batch_key, self._frames)
 
     @property
     def sort_key(self) -> tuple[object, ...]:
@@ -155,6 +162,7 @@ class SparseControl(ResidualControl):
     def attach(self, places: Places) -> None:
         """Ask for the skips."""
         self._memory = places.memory
+        self._kept = KeySteps()
         places.skips(self._add, self._take)
 
     def replace_hint(self, hint: Tensor) -> None:
@@ -172,18 +180,26 @@ class SparseControl(ResidualControl):
     def _add(self, step: StepContext) -> list[Residuals]:
         rows = self.rows_in(step)
         self._is_offered = bool(rows)
+        self._kept.begin(step)
         if not rows:
             return []
         lengths: dict[int, list[int]] = {}
         for clip in self._find_clips(step.rows, rows):
             lengths.setdefault(len(clip), []).extend(clip)
-        assert self._memory is not None
         parts: list[Residuals] = []
-        with self._memory.on_device(self.network):
-            for self._frames, some in lengths.items():
-                self._check_length(self._frames)
-                parts += evaluate_group([self], step, tuple(some))
+        for self._frames, some in lengths.items():
+            parts += self._evaluate_clips(Group([self], step, tuple(some)))
         return parts
+
+    def _evaluate_clips(self, group: Group) -> list[Residuals]:
+        """Clips of the present length."""
+        self._check_length(self._frames)
+        reused = group.reuse(self._kept)
+        if reused is not None:
+            return group.finish(reused)
+        assert self._memory is not None
+        with self._memory.on_device(self.network):
+            return evaluate_group([self], group.step, group.rows, self._kept)
 
     def _find_clips(self, all_rows: Sequence[Row], rows: Rows) -> list[list[int]]:
         """The acting rows, by the clip that they are frames of."""
@@ -212,6 +228,11 @@ class SparseControl(ResidualControl):
                 "the context batch size of AnimateDiff, or the number of frames"
             )
             raise HostError(msg)
+
+    def release(self) -> None:
+        """Forget what was cached for the pass."""
+        super().release()
+        self._kept = KeySteps()
 
     def _take(self) -> None:
         self.acted = self.acted or self._is_offered

@@ -48,7 +48,7 @@ class UnionNetwork(ControlNetNetwork):
     """A loaded Union: a ControlNet for each type of hint."""
 
     family = "ControlNet Union"
-    heeds = frozenset({"union_apart"})
+    heeds = ControlNetNetwork.heeds | {"union_apart"}
     reads_tokens = False
     module: ControlNetUnion
     wants = Guide(masked=BLACK)  # as in the published example; other ControlNets read -1
@@ -186,10 +186,20 @@ class JointControl(UnionControl):
         parts = [fit_to(member.guide_rows(step, rows), step.x) for member in self.members]
         return sum(parts[1:], parts[0])
 
+    @property
+    def guides(self) -> tuple[Tensor | None, ...]:
+        """See `ResidualControl.guides`."""
+        return tuple(guide for member in self.members for guide in member.guides)
+
     def note_acted(self) -> None:
         """The residuals of all members were taken."""
         for member in self.members:
             member.note_acted()
+
+    def count(self, step: StepContext, is_evaluated: bool) -> None:
+        """See `ResidualControl.count`."""
+        for member in self.members:
+            member.count(step, is_evaluated)
 
 
 def _peak(control: UnionControl) -> float:
@@ -205,6 +215,7 @@ def _curve(control: UnionControl) -> tuple[float, ...]:
 _ALIKE: Final[Mapping[str, Callable[[UnionControl], object]]] = {
     "their starts or ends differ": lambda c: c.terms.window,
     "they act on different rows": lambda c: (c.terms.cond_only, c.terms.images),
+    "their speeds differ": lambda c: c.terms.speed,
     "their regions differ": lambda c: c.terms.region and c.terms.region.digest,
     "their strengths are spread otherwise over the layers (control mode, layer weights, or lines "
     "that fade in a hires pass)": _curve,

@@ -302,9 +302,9 @@ def _write_what_ran(p: Any, session: ControlSession, runtime: Runtime) -> None:
     for prepared in session.prepared:
         if session.outcome_of(prepared).acted:
             key = f"{infotext.KEY} {prepared.position}"
-            company = session.outcome_of(prepared).company
-            others = [o.position for o in session.prepared if o.unit.name in company]
-            beside = infotext.describe_company(others)
+            became = session.outcome_of(prepared)
+            others = [o.position for o in session.prepared if o.unit.name in became.company]
+            beside = infotext.describe_company(others) + infotext.describe_tallies(became.tallies)
             p.extra_generation_params[key] = describe(prepared.unit) + beside
     if session.has_aligned:
         p.extra_generation_params[infotext.STYLE_ALIGN] = str(True)

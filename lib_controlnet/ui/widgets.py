@@ -293,10 +293,11 @@ def _sliders(name: str) -> dict[str, Component]:
 
 
 def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
-    def radio(field: str, label: str, visible: bool = True) -> Component:
+    def radio(field: str, label: str, visible: bool = True, info: str | None = None) -> Component:
         return gr.Radio(
             FIELDS[field].choices,
             label=label,
+            info=info,
             value=FIELDS[field].initial,
             visible=visible,
             elem_id=f"{name}_controlnet_{field}_radio",
@@ -308,6 +309,8 @@ def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
         made["resize_mode"] = radio("resize_mode", "Resize Mode", visible=not is_img2img)
     # Shown by the page's script while the hires fix of the tab is on.
     made["hr_option"] = radio("hr_option", "Hires-Fix Option", visible=not is_img2img)
+    said = "For ControlNets: how often the network is evaluated; what it gave is reused between."
+    made["speed"] = radio("speed", "Speed", info=said)
     return made
 
 

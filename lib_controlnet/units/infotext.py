@@ -26,6 +26,7 @@ NOTES: Final = "ControlNet notes"
 STYLE_ALIGN: Final = "ControlNet StyleAlign"
 """Key that is there where the pictures of the batch shared their style."""
 COMPANY: Final = "Evaluated With"
+TALLY: Final = "Evaluated"
 IF_SET: Final = (Written.IF_SET, Written.LAST_IF_SET)
 
 _OWN_KEY: Final = re.compile(rf"{KEY}[ -]?([0-9]{{0,2}})")
@@ -78,6 +79,16 @@ def describe_company(others: Sequence[int]) -> str:
         others: the numbers of their parameters.
     """
     return f", {COMPANY}: {' '.join(map(str, others))}" if others else ""
+
+
+def describe_tallies(tallies: Sequence[tuple[int, int]]) -> str:
+    """What follows a unit that reused residuals; nothing reads it back.
+
+    Args:
+        tallies: for each pass the evaluations of its network, and those of the sampler.
+    """
+    passes = " and ".join(f"{made} of {total}" for made, total in tallies)
+    return f", {TALLY}: {passes}" if passes else ""
 
 
 def is_own_key(key: str) -> bool:

@@ -21,6 +21,7 @@ from lib_controlnet.enums import (
     InputMode,
     PuLIDMode,
     ResizeMode,
+    Speed,
 )
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units import field_values as values
@@ -50,6 +51,7 @@ class ControlUnit:
             asks for the latter decides for all.
         style_align: whether the pictures of a batch share their style. One unit that asks for it
             decides for all, and need not be enabled.
+        speed: in which evaluations its network is evaluated; its residuals are reused in others.
         notes: what was changed while parsing, one sentence each, for the user.
         is_request: made of a request's dict, whose numbers must be in range.
         fault: why a unit that is switched off could not be switched on.
@@ -165,6 +167,7 @@ class ControlUnit:
     union_apart: bool = row(
         False, Written.IF_SET, Axis(16, "Union Apart"), ("control_net_union_apart",)
     )
+    speed: Speed = row(Speed.EXACT, Written.IF_SET, Axis(17, "Speed"), ("control_net_speed",))
     index: int = 0
     notes: tuple[str, ...] = ()
     is_request: bool = False

@@ -62,6 +62,29 @@ def test_adjoining_windows_share_the_evaluations_of_every_sampler(webui, calls, 
     assert len(calls.hints) == 2
 
 
+SPEEDS = {
+    "Euler a": ({"sampler_name": "Euler a"}, [2] * 3, "3 of 10"),
+    "Heun": ({"sampler_name": "Heun"}, [2] * 7, "7 of 19"),
+    "another prompt": ({"prompt": "[a red circle:a blue star:0.5]"}, [2] * 4, "4 of 10"),
+    "rows in two calls": (
+        {"override_settings": {"batch_cond_uncond": False}}, [1, 1] * 3, "3 of 10",
+    ),
+    "hires": (
+        {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5, "hr_upscaler": "Latent"},
+        [2] * 6, "3 of 10 and 3 of 10",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPEEDS)
+def test_a_speed_evaluates_key_steps_and_says_so(webui, calls, case):
+    fields, rows, said = SPEEDS[case]
+    answer = webui.txt2img(**request(unit(speed="Fast"), **({"steps": 10} | fields)))
+    assert calls.rows == rows
+    (written,) = (text for text in answer.info["infotexts"][:1])
+    assert f"Speed: Fast, Evaluated: {said}" in written
+
+
 def test_control_mode_evaluates_cond_rows_only(webui, calls):
     webui.txt2img(**request(unit(control_mode=2), batch_size=2))
     assert calls.rows == [2] * STEPS

@@ -93,6 +93,10 @@ AXES: dict[str, list[tuple[str, str, dict[tuple[int, ...], dict[str, Any]]]]] = 
         ("true", "True", {EVERY: {"union_apart": True}}),
         ("[None, true]", "[as in the unit, True]", {SECOND: {"union_apart": True}}),
     ],
+    "Speed": [
+        ("fast", "Fast", {EVERY: {"speed": "Fast"}}),
+        ("[None, Fastest]", "[as in the unit, Fastest]", {SECOND: {"speed": "Fastest"}}),
+    ],
 }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ UNIT_FIELDS = (
     "batch_mask_dir animatediff_batch batch_modifiers batch_image_files batch_keyframe_idx"
 )
 OWN_FIELDS = (
-    "region region_feather batch_option style_align union_apart"  # behind those that clients know
+    "region region_feather batch_option style_align "  # behind those that clients know
+    "union_apart speed"
 )
 
 

@@ -13,6 +13,7 @@ from lib_controlnet.enums import (
     HiResOption,
     PuLIDMode,
     ResizeMode,
+    Speed,
 )
 from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Written
@@ -82,6 +83,7 @@ def test_round_trip_fields_beyond_the_published_ones_survive() -> None:
         region_feather=12.5,
         union_control_type=ControlNetUnionControlType.TYPE_9,
         union_apart=True,
+        speed=Speed.FASTEST,
         advanced_weighting=(1.0, 0.1, 1 / 3),
     )
     text = infotext.serialize(unit)

@@ -19,6 +19,7 @@ from lib_controlnet.enums import (
     ControlNetUnionControlType,
     HiResOption,
     PuLIDMode,
+    Speed,
 )
 from lib_controlnet.errors import UnitError
 from lib_controlnet.host.a1111.rows import build_layout
@@ -288,12 +289,25 @@ def test_it_is_known_that_a_unit_acted(rig):
 
 
 def test_a_field_that_means_nothing_to_the_family_is_said(rig):
-    chosen = {"union_apart": True, "pulid_mode": PuLIDMode.STYLE}
+    chosen = {"union_apart": True, "pulid_mode": PuLIDMode.STYLE, "speed": Speed.FAST}
     said = " ".join(rig.session([rig.unit(**chosen)]).comments)
     for field in chosen:
         assert (field in said) is (field not in rig.networks[0].heeds), field
     said = " ".join(rig.session([rig.unit()]).comments)
     assert "means nothing" not in said
+
+
+def test_a_speed_evaluates_less_and_reuses_what_fits(rig, steered):
+    if "speed" not in rig.networks[0].heeds:
+        pytest.skip("it costs little beside the U-Net")
+    unit = rig.unit(speed=Speed.FAST)
+    session = rig.session([unit])
+    with torch.no_grad(), session.sampling(rig.base.module):
+        for step in range(3):
+            session.begin_evaluation(PAIR, step / 100)
+            assert torch.equal(rig.call(), steered)
+    session.end_pass(3)
+    assert session.outcome_of(unit).tallies == [(1, 3)]
 
 
 @contextmanager

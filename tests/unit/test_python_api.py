@@ -65,6 +65,7 @@ FIELDS_IN_ORDER = [
     "batch_option",
     "style_align",
     "union_apart",
+    "speed",
 ]
 
 

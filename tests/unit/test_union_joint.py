@@ -19,7 +19,7 @@ from support import inputs, memory_checkpoint, random_hint, tiny_base
 from lib_controlnet.engine.network import Terms
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import StepContext
-from lib_controlnet.enums import ControlMode, ControlNetUnionControlType
+from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, Speed
 from lib_controlnet.families import identify
 from lib_controlnet.families.residual import evaluate_group
 from lib_controlnet.families.union import JointControl, find_groups
@@ -224,6 +224,7 @@ PAIRS = {
         [2, 2],
         f"{APART}{SPREAD}",
     ),
+    "speeds": ({"speed": Speed.FAST}, {}, [2, 2], f"{APART}their speeds differ"),
     "asked for": ({"union_apart": True}, {}, [2, 2], f"{APART}union_apart is set"),
     "one type": ({}, {}, [4], f"{APART}two of them have one type"),
 }

@@ -12,6 +12,7 @@ from lib_controlnet.enums import (
     InputMode,
     PuLIDMode,
     ResizeMode,
+    Speed,
 )
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units.field_values import AlphaLayer
@@ -168,6 +169,7 @@ def test_superset_row_is_understood_and_told_where_it_changes_something(row):
         (HiResOption, "hr_option", {"HIGH_RES_ONLY": ["High res only", 2, "HIGH_RES_ONLY"]}),
         (InputMode, "input_mode", {"MERGE": ["merge", 2, "InputMode.MERGE"]}),
         (PuLIDMode, "pulid_mode", {"STYLE": ["Extremely style", 1]}),
+        (Speed, "speed", {"FASTEST": ["fastest", 2, "Speed.FASTEST"]}),
         (
             ControlNetUnionControlType,
             "union_control_type",
@@ -246,7 +248,7 @@ def test_parse_control_unit_gets_its_place():
 
 
 def test_public_fields_are_the_interface_in_order():
-    assert len(FIELDS) == 38
+    assert len(FIELDS) == 39
     assert tuple(FIELDS)[:12] == (
         *("is_ui", "input_mode", "batch_images", "output_dir", "loopback", "enabled"),
         *("module", "model", "weight", "image", "resize_mode", "low_vram"),

@@ -45,12 +45,13 @@ ATTRIBUTES = {
     "control_net_region_feather": "region_feather",
     "control_net_union_control_type": "union_control_type",
     "control_net_union_apart": "union_apart",
+    "control_net_speed": "speed",
 }
 AXES = [
     *("Enabled", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode"),
     *("Resize Mode", "Preprocessor", "Pre Resolution", "Pre Threshold A", "Pre Threshold B"),
     *("Region", "Region Feather", "Hires-Fix Option", "Union Control Type"),
-    "Union Apart",
+    *("Union Apart", "Speed"),
 ]
 ALIASES = {
     "batch_image_dir": "batch_images",
@@ -77,7 +78,7 @@ IN_PANEL = {
     *("resize_mode", "hr_option", "image", "region", "region_feather", "advanced_weighting"),
     *("input_mode", "batch_images", "output_dir", "loopback", "effective_region_mask"),
     *("inpaint_crop_input_image", "union_control_type", "union_apart"),
-    *("pulid_mode", "independent", "region_canvas", "merge_images"),
+    *("pulid_mode", "speed", "independent", "region_canvas", "merge_images"),
 }
 
 
@@ -93,7 +94,7 @@ def test_what_is_published_of_the_table(panel_of_one_unit: UnitWidgets) -> None:
     optional = [field.name for field in infotext.fields(*infotext.IF_SET)]
     assert optional == [
         *("hr_option", "pulid_mode", "union_control_type", "region", "region_feather"),
-        *("union_apart", "advanced_weighting"),
+        *("union_apart", "speed", "advanced_weighting"),
     ]
     assert overrides.attributes() == ATTRIBUTES
     axes = sorted(field.axis for field in FIELDS.values() if field.axis)

@@ -241,7 +241,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any) -> None:
     noisy = None
     if getattr(denoiser, "mask_before_denoising", False):  # samplers that predict epsilon
         noisy = NoisyLatent(params.x[-images:], params.sigma[-images:])
-    session.begin_evaluation(layout, progress, unet, noisy)
+    session.begin_evaluation(layout, progress, unet, noisy, schedule)
     if session.effects("condition"):
         params.image_cond = session.condition(params.image_cond, layout.rows)
 
