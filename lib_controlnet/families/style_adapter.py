@@ -6,7 +6,8 @@ A picture, as CLIP sees it, becomes tokens that cond rows read behind those of t
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+import math
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -15,15 +16,18 @@ from einops import rearrange
 from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import WrongBaseModelError
-from lib_controlnet.families.attention import AttentionControl, count_transformers
+from lib_controlnet.families.attention import AttentionControl, count_transformers, token_size
 from lib_controlnet.families.base import ControlFamily, randomize
 from lib_controlnet.families.filling import fill, read_structure
 from lib_controlnet.gate import own_module
 from lib_controlnet.nets.style_adapter import StyleAdapter, StyleParams, read_style_params
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from lib_controlnet.engine.injection import Rows
     from lib_controlnet.engine.network import ActiveControl, Embeddings, Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Call, Places
@@ -68,7 +72,8 @@ class StyleControl(AttentionControl):
 
     The text's tokens are not touched, so rows without style are as they were. What the host's
     attention to the text gives is mixed with that to the style's tokens in the proportion that both
-    have in one softmax over all.
+    have in one softmax over all. Tokens of several units stand one behind the other, as in the
+    authors' code: each unit's are mixed in the proportion that they have among all.
     """
 
     network: StyleNetwork
@@ -82,6 +87,16 @@ class StyleControl(AttentionControl):
         self._embeddings = embeddings
         self._places: Places | None = None
         self._text_keys: dict[str, Tensor] = {}
+        self._others: list[StyleControl] = []
+        self._step: StepContext | None = None
+
+    @classmethod
+    def attach_all(cls, controls: Sequence[ActiveControl], places: Places) -> None:
+        """Attach them, each knowing of the others; see `ActiveControl.attach_all`."""
+        every = [control for control in controls if isinstance(control, cls)]
+        for control in every:
+            control._others = [other for other in every if other is not control]
+        super().attach_all(controls, places)
 
     @property
     def sort_key(self) -> tuple[object, ...]:
@@ -115,6 +130,7 @@ class StyleControl(AttentionControl):
         """Keys and values of a few tokens, by the layers of the present U-Net with its LoRAs."""
         super()._begin(step, call)
         self._text_keys.clear()
+        self._step = step
         if not self._rows or step.context is None:
             return
         assert self._places is not None
@@ -137,20 +153,67 @@ class StyleControl(AttentionControl):
         """What the style's tokens change, see `AttentionControl.attend`."""
         theirs = self._text_keys.pop(layer.path)
         theirs = theirs.repeat_interleave(len(query) // len(theirs), dim=0)
-        parts = [
-            _mix(*part, theirs, keys, values, layer.heads)
-            for part in zip(query.split(AT_ONCE, 1), text.split(AT_ONCE, 1), strict=True)
-        ]
+        parts, first = [], 0
+        for some, seen in zip(query.split(AT_ONCE, 1), text.split(AT_ONCE, 1), strict=True):
+            part = slice(first, first + some.shape[1])
+            first = part.stop
+            beside = [
+                other.weigh(layer, self._rows, some, part, query.shape[1]) for other in self._others
+            ]
+            parts.append(_mix(some, seen, theirs, keys, values, beside, layer.heads))
         return torch.cat(parts, dim=1)
+
+    def weigh(
+        self, layer: CrossAttention, rows: Rows, query: Tensor, part: slice, tokens: int
+    ) -> Tensor:
+        """How much the style is looked at beside another unit's.
+
+        Args:
+            layer: the layer.
+            rows: of the call, that the other one acts on.
+            query: theirs (n, m, width).
+            part: which of the picture's tokens these are.
+            tokens: of the whole picture.
+
+        Returns:
+            Logarithm of the sum of the exponents of its scores, (n, heads, m); -inf where the unit
+            does not act.
+        """
+        step, tiles = self._step, len(query) // len(rows)
+        found = query.new_full((len(query), layer.heads, query.shape[1]), -math.inf).float()
+        mine = [number for number, row in enumerate(rows) if row in self._rows]
+        if not mine or step is None:
+            return found
+        places = [number * tiles + tile for number in mine for tile in range(tiles)]
+        owners = self._owners_of(step, [rows[number] for number in mine])
+        keys = self._made[layer.path][0].to(query)[owners.repeat_interleave(tiles)]
+        q, k = (_split_heads(x, layer.heads) for x in (query[places], keys))
+        weighed = (q * q.shape[-1] ** -0.5 @ k.mT).logsumexp(-1)
+        if self.terms.region is not None:
+            mask = self.terms.region.at(token_size(step.x, tokens, self.terms.name), weighed)
+            weighed = weighed + mask.flatten()[part].log()
+        found[places] = weighed
+        return found
 
     def release(self) -> None:
         """Forget what was made for the pass."""
         super().release()
         self._text_keys.clear()
+        self._others, self._step = [], None
+
+
+def _split_heads(tokens: Tensor, heads: int) -> Tensor:
+    return rearrange(tokens.float(), "n t (h d) -> n h t d", h=heads)
 
 
 def _mix(
-    query: Tensor, text: Tensor, theirs: Tensor, keys: Tensor, values: Tensor, heads: int
+    query: Tensor,
+    text: Tensor,
+    theirs: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    beside: Sequence[Tensor],
+    heads: int,
 ) -> Tensor:
     """The difference that further tokens make to an attention.
 
@@ -160,15 +223,14 @@ def _mix(
         theirs: keys of the present tokens (n, t, width).
         keys: of the further ones, (n, s, width).
         values: the same.
+        beside: see `StyleControl.weigh`, of units that do the same.
         heads: of the attention.
     """
-    q, seen, there, k, v = (
-        rearrange(x.float(), "n t (h d) -> n h t d", h=heads)
-        for x in (query, text, theirs, keys, values)
-    )
+    q, seen, there, k, v = (_split_heads(x, heads) for x in (query, text, theirs, keys, values))
     q = q * q.shape[-1] ** -0.5
     own = q @ k.mT
-    share = torch.sigmoid(own.logsumexp(-1) - (q @ there.mT).logsumexp(-1))
+    rest = reduce(torch.logaddexp, beside, (q @ there.mT).logsumexp(-1))
+    share = torch.sigmoid(own.logsumexp(-1) - rest)
     change = (own.softmax(-1) @ v - seen) * share[..., None]
     return rearrange(change, "n h t d -> n t (h d)").to(text)
 

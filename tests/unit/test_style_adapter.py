@@ -7,12 +7,14 @@ at published size; it is not part of this project.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from oracle import assert_close
 from sessions import FakeHost, info, prepared
 from support import golden, inputs, memory_checkpoint, randomise, tiny_base
@@ -78,17 +80,20 @@ def test_tokens_agree_with_the_formula() -> None:
     assert_close(load(weights(3)).module(states), formula(weights(3), states))
 
 
+@pytest.mark.parametrize("seeds", [(1,), (1, 2), (1, 2, 5)], ids=str)
 @pytest.mark.parametrize("mode", [ControlMode.BALANCED, ControlMode.CONTROL])
 @torch.no_grad()
-def test_cond_rows_read_a_longer_text(mode: ControlMode) -> None:
+def test_cond_rows_read_a_longer_text(mode: ControlMode, seeds: tuple[int, ...]) -> None:
+    """Tokens of several units stand one behind the other, as in the authors' code."""
     base, call = tiny_base("SD1"), inputs("SD1")
     network = load(weights(3))
     plain = base.module(**call)
     one = {name: None if value is None else value[:1] for name, value in call.items()}
-    tokens = formula(weights(3), states_of(1)) * 0.7
-    one["context"] = torch.cat([one["context"], tokens], dim=1)
+    tokens = [formula(weights(3), states_of(seed)) * 0.7 for seed in seeds]
+    one["context"] = torch.cat([one["context"], *tokens], dim=1)
     longer = base.module(**one)
-    session = ControlSession(FakeHost(), [unit_of(network, 1, weight=0.7, control_mode=mode)])
+    units = [unit_of(network, seed, weight=0.7, control_mode=mode) for seed in seeds]
+    session = ControlSession(FakeHost(), units)
     session.begin_pass(info(base))
     with session.sampling(base.module):
         session.begin_evaluation(build_layout([1], 1, 2), 0.5)
@@ -97,6 +102,67 @@ def test_cond_rows_read_a_longer_text(mode: ControlMode) -> None:
     assert torch.equal(ours[1:], plain[1:])
     assert float((plain - ours).abs().max()) > 0.02 * float(plain.abs().max())
     assert torch.equal(base.module(**call), plain)
+
+
+LEFT = np.full((64, 128), 255, np.uint8)
+LEFT[:, 64:] = 0
+BESIDE: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "a region": ({}, {"region": LEFT}),
+    "another region": ({"region": 255 - LEFT}, {"region": LEFT}),
+    "the same region": ({"region": LEFT}, {"region": LEFT}),
+    "turns": ({"turn": (0, 2)}, {"turn": (1, 2)}),
+    "a turn and a region": ({"region": LEFT}, {"turn": (1, 2)}),
+    "a window": ({}, {"guidance_start": 0.9}),
+    "another file": ({}, {"file": 4}),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+@torch.no_grad()
+def test_each_token_reads_the_styles_that_act_there(case: str) -> None:
+    """One softmax over the text and whatever acts at a row and a place."""
+    base, call = tiny_base("SD1"), inputs("SD1", rows=4)
+    units, read = [], []
+    for seed, fields in enumerate(BESIDE[case], 1):
+        chosen = dict(fields)
+        file, turn = chosen.pop("file", 3), chosen.pop("turn", None)
+        units.append(unit_of(load(weights(file)), seed, weight=0.7, **chosen))
+        units[-1].turn = turn
+        tokens = formula(weights(file), states_of(seed))[0] * 0.7
+        rows = [turn[0]] if turn else [] if "guidance_start" in chosen else [0, 1]
+        region = chosen.get("region", np.full_like(LEFT, 255))
+        read.append((tokens, rows, region))
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(info(base, images=2))
+    with session.sampling(base.module):
+        session.begin_evaluation(build_layout([1, 1], 2, 4), 0.5)
+        ours = base.module(**call)
+    for path, attention in base.module.named_modules():
+        if path.endswith(".attn2"):
+            attention.register_forward_hook(_attend_to_all(read), with_kwargs=True)
+    assert_close(ours, base.module(**call))
+
+
+def _attend_to_all(read: list[tuple[Tensor, list[int], np.ndarray]]) -> Callable[..., Tensor]:
+    def attend(layer: nn.Module, args: tuple[Tensor], given: dict, _output: Tensor) -> Tensor:
+        (x,) = args
+        seen, count = given["context"], x.shape[1]
+        hidden = [torch.zeros(len(x), count, seen.shape[1])]
+        size = (round((count / 2) ** 0.5), 2 * round((count / 2) ** 0.5))
+        for tokens, rows, region in read:
+            seen = torch.cat([seen, tokens.expand(len(x), -1, -1)], dim=1)
+            there = F.adaptive_max_pool2d(torch.tensor(region)[None].float() / 255, size).flatten()
+            bias = torch.full((len(x), count), -torch.inf)
+            bias[rows] = there.log()
+            hidden.append(bias[..., None].expand(-1, -1, len(tokens)))
+        q, k, v = (
+            rearrange(part, "n t (h d) -> n h t d", h=layer.heads)
+            for part in (layer.to_q(x), layer.to_k(seen), layer.to_v(seen))
+        )
+        found = F.scaled_dot_product_attention(q, k, v, torch.cat(hidden, dim=-1)[:, None])
+        return layer.to_out(rearrange(found, "n h t d -> n t (h d)"))
+
+    return attend
 
 
 def test_the_published_file_is_known_and_fits() -> None:
