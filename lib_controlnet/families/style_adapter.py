@@ -185,7 +185,7 @@ class StyleControl(AttentionControl):
         if not mine or step is None:
             return found
         places = [number * tiles + tile for number in mine for tile in range(tiles)]
-        owners = self._owners_of(step, [rows[number] for number in mine])
+        owners = self._owners_of(step, tuple(rows[number] for number in mine))
         keys = self._made[layer.path][0].to(query)[owners.repeat_interleave(tiles)]
         q, k = (_split_heads(x, layer.heads) for x in (query[places], keys))
         weighed = (q * q.shape[-1] ** -0.5 @ k.mT).logsumexp(-1)
