@@ -1,5 +1,8 @@
 """ControlNet-LLLite for SDXL (kohya-ss, 2023): small modules on the attention's linear layers.
 
+Published files act there; modules may stand on any linear layer or convolution, of any base that
+has it.
+
 What a module adds to its layer's input is computed from what the U-Net put in, so units on the
 same layers sum.
 """
@@ -23,10 +26,11 @@ from lib_controlnet.families.base import ControlFamily, randomize
 from lib_controlnet.families.controlnet import own_precision
 from lib_controlnet.families.filling import fill, read_structure
 from lib_controlnet.families.hints import HintControl
+from lib_controlnet.files.bases import is_lllite_of_sdxl
 from lib_controlnet.nets.lllite import LLLite, LLLiteParams, read_lllite_params
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -43,6 +47,9 @@ PREFIX: Final = "lllite_unet_"
 
 LAYERS: Final = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
 """Layers of a transformer block that published files have modules for."""
+
+DEPTHS: Final = {"input_blocks.4": 2, "input_blocks.5": 2}
+"""Of a tiny network's embeddings in SDXL's blocks; 3 elsewhere."""
 
 LAST: Final = "out"
 """The last module that a call of the U-Net passes through."""
@@ -131,14 +138,22 @@ class LLLiteControl(HintControl):
             return None
         return self._conditions(name, step).expand(len(step.rows), -1, -1)
 
-    def _conditions(self, name: str, step: StepContext) -> Tensor:
-        """Embedding of the hint, and share of a region if there is one: (1 or rows, tokens, c)."""
+    def _conditions(
+        self, name: str, step: StepContext, size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Embedding of the hint, and share of a region if there is one: (1 or rows, tokens, c).
+
+        Args:
+            size: rows and columns of the tokens; None for as many as the latent has there.
+        """
         module = self.network.module.at(name)
         if name not in self._embeddings:
             hint = self.hint.to(self.network.device, self.network.dtype)
             with own_precision(self.network.device):
                 self._embeddings[name] = module.embed(hint)
-        embedding = _fit(self._embeddings[name], step, module.cell)
+        if size is None:
+            size = [-(-side * LATENT_SCALE // module.cell) for side in step.x.shape[-2:]]
+        embedding = _fit(self._embeddings[name], size)
         made = self.rows_of(embedding, step, tuple(range(len(step.rows))))
         if self.terms.region is not None:
             share = self.terms.region.at(made.shape[-2:], made)
@@ -146,14 +161,21 @@ class LLLiteControl(HintControl):
         return rearrange(made, "b c h w -> b (h w) c")
 
     @torch.no_grad()
-    def _addition(self, name: str, tokens: Tensor, step: StepContext) -> Tensor | None:
-        """What a module adds to its layer's input (k, l, width)."""
-        rows, index = self._rows, self._index
-        if not rows:
+    def _addition(self, name: str, given: Tensor, step: StepContext) -> Tensor | None:
+        """What a module adds to its layer's input, (k, l, width) or for a convolution a map."""
+        if not self._rows:
             return None
-        module = self.network.module.at(name)
+        if given.ndim == 3:
+            return self._add(name, given, self._follow(name, given, step), step)
+        cells, size = rearrange(given, "b c h w -> b (h w) c"), given.shape[-2:]
+        added = self._add(name, cells, self._conditions(name, step, size), step)
+        return rearrange(added, "b (h w) c -> b c h w", h=size[0])
+
+    def _add(self, name: str, tokens: Tensor, found: Tensor, step: StepContext) -> Tensor:
+        """What a module adds to tokens (k, l, width), given what it knows of them."""
+        index, module = self._index, self.network.module.at(name)
         device, dtype = self.network.device, self.network.dtype
-        found = self._follow(name, tokens, step).expand(len(step.rows), -1, -1)
+        found = found.expand(len(step.rows), -1, -1)
         read = tokens.reshape(*found.shape[:2], tokens.shape[-1])
         given, found = (read, found) if index is None else (read[index], found[index])
         cond, share = found.to(device, dtype).split_with_sizes(
@@ -194,12 +216,11 @@ class LLLiteControl(HintControl):
         self._embeddings.clear()
 
 
-def _fit(embedding: Tensor, step: StepContext, cell: int) -> Tensor:
+def _fit(embedding: Tensor, size: Sequence[int]) -> Tensor:
     """Bring an embedding (b, c, h, w) to the tokens of a call, whose latent may have any size."""
-    size = [-(-side * LATENT_SCALE // cell) for side in step.x.shape[-2:]]
-    if list(embedding.shape[-2:]) == size:
+    if tuple(embedding.shape[-2:]) == tuple(size):
         return embedding
-    return F.interpolate(embedding, size, mode="nearest-exact")
+    return F.interpolate(embedding, tuple(size), mode="nearest-exact")
 
 
 class LLLiteFamily(ControlFamily):
@@ -212,10 +233,13 @@ class LLLiteFamily(ControlFamily):
     def tiny(self, base: BaseUNet, seed: int = 0) -> LLLiteNetwork:
         """See `ControlFamily.tiny`."""
         found = {
-            name: (path, LLLiteParams(width, 8, 16, 2 if path.split(".")[1] in "45" else 3))
+            name: (path, LLLiteParams(width, 8, 16, DEPTHS.get(path[:14], 3)))
             for name, (path, width) in layer_paths(base).items()
             if name.endswith(LAYERS) and not name.startswith(f"{PREFIX}output_blocks")
         }
+        name = f"{PREFIX}input_blocks_1_0_in_layers_2"
+        path, width = layer_paths(base)[name]
+        found[name] = path, LLLiteParams(width, 8, 16, depth=1, is_conv=True)
         module = LLLite({name: params for name, (_path, params) in found.items()})
         paths = {name: path for name, (path, _params) in found.items()}
         return LLLiteNetwork("tiny", randomize(module, seed), paths)
@@ -239,16 +263,23 @@ class LLLiteFamily(ControlFamily):
 
 
 def layer_paths(base: BaseUNet) -> dict[str, tuple[str, int]]:
-    """Every linear layer of a U-Net, by the name that a module for it has in files.
+    """Every linear layer and convolution of a U-Net, by the name that a module for it has in files.
 
     Returns:
         Its path in the U-Net, and the width of what it reads.
     """
     return {
-        PREFIX + path.replace(".", "_"): (path, module.in_features)
+        PREFIX + path.replace(".", "_"): (path, width)
         for path, module in base.module.named_modules()
-        if isinstance(module, nn.Linear)
+        if (width := _width(module))
     }
+
+
+def _width(module: nn.Module) -> int:
+    """Channels that a layer reads; 0 for what takes no modules."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    return module.in_channels if isinstance(module, nn.Conv2d) else 0
 
 
 def _read(ckpt: Checkpoint) -> dict[str, LLLiteParams]:
@@ -267,10 +298,12 @@ def _find_layers(
     for name, one in params.items():
         _path, width = layers.get(name, ("", 0))
         if width != one.width:
-            other = "it" if base.shape.kind is BaseModel.SDXL else base.shape.kind
+            made_for = "for SDXL " if is_lllite_of_sdxl(ckpt.shapes) else ""
+            is_xl = bool(made_for) and base.shape.kind is BaseModel.SDXL
+            other = "it" if is_xl else base.shape.kind
             has = f"reads {width} channels there" if width else "has no such layer"
             msg = (
-                f"control model {ckpt.name} is a ControlNet-LLLite for SDXL and acts on "
+                f"control model {ckpt.name} is a ControlNet-LLLite {made_for}and acts on "
                 f"{name.removeprefix(PREFIX)} with {one.width} channels; the loaded checkpoint "
                 f"{base.name} ({base.shape}) {has}; choose a control model made for {other}"
             )

@@ -21,7 +21,7 @@ XL_UNSHUFFLED: Final = 256
 TEXT_READERS: Final = re.compile(r"(^|\.)(attn2\.to_k\.(weight|down)|\d+\.to_k_ip\.weight)$")
 """Tensors with as many columns as the base's text tokens are wide."""
 
-LLLITE_BLOCK: Final = re.compile(r"lllite_unet_input_blocks_(\d+)_")
+LLLITE_BLOCK: Final = re.compile(r"lllite_unet_input_blocks_(\d+)_1_")
 SDXL_ATTENDING: Final = frozenset({"4", "5", "7", "8"})
 """SDXL's input blocks with attention; all published LLLites act there."""
 
@@ -47,9 +47,9 @@ def base_of(key: str, shapes: Mapping[str, Sequence[int]]) -> BaseModel | None:
 
 
 def is_lllite_of_sdxl(shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether the input blocks that an LLLite acts in are some of those where SDXL has attention.
+    """Whether the attention that an LLLite acts in is where SDXL has some.
 
-    Its tensors do not know the text's width; other U-Nets attend in other blocks.
+    Its tensors do not know the text's width; other U-Nets attend in other input blocks.
     """
     blocks = {found[1] for found in map(LLLITE_BLOCK.match, shapes) if found}
-    return blocks <= SDXL_ATTENDING
+    return bool(blocks) and blocks <= SDXL_ATTENDING

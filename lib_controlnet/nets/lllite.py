@@ -1,9 +1,10 @@
-"""ControlNet-LLLite: small modules on the attention layers of SDXL's U-Net (kohya-ss, 2023).
+"""ControlNet-LLLite: small modules on layers of the U-Net (kohya-ss, 2023).
 
-Each module adds something to the input of one linear layer, computed of that input and of an
-embedding of the hint. The embedding sees neither noise, nor time, nor text, so it is computed
-once for a picture. Module names follow the published files. Tokens are (b, n, c). Nothing here
-draws random numbers: networks are built on the meta device and filled from a file.
+Each module adds something to the input of one linear layer or convolution, computed of that input
+and of an embedding of the hint. The embedding sees neither noise, nor time, nor text, so it is
+computed once for a picture. Module names follow the published files. Tokens are (b, n, c); a
+convolution's are the cells of its input. Nothing here draws random numbers: networks are built on
+the meta device and filled from a file.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class LLLiteParams:
         cond_width: of the hint's embedding.
         mlp_width: between its layers.
         depth: how small the embedding is, a key of `STRIDES`.
+        is_conv: whether its layers are kept as convolutions of 1 x 1, as those on convolutions are.
     """
 
     width: int
     cond_width: int
     mlp_width: int
     depth: int
+    is_conv: bool = False
 
 
 def read_lllite_params(shapes: Shapes) -> dict[str, LLLiteParams]:
@@ -49,18 +52,30 @@ def read_lllite_params(shapes: Shapes) -> dict[str, LLLiteParams]:
     """
     params = {}
     for name in dict.fromkeys(key.partition(".")[0] for key in shapes):
-        mlp_width, width = shapes[f"{name}.down.0.weight"][:2]
+        down = shapes[f"{name}.down.0.weight"]
+        mlp_width, width = down[:2]
         second = shapes[f"{name}.conditioning1.2.weight"]
         depth = 3 if f"{name}.conditioning1.4.weight" in shapes else 2
         if second[-1] == STRIDES[1][1]:
             depth = 1
         cond_width = 2 * shapes[f"{name}.conditioning1.0.weight"][0]
-        params[name] = LLLiteParams(width, cond_width, mlp_width, depth)
+        params[name] = LLLiteParams(width, cond_width, mlp_width, depth, len(down) == 4)
     return params
 
 
+class Pointwise(nn.Conv2d):
+    """A convolution of 1 x 1, on tokens (b, n, c)."""
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__(width, out_width, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (b, n, out_width)."""
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+
 class LLLiteModule(nn.Module):
-    """What is added to the input of one linear layer."""
+    """What is added to the input of one layer."""
 
     def __init__(self, params: LLLiteParams) -> None:
         super().__init__()
@@ -73,10 +88,10 @@ class LLLiteModule(nn.Module):
         self.conditioning1 = nn.Sequential(*layers[:-1])
         self.cell = 4 * 2**params.depth
         self.cond_width = params.cond_width
-        mlp = params.mlp_width
-        self.down = nn.Sequential(nn.Linear(params.width, mlp))
-        self.mid = nn.Sequential(nn.Linear(mlp + params.cond_width, mlp))
-        self.up = nn.Sequential(nn.Linear(mlp, params.width))
+        mlp, layer = params.mlp_width, Pointwise if params.is_conv else nn.Linear
+        self.down = nn.Sequential(layer(params.width, mlp))
+        self.mid = nn.Sequential(layer(mlp + params.cond_width, mlp))
+        self.up = nn.Sequential(layer(mlp, params.width))
 
     def embed(self, hint: Tensor) -> Tensor:
         """Embed the hint, once for a picture.

@@ -54,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--gaussian", action="store_true", help="ablation: random instead of zero convolutions"
     )
+    init.add_argument(
+        "--everywhere",
+        action="store_true",
+        help="an LLLite acts in the decoder and on convolutions too, not where published ones do",
+    )
     init.add_argument("--force", action="store_true", help="replace an existing file")
 
     fill = commands.add_parser("fill50k", help="make a data set of circles")
@@ -120,7 +125,7 @@ def init_command(options: argparse.Namespace) -> None:
     base, kind = open_base(options.base), KINDS[options.kind]
     kind.refuse_options(options)
     start = Path(options.start) if options.start else None
-    begin = Begin(options.seed, options.gaussian, start, options.types)
+    begin = Begin(options.seed, options.gaussian, start, options.types, options.everywhere)
     tensors = dict(kind.new_tensors(base, begin))
     facts = {
         "base": base.name,

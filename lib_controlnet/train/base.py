@@ -18,7 +18,6 @@ import torch
 from lib_controlnet.engine.unet import UNetShape, read_shape
 from lib_controlnet.files.catalog import short_hash
 from lib_controlnet.files.containers import open_container
-from lib_controlnet.files.layouts import diffusers_renamer
 
 from .errors import TrainError
 from .names import unet_renamer, vae_renamer
@@ -107,8 +106,13 @@ class Base(ABC):
 
     @property
     @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the U-Net's tensors, by their original names."""
+
+    @cached_property
     def shape(self) -> UNetShape:
         """The U-Net's structure."""
+        return read_shape(self.shapes)
 
     @property
     @abstractmethod
@@ -212,16 +216,16 @@ class LdmBase(Base):
         return found
 
     @cached_property
-    def shape(self) -> UNetShape:
-        return read_shape(self._shapes(UNET))
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes(UNET)
 
     @cached_property
     def unet_arguments(self) -> dict[str, Any]:
         yaml = (self.yaml.get("unet_config") or {}).get("params") or {}
-        return unet_arguments(self._shapes(UNET), yaml, text_width(self._file.infos))
+        return unet_arguments(self.shapes, yaml, text_width(self._file.infos))
 
     def encoder(self) -> Iterator[tuple[str, Tensor]]:
-        wanted = [UNET + name for name in self._shapes(UNET) if name.startswith(SHARED)]
+        wanted = [UNET + name for name in self.shapes if name.startswith(SHARED)]
         for name, tensor in self._file.read(wanted, None, "cpu"):
             yield name[len(UNET) :], tensor
 
@@ -313,14 +317,14 @@ class DiffusersBase(Base):
     def _unet_files(self) -> tuple[list[TensorFile], dict[str, str]]:
         files = [open_container(path) for path in self._weights("unet")]
         names = [name for file in files for name in file.infos]
-        rename = diffusers_renamer(names)
+        rename = unet_renamer(names)
         return files, {name: rename(name) for name in names}
 
     @cached_property
-    def shape(self) -> UNetShape:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         files, names = self._unet_files
         infos = [entry for file in files for entry in file.infos.items()]
-        return read_shape({names[name]: info.shape for name, info in infos})
+        return {names[name]: info.shape for name, info in infos}
 
     @cached_property
     def unet_arguments(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from lib_controlnet.train.steps import type_numbers
 Make = Callable[..., Settings]
 CASES = [
     *(("union", "SD1"), ("union", "SDXL"), ("t2i", "SD1"), ("t2i", "SDXL")),
-    *(("lllite", "SD1"), ("lllite", "SDXL"), ("t2i_light", "SD1")),
+    *(("lllite --everywhere", "SD1"), ("lllite", "SDXL"), ("t2i_light", "SD1")),
 ]
 CANNY = 3
 
@@ -57,7 +57,7 @@ def test_a_new_control_is_silent_and_steers_as_the_engine_does(
 ) -> None:
     """Trained through diffusers, used through the engine: float32 in another order of sums."""
     base, control = write_kind(tmp_path, base_kind), tmp_path / "new.safetensors"
-    assert main(["init", str(base), str(control), "--kind", kind]) == 0
+    assert main(["init", str(base), str(control), "--kind", *kind.split()]) == 0
     opened, call = open_base(base), inputs(base_kind)
     unet, pooled = opened.unet(), None
     hint = torch.from_numpy(picture(3)).permute(2, 0, 1)[None].float() / 255
@@ -189,6 +189,7 @@ def test_types_come_from_lines_else_from_the_data_set(tmp_path: Path) -> None:
     ("kind", "options", "said"),
     [
         ("t2i", ["--gaussian"], "--gaussian means nothing for a T2I-Adapter"),
+        ("t2i", ["--everywhere"], "--everywhere means nothing for a T2I-Adapter"),
         ("lllite", ["--types", "8"], "--types means nothing for a ControlNet-LLLite"),
         ("controlnet", ["--start", "x"], "--start means nothing for a ControlNet"),
         ("union", ["--start", "{base}"], "is no ControlNet for this base"),

@@ -39,8 +39,8 @@ PUBLISHED = {(8, 16): 11.1, (16, 32): 22.3, (32, 64): 45.9, (128, 128): 121.9, (
 """Megabytes of the published files in half precision, by widths of embedding and layers."""
 
 
-def module_params(width: int, depth: int) -> LLLiteParams:
-    return LLLiteParams(width, cond_width=8, mlp_width=16, depth=depth)
+def module_params(width: int, depth: int, is_conv: bool = False) -> LLLiteParams:
+    return LLLiteParams(width, cond_width=8, mlp_width=16, depth=depth, is_conv=is_conv)
 
 
 def formula(
@@ -54,17 +54,36 @@ def formula(
 
     `change` is what a neighbour did to the picture's tokens (1, m, c).
     """
-    w = {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+    w = _weights_of(tensors, name)
+    cond = change(embed(w, hint).flatten(2).mT.expand(2, -1, -1))
+    down = (tokens @ w["down.0.weight"].T + w["down.0.bias"]).clamp(min=0)
+    mid = torch.cat([cond, down], dim=2) @ w["mid.0.weight"].T + w["mid.0.bias"]
+    return mid.clamp(min=0) @ w["up.0.weight"].T + w["up.0.bias"]
+
+
+def _weights_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+
+def embed(w: Mapping[str, Tensor], hint: Tensor) -> Tensor:
+    """A module's embedding (1, c, h, w) of a hint (1, 3, H, W) in [0, 1]."""
     cond = hint * 2 - 1
     for position in (0, 2, 4):
         kernel = w.get(f"conditioning1.{position}.weight")
         if kernel is not None:
             cond = cond.clamp(min=0) if position else cond
             cond = F.conv2d(cond, kernel, w[f"conditioning1.{position}.bias"], kernel.shape[-1])
-    cond = change(cond.flatten(2).mT.expand(2, -1, -1))
-    down = (tokens @ w["down.0.weight"].T + w["down.0.bias"]).clamp(min=0)
-    mid = torch.cat([cond, down], dim=2) @ w["mid.0.weight"].T + w["mid.0.bias"]
-    return mid.clamp(min=0) @ w["up.0.weight"].T + w["up.0.bias"]
+    return cond
+
+
+def conv_formula(tensors: Mapping[str, Tensor], name: str, x: Tensor, hint: Tensor) -> Tensor:
+    """What a module adds to a convolution's input (b, c, h, w)."""
+    w = _weights_of(tensors, name)
+    cond = F.interpolate(embed(w, hint), x.shape[-2:], mode="nearest-exact")
+    down = F.conv2d(x, w["down.0.weight"], w["down.0.bias"]).clamp(min=0)
+    mid = torch.cat([cond.expand(len(x), -1, -1, -1), down], dim=1)
+    mid = F.conv2d(mid, w["mid.0.weight"], w["mid.0.bias"]).clamp(min=0)
+    return F.conv2d(mid, w["up.0.weight"], w["up.0.bias"])
 
 
 @pytest.mark.parametrize("size", [(64, 128), (72, 104)], ids=["whole", "odd"])
@@ -119,6 +138,67 @@ def test_any_linear_layer_may_have_a_module() -> None:
     with session.sampling(base.module):
         session.begin_evaluation(build_layout([1], 1, 2), 0.5)
         assert not torch.equal(base.module(**inputs("SDXL")), plain)
+
+
+CONVOLUTIONS = {
+    "input_blocks_1_0_in_layers_2": 1,
+    "input_blocks_3_0_op": 2,  # half the size of what this layer reads: cells are repeated
+    "middle_block_2_out_layers_3": 3,
+    "output_blocks_11_0_in_layers_2": 1,
+}
+"""Depths of modules on convolutions, the first and the last at the latent's size."""
+
+
+@torch.no_grad()
+def test_a_convolution_may_have_a_module_on_any_base() -> None:
+    """The trainer can be told so. Two units, one on the cond row alone, in half of the picture."""
+    base, call = tiny_base("SD1"), inputs("SD1")
+    layers = {PREFIX + p.replace(".", "_"): m for p, m in base.module.named_modules()}
+    params = {
+        PREFIX + name: module_params(layers[PREFIX + name].in_channels, depth, is_conv=True)
+        for name, depth in CONVOLUTIONS.items()
+    }
+    half = np.zeros((64, 128), np.uint8)
+    half[:, :64] = 255
+    units, told = [], []
+    for seed, region in ((1, None), (2, half)):
+        tensors = {name: t * 3 for name, t in randomise(LLLite(params), seed).state_dict().items()}
+        ckpt = memory_checkpoint(tensors, f"lllite{seed}.safetensors")
+        network = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
+        assert network.module.state_dict().keys() == tensors.keys()
+        network.cond_only = region is not None
+        units.append(prepared(network, seed, region=region))
+        told.append((tensors, to_hint(units[-1].detected), region is not None))
+
+    def adder(name: str) -> Callable:
+        def add(_layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            (x,) = args
+            sums = x
+            for tensors, hint, is_half in told:
+                added = conv_formula(tensors, name, x, hint)
+                if is_half:
+                    added[1] = 0
+                    added[..., x.shape[-1] // 2 :] = 0
+                sums = sums + added
+            return (sums,)
+
+        return add
+
+    handles = [layers[name].register_forward_pre_hook(adder(name)) for name in params]
+    expected = base.module(**call)
+    for handle in handles:
+        handle.remove()
+    plain = base.module(**call)
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(info(base))
+    with session.sampling(base.module):
+        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
+        ours = base.module(**call)
+    assert_close(ours, expected)
+    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
+    assert torch.equal(base.module(**call), plain)
+    with pytest.raises(WrongBaseModelError, match="is a ControlNet-LLLite and acts on .*for SDXL"):
+        identify(ckpt).check(ckpt, tiny_base("SDXL"))
 
 
 PREFIX = "lllite_unet_"

@@ -29,6 +29,7 @@ SPECIAL: Final = {
     "start": "--start",
     "types": "--types",
     "only_middle": "--only-middle",
+    "everywhere": "--everywhere",
 }
 """Options of `init` and `run` that mean something for some kinds only."""
 
@@ -42,12 +43,14 @@ class Begin:
         gaussian: the paper's ablation: random numbers where zeros should be.
         start: a trained ControlNet to begin with.
         types: of hints that a Union tells apart; None for the published number.
+        everywhere: an LLLite acts in the decoder and on convolutions too.
     """
 
     seed: int = 0
     gaussian: bool = False
     start: Path | None = None
     types: int | None = None
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, eq=False)
