@@ -24,6 +24,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from bench_http.command import add_options, bench_http, check_alone
 from minildm.unet import UNetModel, timestep_embedding
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -465,7 +466,11 @@ def main() -> int:
         help="measure preprocessors instead: these, or all of them",
     )
     reader.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    add_options(reader)
     options = reader.parse_args()
+    check_alone(reader, options)
+    if options.webui_url:
+        return bench_http(options)
     if options.load:
         print(loading(options.load, options.width))
         return 0
