@@ -459,12 +459,15 @@ def main() -> int:
     reader.add_argument("--width", type=int, default=64, help="model_channels; SD1.5 has 320")
     reader.add_argument("--latent", type=int, default=64, help="edge of the latent; SD1.5 has 64")
     reader.add_argument("--rounds", type=int, default=3, help="turns that each variant gets")
-    reader.add_argument(
+    other = reader.add_mutually_exclusive_group()
+    other.add_argument(
         "--preprocessors",
         nargs="*",
         metavar="NAME",
         help="measure preprocessors instead: these, or all of them",
     )
+    text = "measure steps on a device instead: cuda, cuda:1, mps or cpu"
+    other.add_argument("--device", metavar="NAME", help=text)
     reader.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     add_options(reader)
     options = reader.parse_args()
@@ -474,6 +477,10 @@ def main() -> int:
     if options.load:
         print(loading(options.load, options.width))
         return 0
+    if options.device:
+        from bench_device import bench_device
+
+        return bench_device(options.device, options.width, options.latent, options.rounds)
     if options.preprocessors is not None:
         from bench_preprocessors import main as bench_preprocessors
 

@@ -68,14 +68,14 @@ def add_options(reader: argparse.ArgumentParser) -> None:
 
 def check_alone(reader: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options of one kind of measurement that were given to the other."""
-    local = ("width", "latent", "preprocessors")
+    local = ("width", "latent", "preprocessors", "device")
     here = {"rounds", "load", *local}
     for name, value in vars(options).items():
         if value == reader.get_default(name) or name == "webui_url":
             continue
         option = f"--{name.replace('_', '-')}"
         if options.webui_url and name in local:
-            reader.error(f"{option} does not count with --webui-url; for pictures give --size")
+            reader.error(f"{option} does not go together with --webui-url")
         if not options.webui_url and name not in here:
             reader.error(f"{option} only counts with --webui-url")
 

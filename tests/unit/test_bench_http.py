@@ -331,7 +331,7 @@ REFUSED = {
     "size": (("--size", "100x100"), "multiples of 8"),
     "large": (("--size", "4096x64"), "64 to 2048"),
     "batch": (("--batch", "0"), "whole number from 1"),
-    "width": (("--width", "96"), "--width does not count with --webui-url"),
+    "width": (("--width", "96"), "--width does not go together with --webui-url"),
 }
 
 
