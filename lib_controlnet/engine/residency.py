@@ -194,9 +194,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         with self._lock:
             key = _key(path, base, dtype)
             self._forget_stale(key, base)
-            network = self._alive.get((*key, None))
-            if network is None:
-                network = self._alive.get((*key, base.identity))
+            network = self._find_loaded(key, base)
             if network is None:
                 count = max(self.max_count, 1) - 1
                 self.shrink(count, least=min(count, 1))
@@ -205,6 +203,21 @@ class Residency(Bounded[Key, "ControlNetwork"]):
             self._alive[key] = network
             self.put(key, network, least=1)
             return network
+
+    def find_loaded(self, path: Path, base: BaseUNet, dtype: torch.dtype) -> ControlNetwork | None:
+        """The network of a file if it need not be loaded.
+
+        Who is about to ask for several holds these first: loading drops what nobody holds.
+
+        Raises:
+            ModelNotFoundError: the file is gone.
+        """
+        with self._lock:
+            return self._find_loaded(_key(Path(path), base, dtype), base)
+
+    def _find_loaded(self, key: Key, base: BaseUNet) -> ControlNetwork | None:
+        network = self._alive.get((*key, None))
+        return self._alive.get((*key, base.identity)) if network is None else network
 
     def _forget_stale(self, key: Key, base: BaseUNet) -> None:
         """Forget what a file held before it changed, and all sums with another base."""

@@ -156,7 +156,10 @@ def _prepare(
                 interrupted=runtime.host.is_interrupted,
                 on_error=session.on_error,
             )
+            wanted = [unit.model for unit in units if unit.enabled and unit.has_model]
+            held = runtime.find_loaded(wanted)  # else a unit's loading drops what the next one uses
             session.prepared = prepare_units(units, preparation, session.comments, frames)
+            del held
     finally:
         runtime.host.report(None)
     for position, prepared in enumerate(session.prepared):

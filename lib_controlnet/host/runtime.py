@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -185,6 +185,16 @@ class Runtime:
         """
         self.residency.max_count = self.cache_size()
         return self.residency.network(path, base, self.host.network_dtype, load_network)
+
+    def find_loaded(self, names: Iterable[str]) -> list[ControlNetwork]:
+        """Those of these control models that need not be loaded; hold them, and they stay so."""
+        base, found = self.base(), []
+        for name in names:
+            with suppress(ModelNotFoundError):  # told where it is asked for
+                if base is not None:
+                    path = self.catalog.find(name)
+                    found.append(self.residency.find_loaded(path, base, self.host.network_dtype))
+        return [network for network in found if network is not None]
 
     def detect(
         self,

@@ -93,6 +93,20 @@ def test_cache_size_means_what_it_says(
     assert (len(loads), len(runtime.residency)) == (4, 1)
 
 
+def test_loading_drops_none_that_the_same_generation_wants(
+    webui: Any, runtime: Any, loads: list[str]
+) -> None:
+    """Three models and room for two beside generations: two are there when it begins again."""
+    expected = first(webui.txt2img(**request(*UNITS, steps=1)))
+    for order in (UNITS, UNITS[::-1], UNITS):
+        loads.clear()
+        assert len(runtime.residency) == 2
+        again = first(webui.txt2img(**request(*order, steps=1)))
+        assert len(loads) == 1
+        assert np.array_equal(again, expected)
+    assert len(runtime.residency) == 2
+
+
 @pytest.mark.parametrize(
     ("given", "low", "copies", "left"),
     [
