@@ -356,11 +356,21 @@ window.controlnetPanel = (() => {
     return [texts[Math.max(0, chosen)] ?? texts[0] ?? ""];
   };
 
-  /** A weight type, or the weight of its composition, becomes the text of the weights. */
-  const chooseWeightType = (both) => (kind, composition) => {
-    const text = both.includes(kind) && composition !== 1 ? `${kind} ${composition}` : kind;
-    return [kind === "normal" ? "" : text, see(both.includes(kind))];
+  /** A weight type as the text of the weights. */
+  const textOfType = (kind, composition, both) =>
+    both.includes(kind) && composition !== 1 ? `${kind} ${composition}` : kind;
+
+  /** A weight type becomes the text of the weights, unless that says so; "normal" leaves numbers there. */
+  const chooseWeightType = (both, names) => (kind, composition, text) => {
+    const words = text.trim().toLowerCase().split(/\s+/);
+    const written = (words.length > 1 && Number(words.at(-1)) >= 0 ? words.slice(0, -1) : words).join(" ");
+    const shown = see(both.includes(kind));
+    if (kind === "normal") return [names.includes(written) ? "" : text, shown];
+    return [written === kind ? text : textOfType(kind, composition, both), shown];
   };
+
+  /** The weight of a composition becomes part of the text of the weights. */
+  const weighComposition = (both) => (kind, composition) => [textOfType(kind, composition, both)];
 
   /** The choices of a unit -> the same; noted, because they may have changed when the answer comes. */
   const noteChoices = (name) => (...values) => {
@@ -381,6 +391,6 @@ window.controlnetPanel = (() => {
     ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
     ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, noteDrawing, newCanvas, sendDimensions },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
-    ...{ chooseWeightType, noteChoices, askAgain },
+    ...{ chooseWeightType, weighComposition, noteChoices, askAgain },
   };
 })();

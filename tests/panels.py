@@ -24,6 +24,9 @@ from lib_controlnet.units.batch import BatchSource
 
 CANNY = "control_demo_canny [e3b0c442]"
 
+FOLLOWING = 8
+"""Widgets that follow a preprocessor; those of families stand behind them."""
+
 
 @dataclass
 class FakeRuntime:

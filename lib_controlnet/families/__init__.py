@@ -139,9 +139,20 @@ def describe(path: Path) -> FileFacts:
             family, kind = identify(ckpt), classify(ckpt)
             base = None if kind is None else base_of(kind.key, ckpt.shapes)
             facts, reads = family.describe(ckpt), family.preprocessor_for(ckpt)
-            return replace(facts, family=family.name, base=base, preprocessor=reads)
+            return replace(_facts_of(family, facts), base=base, preprocessor=reads)
     except ControlNetError:  # choosing it says what is wrong
         return FileFacts()
+
+
+def describe_fileless(preprocessor: str) -> FileFacts:
+    """The same of what steers by a preprocessor without a model's file."""
+    found = find_fileless(preprocessor)
+    return FileFacts() if found is None else _facts_of(found.family, FileFacts())
+
+
+def _facts_of(family: ControlFamily, facts: FileFacts) -> FileFacts:
+    says = family.networks
+    return replace(facts, family=family.name, heeds=says.heeds, has_curves=says.has_curves)
 
 
 def preprocessor_for(path: Path) -> str:

@@ -37,6 +37,8 @@ class FileFacts:
         made_on: the checkpoint that it is a change to, where its name tells.
         preprocessor: name of that whose embedding it reads; "" where it reads a map, or nothing
             tells.
+        heeds: fields of a unit that mean nothing to some families, and something to it.
+        has_curves: weight types spread over its layers.
     """
 
     picture_types: tuple[ControlNetUnionControlType, ...] = ()
@@ -45,6 +47,8 @@ class FileFacts:
     base: BaseModel | None = None
     made_on: str = ""
     preprocessor: str = ""
+    heeds: frozenset[str] = frozenset()
+    has_curves: bool = False
 
     def __str__(self) -> str:
         kind = f"{self.family} for {self.base}" if self.base else self.family
@@ -59,12 +63,14 @@ class ControlFamily(ABC):
         kinds: keys of the signatures of its files (`files/signatures.py`).
         preprocessors: those that steer in this way without a model's file.
         bases: those that it has networks for.
+        networks: their class, which says what they heed before one is loaded.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = ()
     preprocessors: ClassVar[tuple[str, ...]] = ()
     bases: ClassVar[tuple[BaseModel, ...]] = (BaseModel.SD1, BaseModel.SD2, BaseModel.SDXL)
+    networks: ClassVar[type[ControlNetwork]]
 
     @abstractmethod
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetwork:

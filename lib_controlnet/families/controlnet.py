@@ -125,6 +125,7 @@ class ControlNetFamily(ControlFamily):
 
     name = "ControlNet"
     kinds = ("controlnet",)
+    networks = ControlNetNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:
         """See `ControlFamily.tiny`."""

@@ -187,6 +187,7 @@ class FaceIdFamily(ControlFamily):
 
     name = "IP-Adapter-FaceID"
     kinds = ("face_id",)
+    networks = FaceIdNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> FaceIdNetwork:
         """See `ControlFamily.tiny`."""

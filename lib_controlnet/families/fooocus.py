@@ -182,6 +182,7 @@ class FooocusFamily(ControlFamily):
     name = "Fooocus inpaint"
     kinds = tuple(OTHER)
     bases = (BaseModel.SDXL,)
+    networks = FooocusNetwork
 
     @torch.no_grad()
     def tiny(self, base: BaseUNet, seed: int = 0) -> FooocusNetwork:

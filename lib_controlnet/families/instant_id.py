@@ -106,6 +106,7 @@ class InstantIdFamily(IPAdapterFamily):
 
     name = INSTANT_ID
     kinds = ("instant_id",)
+    networks = InstantIdNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> InstantIdNetwork:
         """See `ControlFamily.tiny`."""

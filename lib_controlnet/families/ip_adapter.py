@@ -133,6 +133,7 @@ class IPAdapterFamily(ControlFamily):
 
     name = "IP-Adapter"
     kinds = ("ip_adapter",)
+    networks = IPAdapterNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> IPAdapterNetwork:
         """See `ControlFamily.tiny`."""

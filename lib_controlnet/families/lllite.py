@@ -229,6 +229,7 @@ class LLLiteFamily(ControlFamily):
     name = "ControlNet-LLLite"
     kinds = ("lllite",)
     bases = (BaseModel.SDXL,)
+    networks = LLLiteNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> LLLiteNetwork:
         """See `ControlFamily.tiny`."""

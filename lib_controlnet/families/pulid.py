@@ -163,6 +163,7 @@ class PuLidFamily(ControlFamily):
 
     name = "PuLID"
     kinds = ("pulid",)
+    networks = PuLidNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> PuLidNetwork:
         """See `ControlFamily.tiny`."""

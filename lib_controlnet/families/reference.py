@@ -496,6 +496,7 @@ class ReferenceFamily(ControlFamily):
 
     name = "Reference"
     preprocessors = tuple(VARIANTS)
+    networks = ReferenceNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> ReferenceNetwork:
         """See `ControlFamily.tiny`."""

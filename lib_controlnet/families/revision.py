@@ -177,6 +177,7 @@ class RevisionFamily(ControlFamily):
     name = "Revision"
     preprocessors = (WITH_PROMPT, IGNORE_PROMPT)
     bases = (BaseModel.SDXL,)
+    networks = RevisionNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> RevisionNetwork:
         """See `ControlFamily.tiny`."""

@@ -245,6 +245,7 @@ class SparseCtrlFamily(ControlNetFamily):
     name = "SparseCtrl"
     kinds = ("sparsectrl",)
     bases = (BaseModel.SD1,)
+    networks = SparseCtrlNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> SparseCtrlNetwork:
         """See `ControlFamily.tiny`; rgb for odd seeds, else scribble."""

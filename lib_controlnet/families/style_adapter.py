@@ -241,6 +241,7 @@ class StyleFamily(ControlFamily):
     name = "T2I-Adapter (style)"
     kinds = ("t2i_style",)
     bases = (BaseModel.SD1,)
+    networks = StyleNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> StyleNetwork:
         """See `ControlFamily.tiny`."""

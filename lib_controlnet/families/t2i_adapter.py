@@ -163,6 +163,7 @@ class T2IAdapterFamily(ControlFamily):
 
     name = "T2I-Adapter"
     kinds = ("t2i", LIGHT)
+    networks = T2IAdapterNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> T2IAdapterNetwork:
         """See `ControlFamily.tiny`."""

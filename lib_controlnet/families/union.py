@@ -278,6 +278,7 @@ class UnionFamily(ControlNetFamily):
 
     name = "ControlNet Union"
     kinds = ("union",)
+    networks = UnionNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> UnionNetwork:
         """See `ControlFamily.tiny`."""

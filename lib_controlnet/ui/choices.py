@@ -13,15 +13,21 @@ from typing import Any, Final
 
 import gradio as gr
 
+from lib_controlnet import families
 from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.engine.bound import OF_SOME_FAMILIES
 from lib_controlnet.enums import ControlNetUnionControlType, union_type
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.families.base import FileFacts
 from lib_controlnet.files.claims import contradiction
 from lib_controlnet.ui.messages import notice
-from lib_controlnet.units.unit import NO_MODEL, NO_MODULE, SLIDERS
+from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
+from lib_controlnet.units.weight_types import WeightType
 
 Update = dict[str, Any]
+
+OF_FAMILIES: Final = ("union_control_type", *OF_SOME_FAMILIES, "weight_type", "composition")
+"""Widgets that are shown while a model is chosen to which they mean something."""
 
 _NAMED: Final = 3
 """Models that a sentence names at most."""
@@ -138,6 +144,14 @@ def slider_updates(module: str, pixel_perfect: bool) -> dict[str, Update]:
 def on_module(
     kind: str, module: str, model: str, pixel_perfect: bool, runtime: Any
 ) -> list[Update]:
+    """What a chosen preprocessor makes of a unit, and what of its family is shown."""
+    shown = family_updates(module, model, runtime)
+    return [*_follow_module(kind, module, model, pixel_perfect, runtime), *shown.values()]
+
+
+def _follow_module(
+    kind: str, module: str, model: str, pixel_perfect: bool, runtime: Any
+) -> list[Update]:
     """Sliders, model, refresh button, control mode and lines for a chosen preprocessor."""
     needs_model, control_mode = listing.needs_model(module), listing.has_control_mode(module)
     return [
@@ -164,35 +178,64 @@ def file_facts(model: str, runtime: Any) -> FileFacts:
         return FileFacts()
 
 
-def union_updates(
-    model: str, runtime: Any, value: ControlNetUnionControlType | None = None
-) -> list[Update]:
-    """What a Union is told: its type, of those that it offers, and whether it is apart.
+def family_updates(
+    module: str, model: str, runtime: Any, kind: ControlNetUnionControlType | None = None
+) -> dict[str, Update]:
+    """What is shown of `OF_FAMILIES`: what means something to the chosen model, by its own word.
 
-    Other models put these widgets away.
+    The rest is put away with its default, so that nothing that is not seen has an effect. Of a
+    model that nothing is known of all is shown.
 
     Args:
+        module: the preprocessor that is chosen; it may steer without a model.
         model: the model that is chosen.
         runtime: the extension's services.
-        value: the type that is chosen; None leaves it as it is. Other models have none.
+        kind: the type that a Union is to be told; None leaves it as it is.
     """
+    needs_model = listing.needs_model(module)
+    facts = file_facts(model, runtime) if needs_model else _fileless_facts(module)
+    is_unknown = needs_model and model != NO_MODEL and not facts.family
+    updates = {"union_control_type": _union_type(facts, kind)}
+    for name in OF_SOME_FAMILIES:
+        is_shown = is_unknown or name in facts.heeds
+        updates[name] = _show() if is_shown else _put_away(FIELDS[name].initial)
+    if is_unknown or facts.has_curves:
+        return {**updates, "weight_type": _show(), "composition": gr.update()}
+    normal = str(WeightType.NORMAL.value)
+    return {**updates, "weight_type": _put_away(normal), "composition": _put_away(1.0)}
+
+
+def _show() -> Update:
+    return gr.update(visible=True)
+
+
+def _put_away(value: Any) -> Update:
+    return gr.update(visible=False, value=value)
+
+
+def _fileless_facts(module: str) -> FileFacts:
+    detector = preprocess.find(module)
+    return FileFacts() if detector is None else families.describe_fileless(detector.name)
+
+
+def _union_type(facts: FileFacts, value: ControlNetUnionControlType | None) -> Update:
+    """The types that a Union offers; other models have none."""
     unknown = ControlNetUnionControlType.UNKNOWN
-    types = file_facts(model, runtime).picture_types
-    if not types:
-        return [gr.update(visible=False, value=value) for value in (unknown.value, False)]
-    apart = gr.update(visible=True)
-    offered = [unknown, *types]
+    if not facts.picture_types:
+        return _put_away(unknown.value)
+    offered = [unknown, *facts.picture_types]
     if value is None:
-        return [gr.update(visible=True, choices=[kind.value for kind in offered]), apart]
+        return gr.update(visible=True, choices=[kind.value for kind in offered])
     offered += [] if value in offered else [value]
     names = [kind.value for kind in offered]
-    return [gr.update(visible=True, choices=names, value=value.value), apart]
+    return gr.update(visible=True, choices=names, value=value.value)
 
 
 def on_model(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
-    """The lines for a chosen model, and what a Union is to take the picture for."""
+    """The lines for a chosen model, and what means something to it."""
     said = notice(*remarks(kind, module, model, runtime))
-    return [about(model, runtime), said, *union_updates(model, runtime, union_type(kind))]
+    shown = family_updates(module, model, runtime, union_type(kind))
+    return [about(model, runtime), said, *shown.values()]
 
 
 def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
@@ -201,12 +244,12 @@ def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
     facts = file_facts(offered.default, runtime)
     reads = facts.preprocessor if facts.family else None
     module = listing.module_for(runtime.catalog.files.get(offered.default), kind, reads)
-    updates = on_module(kind, module, offered.default, pixel_perfect, runtime)
+    updates = _follow_module(kind, module, offered.default, pixel_perfect, runtime)
     updates[3] = dict(updates[3], choices=offered.names, value=offered.default)
     return [
         gr.update(choices=listing.labels_for(kind), value=module),
-        *union_updates(offered.default, runtime, union_type(kind)),
         *updates,
+        *family_updates(module, offered.default, runtime, union_type(kind)).values(),
     ]
 
 
@@ -222,7 +265,7 @@ def on_offer(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
     said = notice(*remarks(kind, module, model, runtime))
     needed = model if listing.needs_model(module) else NO_MODEL
     lines = [about(needed, runtime), said]
-    return [gr.update(choices=names), *lines, *union_updates(model, runtime)]
+    return [gr.update(choices=names), *lines, *family_updates(module, model, runtime).values()]
 
 
 def on_refresh(kind: str, module: str, model: str, runtime: Any) -> list[Update]:

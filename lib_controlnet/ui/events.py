@@ -83,25 +83,25 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     sliders = [getattr(widgets, name) for name in SLIDERS]
     lines = [widgets.about, widgets.notes]
     follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode, *lines]
-    union = [widgets.union_control_type, widgets.union_apart]
+    of_families = [getattr(widgets, name) for name in choices.OF_FAMILIES]
     chosen = [widgets.control_type, widgets.module, widgets.model]
     widgets.control_type.input(
         fn=partial(choices.on_control_type, runtime=runtime),
         inputs=[widgets.control_type, widgets.pixel_perfect],
-        outputs=[widgets.module, *union, *follow_module],
+        outputs=[widgets.module, *follow_module, *of_families],
         **quiet,
     )
     for trigger in (widgets.module.input, widgets.restore.click):
         trigger(
             fn=partial(choices.on_module, runtime=runtime),
             inputs=[*chosen, widgets.pixel_perfect],
-            outputs=follow_module,
+            outputs=[*follow_module, *of_families],
             **quiet,
         )
     widgets.model.input(
         fn=partial(choices.on_model, runtime=runtime),
         inputs=chosen,
-        outputs=[*lines, *union],
+        outputs=[*lines, *of_families],
         **quiet,
     )
     widgets.pixel_perfect.change(
@@ -118,7 +118,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
             fn=partial(answer, runtime=runtime),
             _js=page_function("noteChoices", widgets.name),
             inputs=chosen,
-            outputs=[widgets.model, *lines, *union],
+            outputs=[widgets.model, *lines, *of_families],
             **quiet,
         )
         in_page(answered.then, page_function("askAgain", widgets.name), chosen, [])

@@ -17,7 +17,14 @@ from lib_controlnet import __version__
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion, union_type
 from lib_controlnet.ui.batch import connect_batch, host_boxes
-from lib_controlnet.ui.choices import about, offer, remarks, slider_updates, union_updates
+from lib_controlnet.ui.choices import (
+    OF_FAMILIES,
+    about,
+    family_updates,
+    offer,
+    remarks,
+    slider_updates,
+)
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
@@ -28,7 +35,7 @@ from lib_controlnet.ui.widgets import build_unit, value_fields
 from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Field, Written
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
-from lib_controlnet.units.weight_types import LayerCurve
+from lib_controlnet.units.weight_types import BOTH, LayerCurve, WeightType
 
 Made = Callable[[dict[str, Any], Any], Any]
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
@@ -126,8 +133,7 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
         }
         read |= {
             widgets.control_type: _type_of,
-            widgets.union_control_type: _union_type,
-            widgets.union_apart: _union_apart,
+            **{getattr(widgets, name): partial(_of_family, name) for name in OF_FAMILIES},
             widgets.region_status: _note_missing_mask,
             widgets.notes: _remarks,
             widgets.about: _about,
@@ -200,15 +206,22 @@ def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
     return listing.control_type_of(runtime.catalog, module, _model_of(pasted, runtime))
 
 
-def _union_type(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
-    """The type for a Union; parameters of other programs do not hold it."""
+def _of_family(name: str, pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
+    """What is shown of `OF_FAMILIES`, with the pasted value."""
+    # Parameters of other programs do not hold the type for a Union.
     kind = pasted.get("union_control_type") or union_type(_type_of(pasted, runtime))
-    return union_updates(_model_of(pasted, runtime), runtime, kind)[0]
-
-
-def _union_apart(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
-    shown = union_updates(_model_of(pasted, runtime), runtime)[1]
-    return dict(shown, value=pasted.get("union_apart", False)) if shown["visible"] else shown
+    module, model = pasted.get("module", NO_MODULE), _model_of(pasted, runtime)
+    shown = family_updates(module, model, runtime, kind)[name]
+    if name == "union_control_type" or shown.get("visible") is False:
+        return shown
+    if name in FIELDS:
+        value = pasted.get(name, FIELDS[name].default)
+        return dict(shown, value=str(value) if FIELDS[name].kind else value)
+    curve = pasted.get("advanced_weighting")
+    curve = curve if isinstance(curve, LayerCurve) else LayerCurve(WeightType.NORMAL)
+    if name == "composition":
+        return dict(shown, value=curve.composition, visible=curve.kind in BOTH)
+    return dict(shown, value=str(curve.kind.value))
 
 
 def _model_of(pasted: dict[str, Any], runtime: Any) -> str:

@@ -310,7 +310,7 @@ def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
     # Shown by the page's script while the hires fix of the tab is on.
     made["hr_option"] = radio("hr_option", "Hires-Fix Option", visible=not is_img2img)
     said = "For ControlNets: how often the network is evaluated; what it gave is reused between."
-    made["speed"] = radio("speed", "Speed", info=said)
+    made["speed"] = radio("speed", "Speed", visible=False, info=said)
     return made
 
 
@@ -321,6 +321,7 @@ def _layer_weights(name: str) -> dict[str, Component]:
                 [str(kind.value) for kind in WeightType],
                 label="Weight Type",
                 value=str(WeightType.NORMAL.value),
+                visible=False,
                 info="For IP-Adapters and their like: spreads Control Weight over the layers.",
                 elem_id=f"{name}_controlnet_weight_type_dropdown",
             )
@@ -342,13 +343,19 @@ def _layer_weights(name: str) -> dict[str, Component]:
             FIELDS["pulid_mode"].choices,
             label="PuLID Mode",
             value=FIELDS["pulid_mode"].initial,
+            visible=False,
             info="For PuLID: how far the face may change what the prompt says.",
             elem_id=f"{name}_controlnet_pulid_mode_radio",
         )
-    choose = page_function("chooseWeightType", [str(kind.value) for kind in BOTH])
-    for trigger in (kind.input, composition.input):
-        in_page(trigger, choose, [kind, composition], [weights, composition])
-    return {"advanced_weighting": weights, "pulid_mode": likeness}
+    both, names = ([str(kind.value) for kind in kinds] for kinds in (BOTH, WeightType))
+    choose = page_function("chooseWeightType", both, names)
+    in_page(kind.change, choose, [kind, composition, weights], [weights, composition])
+    weigh = page_function("weighComposition", both)
+    in_page(composition.input, weigh, [kind, composition], [weights])
+    for widget in (kind, composition, likeness):
+        widget.do_not_save_to_config = True  # it belongs to the model
+    beside = {"weight_type": kind, "composition": composition}
+    return {"advanced_weighting": weights, "pulid_mode": likeness, **beside}
 
 
 def _build_hidden() -> dict[str, Component]:

@@ -30,6 +30,8 @@ from panel_page import (
 )
 
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
+from lib_controlnet.families.base import ControlFamily
+from lib_controlnet.families.ip_adapter import IPAdapterFamily
 from lib_controlnet.families.union import UnionFamily
 
 pytestmark = pytest.mark.browser
@@ -190,13 +192,24 @@ def test_models_that_fit_are_offered_and_refreshing_keeps_the_type(
     says(page, NOTES, "is made for SDXL")
 
 
+def network_of(family: ControlFamily) -> Callable[[Path], object]:
+    """Writes a small model of a family for the demo checkpoint."""
+    unet = support.tiny_unet("demo")
+    network = family.tiny(BaseUNet(unet, describe_unet(unet), "demo", "demo"))
+    return partial(support.save_controlnet, network=network)
+
+
 @pytest.fixture
 def union(webui: Any) -> Iterator[str]:
-    """A Union for the demo checkpoint in the models folder."""
-    unet = support.tiny_unet("demo")
-    network = UnionFamily().tiny(BaseUNet(unet, describe_unet(unet), "demo", "demo"))
-    write = partial(support.save_controlnet, network=network)
-    with file_of_ours(webui, "z_union", write) as stem:
+    """A Union in the models folder."""
+    with file_of_ours(webui, "z_union", network_of(UnionFamily())) as stem:
+        yield stem
+
+
+@pytest.fixture
+def adapter(webui: Any) -> Iterator[str]:
+    """An IP-Adapter in the models folder."""
+    with file_of_ours(webui, "z_ip_adapter", network_of(IPAdapterFamily())) as stem:
         yield stem
 
 
@@ -225,6 +238,47 @@ def test_a_union_shows_its_types_and_other_models_do_not(
     assert not page.is_visible(f"{apart}_checkbox")
     choose_option(page, "model_dropdown", ours)
     wait_for_value(page, "union_control_type_dropdown", "Hard Edge")
+
+
+def test_a_weight_type_stands_in_the_weights_of_models_that_heed_it(
+    panel: Any, adapter: str, webui: Any
+) -> None:
+    page = panel
+    weights = f"{UNIT}_controlnet_advanced_weighting_textbox :is(input, textarea)"
+    kind, speed = f"{UNIT}_controlnet_weight_type_dropdown", f"{UNIT}_controlnet_speed_radio"
+    composition = f"{UNIT}_controlnet_composition_weight_slider"
+    listed = webui.get("/controlnet/model_list").json()["model_list"]
+    ours, plain = (
+        next(name for name in listed if name.startswith(start))
+        for start in (adapter, "control_demo_")
+    )
+
+    def stands(text: str) -> None:
+        has = "([box, text]) => document.querySelector(box).value === text"
+        page.wait_for_function(has, arg=[weights, text])
+
+    page.click(f"{UNIT}_controlnet_refresh_models")
+    page.click(".cnet-layer-weights .label-wrap >> nth=0")
+    choose_option(page, "model_dropdown", plain)
+    page.wait_for_selector(speed, state="visible")
+    assert not page.is_visible(kind)
+    page.fill(weights, "1 0.5")
+    choose_option(page, "model_dropdown", ours)
+    page.wait_for_selector(speed, state="hidden")
+    stands("1 0.5")
+    choose_option(page, "weight_type_dropdown", "ease in")
+    stands("ease in")
+    page.wait_for_selector(".cnet-layer-weights .cnet-badge:has-text('ease in')")
+    page.wait_for_selector(composition, state="hidden")
+    choose_option(page, "weight_type_dropdown", "style and composition")
+    stands("style and composition")
+    set_number(page, composition, 0.5)
+    stands("style and composition 0.5")
+    choose_option(page, "model_dropdown", plain)
+    stands("")
+    page.wait_for_selector(kind, state="hidden")
+    assert not page.is_visible(composition)
+    page.wait_for_selector(".cnet-layer-weights .cnet-badge", state="detached")
 
 
 def test_pictures_that_are_none_strokes_and_new_canvases(panel: Any, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 from panel_page import (
     UNIT,
     choose,
-    choose_option,
     choose_preprocessor,
     choose_type,
     draw,
@@ -255,25 +254,3 @@ def test_paste_of_an_own_mask_says_that_it_is_missing(panel: Any, tmp_path: Path
     page.wait_for_selector(line, state="hidden")
     paste(page)
     page.wait_for_selector(canvas, state="hidden")
-
-
-def test_a_weight_type_stands_in_the_weights(panel: Any) -> None:
-    page = panel
-    weights = f"{UNIT}_controlnet_advanced_weighting_textbox :is(input, textarea)"
-
-    def stands(text: str) -> None:
-        has = "([box, text]) => document.querySelector(box).value === text"
-        page.wait_for_function(has, arg=[weights, text])
-
-    page.click(".cnet-layer-weights .label-wrap >> nth=0")
-    choose_option(page, "weight_type_dropdown", "ease in")
-    stands("ease in")
-    page.wait_for_selector(".cnet-layer-weights .cnet-badge:has-text('ease in')")
-    page.wait_for_selector(f"{UNIT}_controlnet_composition_weight_slider", state="hidden")
-    choose_option(page, "weight_type_dropdown", "style and composition")
-    stands("style and composition")
-    set_number(page, f"{UNIT}_controlnet_composition_weight_slider", 0.5)
-    stands("style and composition 0.5")
-    choose_option(page, "weight_type_dropdown", "normal")
-    stands("")
-    page.wait_for_selector(".cnet-layer-weights .cnet-badge", state="detached")

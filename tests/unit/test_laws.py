@@ -11,6 +11,7 @@ from fake_device import FakeDevice
 from sessions import LATENT, FakeHost, embeddings, info, prepared, shown_to
 
 from lib_controlnet import families
+from lib_controlnet.engine.bound import OF_SOME_FAMILIES
 from lib_controlnet.engine.residency import Between, Residency
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import (
@@ -36,7 +37,7 @@ class Rig:
     """A base and a family's networks for it; runs the U-Net once with some units."""
 
     def __init__(self, family, preprocessor, kind):
-        self.kind = kind
+        self.kind, self.family = kind, family
         self.base = support.tiny_base(kind)
         if preprocessor:
             self.networks = [family.make(self.base, preprocessor) for _ in range(2)]
@@ -291,15 +292,26 @@ def test_it_is_known_that_a_unit_acted(rig):
 def test_a_field_that_means_nothing_to_the_family_is_said(rig):
     chosen = {"union_apart": True, "pulid_mode": PuLIDMode.STYLE, "speed": Speed.FAST}
     said = " ".join(rig.session([rig.unit(**chosen)]).comments)
+    assert set(chosen) == set(OF_SOME_FAMILIES)
     for field in chosen:
         assert (field in said) is (field not in rig.networks[0].heeds), field
     said = " ".join(rig.session([rig.unit()]).comments)
     assert "means nothing" not in said
 
 
+def test_a_family_says_before_loading_what_its_networks_heed(rig):
+    for network in rig.networks:
+        assert isinstance(network, rig.family.networks)
+        says = (rig.family.networks.heeds, rig.family.networks.has_curves)
+        assert (network.heeds, network.has_curves) == says
+        assert network.heeds <= set(OF_SOME_FAMILIES)
+
+
+SPEEDY = [case for case in CASES if "speed" in case.values[0][0].networks.heeds]
+
+
+@pytest.mark.parametrize("rig", SPEEDY, indirect=True)
 def test_a_speed_evaluates_less_and_reuses_what_fits(rig, steered):
-    if "speed" not in rig.networks[0].heeds:
-        pytest.skip("it costs little beside the U-Net")
     unit = rig.unit(speed=Speed.FAST)
     session = rig.session([unit])
     with torch.no_grad(), session.sampling(rig.base.module):

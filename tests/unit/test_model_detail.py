@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import support
 from fake_web import served
-from panels import FakeRuntime
+from panels import FOLLOWING, FakeRuntime
 
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
@@ -40,7 +40,7 @@ def test_panel_says_what_a_model_is_while_it_is_needed(tmp_path: Path) -> None:
 
     def said(module: str, model: str) -> list[str]:
         chosen = choices.on_model("All", module, model, runtime)[0]
-        followed = choices.on_module("All", module, model, False, runtime)[-2]
+        followed = choices.on_module("All", module, model, False, runtime)[FOLLOWING - 2]
         offered = choices.on_offer("All", module, model, runtime)[1]
         lines = [chosen, followed, offered]
         assert all(line["visible"] is bool(line["value"]) for line in lines)
@@ -87,7 +87,7 @@ def test_a_type_starts_with_what_its_model_reads(case: tuple[str, str], tmp_path
     kind, expected = STARTS[case]
     support.save_sparse(tmp_path / f"{name}.safetensors", support.golden(table))
     runtime = FakeRuntime(Catalog([tmp_path]))
-    module, _union, *rest = choices.on_control_type(kind, False, runtime)
+    module, *rest = choices.on_control_type(kind, False, runtime)[: 1 + FOLLOWING]
     assert module["value"] == expected
     goes_together = name != "ip-adapter_by_name_alone"
     assert ("reads" in rest[-1]["value"]) is not goes_together

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from panels import FOLLOWING
 from weights import weights_folder
 
 from annotator import registry as declared
@@ -170,7 +171,7 @@ def test_larger_file_stands_for_the_default_one(listed: Path) -> None:
     ("module", "visible"), [("level", True), ("picky", True), ("canny", False)]
 )
 def test_panel_says_it_when_the_preprocessor_is_chosen(module: str, visible: bool) -> None:
-    status = choices.on_module("All", module, "None", False, None)[-1]
+    status = choices.on_module("All", module, "None", False, None)[FOLLOWING - 1]
     assert status["visible"] is visible
     assert (preprocess.remark(module) or "")[:20] in status["value"]
 

@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from fastapi.encoders import jsonable_encoder
-from panels import CANNY, FakeRuntime, build, by_id, data_url
+from panels import CANNY, FOLLOWING, FakeRuntime, build, by_id, data_url
 
 from annotator.registry import Detected, Detector
 from lib_controlnet.detect import preprocess
@@ -249,7 +249,8 @@ def test_read_sketch_undecodable_picture_stays_text_for_the_later_error() -> Non
 
 
 def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> None:
-    module, union, _apart, *rest = choices.on_control_type("Canny", False, runtime)
+    module, *rest = choices.on_control_type("Canny", False, runtime)
+    *rest, union = rest[: FOLLOWING + 1]
     assert module["choices"] == ["none", "canny", "invert (from white bg & black line)"]
     assert module["value"] == "canny"
     assert union == gr.update(value="Unknown", visible=False), "the model is no Union"
@@ -271,7 +272,8 @@ def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> N
 
 
 def test_on_control_type_all_offers_everything_and_chooses_nothing(runtime: FakeRuntime) -> None:
-    module, union, _apart, *rest = choices.on_control_type("All", False, runtime)
+    module, *rest = choices.on_control_type("All", False, runtime)
+    union = rest[FOLLOWING]
     assert (module["value"], rest[3]["value"]) == ("none", "None")
     assert not union["visible"]
     assert len(rest[3]["choices"]) == 3
@@ -309,12 +311,12 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
 ) -> None:
     runtime.catalog.names()
     (tmp_path / "new.safetensors").write_bytes(b"x")
-    update, _about, notes, _union, _apart = choices.on_refresh("All", "canny", CANNY, runtime)
+    update, _about, notes, *_rest = choices.on_refresh("All", "canny", CANNY, runtime)
     assert "value" not in update, "what is chosen stays"
     assert "new [e3b0c442]" in update["choices"]
     assert not notes["visible"]
     (tmp_path / "control_demo_canny.safetensors").unlink()
-    update, _about, notes, _union, _apart = choices.on_refresh("All", "canny", CANNY, runtime)
+    update, _about, notes, *_rest = choices.on_refresh("All", "canny", CANNY, runtime)
     assert "value" not in update
     assert CANNY not in update["choices"]
     assert "is not found" in notes["value"]
@@ -323,7 +325,7 @@ def test_on_refresh_finds_new_files_and_keeps_the_choice(
 def test_on_refresh_keeps_the_control_type(runtime: FakeRuntime, tmp_path: Path) -> None:
     (tmp_path / "other_canny.safetensors").write_bytes(b"x")
     (tmp_path / "other_depth.safetensors").write_bytes(b"x")
-    update, _about, _notes, _union, _apart = choices.on_refresh("Canny", "canny", CANNY, runtime)
+    update, _about, _notes, *_rest = choices.on_refresh("Canny", "canny", CANNY, runtime)
     assert update["choices"] == ["None", CANNY, "other_canny [e3b0c442]"]
 
 

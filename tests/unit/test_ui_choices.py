@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import pytest
 import torch
-from panels import CANNY, FakeRuntime, build, by_id
+from panels import CANNY, FOLLOWING, FakeRuntime, build, by_id
 from safetensors.torch import save_file
 from support import golden, save_sparse
 
@@ -18,6 +18,7 @@ from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui import choices
 from lib_controlnet.ui.panel import paste_fields
+from lib_controlnet.units.unit import FIELDS
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 8 + 6) + 1
+    assert len(fields) == 3 * (11 + 8 + 8) + 1
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -160,7 +161,8 @@ def test_saved_defaults_that_are_gone_are_chosen_and_said(runtime: FakeRuntime) 
     prefix = "txt2img_controlnet_ControlNet-2_controlnet_"
     assert "gone [12345678]" in found[f"{prefix}model_dropdown"].choices, "the host asks for this"
     assert "plugin" in found[f"{prefix}preprocessor_dropdown"].choices
-    *_, notes = choices.on_module("All", "plugin", "gone [12345678]", False, runtime)
+    following = choices.on_module("All", "plugin", "gone [12345678]", False, runtime)
+    notes = following[FOLLOWING - 1]
     assert "plugin" in notes["value"]
     assert "gone" in notes["value"]
     other = by_id(build(runtime, "img2img")[0])
@@ -180,16 +182,16 @@ def test_models_of_another_base_are_left_out_and_never_the_default(
         runtime.catalog.find("t2i_canny"): why,
         runtime.catalog.find("a_canny"): Refusal("made for SDXL", other_base=True),
     }
-    _module, _union, _apart, *rest = choices.on_control_type("Canny", False, runtime)
+    _module, *rest = choices.on_control_type("Canny", False, runtime)[: 1 + FOLLOWING]
     assert rest[3]["choices"] == ["None", CANNY, "t2i_canny [e3b0c442]"]
     assert rest[3]["value"] == CANNY
     assert not rest[-1]["visible"]
-    kept, _about, notes, _union, _apart = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
+    kept, _about, notes, *_rest = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
     assert "value" not in kept, "what is chosen stays"
     assert notes["value"] == "t2i_canny is a T2I-Adapter"
 
     runtime.refused[runtime.catalog.find(CANNY)] = Refusal("made for SDXL", other_base=True)
-    _module, _union, _apart, *rest = choices.on_control_type("Canny", False, runtime)
+    _module, *rest = choices.on_control_type("Canny", False, runtime)[: 1 + FOLLOWING]
     assert (rest[3]["choices"], rest[3]["value"]) == (["None", "t2i_canny [e3b0c442]"], "None")
     assert "No control model of the type Canny fits the loaded checkpoint" in rest[-1]["value"]
     assert "a_canny [e3b0c442], control_demo_canny" in rest[-1]["value"]
@@ -207,7 +209,7 @@ def test_a_models_own_preprocessor_comes_with_it(
     about = {"control_type": "Canny", "preprocessor": own}
     save_file({"a": torch.ones(1)}, tmp_path / "control_v11_mine.safetensors", metadata=about)
     runtime.catalog.refresh()
-    chosen, _union, _apart, *rest = choices.on_control_type("Canny", False, runtime)
+    chosen, *rest = choices.on_control_type("Canny", False, runtime)[: 1 + FOLLOWING]
     assert rest[3]["value"].startswith("control_v11_mine [")
     assert chosen["value"] == module
 
@@ -219,7 +221,7 @@ def test_control_types_that_cannot_be_used_say_so(
     for name in ("revision_clipvision", "revision_ignore_prompt"):
         detector = preprocess.get(name)
         monkeypatch.setattr(type(detector), "unavailable", "it is not there", raising=False)
-    module, _union, _apart, *rest = choices.on_control_type(kind, False, runtime)
+    module, *rest = choices.on_control_type(kind, False, runtime)[: 1 + FOLLOWING]
     assert module["value"] == "none"
     assert f"{kind} cannot be used here: " in rest[-1]["value"]
 
@@ -228,7 +230,7 @@ def test_every_control_type_starts_with_something_that_works_or_says_so(
     runtime: FakeRuntime,
 ) -> None:
     for kind in listing.control_types()[1:]:
-        module, _union, _apart, *rest = choices.on_control_type(kind, False, runtime)
+        module, *rest = choices.on_control_type(kind, False, runtime)[: 1 + FOLLOWING]
         works = rest[3]["value"] != "None" or not listing.needs_model(module["value"])
         assert works or rest[-1]["visible"], kind
 
@@ -253,16 +255,15 @@ def union_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_union_offers_its_types_and_other_models_put_them_away(union_files: Path) -> None:
     runtime = FakeRuntime(Catalog([union_files]))
     names = {name.split(" ")[0]: name for name in runtime.catalog.names()}
-    _about, _notes, shown, apart = choices.on_model("Depth", "none", names["union_6"], runtime)
+    _about, _notes, shown, *_rest = choices.on_model("Depth", "none", names["union_6"], runtime)
     assert (shown["visible"], shown["value"]) == (True, "Depth")
-    assert apart == gr.update(visible=True)
     assert shown["choices"] == ["Unknown", *(kind.value for kind in list(UnionType)[:6])]
-    _about, _notes, shown, _apart = choices.on_model("All", "canny", names["union_9"], runtime)
+    _about, _notes, shown, *_rest = choices.on_model("All", "canny", names["union_9"], runtime)
     assert shown["choices"][-2:] == ["Inpaint", "Fuse"]
     assert shown["value"] == "Unknown", "what the preprocessor makes"
-    _about, _notes, *put_away = choices.on_model("Depth", "none", names["plain_canny"], runtime)
-    assert put_away == [gr.update(visible=False, value=value) for value in ("Unknown", False)]
-    _names, _about, _notes, kept, _apart = choices.on_refresh(
+    _about, _notes, shown, *_rest = choices.on_model("Depth", "none", names["plain_canny"], runtime)
+    assert shown == gr.update(visible=False, value="Unknown")
+    _names, _about, _notes, kept, *_rest = choices.on_refresh(
         "Depth", "none", names["union_9"], runtime
     )
     assert "value" not in kept, "what is chosen stays"
@@ -281,6 +282,102 @@ def test_a_pasted_union_has_its_type(union_files: Path, written: str, value: str
     shown = read({"ControlNet 0": f"Module: canny, Model: union_6{written}"})
     assert (shown["visible"], shown["value"]) == (True, value)
     assert value in shown["choices"], "also one that the file has not: the generation refuses it"
+
+
+SPEED, APART, CURVES, PULID = "speed", "union_apart", "weight_type", "pulid_mode"
+MEAN_SOMETHING: dict[str, tuple[str, str, set[str]]] = {
+    # preprocessor, file, what is shown of the fields of single families
+    "nothing chosen": ("none", "", set()),
+    "ControlNet": ("canny", "sdxl_full_diffusers", {SPEED}),
+    "Control-LoRA": ("canny", "sdxl_full_control_lora_128", {SPEED}),
+    "SparseCtrl": ("none", "sd15_sparsectrl_rgb_original", {SPEED}),
+    "ControlNet Union": ("canny", "sdxl_union_6", {SPEED, APART, "union_control_type"}),
+    "T2I-Adapter": ("canny", "t2i_sd14_original", set()),
+    "T2I-Adapter (style)": ("t2ia_style_clipvision", "t2i_sd14_style", set()),
+    "ControlNet-LLLite": ("canny", "sdxl_lllite_16_32", set()),
+    "IP-Adapter": ("ip-adapter-auto", "ip-adapter_sdxl", {CURVES}),
+    "IP-Adapter-FaceID": ("ip-adapter_face_id", "sdxl_face_id", {CURVES}),
+    "InstantID": ("instant_id_face_embedding", "sdxl_instant_id", {CURVES}),
+    "PuLID": ("ip-adapter_pulid", "sdxl_pulid_1.1", {CURVES, PULID}),
+    "Reference, beside a Union": ("reference_only", "sdxl_union_6", set()),
+    "Revision, beside a PuLID": ("revision_clipvision", "sdxl_pulid_1.1", set()),
+    "unknown": ("canny", "unknown", {SPEED, APART, CURVES, PULID}),
+}
+
+
+@pytest.fixture(scope="module")
+def family_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("families")
+    for name in {file for _module, file, _shown in MEAN_SOMETHING.values()} - {"", "unknown"}:
+        save_sparse(folder / f"{name}.safetensors", golden(name))
+    (folder / "unknown.pth").write_bytes(b"x")
+    return FakeRuntime(Catalog([folder]), units=1)
+
+
+@pytest.mark.parametrize("case", MEAN_SOMETHING)
+def test_fields_of_a_family_are_shown_where_they_mean_something(
+    family_files: FakeRuntime, case: str
+) -> None:
+    """Whatever chooses preprocessor and model; what is put away has its default."""
+    module, file, expected = MEAN_SOMETHING[case]
+    runtime = family_files
+    listed = {name.split(" ")[0]: name for name in runtime.catalog.names()}
+    model, away = listed.get(file, "None"), set(choices.OF_FAMILIES) - {"composition"} - expected
+    if file not in ("", "unknown"):
+        facts = choices.file_facts(model, runtime)
+        assert facts.family == case or not listing.needs_model(module)
+    count = len(choices.OF_FAMILIES)
+    initial = {"weight_type": "normal"} | {
+        name: FIELDS[name].initial for name in choices.OF_FAMILIES if name in FIELDS
+    }
+    for updates in (
+        choices.on_model("All", module, model, runtime),
+        choices.on_module("All", module, model, False, runtime),
+        choices.on_offer("All", module, model, runtime),
+    ):
+        shown = dict(zip(choices.OF_FAMILIES, updates[-count:], strict=True))
+        assert {name for name, update in shown.items() if update.get("visible")} == expected
+        assert {name: shown[name] for name in away} == {
+            name: gr.update(visible=False, value=initial[name]) for name in away
+        }
+        assert shown["composition"] == gr.update(
+            **({} if CURVES in expected else {"visible": False, "value": 1.0})
+        )
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "composition"),
+    [
+        ("", "normal", (1.0, False)),
+        (", Advanced Weighting: style transfer", "style transfer", (1.0, False)),
+        (
+            ", Advanced Weighting: style and composition 0.5",
+            "style and composition",
+            (0.5, True),
+        ),
+    ],
+)
+def test_pasted_fields_of_a_family(
+    family_files: FakeRuntime, weights: str, kind: str, composition: tuple[float, bool]
+) -> None:
+    demo, units = build(family_files)
+    fields = dict(paste_fields(units, family_files))
+    found = by_id(demo)
+
+    def read(model: str, name: str) -> Any:
+        text = f"Module: ip-adapter_pulid, Model: {model}{weights}, Pulid Mode: Extremely style"
+        widget = found[f"txt2img_controlnet_ControlNet_controlnet_{name}"]
+        return fields[widget]({"ControlNet 0": text})
+
+    pulid = "sdxl_pulid_1.1"
+    assert read(pulid, "pulid_mode_radio") == gr.update(visible=True, value="Extremely style")
+    assert read(pulid, "weight_type_dropdown") == gr.update(visible=True, value=kind)
+    assert read(pulid, "composition_weight_slider") == gr.update(
+        value=composition[0], visible=composition[1]
+    )
+    assert read(pulid, "speed_radio")["visible"] is False
+    assert not read("t2i_sd14_original", "pulid_mode_radio")["visible"]
+    assert not read("t2i_sd14_original", "weight_type_dropdown")["visible"]
 
 
 def test_a_hint_marked_otherwise_than_the_model_reads_it_is_said(union_files: Path) -> None:
