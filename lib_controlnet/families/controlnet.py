@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +125,7 @@ class ControlNetFamily(ControlFamily):
 
     name = "ControlNet"
     kinds = ("controlnet",)
-    networks = ControlNetNetwork
+    networks: ClassVar[type[ControlNetwork]] = ControlNetNetwork
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:
         """See `ControlFamily.tiny`."""
