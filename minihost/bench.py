@@ -15,10 +15,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,21 +26,20 @@ import torch
 from bench_http.command import add_options, bench_http, check_alone
 from minildm.unet import UNetModel, timestep_embedding
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import sessions  # noqa: E402
 import support  # noqa: E402
+from measures import Line, flops  # noqa: E402
 from sessions import FakeHost  # noqa: E402
 
 from lib_controlnet.engine.pass_info import PassInfo  # noqa: E402
 from lib_controlnet.engine.prepared import PreparedUnit  # noqa: E402
 from lib_controlnet.engine.session import ControlSession  # noqa: E402
 from lib_controlnet.engine.unet import BaseUNet, describe_unet  # noqa: E402
-from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, ResizeMode  # noqa: E402
-from lib_controlnet.families import discover, load_network  # noqa: E402
+from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
+from lib_controlnet.families import load_network  # noqa: E402
 from lib_controlnet.host.a1111.rows import build_layout  # noqa: E402
 from lib_controlnet.pictures.maps import Size  # noqa: E402
 from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
@@ -49,21 +47,6 @@ from lib_controlnet.units.unit import ControlUnit  # noqa: E402
 
 ROWS = 2  # one picture: cond and uncond
 TOKENS = 77
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the printed table."""
-
-    what: str
-    measured: str
-    target: str
-    holds: bool
-
-    def __str__(self) -> str:
-        return (
-            f"| {self.what} | {self.measured} | {self.target} | {'yes' if self.holds else 'NO'} |"
-        )
 
 
 def empty_unet(width: int) -> UNetModel:
@@ -128,13 +111,6 @@ class Rig:
 
         with session.sampling(self.unet):
             yield call
-
-
-def flops(call: Callable[[], object]) -> int:
-    """Floating point operations of a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 def measure(rig: Rig, variants: dict[str, Sequence[ControlUnit]], rounds: int) -> dict[str, float]:
@@ -219,127 +195,6 @@ def speed_lines(rig: Rig, rounds: int) -> list[Line]:
         ),
         idle_line(rig, seconds),
     ]
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a family may cost in a step after the first one of a pass, as a share of the U-Net's.
-
-    Attributes:
-        family: its name.
-        kind: of the base.
-        work: operations.
-        time: CPU time.
-        preprocessor: which one, of a family without files.
-        units: how many, each with another picture.
-    """
-
-    family: str
-    kind: str
-    work: float
-    time: float
-    preprocessor: str = ""
-    units: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.preprocessor or self.family}{f' x {self.units}' if self.units > 1 else ''}"
-
-
-SHARES = (
-    Share("T2I-Adapter", "SD1", 0.0, 0.03),
-    Share("T2I-Adapter", "SDXL", 0.0, 0.03),
-    Share("T2I-Adapter (style)", "SD1", 0.01, 0.05),
-    Share("ControlNet-LLLite", "SDXL", 0.01, 0.1),
-    Share("Reference", "SD1", 3.0, 3.5, "reference_only"),
-    Share("Reference", "SD1", 0.5, 0.6, "reference_adain"),
-    Share("Reference", "SD1", 1.0, 1.1, "reference_adain", 2),
-    Share("Reference", "SDXL", 2.5, 3.0, "reference_only"),
-    Share("IP-Adapter", "SD1", 0.01, 0.1),
-    Share("IP-Adapter", "SDXL", 0.01, 0.1),
-    Share("IP-Adapter-FaceID", "SD1", 0.1, 0.3),
-    Share("PuLID", "SDXL", 0.05, 0.3),
-    Share("Revision", "SDXL", 0.0, 0.03, "revision_clipvision"),
-    Share("ControlNet Union", "SDXL", 0.5, 0.6),
-    Share("ControlNet Union", "SDXL", 0.5, 0.6, units=2),
-    Share("SparseCtrl", "SD1", 0.6, 0.8),
-    Share("Fooocus inpaint", "SDXL", 1.0, 1.5),
-)
-"""A T2I-Adapter is evaluated once for a picture, so a step costs additions. LLLite: 0.8 % of SDXL's
-operations at 32 and 64 channels, counted; here its layers are as narrow as the U-Net. Reference
-units look at their pictures in one more call, as far as the last layer that is read; with style
-fidelity their attention over twice the tokens stands beside the plain one. Image prompts have their
-keys and values made once in a pass. Two units of one Union are one evaluation. Fooocus' patch acts
-beside the layers that it changes, here a third of them."""
-
-TYPES = (ControlNetUnionControlType.DEPTH, ControlNetUnionControlType.HARD_EDGE)
-"""What the pictures of a Union's units show."""
-
-
-def family_lines(width: int, latent: int, rounds: int) -> list[Line]:
-    """Operations, time and memory of families that are no copies of the U-Net's encoder."""
-    lines = []
-    for kind in dict.fromkeys(share.kind for share in SHARES):
-        unet = support.randomise(
-            support.empty_unet(kind, model_channels=width).to_empty(device="cpu"), 1
-        )
-        base = BaseUNet(unet, describe_unet(unet), "bench", "bench")
-        given = support.inputs(kind, rows=ROWS, size=(latent, latent))
-        plain = partial(unet, **given)
-        weight = sum(parameter.nbytes for parameter in unet.parameters())
-        geometry = PassGeometry.of_latent(Size(latent, latent))
-        unit_info = PassInfo(geometry, base, alphas=FakeHost.alphas)
-        for share in (one for one in SHARES if one.kind == kind):
-            family = next(one for one in discover() if one.name == share.family)
-            name = share.preprocessor
-            network = family.make(base, name) if name else family.tiny(base)
-            units = [
-                sessions.prepared(network, seed, union_control_type=TYPES[seed])
-                for seed in range(share.units)
-            ]
-            session = ControlSession(FakeHost(), units)
-            session.begin_pass(unit_info)
-            lines.append(family_line(share, session, plain, rounds, weight))
-    return lines
-
-
-def family_line(
-    share: Share, session: ControlSession, plain: Callable[[], Tensor], rounds: int, weight: int
-) -> Line:
-    """What one family costs in a step.
-
-    Args:
-        share: the family, and what it may cost.
-        session: with one unit of it.
-        plain: calls the U-Net.
-        rounds: how often it is timed.
-        weight: bytes of the U-Net's weights.
-    """
-    network = session.active[0].network
-
-    def step() -> Tensor:
-        session.begin_evaluation(build_layout([1], 1, ROWS), 0.5)
-        return plain()
-
-    times: dict[bool, list[float]] = {False: [], True: []}
-    work = flops(plain)
-    for _ in range(rounds):
-        for is_controlled, call in ((False, plain), (True, step)):
-            with session.sampling(plain.func) if is_controlled else nullcontext():
-                call()
-                started = time.thread_time()
-                call()
-                times[is_controlled].append(time.thread_time() - started)
-    with session.sampling(plain.func):
-        step()
-        more = (flops(step) - work) / work
-    seconds = {key: statistics.median(values) for key, values in times.items()}
-    extra = seconds[True] / seconds[False] - 1
-    return Line(
-        f"{share} ({share.kind}): extra CPU time, operations and weights / the U-Net's",
-        f"{extra:.1%}, {more:.2%}, {network.nbytes / weight:.1%}",
-        f"at most {share.time:.0%}, {share.work:.0%}",
-        extra <= share.time and more <= share.work,
-    )
 
 
 def idle_line(rig: Rig, seconds: dict[str, float]) -> Line:
@@ -449,6 +304,61 @@ def memory_line(rig: Rig, width: int) -> Line:
     return Line(what, f"{ratio:.2f} of {size / 1e6:.0f} MB", target, ratio <= 1.1)
 
 
+def print_controlnet(options: argparse.Namespace) -> bool:
+    """What ControlNets cost, and what loading one does.
+
+    Returns:
+        Whether all targets hold; so do the other parts.
+    """
+    width, latent = options.width, options.latent or 64
+    with tempfile.TemporaryDirectory() as folder:
+        rig = Rig(width, latent, Path(folder))
+        lines = [memory_line(rig, width), *speed_lines(rig, options.rounds), import_line()]
+    print(f"SD1.5 structure, {conditions(options, latent)}, medians of {options.rounds}\n")
+    return print_lines("| | measured | target | holds |", lines)
+
+
+def print_families(options: argparse.Namespace) -> bool:
+    """What one unit of each family costs."""
+    from bench_families import print_table
+
+    latent = options.latent or 32
+    print(f"\nEach family: {conditions(options, latent)}, the least of {options.rounds}")
+    return print_table(options.width, latent, options.rounds)
+
+
+def print_published(_options: argparse.Namespace) -> bool:
+    """What published files cost at their own sizes, counted."""
+    from bench_published import HEAD, published_lines
+
+    return print_lines(f"\n{HEAD}", published_lines())
+
+
+def print_lines(head: str, lines: Iterable[Line]) -> bool:
+    """A table; its rows as they come."""
+    print(f"{head}\n|---|---|---|---|")
+    holds = True
+    for line in lines:
+        print(line, flush=True)
+        holds = holds and line.holds
+    return holds
+
+
+def conditions(options: argparse.Namespace, latent: int) -> str:
+    """What was measured, in words."""
+    return (
+        f"{options.width} channels (published: 320), latent {latent} x {latent}, cond and uncond "
+        f"row, float32, one thread, torch {torch.__version__}"
+    )
+
+
+PARTS = {
+    "controlnet": print_controlnet,
+    "families": print_families,
+    "published": print_published,
+}
+
+
 def main() -> int:
     """Command line entry.
 
@@ -457,8 +367,11 @@ def main() -> int:
     """
     reader = argparse.ArgumentParser(prog="dev.py bench", description=__doc__.split("\n")[0])
     reader.add_argument("--width", type=int, default=64, help="model_channels; SD1.5 has 320")
-    reader.add_argument("--latent", type=int, default=64, help="edge of the latent; SD1.5 has 64")
+    text = "edge of the latent; SD1.5 has 64, which is the default but for families (32)"
+    reader.add_argument("--latent", type=int, help=text)
     reader.add_argument("--rounds", type=int, default=3, help="turns that each variant gets")
+    text = "leave the others out; may be given again"
+    reader.add_argument("--part", action="append", choices=PARTS, help=text)
     other = reader.add_mutually_exclusive_group()
     other.add_argument(
         "--preprocessors",
@@ -480,26 +393,15 @@ def main() -> int:
     if options.device:
         from bench_device import bench_device
 
-        return bench_device(options.device, options.width, options.latent, options.rounds)
+        return bench_device(options.device, options.width, options.latent or 64, options.rounds)
     if options.preprocessors is not None:
         from bench_preprocessors import main as bench_preprocessors
 
         return bench_preprocessors(options.preprocessors)
     torch.set_num_threads(1)
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rig = Rig(options.width, options.latent, folder)
-        lines = [memory_line(rig, options.width), *speed_lines(rig, options.rounds), import_line()]
-        lines += family_lines(options.width, options.latent, options.rounds)
-    print(
-        f"SD1.5 structure at {options.width} channels (SD1.5: 320), latent {options.latent} x "
-        f"{options.latent}, cond and uncond row, float32, one thread, "
-        f"torch {torch.__version__}, medians of {options.rounds}\n"
-    )
-    print("| | measured | target | holds |\n|---|---|---|---|")
-    print("\n".join(map(str, lines)))
-    return 0 if all(line.holds for line in lines) else 1
+    with torch.inference_mode():
+        holds = [PARTS[part](options) for part in options.part or PARTS]
+    return 0 if all(holds) else 1
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def add_options(reader: argparse.ArgumentParser) -> None:
 
 def check_alone(reader: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options of one kind of measurement that were given to the other."""
-    local = ("width", "latent", "preprocessors", "device")
+    local = ("width", "latent", "part", "preprocessors", "device")
     here = {"rounds", "load", *local}
     for name, value in vars(options).items():
         if value == reader.get_default(name) or name == "webui_url":
