@@ -56,6 +56,9 @@ class Script(neighbours.ScriptViews, scripts.Script):
             self.infotext_fields = paste_fields(units, RUNTIME)
         return units
 
+    def setup(self, p: Any, *_args: Any) -> None:
+        animation.ready_units(p, self)
+
     def before_process(self, p: Any, *_args: Any) -> None:
         batch.restore(p)
 

@@ -45,19 +45,22 @@ class AnimateDiff:
         if not self.enable:
             return
         p.batch_size = self.length
-        assert external_code.find_cn_script(p.scripts) is not None
-        for unit in external_code.get_all_units_in_processing(p):
-            if unit.enabled:
+        script = external_code.find_cn_script(p.scripts)
+        for unit in p.script_args[script.args_from : script.args_to]:
+            if unit.enabled:  # of a request, too, whose units would be dicts
                 self.claim(unit)
 
     def claim(self, unit: Any) -> None:
         """Make a unit's batch its own."""
-        if unit.input_mode.name == "SIMPLE" and unit.image is None and self.video:
+        mode = unit.input_mode.name
+        if mode == "MERGE":
+            assert unit.batch_input_gallery
+        if self.video and (mode, unit.image) == ("SIMPLE", None):
             unit.input_mode = unit.input_mode.__class__.BATCH
             unit.batch_images = self.video
+        folder, *lines = unit.batch_images.split("\n")  # whatever the mode
         if unit.input_mode.name != "BATCH" or not self.claims:
             return
-        folder, *lines = unit.batch_images.split("\n")
         for line in lines:
             if line.startswith("mask:"):
                 unit.batch_mask_dir = line.removeprefix("mask:").strip()
@@ -99,7 +102,7 @@ def installed(animatediff: AnimateDiff, runner: Any) -> Iterator[None]:
 
 
 class OwnFrames(Frames):
-    """Windows over the hints that the units bring themselves, one for each frame."""
+    """Windows over the hints that the units bring themselves, picked by rows: cond, then uncond."""
 
     def __init__(self, windows: list[list[int]]) -> None:
         super().__init__(torch.empty(0), windows)
@@ -121,28 +124,28 @@ class OwnFrames(Frames):
             self.used = [tuple(param.hint_cond.shape) for param in params]
             for window in self.windows:
                 rows = [*window, *(frame + half for frame in window)]
-                self.select(params, window)
+                self.select(params, rows)
                 out[rows] = forward(x[rows], sigma[rows], cond=rows_of(cond, rows))
-                self.put_back(params, window)
+                self.put_back(params, rows)
             return out
 
         return windowed
 
     @staticmethod
-    def select(params: list[Any], window: list[int]) -> None:
+    def select(params: list[Any], rows: list[int]) -> None:
         for param in params:
             for name in ("hint_cond", "hr_hint_cond"):
                 hint = getattr(param, name)
-                if hint is not None and hint.shape[0] > len(window):
+                if hint is not None and hint.shape[0] > len(rows):
                     setattr(param, f"{name}_backup", hint)
-                    setattr(param, name, hint[window])
+                    setattr(param, name, hint[rows])
 
     @staticmethod
-    def put_back(params: list[Any], window: list[int]) -> None:
+    def put_back(params: list[Any], rows: list[int]) -> None:
         for param in params:
             for name in ("hint_cond", "hr_hint_cond"):
                 kept = getattr(param, f"{name}_backup", None)
                 if kept is not None:
-                    kept[window] = getattr(param, name)
+                    kept[rows] = getattr(param, name)
                     setattr(param, name, kept)
                     setattr(param, f"{name}_backup", None)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lib_controlnet.engine.injection import Residuals, add_rows, sum_residuals
 from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.engine.tokens import Carried, Give, Road
+from lib_controlnet.engine.unet import own_modules
 from lib_controlnet.errors import HostError
 
 OUTPUT_BLOCKS: Final = "output_blocks"
@@ -174,7 +175,7 @@ class Places:
         """Change what a module below the U-Net reads or gives.
 
         Args:
-            path: its name among the U-Net's `named_modules`.
+            path: its name among the U-Net's `own_modules`.
             before: gives an addition to the module's first input, computed from what the host
                 put in; the additions of all are summed. None adds nothing.
             after: gives a new output, made of the present one; several are chained in the order
@@ -241,8 +242,9 @@ class Places:
         unet = self.unet
         keep(unet.register_forward_pre_hook(self._begin_call, with_kwargs=True).remove)
         keep(unet.register_forward_hook(self._end_call).remove)
+        own = own_modules(unet) if self._modules else {}
         for path, asked in self._modules.items():
-            module = unet.get_submodule(path)
+            module = own[path]
             if asked.before:
                 keep(module.register_forward_pre_hook(self._before_hook(asked.before)).remove)
             if asked.after or asked.beside:
@@ -274,7 +276,7 @@ class Places:
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
         arguments: list[Any] = [given.get(name) for name in ARGUMENTS]
         x, timesteps, context, y = arguments
-        rows = self.cursor.next_rows(x.shape[0], context)
+        rows = self.cursor.next_rows(x.shape[0], context, x)
         if rows is None:
             return None
         step = self.cursor.describe(x, timesteps, context, y, rows)

@@ -74,6 +74,6 @@ class RowSource(Protocol):
 
         Args:
             params: what the host announces it with.
-            needs_texts: whether the rows of a foreign call have to be told by their texts.
+            needs_texts: whether the rows of a foreign call have to be told by texts and latents.
         """
         ...

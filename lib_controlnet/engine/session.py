@@ -98,8 +98,10 @@ class ControlSession:
 
     @property
     def needs_texts(self) -> bool:
-        """Whether rows have to be told by their texts where a neighbour orders them otherwise."""
-        return self._alignment is not None or any(c.terms.cond_only for c in self.active)
+        """Whether rows have to be told apart where a neighbour takes some of them (AnimateDiff)."""
+        terms = [control.terms for control in self.active]
+        told = any(one.cond_only or one.keyframes is not None for one in terms)
+        return told or self._alignment is not None
 
     def effects(self, moment: str) -> list[Effect]:
         """Effects of the present pass that answer a moment, in the user's order of units."""

@@ -8,13 +8,19 @@ rows, and the picture each belongs to, without touching the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lib_controlnet.engine.window import Schedule
+
+SAME_LATENT: Final = 1e-4
+"""Squared distance between the directions of two latents that are the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,17 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Text embeddings of one evaluation, by which the rows of a foreign call can be told.
+    """Text embeddings of one evaluation, and latents, which tell the rows of a foreign call.
 
     Attributes:
         cond: (n, tokens, width), of the prompts.
         uncond: (m, tokens, width), of the negative prompts.
+        latents: what all rows show, (rows, channels, h, w).
     """
 
     cond: Tensor
     uncond: Tensor
+    latents: Tensor | None = None
 
     def are_cond(self, context: Tensor | None) -> list[bool] | None:
         """Which rows of a call carry a prompt; None where the texts do not tell.
@@ -54,6 +62,14 @@ class Texts:
             return None
         cond, uncond = (_any_of(context, texts) for texts in (self.cond, self.uncond))
         return cond.tolist() if bool((cond ^ uncond).all()) else None
+
+
+def _distances(x: Tensor, latents: Tensor) -> Tensor:
+    """(k, n): squared distances between directions of (k, c, h, w) and (n, c, h, w)."""
+    one, other = (F.normalize(rows.float().flatten(1)) for rows in (x, latents))
+    middle = other.mean(0)  # frames are much alike at the end of sampling
+    one, other = one - middle, other - middle
+    return (one.square().sum(1)[:, None] + other.square().sum(1) - 2 * one @ other.T).clamp(min=0)
 
 
 def _any_of(context: Tensor, texts: Tensor) -> Tensor:
@@ -73,6 +89,25 @@ class RowLayout:
 
     rows: tuple[Row, ...]
     texts: Texts | None = field(default=None, compare=False)
+
+    def find_images(self, x: Tensor | None, taken: Sequence[Row]) -> list[int]:
+        """The pictures that the rows of a call show; those of `taken` where latents do not tell.
+
+        Args:
+            x: the call's input, (k, channels, h, w): some of the latents, scaled, and perhaps more
+                channels behind theirs.
+            taken: the k rows by their order alone.
+        """
+        positions = [row.image for row in taken]
+        ours = None if self.texts is None else self.texts.latents
+        if x is None or ours is None or x.shape[2:] != ours.shape[2:]:
+            return positions
+        far = _distances(x[:, : ours.shape[1]], ours.to(x.device))
+        if bool((far.amin(1) > SAME_LATENT).any()):
+            return positions
+        images = torch.tensor([row.image for row in self.rows], device=x.device)
+        by_order = images[None] == torch.tensor(positions, device=x.device)[:, None]
+        return images[(far - SAME_LATENT * far.mean() * by_order).argmin(1)].tolist()
 
     def take(self, start: int, count: int) -> tuple[Row, ...]:
         """The `count` rows from `start`; beyond the end all rows count as cond rows of image 0."""
@@ -174,17 +209,20 @@ class StepCursor:
         place = (self.first, self.evaluation, self.schedule)
         return StepContext(x, timesteps, context, y, self.progress, rows, *place)
 
-    def next_rows(self, count: int, context: Tensor | None = None) -> tuple[Row, ...] | None:
+    def next_rows(
+        self, count: int, context: Tensor | None = None, x: Tensor | None = None
+    ) -> tuple[Row, ...] | None:
         """The next `count` rows, or None if no evaluation was announced.
 
         Args:
             count: rows of the U-Net call.
             context: its text embeddings, (count, tokens, width).
+            x: its input, (count, channels, h, w).
 
         A neighbour that calls the U-Net several times per evaluation with pieces of a picture
         runs past the end; the table then starts over. One that puts several pieces into a call
         (tiles) sends all rows for each of them. One that takes some pictures at a time (frames)
-        sends their cond and their uncond rows; only the texts tell which is which.
+        sends their cond and their uncond rows; only texts and latents tell which is which.
         """
         if self.layout is None:
             return None
@@ -200,4 +238,5 @@ class StepCursor:
         if count == total or self.layout.texts is None:
             return rows
         told = self.layout.texts.are_cond(context) or [row.is_cond for row in rows]
-        return tuple(replace(row, is_cond=flag) for row, flag in zip(rows, told, strict=True))
+        images = self.layout.find_images(x, rows)
+        return tuple(map(Row, images, told))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import HostError
@@ -12,6 +12,9 @@ from lib_controlnet.files.bases import CONTEXT_TO_BASE
 
 if TYPE_CHECKING:
     from torch import nn
+
+MOTION: Final = "temporal_transformer"
+"""What a motion module of AnimateDiff consists of."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,30 @@ def _block_width(shapes: Mapping[str, Sequence[int]], block: str) -> int | None:
     return None
 
 
+def own_modules(unet: nn.Module) -> dict[str, nn.Module]:
+    """The U-Net's modules by the names that its checkpoint has for them.
+
+    AnimateDiff puts motion modules between the others of a block, which moves the numbers of those
+    behind them; neither they nor the move are in here.
+    """
+    return dict(_walk(unet, ""))
+
+
+def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    yield name, module
+    children = list(module.named_children())
+    own = [(key, child) for key, child in children if not hasattr(child, MOTION)]
+    for number, (key, child) in enumerate(own):
+        leaf = key if len(own) == len(children) else str(number)
+        yield from _walk(child, f"{name}.{leaf}" if name else leaf)
+
+
+def own_parameters(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Its parameters by such names."""
+    for name, module in own_modules(unet).items():
+        yield from module.named_parameters(name, recurse=False)
+
+
 def describe_unet(unet: nn.Module) -> UNetShape:
     """Read the structure of any U-Net in LDM layout (`ldm`, `sgm`, or a look-alike).
 
@@ -142,9 +169,9 @@ def describe_unet(unet: nn.Module) -> UNetShape:
     Raises:
         HostError: the module is not such a U-Net (SD3 and other transformers).
     """
-    shapes = {name: tuple(parameter.shape) for name, parameter in unet.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in own_parameters(unet)}
     heads, depths = {}, {}
-    for name, module in unet.named_modules():
+    for name, module in own_modules(unet).items():
         blocks = getattr(module, "transformer_blocks", None)
         if blocks is not None and len(blocks):
             heads[name] = int(blocks[0].attn1.heads)

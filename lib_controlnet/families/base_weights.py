@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from lib_controlnet.engine.unet import own_modules, own_parameters
 from lib_controlnet.enums import LATENT_CHANNELS
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.filling import without_1x1
@@ -26,11 +27,13 @@ FIRST_BLOCK: Final = "input_blocks.0.0.weight"
 def encoder_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
     """Shapes of a full ControlNet's tensors that begin as a copy of the base's."""
     added = {
-        f"{path}.bias" for path, module in base.module.named_modules() if _has_added_bias(module)
+        f"{path}.bias"
+        for path, module in own_modules(base.module).items()
+        if _has_added_bias(module)
     }
     shapes = {
         name: tuple(parameter.shape)
-        for name, parameter in base.module.named_parameters()
+        for name, parameter in own_parameters(base.module)
         if name.startswith(SHARED_WITH_BASE) and name not in added
     }
     if FIRST_BLOCK in shapes:
@@ -71,7 +74,7 @@ class BaseWeights:
 
     def __init__(self, base: BaseUNet) -> None:
         self.base = base
-        self._modules = dict(base.module.named_modules())
+        self._modules = own_modules(base.module)
 
     def get(self, name: str, shape: Sequence[int], device: torch.device | str) -> Tensor:
         """A parameter in float32 on a device, in a ControlNet's shape of it; always a copy.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -206,18 +205,20 @@ class SparseControl(ResidualControl):
         if self.terms.keyframes is None:
             return [[row] for row in rows]
         given = self.hint.shape[0]
-        if self.is_replaced and given > 1 and len(all_rows) % given == 0:
+        if self.is_replaced and 1 < given < len(all_rows) and len(all_rows) % given == 0:
             # Another extension has chosen the frames; it calls with them once or several times.
             starts = range(0, len(all_rows), given)
-            clips = [[row for row in rows if start <= row < start + given] for start in starts]
-            return [clip for clip in clips if clip]
-        clips = [[rows[0]]]
-        for before, row in pairwise(rows):
-            one, other = all_rows[before], all_rows[row]
-            if one.is_cond == other.is_cond and one.image < other.image:
-                clips[-1].append(row)
-            else:
-                clips.append([row])
+            parts = ([row for row in rows if start <= row < start + given] for start in starts)
+            return [part for part in parts if part]
+        clips: list[list[int]] = []
+        seen: set[Row] = set()  # in whatever order: a window may go round the end
+        for row in rows:
+            same_text = clips and all_rows[clips[-1][-1]].is_cond == all_rows[row].is_cond
+            if not same_text or all_rows[row] in seen:
+                clips.append([])
+                seen.clear()
+            clips[-1].append(row)
+            seen.add(all_rows[row])
         return clips
 
     def _check_length(self, frames: int) -> None:

@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lib_controlnet.detect import listing
@@ -42,9 +43,9 @@ class ControlParams:
 
     Further attributes may be put on it. The hints are those of the first pass (`hint_cond`) and
     of the hires pass (`hr_hint_cond`): float32 (1, 3, H, W) in pixels, -1 where masked, or
-    (n, 3, H, W) of an animation's n frames. What is assigned acts from the next U-Net call on: one
-    hint, one for each row of the call, or one for each picture. None, or the tensor that was there
-    at first, restores the unit's own.
+    (2n, 3, H, W) of an animation's n frames, for its cond rows and again for its uncond rows. What
+    is assigned acts from the next U-Net call on: one hint, one for each row of the call, or one for
+    each picture. None, or the tensor that was there at first, restores the unit's own.
     """
 
     def __init__(self, view: LatestNetwork, prepared: PreparedUnit) -> None:
@@ -83,7 +84,7 @@ class ControlParams:
             if geometry is None:
                 return None
             placed = self._prepared.look_at(geometry)
-            self._own[is_hires] = placed.hint(MASKED)[0]
+            self._own[is_hires] = _for_rows(placed.hint(MASKED)[0])
         return self._own[is_hires]
 
     def _assign(self, hint: Tensor | None, is_hires: bool) -> None:
@@ -112,8 +113,10 @@ class ControlParams:
         given, own = self._given.get(is_hires), self._own.get(is_hires)
         if given is not None:
             control.replace_hint(given)
-        elif own is None or own.shape != control.hint.shape:
-            self._own[is_hires] = control.hint
+            return
+        hint = _for_rows(control.hint)
+        if own is None or own.shape != hint.shape:
+            self._own[is_hires] = hint
 
     @property
     def used_hint_cond(self) -> Tensor | None:
@@ -193,6 +196,11 @@ class ControlParams:
             msg = f"control_params has no {name!r}"
             raise AttributeError(msg)
         return getattr(self._prepared.unit, field.name)
+
+
+def _for_rows(hint: Tensor) -> Tensor:
+    """Hints of frames as AnimateDiff picks them, by rows: all cond rows, then all uncond rows."""
+    return hint if len(hint) == 1 else torch.cat([hint, hint])
 
 
 class LatestNetwork:

@@ -61,6 +61,10 @@ class ControlNetUnit:
         }
         return f"ControlNetUnit({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field as a dict gives it: AnimateDiff takes all slots of a request for dicts."""
+        return getattr(self, name, default)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ControlNetUnit:
         """Make a unit of a request's dict, checking every value.

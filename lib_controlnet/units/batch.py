@@ -59,7 +59,7 @@ class BatchPicture:
         """
         image, mask = _bytes_of(self.value), _bytes_of(self.mask)
         return dataclasses.replace(
-            unit, input_mode=InputMode.SIMPLE, batch_images=None, image=image, mask=mask
+            unit, input_mode=InputMode.SIMPLE, batch_images="", image=image, mask=mask
         )
 
 
@@ -71,7 +71,7 @@ def give_all(pictures: Sequence[BatchPicture], unit: ControlUnit) -> ControlUnit
     """
     given = tuple({"image": _bytes_of(one.value), "mask": _bytes_of(one.mask)} for one in pictures)
     return dataclasses.replace(
-        unit, input_mode=InputMode.SIMPLE, batch_images=None, image=given, mask=None
+        unit, input_mode=InputMode.SIMPLE, batch_images="", image=given, mask=None
     )
 
 
@@ -134,10 +134,10 @@ def pictures_of(
         ImageError: one of them cannot be used; it is named.
     """
     given = unit.batch_images
-    if given is None and isinstance(unit.image, (list, tuple)):
-        given = unit.image
     if isinstance(given, str):
         given = given.splitlines()[0].strip() if given.strip() else None
+    if given is None and isinstance(unit.image, (list, tuple)):
+        given = unit.image
     if isinstance(given, str) and given[:5].lower() == _DATA_URL:
         given = [given]
     if isinstance(given, (str, Path)):

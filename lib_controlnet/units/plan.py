@@ -143,7 +143,7 @@ def plan(
         ImageError: a file or picture cannot be used; it is named.
     """
     single = tuple(one for unit in units for one in _unfold(unit, source, takes_several(unit)))
-    batches = [i for i, unit in enumerate(single) if unit.input_mode is InputMode.BATCH]
+    batches = [i for i, unit in enumerate(single) if _is_batch(unit)]
     takes_all = bool(batches) and animation.takes_batches()
     framed = [i for i in batches if takes_all or single[i].animatediff_batch]
     if 0 < len(framed) < len(batches):
@@ -159,6 +159,12 @@ def plan(
     turns = {i: pair_masks(single[i], source, folders) for i in batches if i not in frames}
     count = min(map(len, turns.values()), default=1)
     return Plan(single, turns, frames, count, tuple(folders))
+
+
+def _is_batch(unit: ControlUnit) -> bool:
+    """Whether it has pictures that are for turns or frames."""
+    listed = unit.animatediff_batch and unit.batch_image_files  # kept out of AnimateDiff's sight
+    return unit.input_mode is InputMode.BATCH or bool(listed)
 
 
 def _unfold(unit: ControlUnit, source: BatchSource, takes_several: bool) -> Iterator[ControlUnit]:

@@ -59,7 +59,7 @@ class ControlUnit:
 
     is_ui: bool = row(False)
     input_mode: InputMode = row(InputMode.SIMPLE)
-    batch_images: Any = row(None, aliases={"batch_image_dir": None}, parse=values.pictures)
+    batch_images: Any = row("", aliases={"batch_image_dir": None}, parse=values.pictures)
     output_dir: str = row("", parse=values.text)
     loopback: bool = row(False)
     enabled: bool = row(False, axis=Axis(0, "Enabled"), attributes=("control_net_enabled",))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,7 @@ def test_row_11_animatediff_frames_follow_their_control_pictures(webui, runner, 
     frames = OwnFrames(WINDOWS)
     with installed(AnimateDiff(FRAMES), runner), denoiser_replaced(frames.attach):
         made = generated(run(job(asked)), FRAMES)
-    assert frames.given == [(FRAMES, 3, SIZE, SIZE)]
+    assert frames.given == [(2 * FRAMES, 3, SIZE, SIZE)]
     for frame in range(FRAMES):
         assert near(made[frame], alone(webui, frame, control_mode=mode)), f"frame {frame}"
     assert controlnet_script().latest_network is None
@@ -79,7 +81,7 @@ def test_row_11_animatediff_video_to_video_fills_units_without_a_picture(webui, 
     with installed(AnimateDiff(2, video=str(folder)), runner), denoiser_replaced(frames.attach):
         frames.windows = [[0, 1]]
         made = run(job(own, video)).images[1:]
-    assert frames.given == [(1, 3, SIZE, SIZE), (2, 3, SIZE, SIZE)]
+    assert frames.given == [(1, 3, SIZE, SIZE), (4, 3, SIZE, SIZE)]
     for frame in range(2):
         units = [unit(image=encoded(picture(seed=seed)), weight=0.5) for seed in (9, frame)]
         assert near(made[frame], first(webui.txt2img(**request(*units, seed=5 + frame))))
@@ -90,7 +92,7 @@ def test_row_11_animatediff_hires_pass_has_hints_for_every_frame(webui, runner, 
     frames = OwnFrames([[0], [1]])
     with installed(AnimateDiff(2), runner), denoiser_replaced(frames.attach):
         made = generated(run(job(as_object(batch_unit(str(folder))), **hires)), 2)
-    assert frames.given == [(2, 3, SIZE, SIZE)] * 2
+    assert frames.given == [(4, 3, SIZE, SIZE)] * 2
     for frame in range(2):
         assert near(made[frame], alone(webui, frame, hires=hires)), f"frame {frame}"
 
@@ -127,6 +129,73 @@ def test_row_11_animatediff_off_leaves_batches_to_us(webui, runner, folder):
     with installed(AnimateDiff(2, enable=False), runner):
         made = run(job(as_object(batch_unit(str(folder))), do_not_save_samples=True))
     assert made.comments.count(f"{len(NAMES)} of {len(NAMES)} pictures") == 1
+
+
+WINDOWED = [[2, 3], [3, 0], [1, 2]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_row_11_animatediff_windows_of_listed_frames_over_http(webui, runner, mode):
+    pictures = [encoded(picture(seed=frame)) for frame in range(FRAMES)]
+    frames = OwnFrames(WINDOWED)
+    asked = unit(image=None, batch_images=pictures, control_mode=mode)
+    with installed(AnimateDiff(FRAMES), runner), denoiser_replaced(frames.attach):
+        made = webui.txt2img(**request(asked)).images
+    assert len(made) == FRAMES
+    for frame in range(FRAMES):
+        assert near(made[frame], alone(webui, frame, control_mode=mode)), f"frame {frame}"
+
+
+LISTED = [encoded(picture(seed=frame)) for frame in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ({"batch_images": "/f"}, {"input_mode": "batch", "batch_images": "/f", "image": None}),
+        (
+            {"batch_images": LISTED},
+            {"input_mode": "simple", "batch_images": "", "image": LISTED[0]}
+            | {"batch_image_files": LISTED, "animatediff_batch": True},
+        ),
+        (
+            {"input_mode": "merge", "batch_images": LISTED},
+            {
+                "input_mode": "merge",
+                "batch_images": "",
+                "image": LISTED,
+                "batch_input_gallery": True,
+            },
+        ),
+        ({"image": LISTED[0]}, {"input_mode": "simple", "batch_images": "", "image": LISTED[0]}),
+        ({"enabled": False, "batch_images": LISTED}, {"batch_images": LISTED, "enabled": False}),
+    ],
+    ids=["folder", "list", "merge", "picture", "off"],
+)
+@pytest.mark.parametrize("is_request", [True, False], ids=["dict", "object"])
+def test_row_11_animatediff_gets_units_that_it_can_read(runner, sent, expected, is_request):
+    from lib_controlnet.host.runs import animation
+
+    given = dict(sent) if is_request else as_object({"enabled": True, **sent})
+    p, script = SimpleNamespace(script_args=(0, given, 5)), SimpleNamespace(args_from=1, args_to=2)
+    before = copy.deepcopy(given)
+    with installed(AnimateDiff(2), runner):
+        animation.ready_units(p, script)
+    first, made, last = p.script_args
+    assert (first, last) == (0, 5)
+    assert {name: getattr(made, name) for name in expected} == expected
+    assert given == before, "the sender's own is not changed"
+
+
+@pytest.mark.parametrize("enable", [True, False])
+def test_units_that_are_refused_or_not_animatediffs_stay_as_they_were_sent(runner, enable):
+    from lib_controlnet.host.runs import animation
+
+    sent = {"weight": "heavy"} if enable else {"batch_images": LISTED}
+    p, script = SimpleNamespace(script_args=(sent,)), SimpleNamespace(args_from=0, args_to=1)
+    with installed(AnimateDiff(2, enable=enable), runner):
+        animation.ready_units(p, script)
+    assert p.script_args[0] is sent
 
 
 def test_frames_over_http_are_one_batch(webui):
@@ -189,7 +258,7 @@ def test_keyframes_of_sparsectrl_steer_every_frame(webui, runner, sparse, folder
     frames = OwnFrames([[0, 1, 2], [1, 2]])
     with installed(AnimateDiff(3), runner), denoiser_replaced(frames.attach):
         windowed = run(job(asked)).images[1:4]  # between the grid and the keyframe's map
-    assert frames.used == [(3, 4, SIZE, SIZE)]
+    assert frames.used == [(6, 4, SIZE, SIZE)]
     assert near(windowed[0], np.array(made[0]))
     again = webui.txt2img(**request(batch_size=3)).images[:3]
     assert same([np.array(one) for one in again], [np.array(one) for one in plain])
@@ -253,7 +322,7 @@ def test_row_11_animatediff_takes_over_the_batch_tab(webui, folder, inputs, monk
             assert set(kwargs) == {
                 *("to_scale", "scale_by", "use_png_info", "png_info_props", "png_info_dir"),
             }
-            assert seen == [[(2, 3, SIZE, SIZE)]]
+            assert seen == [[(4, 3, SIZE, SIZE)]]
             assert len(gallery) == 3, "a grid and two frames"
             animatediff.enable = False
             fewer = as_object(batch_unit(str(folder)))

@@ -314,6 +314,12 @@ def test_row_08_adetailer_copy_of_a_unit_can_be_switched_off() -> None:
     assert unit.enabled
 
 
+def test_row_11_animatediff_takes_a_units_fields_as_a_dict_gives_them() -> None:
+    unit = ControlNetUnit(weight=0.5)
+    assert (unit.get("weight"), unit.get("nothing"), unit.get("nothing", 3)) == (0.5, None, 3)
+    assert unit.batch_images.split("\n") == [""]
+
+
 def test_unit_lists_are_not_shared() -> None:
     ControlNetUnit().batch_modifiers.append(print)
     assert ControlNetUnit().batch_modifiers == []

@@ -91,3 +91,50 @@ def test_cursor_equal_texts_tell_nothing():
     assert cursor.next_rows(4, same) == rows[:4]
     cursor.begin(RowLayout(rows, Texts(same, torch.zeros(4, 6, 2))), 0.0)
     assert cursor.next_rows(4, same) == rows[:4]
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ([1, 3, 5, 7], [1, 3, 1, 3]),
+        ([3, 0, 7, 4], [3, 0, 3, 0]),
+        ([2], [2]),
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+    ],
+    ids=["a window", "round the end", "one frame", "cond rows alone"],
+)
+@pytest.mark.parametrize("spread", [1.0, 3e-3], ids=["noise", "frames that are much alike"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_cursor_frames_of_a_part_are_told_by_their_latents(shown, expected, spread, dtype):
+    generator = torch.Generator().manual_seed(3)
+    scene = torch.randn(1, 4, 8, 8, generator=generator)
+    frames = scene * (spread < 1) + spread * torch.randn(4, 4, 8, 8, generator=generator)
+    latents = torch.cat([frames, frames])
+    cursor = StepCursor()
+    same = torch.zeros(4, 3, 2)
+    cursor.begin(
+        RowLayout(build_layout([1] * 4, 4, 8).rows, Texts(same, same, latents.to(dtype))), 0.0
+    )
+    mask = torch.ones(len(shown), 5, 8, 8)  # an inpainting checkpoint reads more channels
+    x = torch.cat([0.07 * latents[shown], mask], dim=1).to(dtype)
+    rows = cursor.next_rows(len(shown), same[: len(shown)], x)
+    assert [row.image for row in rows] == expected
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 8)], ids=["other latents", "tiles"])
+def test_cursor_rows_that_latents_do_not_tell_come_in_order(size):
+    cursor = StepCursor()
+    texts = Texts(torch.zeros(4, 3, 2), torch.ones(4, 3, 2), torch.randn(8, 4, 8, 8))
+    cursor.begin(RowLayout(build_layout([1] * 4, 4, 8).rows, texts), 0.0)
+    rows = cursor.next_rows(2, torch.zeros(2, 3, 2), torch.randn(2, 4, *size))
+    assert [row.image for row in rows] == [0, 1]
+
+
+def test_cursor_equal_frames_come_in_order():
+    cursor = StepCursor()
+    latents = torch.randn(1, 4, 8, 8).repeat(8, 1, 1, 1)
+    texts = Texts(torch.zeros(4, 3, 2), torch.ones(4, 3, 2), latents)
+    cursor.begin(RowLayout(build_layout([1] * 4, 4, 8).rows, texts), 0.0)
+    for expected in ([0, 1, 2], [3, 0, 1]):
+        rows = cursor.next_rows(3, torch.zeros(3, 3, 2), 0.3 * latents[:3])
+        assert [row.image for row in rows] == expected

@@ -53,12 +53,12 @@ def build_layout(prompts_per_image: Sequence[int] | None, images: int, total: in
 
 
 def _texts(params: Any) -> Texts:
-    """Embeddings of prompts and negative prompts; SDXL keeps them in a dict."""
+    """Embeddings of prompts and negative prompts (SDXL keeps them in a dict), and latents."""
     cond, uncond = (
         given["crossattn"] if isinstance(given, Mapping) else given
         for given in (params.text_cond, params.text_uncond)
     )
-    return Texts(cond, uncond)
+    return Texts(cond, uncond, params.x)
 
 
 def _prompts_per_image(denoiser: Any) -> list[int] | None:

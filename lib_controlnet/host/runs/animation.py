@@ -7,13 +7,18 @@ host. Both need AnimateDiff's own modules; without them nothing of the host is t
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 from modules import img2img
 
+from lib_controlnet.enums import InputMode
+from lib_controlnet.errors import UnitError
 from lib_controlnet.host.runs.batch import batch_size
+from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.units.plan import Animation
 
 _PARAMETERS: Final = "scripts.animatediff_utils"
@@ -34,6 +39,49 @@ def parameters(p: Any) -> Any | None:
 def animation_of(p: Any) -> Animation:
     """What is known of the animation that a generation makes, if it makes one."""
     return Animation(batch_size(p), lambda: parameters(p) is not None, p)
+
+
+def ready_units(p: Any, script: Any) -> None:
+    """Give AnimateDiff units that it can read, before it looks at them.
+
+    Those of a request it takes for objects as well, and all that a unit names for a folder.
+
+    Args:
+        p: the host's processing object, with scripts and arguments.
+        script: the one that the units are arguments of.
+    """
+    if parameters(p) is None:
+        return
+    args = list(p.script_args)
+    own = slice(script.args_from, script.args_to)
+    args[own] = [_readable(value) for value in args[own]]
+    p.script_args = args
+
+
+def _readable(value: Any) -> Any:
+    """A unit as AnimateDiff can read it; one that is to be refused, and anything else, as it is."""
+    if isinstance(value, Mapping):
+        try:
+            value = ControlNetUnit.from_dict(value)
+        except UnitError:
+            return value
+    if not isinstance(value, ControlNetUnit) or not value.get("enabled"):
+        return value
+    unit: Any = copy.copy(value)
+    listed = unit.batch_images
+    if unit.input_mode is InputMode.SIMPLE and unit.image is None and listed:
+        unit.input_mode = InputMode.BATCH
+    if unit.input_mode is InputMode.MERGE:
+        unit.batch_input_gallery = True  # that there are pictures: it would put in its video's
+    if isinstance(listed, str) or not listed:
+        return unit
+    unit.batch_images = ""
+    if unit.input_mode is InputMode.MERGE:
+        unit.image = list(listed)
+    else:  # no folder: it leaves alone what has a picture
+        unit.input_mode, unit.image = InputMode.SIMPLE, listed[0]
+        unit.batch_image_files, unit.animatediff_batch = list(listed), True
+    return unit
 
 
 def take_batch_tab() -> None:

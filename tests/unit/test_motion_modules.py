@@ -1,0 +1,97 @@
+"""AnimateDiff puts modules of its own between those of the U-Net's blocks: none of ours minds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from support import inputs, tiny_base
+from torch import Tensor, nn
+
+from lib_controlnet.engine.places import Places
+from lib_controlnet.engine.residency import Residency
+from lib_controlnet.engine.step import Row, RowLayout, StepCursor
+from lib_controlnet.engine.unet import BaseUNet, describe_unet, own_modules
+from lib_controlnet.families.base_weights import BaseWeights, encoder_shapes
+
+
+class MotionModule(nn.Module):
+    """One that leaves everything as it is, with the names of AnimateDiff's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.temporal_transformer = nn.Module()
+        self.temporal_transformer.proj_in = nn.Linear(width, width)
+        self.temporal_transformer.transformer_blocks = nn.ModuleList([nn.Module()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def inject(unet: nn.Module) -> None:
+    """What AnimateDiff does to a U-Net: behind each block's last part, before what enlarges it."""
+    for block in list(unet.input_blocks)[1:]:
+        block.append(MotionModule(8))
+    unet.middle_block.insert(-1, MotionModule(8))
+    for block in unet.output_blocks:
+        enlarges = len(block) > 1 and type(block[-1]).__name__ == "Upsample"
+        block.insert(-1 if enlarges else len(block), MotionModule(8))
+
+
+@pytest.fixture(params=["SD1", "SDXL"])
+def bases(request: pytest.FixtureRequest) -> tuple[BaseUNet, BaseUNet]:
+    """A base, and a copy of it with motion modules."""
+    base = tiny_base(request.param)
+    unet = copy.deepcopy(base.module)
+    inject(unet)
+    return base, BaseUNet(unet, describe_unet(unet), base.name, base.identity)
+
+
+def test_the_base_is_what_it_was(bases: tuple[BaseUNet, BaseUNet]) -> None:
+    base, moved = bases
+    assert moved.shape == base.shape
+    assert moved.shape.signature == base.shape.signature
+    assert dict(own_modules(moved.module)).keys() == dict(base.module.named_modules()).keys()
+    assert len(list(moved.module.modules())) > len(own_modules(moved.module))
+
+
+def test_its_weights_are_found_by_their_names(bases: tuple[BaseUNet, BaseUNet]) -> None:
+    base, moved = bases
+    shapes = encoder_shapes(base)
+    assert encoder_shapes(moved) == shapes
+    ours, theirs = BaseWeights(base), BaseWeights(moved)
+    for name, shape in shapes.items():
+        assert torch.equal(ours.get(name, shape, "cpu"), theirs.get(name, shape, "cpu")), name
+
+
+def _behind(path: str) -> Callable[[Places], None]:
+    def ask(places: Places) -> None:
+        places.module(path, after=lambda output, _step, _again: output * 0.5)
+
+    return ask
+
+
+@pytest.mark.parametrize("path", ["middle_block.2", "output_blocks.2.{last}", "output_blocks.3.0"])
+@torch.no_grad()
+def test_places_are_those_of_the_checkpoint(bases: tuple[BaseUNet, BaseUNet], path: str) -> None:
+    results = []
+    for base in bases:
+        cursor = StepCursor()
+        places = Places(base.module, cursor, Residency(1, 0))
+        last = len(bases[0].module.output_blocks[2]) - 1
+        _behind(path.format(last=last))(places)
+        cursor.begin(RowLayout((Row(0, is_cond=True), Row(0, is_cond=False))), 0.0)
+        given = inputs(str(base.shape.kind), rows=2, size=(8, 8))
+        with places.hook():
+            results.append(
+                base.module(given["x"], given["timesteps"], given["context"], given["y"])
+            )
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], _plain(bases[0]))
+
+
+def _plain(base: BaseUNet) -> Tensor:
+    given = inputs(str(base.shape.kind), rows=2, size=(8, 8))
+    return base.module(given["x"], given["timesteps"], given["context"], given["y"])
