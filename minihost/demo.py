@@ -45,6 +45,7 @@ WAYS = {
     "control_lora_demo_canny": "Control-LoRA",
     "t2iadapter_demo_canny": "T2I-Adapter",
     "t2iadapter_demo_canny_light": "T2I-Adapter, light",
+    "lllite_demo_canny": "ControlNet-LLLite",
     "union_demo": "ControlNet Union",
 }
 """Models that follow edges, a kind of file each."""
@@ -207,7 +208,7 @@ def ways_row(studio: Studio, seed: int) -> Row:
         size = (ASSETS / f"{stem}.safetensors").stat().st_size / 1e6
         note = f"edge F1 {edge_f1(picture, edge_map):.2f}, file of {size:.1f} MB"
         tiles.append(Tile(picture, kind, note))
-    return Row("The same edges, five ways: another kind of model each", tuple(tiles))
+    return Row("The same edges, six ways: another kind of model each", tuple(tiles))
 
 
 def ways(studio: Studio) -> dict[str, str]:

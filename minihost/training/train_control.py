@@ -43,6 +43,7 @@ class Made:
         start: the ControlNet it begins with.
         dtype: precision of the file.
         more: options of the run that differ from `RECIPE`.
+        begin: further options of `init`.
     """
 
     data: str
@@ -51,6 +52,7 @@ class Made:
     start: str = ""
     dtype: str = "fp16"
     more: dict[str, object] = field(default_factory=dict)
+    begin: tuple[str, ...] = ()
 
 
 MADE: Final = {
@@ -60,6 +62,7 @@ MADE: Final = {
     "depth": Made("depth", SHORTER, start="canny"),
     "union_demo": Made("union", 250, "union", "canny", "fp8", {"--batch": 8}),
     "t2iadapter_demo_canny": Made("lines", 500, "t2i", more={"--lr": 2e-3}),
+    "lllite_demo_canny": Made("lines", 300, "lllite", more={"--lr": 2e-3}, begin=("--everywhere",)),
 }
 KINDS: Final = (*MADE, LORA, LIGHT)
 RECIPE: Final = {
@@ -106,7 +109,7 @@ def commands(kind: str, effort: float = 1.0) -> Iterator[list[str]]:
         if not control.is_file():
             start = ["--start", str(asset(made.start))] if made.start else []
             kind_of = ["--kind", made.kind, "--seed", "3"]
-            yield ["init", str(CHECKPOINT), str(control), *kind_of, *start]
+            yield ["init", str(CHECKPOINT), str(control), *kind_of, *start, *made.begin]
     options = {
         "--base": CHECKPOINT,
         "--control": control,

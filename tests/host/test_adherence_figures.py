@@ -41,6 +41,7 @@ def free(host) -> list[np.ndarray]:
         ("control_lora_demo_canny", "edges", "edges", 2, 0.25),
         ("t2iadapter_demo_canny", "edges", "edges", 2, 0.25),
         ("t2iadapter_demo_canny_light", "edges", "edges", 2, 0.2),
+        ("lllite_demo_canny", "edges", "edges", 2, 0.2),
         ("union_demo/Hard Edge", "edges", "edges", 2, 0.25),
         ("union_demo/Depth", "depth", "borders", 2, 0.2),
     ],

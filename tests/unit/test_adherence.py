@@ -88,5 +88,5 @@ def test_demo_follows_the_same_edges_with_a_file_of_each_kind() -> None:
     assert all(tile.note.startswith("edge F1 1.00, file of ") for tile in row.tiles)
     found = [classify(open_checkpoint(demo.ASSETS / f"{stem}.safetensors")) for stem in demo.WAYS]
     assert [kind.key for kind in found] == [
-        *("controlnet", "control_lora", "t2i", "t2i_light", "union")
+        *("controlnet", "control_lora", "t2i", "t2i_light", "lllite", "union")
     ]
