@@ -126,9 +126,9 @@ FILES: Final = (
     Published("SDXL", "sdxl_instant_id", 100, 0.002),
     Published("SDXL", "sdxl_pulid_1.1", 200, 0.005),
 )
-"""A file of each kind. What the old extension does, counted on its layers: 283.3 and 3020 for each
-row of a ControlNet in every step; 59.9, 13.3 and 239.6 once for a T2I-Adapter; 1% of the U-Net's in
-every step for an LLLite of 32 and 64 channels. The rest are bounds of our own."""
+"""A file of each kind. Known of these networks: 283.3 and 3020 for each row of a ControlNet, hint
+included; 59.9, 13.3 and 239.6 once for a T2I-Adapter; 1% of the U-Net's in every step for an LLLite
+of 32 and 64 channels. The rest are bounds of our own."""
 
 
 class Living(TorchDispatchMode):
