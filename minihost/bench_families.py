@@ -124,7 +124,7 @@ LIMITS: Final = {
     "reference_adain x 2": Limit(1.4, 1.8, 1.0),
     "Reference": SEES,
     "reference_only x 2": Limit(4.5, 6.0, 2.5),
-    "Fooocus inpaint": Limit(1.0, 1.5, 1.0),
+    "Fooocus inpaint": Limit(0.01, 0.1, 7.0),
     "Revision": Limit(0.0, 0.03, 0.02),
     "StyleAlign": Limit(0.5, 0.6, 0.6),
 }
@@ -135,7 +135,8 @@ of one Union are one evaluation. A T2I-Adapter is evaluated once for a picture: 
 additions. Image prompts have their keys and values made once in a pass. Reference units look at
 their pictures in one more call, as far as the last layer that is read, and keep what its layers
 make until the next call; with style fidelity their attention over twice the tokens stands beside
-the plain one."""
+the plain one. Fooocus' patch, here of a third of the tensors, is summed with the U-Net's weights
+once in a pass: what it holds are these weights once more."""
 
 
 class Rig:

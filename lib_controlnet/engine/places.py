@@ -9,23 +9,26 @@ restores the model exactly. What is added at one place, whatever the number of c
 - `after_input`: the output of an input block, which is both the stream and the skip.
 - `module`: the input or the output of any module below the U-Net. Of a block, the output as the
   host makes it: what the first two add comes on top.
+- `weights`: tensors of modules, for the time of a call, see `engine.weights`.
 - `carry`: what has to follow the tokens of an attention, where neighbours merge or tile them.
 - `call`: a call of the whole U-Net, before its first block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from lib_controlnet.engine.injection import Residuals, add_rows, sum_residuals
+from lib_controlnet.engine.memory import Memory
 from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.engine.tokens import Carried, Give, Road
 from lib_controlnet.engine.unet import own_modules
+from lib_controlnet.engine.weights import ChangedWeights, WeightChange
 from lib_controlnet.errors import HostError
 
 OUTPUT_BLOCKS: Final = "output_blocks"
@@ -35,18 +38,6 @@ ARGUMENTS: Final = ("x", "timesteps", "context", "y")
 AddResiduals = Callable[[StepContext], list[Residuals]]
 ChangeStream = Callable[[Tensor, StepContext], "Tensor | None"]
 ChangeOutput = Callable[[Tensor, StepContext, Callable[[], Tensor]], "Tensor | None"]
-
-
-class Memory(Protocol):
-    """Where the networks of a pass lie, `Residency` or a stand-in."""
-
-    def on_device(self, network: Any) -> AbstractContextManager[None]:
-        """The network's weights are on the device inside."""
-        ...
-
-    def relieve(self, keep: Collection[Any] = ()) -> None:
-        """Memory has run out: all networks but `keep` leave the device."""
-        ...
 
 
 class _AllSeenError(Exception):
@@ -132,6 +123,7 @@ class Places:
         self._inputs: dict[int, list[ChangeStream]] = {}
         self._modules: dict[str, _AtModule] = {}
         self._roads: dict[str, Road] = {}
+        self._weights = ChangedWeights(memory)
         self._step: StepContext | None = None
         self._residuals: list[Residuals] = []
         self._taken = False
@@ -189,6 +181,14 @@ class Places:
         asked.after += [] if after is None else [after]
         asked.beside += [] if beside is None else [beside]
 
+    def weights(self, change: WeightChange) -> None:
+        """Add to weights of the U-Net in every call in which a unit acts.
+
+        Where that cannot be, the change acts beside the layers, before all that `module` is asked
+        to do with their outputs.
+        """
+        self._weights.ask(change)
+
     def carry(self, attention: str, give: Give) -> Carried:
         """Have something follow the tokens of an attention, see `engine.tokens`.
 
@@ -238,10 +238,12 @@ class Places:
 
     def _attach(self) -> None:
         keep = self._handles.callback
+        keep(self._weights.forget)
         keep(self._forget)
         unet = self.unet
         keep(unet.register_forward_pre_hook(self._begin_call, with_kwargs=True).remove)
         keep(unet.register_forward_hook(self._end_call).remove)
+        keep(unet.register_forward_hook(self._leave_call, always_call=True).remove)
         own = own_modules(unet) if self._modules else {}
         for path, asked in self._modules.items():
             module = own[path]
@@ -297,6 +299,7 @@ class Places:
         parts = [part for add, _taken in self._skips for part in add(step)]
         self._residuals = sum_residuals(parts)
         self._step = step
+        self._change_weights(step)
         if not changed:
             return None
         # What was positional stays so: hooks of neighbours read it there (token merging).
@@ -305,7 +308,22 @@ class Places:
         )
         return (*positional, *args[len(positional) :]), {**kwargs, **changed}
 
+    def _change_weights(self, step: StepContext) -> None:
+        """Last of all that begins a call: what else a control computes sees the plain weights."""
+        beside = self._weights.begin(self.unet, step, self._stay)
+        own = own_modules(self.unet) if beside else {}
+        for change in beside:
+            for path, add in change.beside.items():
+                hook = self._after_hook(_AtModule(beside=[add]))
+                handle = own[path].register_forward_hook(hook, prepend=True, with_kwargs=True)
+                self._stay.callback(handle.remove)
+
+    def _leave_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        """Whatever has become of a call."""
+        self._forget()
+
     def _end_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        self._weights.finish()
         self._forget()
         if self._taken:
             self._taken = False

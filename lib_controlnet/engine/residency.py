@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
+from lib_controlnet.engine.memory import Derived, measure_room
 from lib_controlnet.errors import ModelNotFoundError, is_out_of_memory, lacks_memory
 from lib_controlnet.gate import Bounded
 
@@ -72,6 +73,7 @@ class Resident:
     Attributes:
         uses: evaluations that are going on.
         is_unwanted: it leaves the device when they are over.
+        derived: what else was made of the weights; it goes when they leave the device.
     """
 
     def __init__(self, module: nn.Module, copy: Copy = copy_to) -> None:
@@ -81,13 +83,15 @@ class Resident:
         self._device: torch.device | None = None
         self.uses = 0
         self.is_unwanted = False
+        self.derived: WeakSet[Derived] = WeakSet()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the masters and of the copies."""
+        """Bytes of the masters, of the copies and of what else was made of them."""
         masters = {id(tensor): tensor for _, _, tensor in self._masters}
         held = (*masters.values(), *self._copies.values())
-        return sum(tensor.nelement() * tensor.element_size() for tensor in held)
+        weights = sum(tensor.nelement() * tensor.element_size() for tensor in held)
+        return weights + sum(one.nbytes for one in self.derived)
 
     def place(self, device: torch.device) -> None:
         """Have the module compute on a device; on the masters' own nothing is copied.
@@ -109,13 +113,14 @@ class Resident:
         self._copies, self._device = copies, device
 
     def park(self) -> bool:
-        """Have the module compute on its masters again; whether copies were dropped by that."""
+        """Have the module compute on its masters again; whether anything was dropped by that."""
+        had_derived = any([one.drop() for one in self.derived])
         had_copies = bool(self._copies)
         if had_copies:
             for owner, name, master in self._masters:
                 setattr(owner, name, master)
         self._copies, self._device, self.is_unwanted = {}, None, False
-        return had_copies
+        return had_copies or had_derived
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
@@ -159,6 +164,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         others: each takes something else off the device (detectors) and says whether it did.
         free_memory: returns cached device memory to the driver.
         copy: gives a tensor's copy on a device.
+        measure: gives the bytes that are free on a device, or None.
     """
 
     def __init__(
@@ -168,11 +174,13 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         others: Collection[Callable[[], bool]] = (),
         free_memory: Callable[[], None] = lambda: None,
         copy: Copy = copy_to,
+        measure: Callable[[torch.device], int | None] = measure_room,
     ) -> None:
         super().__init__(max_count, max_bytes, lambda _key, network: self._resident(network).nbytes)
         self._others = others
         self._free_memory = free_memory
         self._copy = copy
+        self.find_room = measure
         self._alive: WeakValueDictionary[Key, ControlNetwork] = WeakValueDictionary()
         self._residents: WeakKeyDictionary[ControlNetwork, Resident] = WeakKeyDictionary()
         self._passes: list[_Pass] = []
@@ -286,6 +294,18 @@ class Residency(Bounded[Key, "ControlNetwork"]):
                 is_waiting = present is not None and present.between is Between.EVALUATION
                 if not resident.uses and (is_waiting or resident.is_unwanted):
                     resident.park()
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether networks of the present pass leave the device between its evaluations."""
+        with self._lock:
+            return bool(self._passes) and self._passes[-1].between is Between.EVALUATION
+
+    def count(self, network: ControlNetwork, derived: Derived) -> None:
+        """What was made of a network counts as its own, and goes when it leaves the device."""
+        with self._lock:
+            self._resident(network).derived.add(derived)
+            self.shrink(least=1)
 
     def _bring(self, network: ControlNetwork, present: _Pass) -> None:
         """Put a network on the pass's device; if there is no room, everything else leaves first."""

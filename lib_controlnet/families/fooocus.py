@@ -1,8 +1,9 @@
 """Fooocus' inpaint model for SDXL: a patch of the U-Net's weights, and a head that sees the mask.
 
-Two files (lllyasviel/fooocus_inpaint), of which either picks the other. The patch acts beside the
-U-Net's layers, on the rows and for the steps of its unit: no weight is changed, so the host's
-LoRAs, a refiner and `--medvram` find what they know, and there is nothing to undo.
+Two files (lllyasviel/fooocus_inpaint), of which either picks the other. The patch is in the weights
+of the U-Net for the time of a call, which costs nothing in a step; on a part of the rows or of the
+picture, and where memory is short, it acts beside the layers. No weight of the host is written to:
+its LoRAs, a refiner and `--medvram` find what they know.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from lib_controlnet.engine.injection import add_rows
 from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
+from lib_controlnet.engine.unet import own_modules, own_parameters
 from lib_controlnet.enums import LATENT_CHANNELS, LATENT_SCALE, BaseModel, ControlMode
 from lib_controlnet.errors import (
     BrokenCheckpointError,
@@ -117,12 +119,13 @@ class FooocusControl(HintControl):
     def __init__(self, network: FooocusNetwork, terms: Terms, hint: Tensor) -> None:
         super().__init__(network, terms, hint)
         self._feature: Tensor | None = None
+        self._say: Callable[[str], None] = log.warning
         strength = terms.strengths[0]
         self._patch = LowRankLayers(
             self,
             {
-                path: Beside(layer, strength, is_placed(path))
-                for path, layer in zip(network.module.paths, network.module.layers, strict=True)
+                path: Beside(layer, strength, is_placed(path), layer.readers())
+                for path, layer in network.module.by_path().items()
             },
         )
 
@@ -130,12 +133,18 @@ class FooocusControl(HintControl):
         """Say what a region leaves out."""
         super().meet(controls, say)
         self._patch.tell(say)
+        self._say = say
 
     def attach(self, places: Places) -> None:
         """Ask for the first block's output, and for all layers that the patch changes."""
-        places.hold(self.network, lambda step: bool(self.rows_in(step)))
+        places.hold(self.network, self._needs_network)
         places.after_input(FIRST_BLOCK, self._add_to_stream)
-        self._patch.attach(places)
+        self._patch.attach(places, self._say)
+
+    def _needs_network(self, step: StepContext) -> bool:
+        """Whether a call needs more of it than the weights do, who ask for it themselves."""
+        is_idle = self._feature is not None and self.terms.region is None
+        return not is_idle and bool(self.rows_in(step))
 
     @torch.no_grad()
     def _add_to_stream(self, h: Tensor, step: StepContext) -> Tensor | None:
@@ -214,10 +223,10 @@ class FooocusFamily(ControlFamily):
         """Read head and patch, see `ControlFamily.load`; the patch stays in 8 bits."""
         _check_base(ckpt.name, base)
         head, patch = find_both(ckpt)
-        layers = _find_layers(patch, base)
+        layers, own = _find_layers(patch, base), own_modules(base.module)
         read = {
             path: ChangedLayer(
-                base.module.get_submodule(path),
+                own[path],
                 {part: _read_change(patch, *where, device) for part, where in parts.items()},
             )
             for path, parts in layers.items()
@@ -310,7 +319,7 @@ def _find_layers(patch: Checkpoint, base: BaseUNet) -> dict[str, dict[str, Place
         WrongBaseModelError: the base lacks a layer, or it has another shape.
     """
     layers: dict[str, dict[str, Place]] = {}
-    theirs = {name: tuple(value.shape) for name, value in base.module.named_parameters()}
+    theirs = {name: tuple(value.shape) for name, value in own_parameters(base.module)}
     foreign, broken = [], []
     for name in sorted({key.rpartition(".")[0] for key in patch.keys}):
         key = f"{name}.0"

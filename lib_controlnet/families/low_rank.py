@@ -1,19 +1,22 @@
-"""Layers of low rank beside those of the U-Net's attention (LoRA), while a unit acts.
+"""Layers beside those of the U-Net, of low rank (LoRA) or as large as these, while a unit acts.
 
-No weight of the U-Net is changed: what the host, its LoRAs and other units make of a layer stays
+No weight of the U-Net is written to: what the host, its LoRAs and other units make of a layer stays
 theirs, and there is nothing to undo.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from einops import rearrange
 
 from lib_controlnet.engine.tokens import find_attention
+from lib_controlnet.engine.weights import WeightChange
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.attention import QUERY, token_size
 from lib_controlnet.families.controlnet import own_precision
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.tokens import Carried
 
 
+log = logging.getLogger(__name__)
+
 FEATURE_MAP: Final = 4
 """Axes of what a layer reads that is no list of tokens."""
 
@@ -38,11 +43,15 @@ class Beside(NamedTuple):
         module: what it is.
         strength: factor of what it adds.
         is_placed: it reads tokens of the picture, else those of the text.
+        readers: what gives the changes that it stands for, by the names of the tensors in the
+            U-Net's layer, in a precision: it then acts in these where it can, which takes their
+            memory once more, and no time. None: it always acts beside.
     """
 
     module: nn.Module
     strength: float
     is_placed: bool
+    readers: Mapping[str, Callable[[torch.dtype], Tensor]] = MappingProxyType({})
 
 
 class LowRankLayers:
@@ -76,17 +85,48 @@ class LowRankLayers:
                 "has a region"
             )
 
-    def attach(self, places: Places) -> None:
-        """Ask for the layers of the U-Net; the network is on the device when it is called."""
-        for path in self._layers:
-            places.module(path, beside=partial(self._add, path))
-        if self._control.terms.region is None:
+    def attach(self, places: Places, say: Callable[[str], None] = log.warning) -> None:
+        """Ask for the layers of the U-Net; the network is on the device when it is called.
+
+        Args:
+            places: of the U-Net.
+            say: is told why layers act beside that could act in the weights.
+        """
+        is_everywhere = self._control.terms.region is None
+        for path, layer in self._layers.items():
+            if not (layer.readers and is_everywhere):
+                places.module(path, beside=partial(self._add, path))
+        if is_everywhere:
+            self._attach_merged(places, say)
             return
         for attention in {find_attention(path) for path in self._layers} - {""}:
             self._carried[attention] = places.carry(attention, self._give)
             if f"{attention}.{QUERY}" not in self._layers:
                 # Tiles are known by the tokens that the first layer reads; the last one's differ.
                 places.module(f"{attention}.{QUERY}", beside=partial(self._look, attention))
+
+    def _attach_merged(self, places: Places, say: Callable[[str], None]) -> None:
+        """Ask for the weights that layers can act in."""
+        merged = {path: layer for path, layer in self._layers.items() if layer.readers}
+        if not merged:
+            return
+        places.weights(
+            WeightChange(
+                name=self._control.terms.name,
+                network=self._control.network,
+                rows=self._control.rows_in,
+                places=tuple((path, name) for path in merged for name in merged[path].readers),
+                read=self._read,
+                beside={path: partial(self._add, path) for path in merged},
+                say=say,
+            )
+        )
+
+    def _read(self, place: tuple[str, str]) -> Tensor:
+        """What is added to a tensor of the U-Net."""
+        path, name = place
+        layer = self._layers[path]
+        return layer.readers[name](torch.float32) * layer.strength
 
     @torch.no_grad()
     def _add(self, path: str, tokens: Tensor, step: StepContext) -> Tensor | None:

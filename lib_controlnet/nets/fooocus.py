@@ -1,14 +1,14 @@
 """Fooocus' inpaint model for SDXL: changes to a U-Net's layers in 8 bits, and a head.
 
 A change w of a weight is kept as whole numbers q from 0 to 255 and two bounds:
-w = q / 255 * (high - low) + low. What it adds to a layer's output is what a layer with the weights
-w makes of the same input, so no weight of the U-Net has to be touched.
+w = q / 255 * (high - low) + low. It is added to the weight; or a layer with the weights w reads the
+same input, and what it makes of that is added to the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,15 +69,13 @@ class ChangedLayer(nn.Module):
             msg = f"a change of {type(layer).__name__} is not known"
             raise TypeError(msg)
 
-    def read_all(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """The changes by the names of the layer's tensors, in a precision."""
-        for part, change in self.changes.items():
-            assert isinstance(change, Quantised)
-            yield part, change.read(dtype)
+    def readers(self) -> dict[str, Callable[[torch.dtype], Tensor]]:
+        """What reads the changes in a precision, by the names of the layer's tensors."""
+        return {part: cast("Quantised", change).read for part, change in self.changes.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the layer's output, of its input x."""
-        found = dict(self.read_all(x.dtype))
+        found = {part: read(x.dtype) for part, read in self.readers().items()}
         bias = found.get("bias")
         weight = found.get("weight", torch.zeros(()))
         if "weight" not in found:
@@ -104,6 +102,13 @@ class FooocusInpaint(nn.Module):
         self.head = nn.Parameter(head, requires_grad=False)
         self.paths = tuple(layers)
         self.layers = nn.ModuleList(layers.values())
+
+    def by_path(self) -> dict[str, ChangedLayer]:
+        """The changes by the path of the U-Net's layer."""
+        return {
+            path: cast("ChangedLayer", layer)
+            for path, layer in zip(self.paths, self.layers, strict=True)
+        }
 
     def encode(self, mask: Tensor, latent: Tensor) -> Tensor:
         """What is added behind the first input block: (n, width, h, w).

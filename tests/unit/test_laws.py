@@ -339,6 +339,9 @@ def masters_lost(network):
 @pytest.mark.parametrize("between", list(Between), ids=str)
 def test_weights_are_read_on_the_device_alone(rig, steered, between):
     """Also where they come to it for an evaluation, and where others take it meanwhile."""
+    # A patch is merged with the U-Net's weights but where memory is spared: other sums.
+    is_merged = rig.networks[0].family == "Fooocus inpaint"
+    is_same = agrees if is_merged and between is Between.EVALUATION else torch.equal
     host = FakeHost()
     host.device, host.between = FakeDevice.device, between
     with torch.no_grad(), masters_lost(rig.networks[0]) as copy:
@@ -350,7 +353,7 @@ def test_weights_are_read_on_the_device_alone(rig, steered, between):
         with session.sampling(rig.base.module):
             for _ in range(2):
                 session.begin_evaluation(PAIR, 0.0)
-                assert torch.equal(rig.call(), steered)
+                assert is_same(rig.call(), steered)
                 host.residency.park()
                 assert device.held == 0
     host.residency.park()

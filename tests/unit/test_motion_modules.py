@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lib_controlnet.engine.places import Places
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.step import Row, RowLayout, StepCursor
 from lib_controlnet.engine.unet import BaseUNet, describe_unet, own_modules
+from lib_controlnet.engine.weights import WeightChange
 from lib_controlnet.families.base_weights import BaseWeights, encoder_shapes
 
 
@@ -73,7 +75,28 @@ def _behind(path: str) -> Callable[[Places], None]:
     return ask
 
 
-@pytest.mark.parametrize("path", ["middle_block.2", "output_blocks.2.{last}", "output_blocks.3.0"])
+def _inside(path: str) -> Callable[[Places], None]:
+    def ask(places: Places) -> None:
+        bias = own_modules(places.unet)[path].bias
+        change = WeightChange(
+            *("unit", Residency, lambda step: tuple(range(len(step.rows))), [(path, "bias")]),
+            *(lambda _place: torch.ones_like(bias), {}, pytest.fail),
+        )
+        places.memory.on_device = lambda _network: nullcontext()
+        places.memory.count = lambda _network, _sums: None
+        places.weights(change)
+
+    return ask
+
+
+PLACES = {
+    **{path: _behind for path in ("middle_block.2", "output_blocks.2.{last}", "output_blocks.3.0")},
+    "output_blocks.2.0.emb_layers.1": _inside,
+    "middle_block.2.in_layers.2": _inside,
+}
+
+
+@pytest.mark.parametrize("path", PLACES)
 @torch.no_grad()
 def test_places_are_those_of_the_checkpoint(bases: tuple[BaseUNet, BaseUNet], path: str) -> None:
     results = []
@@ -81,7 +104,7 @@ def test_places_are_those_of_the_checkpoint(bases: tuple[BaseUNet, BaseUNet], pa
         cursor = StepCursor()
         places = Places(base.module, cursor, Residency(1, 0))
         last = len(bases[0].module.output_blocks[2]) - 1
-        _behind(path.format(last=last))(places)
+        PLACES[path](path.format(last=last))(places)
         cursor.begin(RowLayout((Row(0, is_cond=True), Row(0, is_cond=False))), 0.0)
         given = inputs(str(base.shape.kind), rows=2, size=(8, 8))
         with places.hook():
