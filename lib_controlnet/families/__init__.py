@@ -28,7 +28,6 @@ from lib_controlnet.families.base import ControlFamily, FileFacts
 from lib_controlnet.files.bases import base_of
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.containers import has_header
-from lib_controlnet.files.signatures import classify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +66,7 @@ def identify(ckpt: Checkpoint) -> ControlFamily:
         names = " and ".join(family.name for family in families)
         msg = f"{ckpt.path.name} is claimed by {names}; please report this file"
         raise AmbiguousCheckpointError(msg)
-    kind = classify(ckpt)
+    kind = ckpt.kind
     if kind is not None:
         msg = f"{ckpt.path.name} is {kind.title}, not a ControlNet: {kind.advice}"
         raise CheckpointError(msg)
@@ -136,7 +135,7 @@ def describe(path: Path) -> FileFacts:
     try:
         with _explain_failure(path):
             ckpt = open_checkpoint(path)
-            family, kind = identify(ckpt), classify(ckpt)
+            family, kind = identify(ckpt), ckpt.kind
             base = None if kind is None else base_of(kind.key, ckpt.shapes)
             facts, reads = family.describe(ckpt), family.preprocessor_for(ckpt)
             return replace(_facts_of(family, facts), base=base, preprocessor=reads)

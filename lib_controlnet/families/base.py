@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import torch
 
 from lib_controlnet.enums import BaseModel
-from lib_controlnet.files.signatures import classify
 from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class ControlFamily(ABC):
 
     def matches(self, ckpt: Checkpoint) -> bool:
         """Whether the file's keys and shapes are of this family."""
-        kind = classify(ckpt)
+        kind = ckpt.kind
         return kind is not None and kind.key in self.kinds
 
     def describe(self, ckpt: Checkpoint) -> FileFacts:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lib_controlnet.errors import SHOWN_CHARACTERS, BrokenCheckpointError
 from lib_controlnet.files.layouts import MARKERS
-from lib_controlnet.files.signatures import classify
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +22,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 def title(ckpt: Checkpoint) -> str:
     """The file and its kind, such as `x.safetensors is a ControlNet`."""
-    kind = classify(ckpt)
+    kind = ckpt.kind
     return f"{ckpt.path.name} is {'a control model' if kind is None else kind.title}"
 
 

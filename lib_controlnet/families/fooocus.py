@@ -30,7 +30,6 @@ from lib_controlnet.families.filling import first_names, title, without_1x1
 from lib_controlnet.families.hints import HintControl
 from lib_controlnet.families.low_rank import Beside, LowRankLayers
 from lib_controlnet.files.checkpoint import open_checkpoint
-from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.fooocus import (
     HEAD_CHANNELS,
     PARTS,
@@ -244,7 +243,7 @@ def find_both(ckpt: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
     Raises:
         BrokenCheckpointError: there is no such file in the same folder.
     """
-    kind = classify(ckpt)
+    kind = ckpt.kind
     assert kind is not None
     wanted = OTHER[kind.key]
     for path in _files_beside(ckpt.path):
@@ -252,7 +251,7 @@ def find_both(ckpt: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
             other = open_checkpoint(path)
         except ControlNetError:
             continue
-        found = classify(other)
+        found = other.kind
         if found is not None and found.key == wanted:
             return (ckpt, other) if kind.key == HEAD else (other, ckpt)
     what = "patch" if wanted == PATCH else "head"

@@ -19,7 +19,6 @@ from lib_controlnet.families.base import ControlFamily, randomize
 from lib_controlnet.families.controlnet import own_precision
 from lib_controlnet.families.filling import fill, read_structure, title
 from lib_controlnet.families.hints import HintControl
-from lib_controlnet.files.signatures import classify
 from lib_controlnet.nets.t2i_adapter import (
     BLOCKS_PER_LEVEL,
     SD_PATCH,
@@ -221,7 +220,7 @@ def _widths(base: BaseUNet, patch: int) -> tuple[int, ...]:
 
 
 def _read(ckpt: Checkpoint) -> AdapterParams | LightParams:
-    kind = classify(ckpt)
+    kind = ckpt.kind
     reader = read_light_params if kind is not None and kind.key == LIGHT else read_adapter_params
     params: AdapterParams | LightParams = read_structure(ckpt, lambda: reader(ckpt.shapes))
     if params.hint_channels not in HINT_CHANNELS:

@@ -18,6 +18,7 @@ from lib_controlnet.enums import truth
 from lib_controlnet.files.containers import open_container
 from lib_controlnet.files.hash_store import HASH_DIGITS
 from lib_controlnet.files.layouts import DIFFUSERS_MARKS, normalise
+from lib_controlnet.files.signatures import Signature, classify_names
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,11 @@ class Checkpoint:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors by normalised name."""
         return {key: self.shape(key) for key in self._names}
+
+    @cached_property
+    def kind(self) -> Signature | None:
+        """The kind of the file, told by names and shapes; every family asks for it."""
+        return classify_names(self.keys, self.shapes)
 
     def dtype(self, key: str) -> torch.dtype:
         """Precision in which the file keeps a tensor."""

@@ -9,12 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lib_controlnet.enums import UNION_TYPES
-
-if TYPE_CHECKING:
-    from lib_controlnet.files.checkpoint import Checkpoint
 
 Test = Callable[["Names"], bool]
 
@@ -366,8 +363,3 @@ def classify_names(
     """The kind of a file by the names a network uses, or None for a file of no known kind."""
     known = Names(names, shapes)
     return next((signature for signature in SIGNATURES if signature.test(known)), None)
-
-
-def classify(ckpt: Checkpoint) -> Signature | None:
-    """The kind of a file, or None for a file of no known kind."""
-    return classify_names(ckpt.keys, ckpt.shapes)

@@ -21,7 +21,7 @@ from lib_controlnet.families.base_weights import FIRST_BLOCK, SHARED_WITH_BASE
 from lib_controlnet.files.checkpoint import Checkpoint
 from lib_controlnet.files.containers import TensorFile, TorchFile, open_container
 from lib_controlnet.files.layouts import FULL_CHECKPOINT, diffusers_renamer, normalise
-from lib_controlnet.files.signatures import NO_CONTROL, Signature, classify
+from lib_controlnet.files.signatures import NO_CONTROL, Signature
 from lib_controlnet.tools.errors import ToolError
 from lib_controlnet.tools.writer import Entry
 
@@ -114,7 +114,7 @@ def open_any(path: Path) -> ControlFile:
     """
     file = open_container(path)
     ckpt = Checkpoint(path, file)
-    return ControlFile(file, ckpt, classify(ckpt))
+    return ControlFile(file, ckpt, ckpt.kind)
 
 
 def open_control(path: Path, kinds: Collection[str] = ()) -> ControlFile:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lib_controlnet.families import identify
 from lib_controlnet.files.checkpoint import open_checkpoint
-from lib_controlnet.files.signatures import classify
 from lib_controlnet.train.__main__ import parser
 from lib_controlnet.train.record import read_rows
 
@@ -52,7 +51,7 @@ def test_commands_of_the_page_train_and_export(tmp_path: Path) -> None:
     assert [row[0] for row in read_rows(work / "run/loss.csv")] == [1, 2]
     exported = open_checkpoint(work / "circles.safetensors")
     assert identify(exported).name == "ControlNet"
-    assert classify(exported).key == "controlnet"
+    assert exported.kind.key == "controlnet"
     assert exported.metadata["control_type"] == "Canny"
     assert (work / "circles-diffusers/config.json").is_file()
     assert len((work / "edges/prompt.json").read_text().splitlines()) == 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,9 @@ from lib_controlnet.errors import (
 from lib_controlnet.families import identify, load_network
 from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.families.controlnet import ControlNetFamily, check_base
+from lib_controlnet.files import signatures
 from lib_controlnet.files.layouts import normalise
-from lib_controlnet.files.signatures import SIGNATURES, classify
+from lib_controlnet.files.signatures import SIGNATURES, Names
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
 PUBLISHED = {
@@ -233,7 +235,7 @@ OTHERS = {
 def test_other_kinds_are_named_in_the_refusal(name: str) -> None:
     key, names = OTHERS[name]
     ckpt = memory_checkpoint(dict.fromkeys(names.split(), (4, 4)), f"{name}.safetensors")
-    kind = classify(ckpt)
+    kind = ckpt.kind
     assert kind is not None
     assert kind.key == key
     if any(family.matches(ckpt) for family in families.discover()):
@@ -242,6 +244,26 @@ def test_other_kinds_are_named_in_the_refusal(name: str) -> None:
         identify(ckpt)
     assert str(caught.value).startswith(f"{name}.safetensors is {kind.title}, not a ControlNet: ")
     assert str(caught.value).endswith(kind.advice)
+
+
+@pytest.mark.parametrize("read", ["load_network", "describe", "refusal", "preprocessor_for"])
+def test_a_file_is_classified_once(
+    read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many families ask; in large folders this is most of what a list of them takes."""
+    path, base = tmp_path / "x.safetensors", tiny_base("SD1")
+    save_controlnet(path, tiny_controlnet("SD1"))
+    asked = []
+
+    def test(names: Names) -> bool:
+        asked.append(names)
+        return SIGNATURES[0].test(names)
+
+    counting = replace(SIGNATURES[0], test=test)  # every classification begins with it
+    monkeypatch.setattr(signatures, "SIGNATURES", (counting, *SIGNATURES[1:]))
+    given = {"load_network": (base, torch.float32, "cpu"), "refusal": (base,)}.get(read, ())
+    getattr(families, read)(path, *given)
+    assert len(asked) == 1
 
 
 def test_signatures_have_unique_keys() -> None:

@@ -14,7 +14,7 @@ from lib_controlnet import families
 from lib_controlnet.errors import CheckpointError
 from lib_controlnet.families import identify
 from lib_controlnet.files.checkpoint import Checkpoint
-from lib_controlnet.files.signatures import SIGNATURES, TRANSFORMERS, classify
+from lib_controlnet.files.signatures import SIGNATURES, TRANSFORMERS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -271,7 +271,7 @@ def header(shapes: Shapes, name: str = "x") -> Checkpoint:
 
 
 def assert_refused(ckpt: Checkpoint, key: str) -> None:
-    kind = classify(ckpt)
+    kind = ckpt.kind
     assert kind is not None
     assert kind.key == key
     with pytest.raises(CheckpointError) as caught:
@@ -282,7 +282,7 @@ def assert_refused(ckpt: Checkpoint, key: str) -> None:
 @pytest.mark.parametrize(("row", "name", "key", "shapes"), ROWS, ids=[row[1] for row in ROWS])
 def test_a_published_file_loads_or_is_refused_by_name(row, name, key, shapes):
     ckpt = header(shapes, name)
-    kind = classify(ckpt)
+    kind = ckpt.kind
     assert kind is not None, f"row {row}"
     assert kind.key == key or (key is FACES and kind.key not in REFUSED_KEYS)
     if not any(family.matches(ckpt) for family in families.discover()):

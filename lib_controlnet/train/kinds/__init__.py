@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.files.checkpoint import open_checkpoint
-from lib_controlnet.files.signatures import classify
 from lib_controlnet.train.errors import NOT_TRAINED, TrainError
 
 from .base import Begin, Call, Kind, put_hooks
@@ -38,7 +37,7 @@ def kind_of_file(path: Path) -> Kind:
     Raises:
         TrainError: it is of a kind that cannot be trained here.
     """
-    signature = classify(open_checkpoint(path))
+    signature = open_checkpoint(path).kind
     if signature is None or signature.key not in KINDS:
         what = f"seems to be {signature.title}" if signature else "is of no known kind"
         msg = f"{path.name} {what}, which cannot be trained here. {NOT_TRAINED}"
