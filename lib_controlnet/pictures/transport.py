@@ -45,7 +45,9 @@ def bytes_of_text(text: str) -> bytes | None:
     if " " in text:
         readings.insert(1 if _is_laid_out(text) else 0, _base64(text.replace(" ", "+")))
     found = [data for data in readings if data]
-    return next((data for data in found if not png_fault(data)), found[0] if found else None)
+    if len(found) < 2:  # nothing to choose from: whoever decodes it looks at the checksums
+        return found[0] if found else None
+    return next((data for data in found if not png_fault(data)), found[0])
 
 
 def _unquote(text: str) -> str:
