@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lib_controlnet.engine.prepared import PreparedUnit
+    from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.host.runs.batch import BatchRun
     from lib_controlnet.host.runtime import Runtime
     from lib_controlnet.units.plan import Frames
@@ -147,17 +148,19 @@ def _prepare(
     runtime.host.report("ControlNet: preparing")
     try:
         with torch.no_grad():
+            base = runtime.base()
             preparation = Preparation(
                 request=request.read_request(p),
                 models=runtime,
-                base=runtime.base(),
+                base=base,
                 source=pictures.source(runtime.host),
                 cache=runtime.detections,
                 interrupted=runtime.host.is_interrupted,
                 on_error=session.on_error,
             )
             wanted = [unit.model for unit in units if unit.enabled and unit.has_model]
-            held = runtime.find_loaded(wanted)  # else a unit's loading drops what the next one uses
+            # Else the loading of one unit's drops what the next one is going to use.
+            held = runtime.find_loaded(wanted, base)
             session.prepared = prepare_units(units, preparation, session.comments, frames)
             del held
     finally:
@@ -221,7 +224,7 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     runtime.residency.park_others()
     if session.error is None:
         try:
-            session.begin_pass(pass_info(p, x))
+            session.begin_pass(pass_info(p, x, runtime.host.require_base()))
             if noise is not None:
                 adapter.lay_starts(session, noise)
         except Exception as error:  # the boundary: raised again before the first step
@@ -246,8 +249,8 @@ def begin_late_pass(p: Any, x: Any, runtime: Runtime) -> None:
         )
 
 
-def pass_info(p: Any, x: Any) -> PassInfo:
-    """Geometry of the pass that samples the latent `x`."""
+def pass_info(p: Any, x: Any, base: BaseUNet) -> PassInfo:
+    """The pass that samples the latent `x` on a U-Net."""
     is_hires = bool(getattr(p, "is_hr_pass", False))
     latent = Size(int(x.shape[-1]), int(x.shape[-2]))
     cells = None
@@ -263,7 +266,7 @@ def pass_info(p: Any, x: Any) -> PassInfo:
     geometry = PassGeometry.of_latent(latent, canvas, cells)
     return PassInfo(
         geometry,
-        adapter.require_base(),
+        base,
         is_hires=is_hires,
         has_hires=bool(getattr(p, "enable_hr", False)),
         scale=geometry.canvas.width / max(int(p.width), 1) if is_hires else 1.0,

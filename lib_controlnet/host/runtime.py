@@ -186,14 +186,15 @@ class Runtime:
         self.residency.max_count = self.cache_size()
         return self.residency.network(path, base, self.host.network_dtype, load_network)
 
-    def find_loaded(self, names: Iterable[str]) -> list[ControlNetwork]:
+    def find_loaded(self, names: Iterable[str], base: BaseUNet | None) -> list[ControlNetwork]:
         """Those of these control models that need not be loaded; hold them, and they stay so."""
-        base, found = self.base(), []
+        if base is None:
+            return []
+        found = []
         for name in names:
             with suppress(ModelNotFoundError):  # told where it is asked for
-                if base is not None:
-                    path = self.catalog.find(name)
-                    found.append(self.residency.find_loaded(path, base, self.host.network_dtype))
+                path = self.catalog.find(name)
+                found.append(self.residency.find_loaded(path, base, self.host.network_dtype))
         return [network for network in found if network is not None]
 
     def detect(

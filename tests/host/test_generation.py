@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import pytest
 from controls import SIZE, STEPS, encoded, first, picture, request, unet_hooks, unit
 from PIL import Image
+from support import tiny_unet
 
 SAMPLERS = (*("Euler", "Euler a", "Heun", "DPM2", "DPM++ 2M", "DPM++ SDE", "LCM", "DDIM", "UniPC"),)
 
@@ -299,6 +303,33 @@ def test_request_dicts_are_echoed_unchanged(webui):
     answer = webui.txt2img(**sent)
     echoed = answer.parameters["alwayson_scripts"]["ControlNet"]["args"][0]
     assert echoed == sent["alwayson_scripts"]["ControlNet"]["args"][0]
+
+
+def test_structure_of_a_unet_is_read_once(webui, monkeypatch):
+    """An SDXL U-Net has 1680 tensors, and generations ask again and again."""
+    from modules import shared
+
+    from lib_controlnet.engine.unet import describe_unet
+    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host.runtime import runtime
+
+    asked = []
+
+    def describe(unet):
+        asked.append(unet)
+        return describe_unet(unet)
+
+    monkeypatch.setattr(adapter, "describe_unet", describe)
+    host = runtime().host
+    monkeypatch.setattr(host, "_shapes", WeakKeyDictionary())
+    for _ in range(2):
+        webui.txt2img(**request(unit(), steps=1, enable_hr=True))
+    assert asked == [shared.sd_model.model.diffusion_model]
+    other = tiny_unet("SDXL")
+    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=other))
+    monkeypatch.setattr(adapter, "find_model", lambda: model)
+    assert host.require_base().shape == describe_unet(other)
+    assert asked[1:] == [other]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from support import tiny_base
 
 CELL = 8
 CASES = [
@@ -76,7 +77,7 @@ def test_map_lies_where_the_host_has_put_the_first_passs_picture(
     p = processing(first, target)
     p.latent_scale_mode = {"mode": "bilinear", "antialias": False} if is_latent else None
     p.firstpass_image = Image.new("RGB", first) if is_given else None
-    info = generation.pass_info(p, torch.zeros(1, 4, *expected.shape))
+    info = generation.pass_info(p, torch.zeros(1, 4, *expected.shape), tiny_base("SD1"))
     shown = np.repeat(ramp.round().astype(np.uint8)[:, :, None], 3, axis=2)
     placed = place_map(shown, info.geometry, ResizeMode.RESIZE)[:, :, 0].astype(np.float32)
     means = placed.reshape(expected.shape[0], CELL, expected.shape[1], CELL).mean((1, 3))

@@ -26,10 +26,11 @@ from lib_controlnet.host.page import settings
 from lib_controlnet.host.page.logs import say_once
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lib_controlnet.engine.residency import Residency
     from lib_controlnet.engine.session import ControlSession
+    from lib_controlnet.engine.unet import UNetShape
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,46 @@ class A1111Host:
 
     residency: Residency
 
+    def __init__(self) -> None:
+        self._shapes: weakref.WeakKeyDictionary[nn.Module, UNetShape] = weakref.WeakKeyDictionary()
+
     def base(self) -> BaseUNet | None:
-        """The loaded checkpoint's U-Net, see `base_unet`."""
-        return base_unet()
+        """The loaded checkpoint's U-Net, or None while no checkpoint is loaded.
+
+        Raises:
+            HostError: the checkpoint's network cannot take controls (SD3), or a compiled U-Net
+                (TensorRT) that never calls the blocks has been selected in the settings.
+        """
+        model = find_model()
+        if model is None:
+            return None
+        from modules import sd_unet
+
+        if getattr(sd_unet, "current_unet", None) is not None:
+            msg = (
+                f"the U-Net option {sd_unet.current_unet.__class__.__name__!r} bypasses the blocks "
+                'that controls act on: choose "None" under Settings > Stable Diffusion > SD Unet'
+            )
+            raise HostError(msg)
+        unet = model.model.diffusion_model
+        if unet not in self._shapes:  # its many tensors are gone through once
+            self._shapes[unet] = describe_unet(unet)
+        info = getattr(model, "sd_checkpoint_info", None)
+        title = getattr(info, "title", None) or "the loaded checkpoint"
+        identity = f"{getattr(info, 'filename', title)}|{id(unet)}"
+        return BaseUNet(unet, self._shapes[unet], str(title), identity, _description(info))
+
+    def require_base(self) -> BaseUNet:
+        """The loaded checkpoint's U-Net.
+
+        Raises:
+            HostError: no checkpoint is loaded, or its network cannot take controls.
+        """
+        base = self.base()
+        if base is None:
+            msg = "no checkpoint is loaded, controls cannot act"
+            raise HostError(msg)
+        return base
 
     @property
     def device(self) -> torch.device:
@@ -151,49 +189,11 @@ def _parameter_dtype(model: Any) -> torch.dtype:
     return next(model.model.diffusion_model.parameters()).dtype
 
 
-def base_unet() -> BaseUNet | None:
-    """The loaded checkpoint's U-Net, or None while no checkpoint is loaded.
-
-    Raises:
-        HostError: the checkpoint's network cannot take controls (SD3), or a compiled U-Net
-            (TensorRT) that never calls the blocks has been selected in the settings.
-    """
-    model = find_model()
-    if model is None:
-        return None
-    from modules import sd_unet
-
-    if getattr(sd_unet, "current_unet", None) is not None:
-        msg = (
-            f"the U-Net option {sd_unet.current_unet.__class__.__name__!r} bypasses the blocks "
-            'that controls act on: choose "None" under Settings > Stable Diffusion > SD Unet'
-        )
-        raise HostError(msg)
-    unet = model.model.diffusion_model
-    info = getattr(model, "sd_checkpoint_info", None)
-    title = getattr(info, "title", None) or "the loaded checkpoint"
-    identity = f"{getattr(info, 'filename', title)}|{id(unet)}"
-    return BaseUNet(unet, describe_unet(unet), str(title), identity, _description(info))
-
-
 def _description(info: Any) -> str:
     """What a checkpoint's file calls itself; files hold anything there."""
     metadata = getattr(info, "metadata", None)
     found = [metadata.get(key) for key in TITLES] if isinstance(metadata, dict) else []
     return " ".join(text[:LONGEST_TITLE] for text in found if isinstance(text, str))
-
-
-def require_base() -> BaseUNet:
-    """The loaded checkpoint's U-Net.
-
-    Raises:
-        HostError: no checkpoint is loaded, or its network cannot take controls.
-    """
-    base = base_unet()
-    if base is None:
-        msg = "no checkpoint is loaded, controls cannot act"
-        raise HostError(msg)
-    return base
 
 
 def session_of(p: Any) -> ControlSession | None:

@@ -23,7 +23,6 @@ from lib_controlnet.errors import HostError
 from lib_controlnet.host import clients, generation
 from lib_controlnet.host.a1111.adapter import (
     find_model,
-    require_base,
     session_of,
 )
 from lib_controlnet.host.a1111.schedule import watch
@@ -127,7 +126,7 @@ def _run_controlled(
         session.raise_error()
         is_attached = session.is_bound
         if is_attached:
-            stack.enter_context(session.sampling(require_base().module))
+            stack.enter_context(session.sampling(runtime.host.require_base().module))
 
         def begin(schedule: Schedule, x: Tensor) -> None:
             nonlocal is_attached
@@ -135,7 +134,7 @@ def _run_controlled(
                 is_attached = True
                 generation.begin_late_pass(sampler.p, x, runtime)
                 session.raise_error()
-                stack.enter_context(session.sampling(require_base().module))
+                stack.enter_context(session.sampling(runtime.host.require_base().module))
             session.set_schedule(schedule)
 
         stack.enter_context(watch(sampler, begin))
