@@ -208,12 +208,13 @@ class MemoryFile:
     def read(
         self, names: Iterable[str], dtype: torch.dtype | None, device: torch.device | str
     ) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors, themselves where nothing is to be converted; shapes on meta."""
+        """Yield fresh tensors, see `TensorFile.read`; shapes on meta."""
         for name in names:
             tensor = self.tensors[name]
             if not isinstance(tensor, Tensor):
                 tensor = torch.empty(tensor, dtype=self.infos[name].dtype, device="meta")
-            yield name, tensor.to(device, dtype if tensor.is_floating_point() else None)
+            final = dtype if tensor.is_floating_point() else None
+            yield name, tensor.to(device, final, copy=True)
 
 
 def memory_checkpoint(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lib_controlnet.engine.memory import Derived, measure_room
 from lib_controlnet.errors import ModelNotFoundError, is_out_of_memory, lacks_memory
 from lib_controlnet.gate import Bounded
+from lib_controlnet.nets.layout import weights_for
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.network import ControlNetwork
@@ -57,8 +58,8 @@ class Place:
 
 
 def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy of weights on a device."""
-    return tensor.detach().to(device)
+    """A copy of weights on a device, laid out as it wants them."""
+    return weights_for(tensor.detach(), device).to(device)
 
 
 class Resident:

@@ -32,6 +32,7 @@ from lib_controlnet.families.residual import ResidualNetwork
 from lib_controlnet.files.claims import claim_of, contradiction
 from lib_controlnet.files.layouts import MARKERS
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
+from lib_controlnet.nets.layout import lay_out
 from lib_controlnet.pictures.placement import BLACK, MASKED
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class ControlNetFamily(ControlFamily):
 
     def tiny(self, base: BaseUNet, seed: int = 0) -> ControlNetNetwork:
         """See `ControlFamily.tiny`."""
-        module = randomize(ControlNet(tiny_params(base)), seed)
+        module = lay_out(randomize(ControlNet(tiny_params(base)), seed))
         return ControlNetNetwork("tiny", module, base.shape)
 
     def needs_base(self, ckpt: Checkpoint) -> bool:
@@ -192,7 +193,8 @@ class ControlNetFamily(ControlFamily):
             )
         }
         module.load_state_dict(tensors, strict=True, assign=True)
-        network = self.wrap(ckpt.name, module.eval().requires_grad_(False), shape)
+        module = lay_out(module.eval().requires_grad_(False))
+        network = self.wrap(ckpt.name, module, shape)
         network.family = self.name
         network.depends_on_base = self.needs_base(ckpt)
         network.global_average_pooling = (

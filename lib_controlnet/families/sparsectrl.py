@@ -28,6 +28,7 @@ from lib_controlnet.families.controlnet import (
 )
 from lib_controlnet.families.residual import Group, ResidualControl, evaluate_group
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
+from lib_controlnet.nets.layout import lay_out
 from lib_controlnet.nets.sparsectrl import MotionParams, SparseControlNet, read_motion
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class SparseCtrlFamily(ControlNetFamily):
         made = tiny_params(base)
         widths = (5, made.hint_widths[-1]) if seed % 2 else (4, *made.hint_widths[1:])
         module = SparseControlNet(dataclasses.replace(made, hint_widths=widths), _motion(made))
-        return SparseCtrlNetwork("tiny", randomize(module, seed), base.shape)
+        return SparseCtrlNetwork("tiny", lay_out(randomize(module, seed)), base.shape)
 
     def build(
         self, shapes: Mapping[str, Sequence[int]], heads: Callable[[str, int], int]

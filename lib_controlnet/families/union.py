@@ -27,6 +27,7 @@ from lib_controlnet.families.controlnet import (
 )
 from lib_controlnet.families.residual import ResidualControl
 from lib_controlnet.nets.cldm import ControlNet, read_params
+from lib_controlnet.nets.layout import lay_out
 from lib_controlnet.nets.union import ControlNetUnion, UnionParams, read_union
 from lib_controlnet.pictures.placement import BLACK
 
@@ -284,7 +285,7 @@ class UnionFamily(ControlNetFamily):
         """See `ControlFamily.tiny`."""
         params = tiny_params(base)
         module = ControlNetUnion(params, UnionParams(types=TINY_TYPES, layers=1, sinusoids=8))
-        return UnionNetwork("tiny", randomize(module, seed), base.shape)
+        return UnionNetwork("tiny", lay_out(randomize(module, seed)), base.shape)
 
     def describe(self, ckpt: Checkpoint) -> FileFacts:
         """The types that the file knows, see `ControlFamily.describe`."""

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layout import Conv3x3, GroupNorm  # relative: the small WebUI takes both by path
+
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -147,14 +149,14 @@ class ResBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int, emb_width: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, width_in), nn.SiLU(), nn.Conv2d(width_in, width_out, 3, padding=1)
+            GroupNorm(32, width_in), nn.SiLU(), Conv3x3(width_in, width_out)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, width_out))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, width_out),
+            GroupNorm(32, width_out),
             nn.SiLU(),
             nn.Identity(),  # dropout in training; keeps the published numbering
-            nn.Conv2d(width_out, width_out, 3, padding=1),
+            Conv3x3(width_out, width_out),
         )
         self.skip_connection: nn.Module = nn.Identity()
         if width_in != width_out:
@@ -225,9 +227,12 @@ class TransformerBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """Map tokens (b, n, width), given the text (b, m, context_width)."""
+        """Map tokens (b or fewer, n, width) to (b, n, width), given the text (b, m, ...).
+
+        Fewer: see `count_distinct`.
+        """
         normed = self.norm1(tokens)
-        tokens = self.attn1(normed, normed) + tokens
+        tokens = repeat_rows(self.attn1(normed, normed) + tokens, len(context))
         tokens = self.attn2(self.norm2(tokens), context) + tokens
         return self.ff(self.norm3(tokens)) + tokens
 
@@ -239,7 +244,7 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         width = params.width_out
         self.linear = params.linear
-        self.norm = nn.GroupNorm(32, width, eps=1e-6)
+        self.norm = GroupNorm(32, width, eps=1e-6)
         self.proj_in: nn.Module = nn.Linear(width, width)
         self.proj_out: nn.Module = nn.Linear(width, width)
         if not self.linear:
@@ -249,7 +254,7 @@ class SpatialTransformer(nn.Module):
         )
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
-        """Map h (b, c, h, w) to the same shape, given the text (b, m, context_width)."""
+        """Map h (b or fewer, c, h, w) to (b, c, h, w), given the text (b, m, context_width)."""
         height = h.shape[-2]
         tokens = self.norm(h)
         if self.linear:
@@ -258,6 +263,7 @@ class SpatialTransformer(nn.Module):
             tokens = rearrange(self.proj_in(tokens), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
+        h = repeat_rows(h, len(tokens))
         if self.linear:
             return rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=height) + h
         return self.proj_out(rearrange(tokens, "b (h w) c -> b c h w", h=height)) + h
@@ -268,7 +274,7 @@ class Downsample(nn.Module):
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
-        self.op = nn.Conv2d(width_in, width_out, 3, stride=2, padding=1)
+        self.op = Conv3x3(width_in, width_out, stride=2)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (b, c, h, w) to (b, c, ceil(h / 2), ceil(w / 2))."""
@@ -281,15 +287,38 @@ class ControlBlock(nn.Sequential):
     def forward(  # type: ignore[override]  # its layers differ in what they want
         self, h: Tensor, emb: Tensor, context: Tensor
     ) -> Tensor:
-        """Run the layers on h (b, c, h, w)."""
+        """Run the layers on h (b or fewer, c, h, w)."""
         for layer in self:
             if isinstance(layer, ResBlock):
-                h = layer(h, emb)
+                h = layer(h, emb[: len(h)])
             elif isinstance(layer, SpatialTransformer):
                 h = layer(h, context)
             else:
                 h = layer(h)
         return h
+
+
+def count_distinct(given: Sequence[Tensor | None]) -> int:
+    """Rows that differ before they read the text: half of them, or all.
+
+    A cond and an uncond row are of one latent. Asked on the CPU alone: a graphics card would have
+    to be waited for.
+
+    Args:
+        given: all that they read until then, each (1 or n, ...), the first (n, ...).
+    """
+    tensors = [tensor for tensor in given if tensor is not None]
+    rows = len(tensors[0])
+    half, rest = divmod(rows, 2)
+    if rest or tensors[0].device.type != "cpu":
+        return rows
+    pairs = ((one[:half], one[half:]) for one in tensors if len(one) > 1)
+    return half if all(torch.equal(first, second) for first, second in pairs) else rows
+
+
+def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
+    """The tensor with as many rows, see `count_distinct`; in the layout that it has."""
+    return tensor if len(tensor) == rows else torch.cat([tensor] * (rows // len(tensor)))
 
 
 class ControlNet(nn.Module):
@@ -366,19 +395,22 @@ class ControlNet(nn.Module):
             emb = emb + self.label_emb(y)
         if extra is not None:
             emb = emb + extra
-        h = x
+        rows = len(x)
+        given = (x, timesteps, y, guided_hint, extra)
+        h = x[: count_distinct(given) if between is None else rows]
         for i, (block, zero_conv) in enumerate(
             zip(self.input_blocks, self.zero_convs, strict=True)
         ):
             h = block(h, emb, context)
             if i == 0:
-                h = h + guided_hint
+                h = h + guided_hint[: len(h)]
             h = h if between is None else between(i, h)
             if wanted[i]:
-                outs[i] = zero_conv(h)
+                outs[i] = repeat_rows(zero_conv(h), rows)
             if i == deepest:
                 return outs
-        outs[-1] = self.middle_block_out(self.middle_block(h, emb, context))
+        h = self.middle_block(h, emb, context)
+        outs[-1] = repeat_rows(self.middle_block_out(h), rows)
         return outs
 
 

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lib_controlnet.nets.cldm import Attention, ControlNet, ControlNetParams, FeedForward, Shapes
+from lib_controlnet.nets.layout import GroupNorm
 
 HEADS: Final = 8
 """Heads of the published models' attention over frames, which no shape tells."""
@@ -119,7 +120,7 @@ class MotionModule(nn.Module):
 
     def __init__(self, params: MotionParams) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(32, params.width, eps=1e-6)
+        self.norm = GroupNorm(32, params.width, eps=1e-6)
         self.proj_in = nn.Linear(params.width, params.width)
         self.transformer_blocks = nn.ModuleList(MotionBlock(params) for _ in range(params.blocks))
         self.proj_out = nn.Linear(params.width, params.width)

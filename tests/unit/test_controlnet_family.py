@@ -22,6 +22,7 @@ from lib_controlnet.engine.network import ControlNetwork
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.errors import BrokenCheckpointError, HostError
 from lib_controlnet.families import identify, load_network
+from lib_controlnet.nets.layout import lay_out
 
 KINDS = ["SD1", "SD2", "SDXL", "demo"]
 
@@ -236,6 +237,7 @@ def test_inpainting_base_takes_ordinary_controlnets() -> None:
     network = tiny_controlnet("SD1")
     ckpt = memory_checkpoint(network.module.state_dict())
     loaded = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
+    lay_out(network.module)  # as those of a loaded network, whose sums have this order
     call = inputs("SD1")
     nine = call | {"x": torch.cat([call["x"], torch.randn(2, 5, 8, 16)], dim=1)}
     for a, b in zip(run(loaded, nine), run(network, call), strict=True):
@@ -304,6 +306,7 @@ def test_bgr_configuration_flips_the_hint(tmp_path: Path) -> None:
     path.with_suffix(".json").write_text('{"controlnet_conditioning_channel_order": "bgr"}')
     loaded = load_network(path, tiny_base("demo"), torch.float32, "cpu")
     hint = random_hint()
+    lay_out(network.module)
     assert torch.equal(loaded.encode_hint(hint), network.encode_hint(hint.flip(1)))
 
 

@@ -5,6 +5,7 @@ module, and the published weights were trained so; diffusers' own norm, over all
 is put right for clips of several frames.
 """
 
+import copy
 from functools import lru_cache
 
 import oracle
@@ -77,27 +78,25 @@ def load(kind, layout="diffusers"):
 
 
 def ask_theirs(kind, call, hint, frames):
-    """Residuals of diffusers for rows that are clips of `frames`, from hints with their flags."""
-    theirs = make_theirs(kind)
-    norms = [m for m in theirs.modules() if type(m).__name__ == "AnimateDiffTransformer3D"]
-    kept = [module.norm for module in norms]
+    """Residuals of diffusers for rows that are clips of `frames`, from hints with their flags.
+
+    In double precision: frames without a hint are nearly flat, and its norms lose digits on them.
+    """
+    theirs = copy.deepcopy(make_theirs(kind)).double()
+    for module in list(theirs.modules()):
+        if type(module).__name__ == "AnimateDiffTransformer3D":
+            module.norm = FrameByFrame(module.norm)
 
     def clip(rows):
-        return rearrange(rows, "(n f) c h w -> n c f h w", f=frames)
+        return rearrange(rows.double(), "(n f) c h w -> n c f h w", f=frames)
 
-    try:
-        for module, norm in zip(norms, kept, strict=True):
-            module.norm = FrameByFrame(norm)
-        with torch.no_grad():
-            down, middle = theirs(
-                *(clip(call["x"]), call["timesteps"][::frames], call["context"]),
-                controlnet_cond=clip(hint[:, :-1]),
-                conditioning_mask=clip(hint[:, -1:]),
-                return_dict=False,
-            )
-    finally:
-        for module, norm in zip(norms, kept, strict=True):
-            module.norm = norm
+    with torch.no_grad():
+        down, middle = theirs(
+            *(clip(call["x"]), call["timesteps"][::frames], call["context"].double()),
+            controlnet_cond=clip(hint[:, :-1]),
+            conditioning_mask=clip(hint[:, -1:]),
+            return_dict=False,
+        )
     return [*down, middle]
 
 
