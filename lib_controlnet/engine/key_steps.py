@@ -33,6 +33,8 @@ SAME_MOMENT: Final = 0.5
 """Timesteps, of 1000, that lie no further apart are one noise level."""
 UNCHANGED: Final = 0.99
 """Least cosine of two latents of one noise level that need not both be evaluated."""
+LEAST: Final = 2
+"""Key steps of the shortest pass: what is computed of noise alone does not hold to the end."""
 UNUSED_FOR: Final = 2
 """Evaluations after which what was not asked for is let go of; hosts skip every other one."""
 
@@ -57,7 +59,7 @@ class Pace:
         """Key steps that are due up to a call, its own included; at least 1."""
         keys = float(self.most)
         if step.schedule is not None:
-            keys = min(max(int(self.share * step.schedule.evaluations + 1e-6), 1), keys)
+            keys = min(max(int(self.share * step.schedule.evaluations + 1e-6), LEAST), keys)
         return int(keys * step.walked ** (1.0 / self.crowding) + 1e-6) + 1
 
 

@@ -250,6 +250,19 @@ def test_units_run_together_where_all_that_is_applied_is_in_common(rows, case):
     assert sorted(rows) == expected
 
 
+def test_units_of_one_evaluation_reuse_it_together(rows):
+    units = [unit(kind, seed, speed=Speed.FAST) for seed, kind in ((1, DEPTH), (2, HARD))]
+    session = begin(units)
+    unet = tiny_base("SD1").module
+    with torch.no_grad(), session.sampling(unet):
+        for step in range(3):
+            session.begin_evaluation(PAIR, step / 100)
+            unet(**inputs("SD1", rows=2, size=(8, 16)))
+    session.end_pass(3)
+    assert rows == [2]
+    assert [session.outcome_of(one).tallies for one in units] == [[(1, 3)]] * 2
+
+
 def test_of_several_units_those_run_together_that_can():
     session = begin([unit(HARD, 1), unit(POSE, 2, region=HALF), unit(DEPTH, 3), unit(SOFT, 4)])
     sizes = sorted(len(group) for group in find_groups(session.active))
