@@ -84,6 +84,9 @@ class Figures:
         return [size / 1e6 for size in self.site.peaks.get((key, place), [])]
 
 
+NumbersOf = Callable[[Figures, str], Numbers]
+
+
 def difference(first: Sequence[float], second: Sequence[float]) -> Numbers:
     """Round by round, as far as both were measured."""
     return [one - other for one, other in zip(first, second)]  # noqa: B905
@@ -122,52 +125,25 @@ def tables(sites: Sequence[Site], plan: Plan) -> Iterator[str]:
     figures = [Figures(site, plan) for site in sites]
     variants = variants_for(len(sites[0].models), plan.is_quick)
     controlled = [variant for variant in variants if variant.models]
-    yield table(
-        "seconds per step", figures, variants, lambda one, variant: one.step(variant.key), ""
-    )
-    yield table(
-        "extra seconds per step, and as a share of a step without units",
-        figures,
-        controlled,
-        lambda one, variant: one.extra(variant.key),
-        NONE,
-    )
-    yield table(
-        f"seconds of a second picture of {plan.many} steps",
-        figures,
-        variants,
-        lambda one, variant: one.taken(variant.key, LONG),
-        "",
-    )
-    yield table(
-        "seconds of a second picture outside its steps",
-        figures,
-        variants,
-        lambda one, variant: one.beyond(variant.key),
-        "",
-    )
-    yield table(
-        "of these beyond a picture without units",
-        figures,
-        controlled,
-        lambda one, variant: one.beyond_extra(variant.key),
-        "",
-    )
-    yield table(
-        "more seconds for a new drawing, after other models",
-        figures,
-        controlled,
-        lambda one, variant: one.renewed(variant.key),
-        "",
-    )
+    several = f"seconds of a second picture of {plan.many} steps"
+    questions: list[tuple[str, Sequence[Variant], NumbersOf]] = [
+        (several, variants, lambda one, key: one.taken(key, LONG)),
+        ("seconds of a second picture outside its steps", variants, Figures.beyond),
+        ("of these beyond a picture without units", controlled, Figures.beyond_extra),
+        ("more seconds for a new drawing, after other models", controlled, Figures.renewed),
+    ]
+    yield table("seconds per step", figures, variants, Figures.step)
+    share_of_step = "extra seconds per step, and as a share of a step without units"
+    yield table(share_of_step, figures, controlled, Figures.extra, beside=NONE)
+    for title, rows, numbers_of in questions:
+        yield table(title, figures, rows, numbers_of)
     yield changes(figures)
     if plan.batch > 1:
         yield table(
             f"seconds of each further picture of a batch of {plan.batch}, {plan.few} steps",
             figures,
             [variant for variant in variants if variant.key in BATCHES],
-            lambda one, variant: one.further(variant.key),
-            "",
+            Figures.further,
         )
     for place in sorted({place for site in sites for _, place in site.peaks}):
         rows = (Variant(FIRST, "first picture with a model"), *variants)
@@ -175,8 +151,7 @@ def tables(sites: Sequence[Site], plan: Plan) -> Iterator[str]:
             f"highest memory seen, {place}, MB",
             figures,
             rows,
-            lambda one, variant, place=place: one.megabytes(variant.key, place),
-            "",
+            lambda one, key, place=place: one.megabytes(key, place),
             digits=0,
         )
 
@@ -198,8 +173,8 @@ def table(
     title: str,
     figures: Sequence[Figures],
     variants: Sequence[Variant],
-    numbers_of: Callable[[Figures, Variant], Numbers],
-    beside: str,
+    numbers_of: NumbersOf,
+    beside: str = "",
     digits: int = 3,
 ) -> str:
     """A line per variant.
@@ -208,13 +183,13 @@ def table(
         title: says what is measured.
         figures: of each server.
         variants: that have a line.
-        numbers_of: gives one number per round.
+        numbers_of: gives one number per round, of a variant by its key.
         beside: variant of whose step the numbers are a share; empty for none.
         digits: behind the point.
     """
     lines = head(title, figures)
     for variant in variants:
-        numbers = [numbers_of(one, variant) for one in figures]
+        numbers = [numbers_of(one, variant.key) for one in figures]
         if beside:
             cells = [
                 share(found, one.step(beside)) for found, one in zip(numbers, figures, strict=True)
