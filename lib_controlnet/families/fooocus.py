@@ -30,6 +30,7 @@ from lib_controlnet.families.filling import first_names, title, without_1x1
 from lib_controlnet.families.hints import HintControl
 from lib_controlnet.families.low_rank import Beside, LowRankLayers
 from lib_controlnet.files.checkpoint import open_checkpoint
+from lib_controlnet.files.published import find_kind
 from lib_controlnet.nets.fooocus import (
     HEAD_CHANNELS,
     PARTS,
@@ -57,7 +58,6 @@ HEAD, PATCH = "fooocus_head", "fooocus_patch"
 """Keys of the files' signatures."""
 
 OTHER: Final = {HEAD: PATCH, PATCH: HEAD}
-PUBLISHED: Final = {HEAD: "fooocus_inpaint_head.pth", PATCH: "inpaint_v26.fooocus.patch"}
 
 GREY: Final = 0.5
 """What stands in the picture where it is to be repainted."""
@@ -254,10 +254,10 @@ def find_both(ckpt: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
         found = other.kind
         if found is not None and found.key == wanted:
             return (ckpt, other) if kind.key == HEAD else (other, ckpt)
-    what = "patch" if wanted == PATCH else "head"
+    what, known = "patch" if wanted == PATCH else "head", find_kind(wanted)
     msg = (
-        f"{title(ckpt)}, which needs the {what} beside it: put {PUBLISHED[wanted]} into the same "
-        "folder"
+        f"{title(ckpt)}, which needs the {what} beside it: put {known.name} into the same "
+        f"folder (from {known.url})"
     )
     raise BrokenCheckpointError(msg)
 

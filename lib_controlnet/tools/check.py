@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from lib_controlnet.engine.unet import read_shape
+from lib_controlnet.errors import BrokenCheckpointError
 from lib_controlnet.families.base_weights import SHARED_WITH_BASE
 from lib_controlnet.families.control_lora import PARTNER, full_shapes
+from lib_controlnet.files.published import describe_size
 from lib_controlnet.nets.cldm import ControlNet, read_params
 from lib_controlnet.tools.source import ControlFile, all_finite, open_control, pieces, read_all
 
@@ -45,11 +47,21 @@ def check(path: Path) -> Verdict:
     Raises:
         ControlNetError: the file cannot be opened, or is no control model.
     """
-    control = open_control(path)
+    size = path.stat().st_size if path.is_file() else 0
+    note = describe_size(path.name, size)
+    try:
+        control = open_control(path)
+    except BrokenCheckpointError as error:
+        if not note:
+            raise
+        msg = f"{error}; it has {note}"
+        raise BrokenCheckpointError(msg) from error
     verdict = Verdict(path, control.title, len(control.ckpt.keys))
     _check_names(control, verdict)
     _check_dtypes(control, verdict)
     _check_values(control, verdict)
+    if note:
+        verdict.remarks.append(note)
     if control.others:
         verdict.remarks.append(f"{control.others} tensors beside the control model; extract it")
     if control.is_pickle:

@@ -17,6 +17,7 @@ from lib_controlnet.files.bases import base_of
 from lib_controlnet.files.catalog import ModelFile, is_listed_under, short_hash
 from lib_controlnet.files.claims import claim_of
 from lib_controlnet.files.layouts import is_diffusers
+from lib_controlnet.files.published import describe_size, find_published
 from lib_controlnet.nets.cldm import ControlNetParams, read_params
 from lib_controlnet.tools.errors import ToolError
 from lib_controlnet.tools.source import NO_CONTROL, BaseFile, ControlFile, open_any
@@ -41,6 +42,7 @@ LABELS: Final = {
     "averaged": "residuals",
     "types": "types",
     "hash": "hash",
+    "published": "published as",
     "panel_name": "in the panel",
     "loaded_by": "loaded by",
     "control_types": "listed under",
@@ -70,6 +72,7 @@ def describe(path: Path) -> Description:
         "size": path.stat().st_size,
         "beside": control.others,
         "hash": entry.hash,
+        "published": _name_published(path),
         "metadata": dict(control.file.metadata),
     }
     if control.key not in ("", *NO_CONTROL):
@@ -84,6 +87,16 @@ def describe(path: Path) -> Description:
         count = ckpt.shape("task_embedding")[0]
         found["types"] = [kind.value for kind in ControlNetUnionControlType.in_order()[:count]]
     return found
+
+
+def _name_published(path: Path) -> str:
+    """The published file that it is by name and size, and where that is."""
+    size = path.stat().st_size
+    known = find_published(path.name, size)
+    if known is None:
+        return ""
+    by = "name" if known.name.lower() == path.name.lower() else "size"
+    return describe_size(path.name, size) or f"{known.path} of {known.repository}, by its {by}"
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -168,8 +168,9 @@ def test_the_order_of_units_does_not_matter(rig):
             rig.unit(seed=2, weight=0.9, region=rig.half),
         ]
 
-    expected = rig.run(*units())
-    for order in itertools.permutations(range(3)):
+    first, *others = itertools.permutations(range(3))
+    expected = rig.run(*(units()[i] for i in first))
+    for order in others:
         made = units()
         assert torch.equal(rig.run(*(made[i] for i in order)), expected), order
 
