@@ -109,7 +109,7 @@ def test_unit_on_another_tab_or_following_the_picture_is_single() -> None:
     single = build_unit({"input_mode": "simple", **folders})
     following = build_unit({"input_mode": "batch", "independent": False, **folders})
     for unit in (single, following):
-        assert (unit.input_mode, unit.batch_images, unit.output_dir) == (InputMode.SIMPLE, None, "")
+        assert (unit.input_mode, unit.batch_images, unit.output_dir) == (InputMode.SIMPLE, "", "")
     assert single.image is not None
     assert following.image is None
 
