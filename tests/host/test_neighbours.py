@@ -254,7 +254,7 @@ def test_row_11_types_that_animatediff_asks_for(webui, external_code):
     found = external_code.get_all_units_in_processing(p)[0]
     assert found.input_mode.name == InputMode.SIMPLE.name == "SIMPLE"
     assert found.input_mode.__class__ is InputMode
-    assert found.batch_images is None
+    assert found.batch_images == ""
     with denoiser_replaced(make):
         run(p)
     assert seen == [(True,), None]
