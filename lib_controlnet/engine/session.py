@@ -98,10 +98,11 @@ class ControlSession:
 
     @property
     def needs_texts(self) -> bool:
-        """Whether rows have to be told apart where a neighbour takes some of them (AnimateDiff)."""
-        terms = [control.terms for control in self.active]
-        told = any(one.cond_only or one.keyframes is not None for one in terms)
-        return told or self._alignment is not None
+        """Whether rows have to be told apart where a neighbour takes some of them (AnimateDiff).
+
+        Which rows are cond, and whose, matters to most families in every mode.
+        """
+        return bool(self.active) or self._alignment is not None
 
     def effects(self, moment: str) -> list[Effect]:
         """Effects of the present pass that answer a moment, in the user's order of units."""

@@ -74,7 +74,10 @@ def _distances(x: Tensor, latents: Tensor) -> Tensor:
 
 def _any_of(context: Tensor, texts: Tensor) -> Tensor:
     """(k,): whether a row of `context` equals any of the texts."""
-    return (context[:, None] == texts[None].to(context)).flatten(2).all(2).any(1)
+    found = torch.zeros(len(context), dtype=torch.bool, device=context.device)
+    for text in texts.to(context):  # one at a time: an animation has a hundred
+        found |= (context == text).flatten(1).all(1)
+    return found
 
 
 @dataclass(frozen=True)

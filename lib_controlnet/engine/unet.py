@@ -160,6 +160,11 @@ def own_parameters(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield from module.named_parameters(name, recurse=False)
 
 
+def is_placed(path: str) -> bool:
+    """Whether a layer of a U-Net reads something of the picture; else of the text or the time."""
+    return "emb" not in path and not path.endswith(("attn2.to_k", "attn2.to_v"))
+
+
 def describe_unet(unet: nn.Module) -> UNetShape:
     """Read the structure of any U-Net in LDM layout (`ldm`, `sgm`, or a look-alike).
 

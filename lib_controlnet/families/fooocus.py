@@ -16,7 +16,7 @@ import torch
 
 from lib_controlnet.engine.injection import add_rows
 from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
-from lib_controlnet.engine.unet import own_modules, own_parameters
+from lib_controlnet.engine.unet import is_placed, own_modules, own_parameters
 from lib_controlnet.enums import LATENT_CHANNELS, LATENT_SCALE, BaseModel, ControlMode
 from lib_controlnet.errors import (
     BrokenCheckpointError,
@@ -177,11 +177,6 @@ class FooocusControl(HintControl):
     def release(self) -> None:
         """Forget what was made of the hint."""
         self._feature = None
-
-
-def is_placed(path: str) -> bool:
-    """Whether a layer of a U-Net reads something of the picture; else of the text or the time."""
-    return "emb" not in path and not path.endswith(("attn2.to_k", "attn2.to_v"))
 
 
 class FooocusFamily(ControlFamily):

@@ -1,7 +1,7 @@
 """ControlNet-LLLite for SDXL (kohya-ss, 2023): small modules on the attention's linear layers.
 
-Published files act there; modules may stand on any linear layer or convolution, of any base that
-has it.
+Published files act there; modules may stand on any linear layer or convolution that reads a part of
+the picture, of any base that has it.
 
 What a module adds to its layer's input is computed from what the U-Net put in, so units on the
 same layers sum.
@@ -20,11 +20,12 @@ from torch import nn
 
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide
 from lib_controlnet.engine.tokens import find_attention
+from lib_controlnet.engine.unet import is_placed, own_modules
 from lib_controlnet.enums import LATENT_SCALE, BaseModel, ControlMode
-from lib_controlnet.errors import HostError, WrongBaseModelError
+from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families.base import ControlFamily, randomize
 from lib_controlnet.families.controlnet import own_precision
-from lib_controlnet.families.filling import fill, read_structure
+from lib_controlnet.families.filling import fill, read_structure, title
 from lib_controlnet.families.hints import HintControl
 from lib_controlnet.files.bases import is_lllite_of_sdxl
 from lib_controlnet.nets.lllite import LLLite, LLLiteParams, read_lllite_params
@@ -271,7 +272,7 @@ def layer_paths(base: BaseUNet) -> dict[str, tuple[str, int]]:
     """
     return {
         PREFIX + path.replace(".", "_"): (path, width)
-        for path, module in base.module.named_modules()
+        for path, module in own_modules(base.module).items()
         if (width := _width(module))
     }
 
@@ -294,10 +295,17 @@ def _find_layers(
 
     Raises:
         WrongBaseModelError: the base lacks some layer, or it has another width.
+        BrokenCheckpointError: a layer reads no part of the picture, where a hint says nothing.
     """
     layers = layer_paths(base)
     for name, one in params.items():
-        _path, width = layers.get(name, ("", 0))
+        path, width = layers.get(name, ("", 0))
+        if not is_placed(path):
+            msg = (
+                f"{title(ckpt)}, but of an unknown variant: it acts on {path}, which reads no part "
+                "of the picture (but the text or the time)"
+            )
+            raise BrokenCheckpointError(msg)
         if width != one.width:
             made_for = "for SDXL " if is_lllite_of_sdxl(ckpt.shapes) else ""
             is_xl = bool(made_for) and base.shape.kind is BaseModel.SDXL

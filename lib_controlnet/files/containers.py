@@ -263,7 +263,7 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: Mapping[str, str] = {}
-        self._tensors, self._mapped = _load_torch(path)
+        self._tensors = _load_torch(path)
         self.infos: Mapping[str, TensorInfo] = {
             name: TensorInfo(tuple(tensor.shape), tensor.dtype, position)
             for position, (name, tensor) in enumerate(self._tensors.items())
@@ -275,11 +275,11 @@ class TorchFile:
         """Yield fresh tensors in the order of the file; each is let go of once it is read."""
         for name in sorted(names, key=lambda name: self.infos[name].begin):
             if name not in self._tensors:
-                self._tensors, self._mapped = _load_torch(self.path)
+                self._tensors = _load_torch(self.path)
             tensor = _plain(self.path, name, self._tensors.pop(name))
-            shared = tensor.untyped_storage().nbytes() != tensor.nelement() * tensor.element_size()
             final = _final_dtype(self.infos[name], dtype)
-            yield name, tensor.to(device, final, copy=self._mapped or shared).contiguous()
+            # Copied, as it may lie in the file, or be the memory of another name.
+            yield name, tensor.to(device, final, copy=True).contiguous()
 
 
 def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
@@ -318,8 +318,8 @@ def _loaders(path: Path) -> list[tuple[Callable[..., object], bool]]:
     return [(torch.load, False), *own]
 
 
-def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """All tensors by dotted name, and whether they are mapped from the file."""
+def _load_torch(path: Path) -> dict[str, Tensor]:
+    """All tensors by dotted name, mapped from the file if that can be."""
     with path.open("rb") as stream:
         start = stream.read(64)
         try:
@@ -327,11 +327,10 @@ def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
         except UnsoundError as error:
             log.debug("%s is not loaded: %s", path, error)
             raise BrokenCheckpointError(_not_a_checkpoint(path, start)) from None
-        mapped, content = False, None
+        content = None
         for load, as_stream in _loaders(path):
-            mapped = mappable and not as_stream
             options = {"map_location": "cpu", "weights_only": True}
-            options |= {"mmap": True} if mapped else {}
+            options |= {"mmap": True} if mappable and not as_stream else {}
             stream.seek(0)
             try:
                 content = load(stream if as_stream else str(path), **options)
@@ -351,7 +350,7 @@ def _load_torch(path: Path) -> tuple[dict[str, Tensor], bool]:
         if isinstance(content, dict) and isinstance(content.get(outer), dict):
             beside = {name: content[name] for name in MARKERS if name in content}
             content = beside | content[outer]
-    return dict(_flatten(content)), mapped
+    return dict(_flatten(content))
 
 
 def _flatten(content: object) -> Iterator[tuple[str, Tensor]]:

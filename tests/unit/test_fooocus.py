@@ -17,10 +17,10 @@ from sessions import FakeHost, info, picture, prepared
 from support import tiny_base
 
 from lib_controlnet.engine.session import ControlSession
-from lib_controlnet.engine.unet import BaseUNet, describe_unet
+from lib_controlnet.engine.unet import BaseUNet, describe_unet, is_placed
 from lib_controlnet.errors import BrokenCheckpointError, UnitError, WrongBaseModelError
 from lib_controlnet.families import load_network, refusal
-from lib_controlnet.families.fooocus import find_distilled, is_placed
+from lib_controlnet.families.fooocus import find_distilled
 from lib_controlnet.host.a1111.rows import build_layout
 
 ROWS = build_layout([1], 1, 2)

@@ -2,6 +2,7 @@
 
 import itertools
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lib_controlnet import families
 from lib_controlnet.engine.bound import OF_SOME_FAMILIES
 from lib_controlnet.engine.residency import Between, Residency
 from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.step import Texts
 from lib_controlnet.enums import (
     BaseModel,
     ControlMode,
@@ -158,6 +160,26 @@ def test_the_same_run_again_is_the_same(rig, steered):
 def test_two_halves_are_one_where_it_is_promised(rig, steered):
     halves = rig.run(rig.unit(weight=0.5), rig.unit(weight=0.5))
     assert agrees(halves, steered) is rig.networks[0].is_additive
+
+
+def test_pictures_that_a_neighbour_takes_one_by_one_are_told(rig):
+    """AnimateDiff calls with some pictures' cond rows and their uncond rows at a time."""
+    call = support.inputs(rig.kind, rows=4, size=(LATENT.height, LATENT.width))
+    session = rig.session([rig.unit()], images=2)
+    texts = Texts(call["context"][:2], call["context"][2:], call["x"])
+    layout = replace(PICTURES, texts=texts if session.needs_texts else None)
+    parts = ([0, 1, 2, 3], [1, 3], [0, 2])
+    made = []
+    with torch.no_grad(), session.sampling(rig.base.module):
+        for rows in parts:
+            if rows is not parts[2]:
+                session.begin_evaluation(layout, 0.0)
+            given = {name: None if one is None else one[rows] for name, one in call.items()}
+            made.append(rig.base.module(**given))
+    whole, *others = made
+    if rig.networks[0].takes_keyframes:
+        return  # its frames read each other
+    assert all(agrees(one, whole[rows]) for one, rows in zip(others, parts[1:], strict=True))
 
 
 def test_the_order_of_units_does_not_matter(rig):

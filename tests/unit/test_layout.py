@@ -73,6 +73,20 @@ def test_a_loaded_network_computes_the_same(
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
+@pytest.mark.parametrize("is_old", [True, False])
+def test_weights_that_share_their_memory_in_a_file_are_turned_once_each(
+    is_old: bool, tmp_path: Path
+) -> None:
+    tensors = dict(tiny_controlnet("SD1").module.state_dict())
+    tied = [name for name in tensors if name.endswith("out_layers.3.weight")][:2]
+    first = tensors[tied[0]].clone()
+    path = tmp_path / "c.pth"
+    content = {**tensors, **dict.fromkeys(tied, first)}
+    torch.save(content, path, _use_new_zipfile_serialization=not is_old)
+    loaded = load_network(path, tiny_base("SD1"), torch.float32, "cpu").module.state_dict()
+    assert all(torch.equal(loaded[name], first) for name in tied)
+
+
 @pytest.mark.parametrize("kind", ["SD1", "SD2", "SDXL"])
 def test_no_feature_map_is_copied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "FEW_PIXELS", 0)  # the products of few pixels do copy

@@ -29,6 +29,7 @@ from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families import identify
+from lib_controlnet.families.lllite import layer_paths
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets.lllite import LLLite, LLLiteParams, read_lllite_params
 from lib_controlnet.pictures.maps import Size
@@ -138,6 +139,24 @@ def test_any_linear_layer_may_have_a_module() -> None:
     with session.sampling(base.module):
         session.begin_evaluation(build_layout([1], 1, 2), 0.5)
         assert not torch.equal(base.module(**inputs("SDXL")), plain)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "time_embed_0",
+        "label_emb_0_0",
+        "input_blocks_1_0_emb_layers_1",
+        "input_blocks_4_1_transformer_blocks_0_attn2_to_k",
+    ],
+)
+def test_a_layer_that_reads_nothing_of_the_picture_is_refused(layer: str) -> None:
+    base = tiny_base("SDXL")
+    _path, width = layer_paths(base)[PREFIX + layer]
+    net = LLLite({PREFIX + layer: module_params(width, 2)})
+    ckpt = memory_checkpoint(randomise(net, 1).state_dict(), "x.safetensors")
+    with pytest.raises(BrokenCheckpointError, match="no part of the picture"):
+        identify(ckpt).check(ckpt, base)
 
 
 CONVOLUTIONS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,11 @@ from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.step import Row, RowLayout, StepCursor
 from lib_controlnet.engine.unet import BaseUNet, describe_unet, own_modules
 from lib_controlnet.engine.weights import WeightChange
+from lib_controlnet.families import reference
+from lib_controlnet.families.attention import cross_attentions
 from lib_controlnet.families.base_weights import BaseWeights, encoder_shapes
+from lib_controlnet.families.lllite import layer_paths
+from lib_controlnet.families.t2i_adapter import feature_blocks
 
 
 class MotionModule(nn.Module):
@@ -66,6 +71,15 @@ def test_its_weights_are_found_by_their_names(bases: tuple[BaseUNet, BaseUNet]) 
     ours, theirs = BaseWeights(base), BaseWeights(moved)
     for name, shape in shapes.items():
         assert torch.equal(ours.get(name, shape, "cpu"), theirs.get(name, shape, "cpu")), name
+
+
+def test_families_find_the_same_layers(bases: tuple[BaseUNet, BaseUNet]) -> None:
+    for find in (layer_paths, cross_attentions, partial(feature_blocks, patch=8)):
+        ours, theirs = map(find, bases)
+        assert ours == theirs
+    for of_picture in (reference.attention_blocks, reference.feature_blocks):
+        ours, theirs = (of_picture(base.module) for base in bases)
+        assert ours == theirs
 
 
 def _behind(path: str) -> Callable[[Places], None]:
