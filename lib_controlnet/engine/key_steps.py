@@ -19,6 +19,7 @@ from torch import Tensor
 from lib_controlnet.enums import Speed
 
 if TYPE_CHECKING:
+    from lib_controlnet.engine.memory import Memory
     from lib_controlnet.engine.step import StepContext
 
 Layers = tuple["Tensor | None", ...]
@@ -35,6 +36,8 @@ UNCHANGED: Final = 0.99
 """Least cosine of two latents of one noise level that need not both be evaluated."""
 LEAST: Final = 2
 """Key steps of the shortest pass: what is computed of noise alone does not hold to the end."""
+MOST_OF_ROOM: Final = 0.25
+"""How large what is kept may be, of the memory that is free on its device."""
 UNUSED_FOR: Final = 2
 """Evaluations after which what was not asked for is let go of; hosts skip every other one."""
 
@@ -146,17 +149,28 @@ class _Kept:
 
 
 class KeySteps:
-    """What is kept in one run of the sampler."""
+    """What is kept in one run of the sampler, as long as there is memory for it.
 
-    def __init__(self) -> None:
+    Args:
+        memory: tells how much is free, and has it let go of where it runs out.
+    """
+
+    def __init__(self, memory: Memory) -> None:
         self._kept: dict[Hashable, _Kept] = {}
         self._is_off = False
+        self._memory = memory
+        memory.spare(self)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the residuals."""
         layers = [layer for kept in self._kept.values() for layer in kept.layers]
         return sum(one.nelement() * one.element_size() for one in layers if one is not None)
+
+    def drop(self) -> bool:
+        """Let go of it, see `Derived`; what is evaluated from now on is kept again."""
+        kept, self._kept = self._kept, {}  # another thread may be reading it
+        return bool(kept)
 
     def begin(self, step: StepContext) -> None:
         """A U-Net call begins: let go of what earlier ones of its kind no longer ask for."""
@@ -197,9 +211,13 @@ class KeySteps:
         self, key: Hashable, speed: Speed, step: StepContext, read: Read, layers: Layers
     ) -> None:
         """Keep what a call has evaluated, in the place of what was kept under its key."""
-        if not self._is_off:
-            level = PACES[speed].level(step)
-            self._kept[key] = _Kept(read.copy(), layers, level, step.evaluation)
+        if self._is_off:
+            return
+        level = PACES[speed].level(step)
+        self._kept[key] = _Kept(read.copy(), layers, level, step.evaluation)
+        room = self._memory.find_room(read.x.device)
+        if room is not None and self.nbytes > MOST_OF_ROOM * room:
+            self.stop()
 
 
 def _is_due(pace: Pace, step: StepContext, kept: _Kept, change: Change) -> bool:

@@ -47,6 +47,10 @@ class Memory(Protocol):
         """What was made of a network counts as its own, and goes when it leaves the device."""
         ...
 
+    def spare(self, derived: Derived) -> None:
+        """What goes where memory runs out, whatever it was made of."""
+        ...
+
 
 def measure_room(device: torch.device) -> int | None:
     """Bytes that are free on a device; None where it does not tell.

@@ -185,6 +185,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         self._alive: WeakValueDictionary[Key, ControlNetwork] = WeakValueDictionary()
         self._residents: WeakKeyDictionary[ControlNetwork, Resident] = WeakKeyDictionary()
         self._passes: list[_Pass] = []
+        self._spare: WeakSet[Derived] = WeakSet()
 
     # ---- what is loaded ----
 
@@ -308,6 +309,11 @@ class Residency(Bounded[Key, "ControlNetwork"]):
             self._resident(network).derived.add(derived)
             self.shrink(least=1)
 
+    def spare(self, derived: Derived) -> None:
+        """Something of a pass that goes with all that leaves the device, see `park`."""
+        with self._lock:
+            self._spare.add(derived)
+
     def _bring(self, network: ControlNetwork, present: _Pass) -> None:
         """Put a network on the pass's device; if there is no room, everything else leaves first."""
         try:
@@ -336,12 +342,14 @@ class Residency(Bounded[Key, "ControlNetwork"]):
     def park(self, keep: Collection[ControlNetwork] = ()) -> bool:
         """Take everything off the device but `keep`; what is being evaluated goes after that.
 
+        What passes have to spare goes, too.
+
         Returns:
             Whether anything has left it now.
         """
         kept = {id(network) for network in keep}
         with self._lock:
-            left = False
+            left = any([one.drop() for one in self._spare])
             for network, resident in list(self._residents.items()):
                 if id(network) in kept:
                     continue

@@ -360,7 +360,10 @@ class ControlSession:
         made, total = tally
         said = f"evaluated its network in {made} of {total} evaluations of the sampler"
         if made == total > 1:
-            said += "; nothing could be reused, as what it read was another in each"
+            said += (
+                "; nothing could be reused, as what it read was another in each, or there was no "
+                "memory for it"
+            )
         self.say(f"ControlNet {unit.name}: speed {unit.speed} {said}")
 
     def say_idle(self) -> None:

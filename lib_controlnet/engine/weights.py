@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.step import StepContext
 
 COMPUTING: Final = frozenset(
-    {F.linear, F.conv1d, F.conv2d, F.conv3d, F.group_norm, F.layer_norm}
+    {torch._C._nn.linear, torch.conv1d, torch.conv2d, torch.conv3d}
     | {torch.group_norm, torch.layer_norm}
 )
-"""Functions that make a layer's output of its tensors."""
+"""Functions of torch that make a layer's output of its tensors."""
+
+NORMS: Final = ("group_norm", "layer_norm")
+"""Those of `torch.nn.functional` around them; what a host has put there says that it is called."""
 
 PRECISIONS: Final = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 """In which a sum is what its parts are."""
@@ -115,14 +118,14 @@ class Sum:
 
     def get(self) -> Tensor:
         """The sum, made again if need be."""
-        if not self.is_fresh:
-            self.make()
+        made = self._made  # another thread may drop it at any moment
+        if made is None or not self.is_fresh:
+            made = self.make()
         self.is_used = True
-        assert self._made is not None
-        return self._made
+        return made
 
     @torch.no_grad()
-    def make(self) -> None:
+    def make(self) -> Tensor:
         """Add in float32 or better, and round once; memory that it has is used again."""
         plain, made = self.plain.detach(), self._made
         if made is None or (made.dtype, made.device) != (plain.dtype, plain.device):
@@ -134,6 +137,7 @@ class Sum:
         made.copy_(total)
         self._made, self._version = made, self.plain._version
         self._storage = weakref.ref(self.plain.untyped_storage())
+        return made
 
     def drop(self) -> None:
         """Let go of the memory."""
@@ -156,7 +160,7 @@ class StandIn(nn.Parameter):
         """Give the sum to what computes, the host's tensor to everything else."""
         del types
         named = dict(kwargs or {})
-        if func in COMPUTING:
+        if func in COMPUTING or any(func is getattr(F, name) for name in NORMS):
             given = [arg.stands_for.get() if type(arg) is cls else arg for arg in args]
             for name, arg in named.items():
                 if type(arg) is cls:
@@ -170,7 +174,7 @@ class StandIn(nn.Parameter):
             return func(*args, **named)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Changed:
     """A tensor of the U-Net that is changed.
 
@@ -178,22 +182,35 @@ class _Changed:
         owner: the module that holds it.
         name: its name there.
         sum: what is computed with.
-        stand_in: what lies in its place.
+        stand_in: what lies in its place in the present call.
     """
 
     owner: nn.Module
     name: str
     sum: Sum
-    stand_in: StandIn
+    stand_in: StandIn | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the host's tensor still lies where it was found."""
+        return self.owner._parameters.get(self.name) is self.sum.plain
 
     def swap(self) -> None:
-        """The stand-in, for a call."""
+        """The stand-in, for a call.
+
+        A new one: between two calls the host may move its tensor, and the memory where it was has
+        to be free then.
+        """
+        plain = self.sum.plain
         self.sum.is_used = False
+        self.stand_in = StandIn(plain, plain.requires_grad)
+        self.stand_in.stands_for = self.sum
         self.owner._parameters[self.name] = self.stand_in
 
     def put_back(self) -> None:
         """The host's own object again; one that it has put here meanwhile stays."""
-        if self.owner._parameters.get(self.name) is self.stand_in:
+        stand_in, self.stand_in = self.stand_in, None
+        if stand_in is not None and self.owner._parameters.get(self.name) is stand_in:
             self.owner._parameters[self.name] = self.sum.plain
 
 
@@ -294,7 +311,7 @@ class ChangedWeights:
             if self._present and is_new:
                 return False
             self._lay_out(unet, wanted)
-        elif any(one.owner._parameters.get(one.name) is not one.sum.plain for one in self._changed):
+        elif not all(one.is_there for one in self._changed):
             self._exchanges += 1
             if self._exchanges > MOST_EXCHANGES:
                 self._refuse(wanted, "the WebUI puts other tensors in the place of the weights")
@@ -314,9 +331,7 @@ class ChangedWeights:
             owner = own[path]
             plain = owner._parameters[name]
             assert plain is not None
-            stand_in = StandIn(plain, plain.requires_grad)
-            stand_in.stands_for = Sum(plain, additions)
-            self._changed.append(_Changed(owner, name, stand_in.stands_for, stand_in))
+            self._changed.append(_Changed(owner, name, Sum(plain, additions)))
         self._present = wanted
 
     def _make(self, wanted: list[WeightChange]) -> bool:
@@ -344,7 +359,7 @@ class ChangedWeights:
         """Whether a change can be put into the weights; where not, that is said once."""
         if change in self._refused:
             return False
-        if change in self._present and not self._memory.is_scarce:
+        if change in self._present and not self._memory.is_scarce and self._is_as_found:
             return True
         own = own_modules(unet)
         plain = [own[path]._parameters.get(name) for path, name in change.places]
@@ -352,6 +367,11 @@ class ChangedWeights:
         if obstacle:
             self._refuse([change], obstacle)
         return not obstacle
+
+    @property
+    def _is_as_found(self) -> bool:
+        """Whether the host's tensors are those that were looked at."""
+        return all(one.is_there and one.sum.plain.dtype in PRECISIONS for one in self._changed)
 
     def _find_obstacle(self, plain: Sequence[Tensor | None], step: StepContext) -> str:
         """Why some tensors of the U-Net cannot have changed ones beside them; "" if they can."""

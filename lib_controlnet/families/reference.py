@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lib_controlnet.engine.effects.x0 import alpha_bar_at
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide, GuideKind
 from lib_controlnet.enums import BaseModel, ControlMode
-from lib_controlnet.errors import HostError
+from lib_controlnet.errors import HostError, is_out_of_memory
 from lib_controlnet.families.base import ControlFamily
 
 if TYPE_CHECKING:
@@ -283,7 +283,9 @@ class _Pictures:
         if not self._one_by_one:
             try:
                 _look(acting, step, call)
-            except torch.cuda.OutOfMemoryError:
+            except Exception as error:  # each device has its own for this
+                if not is_out_of_memory(error):
+                    raise
                 self._one_by_one = True
             else:
                 return

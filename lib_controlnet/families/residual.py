@@ -17,7 +17,7 @@ from lib_controlnet.engine.key_steps import KeySteps, Read
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork
 from lib_controlnet.engine.step import StepContext
 from lib_controlnet.enums import LATENT_CHANNELS, Speed
-from lib_controlnet.errors import HostError
+from lib_controlnet.errors import HostError, is_out_of_memory
 from lib_controlnet.families.hints import HintControl
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class _Evaluation:
         self._memory = memory
         self._acting: list[ResidualControl] = []
         self._one_by_one = False
-        self._kept = KeySteps()
+        self._kept = KeySteps(memory)
 
     def add(self, step: StepContext) -> list[Residuals]:
         """Residuals of one U-Net call."""
@@ -256,7 +256,9 @@ class _Evaluation:
             if not self._one_by_one:
                 try:
                     return evaluate_group(controls, step, rows, self._kept)
-                except torch.cuda.OutOfMemoryError:
+                except Exception as error:  # each device has its own for this
+                    if not is_out_of_memory(error):
+                        raise
                     self._one_by_one = True
                 # Outside of `except`: there the failed batch would still be held by its traceback.
                 self._kept.stop()

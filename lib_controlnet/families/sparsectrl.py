@@ -141,7 +141,7 @@ class SparseControl(ResidualControl):
         self._memory: Memory | None = None
         self._frames = 1
         self._is_offered = False
-        self._kept = KeySteps()
+        self._kept: KeySteps | None = None
 
     @property
     def batch_key(self) -> tuple[object, ...]:
@@ -162,7 +162,7 @@ class SparseControl(ResidualControl):
     def attach(self, places: Places) -> None:
         """Ask for the skips."""
         self._memory = places.memory
-        self._kept = KeySteps()
+        self._kept = KeySteps(places.memory)
         places.skips(self._add, self._take)
 
     def replace_hint(self, hint: Tensor) -> None:
@@ -180,6 +180,7 @@ class SparseControl(ResidualControl):
     def _add(self, step: StepContext) -> list[Residuals]:
         rows = self.rows_in(step)
         self._is_offered = bool(rows)
+        assert self._kept is not None
         self._kept.begin(step)
         if not rows:
             return []
@@ -194,10 +195,11 @@ class SparseControl(ResidualControl):
     def _evaluate_clips(self, group: Group) -> list[Residuals]:
         """Clips of the present length."""
         self._check_length(self._frames)
+        assert self._memory is not None
+        assert self._kept is not None
         reused = group.reuse(self._kept)
         if reused is not None:
             return group.finish(reused)
-        assert self._memory is not None
         with self._memory.on_device(self.network):
             return evaluate_group([self], group.step, group.rows, self._kept)
 
@@ -234,7 +236,8 @@ class SparseControl(ResidualControl):
     def release(self) -> None:
         """Forget what was cached for the pass."""
         super().release()
-        self._kept = KeySteps()
+        if self._kept is not None:
+            self._kept.drop()
 
     def _take(self) -> None:
         self.acted = self.acted or self._is_offered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -359,6 +360,69 @@ def test_blocks_are_moved_in_the_middle_of_a_call(rig: Rig, exchange: Any) -> No
     assert_close(made, rig.beside(rig.unit()))
 
 
+def test_weights_that_have_moved_leave_nothing_behind(rig: Rig) -> None:
+    """Neither memory where they were, nor a LoRA that then changes what nobody reads."""
+    lora = Lora([m for m in rig.unet.modules() if isinstance(m, nn.Linear)])
+    lora.strength = 0.7
+    expected = rig.beside(rig.unit())
+    lora.strength = 0.0
+    session = rig.session(rig.unit())
+    with torch.no_grad(), session.sampling(rig.unet):
+        rig.step(session)
+        before = [weakref.ref(one.untyped_storage()) for one in rig.unet.parameters()]
+        move(rig.unet)
+        assert not any(storage() for storage in before)
+        lora.strength = 0.7
+        assert_close(rig.step(session), expected)
+    lora.strength = 0.0
+    rig.run()
+    lora.remove()
+    rig.remember()
+
+
+def copy_for_inference(weight: Tensor) -> nn.Parameter:
+    with torch.inference_mode():
+        return nn.Parameter(weight.detach().clone(), False)
+
+
+UNFIT = {
+    "none": (lambda _weight: None, "in a way of its own"),
+    "inference": (copy_for_inference, "in a way of its own"),
+    "8 bits": (
+        lambda weight: nn.Parameter(weight.detach().to(torch.float8_e4m3fn), False),
+        "keeps the checkpoint's weights as torch.float8_e4m3fn",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_what_a_host_puts_in_between_calls_is_looked_at_too(rig: Rig, kind: str) -> None:
+    make, why = UNFIT[kind]
+    layer, plain = rig.layer, rig.layer.weight
+    expected = rig.beside(rig.unit())
+    session = rig.session(rig.unit())
+    with torch.no_grad(), session.sampling(rig.unet):
+        rig.step(session)
+        layer._parameters["weight"] = make(plain)
+        layer.forward = lambda x: F.linear(x, plain, layer.bias)
+        assert_close(rig.step(session), expected)
+    layer._parameters["weight"] = plain
+    assert [why in comment for comment in session.comments] == [True]
+
+
+@pytest.mark.parametrize("name", ["linear", "conv2d", "group_norm", "layer_norm"])
+def test_functions_of_torch_that_a_host_wraps_still_compute(
+    rig: Rig, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As A1111 does on some devices."""
+    expected, original = rig.beside(rig.unit()), getattr(F, name)
+    monkeypatch.setattr(F, name, partial(original))
+    session = rig.session(rig.unit())
+    with torch.no_grad(), session.sampling(rig.unet):
+        assert_close(rig.step(session), expected)
+    assert session.comments == []
+
+
 def test_a_host_that_exchanges_weights_all_the_time_is_left_alone(rig: Rig) -> None:
     session, seen = rig.session(rig.unit()), []
     handle = watch(rig, lambda: seen.append(rig.is_merged()))
@@ -426,7 +490,9 @@ def test_a_refiner_gets_its_own_sums(rig: Rig) -> None:
     assert_close(made, other.beside(rig.unit()))
 
 
-def test_sums_count_while_they_are_needed_and_can_be_taken(rig: Rig) -> None:
+def test_sums_count_while_they_are_needed_and_can_be_taken(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host, unit = FakeHost(), rig.unit()
     host.residency = Residency(2, 2**40)
     network = rig.networks[0]
@@ -441,6 +507,16 @@ def test_sums_count_while_they_are_needed_and_can_be_taken(rig: Rig) -> None:
         assert host.residency.park()
         assert resident().nbytes == network.nbytes
         assert torch.equal(rig.step(session), made)
+        make = weights.Sum.make
+
+        def make_and_lose(one: weights.Sum) -> Tensor:
+            found = make(one)
+            one.drop()
+            return found
+
+        monkeypatch.setattr(weights.Sum, "make", make_and_lose)
+        assert torch.equal(rig.step(session), made)
+        monkeypatch.undo()
         handle = watch(rig, host.residency.park)  # by another thread
         assert torch.equal(rig.step(session), made)
         handle.remove()
@@ -451,10 +527,10 @@ def test_sums_count_while_they_are_needed_and_can_be_taken(rig: Rig) -> None:
 def fail_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     make, count = weights.Sum.make, iter(range(1000))
 
-    def short(self: weights.Sum) -> None:
+    def short(self: weights.Sum) -> Tensor:
         if next(count) == number:
             raise torch.cuda.OutOfMemoryError
-        make(self)
+        return make(self)
 
     monkeypatch.setattr(weights.Sum, "make", short)
 

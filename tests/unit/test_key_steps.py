@@ -14,6 +14,7 @@ from sessions import LATENT, FakeHost, info, prepared
 from lib_controlnet.engine.injection import RegionMask
 from lib_controlnet.engine.key_steps import PACES
 from lib_controlnet.engine.network import Terms
+from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import StepCursor
 from lib_controlnet.engine.window import Schedule, Window
@@ -51,6 +52,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.room: int | None = None
 
     @contextmanager
     def on_device(self, _network: Any) -> Any:
@@ -59,6 +61,12 @@ class Memory:
 
     def relieve(self, _keep: Any) -> None:
         pass
+
+    def spare(self, _kept: Any) -> None:
+        pass
+
+    def find_room(self, _device: Any) -> int | None:
+        return self.room
 
 
 class Run:
@@ -281,7 +289,13 @@ def test_units_of_several_speeds_are_evaluated_for_themselves() -> None:
     assert [control.tally for control in run.controls] == [None, (7, 20), (7, 20), (4, 20)]
 
 
-def test_lack_of_memory_lets_go_of_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+NO_MEMORY = [torch.cuda.OutOfMemoryError(), RuntimeError("MPS backend out of memory")]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["CUDA", "MPS"])
+def test_lack_of_memory_lets_go_of_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     run = Run(Speed.FASTEST)
     run.begin()
     run.call()
@@ -291,7 +305,7 @@ def test_lack_of_memory_lets_go_of_what_is_kept(monkeypatch: pytest.MonkeyPatch)
     def fail_once(*given: Any) -> Any:
         if failures:
             failures.clear()
-            raise torch.cuda.OutOfMemoryError
+            raise error
         return evaluate(*given)
 
     monkeypatch.setattr(run.network, "evaluate", fail_once)
@@ -299,6 +313,31 @@ def test_lack_of_memory_lets_go_of_what_is_kept(monkeypatch: pytest.MonkeyPatch)
     (part,) = run.call(context=TEXTS[[2, 3]])
     assert float(part.layers[0][0, 0, 0, 0]) % 100 == 2
     assert run.evaluation._kept.nbytes == 0
+
+
+@pytest.mark.parametrize(("share", "made"), [(5, 4), (3, 20)])
+def test_no_more_is_kept_than_there_is_room_for(share: int, made: int) -> None:
+    """In an animation it is a step of each window, which can be several gigabytes."""
+    run, probe = Run(Speed.FASTEST), Run(Speed.FASTEST)
+    probe.begin()
+    probe.call()
+    run.memory.room = share * probe.evaluation._kept.nbytes
+    assert len(run.all()) == made
+    assert (run.evaluation._kept.nbytes > 0) == (made < 20)
+
+
+@pytest.mark.parametrize("takes", ["park", "relieve"])
+def test_whoever_needs_memory_takes_what_is_kept(takes: str) -> None:
+    run, residency = Run(Speed.FASTEST), Residency(1, 2**30)
+    run.evaluation = _Evaluation(run.controls, residency)
+    run.begin()
+    run.call()
+    assert run.evaluation._kept.nbytes > 0
+    getattr(residency, takes)()
+    assert run.evaluation._kept.nbytes == 0
+    made = run.all()
+    assert made[0] == 1  # and goes on as before
+    assert len(made) < 6
 
 
 def test_what_is_not_asked_for_is_let_go_of() -> None:

@@ -293,6 +293,7 @@ def test_all_pictures_go_through_the_unet_in_one_call_as_far_as_needed() -> None
 def test_pictures_take_turns_where_memory_does_not_hold_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Said as devices other than CUDA's do."""
     base, call = double("SD1")
     units = [reference(base, seed, name="reference_adain+attn") for seed in (1, 2)]
     expected, inner, sizes = run(base, units, call), Call.inner, []
@@ -300,7 +301,8 @@ def test_pictures_take_turns_where_memory_does_not_hold_all(
     def scarce(self: Call, x: Tensor, *args: object) -> None:
         sizes.append(len(x))
         if len(x) > 2:
-            raise torch.cuda.OutOfMemoryError
+            msg = "MPS backend out of memory"
+            raise RuntimeError(msg)
         inner(self, x, *args)
 
     monkeypatch.setattr(Call, "inner", scarce)
