@@ -89,6 +89,9 @@ _ANIMAL_COLOURS: Final = _colours(
     *("ff32ff", "ff00ff", "ff0000", "960000", "ffff64", "009600", "ffff00", "969696"),
 )
 _FACE_KEY_LIMBS: Final = ((0, 2), (1, 2), (3, 2), (4, 2))
+_NOSE: Final = 2
+_MEETING: Final = 3
+"""Least number of other colours at the nose; that of a cut face may be out of the picture."""
 _FACE_KEY_COLOURS: Final = _colours("ff0000", "00ff00", "0000ff", "ffff00", "ff00ff")
 
 
@@ -175,18 +178,27 @@ def draw_face_keys(points: np.ndarray, width: int, height: int) -> np.ndarray:
 def shows_face_keys(image: np.ndarray) -> bool:
     """Whether a picture (H, W, 3 or more) looks like one of `draw_face_keys`, at any size.
 
-    Its colours tell, whatever edges they have to black: all five, and hardly another. Drawn poses
-    have these and more.
+    Its colours tell, whatever edges they have to black: all five, hardly another, and others
+    meet at a spot of the nose's. Drawn poses have these and more.
     """
     step = max(1, max(image.shape[:2]) // _LOOKED_AT)
-    seen = image[::step, ::step, :3].reshape(-1, 3).astype(np.float32)
-    lit = seen[seen.max(axis=1) > _LIT]
-    if not 0 < len(lit) < len(seen) / 2:
+    seen = image[::step, ::step, :3].astype(np.float32)
+    level = seen.max(axis=2)
+    places = np.argwhere(level > _LIT)
+    if not 0 < len(places) < level.size / 2:
         return False
-    pure = lit / lit.max(axis=1, keepdims=True)
+    pure = seen[level > _LIT] / level[level > _LIT, None]
     wanted = np.array(_FACE_KEY_COLOURS, np.float32) / 255
-    shares = (np.abs(pure[:, None] - wanted).max(axis=2) < _ALIKE).mean(axis=0)
-    return bool(shares.min() > _LEAST_SHARE and shares.sum() > _MOST_SHARE)
+    alike = np.abs(pure[:, None] - wanted).max(axis=2) < _ALIKE
+    shares = alike.mean(axis=0)
+    if shares.min() < _LEAST_SHARE or shares.sum() < _MOST_SHARE:
+        return False
+    nose = places[alike[:, _NOSE]]
+    first, last = np.percentile(nose, (5, 95), axis=0)
+    size = last - first + 1
+    is_near = (np.abs(places - (first + last) / 2) <= size.max()).all(axis=1)
+    is_spot = len(nose) > size.prod() / 2 and size.max() < 4 * size.min()
+    return bool(is_spot and alike[is_near].any(axis=0).sum() > _MEETING)
 
 
 def find(part: np.ndarray) -> np.ndarray:

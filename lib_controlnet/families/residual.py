@@ -19,6 +19,7 @@ from lib_controlnet.engine.step import StepContext
 from lib_controlnet.enums import LATENT_CHANNELS, Speed
 from lib_controlnet.errors import HostError, is_out_of_memory
 from lib_controlnet.families.hints import HintControl
+from lib_controlnet.files.published import find_source
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.network import Terms
@@ -125,8 +126,8 @@ class ResidualControl(HintControl):
         if self.lender is None:
             say(
                 f"{what}{partner}, which reads the face of a second unit, with a model of "
-                f"{partner}, in the place of the prompt; no such unit acts here, so it acts as a "
-                "plain ControlNet"
+                f"{partner}{find_source(partner)}, in the place of the prompt; no such unit acts "
+                "here, so it acts as a plain ControlNet"
             )
         elif self.terms.is_given and not self.network.partner:
             say(

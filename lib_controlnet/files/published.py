@@ -6,6 +6,7 @@ those that other programs check their downloads by; what none of them states is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,8 @@ from lib_controlnet.enums import BaseModel
 
 TABLE: Final = Path(__file__).with_suffix(".json")
 HUB: Final = "https://huggingface.co"
+PIECE: Final = 2**20
+"""Bytes that are read at once."""
 UNITS: Final = {"GB": 10**9, "MB": 10**6}
 
 
@@ -105,6 +108,37 @@ def find_published(name: str, size: int) -> PublishedFile | None:
 def find_kind(kind: str) -> PublishedFile:
     """The first published file of a kind, for messages that say where to get one."""
     return next(one for one in list_published() if one.kind == kind)
+
+
+def find_source(family: str) -> str:
+    """Name and address of a family's first published file, " (...)"; "" where none is known.
+
+    Kinds are spelled like families, but for case and signs.
+    """
+    kinds = ((one.kind.replace("_", ""), one) for one in list_published())
+    found = next((one for kind, one in kinds if kind == family.lower()), None)
+    return "" if found is None else f" ({found.name}, from {found.url})"
+
+
+def describe_sum(path: Path) -> tuple[bool, str]:
+    """Whether a file's SHA-256 is another than the published one, and what it says.
+
+    The whole file is read.
+    """
+    known = find_published(path.name, path.stat().st_size)
+    if known is None or not known.sha256:
+        return False, "no SHA-256 is known for a file of this name or size"
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while piece := stream.read(PIECE):
+            digest.update(piece)
+    what = f"{known.path} of {known.repository}"
+    if digest.hexdigest() == known.sha256:
+        return False, f"the SHA-256 is that of {what}"
+    return True, (
+        f"SHA-256 {digest.hexdigest()} instead of {known.sha256}, which {what} has: a damaged "
+        "download, or another file"
+    )
 
 
 def describe_size(name: str, size: int) -> str:

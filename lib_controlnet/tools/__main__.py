@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     checked = commands.add_parser("check", help="missing names, NaN, untrained layers")
     checked.add_argument("files", nargs="+", type=Path, metavar="FILE")
     checked.add_argument("--strict", action="store_true", help="a remark counts as a fault")
+    checked.add_argument(
+        "--sha256", action="store_true", help="compare the SHA-256 with the published file's"
+    )
 
     converted = _add_writer(commands, "convert", "another precision, layout or container", "IN")
     converted.add_argument(
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if name == "info":
         return _info(options.files, options.json)
     if name == "check":
-        return max([_check(path, options.strict) for path in options.files])
+        return max([_check(path, options.strict, options.sha256) for path in options.files])
     dtype, force = DTYPES.get(options.dtype), options.force
     if name == "convert":
         convert.convert(vars(options)["in"], options.out, dtype, options.layout, force)
@@ -111,9 +114,9 @@ def _info(files: Sequence[Path], as_json: bool) -> int:
     return status
 
 
-def _check(path: Path, strict: bool) -> int:
+def _check(path: Path, strict: bool, with_sum: bool) -> int:
     try:
-        verdict = check.check(path)
+        verdict = check.check(path, with_sum)
     except ControlNetError as error:
         log.error("%s", error)  # noqa: TRY400 - a sentence for the user, the next file goes on
         return FAILED
@@ -121,6 +124,7 @@ def _check(path: Path, strict: bool) -> int:
     _show(f"{path.name}: {verdict.title}, {verdict.tensors} tensors, {state}")
     _show("".join(f"  fault: {text}\n" for text in verdict.faults), end="")
     _show("".join(f"  remark: {text}\n" for text in verdict.remarks), end="")
+    _show("".join(f"  {text}\n" for text in verdict.notes), end="")
     return FAILED if verdict.faults or (strict and verdict.remarks) else DONE
 
 

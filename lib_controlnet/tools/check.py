@@ -17,7 +17,7 @@ from lib_controlnet.engine.unet import read_shape
 from lib_controlnet.errors import BrokenCheckpointError
 from lib_controlnet.families.base_weights import SHARED_WITH_BASE
 from lib_controlnet.families.control_lora import PARTNER, full_shapes
-from lib_controlnet.files.published import describe_size
+from lib_controlnet.files.published import describe_size, describe_sum
 from lib_controlnet.nets.cldm import ControlNet, read_params
 from lib_controlnet.tools.source import ControlFile, all_finite, open_control, pieces, read_all
 
@@ -39,10 +39,15 @@ class Verdict:
     tensors: int
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def check(path: Path) -> Verdict:
+def check(path: Path, with_sum: bool = False) -> Verdict:
     """Look at every name and every value of a control model.
+
+    Args:
+        path: the file.
+        with_sum: compare its SHA-256 with that of the published file.
 
     Raises:
         ControlNetError: the file cannot be opened, or is no control model.
@@ -62,6 +67,9 @@ def check(path: Path) -> Verdict:
     _check_values(control, verdict)
     if note:
         verdict.remarks.append(note)
+    if with_sum:
+        is_other, said = describe_sum(path)
+        (verdict.remarks if is_other else verdict.notes).append(said)
     if control.others:
         verdict.remarks.append(f"{control.others} tensors beside the control model; extract it")
     if control.is_pickle:

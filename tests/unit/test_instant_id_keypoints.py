@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -118,6 +119,19 @@ def golden(name: str) -> np.ndarray:
     return np.array(Image.open(DATA / "poses" / f"{name}.png").convert("RGB"))
 
 
+def same_colours(shape: str) -> np.ndarray:
+    """Patches, stripes or strokes in the five colours of face points."""
+    canvas = np.zeros((512, 512, 3), np.uint8)
+    colours = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
+    for number, colour in enumerate(colours):
+        place = 50 + 60 * number
+        across, far = {"patches": (50, 100), "stripes": (0, 512)}.get(shape, (0, 0))
+        canvas[place : place + 40, across:far] = colour
+        if shape == "strokes":
+            cv2.line(canvas, (place, 40), (350 - place, 470), colour, 5)
+    return canvas
+
+
 MASK = np.full((1024, 1024, 1), 255, np.uint8)
 READY_MADE = {
     "as drawn": (keys, True),
@@ -136,6 +150,7 @@ READY_MADE = {
     "upright poses": (lambda: golden("upright"), False),
     "faces": (lambda: golden("faces"), False),
     "dense pose": (lambda: golden("densepose"), False),
+    **{name: (partial(same_colours, name), False) for name in ("patches", "stripes", "strokes")},
     "black": (lambda: np.zeros((64, 64, 3), np.uint8), False),
     "white": (lambda: np.full((64, 64, 3), 255, np.uint8), False),
     "a picture": (lambda: picture(1, 64, 64), False),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,13 @@ from lib_controlnet.errors import BrokenCheckpointError
 from lib_controlnet.families import discover
 from lib_controlnet.files import published
 from lib_controlnet.files.bases import base_of
-from lib_controlnet.files.published import describe_size, find_kind, find_published
+from lib_controlnet.files.published import (
+    PublishedFile,
+    describe_size,
+    find_kind,
+    find_published,
+    find_source,
+)
 from lib_controlnet.files.signatures import SIGNATURES, classify_names
 from lib_controlnet.tools import check, describe
 
@@ -104,6 +113,34 @@ def test_tools_name_what_was_cut_off(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BrokenCheckpointError, match="bytes instead of 44,642,768 bytes"):
         check.check(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said", "is_remark"),
+    [
+        ("a.safetensors", True, "the SHA-256 is that of a.safetensors of o/r", False),
+        ("a.safetensors", False, "which a.safetensors of o/r has", True),
+        ("b.safetensors", True, "no SHA-256 is known", False),
+    ],
+)
+def test_check_compares_the_sum(
+    name: str, known: bool, said: str, is_remark: bool, tmp_path: Path, monkeypatch: Any
+) -> None:
+    path = tmp_path / name
+    save_file({"image_proj.proj.weight": torch.ones(8, 4)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if known else 64 * "0"
+    row = PublishedFile("a.safetensors", "ip_adapter", ROWS[0].base, (), "o/r", "a.safetensors")
+    monkeypatch.setattr(
+        published, "list_published", lambda: (dataclasses.replace(row, sha256=digest),)
+    )
+    verdict = check.check(path, with_sum=True)
+    assert any(said in text for text in (verdict.remarks if is_remark else verdict.notes))
+    assert not any(said in text for text in (verdict.notes if is_remark else verdict.remarks))
+
+
+def test_a_family_that_is_missing_has_a_source() -> None:
+    assert find_source("InstantID").startswith(" (ip-adapter_instant_id_sdxl.bin, from https://")
+    assert find_source("Faces") == ""
 
 
 def test_the_page_is_made_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import copy
 import functools
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from modules import img2img
@@ -69,6 +70,10 @@ def _readable(value: Any) -> Any:
         return value
     unit: Any = copy.copy(value)
     listed = unit.batch_images
+    if isinstance(listed, Path):
+        listed = unit.batch_images = str(listed)
+    if not isinstance(listed, (str, list, tuple)):
+        return unit
     if unit.input_mode is InputMode.SIMPLE and unit.image is None and listed:
         unit.input_mode = InputMode.BATCH
     if unit.input_mode is InputMode.MERGE:
