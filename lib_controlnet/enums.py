@@ -242,6 +242,14 @@ class BaseModel(Choice):
     UNKNOWN = "unknown"
 
 
+class Storage(Choice):
+    """When control networks are stored in 8 bits (setting `controlnet_store_8_bit`)."""
+
+    NEVER = "Never"
+    SHORT = "When memory is short"
+    ALWAYS = "Always"
+
+
 class OnError(Choice):
     """What a failing unit does to the generation (setting `control_net_on_error`)."""
 

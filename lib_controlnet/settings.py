@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from lib_controlnet.enums import OnError, truth
+from lib_controlnet.enums import OnError, Storage, truth
 from lib_controlnet.errors import printable
 
 Widget = Literal["text", "box", "slider", "radio", "number"]
@@ -102,6 +102,14 @@ SETTINGS: Final = (
         "slider",
         _slider(1, 10),
         note="control models that stay in main memory when no generation uses them",
+    ),
+    Setting(
+        "controlnet_store_8_bit",
+        Storage.NEVER.value,
+        "Store control models in 8 bits",
+        "radio",
+        {"choices": [choice.value for choice in Storage]},
+        note="a half of the memory of half precision, a little slower, pictures differ slightly",
     ),
     Setting(
         "control_net_inpaint_blur_sigma",

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lib_controlnet.engine.step import select
@@ -17,6 +18,7 @@ from lib_controlnet.enums import (
     PuLIDMode,
     Speed,
 )
+from lib_controlnet.nets.eight_bit import dtype_of
 from lib_controlnet.pictures.placement import MASKED
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ class ControlNetwork(ABC):
         notes: what a user should know of how the file was taken.
         reads_tokens: another unit's tokens can take the place of the text.
         partner: family whose tokens it reads in the place of the text, as far as its name tells.
+        stored: how its weights are stored, where that is not exactly.
         module: the torch module that holds the weights; it may have none.
     """
 
@@ -150,6 +153,7 @@ class ControlNetwork(ABC):
     notes: tuple[str, ...] = ()
     reads_tokens: bool = False
     partner: str = ""
+    stored: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -160,12 +164,12 @@ class ControlNetwork(ABC):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.module.parameters()).device
+        return next(chain(self.module.parameters(), self.module.buffers())).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the weights, in which the network computes."""
-        return next(self.module.parameters()).dtype
+        """Precision in which the network computes, and that of weights that are stored exactly."""
+        return dtype_of(self.module)
 
     def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
         """Strength per layer for the unit's weight and control mode, see `strength_curve`."""

@@ -25,11 +25,13 @@ class Outcome:
         company: names of units with which one evaluation of a network computed it, in some pass.
         tallies: for each pass in which it acted, see `ActiveControl.tally`; none where each
             evaluation was made.
+        stored: how its network is stored, where that is not exactly.
     """
 
     acted: bool = False
     company: frozenset[str] = frozenset()
     tallies: list[tuple[int, int]] = field(default_factory=list)
+    stored: str = ""
     idle: str = "the picture was sampled in a way that announces no steps to ControlNet"
 
 

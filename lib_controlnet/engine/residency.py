@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lib_controlnet.engine.memory import Derived, measure_room
+from lib_controlnet.engine.storage import settle_storage
+from lib_controlnet.enums import Storage
 from lib_controlnet.errors import ModelNotFoundError, is_out_of_memory, lacks_memory
 from lib_controlnet.gate import Bounded
 from lib_controlnet.nets.layout import weights_for
@@ -151,9 +153,10 @@ class _Pass:
 class Residency(Bounded[Key, "ControlNetwork"]):
     """Keeps networks loaded between generations, and decides what lies on the device.
 
-    A network is found again for the same file (path, time, size), precision and base structure;
-    one whose weights contain the base's also needs the same base checkpoint. So a network loaded
-    for another kind of base is never handed out: its loader gets to say why it does not fit.
+    A network is found again for the same file (path, time, size), precision, storage and base
+    structure; one whose weights contain the base's also needs the same base checkpoint. So a
+    network loaded for another kind of base is never handed out: its loader gets to say why it does
+    not fit.
 
     Whoever holds a network keeps it: it is found again and never loaded twice. Of those that
     nobody holds the most recently used stay.
@@ -190,11 +193,25 @@ class Residency(Bounded[Key, "ControlNetwork"]):
     # ---- what is loaded ----
 
     def network(
-        self, path: Path, base: BaseUNet, dtype: torch.dtype, loader: Loader
+        self,
+        path: Path,
+        base: BaseUNet,
+        dtype: torch.dtype,
+        loader: Loader,
+        storage: Storage = Storage.NEVER,
+        device: torch.device = CPU,
     ) -> ControlNetwork:
         """The network of a file, loaded if need be, always onto the CPU.
 
         Threads that ask at the same time wait for each other, so a file is loaded once.
+
+        Args:
+            path: the file.
+            base: the U-Net that it is to steer.
+            dtype: in which it computes.
+            loader: reads the file.
+            storage: when it is stored in 8 bits, which is decided when it is loaded.
+            device: where it will compute.
 
         Raises:
             ModelNotFoundError: the file is gone.
@@ -202,19 +219,22 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         """
         path = Path(path)
         with self._lock:
-            key = _key(path, base, dtype)
+            key = _key(path, base, dtype, storage)
             self._forget_stale(key, base)
             network = self._find_loaded(key, base)
             if network is None:
                 count = max(self.max_count, 1) - 1
                 self.shrink(count, least=min(count, 1))
                 network = loader(path, base, dtype, CPU)
+                settle_storage(network, storage, base, device, self.find_room)
             key = (*key, base.identity if network.depends_on_base else None)
             self._alive[key] = network
             self.put(key, network, least=1)
             return network
 
-    def find_loaded(self, path: Path, base: BaseUNet, dtype: torch.dtype) -> ControlNetwork | None:
+    def find_loaded(
+        self, path: Path, base: BaseUNet, dtype: torch.dtype, storage: Storage = Storage.NEVER
+    ) -> ControlNetwork | None:
         """The network of a file if it need not be loaded.
 
         Who is about to ask for several holds these first: loading drops what nobody holds.
@@ -223,7 +243,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
             ModelNotFoundError: the file is gone.
         """
         with self._lock:
-            return self._find_loaded(_key(Path(path), base, dtype), base)
+            return self._find_loaded(_key(Path(path), base, dtype, storage), base)
 
     def _find_loaded(self, key: Key, base: BaseUNet) -> ControlNetwork | None:
         network = self._alive.get((*key, None))
@@ -383,11 +403,11 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         return resident
 
 
-def _key(path: Path, base: BaseUNet, dtype: torch.dtype) -> Key:
+def _key(path: Path, base: BaseUNet, dtype: torch.dtype, storage: Storage) -> Key:
     try:
         state = path.stat()
     except OSError as error:
         msg = f"control model {path.name} cannot be opened: {error.strerror or error}"
         raise ModelNotFoundError(msg) from error
     file = (state.st_mtime_ns, state.st_size)
-    return (str(path.resolve()), file, str(dtype), base.shape.signature)
+    return (str(path.resolve()), file, str(dtype), base.shape.signature, storage)

@@ -351,6 +351,7 @@ class ControlSession:
             became.idle = idle or became.idle
             became.acted = became.acted or not idle
             became.company |= frozenset() if idle else bound.control.company
+            became.stored = bound.control.network.stored or became.stored
             if not idle and bound.control.tally is not None:
                 self._note_tally(became, unit, bound.control.tally)
 

@@ -311,6 +311,7 @@ def _write_what_ran(p: Any, session: ControlSession, runtime: Runtime) -> None:
             became = session.outcome_of(prepared)
             others = [o.position for o in session.prepared if o.unit.name in became.company]
             beside = infotext.describe_company(others) + infotext.describe_tallies(became.tallies)
+            beside += infotext.describe_storage(became.stored)
             p.extra_generation_params[key] = describe(prepared.unit) + beside
     if session.has_aligned:
         p.extra_generation_params[infotext.STYLE_ALIGN] = str(True)

@@ -14,6 +14,7 @@ from modules import scripts
 
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
 from lib_controlnet.engine.residency import Residency
+from lib_controlnet.enums import Storage
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
 from lib_controlnet.families import FileFacts, Refusal, describe, load_network, refusal
 from lib_controlnet.files.catalog import FILES_REMEMBERED, Catalog
@@ -90,6 +91,10 @@ class Runtime:
     def cache_size(self) -> int:
         """Control models kept loaded."""
         return self.option("control_net_model_cache_size")
+
+    def storage(self) -> Storage:
+        """When control models are stored in 8 bits."""
+        return Storage.parse(self.option("controlnet_store_8_bit"))
 
     def base(self) -> BaseUNet | None:
         """The loaded checkpoint's U-Net; never loads one."""
@@ -184,7 +189,10 @@ class Runtime:
             CheckpointError: the file is damaged, of an unknown family, or for another base.
         """
         self.residency.max_count = self.cache_size()
-        return self.residency.network(path, base, self.host.network_dtype, load_network)
+        return self.residency.network(
+            *(path, base, self.host.network_dtype, load_network),
+            *(self.storage(), self.host.device),
+        )
 
     def find_loaded(self, names: Iterable[str], base: BaseUNet | None) -> list[ControlNetwork]:
         """Those of these control models that need not be loaded; hold them, and they stay so."""
@@ -194,7 +202,8 @@ class Runtime:
         for name in names:
             with suppress(ModelNotFoundError):  # told where it is asked for
                 path = self.catalog.find(name)
-                found.append(self.residency.find_loaded(path, base, self.host.network_dtype))
+                dtype, storage = self.host.network_dtype, self.storage()
+                found.append(self.residency.find_loaded(path, base, dtype, storage))
         return [network for network in found if network is not None]
 
     def detect(

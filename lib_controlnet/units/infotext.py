@@ -27,6 +27,7 @@ STYLE_ALIGN: Final = "ControlNet StyleAlign"
 """Key that is there where the pictures of the batch shared their style."""
 COMPANY: Final = "Evaluated With"
 TALLY: Final = "Evaluated"
+STORED: Final = "Stored"
 IF_SET: Final = (Written.IF_SET, Written.LAST_IF_SET)
 
 _OWN_KEY: Final = re.compile(rf"{KEY}[ -]?([0-9]{{0,2}})")
@@ -89,6 +90,11 @@ def describe_tallies(tallies: Sequence[tuple[int, int]]) -> str:
     """
     passes = " and ".join(f"{made} of {total}" for made, total in tallies)
     return f", {TALLY}: {passes}" if passes else ""
+
+
+def describe_storage(stored: str) -> str:
+    """What follows a unit whose network is not stored exactly; nothing reads it back."""
+    return f", {STORED}: {stored}" if stored else ""
 
 
 def is_own_key(key: str) -> bool:

@@ -93,6 +93,27 @@ def test_cache_size_means_what_it_says(
     assert (len(loads), len(runtime.residency)) == (4, 1)
 
 
+def test_the_setting_stores_networks_in_8_bits_and_that_is_said(
+    webui: Any, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import shared
+
+    asked = request(unit(), steps=2)
+    exact = first(webui.txt2img(**asked))
+    monkeypatch.setitem(shared.opts.data, "controlnet_store_8_bit", "Always")
+    answer = webui.txt2img(**asked)
+    assert "Stored: 8 bit" in answer.info["infotexts"][0]
+    notes = answer.info["extra_generation_params"]["ControlNet notes"]
+    assert f"{MODEL}: stored in 8 bits" in notes
+    off = np.abs(first(answer).astype(float) - exact).mean()
+    assert 0 < off < 3
+    monkeypatch.setitem(shared.opts.data, "controlnet_store_8_bit", "Never")
+    answer = webui.txt2img(**asked)
+    assert np.array_equal(first(answer), exact)
+    assert "8 bit" not in answer.info["infotexts"][0]
+    assert loads == [MODEL, MODEL]
+
+
 def test_loading_drops_none_that_the_same_generation_wants(
     webui: Any, runtime: Any, loads: list[str]
 ) -> None:
