@@ -181,9 +181,9 @@ def save_controlnet(
     **extra: Tensor,
 ) -> Path:
     """Write a network to a file; the extension decides the container (safetensors or torch)."""
-    tensors = {
-        prefix + name: value.to(dtype) for name, value in network.module.state_dict().items()
-    }
+    weights = network.module.state_dict().items()
+    # Contiguous: those of convolutions may lie channels last, which no file does.
+    tensors = {prefix + name: value.to(dtype).contiguous() for name, value in weights}
     tensors |= extra
     if path.suffix == ".safetensors":
         save_file(tensors, path, metadata=dict(metadata or {}))
