@@ -124,6 +124,7 @@ class Places:
         self._modules: dict[str, _AtModule] = {}
         self._roads: dict[str, Road] = {}
         self._weights = ChangedWeights(memory)
+        self._own: dict[str, nn.Module] = {}
         self._step: StepContext | None = None
         self._residuals: list[Residuals] = []
         self._taken = False
@@ -244,9 +245,9 @@ class Places:
         keep(unet.register_forward_pre_hook(self._begin_call, with_kwargs=True).remove)
         keep(unet.register_forward_hook(self._end_call).remove)
         keep(unet.register_forward_hook(self._leave_call, always_call=True).remove)
-        own = own_modules(unet) if self._modules else {}
+        self._own = own_modules(unet)
         for path, asked in self._modules.items():
-            module = own[path]
+            module = self._own[path]
             if asked.before:
                 keep(module.register_forward_pre_hook(self._before_hook(asked.before)).remove)
             if asked.after or asked.beside:
@@ -310,12 +311,10 @@ class Places:
 
     def _change_weights(self, step: StepContext) -> None:
         """Last of all that begins a call: what else a control computes sees the plain weights."""
-        beside = self._weights.begin(self.unet, step, self._stay)
-        own = own_modules(self.unet) if beside else {}
-        for change in beside:
+        for change in self._weights.begin(self.unet, step, self._stay):
             for path, add in change.beside.items():
                 hook = self._after_hook(_AtModule(beside=[add]))
-                handle = own[path].register_forward_hook(hook, prepend=True, with_kwargs=True)
+                handle = self._own[path].register_forward_hook(hook, prepend=True, with_kwargs=True)
                 self._stay.callback(handle.remove)
 
     def _leave_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:

@@ -101,13 +101,16 @@ class Conv3x3(nn.Conv2d):
         stride = self.stride[0]
         size = [-(-side // stride) for side in h.shape[2:]]
         is_small = len(h) * size[0] * size[1] <= FEW_PIXELS and h.dtype is torch.float32
-        if not (is_small and h.device.type == "cpu" and is_channels_last(self.weight)):
+        if not (is_small and h.device.type == "cpu"):
             return super().forward(h)
+        weight = self.weight  # once: where it is stored in 8 bits, each asking makes it
+        if not is_channels_last(weight):
+            return self._conv_forward(h, weight, self.bias)
         around = F.pad(h.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
         row, line, pixel, channel = around.stride()
         seen = around.as_strided(
             (len(h), *size, 3, 3, h.shape[1]),
             (row, line * stride, pixel * stride, line, pixel, channel),
         )
-        weights = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(seen.flatten(3), weights, self.bias).permute(0, 3, 1, 2)
+        rows = weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(seen.flatten(3), rows, self.bias).permute(0, 3, 1, 2)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from lib_controlnet.detect import preprocess
+from lib_controlnet.errors import is_out_of_memory
 from lib_controlnet.files.catalog import short_hash
 from lib_controlnet.files.checkpoint import open_checkpoint
 
@@ -406,7 +407,9 @@ def run(settings: Settings) -> None:
     """
     try:
         Training(settings).train()
-    except torch.cuda.OutOfMemoryError as error:
+    except Exception as error:  # each device has its own for this
+        if not is_out_of_memory(error):
+            raise
         msg = (
             "the device has too little memory; less is needed with more --accumulation, "
             f"--precision bf16 or fp16, --checkpointing, --average 0 ({error})"

@@ -471,12 +471,23 @@ def test_every_process_encodes_and_the_first_alone_writes_the_run(
     assert not Path(asked.out).exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("tried to allocate 20.00 GiB"),
+        RuntimeError("MPS backend out of memory (tried to allocate 20.00 GiB)"),
+        MemoryError("tried to allocate 20.00 GiB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_full_device_is_said_with_advice(
-    settings: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     def fail(_training: Training) -> None:
-        msg = "tried to allocate 20.00 GiB"
-        raise torch.cuda.OutOfMemoryError(msg)
+        raise error
 
     monkeypatch.setattr(Training, "train", fail)
     assert main(command(settings(sample_every=0))) == 1

@@ -159,6 +159,26 @@ def test_a_layer_that_reads_nothing_of_the_picture_is_refused(layer: str) -> Non
         identify(ckpt).check(ckpt, base)
 
 
+def agree_in_the_unet(
+    base: BaseUNet, call: dict, units: list, adders: Mapping[nn.Module, Callable]
+) -> ControlSession:
+    """A call with units is that with formulas before its layers; none of it stays."""
+    handles = [layer.register_forward_pre_hook(add) for layer, add in adders.items()]
+    expected = base.module(**call)
+    for handle in handles:
+        handle.remove()
+    plain = base.module(**call)
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(info(base))
+    with session.sampling(base.module):
+        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
+        ours = base.module(**call)
+    assert_close(ours, expected)
+    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
+    assert torch.equal(base.module(**call), plain)
+    return session
+
+
 CONVOLUTIONS = {
     "input_blocks_1_0_in_layers_2": 1,
     "input_blocks_3_0_op": 2,  # half the size of what this layer reads: cells are repeated
@@ -203,19 +223,7 @@ def test_a_convolution_may_have_a_module_on_any_base() -> None:
 
         return add
 
-    handles = [layers[name].register_forward_pre_hook(adder(name)) for name in params]
-    expected = base.module(**call)
-    for handle in handles:
-        handle.remove()
-    plain = base.module(**call)
-    session = ControlSession(FakeHost(), units)
-    session.begin_pass(info(base))
-    with session.sampling(base.module):
-        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
-        ours = base.module(**call)
-    assert_close(ours, expected)
-    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
-    assert torch.equal(base.module(**call), plain)
+    agree_in_the_unet(base, call, units, {layers[name]: adder(name) for name in params})
     with pytest.raises(WrongBaseModelError, match="is a ControlNet-LLLite and acts on .*for SDXL"):
         identify(ckpt).check(ckpt, tiny_base("SDXL"))
 
@@ -254,23 +262,12 @@ def test_the_unet_agrees_with_the_formula() -> None:
         network = identify(ckpt).load(ckpt, base, torch.float32, "cpu")
         units.append(prepared(network, seed, weight=weight, control_mode=mode))
         told.append((tensors, weight, to_hint(units[-1].detected)))
-    handles = []
+    adders = {}
     for path, layer in base.module.named_modules():
         name = PREFIX + path.replace(".", "_")
         if f"{name}.up.0.weight" in told[0][0]:
-            handles.append(layer.register_forward_pre_hook(_adder(name, told)))
-    expected = base.module(**call)
-    for handle in handles:
-        handle.remove()
-    plain = base.module(**call)
-    session = ControlSession(FakeHost(), units)
-    session.begin_pass(info(base))
-    with session.sampling(base.module):
-        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
-        ours = base.module(**call)
-    assert_close(ours, expected)
-    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
-    assert torch.equal(base.module(**call), plain)
+            adders[layer] = _adder(name, told)
+    session = agree_in_the_unet(base, call, units, adders)
     assert session.comments == [
         "ControlNet unit 0: ControlNet-LLLite has no control modes, it acts as Balanced"
     ]
