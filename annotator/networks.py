@@ -36,10 +36,12 @@ class Place:
     Attributes:
         device: as PyTorch calls it.
         half: whether networks that can do so compute in half precision.
+        onnx: name of what runs ONNX files, "" for the best that is there.
     """
 
     device: str = "cpu"
     half: bool = False
+    onnx: str = ""
 
 
 class Resident(Protocol):

@@ -70,6 +70,20 @@ preprocessor works at; "Pixel Perfect" sets it to what the generation needs.
 |---|---|---|---|
 """
 
+ENGINES = """
+## What runs the networks
+
+Networks of plain tensors run in torch, on the device that the WebUI gives them. ONNX files (poses
+and faces) run in [onnxruntime](https://onnxruntime.ai) or OpenVINO where you have installed one of
+them in the WebUI's environment, else in OpenCV, on the CPU. Nothing is installed for you, and
+nothing of them is imported before such a file runs. onnxruntime computes where the other networks
+do, if it was made for that (CUDA, ROCm, DirectML, CoreML, OpenVINO); OpenVINO runs on the CPU, on
+Intel's GPUs where torch does. What cannot open or run a file leaves it to the next, and the log
+says so. *Settings > ControlNet > What runs the ONNX files of preprocessors* chooses one: the three
+agree within rounding on the small files of the tests (5e-7 of the largest number). Networks of
+torch are not converted for OpenVINO.
+"""
+
 HOW_TO = '''
 ## Adding one
 
@@ -155,7 +169,7 @@ def page() -> str:
     rows = "".join(row(detector) for detector in all_detectors() if not never(detector))
     parts = [HEAD, gallery(), WEIGHTS_HEAD, *map(weights_row, with_network()), ABSENT_HEAD]
     parts += [f"| `{d.name}` | {never(d)} |\n" for d in all_detectors() if never(d)]
-    return "".join([*parts, TABLE_HEAD, rows, HOW_TO])
+    return "".join([*parts, TABLE_HEAD, rows, ENGINES, HOW_TO])
 
 
 def never(detector: Detector) -> str:

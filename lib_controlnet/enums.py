@@ -250,6 +250,15 @@ class Storage(Choice):
     ALWAYS = "Always"
 
 
+class OnnxEngine(Choice):
+    """What runs the ONNX files of preprocessors (setting `controlnet_onnx_engine`)."""
+
+    AUTOMATIC = "Automatic"
+    OPENCV = "OpenCV"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "OpenVINO"
+
+
 class OnError(Choice):
     """What a failing unit does to the generation (setting `control_net_on_error`)."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from lib_controlnet.enums import OnError, Storage, truth
+from lib_controlnet.enums import OnError, OnnxEngine, Storage, truth
 from lib_controlnet.errors import printable
 
 Widget = Literal["text", "box", "slider", "radio", "number"]
@@ -170,6 +170,15 @@ SETTINGS: Final = (
         "Mirror of huggingface.co for files of preprocessors",
         "text",
         note="for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
+        restrict_api=True,
+    ),
+    Setting(
+        "controlnet_onnx_engine",
+        OnnxEngine.AUTOMATIC.value,
+        "What runs the ONNX files of preprocessors (poses, faces)",
+        "radio",
+        {"choices": [choice.value for choice in OnnxEngine]},
+        note="onnxruntime or OpenVINO where you have installed one of them, else OpenCV",
         restrict_api=True,
     ),
     Setting(

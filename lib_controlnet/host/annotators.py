@@ -12,6 +12,7 @@ from modules import call_queue, devices, paths, shared
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.engine.residency import Resident
+from lib_controlnet.enums import OnnxEngine
 from lib_controlnet.files.paths import parse_path
 
 if TYPE_CHECKING:
@@ -68,11 +69,15 @@ def download_options(host: A1111Host) -> Any:
 
 
 def network_place(host: A1111Host) -> Any:
-    """The device of `--use-cpu controlnet` or the U-Net's; half precision on CUDA alone."""
+    """The device of `--use-cpu controlnet` or the U-Net's; half precision on CUDA alone; and what
+    runs ONNX files there.
+    """
     device = host.device
     full = host.flag("no_half_controlnet")
     half = device.type == "cuda" and str(devices.dtype) == "torch.float16" and not full
-    return preprocess.networks.Place(str(device), half)
+    engine = OnnxEngine.parse(host.option("controlnet_onnx_engine"))
+    onnx = "" if engine is OnnxEngine.AUTOMATIC else engine.value
+    return preprocess.networks.Place(str(device), half, onnx)
 
 
 def computes_on_gpu(module: str) -> bool:

@@ -17,6 +17,7 @@ RESTRICTED = {
     "control_net_modules_path": "/etc",
     "control_net_allowed_image_folder": "/",
     "controlnet_hub_mirror": "http://127.0.0.1:1",
+    "controlnet_onnx_engine": "OpenCV",
 }
 OUTSIDE = ("/etc/maps", "../../maps", "~/maps", "a/../../../../b", "maps\0", "'/etc'")
 NUMBERS = ("x", 2.5, 4.0, "3", True, None, [], {}, 0, 1000, -1)

@@ -255,6 +255,8 @@ def test_networks_run_where_the_host_says(
     assert CACHE.choose_place() == Place("cuda:0", half=True)
     monkeypatch.setattr(shared.cmd_opts, "no_half_controlnet", True, raising=False)
     assert CACHE.choose_place() == Place("cuda:0")
+    set_options(controlnet_onnx_engine="openvino")
+    assert CACHE.choose_place() == Place("cuda:0", onnx="OpenVINO")
 
 
 @pytest.mark.parametrize("flag", ["", "lowvram", "medvram"])

@@ -7,8 +7,6 @@ of `pose_scenes`, under "patches" for the small networks of `data/onnx` in onnxr
 from __future__ import annotations
 
 import json
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,43 +195,6 @@ def test_opened_files_are_kept_and_given_back(files: Path) -> None:
     CACHE.clear()
     assert CACHE.nbytes == 0
     check_memory_is_given_back("animal_openpose")
-
-
-class Session:
-    """Stands for onnxruntime's session."""
-
-    made: list[tuple[str, list[str]]]
-    rows: list[int]
-
-    def __init__(self, path: str, providers: list[str]) -> None:
-        self.made.append((Path(path).name, providers))
-
-    def get_inputs(self) -> list[types.SimpleNamespace]:
-        return [types.SimpleNamespace(name="input", shape=["b", 3, 384, 288])]
-
-    def get_providers(self) -> list[str]:
-        return ["CPUExecutionProvider"]
-
-    def run(self, names: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        self.rows.append(len(given["input"]))
-        return [given["input"] + 1]
-
-
-def test_onnxruntime_is_preferred_and_gets_all_rows_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    Session.made, Session.rows = [], []
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    runtime = types.SimpleNamespace(
-        InferenceSession=Session, get_available_providers=lambda: providers
-    )
-    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-    network = _onnx.open_onnx(DATA / "onnx" / "people.onnx", Place("cpu"))
-    assert network.engine == "onnxruntime"
-    assert network(np.zeros((3, 2), np.float32))[0].shape == (3, 2)
-    assert Session.rows == [3]
-    _onnx.open_onnx(DATA / "onnx" / "people.onnx", Place("cuda:0"))
-    assert Session.made == [("people.onnx", providers[1:]), ("people.onnx", providers)]
 
 
 @pytest.mark.parametrize("fault", ["missing", "broken"])

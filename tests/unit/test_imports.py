@@ -28,7 +28,16 @@ RANK = {name: rank for rank, name in enumerate(ROOMS)}
 HOST_MODULES = {"modules", "launch", "modules_forge", "backend"}
 WEB = {"gradio", "fastapi", "pydantic", "starlette"}
 OPTIONAL = (
-    *("diffusers", "transformers", "onnxruntime", "mediapipe", "insightface", "kornia", "timm"),
+    *(
+        "diffusers",
+        "transformers",
+        "onnxruntime",
+        "openvino",
+        "mediapipe",
+        "insightface",
+        "kornia",
+        "timm",
+    ),
     *("torchvision", "skimage", "scipy", "matplotlib", "huggingface_hub"),
 )
 
