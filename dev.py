@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_TESTS = 5  # pytest's exit status when nothing was selected
-SUITES = ("unit", "networks", "tools", "train", "host", "http", "matrix")
+SUITES = ("unit", "networks", "tools", "train", "host", "forge", "http", "matrix")
 SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",

@@ -6,7 +6,7 @@ Constructor arguments carry the names of the published YAML files. Feature maps 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,14 +36,26 @@ class TimestepEmbedSequential(nn.Sequential):
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None) -> Tensor:
         """Run the layers on x (b, c, h, w)."""
-        for layer in self:
-            if isinstance(layer, ResBlock):
-                x = layer(x, emb)
-            elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
-            else:
-                x = layer(x)
-        return x
+        return call_layers(self, x, emb, context)
+
+
+def call_layers(
+    layers: Iterable[nn.Module], x: Tensor, emb: Tensor, context: Tensor | None = None
+) -> Tensor:
+    """Run layers on x (b, c, h, w), each with what it wants."""
+    for layer in layers:
+        if isinstance(layer, ResBlock):
+            x = layer(x, emb)
+        elif isinstance(layer, SpatialTransformer):
+            x = layer(x, context)
+        else:
+            x = layer(x)
+    return x
+
+
+def call_block(block: nn.Module, *args: Tensor | None) -> Tensor:
+    """Run a block as a module."""
+    return block(*args)
 
 
 class UNetModel(nn.Module):
@@ -80,6 +92,7 @@ class UNetModel(nn.Module):
                 (`use_checkpoint`, `use_fp16`, ...); they change nothing here.
         """
         super().__init__()
+        self.call_block = call_block
         if not use_spatial_transformer:
             msg = "only U-Nets with use_spatial_transformer: True are supported"
             raise ValueError(msg)
@@ -190,14 +203,14 @@ class UNetModel(nn.Module):
         context = None if context is None else context.type(self.dtype)
         hs = []
         for block in self.input_blocks:
-            h = block(h, emb, context)
+            h = self.call_block(block, h, emb, context)
             hs.append(h)
-        h = self.middle_block(h, emb, context)
+        h = self.call_block(self.middle_block, h, emb, context)
         for block in self.output_blocks:
             skip = hs.pop()
             if h.shape[-2:] != skip.shape[-2:]:
                 h = F.interpolate(h, skip.shape[-2:], mode="nearest")
-            h = block(torch.cat([h, skip], dim=1), emb, context)
+            h = self.call_block(block, torch.cat([h, skip], dim=1), emb, context)
         return self.out(h).type(x.dtype)
 
 

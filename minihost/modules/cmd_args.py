@@ -21,6 +21,12 @@ def _value(name: str, default: object, text: str, kind: type = str) -> None:
 
 
 _data = Path(paths_internal.data_path)
+parser.add_argument(
+    "--like",
+    choices=["a1111", "forge", "reforge"],
+    default="a1111",
+    help="the WebUI whose ways of loading and sampling a checkpoint it has, see miniforge",
+)
 _flag("--skip-install", "do not run the extensions' install.py")
 _flag("--skip-torch-cuda-test", "accepted for compatibility; this host never demands CUDA")
 _value("--data-dir", str(_data), "folder of settings, models, extensions, outputs")

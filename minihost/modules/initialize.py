@@ -14,6 +14,10 @@ def imports() -> None:
     import torch  # noqa: F401
     from modules import safe, shared  # noqa: F401 (safe replaces torch.load)
 
+    if shared.cmd_opts.like != "a1111":
+        from miniforge.install import install
+
+        install(shared.cmd_opts.like)
     if not shared.cmd_opts.xformers:
         sys.modules.setdefault("xformers", None)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -107,7 +109,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
 
     infotexts: list[str] = []
     output_images: list[Image.Image] = []
-    with torch.no_grad(), p.sd_model.ema_scope():
+    with loop_context(p):
         with devices.autocast():
             p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
             sd_unet.apply_unet()
@@ -138,6 +140,13 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     if p.scripts is not None:
         p.scripts.postprocess(p, res)
     return res
+
+
+@contextmanager
+def loop_context(p: StableDiffusionProcessing) -> Iterator[None]:
+    """In which all batches are generated."""
+    with torch.no_grad(), p.sd_model.ema_scope():
+        yield
 
 
 def _setup_job(p: StableDiffusionProcessing) -> None:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 def reads_picture(sd_model: nn.Module) -> bool:
     """Whether the U-Net has input channels for a mask and a masked picture."""
-    by_key = sd_model.model.conditioning_key in ("hybrid", "concat")
+    wrapper = getattr(sd_model, "model", None)
+    if wrapper is None:
+        return bool(sd_model.is_inpaint)
+    by_key = wrapper.conditioning_key in ("hybrid", "concat")
     return by_key or bool(sd_model.is_sdxl_inpaint)
 
 

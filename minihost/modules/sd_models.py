@@ -247,10 +247,8 @@ def load_model(checkpoint_info: CheckpointInfo | None = None) -> LatentDiffusion
     """Load a checkpoint (that of the settings when None) and make it the current model."""
     info = checkpoint_info or select_checkpoint()
     info.calculate_shorthash()
-    loaded = load_checkpoint(info.filename)
-
     current = model_data.sd_model
-    fresh = (DiffusionEngine if loaded.is_sdxl else LatentDiffusion)(loaded)
+    fresh = make_model(info)
     if current is not None and current.architecture == fresh.architecture:
         sd_model = current
         _copy_weights(fresh, sd_model)
@@ -258,11 +256,9 @@ def load_model(checkpoint_info: CheckpointInfo | None = None) -> LatentDiffusion
         if current is not None:
             _retire(current)
         sd_model = fresh
-        sd_model.to(devices.device)
-        _apply_dtypes(sd_model)
-        sd_hijack.model_hijack.hijack(sd_model)
+        place(sd_model)
     sd_model.eval().requires_grad_(False)
-    _describe(sd_model, info)
+    describe(sd_model, info)
     model_data.set_sd_model(sd_model)
     model_data.was_loaded_at_least_once = True
     script_callbacks.model_loaded_callback(sd_model)
@@ -271,10 +267,19 @@ def load_model(checkpoint_info: CheckpointInfo | None = None) -> LatentDiffusion
     return sd_model
 
 
-def _apply_dtypes(sd_model: LatentDiffusion) -> None:
+def make_model(info: CheckpointInfo) -> LatentDiffusion:
+    """A checkpoint's model, on the CPU."""
+    loaded = load_checkpoint(info.filename)
+    return (DiffusionEngine if loaded.is_sdxl else LatentDiffusion)(loaded)
+
+
+def place(sd_model: LatentDiffusion) -> None:
+    """Bring a model to where it generates, in the host's precisions."""
+    sd_model.to(devices.device)
     sd_model.model.to(devices.dtype_unet)
     sd_model.cond_stage_model.to(devices.dtype)
     sd_model.first_stage_model.to(devices.dtype_vae)
+    sd_hijack.model_hijack.hijack(sd_model)
 
 
 @torch.no_grad()
@@ -291,7 +296,8 @@ def _retire(sd_model: LatentDiffusion) -> None:
     devices.torch_gc()
 
 
-def _describe(sd_model: LatentDiffusion, info: CheckpointInfo) -> None:
+def describe(sd_model: LatentDiffusion, info: CheckpointInfo) -> None:
+    """Note on a model which file it is."""
     sd_model.sd_model_hash = info.shorthash or info.hash
     sd_model.sd_model_checkpoint = info.filename
     sd_model.sd_checkpoint_info = info

@@ -230,7 +230,8 @@ class Sampler:
         self.s_min_uncond: float | None = None
         self.eta_infotext_field = "Eta"
         self.eta_default = 1.0
-        self.conditioning_key = getattr(shared.sd_model.model, "conditioning_key", "crossattn")
+        wrapper = getattr(shared.sd_model, "model", None)
+        self.conditioning_key = getattr(wrapper, "conditioning_key", "crossattn")
         self.p: object = None
         self.model_wrap_cfg = self.make_denoiser()
         self.model_wrap = self.model_wrap_cfg.inner_model
