@@ -42,14 +42,17 @@ often a ControlNet is evaluated while the picture is sampled. What it gave is re
 
 | Speed | evaluates |
 |---|---|
-| Exact (default) | in each evaluation of the sampler, bit for bit as if there were no choice |
+| Default | what the setting *Speed of units that choose none* says: Exact, unless it was changed |
+| Exact | in each evaluation of the sampler, bit for bit as if there were no choice |
 | Fast | {fast:.0%} of them, at most {fast_most} in a pass, early ones closer together |
 | Fastest | {fastest:.0%} of them, at most {fastest_most} in a pass, in the same way |
 | Adaptive | where the latent has changed by {drift:.0%} since the last time, whatever the step |
 
 It holds for what costs an evaluation: ControlNet, Control-LoRA, Union, SparseCtrl and InstantID's
 network. T2I-Adapters are evaluated once in a pass anyway; a line says of these and of all other
-models that the field has no effect. Each unit has a speed of its own.
+models that the field has no effect. Each unit has a speed of its own; one for all units of a
+generation is the setting: `"override_settings": {{"controlnet_speed": "Fast"}}` in a request, or
+`controlnet_speed` among the host's quick settings. One value on the X/Y/Z axis is for all, too.
 
 Whatever the speed, a network is evaluated as soon as anything but the noise is another one: the
 first time in a pass (hires too) and in the unit's window; after a change of the prompt

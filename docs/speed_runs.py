@@ -25,6 +25,7 @@ import sessions
 import torch
 from adherence import edge_f1
 
+from lib_controlnet.engine.key_steps import PACES
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.window import Schedule
 from lib_controlnet.enums import ControlMode, Speed
@@ -46,8 +47,8 @@ SETTINGS: Final = tuple(
 """Units, sampler and steps: what is asked most on most of them; what takes least comes first."""
 SEEDS: Final = 2
 """Pictures of a batch, of one scene."""
-SPEEDS: Final = tuple(str(speed) for speed in Speed)
 EXACT: Final = str(Speed.EXACT)
+SPEEDS: Final = (EXACT, *map(str, PACES))
 FIRST_SCENE: Final = demo.FIRST_UNSEEN + 300
 SIZE: Final = 128
 WIDTH, LATENT, TIMED_STEPS = 64, 32, 20

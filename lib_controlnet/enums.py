@@ -148,8 +148,12 @@ class PuLIDMode(Choice):
 
 
 class Speed(Choice):
-    """In which evaluations of the sampler a unit's network is evaluated, see `engine.key_steps`."""
+    """In which evaluations of the sampler a unit's network is evaluated, see `engine.key_steps`.
 
+    By default those that the setting `controlnet_speed` says.
+    """
+
+    DEFAULT = "Default"
     EXACT = "Exact"
     FAST = "Fast"
     FASTEST = "Fastest"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from lib_controlnet.enums import OnError, OnnxEngine, Storage, truth
+from lib_controlnet.enums import OnError, OnnxEngine, Speed, Storage, truth
 from lib_controlnet.errors import printable
 
 Widget = Literal["text", "box", "slider", "radio", "number"]
@@ -110,6 +110,14 @@ SETTINGS: Final = (
         "radio",
         {"choices": [choice.value for choice in Storage]},
         note="a half of the memory of half precision, a little slower, pictures differ slightly",
+    ),
+    Setting(
+        "controlnet_speed",
+        Speed.EXACT.value,
+        "Speed of units that choose none",
+        "radio",
+        {"choices": [choice.value for choice in Speed if choice is not Speed.DEFAULT]},
+        note="for ControlNets: how often the network is evaluated; what it gave is reused between",
     ),
     Setting(
         "control_net_inpaint_blur_sigma",

@@ -15,7 +15,7 @@ from lib_controlnet.engine import effects, outcome
 from lib_controlnet.engine.network import GuideKind, Terms
 from lib_controlnet.engine.unit_pass import UnitPass
 from lib_controlnet.engine.window import Window, is_for_sd1, own_strengths
-from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, HiResOption
+from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, HiResOption, Speed
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units.unit import FIELDS
 from lib_controlnet.units.weight_types import LayerCurve
@@ -99,7 +99,7 @@ def bind_unit(
         say(f"ControlNet {unit.name}: {note}")
     terms = replace(
         _terms_of(prepared, network), strengths=strengths, region=region, images=images,
-        guide_key=key,
+        guide_key=key, speed=_find_speed(unit, host),
     )  # fmt: skip
     bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))
     for effect in effects.discover():
@@ -155,8 +155,13 @@ def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:
         partner=prepared.partner,
         is_given=prepared.is_given,
         likeness=unit.pulid_mode,
-        speed=unit.speed,
     )
+
+
+def _find_speed(unit: ControlUnit, host: Host) -> Speed:
+    """The unit's own, or what the settings say for all that choose none."""
+    is_own = unit.speed is not Speed.DEFAULT
+    return unit.speed if is_own else Speed.parse(host.option("controlnet_speed"))
 
 
 def _acts_in(option: HiResOption, info: PassInfo) -> bool:

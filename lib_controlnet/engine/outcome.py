@@ -12,6 +12,7 @@ from lib_controlnet.errors import HostError
 if TYPE_CHECKING:
     from lib_controlnet.engine.injection import RegionMask
     from lib_controlnet.engine.network import ActiveControl
+    from lib_controlnet.enums import Speed
     from lib_controlnet.units.unit import ControlUnit
 
 
@@ -25,12 +26,14 @@ class Outcome:
         company: names of units with which one evaluation of a network computed it, in some pass.
         tallies: for each pass in which it acted, see `ActiveControl.tally`; none where each
             evaluation was made.
+        speed: what said in which of them; None where each was made.
         stored: how its network is stored, where that is not exactly.
     """
 
     acted: bool = False
     company: frozenset[str] = frozenset()
     tallies: list[tuple[int, int]] = field(default_factory=list)
+    speed: Speed | None = None
     stored: str = ""
     idle: str = "the picture was sampled in a way that announces no steps to ControlNet"
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.prepared import PreparedUnit
     from lib_controlnet.engine.window import Schedule
-    from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
 
@@ -353,9 +352,10 @@ class ControlSession:
             became.company |= frozenset() if idle else bound.control.company
             became.stored = bound.control.network.stored or became.stored
             if not idle and bound.control.tally is not None:
-                self._note_tally(became, unit, bound.control.tally)
+                became.speed = bound.control.terms.speed
+                self._note_tally(became, unit.name, bound.control.tally)
 
-    def _note_tally(self, became: Outcome, unit: ControlUnit, tally: tuple[int, int]) -> None:
+    def _note_tally(self, became: Outcome, name: str, tally: tuple[int, int]) -> None:
         """Note and say in which evaluations a unit's network was evaluated."""
         became.tallies.append(tally)
         made, total = tally
@@ -365,7 +365,7 @@ class ControlSession:
                 "; nothing could be reused, as what it read was another in each, or there was no "
                 "memory for it"
             )
-        self.say(f"ControlNet {unit.name}: speed {unit.speed} {said}")
+        self.say(f"ControlNet {name}: speed {became.speed} {said}")
 
     def say_idle(self) -> None:
         """Say which units have had no effect so far, and why."""

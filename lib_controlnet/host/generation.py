@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -312,7 +313,9 @@ def _write_what_ran(p: Any, session: ControlSession, runtime: Runtime) -> None:
             others = [o.position for o in session.prepared if o.unit.name in became.company]
             beside = infotext.describe_company(others) + infotext.describe_tallies(became.tallies)
             beside += infotext.describe_storage(became.stored)
-            p.extra_generation_params[key] = describe(prepared.unit) + beside
+            unit = prepared.unit
+            unit = unit if became.speed is None else replace(unit, speed=became.speed)
+            p.extra_generation_params[key] = describe(unit) + beside
     if session.has_aligned:
         p.extra_generation_params[infotext.STYLE_ALIGN] = str(True)
     if not runtime.host.is_interrupted():

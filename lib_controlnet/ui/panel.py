@@ -15,7 +15,7 @@ import gradio as gr
 
 from lib_controlnet import __version__
 from lib_controlnet.detect import listing
-from lib_controlnet.enums import ActingRegion, union_type
+from lib_controlnet.enums import ActingRegion, Speed, union_type
 from lib_controlnet.ui.batch import connect_batch, host_boxes
 from lib_controlnet.ui.choices import (
     OF_FAMILIES,
@@ -216,6 +216,8 @@ def _of_family(name: str, pasted: dict[str, Any], runtime: Any) -> dict[str, Any
         return shown
     if name in FIELDS:
         value = pasted.get(name, FIELDS[name].default)
+        if value is Speed.DEFAULT and runtime.option("controlnet_speed") != Speed.EXACT.value:
+            value = Speed.EXACT  # any other would have been written
         return dict(shown, value=str(value) if FIELDS[name].kind else value)
     curve = pasted.get("advanced_weighting")
     curve = curve if isinstance(curve, LayerCurve) else LayerCurve(WeightType.NORMAL)

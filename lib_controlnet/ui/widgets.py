@@ -309,8 +309,12 @@ def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
         made["resize_mode"] = radio("resize_mode", "Resize Mode", visible=not is_img2img)
     # Shown by the page's script while the hires fix of the tab is on.
     made["hr_option"] = radio("hr_option", "Hires-Fix Option", visible=not is_img2img)
-    said = "For ControlNets: how often the network is evaluated; what it gave is reused between."
+    said = (
+        "For ControlNets: how often the network is evaluated; what it gave is reused between. "
+        "Default: what the settings say."
+    )
     made["speed"] = radio("speed", "Speed", visible=False, info=said)
+    made["speed"].do_not_save_to_config = True  # it belongs to the model
     return made
 
 

@@ -52,6 +52,7 @@ class ControlUnit:
         style_align: whether the pictures of a batch share their style. One unit that asks for it
             decides for all, and need not be enabled.
         speed: in which evaluations its network is evaluated; its residuals are reused in others.
+            The default is what the setting `controlnet_speed` says.
         notes: what was changed while parsing, one sentence each, for the user.
         is_request: made of a request's dict, whose numbers must be in range.
         fault: why a unit that is switched off could not be switched on.
@@ -167,7 +168,7 @@ class ControlUnit:
     union_apart: bool = row(
         False, Written.IF_SET, Axis(16, "Union Apart"), ("control_net_union_apart",)
     )
-    speed: Speed = row(Speed.EXACT, Written.IF_SET, Axis(17, "Speed"), ("control_net_speed",))
+    speed: Speed = row(Speed.DEFAULT, Written.IF_SET, Axis(17, "Speed"), ("control_net_speed",))
     index: int = 0
     notes: tuple[str, ...] = ()
     is_request: bool = False

@@ -89,6 +89,19 @@ def test_a_speed_evaluates_key_steps_and_says_so(webui, calls, case):
     assert f"Speed: Fast, Evaluated: {said}" in written
 
 
+def test_a_request_sets_the_speed_of_all_units_that_ask_for_none(webui, calls):
+    settings = {"controlnet_speed": "Fast"}
+    units = [unit(), unit(weight=0.5), unit(speed="Exact", image=encoded(picture(seed=1)))]
+    answer = webui.txt2img(**request(*units, steps=10, override_settings=settings))
+    assert len(calls.rows) == 3 + 10
+    (written,) = answer.info["infotexts"][:1]
+    assert written.count("Speed: Fast, Evaluated: 3 of 10") == 2
+    assert written.count("Speed: Exact") == 1
+    calls.rows.clear()
+    assert "Speed" not in webui.txt2img(**request(unit(), steps=10)).info["infotexts"][0]
+    assert len(calls.rows) == 10
+
+
 def test_control_mode_evaluates_cond_rows_only(webui, calls):
     webui.txt2img(**request(unit(control_mode=2), batch_size=2))
     assert calls.rows == [2] * STEPS

@@ -29,7 +29,7 @@ def wrong_values() -> list[tuple[str, Any]]:
     """Every setting of ours with values of another type than its own, or out of its range."""
     from lib_controlnet.enums import OnError
 
-    choices = ("control_net_on_error", "controlnet_store_8_bit")
+    choices = ("control_net_on_error", "controlnet_store_8_bit", "controlnet_speed")
     values = [(key, value) for key in choices for value in ("x", 1, None, [], True)]
     assert OnError.STOP.value == "stop"
     for key in ("unit_count", "model_cache_size", "inpaint_blur_sigma"):

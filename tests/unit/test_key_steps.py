@@ -21,9 +21,10 @@ from lib_controlnet.engine.window import Schedule, Window
 from lib_controlnet.enums import BaseModel, Speed
 from lib_controlnet.families.residual import ResidualControl, ResidualNetwork, _Evaluation
 from lib_controlnet.host.a1111.rows import build_layout
+from lib_controlnet.settings import DEFAULTS
 
 PAIR = build_layout([1], 1, 2)
-REUSING = [speed for speed in Speed if speed is not Speed.EXACT]
+REUSING = list(PACES)
 TEXTS = torch.arange(4.0).reshape(4, 1, 1).expand(4, 3, 5)
 NOISE = torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(1))
 PICTURE = torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(2))
@@ -366,3 +367,36 @@ def test_a_pass_says_how_often_and_the_next_one_begins_anew(base: Any) -> None:
         session.end_pass(3)
     assert session.outcome_of(unit).tallies == [(1, 3), (1, 3)]
     assert any("evaluated its network in 1 of 3" in said for said in session.comments)
+
+
+SET = {
+    # what the unit asks for, what the settings say: what it is evaluated at
+    (Speed.DEFAULT, Speed.EXACT): Speed.EXACT,
+    (Speed.DEFAULT, Speed.FAST): Speed.FAST,
+    (Speed.EXACT, Speed.FAST): Speed.EXACT,
+    (Speed.FASTEST, Speed.FAST): Speed.FASTEST,
+}
+
+
+@pytest.mark.parametrize("case", SET, ids=str)
+def test_a_setting_is_the_speed_of_units_that_ask_for_none(
+    base: Any, monkeypatch: pytest.MonkeyPatch, case: Any
+) -> None:
+    own, setting = case
+    monkeypatch.setitem(DEFAULTS, "controlnet_speed", str(setting))
+    unit = prepared(support.tiny_controlnet("SD1", unet=base.module), speed=own)
+    session = ControlSession(FakeHost(), [unit])
+    session.begin_pass(info(base))
+    assert session.active[0].terms.speed is SET[case]
+    session.set_schedule(Schedule(3))
+    given = support.inputs("SD1", rows=2, size=(LATENT.height, LATENT.width))
+    with torch.no_grad(), session.sampling(base.module):
+        for step in range(3):
+            session.begin_evaluation(PAIR, step / 3)
+            base.module(**given)
+    session.end_pass(3)
+    became = session.outcome_of(unit)
+    assert became.speed is (None if SET[case] is Speed.EXACT else SET[case])
+    assert any(f"speed {SET[case]} evaluated" in said for said in session.comments) == bool(
+        became.tallies
+    )

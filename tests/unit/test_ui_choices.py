@@ -393,3 +393,37 @@ def test_a_hint_marked_otherwise_than_the_model_reads_it_is_said(union_files: Pa
         f"inpaint_noobai_xl marks masked pixels by 0, and {spoken[1]} reads -1 there, as far as is "
         "known; inpaint_only gives every model what it reads"
     ]
+
+
+PASTED_SPEEDS = {
+    # what is written, what the settings say: what is chosen
+    ("", "Exact"): "Default",
+    ("", "Fast"): "Exact",
+    (", Speed: Fast", "Exact"): "Fast",
+    (", Speed: Exact", "Exact"): "Exact",
+}
+
+
+@pytest.mark.parametrize("case", PASTED_SPEEDS, ids=str)
+def test_a_pasted_unit_has_the_speed_that_it_ran_at(
+    family_files: FakeRuntime, monkeypatch: pytest.MonkeyPatch, case: tuple[str, str]
+) -> None:
+    """Parameters without one are of a unit that was evaluated in each step."""
+    written, setting = case
+    monkeypatch.setitem(family_files.options, "controlnet_speed", setting)
+    demo, units = build(family_files)
+    read = dict(paste_fields(units, family_files))
+    widget = by_id(demo)["txt2img_controlnet_ControlNet_controlnet_speed_radio"]
+    for model, chosen in (
+        ("sdxl_full_diffusers", PASTED_SPEEDS[case]),
+        ("t2i_sd14_original", "Default"),
+    ):
+        shown = read[widget]({"ControlNet 0": f"Module: canny, Model: {model}{written}"})
+        assert shown == gr.update(visible=chosen != "Default" or model[:4] == "sdxl", value=chosen)
+
+
+def test_what_hides_with_a_model_has_no_saved_default_to_lose(family_files: FakeRuntime) -> None:
+    demo, (unit,) = build(family_files)
+    del demo
+    for name in choices.OF_FAMILIES:
+        assert getattr(unit.unit_widgets, name).do_not_save_to_config, name

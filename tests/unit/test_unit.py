@@ -169,7 +169,7 @@ def test_superset_row_is_understood_and_told_where_it_changes_something(row):
         (HiResOption, "hr_option", {"HIGH_RES_ONLY": ["High res only", 2, "HIGH_RES_ONLY"]}),
         (InputMode, "input_mode", {"MERGE": ["merge", 2, "InputMode.MERGE"]}),
         (PuLIDMode, "pulid_mode", {"STYLE": ["Extremely style", 1]}),
-        (Speed, "speed", {"FASTEST": ["fastest", 2, "Speed.FASTEST"]}),
+        (Speed, "speed", {"FASTEST": ["fastest", 3, "Speed.FASTEST"]}),
         (
             ControlNetUnionControlType,
             "union_control_type",
