@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -23,23 +24,28 @@ _LINES = tuple(
 )
 
 
-def soft_edges(image: np.ndarray, weight: WeightFile, build: Build[Any]) -> np.ndarray:
+def soft_edges(
+    images: Sequence[np.ndarray], weight: WeightFile, build: Build[Any]
+) -> list[np.ndarray]:
     """Edges by a network that gives several maps of logits: the sigmoid of their mean.
 
     Args:
-        image: uint8 (H, W, 3), sides multiples of 64.
+        images: uint8 (H, W, 3) of one size, sides multiples of 64.
         weight, build: the network; it takes RGB in 0 to 255.
 
     Returns:
-        float64 (H, W), 0 to 1.
+        float64 (H, W), 0 to 1, of each.
     """
-    height, width = image.shape[:2]
+    height, width = images[0].shape[:2]
     # Sums of unscaled pixels may pass the largest number of half precision.
     with lend(weight, build, half=False) as network:
-        maps = [as_array(logits)[0, 0] for logits in network(as_planes(image, network))]
-    sized = [cv2.resize(logits, (width, height)) for logits in maps]
-    mean = np.mean(sized, axis=0).astype(np.float64)
-    return 1 / (1 + np.exp(-mean.clip(-500, 500)))
+        maps = [as_array(logits)[:, 0] for logits in network(as_planes(images, network))]
+    edges = []
+    for every in zip(*maps, strict=True):
+        sized = [cv2.resize(logits, (width, height)) for logits in every]
+        mean = np.mean(sized, axis=0).astype(np.float64)
+        edges.append(1 / (1 + np.exp(-mean.clip(-500, 500))))
+    return edges
 
 
 def in_steps(edges: np.ndarray, steps: int) -> np.ndarray:

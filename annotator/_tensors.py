@@ -13,22 +13,31 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def as_planes(image: np.ndarray, network: nn.Module) -> Tensor:
-    """A picture as a network takes it.
+def as_planes(image: np.ndarray | Sequence[np.ndarray], network: nn.Module) -> Tensor:
+    """A picture, or several of one size, as a network takes it.
 
     Args:
         image: uint8 (H, W) or (H, W, C).
         network: whose device and dtype the tensor gets.
 
     Returns:
-        (1, C, H, W) in 0 to 255.
+        (b, C, H, W) in 0 to 255.
     """
     import torch
 
+    if not isinstance(image, np.ndarray):
+        return _stack([as_planes(one, network) for one in image])
     device, dtype = place_of(network)
     planes = image[:, :, None] if image.ndim == 2 else image
     tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(device)
     return tensor.permute(2, 0, 1)[None].to(dtype)
+
+
+def _stack(rows: list[Tensor]) -> Tensor:
+    """Tensors (1, ...) as one; a single one stays as it is, in its layout too."""
+    import torch
+
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
@@ -41,12 +50,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def as_input(
-    picture: np.ndarray,
+    picture: np.ndarray | Sequence[np.ndarray],
     network: nn.Module,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """A picture as networks take it that expect each channel centred and scaled.
+    """A picture, or several of one size, as networks take it that expect each channel centred.
 
     Args:
         picture: (H, W, 3), uint8, or float32 in 0 to 1.
@@ -54,10 +63,12 @@ def as_input(
         mean, std: per channel, of values in 0 to 1.
 
     Returns:
-        (1, 3, H, W).
+        (b, 3, H, W).
     """
     import torch
 
+    if not isinstance(picture, np.ndarray):
+        return _stack([as_input(one, network, mean, std) for one in picture])
     device, dtype = place_of(network)
     planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
     if picture.dtype == np.uint8:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._labels import most_likely
@@ -9,7 +11,7 @@ from ._sizes import within_box
 from ._tensors import as_planes
 from .networks import lend
 from .palettes import ANIME_FACE
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 UNET = WeightFile(
@@ -29,7 +31,7 @@ STEP = 32
 
 
 @register
-class AnimeFaceSegment(Detector):
+class AnimeFaceSegment(NetworkDetector):
     """Hair, eyes, mouth, face, skin, clothes and background of a drawn character.
 
     The network sees a short side of 512; its probabilities are brought to the resolution, so
@@ -41,10 +43,13 @@ class AnimeFaceSegment(Detector):
     tags = ("Segmentation",)
     weights = (UNET,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         from .nets.anime_face import build
 
+        seen = [within_box(image, SHORT_SIDE, LONGEST_SIDE, STEP) for image in images]
         with lend(UNET, build) as network:
-            seen = within_box(image, SHORT_SIDE, LONGEST_SIDE, STEP)
             parts = network(as_planes(seen, network) / 255.0)
-        return ANIME_FACE.paint(most_likely(parts, image.shape[:2]))
+        return [most_likely(row, images[0].shape[:2]) for row in parts.split(1)]
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return ANIME_FACE.paint(seen)

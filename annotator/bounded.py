@@ -35,6 +35,10 @@ class Bounded(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: object) -> bool:
+        with self._lock:
+            return key in self._entries
+
     @property
     def nbytes(self) -> int:
         """Bytes of all values."""
@@ -47,6 +51,11 @@ class Bounded(Generic[Key, Value]):
             if key in self._entries:
                 self._entries.move_to_end(key)
             return self._entries.get(key)
+
+    def take(self, key: Key) -> Value | None:
+        """The value, which is not kept any longer; None without one."""
+        with self._lock:
+            return self._entries.pop(key, None)
 
     def find(self, key: Key, make: Callable[[], Value]) -> Value:
         """The value, made if it is not there; by each of two threads that ask at once."""

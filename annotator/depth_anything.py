@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 
 from ._tensors import as_array, as_input, spread
 from .networks import lend
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .store import STORE
 from .weights import WeightFile
 
@@ -52,7 +53,7 @@ def _v2(size: str, nbytes: int, sha256: str) -> WeightFile:
     )
 
 
-class _DepthAnything(Detector):
+class _DepthAnything(NetworkDetector):
     """Near is white. Sees RGB (the old extension swapped red and blue); a flat depth is black.
 
     Uses the largest file that is there, or whose environment variable says where to get it.
@@ -61,15 +62,18 @@ class _DepthAnything(Detector):
     tags = ("Depth",)
     version: ClassVar[int]
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
         from torch.nn import functional
 
         from .nets.depth_anything import BUILDS
 
         with lend(self._weight(), BUILDS[self.version]) as network:
-            depth = network(as_input(as_seen(image), network)).float()
-            depth = functional.interpolate(depth, image.shape[:2], mode="bilinear")
-            return spread(as_array(depth[0, 0]))
+            depth = network(as_input([as_seen(image) for image in images], network)).float()
+            depth = functional.interpolate(depth, images[0].shape[:2], mode="bilinear")
+            return as_array(depth[:, 0])
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return spread(seen)
 
     def _weight(self) -> WeightFile:
         for file in (*self.larger, *self.weights):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._tensors import as_array, as_input, as_normal_map
 from .networks import lend
-from .registry import Detector, Slider, register
+from .registry import NetworkDetector, Slider, register
 from .weights import WeightFile
 
 DSINE = WeightFile(
@@ -23,7 +25,7 @@ NARROWEST, WIDEST = 1.0, 179.0
 
 
 @register
-class NormalDsine(Detector):
+class NormalDsine(NetworkDetector):
     """Surface directions as seen by a camera with that angle of view.
 
     Bae, Davison (2024), arXiv:2403.00712. The camera looks through the middle of the picture as it
@@ -37,12 +39,21 @@ class NormalDsine(Detector):
     sized = True
     weights = (DSINE,)
 
-    def detect(
-        self, image: np.ndarray, degrees: float, iterations: float, *, kept: tuple[int, int]
+    def see(
+        self,
+        images: Sequence[np.ndarray],
+        degrees: float,
+        iterations: float,
+        *,
+        kept: tuple[int, int],
     ) -> np.ndarray:
         from .nets.dsine import Camera, build
 
         camera = Camera.from_angle(min(max(degrees, NARROWEST), WIDEST), *kept)
         with lend(DSINE, build, half=False) as network:
-            found = network(as_input(image, network), camera, int(iterations))
-            return as_normal_map(as_array(found[0]))
+            return as_array(network(as_input(images, network), camera, int(iterations)))
+
+    def draw(
+        self, seen: np.ndarray, _image: np.ndarray, *_values: float, **_named: object
+    ) -> np.ndarray:
+        return as_normal_map(seen)

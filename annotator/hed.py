@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._edges import SAFE_STEPS, as_bytes, in_steps, scribble, soft_edges
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 WEIGHTS = WeightFile(
@@ -18,48 +20,50 @@ WEIGHTS = WeightFile(
 )
 
 
-def _edges(image: np.ndarray) -> np.ndarray:
-    from .nets.hed import build
+class _Hed(NetworkDetector):
+    """Sees soft edges, float64 (H, W), 0 to 1."""
 
-    return soft_edges(image, WEIGHTS, build)
+    weights = (WEIGHTS,)
+
+    def see(self, images: Sequence[np.ndarray], **_named: object) -> list[np.ndarray]:
+        from .nets.hed import build
+
+        return soft_edges(images, WEIGHTS, build)
 
 
 @register
-class Hed(Detector):
+class Hed(_Hed):
     """White soft edges on black."""
 
     name = "hed"
     label = "softedge_hed"
     tags = ("SoftEdge",)
-    weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return as_bytes(_edges(image))
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return as_bytes(seen)
 
 
 @register
-class HedSafe(Detector):
+class HedSafe(_Hed):
     """White soft edges in three grey levels, so that the picture cannot hide in them."""
 
     name = "hed_safe"
     label = "softedge_hedsafe"
     tags = ("SoftEdge",)
-    weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return as_bytes(in_steps(_edges(image), SAFE_STEPS))
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return as_bytes(in_steps(seen, SAFE_STEPS))
 
 
 @register
-class ScribbleHed(Detector):
+class ScribbleHed(_Hed):
     """Broad white strokes along the ridges of the soft edges."""
 
     name = "scribble_hed"
     tags = ("Scribble", "SparseCtrl")
     sized = True
-    weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray, *, kept: tuple[int, int]) -> np.ndarray:
+    def draw(self, seen: np.ndarray, _image: np.ndarray, *, kept: tuple[int, int]) -> np.ndarray:
         height, width = kept
         # Cut first: strokes must not grow out of what the padding made up.
-        return scribble(as_bytes(_edges(image))[:height, :width])
+        return scribble(as_bytes(seen)[:height, :width])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from ._boost import boost
 from ._tensors import as_array, as_input
 from .networks import lend, place_of
-from .registry import Detector, Slider, register
+from .registry import Detector, NetworkDetector, Slider, register
 from .weights import WeightFile
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ SLIDERS = (
 
 
 @register
-class DepthLeres(Detector):
+class DepthLeres(NetworkDetector):
     """Depth: near is white; what is nearest or farthest can be cut off.
 
     Yin et al. (2021), arXiv:2012.09365. Sees RGB scaled like the pictures it was trained on. The
@@ -53,12 +54,16 @@ class DepthLeres(Detector):
     sliders = SLIDERS
     weights = (RES101,)
 
-    def detect(self, image: np.ndarray, near: float, background: float) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray], *_values: float) -> np.ndarray:
         from .nets.leres import build
 
         with lend(RES101, build) as network:
-            depth = as_array(network(as_input(image, network))[0, 0])
-        return cut(depth, near, background)
+            return as_array(network(as_input(images, network))[:, 0])
+
+    def draw(
+        self, seen: np.ndarray, _image: np.ndarray, near: float, background: float
+    ) -> np.ndarray:
+        return cut(seen, near, background)
 
 
 @register

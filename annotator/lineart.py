@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._edges import as_bytes
 from ._tensors import as_array, as_planes
 from .networks import lend
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 FINE = WeightFile(
@@ -28,35 +30,33 @@ COARSE = WeightFile(
 )
 
 
-def _draw(image: np.ndarray, weight: WeightFile) -> np.ndarray:
-    """White lines on black, uint8 (H, W)."""
-    from .nets.lineart import build
+class _LineArt(NetworkDetector):
+    """White lines on black."""
 
-    with lend(weight, build) as network:
-        drawn = as_array(network(as_planes(image, network) / 255))[0, 0]
-    return 255 - as_bytes(drawn)
+    tags = ("Lineart",)
+
+    def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        from .nets.lineart import build
+
+        with lend(self.weights[0], build) as network:
+            return as_array(network(as_planes(images, network) / 255))[:, 0]
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return 255 - as_bytes(seen)
 
 
 @register
-class LineArt(Detector):
+class LineArt(_LineArt):
     """White lines on black, as fine as the picture's detail."""
 
     name = "lineart"
     label = "lineart_realistic"
-    tags = ("Lineart",)
     weights = (FINE,)
-
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return _draw(image, FINE)
 
 
 @register
-class LineArtCoarse(Detector):
+class LineArtCoarse(_LineArt):
     """White lines on black, fewer and broader than the fine ones."""
 
     name = "lineart_coarse"
-    tags = ("Lineart",)
     weights = (COARSE,)
-
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return _draw(image, COARSE)

@@ -5,12 +5,14 @@ Trained in the anime branch of "informative drawings" (Chan, Durand, Isola 2022,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from ._tensors import as_array, as_planes
 from .networks import lend
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 WEIGHTS = WeightFile(
@@ -26,20 +28,23 @@ STEP = 256
 
 
 @register
-class LineArtAnime(Detector):
+class LineArtAnime(NetworkDetector):
     """White lines on black."""
 
     name = "lineart_anime"
     tags = ("Lineart",)
     weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
         from .nets.pix2pix import build
 
-        height, width = image.shape[:2]
-        stretched = width + -width % STEP, height + -height % STEP
-        picture = cv2.resize(image, stretched, interpolation=cv2.INTER_CUBIC)
+        height, width = images[0].shape[:2]
+        size = width + -width % STEP, height + -height % STEP
+        stretched = [cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in images]
         with lend(WEIGHTS, build) as network:
-            drawn = as_array(network(as_planes(picture, network) / 127.5 - 1))[0, 0]
-        levels = cv2.resize(drawn * 127.5 + 127.5, (width, height), interpolation=cv2.INTER_CUBIC)
+            return as_array(network(as_planes(stretched, network) / 127.5 - 1))[:, 0]
+
+    def draw(self, seen: np.ndarray, image: np.ndarray) -> np.ndarray:
+        size = image.shape[1], image.shape[0]
+        levels = cv2.resize(seen * 127.5 + 127.5, size, interpolation=cv2.INTER_CUBIC)
         return 255 - levels.clip(0, 255).astype(np.uint8)

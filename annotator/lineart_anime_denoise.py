@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from ._tensors import as_array, as_planes
 from .networks import lend
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 WEIGHTS = WeightFile(
@@ -21,18 +23,20 @@ WEIGHTS = WeightFile(
 
 
 @register
-class LineArtAnimeDenoise(Detector):
+class LineArtAnimeDenoise(NetworkDetector):
     """White lines on black."""
 
     name = "lineart_anime_denoise"
     tags = ("Lineart",)
     weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
         from .nets.manga_line import build
 
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
         # Sums of unscaled pixels may pass the largest number of half precision.
         with lend(WEIGHTS, build, half=False) as network:
-            drawn = as_array(network(as_planes(grey, network)))[0, 0]
-        return 255 - drawn.clip(0, 255).astype(np.uint8)
+            return as_array(network(as_planes(grey, network)))[:, 0]
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return 255 - seen.clip(0, 255).astype(np.uint8)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from ._tensors import as_array, as_input, spread
 from .networks import lend
-from .registry import Detector, Slider, register
+from .registry import NetworkDetector, Slider, register
 from .weights import WeightFile
 
 MIDAS = WeightFile(
@@ -26,23 +27,24 @@ STEEPNESS = 2 * math.pi
 """Depth differences of so much between neighbours are a slope of 45 degrees."""
 
 
-def inverse_depth(image: np.ndarray) -> np.ndarray:
-    """What the network makes of a picture: float32 (H, W), 0 and above, near is large.
+class _Midas(NetworkDetector):
+    """Sees the inverse depth: float32 (H, W), 0 and above, near is large.
 
     In full precision everywhere: depths reach thousands, where half precision knows only every
-    second number, and directions are made of the differences.
-
-    Args:
-        image: uint8 (H, W, 3), both sides multiples of 32.
+    second number, and directions are made of the differences. Both sides are multiples of 32.
     """
-    from .nets.midas import build
 
-    with lend(MIDAS, build, half=False) as network:
-        return as_array(network(as_input(image, network, CENTRE, CENTRE))[0, 0])
+    weights = (MIDAS,)
+
+    def see(self, images: Sequence[np.ndarray], *_values: float) -> np.ndarray:
+        from .nets.midas import build
+
+        with lend(MIDAS, build, half=False) as network:
+            return as_array(network(as_input(images, network, CENTRE, CENTRE))[:, 0])
 
 
 @register
-class DepthMidas(Detector):
+class DepthMidas(_Midas):
     """Depth: near is white, and a flat depth is black.
 
     Ranftl et al. (2021), arXiv:2103.13413.
@@ -52,14 +54,13 @@ class DepthMidas(Detector):
     label = "depth_midas"
     tags = ("Depth",)
     priority = 100
-    weights = (MIDAS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return spread(inverse_depth(image))
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return spread(seen)
 
 
 @register
-class NormalMidas(Detector):
+class NormalMidas(_Midas):
     """Directions from the slopes of the inverse depth; what is far away faces the viewer.
 
     Parity: the channels are (towards the viewer, down, right), the order that the old extension's
@@ -70,10 +71,9 @@ class NormalMidas(Detector):
     label = "normal_midas"
     tags = ("NormalMap",)
     sliders = (Slider("Normal Background Threshold", 0, 1, 0.4, 0.01),)
-    weights = (MIDAS,)
 
-    def detect(self, image: np.ndarray, background: float) -> np.ndarray:
-        return directions(inverse_depth(image), background)
+    def draw(self, seen: np.ndarray, _image: np.ndarray, background: float) -> np.ndarray:
+        return directions(seen, background)
 
 
 def directions(depth: np.ndarray, background: float) -> np.ndarray:

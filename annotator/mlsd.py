@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 
 from ._tensors import as_array, as_planes
 from .networks import lend
-from .registry import Detector, Slider, register
+from .registry import NetworkDetector, Slider, register
 from .weights import WeightFile
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def segments(maps: Tensor, least: float, shortest: float) -> np.ndarray:
 
 
 @register
-class Mlsd(Detector):
+class Mlsd(NetworkDetector):
     """White lines of one pixel on black; straight ones only."""
 
     name = "mlsd"
@@ -70,14 +71,16 @@ class Mlsd(Detector):
     soft_in_hires = True
     weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray, least: float, shortest: float) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray], *_values: float) -> Sequence[Tensor]:
         from .nets.mlsd import build
 
         # A fourth channel of ones, which is scaled like the colours.
-        picture = np.dstack([image, np.ones_like(image[:, :, :1])])
+        pictures = [np.dstack([image, np.ones_like(image[:, :, :1])]) for image in images]
         with lend(WEIGHTS, build) as network:
-            maps = network(as_planes(picture, network) / 127.5 - 1)
+            return network(as_planes(pictures, network) / 127.5 - 1).split(1)
+
+    def draw(self, seen: Tensor, image: np.ndarray, least: float, shortest: float) -> np.ndarray:
         canvas = np.zeros(image.shape[:2], np.uint8)
-        for left, top, right, bottom in segments(maps, least, shortest).astype(int).tolist():
+        for left, top, right, bottom in segments(seen, least, shortest).astype(int).tolist():
             cv2.line(canvas, (left, top), (right, bottom), (255,), 1)
         return canvas

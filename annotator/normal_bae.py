@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._tensors import as_array, as_input, as_normal_map
 from .networks import lend
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 SCANNET = WeightFile(
@@ -21,7 +23,7 @@ SCANNET = WeightFile(
 
 
 @register
-class NormalBae(Detector):
+class NormalBae(NetworkDetector):
     """Surface directions: x, y and z as red, green and blue.
 
     Bae et al. (2021), arXiv:2109.09881.
@@ -32,9 +34,11 @@ class NormalBae(Detector):
     priority = 100
     weights = (SCANNET,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
         from .nets.normal_bae import build
 
         with lend(SCANNET, build) as network:
-            found = as_array(network(as_input(image, network))[0, :3])
-        return as_normal_map(found)
+            return as_array(network(as_input(images, network))[:, :3])
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return as_normal_map(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import cv2
@@ -11,7 +12,7 @@ from ._sizes import within_box
 from ._tensors import as_input
 from .networks import lend
 from .palettes import ADE20K, COCO, Palette
-from .registry import Detector, Requirement, register
+from .registry import NetworkDetector, Requirement, register
 from .weights import WeightFile
 
 ADE20K_FILE = WeightFile(
@@ -34,7 +35,7 @@ COCO_FILE = WeightFile(
 STEP = 32
 
 
-class _OneFormer(Detector):
+class _OneFormer(NetworkDetector):
     """Flat areas, each in the colour of its class.
 
     Plain areas, without the light outlines that the old extension drew between them: control
@@ -51,21 +52,22 @@ class _OneFormer(Detector):
     short_side: ClassVar[int]
     long_side: ClassVar[int]
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         import torch
 
         from .nets.oneformer import TASK, build, semantic
 
-        box = self.short_side, self.long_side
-        seen = within_box(image, *box, STEP, cv2.INTER_LINEAR, cv2.INTER_AREA)
+        box = self.short_side, self.long_side, STEP, cv2.INTER_LINEAR, cv2.INTER_AREA
+        seen = [within_box(image, *box) for image in images]
         # The class mixes float32 positions into its sums.
         with lend(self.weights[0], build, half=False) as network:
             pixels = as_input(seen, network)
-            found = network(pixels, torch.tensor([TASK], device=pixels.device))
-            labels = semantic(
-                found.class_queries_logits[0], found.masks_queries_logits[0], image.shape[:2]
-            )
-        return self.palette.paint(labels.cpu().numpy())
+            found = network(pixels, torch.tensor([TASK] * len(images), device=pixels.device))
+            every = zip(found.class_queries_logits, found.masks_queries_logits, strict=True)
+            return [semantic(*row, images[0].shape[:2]).cpu().numpy() for row in every]
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return self.palette.paint(seen)
 
 
 @register

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._edges import SAFE_STEPS, as_bytes, in_steps, scribble
 from ._tensors import as_array, as_planes
 from .networks import lend
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 WEIGHTS = WeightFile(
@@ -21,57 +23,58 @@ WEIGHTS = WeightFile(
 LIKELY = 0.5
 
 
-def _edges(image: np.ndarray) -> np.ndarray:
-    """Float32 (H, W), 0 to 1, of a uint8 RGB picture (H, W, 3)."""
-    from .nets.pidinet import build
+class _PidiNet(NetworkDetector):
+    """Sees soft edges, float32 (H, W), 0 to 1."""
 
-    blue_first = image[:, :, ::-1]
-    with lend(WEIGHTS, build) as network:
-        return as_array(network(as_planes(blue_first, network) / 255))[0, 0]
+    weights = (WEIGHTS,)
+
+    def see(self, images: Sequence[np.ndarray], **_named: object) -> np.ndarray:
+        from .nets.pidinet import build
+
+        blue_first = [image[:, :, ::-1] for image in images]
+        with lend(WEIGHTS, build) as network:
+            return as_array(network(as_planes(blue_first, network) / 255))[:, 0]
 
 
 @register
-class PidiNet(Detector):
+class PidiNet(_PidiNet):
     """White soft edges on black."""
 
     name = "pidinet"
     label = "softedge_pidinet"
     tags = ("SoftEdge",)
     priority = 100
-    weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return as_bytes(_edges(image))
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return as_bytes(seen)
 
 
 @register
-class PidiNetSafe(Detector):
+class PidiNetSafe(_PidiNet):
     """White soft edges in three grey levels, so that the picture cannot hide in them."""
 
     name = "pidinet_safe"
     label = "softedge_pidisafe"
     tags = ("SoftEdge",)
-    weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return as_bytes(in_steps(_edges(image), SAFE_STEPS))
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return as_bytes(in_steps(seen, SAFE_STEPS))
 
 
 @register
-class PidiNetSketch(Detector):
+class PidiNetSketch(_PidiNet):
     """Only edges that are more likely than not, white on black."""
 
     name = "pidinet_sketch"
     label = "t2ia_sketch_pidi"
     tags = ("T2I-Adapter",)
-    weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        return np.where(_edges(image) > LIKELY, np.uint8(255), np.uint8(0))
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return np.where(seen > LIKELY, np.uint8(255), np.uint8(0))
 
 
 @register
-class PidiNetScribble(Detector):
+class PidiNetScribble(_PidiNet):
     """Broad white strokes along the ridges of the soft edges."""
 
     name = "pidinet_scribble"
@@ -79,9 +82,8 @@ class PidiNetScribble(Detector):
     tags = ("Scribble", "SparseCtrl")
     priority = 100
     sized = True
-    weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray, *, kept: tuple[int, int]) -> np.ndarray:
+    def draw(self, seen: np.ndarray, _image: np.ndarray, *, kept: tuple[int, int]) -> np.ndarray:
         height, width = kept
         # Cut first: strokes must not grow out of what the padding made up.
-        return scribble(as_bytes(_edges(image))[:height, :width])
+        return scribble(as_bytes(seen)[:height, :width])

@@ -14,7 +14,7 @@ import logging
 import math
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -309,9 +309,51 @@ class Detector:
         """
         raise NotImplementedError
 
+    @property
+    def takes_many(self) -> bool:
+        """Whether several pictures at once are less work than one after the other."""
+        return type(self).detect_many is not Detector.detect_many
+
+    def detect_many(
+        self, images: Sequence[np.ndarray], *values: Any, **named: Any
+    ) -> list[np.ndarray | Detected]:
+        """Turn pictures of one size into what `detect` makes of each of them.
+
+        Args:
+            images: as `detect` takes them, at least one.
+            values, named: as for `detect`, the same for all.
+
+        Raises:
+            Exception: whatever `detect` raises, about any of them.
+        """
+        return [self.detect(image, *values, **named) for image in images]
+
     def display(self, detection: np.ndarray) -> np.ndarray:
         """The picture shown to the user for a detection."""
         return detection
+
+
+class NetworkDetector(Detector):
+    """One whose network takes several pictures at once. Subclasses define `see` and `draw`."""
+
+    def see(self, images: Sequence[np.ndarray], *values: Any, **named: Any) -> Sequence[Any]:
+        """What the network says of pictures of one size, one answer for each of them."""
+        raise NotImplementedError
+
+    def draw(
+        self, seen: Any, image: np.ndarray, *values: Any, **named: Any
+    ) -> np.ndarray | Detected:
+        """The map of one answer; the rest as for `detect`."""
+        raise NotImplementedError
+
+    def detect(self, image: np.ndarray, *values: Any, **named: Any) -> np.ndarray | Detected:
+        return self.detect_many([image], *values, **named)[0]
+
+    def detect_many(
+        self, images: Sequence[np.ndarray], *values: Any, **named: Any
+    ) -> list[np.ndarray | Detected]:
+        every = zip(self.see(images, *values, **named), images, strict=True)
+        return [self.draw(seen, image, *values, **named) for seen, image in every]
 
 
 _ENUMS: Final = {"frame": Frame, "output": Output, "mask": MaskUse, "effect": Effect}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -10,7 +12,7 @@ from ._sizes import within_box
 from ._tensors import as_input
 from .networks import lend
 from .palettes import ADE20K
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 UPERNET = WeightFile(
@@ -30,7 +32,7 @@ STEP = 32
 
 
 @register
-class Segmentation(Detector):
+class Segmentation(NetworkDetector):
     """Flat areas in the colours of ADE20K's 150 classes.
 
     The network sees RGB, as it was trained; the old extension gave it blue first.
@@ -41,10 +43,14 @@ class Segmentation(Detector):
     tags = ("Segmentation",)
     weights = (UPERNET,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         from .nets.uniformer import build
 
-        seen = within_box(image, SHORT_SIDE, LONG_SIDE, STEP, cv2.INTER_LINEAR, cv2.INTER_LINEAR)
+        box = SHORT_SIDE, LONG_SIDE, STEP, cv2.INTER_LINEAR, cv2.INTER_LINEAR
+        seen = [within_box(image, *box) for image in images]
         with lend(UPERNET, build) as network:
             scores = network(as_input(seen, network))
-        return ADE20K.paint(most_likely(scores, image.shape[:2]))
+        return [most_likely(row, images[0].shape[:2]) for row in scores.split(1)]
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return ADE20K.paint(seen)

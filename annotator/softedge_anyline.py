@@ -5,12 +5,14 @@ TheMisto.ai, "Anyline", made for the MistoLine ControlNet (2024).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from ._edges import SAFE_STEPS, as_bytes, in_steps, soft_edges
 from .lineart_standard import dark_lines
-from .registry import Detector, Slider, register
+from .registry import NetworkDetector, Slider, register
 from .weights import WeightFile
 
 WEIGHTS = WeightFile(
@@ -54,7 +56,7 @@ def screen(base: np.ndarray, top: np.ndarray) -> np.ndarray:
 
 
 @register
-class SoftEdgeAnyline(Detector):
+class SoftEdgeAnyline(NetworkDetector):
     """White soft edges and fine lines on black.
 
     The old extension lost the fine lines: it blended bytes as if they were fractions, and measured
@@ -68,8 +70,15 @@ class SoftEdgeAnyline(Detector):
     sized = True
     weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray, steps: float, *, kept: tuple[int, int]) -> np.ndarray:
+    def see(
+        self, images: Sequence[np.ndarray], _steps: float, **_named: object
+    ) -> list[np.ndarray]:
         from .nets.teed import build
 
-        edges = as_bytes(in_steps(soft_edges(image, WEIGHTS, build), int(steps)))
+        return soft_edges(images, WEIGHTS, build)
+
+    def draw(
+        self, seen: np.ndarray, image: np.ndarray, steps: float, *, kept: tuple[int, int]
+    ) -> np.ndarray:
+        edges = as_bytes(in_steps(seen, int(steps)))
         return screen(edges[: kept[0], : kept[1]], fine_lines(image, kept))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._edges import SAFE_STEPS, as_bytes, in_steps, soft_edges
-from .registry import Detector, Slider, register
+from .registry import NetworkDetector, Slider, register
 from .weights import WeightFile
 
 WEIGHTS = WeightFile(
@@ -21,7 +23,7 @@ WEIGHTS = WeightFile(
 
 
 @register
-class SoftEdgeTeed(Detector):
+class SoftEdgeTeed(NetworkDetector):
     """White soft edges on black, cut to a few grey levels; 0 steps leave them smooth."""
 
     name = "softedge_teed"
@@ -29,7 +31,10 @@ class SoftEdgeTeed(Detector):
     sliders = (Slider("Safe Steps", 0, 10, SAFE_STEPS),)
     weights = (WEIGHTS,)
 
-    def detect(self, image: np.ndarray, steps: float) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray], _steps: float) -> list[np.ndarray]:
         from .nets.teed import build
 
-        return as_bytes(in_steps(soft_edges(image, WEIGHTS, build), int(steps)))
+        return soft_edges(images, WEIGHTS, build)
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray, steps: float) -> np.ndarray:
+        return as_bytes(in_steps(seen, int(steps)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ._tensors import as_array, as_input
 from .networks import lend
-from .registry import Detector, register
+from .registry import NetworkDetector, register
 from .weights import WeightFile
 
 ZOE = WeightFile(
@@ -23,7 +25,7 @@ NEAREST, FARTHEST = 2, 85
 
 
 @register
-class DepthZoe(Detector):
+class DepthZoe(NetworkDetector):
     """Depth indoors: near is white, and a flat depth is black.
 
     Bhat et al. (2023), arXiv:2302.12288. Runs in full precision everywhere: the exponents that
@@ -34,12 +36,14 @@ class DepthZoe(Detector):
     tags = ("Depth",)
     weights = (ZOE,)
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
+    def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
         from .nets.zoe import build, measure
 
         with lend(ZOE, build, half=False) as network:
-            metres = measure(network, as_input(image, network, CENTRE, CENTRE))
-            return nearness(as_array(metres[0, 0]))
+            return as_array(measure(network, as_input(images, network, CENTRE, CENTRE))[:, 0])
+
+    def draw(self, seen: np.ndarray, _image: np.ndarray) -> np.ndarray:
+        return nearness(seen)
 
 
 def nearness(metres: np.ndarray) -> np.ndarray:

@@ -103,11 +103,39 @@ class Settled:
     values: tuple[float, float, float]
 
 
+MAX_AHEAD: Final = 128
+"""Detections that wait for their turn: of eight pictures of sixteen units."""
+
+
 class DetectionCache(Bounded[tuple, Detection]):
-    """Recent detections by content. Keys hold a digest of the pixels, never the pixels."""
+    """Recent detections by content. Keys hold a digest of the pixels, never the pixels.
+
+    Attributes:
+        ahead: detections of pictures whose turn is still to come; each is given out once.
+        crowds: by preprocessor, so many pixels at once were too much for it.
+    """
 
     def __init__(self, max_count: int = 16, max_bytes: int = 256 << 20) -> None:
-        super().__init__(max_count, max_bytes, lambda _key, detection: detection.nbytes)
+        super().__init__(max_count, max_bytes, _measure)
+        self.ahead: Bounded[tuple, Detection] = Bounded(MAX_AHEAD, 128 << 20, _measure)
+        self.crowds: dict[str, int] = {}
+
+    def get(self, key: tuple) -> Detection | None:
+        found = super().get(key)
+        if found is None and (found := self.ahead.take(key)) is not None:
+            self.put(key, found)
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in self.ahead
+
+    def clear(self) -> None:
+        super().clear()
+        self.ahead.clear()
+
+
+def _measure(_key: tuple, detection: Detection) -> int:
+    return detection.nbytes
 
 
 def all_detectors() -> list[Detector]:
@@ -255,23 +283,56 @@ def run_preprocessor(
     """
     detector = get(name)
     require(detector)
-    picture = _input_channels(detector, image, mask)
+    picture = input_channels(detector, image, mask)
+    work = plan_work(detector, resolution, values, pixel_perfect, seed)
+    if cache is None or detector.identity:
+        return _detect(work, picture)
+    asked = work.key(picture)
+    found = cache.get((*asked, files_of(detector)))
+    if found is None:
+        found = _detect(work, picture)
+        cache.put((*asked, files_of(detector)), found)  # files that have come meanwhile included
+    return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done with any picture.
+
+    Attributes:
+        detector: does it.
+        side: short side to work at, 0 where the picture is not resized.
+        values: of its sliders.
+        seed: of its random numbers.
+    """
+
+    detector: Detector
+    side: int
+    values: tuple[float, ...]
+    seed: int
+
+    def key(self, picture: np.ndarray) -> tuple[object, ...]:
+        """What a detection of the picture is kept under, beside the state of the weight files."""
+        seed = self.seed if self.detector.seeded else 0
+        return (self.detector.name, self.side, self.values, seed, *_fingerprint(picture))
+
+
+def plan_work(
+    detector: Detector,
+    resolution: float | None,
+    values: Sequence[float | None],
+    pixel_perfect: bool = False,
+    seed: int = 0,
+) -> Work:
+    """What `run_preprocessor` is asked for, with the defaults in place."""
     settled = settle(detector.name, None if pixel_perfect else resolution, values)
     side = 0
     if not detector.is_as_given:
         side = max(int(resolution if pixel_perfect and resolution else settled.resolution), 1)
-    used = settled.values[: len(detector.sliders)]
-    if cache is None or detector.identity:
-        return _detect(detector, picture, side, used, seed)
-    asked = (detector.name, side, used, seed if detector.seeded else 0, *_fingerprint(picture))
-    found = cache.get((*asked, _files_of(detector)))
-    if found is None:
-        found = _detect(detector, picture, side, used, seed)
-        cache.put((*asked, _files_of(detector)), found)  # files that have come meanwhile included
-    return found
+    return Work(detector, side, settled.values[: len(detector.sliders)], seed)
 
 
-def _files_of(detector: Detector) -> tuple[object, ...]:
+def files_of(detector: Detector) -> tuple[object, ...]:
     """What tells whether a preprocessor's weight files are still the same."""
     found = []
     for weight in detector.files:
@@ -281,7 +342,7 @@ def _files_of(detector: Detector) -> tuple[object, ...]:
     return tuple(found)
 
 
-def _input_channels(detector: Detector, image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def input_channels(detector: Detector, image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     where = f"the picture for {detector.name}"
     if image.ndim not in (2, 3) or image.dtype != np.uint8:
         msg = f"{where} must be uint8 (H, W, C); got {image.dtype} {image.shape}"
@@ -302,15 +363,13 @@ def _fingerprint(picture: np.ndarray) -> tuple[object, ...]:
     return picture.shape, digest
 
 
-def _detect(
-    detector: Detector, picture: np.ndarray, side: int, values: tuple[float, ...], seed: int
-) -> Detection:
+def _detect(work: Work, picture: np.ndarray) -> Detection:
     started = time.perf_counter()
-    with _explain_failure(detector):
-        made = _make_room(lambda: _run(detector, picture, side, values, seed))
+    with _explain_failure(work.detector):
+        made = _make_room(lambda: run_all(work, [picture])[0])
     size = Size.from_array(made.image)
     spent = (time.perf_counter() - started) * 1000
-    log.debug("%s: %d x %d in %.0f ms", detector.name, size.width, size.height, spent)
+    log.debug("%s: %d x %d in %.0f ms", made.name, size.width, size.height, spent)
     return made
 
 
@@ -327,19 +386,34 @@ def _make_room(run: Callable[[], Detection]) -> Detection:
     return run()
 
 
-def _run(
-    detector: Detector, picture: np.ndarray, side: int, values: tuple[float, ...], seed: int
-) -> Detection:
-    framed, restore = _frame(detector, picture, side)
+def run_all(work: Work, pictures: Sequence[np.ndarray]) -> list[Detection]:
+    """The detections of pictures of one size and kind.
+
+    Raises:
+        Exception: whatever the detector raises.
+    """
+    detector = work.detector
+    framed = [_frame(detector, picture, work.side) for picture in pictures]
     named: dict[str, Any] = {}
     if detector.seeded:
         # The legacy generator draws the numbers that existing seeds stand for.
-        named["rng"] = np.random.RandomState(seed & 0xFFFFFFFF)
+        named["rng"] = np.random.RandomState(work.seed & 0xFFFFFFFF)
     if detector.frame is declarations.Frame.OWN:
-        named["resolution"] = side
+        named["resolution"] = work.side
     if detector.sized:
-        named["kept"] = restore(framed).shape[:2]
-    made = detector.detect(framed, *values, **named)
+        shown, restore = framed[0]
+        named["kept"] = restore(shown).shape[:2]
+    if len(pictures) == 1:
+        made = [detector.detect(framed[0][0], *work.values, **named)]
+    else:
+        made = detector.detect_many([shown for shown, _ in framed], *work.values, **named)
+    every = zip(made, framed, strict=True)
+    return [_finish(work, found, restore) for found, (_, restore) in every]
+
+
+def _finish(work: Work, made: Any, restore: Callable[[np.ndarray], np.ndarray]) -> Detection:
+    """What a detector returned as a detection, its padding cut off."""
+    detector = work.detector
     whole = made if isinstance(made, declarations.Detected) else declarations.Detected(made)
     image = restore(_check(detector, whole.image))
     if image.ndim == 2 or image.shape[2] not in (3, 4):
@@ -351,7 +425,7 @@ def _run(
         msg = f"preprocessor {detector.name} returned no embedding"
         raise PreprocessorUnavailableError(msg)
     rest = (whole.pose, whole.embedding, whole.notes)
-    return Detection(detector.name, image, shown, side, values, *rest)
+    return Detection(detector.name, image, shown, work.side, work.values, *rest)
 
 
 def is_map(value: object) -> bool:

@@ -8,8 +8,9 @@ that on to the user.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 MAPS_ATTRIBUTE: Final = "controlnet_kept_maps"
 """A dict that our own scripts put on `p` to get the detected maps by unit, uint8 (H, W, C)."""
+LATER_ATTRIBUTE: Final = "controlnet_later_pictures"
+"""What our own scripts put on `p`: the control pictures of the generations to come, by unit."""
 
 
 def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
@@ -73,13 +76,22 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         made = plan(units, source, animation.animation_of(p), _takes_several)
         run = batch.start(p, made, last, runtime)
         if run is None:
-            _prepare(p, made.at(0), session, runtime, made.frames)
+            units = made.at(0)
+            _prepare(p, units, session, runtime, made.frames, partial(_look_ahead, p, units))
         else:
             _prepare_turn(run, run.first, session, runtime)
     except Exception as error:
         # The boundary: kept, and raised again before the first step.
         give_session(p, session)
         _keep(session, error, "preparing the units")
+
+
+def _look_ahead(p: Any, units: Sequence[ControlUnit], position: int) -> Iterator[ControlUnit]:
+    """A unit with its pictures of the generations to come, where a script of ours tells them."""
+    unit = units[position]
+    for pictures_of_one in getattr(p, LATER_ATTRIBUTE, ()):
+        if unit.index in pictures_of_one:
+            yield replace(unit, image=pictures_of_one[unit.index])
 
 
 def _takes_several(unit: ControlUnit) -> bool:
@@ -134,7 +146,8 @@ def _prepare_turn(run: BatchRun, turn: int, session: ControlSession, runtime: Ru
     _forget_infotext(run.owner)
     try:
         units = batch.units_of_turn(run, turn, runtime)
-        _prepare(run.owner, units, session, runtime)
+        later = partial(batch.look_ahead, run, turn, runtime)
+        _prepare(run.owner, units, session, runtime, later=later)
     except ControlNetError as error:
         raise batch.name_turn(run, turn, error) from error
 
@@ -145,6 +158,7 @@ def _prepare(
     session: ControlSession,
     runtime: Runtime,
     frames: Mapping[int, Frames] = MappingProxyType({}),
+    later: Callable[[int], Iterable[ControlUnit]] = lambda _position: (),
 ) -> None:
     runtime.host.report("ControlNet: preparing")
     try:
@@ -154,10 +168,11 @@ def _prepare(
                 request=request.read_request(p),
                 models=runtime,
                 base=base,
-                source=pictures.source(runtime.host),
+                source=pictures.source(runtime.host, runtime.decoded),
                 cache=runtime.detections,
                 interrupted=runtime.host.is_interrupted,
                 on_error=session.on_error,
+                later=later,
             )
             wanted = [unit.model for unit in units if unit.enabled and unit.has_model]
             # Else the loading of one unit's drops what the next one is going to use.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from lib_controlnet.errors import ImageError, quote
 from lib_controlnet.files.paths import PATH_FAULTS, open_path, parse_path
-from lib_controlnet.prepare.inputs import PictureSource
+from lib_controlnet.prepare.inputs import DecodedFiles, PictureSource
 from lib_controlnet.settings import BY_KEY, DEFAULTS
 from lib_controlnet.units.batch import BatchSource
 from lib_controlnet.units.unit import NO_MODULE
@@ -26,17 +27,26 @@ log = logging.getLogger(__name__)
 
 MAPS_FOLDER: Final = "control_net_detectedmap_dir"
 EMBEDDINGS: Final = "controlnet_embedding_autosaving"
+FETCHED: Final = 4
+"""Pictures from other servers that are kept while a generation is prepared."""
 OPENED_FOLDER: Final = "control_net_allowed_image_folder"
 _HOST_OUTPUTS: Final = str(Path(paths.data_path) / "outputs")
 
 
-def source(host: Host) -> PictureSource:
-    """How units may name pictures: no local paths unless a folder was opened for them."""
+def source(host: Host, decoded: DecodedFiles | None = None) -> PictureSource:
+    """How units may name pictures: no local paths unless a folder was opened for them.
+
+    Args:
+        host: whose settings say so.
+        decoded: files that need not be decoded again.
+    """
     folder = parse_path(host.option(OPENED_FOLDER))
     return PictureSource(
         allow_paths=[Path(folder)] if folder else False,
-        fetch=fetch if host.option("api_enable_requests") else None,
+        # What several units name is loaded once, but anew for every generation.
+        fetch=lru_cache(FETCHED)(fetch) if host.option("api_enable_requests") else None,
         ignore_masks=bool(host.option("controlnet_ignore_noninpaint_mask")),
+        decoded=decoded,
     )
 
 

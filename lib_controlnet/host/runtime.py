@@ -23,6 +23,7 @@ from lib_controlnet.gate import Bounded
 from lib_controlnet.host import annotators, pictures
 from lib_controlnet.limits import MAX_TURNS
 from lib_controlnet.prepare.detection import detect_unit, follow_model
+from lib_controlnet.prepare.inputs import DecodedFiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +68,7 @@ class Runtime:
         self._batch: weakref.ref[object] | None = None
         count = self.host.flag("controlnet_preprocessor_cache_size")
         self.detections = DetectionCache(count) if isinstance(count, int) else DetectionCache()
+        self.decoded = DecodedFiles()
 
     def option(self, key: str) -> Any:
         """A setting's present value, of the type that it has to have."""
@@ -225,7 +227,7 @@ class Runtime:
         """What a generation would make of a unit's picture. Waits, see `_waiting`."""
         choice = follow_model(choice, self)
         with self._wait_for_turn(choice.unit.module) as cache:
-            return detect_unit(choice, pictures.source(self.host), cache).detection
+            return detect_unit(choice, pictures.source(self.host, self.decoded), cache).detection
 
     @contextmanager
     def _wait_for_turn(self, module: str) -> Iterator[DetectionCache]:
@@ -250,6 +252,7 @@ class Runtime:
         """Give back all memory."""
         self.residency.clear()
         self.detections.clear()
+        self.decoded.clear()
         networks.CACHE.clear()
         self.host.free_memory()
 

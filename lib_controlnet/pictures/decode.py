@@ -7,6 +7,7 @@ only where the user opened a folder for it, a file path.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import re
 import stat
@@ -15,7 +16,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
@@ -47,6 +48,14 @@ _PATH_LIKE: Final = re.compile(r"\.[A-Za-z0-9]{1,5}$|^~|^/(?!9j/)|^[A-Za-z]:[\\/
 _URL: Final = re.compile(r"^https?://", re.IGNORECASE)
 
 Fetch = Callable[[str], bytes | Image.Image]
+
+
+class Decoded(Protocol):
+    """Keeps decoded pictures by a digest of their files' bytes."""
+
+    def find(self, key: bytes, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The picture, made if it is not there."""
+        ...
 
 
 def to_rgb(array: np.ndarray) -> np.ndarray:
@@ -89,6 +98,7 @@ def decode_image(
     allow_paths: Folders = False,
     fetch: Fetch | None = None,
     keep_alpha: bool = False,
+    decoded: Decoded | None = None,
 ) -> np.ndarray:
     """Decode one picture.
 
@@ -102,9 +112,11 @@ def decode_image(
         allow_paths: folders whose files may be read by path; True allows any, False none.
         fetch: loads an http(s) URL; None refuses them.
         keep_alpha: return the alpha channel instead of compositing it on white.
+        decoded: files that need not be decoded again; None decodes in any case.
 
     Returns:
-        uint8 (H, W, 3), or with `keep_alpha` (H, W, 4) where there is transparency.
+        uint8 (H, W, 3), or with `keep_alpha` (H, W, 4) where there is transparency; read-only where
+        it comes from a file.
 
     Raises:
         ImageError: with the reason, and what to send instead.
@@ -114,11 +126,11 @@ def decode_image(
     elif isinstance(value, Image.Image):
         array = _from_pil(value, where)
     elif isinstance(value, (bytes, bytearray, memoryview)):
-        array = _from_bytes(bytes(value), where)
+        array = _from_bytes(bytes(value), where, decoded)
     elif isinstance(value, str):
-        array = _from_text(value.strip(), where, allow_paths, fetch)
+        array = _from_text(value.strip(), where, allow_paths, fetch, decoded)
     elif isinstance(value, Path):
-        array = _from_bytes(_read_file(value, where, allow_paths), where)
+        array = _from_bytes(_read_file(value, where, allow_paths), where, decoded)
     else:
         msg = (
             f"{where} cannot be decoded: it is {type(value).__name__}; send base64 text, "
@@ -135,13 +147,14 @@ def decode_mask(
     where: str = "mask",
     allow_paths: Folders = False,
     fetch: Fetch | None = None,
+    decoded: Decoded | None = None,
 ) -> np.ndarray:
     """Decode a mask: uint8 (H, W).
 
     Its alpha channel where it has transparency, as the host reads masks: drawing programs save
     strokes on a transparent ground. Else the first channel of what `decode_image` gives.
     """
-    drawn = decode_image(value, where, allow_paths, fetch, keep_alpha=True)
+    drawn = decode_image(value, where, allow_paths, fetch, keep_alpha=True, decoded=decoded)
     return np.ascontiguousarray(drawn[:, :, 3 if drawn.shape[2] == 4 else 0])
 
 
@@ -197,29 +210,35 @@ def check_size(width: int, height: int, where: str) -> None:
         raise ImageError(msg)
 
 
-def _from_text(text: str, where: str, allow_paths: Folders, fetch: Fetch | None) -> np.ndarray:
+def _from_text(
+    text: str,
+    where: str,
+    allow_paths: Folders,
+    fetch: Fetch | None,
+    decoded: Decoded | None,
+) -> np.ndarray:
     if not text:
         msg = f"{where} cannot be decoded: the text is empty; send base64 text or a data URL"
         raise ImageError(msg)
     if _URL.match(text):
-        return _from_url(text, where, fetch)
+        return _from_url(text, where, fetch, decoded)
     if open_file(text, allow_paths) is not None:
-        return _from_bytes(_read_file(text, where, allow_paths), where)
+        return _from_bytes(_read_file(text, where, allow_paths), where, decoded)
     data = bytes_of_text(text)
     if data is not None:
-        return _from_bytes(data, where)
+        return _from_bytes(data, where, decoded)
     if text[:5].lower() in ("data:", "data%"):
         msg = (
             f'{where} cannot be decoded: the data URL must read "data:image/...;base64," and base64'
         )
     elif len(text) < 4096 and _PATH_LIKE.search(text):
-        return _from_bytes(_read_file(text, where, allow_paths), where)
+        return _from_bytes(_read_file(text, where, allow_paths), where, decoded)
     else:
         msg = f"{where} cannot be decoded: the text is neither base64 nor a data URL"
     raise ImageError(msg)
 
 
-def _from_url(url: str, where: str, fetch: Fetch | None) -> np.ndarray:
+def _from_url(url: str, where: str, fetch: Fetch | None, decoded: Decoded | None) -> np.ndarray:
     if fetch is None:
         msg = f"{where} is a URL, which this WebUI does not load; send the picture as base64"
         raise ImageError(msg)
@@ -230,7 +249,7 @@ def _from_url(url: str, where: str, fetch: Fetch | None) -> np.ndarray:
         raise ImageError(msg) from error
     if isinstance(fetched, Image.Image):
         return _from_pil(fetched, where)
-    return _from_bytes(fetched, where)
+    return _from_bytes(fetched, where, decoded)
 
 
 def read_plain_file(path: Path) -> bytes:
@@ -268,7 +287,15 @@ def _read_file(named: str | Path, where: str, allow_paths: Folders) -> bytes:
         raise ImageError(msg) from error
 
 
-def _from_bytes(data: bytes, where: str) -> np.ndarray:
+def _from_bytes(data: bytes, where: str, decoded: Decoded | None) -> np.ndarray:
+    if decoded is None:
+        return _decode(data, where)
+    digest = hashlib.sha1(data, usedforsecurity=False).digest()
+    return decoded.find(digest, lambda: _decode(data, where))
+
+
+def _decode(data: bytes, where: str) -> np.ndarray:
+    """uint8 (H, W, 3 or 4) of a file, read-only."""
     if fault := png_fault(data):
         msg = f"{where} cannot be decoded: the file is damaged ({fault}); send it again"
         raise ImageError(msg)
@@ -282,7 +309,9 @@ def _from_bytes(data: bytes, where: str) -> np.ndarray:
             "(PNG, JPEG, WebP, BMP, GIF, TIFF)"
         )
         raise ImageError(msg) from error
-    return _from_pil(image, where)
+    picture = _from_pil(image, where)
+    picture.flags.writeable = False
+    return picture
 
 
 def _from_pil(image: Image.Image, where: str) -> np.ndarray:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lib_controlnet import families
-from lib_controlnet.detect import preprocess
+from lib_controlnet.detect import ahead, preprocess
 from lib_controlnet.enums import LATENT_SCALE, ResizeMode
-from lib_controlnet.errors import UnitError
+from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.pictures.maps import Size, fit_map, pixel_perfect_resolution, placement
 from lib_controlnet.prepare.inputs import control_picture, has_mask
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
     from annotator.registry import Detector
     from lib_controlnet.detect.preprocess import Detection, DetectionCache
@@ -78,7 +82,10 @@ def follow_model(choice: ChosenPicture, models: Finder) -> ChosenPicture:
 
 
 def detect_unit(
-    choice: ChosenPicture, source: PictureSource, cache: DetectionCache | None = None
+    choice: ChosenPicture,
+    source: PictureSource,
+    cache: DetectionCache | None = None,
+    later: Iterable[ChosenPicture] = (),
 ) -> UnitMap:
     """Run a unit's preprocessor on the picture that was chosen.
 
@@ -86,6 +93,7 @@ def detect_unit(
         choice: the picture, from `choose`.
         source: how pictures may be read.
         cache: detections to reuse.
+        later: pictures of the same unit in turns to come, which may be detected with this one.
 
     Raises:
         ControlNetError: there is no picture, it cannot be decoded, or the preprocessor is
@@ -106,16 +114,28 @@ def detect_unit(
     paints_nothing = keeps_unmasked and _paints_nothing(picture, request)
     if detector.fills:
         picture = _with_border(picture, request)
+    asked = _resolution(unit, picture, request), (unit.threshold_a, unit.threshold_b), cache
+    if cache is not None and later:
+        coming = itertools.chain([picture.image], _read_later(later, source, detector))
+        ahead.run_ahead(detector.name, coming, *asked, pixel_perfect=unit.pixel_perfect)
     detection = preprocess.run_preprocessor(
-        detector.name,
-        picture.image,
-        _resolution(unit, picture, request),
-        (unit.threshold_a, unit.threshold_b),
-        cache,
+        *(detector.name, picture.image, *asked),
         pixel_perfect=unit.pixel_perfect,
         seed=request.seed,
     )
     return UnitMap(detection, detector, picture.resize_mode, held_by_host, paints_nothing)
+
+
+def _read_later(
+    later: Iterable[ChosenPicture], source: PictureSource, detector: Detector
+) -> Iterator[np.ndarray]:
+    """Pictures of turns to come, up to the first that cannot be read, which says so in its turn."""
+    try:
+        for choice in later:
+            found = control_picture(choice, source, detector.uses_mask, detector.identity)
+            yield (_with_border(found, choice.request) if detector.fills else found).image
+    except ControlNetError as error:
+        log.debug("not read ahead: %s", error)
 
 
 def _paints_nothing(picture: ControlPicture, request: GenerationRequest) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from lib_controlnet.enums import ActingRegion, ResizeMode
 from lib_controlnet.errors import UnitError
 from lib_controlnet.files.paths import Folders
+from lib_controlnet.gate import Bounded
 from lib_controlnet.limits import MAX_MERGED
 from lib_controlnet.pictures.decode import Fetch, decode_image, decode_mask, to_rgb
 from lib_controlnet.pictures.maps import Size, fit_map, join_mask
@@ -86,6 +87,13 @@ class ControlPicture:
     is_held: bool = False
 
 
+class DecodedFiles(Bounded[bytes, np.ndarray]):
+    """Pictures decoded lately, by a digest of their files' bytes; read-only."""
+
+    def __init__(self, max_count: int = 32, max_bytes: int = 128 << 20) -> None:
+        super().__init__(max_count, max_bytes, lambda _digest, picture: picture.nbytes)
+
+
 @dataclass(frozen=True)
 class PictureSource:
     """How pictures may be read.
@@ -94,11 +102,18 @@ class PictureSource:
         allow_paths: folders whose files a request may name; False refuses all.
         fetch: loads http(s) URLs, None refuses them.
         ignore_masks: a drawn mask never becomes the control image.
+        decoded: files that need not be decoded again.
     """
 
     allow_paths: Folders = False
     fetch: Fetch | None = None
     ignore_masks: bool = False
+    decoded: DecodedFiles | None = None
+
+    def read(self, value: Any, where: str, *, keep_alpha: bool = False) -> np.ndarray:
+        """A picture decoded, see `decode_image`."""
+        reading = self.allow_paths, self.fetch, keep_alpha, self.decoded
+        return decode_image(value, where, *reading)
 
 
 def choose(unit: ControlUnit, request: GenerationRequest) -> ChosenPicture:
@@ -215,15 +230,15 @@ def read_mask(value: Any, where: str, source: PictureSource) -> np.ndarray:
     """Decode a mask, uint8 (H, W); of a drawn layer (`AlphaLayer`) the alpha channel counts."""
     layer = getattr(value, "picture", None)
     if layer is None:
-        return decode_mask(value, where, source.allow_paths, source.fetch)
-    drawn = decode_image(layer, where, source.allow_paths, source.fetch, keep_alpha=True)
+        return decode_mask(value, where, source.allow_paths, source.fetch, source.decoded)
+    drawn = source.read(layer, where, keep_alpha=True)
     full = np.full(drawn.shape[:2], 255, np.uint8)
     return drawn[:, :, 3] if drawn.shape[2] == 4 else full  # RGBA
 
 
 def _own_picture(choice: ChosenPicture, wants_mask: bool, source: PictureSource) -> ControlPicture:
     name, mask = choice.unit.name, choice.mask
-    pixels = decode_image(choice.image, f"{name}: image", source.allow_paths, source.fetch)
+    pixels = source.read(choice.image, f"{name}: image")
     drawn = None if mask is None else read_mask(mask, f"{name}: mask", source)
     if wants_mask:
         pixels = join_mask(pixels, drawn)

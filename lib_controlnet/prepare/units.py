@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -73,6 +73,7 @@ class Preparation:
         cache: detections to reuse.
         interrupted: whether the user has asked to stop.
         on_error: what a failing unit does to the generation.
+        later: by position, a unit with its pictures of the turns to come, as far as they are known.
     """
 
     request: GenerationRequest
@@ -82,6 +83,7 @@ class Preparation:
     cache: preprocess.DetectionCache | None = None
     interrupted: Callable[[], bool] = bool
     on_error: OnError = OnError.STOP
+    later: Callable[[int], Iterable[ControlUnit]] = lambda _position: ()
 
 
 def prepare_units(
@@ -110,7 +112,8 @@ def prepare_units(
             return []
         with _answer_failure(unit, preparation, comments):
             choices = choose_all(unit, preparation.request, takes_several(unit.module))
-            drawn.append((position, _prepare(choices, preparation, comments), choices[0]))
+            later = _choose_later(position, unit, frames, preparation)
+            drawn.append((position, _prepare(choices, preparation, comments, later), choices[0]))
     maps = [made for _position, made, _choice in drawn]
     prepared: list[PreparedUnit] = []
     for position, made, choice in drawn:
@@ -119,6 +122,17 @@ def prepare_units(
             placed = _with_region(made, choice, maps, preparation.source)
             prepared.append(_with_frames(placed, frames.get(position), preparation))
     return _take_turns(prepared)
+
+
+def _choose_later(
+    position: int, unit: ControlUnit, frames: Mapping[int, Frames], preparation: Preparation
+) -> Iterator[ChosenPicture]:
+    """The pictures of a unit that come after its present one, in turns or in frames."""
+    units = preparation.later(position)
+    if position in frames:
+        units = (picture.give_to(unit) for picture in frames[position].pictures[1:])
+    for later in units:
+        yield choose(later, preparation.request)
 
 
 @contextmanager
@@ -186,7 +200,8 @@ def _with_frames(
             return made
         try:
             choice = choose(picture.give_to(made.unit), request)
-            frame = detect_unit(choice, preparation.source, preparation.cache)
+            later = (choose(one.give_to(made.unit), request) for one in pictures[number:])
+            frame = detect_unit(choice, preparation.source, preparation.cache, later)
         except ControlNetError as error:
             msg = f"{error} (frame {number} of {len(pictures)}: {picture.name})"
             raise type(error)(msg, error.status_code) from error
@@ -233,7 +248,10 @@ def name_unit(name: str) -> Iterator[None]:
 
 
 def _prepare(
-    choices: Sequence[ChosenPicture], preparation: Preparation, comments: list[str]
+    choices: Sequence[ChosenPicture],
+    preparation: Preparation,
+    comments: list[str],
+    later: Iterable[ChosenPicture],
 ) -> PreparedUnit:
     """Prepare a unit.
 
@@ -241,6 +259,7 @@ def _prepare(
         choices: its pictures; more than one where they act together.
         preparation: see there.
         comments: gets one sentence for whatever the user should know.
+        later: its pictures of turns to come.
     """
     unit = choices[0].unit
     detector = preprocess.get(unit.module)
@@ -267,7 +286,11 @@ def _prepare(
             f"ControlNet {unit.name}: ipadapter_input is ignored: the preprocessor {unit.module} "
             "makes a map"
         )
-    every = [detect_unit(choice, preparation.source, preparation.cache) for choice in choices]
+    reading = preparation.source, preparation.cache
+    if len(choices) > 1:
+        every = [detect_unit(choice, *reading, choices[i:]) for i, choice in enumerate(choices, 1)]
+    else:
+        every = [detect_unit(choices[0], *reading, later)]
     if every[0].paints_nothing:
         comments.append(
             f"ControlNet {unit.name}: nothing is masked, so the picture comes back as it is; draw "

@@ -98,13 +98,19 @@ class Plan:
             ImageError: a file has gone since it was listed.
         """
         return [
-            self._unit_at(position, turn, result, instead, stem)
+            self.unit_at(position, turn, result, instead, stem)
             for position in range(len(self.units))
         ]
 
-    def _unit_at(
-        self, position: int, turn: int, result: Any, instead: Any, stem: str | None
+    def unit_at(
+        self,
+        position: int,
+        turn: int,
+        result: Any = None,
+        instead: Any = None,
+        stem: str | None = None,
     ) -> ControlUnit:
+        """One of the units of a turn, see `at`."""
         unit = self.units[position]
         if unit.loopback and result is not None:
             return BatchPicture("the last result", result).give_to(unit)

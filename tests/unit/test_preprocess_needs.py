@@ -248,5 +248,5 @@ def test_frames_other_than_padded_keep_everything() -> None:
         name = "whole"
         frame = Frame.RESIZED
 
-    seen: Any = preprocess._detect(Whole(), PICTURE, 100, (), 0)
+    seen: Any = preprocess._detect(preprocess.Work(Whole(), 100, (), 0), PICTURE)
     assert seen.pose["canvas"] == [100, 140]

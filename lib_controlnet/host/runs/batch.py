@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -119,8 +120,9 @@ def forget(p: Any, runtime: Runtime) -> None:
     """The job is over, however it ended: `p` and the runtime know nothing of its batch."""
     run = run_of(p)
     leave(p)
-    if run is not None and runtime.batch is run:
+    if run is not None and runtime.batch in (None, run):  # else a generation inside of one
         runtime.batch = None
+        runtime.detections.ahead.clear()
 
 
 def start(p: Any, plan: Plan, last: Any, runtime: Runtime) -> BatchRun | None:
@@ -288,10 +290,30 @@ def units_of_turn(run: BatchRun, turn: int, runtime: Runtime) -> list[ControlUni
     Raises:
         ControlNetError: a picture has gone since the run was planned.
     """
-    instead = None
-    if runtime.option("control_net_allow_script_control"):
-        instead = getattr(run.owner, PICTURE_ATTRIBUTE, None)
+    instead = _script_pictures(run, runtime)
     return run.plan.at(turn, run.result if turn else None, instead, run.stem)
+
+
+def _script_pictures(run: BatchRun, runtime: Runtime) -> Any:
+    """What another script gives in the place of the present turn's pictures, None for nothing."""
+    if not runtime.option("control_net_allow_script_control"):
+        return None
+    return getattr(run.owner, PICTURE_ATTRIBUTE, None)
+
+
+def look_ahead(run: BatchRun, turn: int, runtime: Runtime, position: int) -> Iterator[ControlUnit]:
+    """A unit with its pictures of the turns after one, as far as it is known that it gets them.
+
+    Raises:
+        ImageError: a file has gone since the run was planned.
+    """
+    listed, unit = run.plan.turns.get(position, ()), run.plan.units[position]
+    if unit.loopback or _script_pictures(run, runtime) is not None:
+        return
+    if run.stem is not None and listed and listed[turn].stem != run.stem:
+        return  # the batch tab goes by names of its own, and the next one is not known
+    for later in range(turn + 1, run.plan.count if listed else 0):
+        yield run.plan.unit_at(position, later)
 
 
 def name_turn(run: BatchRun, turn: int, error: ControlNetError) -> ControlNetError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import images, processing, shared
 from PIL import Image
 
+from lib_controlnet.detect import ahead
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError, quote
 from lib_controlnet.files.paths import open_file
@@ -241,14 +243,19 @@ def _frames(
     with ExitStack() as stack:
         writers = Writers(p, tracks, duration, results)
         stack.callback(writers.close)  # what is done is written, however the run ends
-        for number, frames in enumerate(_together(movies.values(), stack, results)):
+        stack.callback(runtime.detections.ahead.clear)
+        every = _with_later(_together(movies.values(), stack, results))
+        for number, (frames, later) in enumerate(every):
             if _is_stopped():
                 break
             shared.state.job = f"Frame {number + 1} of {count}"
             given = {track.unit: track.image for track in tracks if track.image is not None}
             given |= dict(zip(movies, frames, strict=True))
             maps: dict[int, list[Any]] = {}
-            made = processing.process_images(_copy(p, units, given, maps))
+            frame = _copy(p, units, given, maps)
+            coming = [dict(zip(movies, others, strict=True)) for others in later]
+            setattr(frame, generation.LATER_ATTRIBUTE, coming)
+            made = processing.process_images(frame)
             results.first = results.first or made
             results.told |= dict.fromkeys(_read_notes(made))
             if shared.state.interrupted or shared.state.skipped or not made.images:
@@ -281,6 +288,26 @@ def _together(
         if len(frames) < len(found):
             return
         yield frames
+
+
+def _with_later(
+    every: Iterator[tuple[np.ndarray, ...]],
+) -> Iterator[tuple[tuple[np.ndarray, ...], list[tuple[np.ndarray, ...]]]]:
+    """Frames with those that follow, where a preprocessor may gain by that."""
+    waiting: deque[tuple[np.ndarray, ...]] = deque()
+    while True:
+        room = ahead.GIVEN if ahead.gains() else 0
+        while not waiting or (len(waiting) < ahead.MOST and room > _pixels(waiting)):
+            if (read := next(every, None)) is None:
+                break
+            waiting.append(read)
+        if not waiting:
+            return
+        yield waiting.popleft(), list(waiting)
+
+
+def _pixels(waiting: Iterable[tuple[np.ndarray, ...]]) -> int:
+    return sum(frame.shape[0] * frame.shape[1] for frames in waiting for frame in frames)
 
 
 def _copy(p: Any, units: Sequence[ControlUnit], given: dict[int, Any], maps: dict) -> Any:
