@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -38,6 +38,10 @@ class Bounded(Generic[Key, Value]):
     def __contains__(self, key: object) -> bool:
         with self._lock:
             return key in self._entries
+
+    def __iter__(self) -> Iterator[Key]:
+        with self._lock:
+            return iter(list(self._entries))
 
     @property
     def nbytes(self) -> int:

@@ -60,6 +60,25 @@ def job(*units: Any, save_to: Path | None = None, kind: str = "Txt2Img", **field
     return p
 
 
+def m2m(p: Any, *values: Any, duration: int = 50) -> Any:
+    """Run "controlnet m2m" as the host does; `values` are (movie, picture, save) per unit."""
+    from modules import shared
+
+    runner = p.scripts
+    titles = [script.title() for script in runner.selectable_scripts]
+    script = runner.selectable_scripts[titles.index("controlnet m2m")]
+    given = [*values, *[(None, None, False)] * 3][:3]
+    args = list(p.script_args)
+    args[0] = titles.index("controlnet m2m") + 1
+    args[script.args_from : script.args_to] = [x for triple in given for x in triple] + [duration]
+    p.script_args_value = tuple(args)
+    shared.state.begin("test")
+    try:
+        return runner.run(p, *args)
+    finally:
+        shared.state.end()
+
+
 def pixels(images: Sequence[Image.Image]) -> list[np.ndarray]:
     """uint8 arrays of PIL pictures."""
     return [np.array(image) for image in images]

@@ -35,6 +35,9 @@ MOST: Final = 8
 """Pictures that a network sees at once."""
 PIXELS: Final = 1 << 21
 """Pixels of them together, as the network sees them: eight pictures of 512 x 512."""
+WAITING: Final = 2 * MOST
+"""Detections of a preprocessor that may wait when more are made. What nobody fetches was a wrong
+guess: the picture came in another crop or resolution."""
 GIVEN: Final = 1 << 25
 """Pixels of them together as they were given, which have to be in memory at once."""
 
@@ -97,7 +100,8 @@ def _gather(
     state = files_of(detector)
     first = input_channels(detector, next(pictures), None)
     group = {(*work.key(first), state): first}
-    if next(iter(group)) in cache:
+    waiting = sum(key[0] == detector.name for key in cache.ahead)
+    if next(iter(group)) in cache or waiting > WAITING:
         return {}
     room = min(PIXELS, cache.crowds.get(detector.name, PIXELS * 2) // 2)
     given = first.shape[0] * first.shape[1]

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from batches import job, pixels, same
+from batches import job, m2m, pixels, same
 from controls import MODEL, SIZE, STEPS, encoded, picture, request, unet_hooks, unit
 from neighbours import process as run
 from PIL import Image
@@ -58,25 +58,6 @@ def shown(webui, monkeypatch) -> None:
     from modules import shared
 
     monkeypatch.setitem(shared.opts.data, "controlnet_show_batch_images_in_ui", True)
-
-
-def m2m(p: Any, *values: Any, duration: int = 50) -> Any:
-    """Run the script as the host does; `values` are (movie, picture, save) per unit."""
-    from modules import shared
-
-    runner = p.scripts
-    titles = [script.title() for script in runner.selectable_scripts]
-    script = runner.selectable_scripts[titles.index(TITLE)]
-    given = [*values, *[(None, None, False)] * 3][:3]
-    args = list(p.script_args)
-    args[0] = titles.index(TITLE) + 1
-    args[script.args_from : script.args_to] = [x for triple in given for x in triple] + [duration]
-    p.script_args_value = tuple(args)
-    shared.state.begin("test")
-    try:
-        return runner.run(p, *args)
-    finally:
-        shared.state.end()
 
 
 def single(*units: dict, **fields: Any) -> np.ndarray:

@@ -232,3 +232,12 @@ def test_known_picture_reads_nothing_ahead(seer: Seer) -> None:
     run_turns([TEN[0]], cache)
     assert seer.calls == [1]
     assert len(cache.ahead) == 0
+
+
+def test_wrong_guesses_come_to_an_end(seer: Seer) -> None:
+    cache = DetectionCache()
+    for turn in range(9):
+        guessed = [choose(ControlUnit(image=picture(99 + 9 * turn + i)), REQUEST) for i in range(9)]
+        mine = choose(ControlUnit(module="seer", image=picture(turn)), REQUEST)
+        detect_unit(mine, PictureSource(), cache, iter(guessed))
+    assert seer.calls == [8, 8, 8, 1, 1, 1, 1, 1, 1]
