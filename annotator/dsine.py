@@ -54,6 +54,11 @@ class NormalDsine(NetworkDetector):
             return as_array(network(as_input(images, network), camera, int(iterations)))
 
     def draw(
-        self, seen: np.ndarray, _image: np.ndarray, *_values: float, **_named: object
+        self,
+        seen: np.ndarray,
+        _image: np.ndarray,
+        _degrees: float,
+        _iterations: float,
+        **_named: object,
     ) -> np.ndarray:
         return as_normal_map(seen)

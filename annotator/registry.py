@@ -336,7 +336,7 @@ class Detector:
 class NetworkDetector(Detector):
     """One whose network takes several pictures at once. Subclasses define `see` and `draw`."""
 
-    def see(self, images: Sequence[np.ndarray], *values: Any, **named: Any) -> Sequence[Any]:
+    def see(self, images: Sequence[np.ndarray], *values: Any, **named: Any) -> Iterable[Any]:
         """What the network says of pictures of one size, one answer for each of them."""
         raise NotImplementedError
 

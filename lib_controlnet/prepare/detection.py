@@ -114,12 +114,12 @@ def detect_unit(
     paints_nothing = keeps_unmasked and _paints_nothing(picture, request)
     if detector.fills:
         picture = _with_border(picture, request)
-    asked = _resolution(unit, picture, request), (unit.threshold_a, unit.threshold_b), cache
+    asked = _resolution(unit, picture, request), (unit.threshold_a, unit.threshold_b)
     if cache is not None and later:
         coming = itertools.chain([picture.image], _read_later(later, source, detector))
-        ahead.run_ahead(detector.name, coming, *asked, pixel_perfect=unit.pixel_perfect)
+        ahead.run_ahead(detector.name, coming, *asked, cache, pixel_perfect=unit.pixel_perfect)
     detection = preprocess.run_preprocessor(
-        *(detector.name, picture.image, *asked),
+        *(detector.name, picture.image, *asked, cache),
         pixel_perfect=unit.pixel_perfect,
         seed=request.seed,
     )
