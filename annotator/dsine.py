@@ -59,6 +59,8 @@ class NormalDsine(NetworkDetector):
         _image: np.ndarray,
         _degrees: float,
         _iterations: float,
-        **_named: object,
+        *,
+        kept: tuple[int, int],
     ) -> np.ndarray:
+        del kept  # it is cut off by whoever added it
         return as_normal_map(seen)
