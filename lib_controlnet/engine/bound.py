@@ -256,7 +256,7 @@ def _guide(
     if wants.kind is GuideKind.LATENT:
         make = _latent_and_mask if wants.has_mask else _latent
         latents = [make(prepared, network, placed, host, i) for i in range(len(placed.maps))]
-        return torch.cat(latents), key
+        return torch.cat(latents), f"{key} {placed.mask_digest}" if wants.has_mask else key
     return hint, key
 
 

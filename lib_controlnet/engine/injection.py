@@ -6,7 +6,7 @@ They sum. That is the whole of Multi-ControlNet (Zhang et al. 2023, section 3.4)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,7 +38,7 @@ class Residuals:
             msg = f"residuals of different rows cannot be summed: {self.rows} and {other.rows}"
             raise ValueError(msg)
         pairs = zip(self.layers, other.layers, strict=True)
-        return Residuals(self.rows, tuple(_sum(a, b) for a, b in pairs))
+        return Residuals(self.rows, tuple(map(_sum, pairs)))
 
     def scale(self, strengths: Sequence[float]) -> Residuals:
         """Each layer times its strength; a strength of 0 removes the layer."""
@@ -64,10 +64,16 @@ class Residuals:
         return Residuals(self.rows, layers)
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
+def _sum(layers: Iterable[Tensor | None]) -> Tensor | None:
+    """The sum of those that are there, first to last; only what is made here is written to."""
+    given = [layer for layer in layers if layer is not None]
+    if not given[1:]:
+        return next(iter(given), None)
+    total = given[0] + given[1]
+    for layer in given[2:]:
+        fits = (layer.dtype, layer.shape) == (total.dtype, total.shape)
+        total = total.add_(layer) if fits else total + layer
+    return total
 
 
 def _scale(a: Tensor | None, strength: float) -> Tensor | None:
@@ -78,11 +84,13 @@ def _scale(a: Tensor | None, strength: float) -> Tensor | None:
 
 def sum_residuals(parts: Iterable[Residuals]) -> list[Residuals]:
     """Sum all parts that belong to the same rows; one result per distinct set of rows."""
-    total: dict[Rows, Residuals] = {}
+    alike: dict[Rows, list[Residuals]] = {}
     for part in parts:
-        present = total.get(part.rows)
-        total[part.rows] = part if present is None else present + part
-    return list(total.values())
+        alike.setdefault(part.rows, []).append(part)
+    return [
+        Residuals(rows, tuple(map(_sum, zip(*(part.layers for part in found), strict=True))))
+        for rows, found in alike.items()
+    ]
 
 
 class RegionMask:
@@ -132,13 +140,28 @@ def add_rows(target: Tensor, residual: Tensor, rows: Rows) -> None:
     """
     residual = fit_to(residual, target)
     channels = slice(target.shape[1] - residual.shape[1], None)
-    if len(rows) == target.shape[0]:
-        target[:, channels] += residual
-    elif rows and rows[-1] - rows[0] + 1 == len(rows):
-        target[rows[0] : rows[-1] + 1, channels] += residual
-    else:
-        index = torch.tensor(rows, device=target.device)
-        target[index, channels] += residual
+    for begin, end in _find_runs(rows):
+        part = residual if residual.shape[0] == 1 else residual[begin:end]
+        # Not `+=`, which would copy the sum onto itself.
+        target[rows[begin] : rows[end - 1] + 1, channels].add_(part)
+
+
+def with_rows(target: Tensor, residual: Tensor, rows: Rows) -> Tensor:
+    """A new tensor with `residual` in the named rows, see `add_rows`."""
+    if len(rows) == target.shape[0] and residual.shape[1] == target.shape[1]:
+        return target + fit_to(residual, target)
+    added = target.clone()
+    add_rows(added, residual, rows)
+    return added
+
+
+def _find_runs(rows: Rows) -> Iterator[tuple[int, int]]:
+    """Where runs of rows that follow each other begin and end in `rows`."""
+    begin = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[end - 1] + 1:
+            yield begin, end
+            begin = end
 
 
 def fit_to(residual: Tensor, target: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from lib_controlnet.engine.injection import Residuals, add_rows, sum_residuals
+from lib_controlnet.engine.injection import Residuals, add_rows, sum_residuals, with_rows
+from lib_controlnet.engine.kept import Kept
 from lib_controlnet.engine.memory import Memory
 from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.engine.tokens import Carried, Give, Road
@@ -102,12 +103,15 @@ class Places:
         unet: module with `input_blocks`, `middle_block` and `output_blocks` (LDM layout).
         cursor: rows and progress of the evaluation that is under way.
         memory: brings a network onto the device for an evaluation.
+        kept: what the generation has made of its units' pictures.
 
     Raises:
         HostError: the module is not a U-Net of that layout (SD3, Flux).
     """
 
-    def __init__(self, unet: nn.Module, cursor: StepCursor, memory: Memory) -> None:
+    def __init__(
+        self, unet: nn.Module, cursor: StepCursor, memory: Memory, kept: Kept | None = None
+    ) -> None:
         for name in ("input_blocks", "middle_block", OUTPUT_BLOCKS):
             if not hasattr(unet, name):
                 msg = (
@@ -118,6 +122,7 @@ class Places:
         self.unet = unet
         self.cursor = cursor
         self.memory = memory
+        self.kept = kept or Kept()
         self._calls: list[Callable[[StepContext, Call], None]] = []
         self._skips: list[tuple[AddResiduals, Callable[[], None]]] = []
         self._inputs: dict[int, list[ChangeStream]] = {}
@@ -330,13 +335,11 @@ class Places:
                 taken()
 
     def _middle_hook(self, _block: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        parts = [(part, part.layers[-1]) for part in self._residuals]
-        if any(residual is not None for _, residual in parts):
-            output = output.clone()  # the host may still hold the block's own output
-            for part, residual in parts:
-                if residual is not None:
-                    add_rows(output, residual, part.rows)
-                    self._taken = True
+        for part in self._residuals:
+            residual = part.layers[-1]
+            if residual is not None:  # the host may still hold the block's own output
+                output = with_rows(output, residual, part.rows)
+                self._taken = True
         return output
 
     def _skip_hook(self, skip: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:

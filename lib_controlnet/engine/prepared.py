@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
+import numpy as np
 import torch
 
 from lib_controlnet.engine.injection import RegionMask
@@ -15,7 +17,6 @@ from lib_controlnet.pictures.placement import PassGeometry, place_map, to_hint, 
 from lib_controlnet.pictures.region import Region, place_region
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from lib_controlnet.engine.network import ControlNetwork, Embeddings
@@ -57,7 +58,7 @@ class Placed:
         self.geometry = geometry
         self.maps = tuple(place_map(shown, geometry, mode) for shown in detected)
         self._hints: dict[float, tuple[Tensor, str]] = {}
-        self._latents: dict[tuple[int, float | None], Tensor] = {}
+        self._latents: dict[Hashable, Tensor] = {}
 
     def hint(self, masked: float) -> tuple[Tensor, str]:
         """Hint, float32 (1, 3, H, W), or one for each frame (n, 3, H, W), and its digest.
@@ -68,9 +69,14 @@ class Placed:
         if masked not in self._hints:
             placed = [to_hint(shown, masked) for shown in self.maps]
             hint = placed[0] if len(placed) == 1 else torch.cat(placed)
-            digest = hashlib.sha1(hint.contiguous().numpy().data).hexdigest()
-            self._hints[masked] = hint, f"{tuple(hint.shape)} {digest}"
+            self._hints[masked] = hint, f"{tuple(hint.shape)} {_digest(hint.numpy())}"
         return self._hints[masked]
+
+    @cached_property
+    def mask_digest(self) -> str:
+        """Equal for equal masks, which hints with black ones do not tell."""
+        masks = [shown[:, :, 3:] for shown in self.maps]
+        return " ".join(map(_digest, masks))
 
     def pixels(self, number: int = 0) -> Tensor:
         """float32 (1, 3 or 4, H, W) in [0, 1] of one of the maps."""
@@ -84,11 +90,24 @@ class Placed:
             number: of the map.
             masked: value of masked pixels; None keeps what is there.
         """
-        key = (number, masked)
+
+        def picture() -> Tensor:
+            if masked is None:
+                return self.pixels(number)[:, :3]
+            return to_hint(self.maps[number], masked)
+
+        return self.encode((number, masked), picture, host)
+
+    def encode(self, key: Hashable, picture: Callable[[], Tensor], host: Host) -> Tensor:
+        """Scaled latent (1, 4, H / 8, W / 8) of something that is made of the maps, encoded once.
+
+        Args:
+            key: what it is.
+            picture: gives it, (1, 3, H, W) in [0, 1].
+            host: encodes it.
+        """
         if key not in self._latents:
-            shown = self.maps[number]
-            picture = self.pixels(number)[:, :3] if masked is None else to_hint(shown, masked)
-            self._latents[key] = host.vae_encode(picture)
+            self._latents[key] = host.vae_encode(picture())
         return self._latents[key]
 
     def find_masked(self, number: int = 0) -> Tensor | None:
@@ -97,6 +116,17 @@ class Placed:
         if pixels.shape[1] != RGB_AND_MASK:
             return None
         return torch.nn.functional.max_pool2d((pixels[:, 3:] > 0.5).float(), LATENT_SCALE)
+
+
+def _digest(numbers: np.ndarray) -> str:
+    return hashlib.sha1(np.ascontiguousarray(numbers).data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(eq=False)
+class _Sizes:
+    """Maps at the sizes of the passes so far, newest first; units with equal maps have the same."""
+
+    placed: list[Placed] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -152,29 +182,42 @@ class PreparedUnit:
     partner: str = ""
     is_given: bool = False
     position: int = 0
-    _placed: list[Placed] = field(default_factory=list, init=False, repr=False)
+    _sizes: _Sizes = field(default_factory=_Sizes, init=False, repr=False)
     _regions: dict[tuple[PassGeometry, float], RegionMask] = field(
         default_factory=dict, init=False, repr=False
     )
 
     def look_at(self, geometry: PassGeometry) -> Placed:
         """Its maps at the size of a pass, which may never come."""
-        for placed in self._placed:
+        for placed in self._sizes.placed:
             if placed.geometry == geometry:
                 return placed
         return Placed((self.detected, *self.frames), geometry, self.resize_mode)
+
+    def has_maps_of(self, other: PreparedUnit) -> bool:
+        """Whether another unit's maps are equal, and brought to a pass in the same way."""
+        maps, others = (self.detected, *self.frames), (other.detected, *other.frames)
+        return (
+            (self.resize_mode, len(maps)) == (other.resize_mode, len(others))
+            and all(one.shape == another.shape for one, another in zip(maps, others, strict=True))
+            and all(
+                one is another or np.array_equal(one, another)
+                for one, another in zip(maps, others, strict=True)
+            )
+        )
 
     def place(self, geometry: PassGeometry) -> Placed:
         """Its maps at the size of a pass that begins, made once for each geometry."""
         found = self.look_at(geometry)
         shape = found.maps[0].shape
-        self._placed = [found, *(one for one in self._placed if one.maps[0].shape != shape)]
+        others = (one for one in self._sizes.placed if one.maps[0].shape != shape)
+        self._sizes.placed = [found, *others]
         return found
 
     @property
     def maps(self) -> list[np.ndarray]:
         """Its map at the sizes of the passes so far, one per size, newest first."""
-        return [placed.maps[0] for placed in self._placed]
+        return [placed.maps[0] for placed in self._sizes.placed]
 
     def region_at(self, info: PassInfo) -> RegionMask | None:
         """Its region in a pass, made once for each geometry; None for the whole picture."""
@@ -191,3 +234,19 @@ class PreparedUnit:
         if self.turn is None:
             return None
         return frozenset(range(self.turn[0], count, self.turn[1]))
+
+
+def share_maps(units: Iterable[PreparedUnit], earlier: Iterable[PreparedUnit] = ()) -> None:
+    """Have equal maps placed, hashed and encoded once for all units that show them.
+
+    Args:
+        units: that are about to be bound.
+        earlier: of the turn before, whose maps at the sizes of passes they take over.
+    """
+    known = list(earlier)
+    for unit in units:
+        found = next((other for other in known if unit.has_maps_of(other)), None)
+        if found is None:
+            known.append(unit)
+        else:
+            unit._sizes = found._sizes

@@ -266,17 +266,26 @@ class Residency(Bounded[Key, "ControlNetwork"]):
     # ---- what lies on the device ----
 
     @contextmanager
-    def sampling(self, networks: Collection[ControlNetwork], place: Place) -> Iterator[None]:
+    def sampling(
+        self, networks: Collection[ControlNetwork], place: Place, kept: Derived | None = None
+    ) -> Iterator[None]:
         """The networks of one pass are used inside, each within `on_device`.
 
         Everything else leaves the device first. These come to it now, unless they are to leave it
         between evaluations, and leave it in the end where they are to do so between passes.
 
+        Args:
+            networks: of the pass.
+            place: where they compute.
+            kept: what earlier passes have made for this one; it goes where memory runs out.
+
         Raises:
             HostError: the device has too little memory for one of them alone.
         """
         present = _Pass(list(networks), place.device, place.between)
-        self.park(() if place.between is Between.EVALUATION else networks)
+        if kept is not None:
+            self.spare(kept)
+        self.park(() if place.between is Between.EVALUATION else networks, kept)
         with self._lock:
             self._passes.append(present)
         try:
@@ -359,17 +368,17 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         with self._lock:
             self._resident(network).place(device)
 
-    def park(self, keep: Collection[ControlNetwork] = ()) -> bool:
+    def park(self, keep: Collection[ControlNetwork] = (), present: Derived | None = None) -> bool:
         """Take everything off the device but `keep`; what is being evaluated goes after that.
 
-        What passes have to spare goes, too.
+        What passes have to spare goes, too, but for what is the present one's.
 
         Returns:
             Whether anything has left it now.
         """
         kept = {id(network) for network in keep}
         with self._lock:
-            left = any([one.drop() for one in self._spare])
+            left = any([one.drop() for one in self._spare if one is not present])
             for network, resident in list(self._residents.items()):
                 if id(network) in kept:
                     continue

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from lib_controlnet.engine import outcome
 from lib_controlnet.engine.bound import BoundUnit, bind_unit
+from lib_controlnet.engine.kept import Kept
 from lib_controlnet.engine.outcome import Outcome
 from lib_controlnet.engine.places import Places
+from lib_controlnet.engine.prepared import share_maps
 from lib_controlnet.engine.residency import Between, Place
 from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepCursor
 from lib_controlnet.engine.style_align import StyleAlign
@@ -45,6 +47,7 @@ class ControlSession:
         units: what the units do in the present pass; those without effect are left out.
         active: their controls, sorted by what they do.
         has_aligned: in a pass that is over the pictures have shared their style.
+        kept: what networks have made of the units' pictures.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class ControlSession:
         self.aligns = aligns
         self.has_aligned = False
         self.prepared = list(prepared)
+        self.kept = Kept()
+        self._earlier: Sequence[PreparedUnit] = ()
         self.on_error = on_error
         self.error: BaseException | None = None
         self.comments: list[str] = []
@@ -78,6 +83,18 @@ class ControlSession:
         self._foreign: nn.Module | None = None
         self._alignment: StyleAlign | None = None
 
+    def follow(self) -> ControlSession:
+        """The session of a batch's next turn: what was made of pictures that stay is not lost."""
+        session = ControlSession(self.host, [], self.on_error, self.aligns)
+        session.kept, session._earlier = self.kept, self.prepared
+        return session
+
+    def take(self, prepared: Sequence[PreparedUnit]) -> None:
+        """These are its units, in the user's order."""
+        self.prepared = list(prepared)
+        share_maps(self.prepared, self._earlier)
+        self._earlier = ()
+
     def fail(self, error: BaseException) -> None:
         """Keep an error that the host would swallow; the first one counts."""
         self.error = self.error or without_frames(error)
@@ -89,9 +106,10 @@ class ControlSession:
 
     def release(self) -> None:
         """End all controls and let go of their pictures, also where the session itself is held."""
-        self.prepared, self.units, self.active = [], [], []
+        self.prepared, self.units, self.active, self._earlier = [], [], [], ()
         self._alignment = None
         self._outcomes, self._finishing = {}, {}
+        self.kept.drop()
         if self._places is not None:
             self._places.detach()
 
@@ -122,6 +140,7 @@ class ControlSession:
             ControlNetError: a unit cannot act on this model (only with `OnError.STOP`).
         """
         self.units, self.active = [], []
+        self.kept.begin()
         self.schedule = None
         self.evaluations = 0
         self.passes += 1
@@ -184,10 +203,10 @@ class ControlSession:
         networks = {id(control.network): control.network for control in controls}
         low_vram = any(prepared.unit.low_vram for prepared in self.prepared)
         place = Place(self.host.device, Between.EVALUATION if low_vram else self.host.between)
-        places = Places(unet, self.cursor, residency)
+        places = Places(unet, self.cursor, residency, self.kept)
         self._attach(controls, places)
         try:
-            with residency.sampling(networks.values(), place), places.hook():
+            with residency.sampling(networks.values(), place, self.kept), places.hook():
                 self._places = places
                 yield
         finally:
@@ -196,6 +215,8 @@ class ControlSession:
             self.noisy = None
             for control in controls:
                 control.release()
+            if place.between is not Between.NEVER:  # memory counts for more than time there
+                self.kept.drop()
 
     def _attach(self, controls: Sequence[ActiveControl], places: Places) -> None:
         """Ask for the places of all controls, class by class."""

@@ -8,6 +8,7 @@ hosts offer call these two layers.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lib_controlnet.engine.injection import Rows
-    from lib_controlnet.engine.network import Terms
+    from lib_controlnet.engine.kept import Kept
+    from lib_controlnet.engine.network import Embeddings, Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Call, Memory, Places
     from lib_controlnet.engine.step import StepContext
@@ -118,11 +120,16 @@ class AttentionControl(ActiveControl):
     Args:
         network: loaded weights.
         terms: how, when and where it acts; a strength for each spatial transformer.
+        embeddings: what it is steered by.
         info: the pass.
     """
 
-    def __init__(self, network: ControlNetwork, terms: Terms, info: PassInfo) -> None:
+    def __init__(
+        self, network: ControlNetwork, terms: Terms, embeddings: Embeddings, info: PassInfo
+    ) -> None:
         super().__init__(network, terms)
+        self._embeddings = embeddings
+        self._kept: Kept | None = None
         every = cross_attentions(info.base)
         self.layers = tuple(one for one in every if terms.strengths[one.transformer] != 0.0)
         self._memory: Memory | None = None
@@ -132,9 +139,14 @@ class AttentionControl(ActiveControl):
         self._rows: Rows = ()
         self._owners: Tensor | None = None
 
+    @property
+    def made_of(self) -> tuple[Hashable, ...]:
+        """What tokens, keys and values depend on beside the pictures and the network."""
+        return ()
+
     @abstractmethod
     def make_tokens(self) -> tuple[Tensor, Tensor]:
-        """What the layers attend to; called once a pass, with the network on its device.
+        """What the layers attend to; called once, with the network on its device.
 
         Returns:
             For cond rows (frames, t, c), one or as many as the animation has; for uncond rows
@@ -143,7 +155,7 @@ class AttentionControl(ActiveControl):
 
     @abstractmethod
     def make_keys_values(self, layer: CrossAttention, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (n, t, width) of a layer for tokens (n, t, c)."""
+        """Keys and values (n, t, width) of a layer for tokens (n, t, c), made once."""
 
     def attend(
         self, layer: CrossAttention, query: Tensor, text: Tensor, keys: Tensor, values: Tensor
@@ -165,7 +177,7 @@ class AttentionControl(ActiveControl):
 
     def attach(self, places: Places) -> None:
         """Ask for the layers in which the unit has a strength."""
-        self._memory = places.memory
+        self._memory, self._kept = places.memory, places.kept
         places.call(self._begin)
         for layer in self.layers:
             places.module(f"{layer.path}.{QUERY}", after=partial(self._note, layer.path))
@@ -181,11 +193,21 @@ class AttentionControl(ActiveControl):
             assert self._memory is not None
             network = self.network
             with self._memory.on_device(network), own_precision(network.device), torch.no_grad():
-                self._tokens = self.make_tokens()
-                every = torch.cat(self._tokens)
+                self._tokens, made = self._find()
                 for layer in self.layers:
-                    self._made[layer.path] = self.make_keys_values(layer, every)
+                    if layer.path not in made:
+                        made[layer.path] = self.make_keys_values(layer, torch.cat(self._tokens))
+                    self._made[layer.path] = made[layer.path]
         return self._tokens
+
+    def _find(self) -> tuple[tuple[Tensor, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+        """Tokens, and the keys and values that units and passes have made of them so far."""
+        # Pictures in the user's order, which the key of a guide does not tell.
+        pictures = tuple(tuple(one.digest for one in frame) for frame in self._embeddings)
+        if self._kept is None:
+            return self.make_tokens(), {}
+        key = (pictures, self.made_of)
+        return self._kept.find(self.network, key, lambda: (self.make_tokens(), {}))
 
     def _owners_of(self, step: StepContext, rows: Rows) -> Tensor:
         """Which of the cond and uncond tokens each row has."""

@@ -111,8 +111,7 @@ class FaceIdControl(AttentionControl):
     def __init__(
         self, network: FaceIdNetwork, terms: Terms, embeddings: Embeddings, info: PassInfo
     ) -> None:
-        super().__init__(network, terms, info)
-        self._embeddings = embeddings
+        super().__init__(network, terms, embeddings, info)
         self._low_rank = LowRankLayers(self, find_layers(network, terms, info.base))
 
     def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.engine.injection import add_rows
+from lib_controlnet.engine.injection import with_rows
 from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
 from lib_controlnet.engine.unet import is_placed, own_modules, own_parameters
 from lib_controlnet.enums import LATENT_CHANNELS, LATENT_SCALE, BaseModel, ControlMode
@@ -136,6 +136,7 @@ class FooocusControl(HintControl):
 
     def attach(self, places: Places) -> None:
         """Ask for the first block's output, and for all layers that the patch changes."""
+        self.keep_in(places.kept)
         places.hold(self.network, self._needs_network)
         places.after_input(FIRST_BLOCK, self._add_to_stream)
         self._patch.attach(places, self._say)
@@ -153,26 +154,27 @@ class FooocusControl(HintControl):
         added = self.rows_of(self._encode(), step, rows) * self.terms.strengths[0]
         if self.terms.region is not None:
             added = added * self.terms.region.at(added.shape[-2:], added)
-        h = h.clone()  # another control, or the host, may hold the block's own output
-        add_rows(h, added, rows)
         self.acted = True
-        return h
+        return with_rows(h, added, rows)
 
     def _encode(self) -> Tensor:
         """Output of the head, (1 or n, width, h, w)."""
         if self._feature is None:
-            network = self.network
-            if self.hint.shape[1] != HEAD_CHANNELS:
-                msg = (
-                    f"{self.terms.name}: another extension replaced the hint of {network.name} by "
-                    f"one of {self.hint.shape[1]} channels, must be a latent and a mask"
-                )
-                raise HostError(msg)
-            small = self.hint[:, :, ::LATENT_SCALE, ::LATENT_SCALE]
-            with own_precision(network.device):
-                given = small.to(network.device, network.dtype)
-                self._feature = network.module.encode(given[:, -1:], given[:, :-1])
+            self._feature = self.make_once(self._run_head)
         return self._feature
+
+    def _run_head(self) -> Tensor:
+        network = self.network
+        if self.hint.shape[1] != HEAD_CHANNELS:
+            msg = (
+                f"{self.terms.name}: another extension replaced the hint of {network.name} by "
+                f"one of {self.hint.shape[1]} channels, must be a latent and a mask"
+            )
+            raise HostError(msg)
+        small = self.hint[:, :, ::LATENT_SCALE, ::LATENT_SCALE]
+        with own_precision(network.device):
+            given = small.to(network.device, network.dtype)
+            return network.module.encode(given[:, -1:], given[:, :-1])
 
     def release(self) -> None:
         """Forget what was made of the hint."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +13,11 @@ from lib_controlnet.errors import HostError
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.injection import Rows
+    from lib_controlnet.engine.kept import Kept
     from lib_controlnet.engine.network import Terms
     from lib_controlnet.engine.step import StepContext
+
+T = TypeVar("T")
 
 
 class HintControl(ActiveControl):
@@ -31,6 +35,7 @@ class HintControl(ActiveControl):
         self.hint = hint
         self._key = terms.guide_key
         self.is_replaced = False
+        self._kept: Kept | None = None
 
     @property
     def hint_key(self) -> str:
@@ -48,6 +53,22 @@ class HintControl(ActiveControl):
         self._key = f"given to {id(self)}"  # never taken for a copy of another unit's
         self.is_replaced = True
         self.release()
+
+    def keep_in(self, kept: Kept) -> None:
+        """What is made of the hint is kept here."""
+        self._kept = kept
+
+    def make_once(self, make: Callable[[], T], *facts: Hashable) -> T:
+        """What the network makes of the hint, made once for all units and passes that show it.
+
+        Args:
+            make: makes it, of the hint and the network's weights alone.
+            facts: what it depends on beside these.
+        """
+        if self._kept is None or self.is_replaced or not self.terms.guide_key:
+            return make()  # nothing tells what it was made of
+        key = (self.terms.guide_key, tuple(self.hint.shape), facts)
+        return self._kept.find(self.network, key, make)
 
     def rows_of(self, made: Tensor, step: StepContext, rows: Rows) -> Tensor:
         """What some rows of a call get of what was made of the hint: (1 or len(rows), c, h, w).

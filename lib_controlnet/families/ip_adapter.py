@@ -96,8 +96,7 @@ class IPAdapterControl(AttentionControl):
     def __init__(
         self, network: IPAdapterNetwork, terms: Terms, embeddings: Embeddings, info: PassInfo
     ) -> None:
-        super().__init__(network, terms, info)
-        self._embeddings = embeddings
+        super().__init__(network, terms, embeddings, info)
 
     def make_tokens(self) -> tuple[Tensor, Tensor]:
         """Tokens of the pictures, and of nothing; see `AttentionControl.make_tokens`."""

@@ -99,7 +99,7 @@ class LLLiteControl(HintControl):
 
     def __init__(self, network: LLLiteNetwork, terms: Terms, hint: Tensor) -> None:
         super().__init__(network, terms, hint)
-        self._embeddings: dict[str, Tensor] = {}
+        self._embeddings: dict[str, Tensor] | None = None
         self._carried: dict[str, Carried] = {}
         self._memory: Memory | None = None
         self._stay = ExitStack()
@@ -108,6 +108,7 @@ class LLLiteControl(HintControl):
 
     def attach(self, places: Places) -> None:
         """Ask for the layers of all modules."""
+        self.keep_in(places.kept)
         self._memory = places.memory
         places.call(self._begin)
         for name, path in self.network.paths.items():
@@ -148,6 +149,8 @@ class LLLiteControl(HintControl):
             size: rows and columns of the tokens; None for as many as the latent has there.
         """
         module = self.network.module.at(name)
+        if self._embeddings is None:
+            self._embeddings = self.make_once(dict)
         if name not in self._embeddings:
             hint = self.hint.to(self.network.device, self.network.dtype)
             with own_precision(self.network.device):
@@ -214,7 +217,7 @@ class LLLiteControl(HintControl):
     def release(self) -> None:
         """Forget what was made of the hint."""
         self._stay.close()
-        self._embeddings.clear()
+        self._embeddings = None
 
 
 def _fit(embedding: Tensor, size: Sequence[int]) -> Tensor:

@@ -41,7 +41,7 @@ from lib_controlnet.nets.pulid import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -103,13 +103,17 @@ class PuLidControl(AttentionControl):
     def __init__(
         self, network: PuLidNetwork, terms: Terms, embeddings: Embeddings, info: PassInfo
     ) -> None:
-        super().__init__(network, terms, info)
-        self._embeddings = embeddings
+        super().__init__(network, terms, embeddings, info)
 
     @property
     def sort_key(self) -> tuple[object, ...]:
         """See `ActiveControl.sort_key`."""
         return (*super().sort_key, self.terms.likeness.value)
+
+    @property
+    def made_of(self) -> tuple[Hashable, ...]:
+        """Tokens of nothing, see `AttentionControl.made_of`."""
+        return (self.terms.likeness,)
 
     def make_tokens(self) -> tuple[Tensor, Tensor]:
         """Tokens of the faces, and of nobody; see `AttentionControl.make_tokens`."""

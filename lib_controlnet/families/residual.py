@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -149,7 +149,10 @@ class ResidualControl(HintControl):
     @classmethod
     def attach_all(cls, controls: Sequence[ActiveControl], places: Places) -> None:
         """Ask for the skips, once for all controls of this kind."""
-        evaluation = _Evaluation([c for c in controls if isinstance(c, cls)], places.memory)
+        own = [control for control in controls if isinstance(control, cls)]
+        for control in own:
+            control.keep_in(places.kept)
+        evaluation = _Evaluation(own, places.memory)
         places.skips(evaluation.add, evaluation.take)
 
     @property
@@ -165,7 +168,7 @@ class ResidualControl(HintControl):
     def guide(self) -> Tensor:
         """Output of the network's hint encoder, (1 or n, c, h, w), computed once per hint."""
         if self._guided_hint is None:
-            self._guided_hint = self.encode()
+            self._guided_hint = self.make_once(self.encode, *self.encodes)
         return self._guided_hint
 
     @property
@@ -176,6 +179,11 @@ class ResidualControl(HintControl):
     def guide_rows(self, step: StepContext, rows: Rows) -> Tensor:
         """What some rows of a call get of it: (1 or len(rows), c, h, w)."""
         return self.rows_of(self.guide(), step, rows)
+
+    @property
+    def encodes(self) -> tuple[Hashable, ...]:
+        """What `encode` depends on beside the hint and the network."""
+        return ()
 
     def encode(self) -> Tensor:
         """Run the network's hint encoder, see `ResidualNetwork.encode_hint`."""

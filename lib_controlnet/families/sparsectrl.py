@@ -32,7 +32,7 @@ from lib_controlnet.nets.layout import lay_out
 from lib_controlnet.nets.sparsectrl import MotionParams, SparseControlNet, read_motion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from lib_controlnet.engine.injection import Residuals, Rows
     from lib_controlnet.engine.network import ActiveControl, Terms
@@ -141,12 +141,17 @@ class SparseControl(ResidualControl):
         self._memory: Memory | None = None
         self._frames = 1
         self._is_offered = False
-        self._kept: KeySteps | None = None
+        self._key_steps: KeySteps | None = None
 
     @property
     def batch_key(self) -> tuple[object, ...]:
         """See `ResidualControl.batch_key`; clips of another length are another evaluation."""
         return (*super().batch_key, self._frames)
+
+    @property
+    def encodes(self) -> tuple[Hashable, ...]:
+        """The frames that have a hint, see `ResidualControl.encodes`."""
+        return (self.terms.keyframes,)
 
     @property
     def sort_key(self) -> tuple[object, ...]:
@@ -161,8 +166,9 @@ class SparseControl(ResidualControl):
 
     def attach(self, places: Places) -> None:
         """Ask for the skips."""
+        self.keep_in(places.kept)
         self._memory = places.memory
-        self._kept = KeySteps(places.memory)
+        self._key_steps = KeySteps(places.memory)
         places.skips(self._add, self._take)
 
     def replace_hint(self, hint: Tensor) -> None:
@@ -180,8 +186,8 @@ class SparseControl(ResidualControl):
     def _add(self, step: StepContext) -> list[Residuals]:
         rows = self.rows_in(step)
         self._is_offered = bool(rows)
-        assert self._kept is not None
-        self._kept.begin(step)
+        assert self._key_steps is not None
+        self._key_steps.begin(step)
         if not rows:
             return []
         lengths: dict[int, list[int]] = {}
@@ -196,12 +202,12 @@ class SparseControl(ResidualControl):
         """Clips of the present length."""
         self._check_length(self._frames)
         assert self._memory is not None
-        assert self._kept is not None
-        reused = group.reuse(self._kept)
+        assert self._key_steps is not None
+        reused = group.reuse(self._key_steps)
         if reused is not None:
             return group.finish(reused)
         with self._memory.on_device(self.network):
-            return evaluate_group([self], group.step, group.rows, self._kept)
+            return evaluate_group([self], group.step, group.rows, self._key_steps)
 
     def _find_clips(self, all_rows: Sequence[Row], rows: Rows) -> list[list[int]]:
         """The acting rows, by the clip that they are frames of."""
@@ -236,8 +242,8 @@ class SparseControl(ResidualControl):
     def release(self) -> None:
         """Forget what was cached for the pass."""
         super().release()
-        if self._kept is not None:
-            self._kept.drop()
+        if self._key_steps is not None:
+            self._key_steps.drop()
 
     def _take(self) -> None:
         self.acted = self.acted or self._is_offered

@@ -23,7 +23,7 @@ from lib_controlnet.gate import own_module
 from lib_controlnet.nets.style_adapter import StyleAdapter, StyleParams, read_style_params
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from torch import Tensor
 
@@ -82,9 +82,9 @@ class StyleControl(AttentionControl):
         self, network: StyleNetwork, terms: Terms, embeddings: Embeddings, info: PassInfo
     ) -> None:
         everywhere = (1.0,) * count_transformers(info.base)
-        super().__init__(network, dataclasses.replace(terms, strengths=everywhere), info)
-        self._strength = terms.strengths[0]
-        self._embeddings = embeddings
+        terms, strength = dataclasses.replace(terms, strengths=everywhere), terms.strengths[0]
+        super().__init__(network, terms, embeddings, info)
+        self._strength = strength
         self._places: Places | None = None
         self._text_keys: dict[str, Tensor] = {}
         self._others: list[StyleControl] = []
@@ -109,6 +109,11 @@ class StyleControl(AttentionControl):
         self._places = places
         for layer in self.layers:
             places.module(f"{layer.path}.to_k", after=partial(self._note_keys, layer.path))
+
+    @property
+    def made_of(self) -> tuple[Hashable, ...]:
+        """The strength, see `AttentionControl.made_of`."""
+        return (self._strength,)
 
     def make_tokens(self) -> tuple[Tensor, Tensor]:
         """Tokens of the style, and none for uncond rows; see `AttentionControl.make_tokens`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.engine.injection import Residuals, add_rows
+from lib_controlnet.engine.injection import Residuals, with_rows
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide
 from lib_controlnet.enums import BaseModel, ControlMode
 from lib_controlnet.errors import BrokenCheckpointError, WrongBaseModelError
@@ -105,6 +105,7 @@ class T2IAdapterControl(HintControl):
 
     def attach(self, places: Places) -> None:
         """Ask for the last input block of each level, and for the middle block."""
+        self.keep_in(places.kept)
         self._memory = places.memory
         for level, block in enumerate(self._blocks):
             if not self.terms.strengths[level]:
@@ -117,14 +118,17 @@ class T2IAdapterControl(HintControl):
     def _features(self) -> tuple[Tensor | None, ...]:
         """What is added at each level: strength and region are in it."""
         if self._made is None:
-            assert self._memory is not None
-            with self._memory.on_device(self.network):
-                features = self.network.encode(self.hint)
+            features = self.make_once(self._encode)
             added = Residuals((), tuple(features)).scale(self.terms.strengths)
             if self.terms.region is not None:
                 added = added.mask(self.terms.region, [f.shape[-2:] for f in features])
             self._made = added.layers
         return self._made
+
+    def _encode(self) -> list[Tensor]:
+        assert self._memory is not None
+        with self._memory.on_device(self.network):
+            return self.network.encode(self.hint)
 
     def _add_to_stream(self, level: int, h: Tensor, step: StepContext) -> Tensor | None:
         rows = self.rows_in(step)
@@ -132,10 +136,8 @@ class T2IAdapterControl(HintControl):
             return None
         feature = self._features()[level]
         assert feature is not None
-        h = h.clone()  # another control, or the host, may hold the block's own output
-        add_rows(h, self.rows_of(feature, step, rows), rows)
         self.acted = True
-        return h
+        return with_rows(h, self.rows_of(feature, step, rows), rows)
 
     def _add_to_middle(self, level: int, step: StepContext) -> list[Residuals]:
         rows = self.rows_in(step)

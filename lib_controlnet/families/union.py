@@ -7,7 +7,7 @@ the original layout. The type is the unit's, or that of its preprocessor.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,7 @@ from lib_controlnet.pictures.placement import BLACK
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.injection import Rows
+    from lib_controlnet.engine.kept import Kept
     from lib_controlnet.engine.network import ActiveControl, Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Places
@@ -136,6 +137,11 @@ class UnionControl(ResidualControl):
         """Units of the same types, see `ResidualControl.batch_key`."""
         return (*super().batch_key, self.kinds)
 
+    @property
+    def encodes(self) -> tuple[Hashable, ...]:
+        """The type and the share, see `ResidualControl.encodes`."""
+        return (self.kind, self.share)
+
     def encode(self) -> Tensor:
         """Encode the hint as one of its type, see `ResidualControl.encode`."""
         return self.network.encode_typed(self.hint, self.kind, self.share)
@@ -144,7 +150,10 @@ class UnionControl(ResidualControl):
     def evaluate(self) -> Callable[..., list[Tensor | None]]:
         """The network for the types, see `ResidualControl.evaluate`; embedded once in a pass."""
         if self._embedded is None:
-            self._embedded = self.network.embed_types(self.kinds)
+            embed = partial(self.network.embed_types, self.kinds)
+            key = ("types", self.kinds)
+            kept = self._kept
+            self._embedded = embed() if kept is None else kept.find(self.network, key, embed)
         return partial(self.network.evaluate, extra=self._embedded)
 
     def release(self) -> None:
@@ -181,6 +190,12 @@ class JointControl(UnionControl):
     def hint_key(self) -> str:
         """See `HintControl.hint_key`."""
         return " + ".join(f"{member.share!r} {member.hint_key}" for member in self.members)
+
+    def keep_in(self, kept: Kept) -> None:
+        """The members', too, see `HintControl.keep_in`."""
+        super().keep_in(kept)
+        for member in self.members:
+            member.keep_in(kept)
 
     def guide_rows(self, step: StepContext, rows: Rows) -> Tensor:
         """The sum of the members' encoded pictures, see `ResidualControl.guide_rows`."""

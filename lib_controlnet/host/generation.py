@@ -131,7 +131,7 @@ def begin_batch(p: Any, number: int, runtime: Runtime) -> None:
         return
     _autosave(p, session, runtime)
     pass_on_comments(p, session)
-    session = ControlSession(runtime.host, [], session.on_error, session.aligns)
+    session = session.follow()
     give_session(p, session)
     try:
         _prepare_turn(run, turn, session, runtime)
@@ -177,7 +177,7 @@ def _prepare(
             wanted = [unit.model for unit in units if unit.enabled and unit.has_model]
             # Else the loading of one unit's drops what the next one is going to use.
             held = runtime.find_loaded(wanted, base)
-            session.prepared = prepare_units(units, preparation, session.comments, frames)
+            session.take(prepare_units(units, preparation, session.comments, frames))
             del held
     finally:
         runtime.host.report(None)

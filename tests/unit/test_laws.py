@@ -1,7 +1,7 @@
 """What holds for every control family, on the tiny network that the family itself offers."""
 
 import itertools
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -152,6 +152,26 @@ def test_a_full_region_is_none_and_half_of_one_is_neither(rig, plain, steered):
     half = rig.run(rig.unit(region=HALF))
     assert differs(half, plain)
     assert differs(half, steered)
+
+
+def test_what_is_made_of_a_picture_is_made_in_the_first_pass_of_a_generation(rig, steered):
+    """And the passes that keep it are, bit by bit, what they are without."""
+    session = ControlSession(FakeHost(), [rig.unit()])
+    calls, outputs = [], []
+    with ExitStack() as stack, torch.no_grad():
+        for layer in rig.networks[0].module.modules():
+            stack.callback(layer.register_forward_hook(lambda *_: calls[-1].append(1)).remove)
+        for number in range(3):
+            session.begin_pass(info(rig.base, has_hires=True, is_hires=number == 1))
+            with session.sampling(rig.base.module):
+                for _step in range(2):
+                    calls.append([])
+                    session.begin_evaluation(PAIR, 0.0)
+                    outputs.append(rig.call())
+    counts = [len(made) for made in calls]
+    assert counts[1:] == [counts[1]] * 5
+    assert all(torch.equal(output, outputs[0]) for output in (*outputs[1:2], *outputs[4:]))
+    assert torch.equal(outputs[0], steered)
 
 
 def test_the_same_run_again_is_the_same(rig, steered):

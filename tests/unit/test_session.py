@@ -474,8 +474,8 @@ def test_networks_lie_where_host_and_units_ask_for(base, network, fields, betwee
     host, places = FakeHost(), []
     host.between = between
     sampling = host.residency.sampling
-    host.residency.sampling = lambda networks, place: (
-        places.append((list(networks), place)) or sampling(networks, place)
+    host.residency.sampling = lambda networks, place, kept: (
+        places.append((list(networks), place)) or sampling(networks, place, kept)
     )
     session = ControlSession(host, [prepared(network, **fields), prepared(network, seed=9)])
     session.begin_pass(info(base))

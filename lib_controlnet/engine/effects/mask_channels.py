@@ -45,9 +45,11 @@ class MaskChannels(Effect):
         hidden = float(str(host.option("inpainting_mask_weight")))
         effects: list[Effect] = []
         for number in range(len(part.placed.maps)):
-            told = mask_channels(
-                *(part.placed.pixels(number), host.vae_encode, hidden, part.terms.window)
-            )
+
+            def encode(picture: Tensor, number: int = number) -> Tensor:
+                return part.placed.encode((number, "hidden", hidden), lambda: picture, host)
+
+            told = mask_channels(*(part.placed.pixels(number), encode, hidden, part.terms.window))
             images = frozenset({number}) if part.prepared.frames else part.terms.images
             effects += [] if told is None else [replace(told, images=images)]
         return effects
