@@ -6,7 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,28 +60,77 @@ def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Absolute dotted names that a file imports, for type checkers alone too, with the line."""
+@dataclass(frozen=True)
+class Held:
+    """What the tests ask of a source, read in one walk: syntax trees are too large to be kept.
+
+    Attributes:
+        lines: how many it has.
+        imports: absolute dotted names, for type checkers alone too, with the line.
+        typing: lines that only a type checker runs.
+        functions: (name, line, lines of the body, whether it is a property) of every function.
+            Signature and docstring do not count: some signatures are the host's.
+        arrays: fields that hold arrays, by dataclass that has a generated comparison.
+        homes: paths that only one machine has.
+    """
+
+    lines: int
+    homes: list[str]
+    imports: list[tuple[str, int]] = field(default_factory=list)
+    typing: set[int] = field(default_factory=set)
+    functions: list[tuple[str, int, int, bool]] = field(default_factory=list)
+    arrays: dict[str, list[str]] = field(default_factory=dict)
+
+
+@cache
+def read(path: Path) -> Held:
+    """What a source holds."""
+    text = path.read_text(encoding="utf-8")
+    held = Held(len(text.splitlines()), homes(path, text))
     package = path.relative_to(ROOT).with_suffix("").parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            held.imports.extend((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = list(package[: len(package) - node.level]) if node.level else []
             stem = ".".join([*base, *([node.module] if node.module else [])])
-            yield from ((f"{stem}.{alias.name}", node.lineno) for alias in node.names)
+            held.imports.extend((f"{stem}.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.If):
+            if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                end = node.body[-1].end_lineno or node.lineno
+                held.typing.update(range(node.lineno, end + 1))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            first = body[0].lineno if body else node.end_lineno
+            is_noun = any("property" in ast.unparse(one) for one in node.decorator_list)
+            length = node.end_lineno - first + 1
+            held.functions.append((node.name, node.lineno, length, is_noun))
+        elif isinstance(node, ast.ClassDef):
+            held.arrays.update(compared_arrays(node))
+    return held
 
 
-def lines_for_type_checkers(path: Path) -> set[int]:
-    """Lines of a file that only a type checker runs."""
-    return {
-        line
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.If)
-        and isinstance(node.test, ast.Name)
-        and node.test.id == "TYPE_CHECKING"
-        for line in range(node.lineno, (node.body[-1].end_lineno or node.lineno) + 1)
-    }
+ARRAYS = re.compile(r"\b(ndarray|Tensor)\b")
+
+
+def compared_arrays(node: ast.ClassDef) -> dict[str, list[str]]:
+    """The fields with arrays of a dataclass whose comparison is generated, by its name."""
+    made = [ast.unparse(item) for item in node.decorator_list]
+    made = [text for text in made if text.split("(")[0].endswith("dataclass")]
+    if not made or "eq=False" in made[0]:
+        return {}
+    fields = [x for x in node.body if isinstance(x, ast.AnnAssign)]
+    arrays = [ast.unparse(x.target) for x in fields if ARRAYS.search(ast.unparse(x.annotation))]
+    return {node.name: arrays} if arrays else {}
+
+
+HOME = r"/(?:home|Users)/(?!runner\b)\w+/|/root/|[A-Z]:\\\\Users\\\\\w+"
+
+
+def homes(path: Path, text: str) -> list[str]:
+    if path == Path(__file__):
+        text = text.replace(HOME, "")
+    return [*re.findall(HOME, text), *re.findall(r"[\"' ]/(?:work|opt/env)\b", text)]
 
 
 def room(dotted: str) -> str | None:
@@ -93,9 +143,8 @@ def wrong_arrows(path: Path) -> list[str]:
     """Imports of a file that point up, or out of the extension where that is not allowed."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     top, own = parts[0], parts[1] if len(parts) > 1 else ""
-    typing = lines_for_type_checkers(path)
     wrong = []
-    for name, line in imported(path):
+    for name, line in read(path).imports:
         head, target = name.split(".")[0], room(name)
         may_see_host = top == "scripts" or (top == "lib_controlnet" and own == "host")
         may_see_web = top == "scripts" or own in ("ui", "api", "host")
@@ -104,7 +153,7 @@ def wrong_arrows(path: Path) -> list[str]:
             or (head in WEB and top in ("lib_controlnet", "annotator") and not may_see_web)
             or (head == "gradio" and own == "api")
             or (head == "lib_controlnet" and top == "annotator")
-            or (head == "annotator" and top == "lib_controlnet" and line not in typing)
+            or (head == "annotator" and top == "lib_controlnet" and line not in read(path).typing)
             or (head in ("minihost", "minildm", "tests"))
             or (target in RANK and own in RANK and RANK[target] > RANK[own])
         )
@@ -113,9 +162,8 @@ def wrong_arrows(path: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("path", EXTENSION, ids=label)
-def test_imports_of_the_extension_point_down(path: Path) -> None:
-    assert not wrong_arrows(path)
+def test_imports_of_the_extension_point_down() -> None:
+    assert not [arrow for path in EXTENSION for arrow in wrong_arrows(path)]
 
 
 def test_rooms_name_every_module_of_the_core() -> None:
@@ -133,7 +181,7 @@ def graph(package: str) -> dict[str, set[str]]:
     }
     arrows: dict[str, set[str]] = {}
     for module, path in paths.items():
-        names = {name for name, _line in imported(path)}
+        names = {name for name, _line in read(path).imports}
         found = {name if name in paths else name.rpartition(".")[0] for name in names}
         arrows[module] = (found & paths.keys()) - {module}
     return arrows
@@ -205,60 +253,29 @@ def test_installer_imports_nothing_heavy_and_installs_nothing() -> None:
     loaded = modules_after(code)
     heavy = {"torch", "numpy", "cv2", "gradio", "PIL", "pip", "subprocess", "launch", *OPTIONAL}
     assert not loaded & heavy
-    names = {name.split(".")[0] for name, _ in imported(ROOT / "install.py")}
+    names = {name.split(".")[0] for name, _ in read(ROOT / "install.py").imports}
     assert names == {"__future__", "importlib"}
 
 
-def functions(path: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, line, lines of the body) of every function in a file.
-
-    Signature and docstring do not count: some signatures are the host's.
-    """
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            first = body[0].lineno if body else node.end_lineno
-            yield node.name, node.lineno, node.end_lineno - first + 1
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=label)
-def test_file_and_functions_fit_their_limits(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_FILE_LINES, f"{label(path)} has {lines} lines; split it"
-    long = [
-        f"{label(path)}:{line} {name} has {length} lines"
-        for name, line, length in functions(path)
-        if length > (MAX_CONSTRUCTOR_LINES if name == "__init__" else MAX_FUNCTION_LINES)
-    ]
+def test_files_and_functions_fit_their_limits() -> None:
+    long = []
+    for path in EVERYTHING:
+        held = read(path)
+        if held.lines > MAX_FILE_LINES:
+            long.append(f"{label(path)} has {held.lines} lines; split it")
+        for name, line, length, _is_noun in held.functions:
+            if length > (MAX_CONSTRUCTOR_LINES if name == "__init__" else MAX_FUNCTION_LINES):
+                long.append(f"{label(path)}:{line} {name} has {length} lines")
     assert not long
 
 
-HOME = r"/(?:home|Users)/(?!runner\b)\w+/|/root/|[A-Z]:\\\\Users\\\\\w+"
+def test_no_file_names_a_path_of_one_machine() -> None:
+    assert not {label(path): read(path).homes for path in EVERYTHING if read(path).homes}
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=label)
-def test_file_names_no_path_of_one_machine(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    if path == Path(__file__):
-        text = text.replace(HOME, "")
-    assert not re.findall(HOME, text)
-    assert not re.findall(r"[\"' ]/(?:work|opt/env)\b", text.replace(HOME, ""))
-
-
-ARRAYS = re.compile(r"\b(ndarray|Tensor)\b")
-
-
-@pytest.mark.parametrize("path", EXTENSION, ids=label)
-def test_objects_that_hold_arrays_compare_by_identity(path: Path) -> None:
+def test_objects_that_hold_arrays_compare_by_identity() -> None:
     """`==`, `in`, `remove` and `index` on the generated comparison of arrays raise."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
-        made = [ast.unparse(item) for item in getattr(node, "decorator_list", [])]
-        made = [text for text in made if text.split("(")[0].endswith("dataclass")]
-        if not isinstance(node, ast.ClassDef) or not made:
-            continue
-        fields = [x for x in node.body if isinstance(x, ast.AnnAssign)]
-        held = [ast.unparse(x.target) for x in fields if ARRAYS.search(ast.unparse(x.annotation))]
-        assert not held or "eq=False" in made[0], f"{node.name} holds arrays: {held}"
+    assert not {label(path): read(path).arrays for path in EXTENSION if read(path).arrays}
 
 
 # Published to other extensions, or what the field calls a context.
@@ -273,11 +290,8 @@ PARTICIPLE = re.compile(
 def test_no_function_is_named_by_a_participle() -> None:
     wrong = []
     for path in EXTENSION:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                continue
-            word = node.name.lstrip("_").split("_")[0]
-            is_noun = any("property" in ast.unparse(one) for one in node.decorator_list)
+        for name, line, _length, is_noun in read(path).functions:
+            word = name.lstrip("_").split("_")[0]
             if PARTICIPLE.fullmatch(word) and word not in VERBS and not is_noun:
-                wrong.append(f"{label(path)}:{node.lineno}: {node.name}")
+                wrong.append(f"{label(path)}:{line}: {name}")
     assert not [one for one in wrong if one.split()[-1] not in NO_VERBS]
