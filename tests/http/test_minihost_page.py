@@ -112,15 +112,14 @@ def test_page_has_the_hosts_element_ids(page: Any) -> None:
     assert missing == []
 
 
-def test_page_asks_nobody_outside(browser: Any, webui: Any) -> None:
-    context = browser.new_context()
-    page = context.new_page()
+def test_page_asks_nobody_outside(profile: Any, webui: Any) -> None:
+    page = profile.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(webui.url)
     page.wait_for_selector("#txt2img_generate", timeout=120_000)
     outside = [u for u in asked if not u.startswith((webui.url, "data:", "blob:", "ws:"))]
-    context.close()
+    page.close()
     assert asked
     assert outside == []
 

@@ -248,11 +248,10 @@ def test_batch_option_is_sent_with_every_unit(panel: Any) -> None:
         assert [unit["batch_option"].startswith(option) for unit in units] == [True] * 3
 
 
-def test_saved_defaults_are_shown_and_used(browser: Any, webui: Any) -> None:
+def test_saved_defaults_are_shown_and_used(profile: Any, webui: Any) -> None:
     """The host writes a user's saved defaults into the page's configuration; so does this test."""
     name = UNIT.removeprefix("#") + "_controlnet_"
-    context = browser.new_context(viewport={"width": 1500, "height": 1400})
-    page = context.new_page()
+    page = profile.new_page()
     page.add_init_script(
         f"""Object.defineProperty(window, "gradio_config", {{
           get() {{ return this.saved; }},
@@ -274,7 +273,7 @@ def test_saved_defaults_are_shown_and_used(browser: Any, webui: Any) -> None:
     assert page.is_checked(BOX)
     assert page.is_visible(FEATHER)
     assert chosen_region(page) == "Own mask"
-    context.close()
+    page.close()
 
 
 def test_img2img_region_is_drawn_on_the_tab_s_picture(page: Any, picture: Path) -> None:
