@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent / "minihost"), str(DOCS.parent)]
 
 import speed_runs as runs  # noqa: E402
+import speed_unet  # noqa: E402
 from recipe_drawing import Chart, Series, charts  # noqa: E402
 from speed_runs import EXACT, SAMPLERS, SPEEDS  # noqa: E402
 
@@ -82,7 +83,9 @@ difference of a pixel to the exact picture, of {full}; *evaluated* is how often 
 
 REMARKS = """
 An ancestral sampler (Euler a) changes the latent by fresh noise in each step, so Adaptive evaluates
-nearly all of them. What three units hold tightly shows more of a reuse than what one does.
+nearly all of them. What three units hold tightly shows more of a reuse than what one does. Where
+*diff* is large and F1 is not lower, the edges are held and what lies between them is another. No
+perceptual distance (LPIPS) is given, as its network's weights are not part of this repository.
 """
 
 TIMES = """
@@ -118,7 +121,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 results["seconds"] = runs.time_steps(Path(folder))
             runs.save(results)
-        results = runs.generate(PICTURES, options.scenes)
+        runs.generate(PICTURES, options.scenes)
+        speed_unet.measure(PICTURES)
+        results = runs.load()
     charts(all_charts(results)).quantize(64).save(PLOT, optimize=True)
     PAGE.write_text(page(results), encoding="utf-8", newline="\n")
 
@@ -171,12 +176,11 @@ def page(results: Results) -> str:
         fastest_most=fastest.most,
         drift=PACES[Speed.ADAPTIVE].drift,
     )
-    measured = MEASURED.format(
-        size=runs.SIZE,
-        count=min(len(runs.values(results, "f1", *one, EXACT)) for one in settings(results)),
-        full=FULL,
-    )
-    return head + measured + table(results) + verdicts(results) + times(results) + FOOT
+    counts = {len(runs.values(results, "f1", *one, EXACT)) for one in settings(results)}
+    count = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    measured = MEASURED.format(size=runs.SIZE, count=count, full=FULL)
+    shown = (table(results), verdicts(results), times(results), speed_unet.section(results))
+    return "".join([head, measured, *shown, FOOT])
 
 
 def settings(results: Results) -> list[tuple[int, str, int]]:

@@ -51,6 +51,8 @@ EXACT: Final = str(Speed.EXACT)
 SPEEDS: Final = (EXACT, *map(str, PACES))
 FIRST_SCENE: Final = demo.FIRST_UNSEEN + 300
 SIZE: Final = 128
+PARTS: Final = ("runs", "seconds", "unet")
+"""Of the results: pictures at each speed, times, and what `speed_unet` measures."""
 WIDTH, LATENT, TIMED_STEPS = 64, 32, 20
 ROUNDS: Final = 3
 
@@ -91,7 +93,7 @@ def load(path: Path = RESULTS) -> dict[str, Any]:
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
-    return {"runs": {}, "seconds": {}}
+    return {part: {} for part in PARTS}
 
 
 def save(results: dict[str, Any], path: Path = RESULTS) -> None:
@@ -100,7 +102,7 @@ def save(results: dict[str, Any], path: Path = RESULTS) -> None:
         f' "{part}": {{\n'
         + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in results[part].items())
         + "\n }"
-        for part in ("runs", "seconds")
+        for part in PARTS
     ]
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8", newline="\n")
 
@@ -127,11 +129,13 @@ def generate(folder: Path, repeats: int, path: Path = RESULTS) -> dict[str, Any]
 
 def _run(studio: demo.Studio, case: Case, folder: Path) -> dict[str, Any]:
     """Edge F1 of each picture, mean difference to the exact ones, evaluations of a network."""
-    pictures, lines, made = _generate(studio, case)
+    pictures, lines, made = make_pictures(studio, case)
     place = folder / f"{replace(case, speed=EXACT).key.replace(' ', '-')}.npy"
     if case.speed == EXACT:
         np.save(place, pictures)
-    exact = np.load(place) if place.is_file() else _generate(studio, replace(case, speed=EXACT))[0]
+    exact = (
+        np.load(place) if place.is_file() else make_pictures(studio, replace(case, speed=EXACT))[0]
+    )
     return {
         "f1": [round(edge_f1(picture, lines), 4) for picture in pictures],
         "difference": round(float(np.abs(pictures.astype(float) - exact).mean()), 3),
@@ -139,7 +143,7 @@ def _run(studio: demo.Studio, case: Case, folder: Path) -> dict[str, Any]:
     }
 
 
-def _generate(studio: demo.Studio, case: Case) -> tuple[np.ndarray, np.ndarray, int]:
+def make_pictures(studio: demo.Studio, case: Case) -> tuple[np.ndarray, np.ndarray, int]:
     """Pictures (n, H, W, 3), edges (H, W, 3), and evaluations of the network of the first unit."""
     scene = demo.shapes_scene(FIRST_SCENE + case.scene, SIZE)
     units = [

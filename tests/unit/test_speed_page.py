@@ -14,6 +14,7 @@ if str(DOCS) not in sys.path:
 
 make_speed = __import__("make_speed")
 runs = __import__("speed_runs")
+speed_unet = __import__("speed_unet")
 MAX_BYTES = 200_000
 
 
@@ -31,6 +32,16 @@ def test_the_page_is_that_of_the_results(results: Any) -> None:
 def test_every_setting_was_run_at_every_speed(results: Any) -> None:
     assert set(make_speed.settings(results)) == set(runs.SETTINGS)
     assert set(results["seconds"]) == set(runs.VARIANTS)
+
+
+def test_a_thinner_unet_saves_its_time_and_changes_the_picture(results: Any) -> None:
+    for units in runs.UNITS:
+        whole = sum(speed_unet.values(results, units, speed_unet.NOTHING, "seconds"))
+        for name, variant in speed_unet.VARIANTS.items():
+            assert len(speed_unet.values(results, units, name, "f1")) == 8
+            assert bool(variant.reuses) == (
+                sum(speed_unet.values(results, units, name, "seconds")) < 0.9 * whole
+            ), name
 
 
 def test_what_is_lost_is_within_what_was_aimed_at(results: Any) -> None:
