@@ -81,8 +81,8 @@ def after_pass(unit: ControlUnit, control: ActiveControl, evaluations: int, comp
     if 0 < control.due <= completed:
         msg = (
             f"{unit.name}: the U-Net's blocks were never called in the steps in which the control "
-            "should have acted; another extension may have replaced the U-Net's forward function: "
-            "switch it off, or the unit"
+            "should have acted; the U-Net may be compiled (torch.compile), or another extension "
+            "may have replaced its forward function: switch that off, or the unit"
         )
         raise HostError(msg)
     if not evaluations:

@@ -4,19 +4,23 @@ The host's forward, its optimisers and every neighbour stay in charge; removing 
 restores the model exactly. What is added at one place, whatever the number of controls:
 
 - `skips`: residuals to the skips and to the middle block's output. The host's decoder concatenates
-  stream and skip itself, so a residual can be added in a forward pre-hook of each output block, to
-  the skip's half of the fresh concatenation.
+  stream and skip itself, so a residual can be added in a forward pre-hook of each output block's
+  first layer, to the skip's half of the fresh concatenation.
 - `after_input`: the output of an input block, which is both the stream and the skip.
 - `module`: the input or the output of any module below the U-Net. Of a block, the output as the
   host makes it: what the first two add comes on top.
 - `weights`: tensors of modules, for the time of a call, see `engine.weights`.
 - `carry`: what has to follow the tokens of an attention, where neighbours merge or tile them.
 - `call`: a call of the whole U-Net, before its first block.
+
+A block is never hooked itself but at its first and its last layer, see `unet.ends_of`. A place that
+no call has come by is told, see `find_missed`: compiled forwards pass hooks over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -28,11 +32,14 @@ from lib_controlnet.engine.kept import Kept
 from lib_controlnet.engine.memory import Memory
 from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.engine.tokens import Carried, Give, Road
-from lib_controlnet.engine.unet import own_modules
+from lib_controlnet.engine.unet import ends_of, own_modules
 from lib_controlnet.engine.weights import ChangedWeights, WeightChange
 from lib_controlnet.errors import HostError
 
+INPUT_BLOCKS: Final = "input_blocks"
+MIDDLE_BLOCK: Final = "middle_block"
 OUTPUT_BLOCKS: Final = "output_blocks"
+BLOCK: Final = re.compile(rf"{MIDDLE_BLOCK}|({INPUT_BLOCKS}|{OUTPUT_BLOCKS})\.\d+")
 ARGUMENTS: Final = ("x", "timesteps", "context", "y")
 """Of a U-Net's forward, in their order (`ldm`, `sgm`)."""
 
@@ -77,11 +84,17 @@ class Call:
             context: (m, t, c).
             y: (m, adm) or None.
             watch: what is told the output of modules, by path.
+
+        Raises:
+            HostError: a module was not called.
         """
         given = {"x": x, "timesteps": timesteps, "context": context}
         given |= self._further if y is None else {**self._further, "y": y}
-        with self._places.watch(watch), suppress(_AllSeenError):
+        due = dict(watch)
+        with self._places.watch(due), suppress(_AllSeenError):
             self._places.unet.forward(**given)
+        if due:
+            raise HostError(describe_missed(list(due)))
 
 
 @dataclass
@@ -112,7 +125,7 @@ class Places:
     def __init__(
         self, unet: nn.Module, cursor: StepCursor, memory: Memory, kept: Kept | None = None
     ) -> None:
-        for name in ("input_blocks", "middle_block", OUTPUT_BLOCKS):
+        for name in (INPUT_BLOCKS, MIDDLE_BLOCK, OUTPUT_BLOCKS):
             if not hasattr(unet, name):
                 msg = (
                     f"the loaded model ({type(unet).__name__}) has no {name}: controls work with "
@@ -133,6 +146,10 @@ class Places:
         self._step: StepContext | None = None
         self._residuals: list[Residuals] = []
         self._taken = False
+        self._asked: set[str] = set()
+        self._reached: set[str] = set()
+        self._missed: dict[str, None] = {}
+        self._was_called = False
         self._handles = ExitStack()
         self._held: list[tuple[Any, Callable[[StepContext], bool]]] = []
         self._stay = ExitStack()
@@ -180,7 +197,8 @@ class Places:
                 in which they were asked for. Its third argument calls the module again on the same
                 input. None leaves the output.
             beside: gives an addition to the module's output, computed from what the module reads,
-                the additions to that included; summed like those, and before any `after`.
+                the additions to that included; summed like those, and before any `after`. Not of a
+                block.
         """
         asked = self._modules.setdefault(path, _AtModule())
         asked.before += [] if before is None else [before]
@@ -222,21 +240,36 @@ class Places:
         self.unet = unet
         self._attach()
 
+    def find_missed(self) -> list[str]:
+        """Places that no finished call of the U-Net has come by, once the hooks are off."""
+        return list(self._missed)
+
+    def _note_missed(self) -> None:
+        if self._was_called:
+            self._missed |= dict.fromkeys(sorted(self._asked - self._reached))
+        self._asked, self._reached, self._was_called = set(), set(), False
+
+    def _ends(self, path: str) -> tuple[nn.Module, nn.Module]:
+        """Where the module of that path is entered and left."""
+        module = self._own[path]
+        return ends_of(module) if BLOCK.fullmatch(path) else (module, module)
+
     @contextmanager
-    def watch(self, watch: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
-        """No control acts inside; the outputs of some modules are shown instead, by path.
+    def watch(self, due: dict[str, Callable[[Tensor], None]]) -> Iterator[None]:
+        """No control acts inside; the outputs of some modules are shown instead.
+
+        Args:
+            due: who is shown them, by path; those that have been shown go.
 
         Raises:
             _AllSeenError: behind the last of them.
         """
         step, self._step = self._step, None
         residuals, self._residuals = self._residuals, []
-        due = set(watch)
         with ExitStack() as stack:
-            for path, show in watch.items():
-                hook = _make_hook(path, show, due)
-                module = self.unet.get_submodule(path)
-                stack.callback(module.register_forward_hook(hook).remove)
+            for path in list(due):
+                _first, last = self._ends(path)
+                stack.callback(last.register_forward_hook(_make_hook(path, due)).remove)
             try:
                 yield
             finally:
@@ -251,26 +284,30 @@ class Places:
         keep(unet.register_forward_hook(self._end_call).remove)
         keep(unet.register_forward_hook(self._leave_call, always_call=True).remove)
         self._own = own_modules(unet)
+        keep(self._note_missed)
         for path, asked in self._modules.items():
-            module = self._own[path]
+            first, last = self._ends(path)
             if asked.before:
-                keep(module.register_forward_pre_hook(self._before_hook(asked.before)).remove)
+                hook = self._before_hook(path, asked.before)
+                keep(first.register_forward_pre_hook(hook).remove)
             if asked.after or asked.beside:
-                hook = self._after_hook(asked)
-                keep(module.register_forward_hook(hook, with_kwargs=True).remove)
+                hook = self._after_hook(path, asked)
+                keep(last.register_forward_hook(hook, with_kwargs=True).remove)
         for road in self._roads.values():  # now that all additions are in what it starts from
             road.hook(unet, keep)
         if self._skips:
-            middle = unet.get_submodule("middle_block")
-            keep(middle.register_forward_hook(self._middle_hook).remove)
-            blocks = list(unet.get_submodule("output_blocks").children())
-            for position, block in enumerate(blocks):
-                skip = len(blocks) - 1 - position  # blocks pop skips from the deepest up
-                keep(block.register_forward_pre_hook(self._skip_hook(skip)).remove)
+            _first, last = self._ends(MIDDLE_BLOCK)
+            keep(last.register_forward_hook(self._middle_hook()).remove)
+            skips = len(list(unet.get_submodule(OUTPUT_BLOCKS).children()))
+            for block in range(skips):
+                first, _last = self._ends(f"{OUTPUT_BLOCKS}.{block}")
+                # blocks pop skips from the deepest up
+                hook = self._skip_hook(f"{OUTPUT_BLOCKS}.{block}", skips - 1 - block)
+                keep(first.register_forward_pre_hook(hook).remove)
         for number, adders in self._inputs.items():
-            hook = self._stream_hook(adders)
-            block = unet.get_submodule(f"input_blocks.{number}")
-            keep(block.register_forward_hook(hook).remove)
+            path = f"{INPUT_BLOCKS}.{number}"
+            _first, last = self._ends(path)
+            keep(last.register_forward_hook(self._stream_hook(path, adders)).remove)
 
     def _forget(self) -> None:
         self._residuals, self._step = [], None
@@ -318,7 +355,7 @@ class Places:
         """Last of all that begins a call: what else a control computes sees the plain weights."""
         for change in self._weights.begin(self.unet, step, self._stay):
             for path, add in change.beside.items():
-                hook = self._after_hook(_AtModule(beside=[add]))
+                hook = self._after_hook(path, _AtModule(beside=[add]))
                 handle = self._own[path].register_forward_hook(hook, prepend=True, with_kwargs=True)
                 self._stay.callback(handle.remove)
 
@@ -327,6 +364,7 @@ class Places:
         self._forget()
 
     def _end_call(self, _unet: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        self._was_called = self._was_called or self._step is not None
         self._weights.finish()
         self._forget()
         if self._taken:
@@ -334,16 +372,36 @@ class Places:
             for _add, taken in self._skips:
                 taken()
 
-    def _middle_hook(self, _block: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        for part in self._residuals:
-            residual = part.layers[-1]
-            if residual is not None:  # the host may still hold the block's own output
-                output = with_rows(output, residual, part.rows)
-                self._taken = True
-        return output
+    def _expect(self, path: str) -> Callable[[], StepContext | None]:
+        """What a hook asks first: the present call, if there is one that it is to act in."""
+        self._asked.add(path)
 
-    def _skip_hook(self, skip: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def add_residual(_block: nn.Module, args: tuple[Any, ...]) -> None:
+        def come_by() -> StepContext | None:
+            if self._step is not None:
+                self._reached.add(path)
+            return self._step
+
+        return come_by
+
+    def _middle_hook(self) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        come_by = self._expect(MIDDLE_BLOCK)
+
+        def add_residual(_layer: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+            come_by()
+            for part in self._residuals:
+                residual = part.layers[-1]
+                if residual is not None:  # the host may still hold the layer's own output
+                    output = with_rows(output, residual, part.rows)
+                    self._taken = True
+            return output
+
+        return add_residual
+
+    def _skip_hook(self, path: str, skip: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        come_by = self._expect(path)
+
+        def add_residual(_layer: nn.Module, args: tuple[Any, ...]) -> None:
+            come_by()
             for part in self._residuals:
                 residual = part.layers[skip]
                 if residual is not None:
@@ -353,9 +411,11 @@ class Places:
 
         return add_residual
 
-    def _stream_hook(self, adders: list[ChangeStream]) -> Callable[..., Tensor]:
-        def change_stream(_block: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            step = self._step
+    def _stream_hook(self, path: str, adders: list[ChangeStream]) -> Callable[..., Tensor]:
+        come_by = self._expect(path)
+
+        def change_stream(_layer: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            step = come_by()
             if step is None:
                 return output
             for add in adders:
@@ -365,9 +425,11 @@ class Places:
 
         return change_stream
 
-    def _before_hook(self, adders: list[ChangeStream]) -> Callable[..., Any]:
+    def _before_hook(self, path: str, adders: list[ChangeStream]) -> Callable[..., Any]:
+        come_by = self._expect(path)
+
         def change_input(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            step = self._step
+            step = come_by()
             if step is None:
                 return None
             given = [addition for add in adders if (addition := add(args[0], step)) is not None]
@@ -375,11 +437,13 @@ class Places:
 
         return change_input
 
-    def _after_hook(self, asked: _AtModule) -> Callable[..., Tensor]:
+    def _after_hook(self, path: str, asked: _AtModule) -> Callable[..., Tensor]:
+        come_by = self._expect(path)
+
         def change_output(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor:
-            step = self._step
+            step = come_by()
             if step is None:
                 return output
             for add in asked.beside:
@@ -394,12 +458,24 @@ class Places:
 
 
 def _make_hook(
-    path: str, show: Callable[[Tensor], None], due: set[str]
+    path: str, due: dict[str, Callable[[Tensor], None]]
 ) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        show(output)
-        due.discard(path)
+        show = due.pop(path, None)
+        if show is not None:
+            show(output)
         if not due:
             raise _AllSeenError
 
     return hook
+
+
+def describe_missed(places: Sequence[str]) -> str:
+    """What to tell of layers in which units act and which the U-Net has not called."""
+    count = f"{len(places)} layers" if len(places) > 1 else "a layer"
+    return (
+        f"ControlNet: the U-Net ran, but without calling {count} in which the units act "
+        f"({', '.join(places[:2])}{' ...' if len(places) > 2 else ''}), so the picture would not "
+        "be controlled as asked; a compiled U-Net (torch.compile) or an extension that replaces "
+        "its forward function does this: switch that off, or the units"
+    )

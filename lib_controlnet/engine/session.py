@@ -12,7 +12,7 @@ from lib_controlnet.engine import outcome
 from lib_controlnet.engine.bound import BoundUnit, bind_unit
 from lib_controlnet.engine.kept import Kept
 from lib_controlnet.engine.outcome import Outcome
-from lib_controlnet.engine.places import Places
+from lib_controlnet.engine.places import Places, describe_missed
 from lib_controlnet.engine.prepared import share_maps
 from lib_controlnet.engine.residency import Between, Place
 from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepCursor
@@ -82,6 +82,7 @@ class ControlSession:
         self._places: Places | None = None
         self._foreign: nn.Module | None = None
         self._alignment: StyleAlign | None = None
+        self._missed: list[str] = []
 
     def follow(self) -> ControlSession:
         """The session of a batch's next turn: what was made of pictures that stay is not lost."""
@@ -198,7 +199,7 @@ class ControlSession:
         if not self.units and self._alignment is None:
             yield
             return
-        self.cursor = StepCursor()
+        self.cursor, self._missed = StepCursor(), []
         residency, controls = self.host.residency, self.active
         networks = {id(control.network): control.network for control in controls}
         low_vram = any(prepared.unit.low_vram for prepared in self.prepared)
@@ -211,6 +212,7 @@ class ControlSession:
                 yield
         finally:
             self._places = self._foreign = None
+            self._missed = places.find_missed()
             self.cursor.layout = None
             self.noisy = None
             for control in controls:
@@ -375,6 +377,9 @@ class ControlSession:
             if not idle and bound.control.tally is not None:
                 became.speed = bound.control.terms.speed
                 self._note_tally(became, unit.name, bound.control.tally)
+        due = any(0 < control.due <= completed for control in self.active)
+        if self._missed and (due or self._alignment is not None):
+            raise HostError(describe_missed(self._missed))
 
     def _note_tally(self, became: Outcome, name: str, tally: tuple[int, int]) -> None:
         """Note and say in which evaluations a unit's network was evaluated."""

@@ -154,6 +154,16 @@ def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         yield from _walk(child, f"{name}.{leaf}" if name else leaf)
 
 
+def ends_of(block: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Where a block of the U-Net is entered and left: its first and its last layer.
+
+    Some hosts call a block, others walk through its layers themselves; the layers are called by
+    both, with what the block reads and for what it gives.
+    """
+    layers = list(block.children()) if hasattr(block, "__getitem__") else []
+    return (layers[0], layers[-1]) if layers else (block, block)
+
+
 def own_parameters(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Its parameters by such names."""
     for name, module in own_modules(unet).items():
@@ -172,8 +182,14 @@ def describe_unet(unet: nn.Module) -> UNetShape:
     in any precision, on any device.
 
     Raises:
-        HostError: the module is not such a U-Net (SD3 and other transformers).
+        HostError: the module is not such a U-Net (SD3 and other transformers), or a compiled one.
     """
+    if hasattr(unet, "_orig_mod"):
+        msg = (
+            "the loaded checkpoint's network is compiled (torch.compile), and a compiled network "
+            "calls none of the layers in which controls act: switch that off in the WebUI"
+        )
+        raise HostError(msg)
     shapes = {name: tuple(parameter.shape) for name, parameter in own_parameters(unet)}
     heads, depths = {}, {}
     for name, module in own_modules(unet).items():

@@ -1,8 +1,10 @@
 """What holds for every control family, on the tiny network that the family itself offers."""
 
 import itertools
+import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from lib_controlnet.enums import (
     PuLIDMode,
     Speed,
 )
-from lib_controlnet.errors import UnitError
+from lib_controlnet.errors import HostError, UnitError
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets.eight_bit import store_in_8_bits
 
@@ -331,6 +333,38 @@ def test_it_is_known_that_a_unit_acted(rig):
         rig.call()
     session.end_pass(1)
     assert [session.outcome_of(unit).acted for unit in (acting, idle)] == [True, False]
+
+
+def test_a_host_that_walks_through_blocks_is_steered_alike(rig, steered, monkeypatch):
+    """As all hosts do whose U-Net is that of Comfy: no block is ever called itself."""
+    kind = type(rig.base.module.middle_block)
+    monkeypatch.setattr(kind, "__call__", kind.forward)
+    assert torch.equal(rig.run(rig.unit()), steered)
+
+
+PASSED_OVER = {"all": r".", "two blocks": r"(input|output)_blocks\.1\."}
+
+
+@pytest.mark.parametrize("which", PASSED_OVER)
+def test_hooks_that_are_passed_over_are_an_error(rig, steered, monkeypatch, which):
+    """As a compiled forward does; where the control needs none of them, it acts as ever."""
+    session, call = rig.session([rig.unit()]), torch.nn.Module.__call__
+    over = {m for n, m in rig.base.module.named_modules() if n and re.match(PASSED_OVER[which], n)}
+
+    def pass_over(module, *args, **kwargs):
+        return (module.forward if module in over else partial(call, module))(*args, **kwargs)
+
+    output = None
+    try:
+        with torch.no_grad(), session.sampling(rig.base.module), monkeypatch.context() as patch:
+            session.begin_evaluation(PAIR, 0.0)
+            patch.setattr(torch.nn.Module, "__call__", pass_over)
+            output = rig.call()
+        session.end_pass(1)
+    except HostError as error:
+        assert "switch" in str(error)
+    else:
+        assert torch.equal(output, steered)
 
 
 def test_a_field_that_means_nothing_to_the_family_is_said(rig):

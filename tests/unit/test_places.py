@@ -11,6 +11,8 @@ import torch
 from lib_controlnet.engine.places import Call, Places
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.step import Row, RowLayout, StepContext, StepCursor
+from lib_controlnet.engine.unet import describe_unet
+from lib_controlnet.errors import HostError
 
 ROWS = RowLayout((Row(0, is_cond=True), Row(0, is_cond=False)))
 
@@ -35,6 +37,13 @@ def call(places: Places, arguments: dict[str, torch.Tensor | None], style: str) 
 
 def places_on(unet: torch.nn.Module) -> Places:
     return Places(unet, StepCursor(), Residency(1, 0))
+
+
+def test_a_compiled_unet_is_refused() -> None:
+    compiled = torch.nn.Module()
+    compiled._orig_mod = support.tiny_base("SD1").module  # as `torch.compile` wraps it
+    with pytest.raises(HostError, match="compiled"):
+        describe_unet(compiled)
 
 
 @pytest.mark.parametrize("style", ["positional", "mixed", "named"])
