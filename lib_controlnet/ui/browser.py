@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from lib_controlnet.ui.gradios import SCRIPT
+
 
 def page_function(name: str, *arguments: Any) -> str:
     """A call of `controlnetPanel` in the page, which gives the function that answers an event.
@@ -29,4 +31,4 @@ def in_page(trigger: Callable, script: str, inputs: list[Any], outputs: list[Any
         inputs: widgets whose values it takes.
         outputs: widgets that it writes.
     """
-    trigger(fn=None, _js=script, inputs=inputs, outputs=outputs, show_progress=False)
+    trigger(fn=None, **{SCRIPT: script}, inputs=inputs, outputs=outputs, show_progress=False)

@@ -13,6 +13,7 @@ from lib_controlnet.detect import listing
 from lib_controlnet.enums import InputMode
 from lib_controlnet.ui import choices
 from lib_controlnet.ui.browser import in_page, page_function
+from lib_controlnet.ui.gradios import SCRIPT, find_strokes
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.preview import connect_preview
 from lib_controlnet.ui.region import connect_region
@@ -74,7 +75,7 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
     drawn = page_function("noteDrawing", widgets.name, masked, InputMode.SIMPLE.value)
     deciding = [widgets.module, widgets.independent, widgets.input_mode]
     changes = [widget.change for widget in deciding]
-    for trigger in (image.edit, image.upload, image.clear, *changes):
+    for trigger in (*find_strokes(image), image.upload, image.clear, *changes):
         in_page(trigger, drawn, deciding, [widgets.drawing_note])
 
 
@@ -116,7 +117,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     ):
         answered = button.click(
             fn=partial(answer, runtime=runtime),
-            _js=page_function("noteChoices", widgets.name),
+            **{SCRIPT: page_function("noteChoices", widgets.name)},
             inputs=chosen,
             outputs=[widgets.model, *lines, *of_families],
             **quiet,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import gradio as gr
 from gradio.components import State
 from gradio.context import Context
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
@@ -57,12 +58,18 @@ class HostTab:
 
     @classmethod
     def find(cls) -> HostTab | None:
-        """The tab in the Blocks that is being built; None where the host has not built it."""
+        """The tab in the Blocks that is being built.
+
+        None where the host has not built it, or has other things than pictures under these names
+        (canvases of a host's own, on gradio 4).
+        """
         root = Context.root_block
         by_id = {} if root is None else {block.elem_id: block for block in root.blocks.values()}
         if root is None or not {*PICTURES, *SETTINGS} <= by_id.keys():
             return None
         pictures = [by_id[name] for name in PICTURES]
+        if not all(isinstance(picture, gr.Image) for picture in pictures):
+            return None
         original = _state_beside(by_id["inpaint_sketch"], root)
         return cls(pictures, [by_id[name] for name in SETTINGS], original)
 
@@ -75,7 +82,7 @@ class HostTab:
 
 def _state_beside(sketch: Block, root: Any) -> Component | None:
     """The state that the host fills whenever the sketch changes."""
-    for event in root.dependencies:
+    for event in getattr(root, "dependencies", ()):
         if sketch._id not in event["inputs"]:
             continue
         for target in event["outputs"]:

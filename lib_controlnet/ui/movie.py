@@ -10,6 +10,7 @@ from gradio.components import Component
 
 from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.movie_kinds import movie_kind
+from lib_controlnet.ui.gradios import for_uploads
 from lib_controlnet.ui.uploads import only_uploads
 
 DEFAULT_DURATION: Final = 50
@@ -48,7 +49,7 @@ def build_movie_panel(runtime: Any) -> list[Component]:
 def _unit(unit: int) -> list[Component]:
     with gr.Tabs():
         with gr.Tab("Movie Input"):
-            movie = gr.Video(source="upload", elem_id=f"video_{unit}", label="Movie")
+            movie = for_uploads(gr.Video, elem_id=f"video_{unit}", label="Movie")
             other = gr.UploadButton(
                 "GIF or another kind of movie", file_types=_ANIMATIONS, elem_id=f"gif_{unit}"
             )
@@ -56,8 +57,8 @@ def _unit(unit: int) -> list[Component]:
             only_uploads(other)
             other.upload(fn=_read_upload, inputs=[other], outputs=[movie], show_progress=False)
         with gr.Tab("Image Input"):
-            image = gr.Image(
-                source="upload",
+            image = for_uploads(
+                gr.Image,
                 tool="sketch",
                 type="numpy",
                 brush_radius=20,

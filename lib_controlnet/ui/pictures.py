@@ -1,9 +1,15 @@
-"""Pictures as the browser keeps them: data URLs, with a drawing layer or without."""
+"""Pictures as the browser keeps them: data URLs, with a drawing layer or without.
+
+On gradio 4 a picture without a drawing is a file in the folder of uploads instead, and a `dict`.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -23,7 +29,7 @@ def read_sketch(value: Any) -> dict[str, Any] | None:
         None without a picture. What cannot be decoded stays text, to be reported with the
         unit's number when it is used.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) or _is_upload(value):
         value = {"image": value, "mask": None}
     if not isinstance(value, Mapping) or not value.get("image"):
         return None
@@ -33,23 +39,40 @@ def read_sketch(value: Any) -> dict[str, Any] | None:
     return {"image": image, "mask": _read_drawing(value.get("mask"), image.shape[:2])}
 
 
+def _is_upload(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("path"), str)
+
+
+def _uploads() -> list[str]:
+    """The folder in which gradio keeps what the page sent; nothing else may be named in a value."""
+    return [os.environ.get("GRADIO_TEMP_DIR") or str(Path(tempfile.gettempdir(), "gradio"))]
+
+
 def read_picture(value: Any) -> Any:
-    """Decode a data URL to uint8 (H, W, 3); anything unreadable comes back as it is."""
+    """Decode a data URL or an upload to uint8 (H, W, 3); anything unreadable comes back as text."""
+    folders: list[str] = []
+    if _is_upload(value):
+        value, folders = value["path"], _uploads()
     if not isinstance(value, str) or not value:
         return value or None
     try:
-        return decode_image(value, "picture of the panel")
+        return decode_image(value, "picture of the panel", allow_paths=folders)
     except ImageError as error:
         log.warning("%s", error)
         return value
 
 
 def _read_mask(value: Any) -> Any:
-    """Decode a data URL of a mask to uint8 (H, W, 3); anything unreadable comes back as it is."""
+    """Decode a mask alike, to uint8 (H, W, 3)."""
+    folders: list[str] = []
+    if _is_upload(value):
+        value, folders = value["path"], _uploads()
     if not isinstance(value, str) or not value:
         return value or None
     try:
-        return np.repeat(decode_mask(value, "mask of the panel")[..., None], 3, axis=2)
+        return np.repeat(
+            decode_mask(value, "mask of the panel", allow_paths=folders)[..., None], 3, axis=2
+        )
     except ImageError as error:
         log.warning("%s", error)
         return value

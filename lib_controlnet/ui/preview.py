@@ -25,6 +25,7 @@ from lib_controlnet.pictures.maps import Size
 from lib_controlnet.prepare.inputs import choose_all
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import model_problem
+from lib_controlnet.ui.gradios import SCRIPT
 from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
 from lib_controlnet.ui.messages import as_html
 from lib_controlnet.ui.unit_value import UnitValue
@@ -73,7 +74,7 @@ def connect_preview(
 
     done = widgets.run.click(
         fn=_runner(runtime, host_tab),
-        _js=script,
+        **{SCRIPT: script},
         inputs=inputs,
         outputs=[widgets.preview, widgets.answer],
         show_progress=True,

@@ -14,6 +14,7 @@ import gradio as gr
 
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui.browser import in_page, page_function
+from lib_controlnet.ui.gradios import find_strokes, for_uploads
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.units.unit import FIELDS
 
@@ -83,9 +84,9 @@ def build_region(name: str, is_img2img: bool) -> dict[str, Component]:
 
 def _mask_pictures(name: str) -> dict[str, Component]:
     with gr.Group(elem_classes=["cnet-region-canvas-group"]):
-        canvas = gr.Image(
+        canvas = for_uploads(
+            gr.Image,
             label="Paint where the unit acts",
-            source="upload",
             tool="sketch",
             type="numpy",
             height=_HEIGHT,
@@ -96,9 +97,9 @@ def _mask_pictures(name: str) -> dict[str, Component]:
             elem_classes=["cnet-image", "cnet-region-canvas"],
         )
     with gr.Group(elem_classes=["cnet-region-file-group"]):
-        mask = gr.Image(
+        mask = for_uploads(
+            gr.Image,
             label="Effective Region Mask",
-            source="upload",
             type="numpy",
             height=_HEIGHT,
             elem_id=f"{name}_mask_image",
@@ -129,12 +130,8 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
         [],
         [widgets.region_canvas, widgets.effective_region_mask, widgets.region_status],
     )
-    in_page(
-        widgets.region_canvas.edit,
-        page_function("closeOnceDrawn", widgets.name),
-        [],
-        [widgets.region_status],
-    )
+    for trigger in find_strokes(widgets.region_canvas):
+        in_page(trigger, page_function("closeOnceDrawn", widgets.name), [], [widgets.region_status])
     in_page(widgets.region.input, page_function("show", False), [], [widgets.region_status])
     in_page(
         widgets.effective_region_mask.upload,

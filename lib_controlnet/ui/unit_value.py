@@ -40,9 +40,17 @@ class UnitValue(State):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(value=ControlNetUnit(), **settings)
-        self.stateful = False  # kept by the browser, not by the session
         self.widgets: dict[str, gr.components.Component] = {}
         self.unit_widgets: Any = None  # the panel's `UnitWidgets`, for pasting
+
+    @property
+    def stateful(self) -> bool:
+        """The browser keeps it, not the session; gradio 3 sets this, gradio 4 has a property."""
+        return False
+
+    @stateful.setter
+    def stateful(self, _value: bool) -> None:
+        """Stays as it is."""
 
     def get_block_name(self) -> str:
         """The browser draws nothing for a "state"."""

@@ -10,6 +10,7 @@ from gradio.components import Component
 from lib_controlnet.detect import listing
 from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
 from lib_controlnet.ui.browser import in_page, page_function
+from lib_controlnet.ui.gradios import for_uploads
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
 from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
@@ -70,9 +71,9 @@ def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]
             gr.Tabs(elem_classes=["cnet-input-tabs"]),
         ):
             with gr.Tab("Single Image") as made["single_tab"]:
-                made["image"] = gr.Image(
+                made["image"] = for_uploads(
+                    gr.Image,
                     label="Image",
-                    source="upload",
                     tool="sketch",
                     type="numpy",
                     height=_PICTURE_HEIGHT,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi.encoders import jsonable_encoder
 from panels import CANNY, FOLLOWING, FakeRuntime, build, by_id, data_url
+from PIL import Image
 
 from annotator.registry import Detected, Detector
 from lib_controlnet.detect import preprocess
@@ -28,7 +29,7 @@ from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.ui import choices, messages, preview
-from lib_controlnet.ui.pictures import read_sketch
+from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.ui.unit_value import build_unit
 from lib_controlnet.units.request import GenerationRequest
 
@@ -246,6 +247,32 @@ def test_read_sketch_undecodable_picture_stays_text_for_the_later_error() -> Non
         "image": "data:image/png;base64,AAAA",
         "mask": None,
     }
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which gradio 4 keeps what the page has sent."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    return folder
+
+
+def test_an_uploaded_file_is_a_picture(uploads: Path) -> None:
+    picture = np.zeros((8, 6, 3), np.uint8)
+    picture[2:] = 200
+    Image.fromarray(picture).save(uploads / "a.png")
+    value = {"path": str(uploads / "a.png"), "url": "/file=a.png", "orig_name": "a.png"}
+    assert (read_sketch(value)["image"] == picture).all()
+    assert (read_region(value, None) == picture).all()
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "none.png", "link.png"])
+def test_an_upload_opens_no_other_file(uploads: Path, name: str) -> None:
+    Image.new("RGB", (8, 6)).save(uploads.parent / "secret.png")
+    (uploads / "link.png").symlink_to(uploads.parent / "secret.png")
+    value = {"path": str(uploads / name)}
+    assert read_sketch(value) == {"image": value["path"], "mask": None}
 
 
 def test_on_control_type_filters_and_chooses_defaults(runtime: FakeRuntime) -> None:
