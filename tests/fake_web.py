@@ -31,6 +31,7 @@ class FakeRuntime:
     calls: list[tuple] = field(default_factory=list)
     options: dict[str, object] = field(default_factory=dict)
     refused: dict[str, Refusal] = field(default_factory=dict)
+    decoded: None = None
 
     def unit_count(self) -> int:
         return 3

@@ -115,7 +115,8 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
     """Run one preprocessor on several pictures.
 
     Args:
-        runtime: the extension's services; its `detect` runs a preprocessor.
+        runtime: the extension's services; its `detect` runs a preprocessor, its `decoded` keeps
+            pictures.
         fetch: loads a picture by URL.
         encode: makes text of a picture, at once, so that no more than one is held.
         asked: the request.
@@ -131,6 +132,7 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
     if not detector.uses_mask and asked.masks:
         log.warning("%s uses no mask, those sent are ignored", detector.name)
     budget = PixelBudget()
+    read, read_mask = (partial(one, decoded=runtime.decoded) for one in (decode_image, decode_mask))
     shown: list[str] = []
     poses: list[dict[str, Any]] = []
     tensors: list[str] = []
@@ -139,10 +141,10 @@ def detect_all(runtime: Any, fetch: Fetch, encode: Encode, asked: Asked) -> Foun
         if detector.identity and not detector.uses_mask:
             shown.append(encode(_decode_as_it_is(text, where, fetch, budget)))
             continue
-        picture = budget.spend(_decode(decode_image, text, where, fetch))
+        picture = budget.spend(_decode(read, text, where, fetch))
         if detector.uses_mask and index < len(asked.masks):
             where = f"controlnet_masks[{index}]"
-            mask = budget.spend(_decode(decode_mask, asked.masks[index], where, fetch))
+            mask = budget.spend(_decode(read_mask, asked.masks[index], where, fetch))
             picture = join_mask(picture, mask)
         detection = runtime.detect(detector.name, picture, *asked.sliders)
         if detection.embedding is not None:

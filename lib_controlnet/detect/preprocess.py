@@ -7,7 +7,6 @@ of the right size and nothing else.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lib_controlnet.detect.seen import Framed, Seen
 from lib_controlnet.errors import (
     ControlNetError,
     HostError,
@@ -113,12 +113,14 @@ class DetectionCache(Bounded[tuple, Detection]):
     Attributes:
         ahead: detections of pictures whose turn is still to come; each is given out once.
         crowds: by preprocessor, so many pixels at once were too much for it.
+        seen: what is known of the pictures themselves.
     """
 
     def __init__(self, max_count: int = 16, max_bytes: int = 256 << 20) -> None:
         super().__init__(max_count, max_bytes, _measure)
         self.ahead: Bounded[tuple, Detection] = Bounded(MAX_AHEAD, 128 << 20, _measure)
         self.crowds: dict[str, int] = {}
+        self.seen = Seen()
 
     def get(self, key: tuple) -> Detection | None:
         found = super().get(key)
@@ -132,6 +134,7 @@ class DetectionCache(Bounded[tuple, Detection]):
     def clear(self) -> None:
         super().clear()
         self.ahead.clear()
+        self.seen.clear()
 
 
 def _measure(_key: tuple, detection: Detection) -> int:
@@ -287,10 +290,10 @@ def run_preprocessor(
     work = plan_work(detector, resolution, values, pixel_perfect, seed)
     if cache is None or detector.identity:
         return _detect(work, picture)
-    asked = work.key(picture)
+    asked = work.key(picture, cache.seen)
     found = cache.get((*asked, files_of(detector)))
     if found is None:
-        found = _detect(work, picture)
+        found = _detect(work, picture, cache.seen)
         cache.put((*asked, files_of(detector)), found)  # files that have come meanwhile included
     return found
 
@@ -311,10 +314,21 @@ class Work:
     values: tuple[float, ...]
     seed: int
 
-    def key(self, picture: np.ndarray) -> tuple[object, ...]:
+    def key(self, picture: np.ndarray, seen: Seen) -> tuple[object, ...]:
         """What a detection of the picture is kept under, beside the state of the weight files."""
         seed = self.seed if self.detector.seeded else 0
-        return (self.detector.name, self.side, self.values, seed, *_fingerprint(picture))
+        return (self.detector.name, self.side, self.values, seed, *seen.fingerprint(picture))
+
+    def frame(self, picture: np.ndarray, seen: Seen | None) -> Framed:
+        """The picture as the detector wants it, and what undoes the padding."""
+        frame = self.detector.frame
+        resize = _RESIZES.get(frame)
+        if resize is None:
+            return picture, np.ascontiguousarray
+        if seen is None:
+            return resize(picture, self.side)
+        key = (frame, self.side, *seen.fingerprint(picture))
+        return seen.frame(key, lambda: resize(picture, self.side))
 
 
 def plan_work(
@@ -358,15 +372,10 @@ def input_channels(detector: Detector, image: np.ndarray, mask: np.ndarray | Non
     return join_mask(rgb, mask) if wants_mask else rgb
 
 
-def _fingerprint(picture: np.ndarray) -> tuple[object, ...]:
-    digest = hashlib.sha1(np.ascontiguousarray(picture).data, usedforsecurity=False).digest()
-    return picture.shape, digest
-
-
-def _detect(work: Work, picture: np.ndarray) -> Detection:
+def _detect(work: Work, picture: np.ndarray, seen: Seen | None = None) -> Detection:
     started = time.perf_counter()
     with _explain_failure(work.detector):
-        made = _make_room(lambda: run_all(work, [picture])[0])
+        made = _make_room(lambda: run_all(work, [picture], seen)[0])
     size = Size.from_array(made.image)
     spent = (time.perf_counter() - started) * 1000
     log.debug("%s: %d x %d in %.0f ms", made.name, size.width, size.height, spent)
@@ -386,14 +395,21 @@ def _make_room(run: Callable[[], Detection]) -> Detection:
     return run()
 
 
-def run_all(work: Work, pictures: Sequence[np.ndarray]) -> list[Detection]:
+def run_all(
+    work: Work, pictures: Sequence[np.ndarray], seen: Seen | None = None
+) -> list[Detection]:
     """The detections of pictures of one size and kind.
+
+    Args:
+        work: what is done.
+        pictures: at least one.
+        seen: what is known of them.
 
     Raises:
         Exception: whatever the detector raises.
     """
     detector = work.detector
-    framed = [_frame(detector, picture, work.side) for picture in pictures]
+    framed = [work.frame(picture, seen) for picture in pictures]
     named: dict[str, Any] = {}
     if detector.seeded:
         # The legacy generator draws the numbers that existing seeds stand for.
@@ -492,17 +508,19 @@ def _cannot_run(detector: Detector, reason: object) -> str:
     return f"preprocessor {detector.name} cannot run: {reason}"
 
 
-def _frame(
-    detector: Detector, picture: np.ndarray, side: int
-) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """The picture as the detector wants it, and what undoes the padding."""
-    if detector.frame is declarations.Frame.PADDED:
-        return resize_with_pad(picture, side)
-    if detector.frame is declarations.Frame.RESIZED:
-        return resize_short_side(picture, side), np.ascontiguousarray
-    if detector.frame is declarations.Frame.AREA:
-        return resize_short_side(picture, side, by_area=True), np.ascontiguousarray
-    return picture, np.ascontiguousarray
+def _resize(picture: np.ndarray, side: int) -> Framed:
+    return resize_short_side(picture, side), np.ascontiguousarray
+
+
+def _resize_by_area(picture: np.ndarray, side: int) -> Framed:
+    return resize_short_side(picture, side, by_area=True), np.ascontiguousarray
+
+
+_RESIZES: Final[dict[Any, Callable[[np.ndarray, int], Framed]]] = {
+    declarations.Frame.PADDED: resize_with_pad,
+    declarations.Frame.RESIZED: _resize,
+    declarations.Frame.AREA: _resize_by_area,
+}
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
         if not units:
             return
         last = batch.leave(p)
-        source = pictures.batch_source(p, runtime.host)
+        source = runtime.batch_source(p)
         made = plan(units, source, animation.animation_of(p), _takes_several)
         run = batch.start(p, made, last, runtime)
         if run is None:

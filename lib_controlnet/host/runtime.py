@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ from lib_controlnet.host import annotators, pictures
 from lib_controlnet.limits import MAX_TURNS
 from lib_controlnet.prepare.detection import detect_unit, follow_model
 from lib_controlnet.prepare.inputs import DecodedFiles
+from lib_controlnet.units.batch import MAX_CHECKED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +71,7 @@ class Runtime:
         count = self.host.flag("controlnet_preprocessor_cache_size")
         self.detections = DetectionCache(count) if isinstance(count, int) else DetectionCache()
         self.decoded = DecodedFiles()
+        self._checked: Bounded[tuple, None] = Bounded(MAX_CHECKED)
 
     def option(self, key: str) -> Any:
         """A setting's present value, of the type that it has to have."""
@@ -244,9 +247,10 @@ class Runtime:
         """What preprocessors in here wait for is told to somebody else than the host's bar."""
         return annotators.report_to(listener)
 
-    def batch_source(self) -> BatchSource:
-        """Where the panel's units may have several pictures from."""
-        return pictures.batch_source(None, self.host)
+    def batch_source(self, p: Any = None) -> BatchSource:
+        """Where the units of a generation may have several pictures from; None: the panel's."""
+        source = pictures.batch_source(p, self.host)
+        return replace(source, decoded=self.decoded, checked=self._checked)
 
     def close(self) -> None:
         """Give back all memory."""
@@ -262,6 +266,7 @@ class _WaitingCache(DetectionCache):
 
     def __init__(self, cache: DetectionCache, wait: Callable[[], object]) -> None:
         self._cache = cache
+        self.seen = cache.seen
         self._wait: Callable[[], object] | None = wait
 
     def get(self, key: tuple) -> Detection | None:

@@ -143,6 +143,7 @@ class _Decoder:
             elif first > 0:
                 frame = np.empty((second, first, 3), np.uint8)
                 self._fill(frame.data.cast("B"), FRAME_SECONDS)
+                frame.flags.writeable = False
                 yield frame
             else:
                 self._refuse(first, second)

@@ -50,6 +50,7 @@ def host_picture(
     size: Size,
     resize_mode: int,
     background: str = "#ffffff",
+    prepared: Image.Image | None = None,
 ) -> HostPicture:
     """Picture and mask as the host hands them to the sampler.
 
@@ -60,10 +61,11 @@ def host_picture(
         size: requested size.
         resize_mode: the host's, 0 to 3; 3 stretches the latent, see `latent_part`.
         background: colour under transparent parts.
+        prepared: the mask of `prepare_mask`, if there is one already.
     """
     check_size(size.width, size.height, "the requested picture")
     picture = _flatten(init, background)
-    mask = None if rules is None else prepare_mask(rules)
+    mask = None if rules is None else prepared or prepare_mask(rules)
     region = None
     if mask is not None and rules is not None and rules.only_masked:
         region = crop_region(mask, rules.padding, size)
@@ -139,7 +141,15 @@ def follow_crop(
 
     Args: see `host_picture`.
     """
-    found = host_picture(init, rules, size, resize_mode, background)
+    return without_border(
+        host_picture(init, rules, size, resize_mode, background), init, size, resize_mode
+    )
+
+
+def without_border(
+    found: HostPicture, init: Image.Image, size: Size, resize_mode: int
+) -> HostPicture:
+    """What the host paints on, less the border into which it fits a picture."""
     if found.region is not None or resize_mode in (STRETCH, COVER, LATENT_UPSCALE):
         return found
     inner = _inner_size(FIT, init, size)

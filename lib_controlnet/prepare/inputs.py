@@ -21,16 +21,18 @@ from lib_controlnet.prepare.crop import (
     LATENT_UPSCALE,
     crop_control,
     crop_region,
-    follow_crop,
     host_picture,
     latent_part,
     prepare_mask,
     whole_picture,
+    without_border,
 )
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
-    from lib_controlnet.prepare.crop import Box
+    from PIL import Image
+
+    from lib_controlnet.prepare.crop import Box, HostPicture
     from lib_controlnet.units.request import GenerationRequest, InpaintRules
     from lib_controlnet.units.unit import ControlUnit
 
@@ -126,7 +128,7 @@ def choose(unit: ControlUnit, request: GenerationRequest) -> ChosenPicture:
     rules = request.inpaint
     crop = None
     if rules is not None and _crops(unit, request):
-        crop = crop_region(prepare_mask(rules), rules.padding, request.size)
+        crop = crop_region(_mask_of(request), rules.padding, request.size)
     return ChosenPicture(unit, request, image, mask, crop)
 
 
@@ -192,10 +194,45 @@ def control_picture(
     if wants_mask or identity or choice.crop is not None:
         return _take_painted(choice, wants_mask)
     # A preprocessor finds more in the picture as it was given than in one of the result's size.
-    whole = whole_picture(request.init_image, request.background)
+    whole = _whole_picture(request)
     if request.resize_mode == LATENT_UPSCALE:
         whole = latent_part(whole, Size.from_array(whole), request.size)
     return ControlPicture(whole, choice.resize_mode)
+
+
+def _mask_of(request: GenerationRequest) -> Image.Image:
+    """The host's mask as it prepares it, in the size given."""
+    rules = request.inpaint
+    assert rules is not None
+    return request.once(("mask",), lambda: prepare_mask(rules))
+
+
+def _whole_picture(request: GenerationRequest) -> np.ndarray:
+    """The img2img picture in full."""
+    init = request.init_image
+    assert init is not None
+
+    def make() -> np.ndarray:
+        whole = whole_picture(init, request.background)
+        whole.flags.writeable = False
+        return whole
+
+    return request.once(("whole",), make)
+
+
+def _host_picture(request: GenerationRequest, rules: InpaintRules | None) -> HostPicture:
+    """What the host paints on, by its own rules or by others for the same mask."""
+    init = request.init_image
+    assert init is not None
+    mask = None if rules is None else _mask_of(request)
+    how = request.size, request.resize_mode, request.background, mask
+
+    def make() -> HostPicture:
+        made = host_picture(init, rules, *how)
+        made.image.flags.writeable = False
+        return made
+
+    return request.once(("host", rules is not None and rules.only_masked), make)
 
 
 def split_picture(unit: ControlUnit) -> tuple[Any, Any]:
@@ -260,7 +297,12 @@ def _crop_own(picture: ControlPicture, choice: ChosenPicture) -> ControlPicture:
     whole = Size(init.width, init.height)
     mode = list(ResizeMode).index(picture.resize_mode)
     is_map = choice.unit.module.lower() == NO_MODULE  # finished: lines and palettes stay sharp
-    image = crop_control(picture.image, whole, choice.crop, size, mode, is_map)
+    how = whole, choice.crop, size, mode, is_map
+    image = choice.request.once(
+        ("crop", id(picture.image), mode, is_map),
+        lambda: crop_control(picture.image, *how),
+        picture.image,
+    )
     return ControlPicture(image, ResizeMode.OUTER_FIT)
 
 
@@ -274,9 +316,7 @@ def _under_host_mask(picture: ControlPicture, choice: ChosenPicture) -> ControlP
     request = choice.request
     laid = _crop_own(picture, choice)
     pixels = fit_map(laid.image[:, :, :3], request.size, laid.resize_mode)
-    mask = host_picture(
-        request.init_image, _read_rules(choice), request.size, request.resize_mode
-    ).mask
+    mask = _host_picture(request, _read_rules(choice)).mask
     return ControlPicture(join_mask(pixels, mask), ResizeMode.OUTER_FIT, is_held=True)
 
 
@@ -291,10 +331,9 @@ def _read_rules(choice: ChosenPicture) -> InpaintRules | None:
 def _take_painted(choice: ChosenPicture, wants_mask: bool) -> ControlPicture:
     """The img2img picture on the very pixels on which the host paints."""
     request = choice.request
-    found = follow_crop(
-        *(request.init_image, _read_rules(choice), request.size),
-        *(request.resize_mode, request.background),
-    )
+    found = _host_picture(request, _read_rules(choice))
+    if request.init_image is not None:
+        found = without_border(found, request.init_image, request.size, request.resize_mode)
     pixels = join_mask(found.image, found.mask) if wants_mask else found.image
     return ControlPicture(pixels, ResizeMode.OUTER_FIT, is_held=request.inpaint is not None)
 
@@ -339,10 +378,7 @@ def host_region(unit: ControlUnit, request: GenerationRequest) -> Region | None:
     """
     if request.init_image is None or request.inpaint is None:
         return None
-    host = host_picture(
-        *(request.init_image, request.inpaint, request.size, request.resize_mode),
-        background=request.background,
-    )
+    host = _host_picture(request, request.inpaint)
     blank = np.zeros((request.size.height, request.size.width), np.uint8)
     mask = blank if host.mask is None else host.mask
     return Region(mask, ResizeMode.RESIZE, unit.region_feather)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from lib_controlnet.enums import InputMode
 from lib_controlnet.errors import ImageError, UnitError
 from lib_controlnet.files.paths import PATH_FAULTS, Folders, open_path
+from lib_controlnet.gate import Bounded
 from lib_controlnet.limits import MAX_FILES, MAX_LISTED
 from lib_controlnet.pictures.decode import (
+    Decoded,
     Fetch,
     check_file,
     decode_image,
@@ -25,6 +27,8 @@ from lib_controlnet.pictures.decode import (
 )
 from lib_controlnet.units.unit import ControlUnit
 
+MAX_CHECKED: Final = 16_384
+"""Files that are remembered as pictures."""
 _DIGITS: Final = re.compile(r"(\d+)")
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _DATA_URL: Final = "data:"
@@ -94,12 +98,16 @@ class BatchSource:
         paths: folders whose files a list of pictures may name, in the same way.
         fetch: loads http(s) URLs, None refuses them.
         refusal: what to do instead where no folder may be listed.
+        decoded: files that need not be decoded again.
+        checked: files that are known to be pictures, by path and state.
     """
 
     folders: Folders = False
     paths: Folders = False
     fetch: Fetch | None = None
     refusal: str = "send the pictures as a list of base64"
+    decoded: Decoded | None = None
+    checked: Bounded[tuple, None] = field(default_factory=lambda: Bounded(MAX_CHECKED))
 
 
 def keyframe_line(given: Any) -> str | None:
@@ -190,9 +198,24 @@ def _list(
     for path in files:  # a link may lead out of the folder
         if source.folders is not True and open_path(path, source.folders) is None:
             raise UnitError(_outside(f"{where}: {path}", source.folders))
-        check_file(path, f"{where}: {path}")
+        _check_once(path, where, source)
     folders.append(folder)
     return tuple(BatchPicture(path.name, path) for path in files)
+
+
+def _check_once(path: Path, where: str, source: BatchSource) -> None:
+    """Refuse a file that is no picture; the batch tab of the host asks anew for each of its files.
+
+    Raises:
+        ImageError: see `check_file`.
+    """
+    try:
+        state = path.stat()
+    except OSError:
+        check_file(path, f"{where}: {path}")
+    else:
+        key = path, state.st_size, state.st_mtime_ns
+        source.checked.find(key, lambda: check_file(path, f"{where}: {path}"))
 
 
 def _outside(what: str, folders: Any) -> str:
@@ -205,7 +228,7 @@ def _check(where: str, name: str, value: Any, source: BatchSource) -> BatchPictu
     if isinstance(value, Mapping):
         value, mask = value.get("image"), value.get("mask") or None
     if value is None or not (isinstance(value, str) and _URL.match(value.strip())):
-        decode_image(value, where, source.paths, source.fetch)
+        decode_image(value, where, source.paths, source.fetch, decoded=source.decoded)
     return BatchPicture(name, value, mask)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from lib_controlnet.enums import ResizeMode
+from lib_controlnet.gate import Bounded
 from lib_controlnet.pictures.maps import Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
+
+MADE: Final = 16
+"""Pictures of a generation that are kept while it is prepared."""
 LATENT_UPSCALE_MODE = 3
 """The host's resize mode "just resize (latent upscale)"."""
 
@@ -63,6 +69,19 @@ class GenerationRequest:
     background: str = "#ffffff"
     has_hires: bool = False
     is_upscale_script: bool = False
+    _made: Bounded[tuple, tuple] = field(
+        default_factory=lambda: Bounded(MADE), init=False, repr=False, compare=False
+    )
+
+    def once(self, key: tuple, make: Callable[[], T], *held: object) -> T:
+        """What `make` gives; whoever asks for it again in this generation gets the same.
+
+        Args:
+            key: what it is.
+            make: makes it; what it gives is not to be modified.
+            held: objects whose `id` is in the key, which nothing else may have meanwhile.
+        """
+        return self._made.find(key, lambda: (make(), held))[0]
 
     @property
     def picture_resize_mode(self) -> ResizeMode:
