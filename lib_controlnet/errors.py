@@ -67,6 +67,15 @@ def lacks_memory(name: str) -> HostError:
     )
 
 
+def lacks_memory_here(name: str) -> HostError:
+    """The sentence for a control model that is loaded and cannot be evaluated."""
+    return HostError(
+        f"there is not enough memory to evaluate {name} at this size, not even row by row and "
+        "layer by layer; make the picture smaller, close other programs, or start the WebUI with "
+        "--medvram or --lowvram"
+    )
+
+
 def without_frames(error: BaseException) -> BaseException:
     """The error itself, to be kept: its frames, and its causes', would keep all their pictures."""
     waiting, seen = [error], set()

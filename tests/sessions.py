@@ -6,11 +6,13 @@ import numpy as np
 import torch
 
 from annotator.embedding import VECTORS, Embedding
+from lib_controlnet.engine.memory import Between
 from lib_controlnet.engine.network import GuideKind
 from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.prepared import PreparedUnit
-from lib_controlnet.engine.residency import Between, Residency
+from lib_controlnet.engine.residency import Residency
 from lib_controlnet.enums import ResizeMode
+from lib_controlnet.families.residual import Group
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.pictures.region import Region
@@ -29,6 +31,9 @@ class FakeHost:
 
     def __init__(self):
         self.residency = Residency(1, 0)
+
+    def measure_coming(self, device):
+        return 0
 
     def option(self, key):
         return DEFAULTS[key]
@@ -92,3 +97,9 @@ def prepared(network, seed=3, region=None, effect=None, **fields):
 
 def info(base, **changes):
     return PassInfo(PassGeometry.of_latent(LATENT), base, alphas=FakeHost.alphas, **changes)
+
+
+def evaluate_group(controls, step, rows):
+    """Residuals of units that share a network, evaluated as one batch; one for each unit."""
+    group = Group(controls, step, rows)
+    return group.finish(group.evaluate())

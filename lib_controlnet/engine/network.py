@@ -9,6 +9,7 @@ from enum import Enum
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lib_controlnet.engine.rehearsal import Footprint
 from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window, strength_curve
 from lib_controlnet.enums import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.injection import RegionMask, Rows
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Places
+    from lib_controlnet.engine.rehearsal import Asked
     from lib_controlnet.engine.step import Row, StepContext
 
 
@@ -133,6 +135,9 @@ class ControlNetwork(ABC):
         reads_tokens: another unit's tokens can take the place of the text.
         partner: family whose tokens it reads in the place of the text, as far as its name tells.
         stored: how its weights are stored, where that is not exactly.
+        may_shrink: they may be stored in 8 bits when memory is short.
+        comes_by_layer: its weights can come to a device layer by layer: those of whatever lies in
+            a list of modules are read in calls of that alone.
         module: the torch module that holds the weights; it may have none.
     """
 
@@ -154,6 +159,8 @@ class ControlNetwork(ABC):
     reads_tokens: bool = False
     partner: str = ""
     stored: str = ""
+    may_shrink: bool = False
+    comes_by_layer: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -170,6 +177,11 @@ class ControlNetwork(ABC):
     def dtype(self) -> torch.dtype:
         """Precision in which the network computes, and that of weights that are stored exactly."""
         return dtype_of(self.module)
+
+    def rehearse(self, asked: Asked) -> Footprint:
+        """What it will hold on a device beside its weights, as far as it is known before."""
+        del asked
+        return Footprint()
 
     def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
         """Strength per layer for the unit's weight and control mode, see `strength_curve`."""

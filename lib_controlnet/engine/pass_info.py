@@ -37,3 +37,8 @@ class PassInfo:
     seeds: tuple[int, ...] = (0,)
     has_words: bool = True
     alphas: Tensor | None = None
+
+    @property
+    def cells(self) -> int:
+        """Cells of the pass's latent."""
+        return self.geometry.latent.width * self.geometry.latent.height

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lib_controlnet.engine.residency import Between, Residency
+    from lib_controlnet.engine.memory import Between
+    from lib_controlnet.engine.residency import Residency
     from lib_controlnet.engine.step import RowLayout
 
 
@@ -35,6 +36,13 @@ class Host(Protocol):
     @property
     def network_dtype(self) -> torch.dtype:
         """dtype in which control networks keep their weights."""
+        ...
+
+    def measure_coming(self, device: torch.device) -> int:
+        """Bytes that the host will put on a device for the U-Net, less what it takes off for that.
+
+        What is asked for before a pass.
+        """
         ...
 
     def option(self, key: str) -> object:

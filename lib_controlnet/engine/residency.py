@@ -9,41 +9,40 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
 
-from lib_controlnet.engine.memory import Derived, measure_room
-from lib_controlnet.engine.storage import settle_storage
+from lib_controlnet.engine.memory import Between, Derived, Pieces, measure_room
+from lib_controlnet.engine.resident import Copy, Resident, copy_to
+from lib_controlnet.engine.storage import settle_storage, shrink
 from lib_controlnet.enums import Storage
-from lib_controlnet.errors import ModelNotFoundError, is_out_of_memory, lacks_memory
+from lib_controlnet.errors import (
+    ModelNotFoundError,
+    is_out_of_memory,
+    lacks_memory,
+    lacks_memory_here,
+    without_frames,
+)
 from lib_controlnet.gate import Bounded
-from lib_controlnet.nets.layout import weights_for
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.network import ControlNetwork
+    from lib_controlnet.engine.rehearsal import Asked, Footprint
     from lib_controlnet.engine.unet import BaseUNet
 
 log = logging.getLogger(__name__)
 
 Loader = Callable[["Path", "BaseUNet", "torch.dtype", "torch.device | str"], "ControlNetwork"]
-Copy = Callable[[Tensor, torch.device], Tensor]
 Key = tuple[object, ...]
 
 CPU = torch.device("cpu")
 
-
-class Between(Enum):
-    """When control networks leave the device."""
-
-    NEVER = "never"  # but for what else needs the memory
-    PASS = "pass"
-    EVALUATION = "evaluation"
+FOOTPRINTS: Final = 256
+"""Structures and sizes of which it is remembered what they hold."""
 
 
 @dataclass(frozen=True)
@@ -53,86 +52,16 @@ class Place:
     Attributes:
         device: the U-Net's, or the CPU.
         between: when they leave it.
+        pieces: in which they compute.
+        resting: those whose window is not open when the pass begins.
+        say: is told what becomes of it where memory runs out.
     """
 
     device: torch.device
     between: Between = Between.NEVER
-
-
-def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy of weights on a device, laid out as it wants them."""
-    return weights_for(tensor.detach(), device).to(device)
-
-
-class Resident:
-    """The weights of one module: masters where they were loaded, and copies on a device.
-
-    Parameters and buffers are replaced, not written to; tied ones stay tied.
-
-    Args:
-        module: any; what it holds now are the masters.
-        copy: gives a tensor's copy on a device.
-
-    Attributes:
-        uses: evaluations that are going on.
-        is_unwanted: it leaves the device when they are over.
-        derived: what else was made of the weights; it goes when they leave the device.
-    """
-
-    def __init__(self, module: nn.Module, copy: Copy = copy_to) -> None:
-        self._copy = copy
-        self._masters = list(_tensors(module))
-        self._copies: dict[int, Tensor] = {}
-        self._device: torch.device | None = None
-        self.uses = 0
-        self.is_unwanted = False
-        self.derived: WeakSet[Derived] = WeakSet()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the masters, of the copies and of what else was made of them."""
-        masters = {id(tensor): tensor for _, _, tensor in self._masters}
-        held = (*masters.values(), *self._copies.values())
-        weights = sum(tensor.nelement() * tensor.element_size() for tensor in held)
-        return weights + sum(one.nbytes for one in self.derived)
-
-    def place(self, device: torch.device) -> None:
-        """Have the module compute on a device; on the masters' own nothing is copied.
-
-        Raises:
-            Exception: whatever the device says where its memory does not suffice; the module is
-                then where it was.
-        """
-        if self._device == device:
-            return
-        copies: dict[int, Tensor] = {}
-        for _, _, master in self._masters:
-            if id(master) not in copies and master.device.type != device.type:
-                fresh = self._copy(master, device)
-                is_parameter = isinstance(master, nn.Parameter)
-                copies[id(master)] = nn.Parameter(fresh, False) if is_parameter else fresh
-        for owner, name, master in self._masters:
-            setattr(owner, name, copies.get(id(master), master))
-        self._copies, self._device = copies, device
-
-    def park(self) -> bool:
-        """Have the module compute on its masters again; whether anything was dropped by that."""
-        had_derived = any([one.drop() for one in self.derived])
-        had_copies = bool(self._copies)
-        if had_copies:
-            for owner, name, master in self._masters:
-                setattr(owner, name, master)
-        self._copies, self._device, self.is_unwanted = {}, None, False
-        return had_copies or had_derived
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Every parameter and buffer, with the module that holds it and its name there."""
-    for owner in module.modules():
-        parameters = owner.named_parameters(recurse=False, remove_duplicate=False)
-        buffers = owner.named_buffers(recurse=False, remove_duplicate=False)
-        for name, tensor in (*parameters, *buffers):
-            yield owner, name, tensor
+    pieces: Pieces = Pieces()
+    resting: Collection[ControlNetwork] = field(default=(), compare=False)
+    say: Callable[[str], None] = field(default=log.warning, compare=False)
 
 
 @dataclass(eq=False)
@@ -143,11 +72,30 @@ class _Pass:
         networks: all that are used in it.
         device: where they compute.
         between: when they leave it; sooner than asked if they do not fit there together.
+        pieces: in which they compute; smaller than asked where an evaluation did not fit.
+        resting: those outside their window.
+        say: see `Place`.
     """
 
     networks: list[ControlNetwork]
     device: torch.device
     between: Between
+    pieces: Pieces
+    resting: list[ControlNetwork]
+    say: Callable[[str], None]
+
+    @property
+    def open(self) -> list[ControlNetwork]:
+        """Those inside their window."""
+        resting = set(map(id, self.resting))
+        return [network for network in self.networks if id(network) not in resting]
+
+    @property
+    def due(self) -> list[ControlNetwork]:
+        """Those that may lie on the device between evaluations."""
+        if self.between.is_scarce:
+            return []
+        return self.open if self.between is Between.WINDOW else self.networks
 
 
 class Residency(Bounded[Key, "ControlNetwork"]):
@@ -189,6 +137,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         self._residents: WeakKeyDictionary[ControlNetwork, Resident] = WeakKeyDictionary()
         self._passes: list[_Pass] = []
         self._spare: WeakSet[Derived] = WeakSet()
+        self._footprints: Bounded[Key, Footprint] = Bounded(FOOTPRINTS)
 
     # ---- what is loaded ----
 
@@ -210,7 +159,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
             base: the U-Net that it is to steer.
             dtype: in which it computes.
             loader: reads the file.
-            storage: when it is stored in 8 bits, which is decided when it is loaded.
+            storage: when it is stored in 8 bits.
             device: where it will compute.
 
         Raises:
@@ -226,7 +175,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
                 count = max(self.max_count, 1) - 1
                 self.shrink(count, least=min(count, 1))
                 network = loader(path, base, dtype, CPU)
-                settle_storage(network, storage, base, device, self.find_room)
+                settle_storage(network, storage, device, self.find_room)
             key = (*key, base.identity if network.depends_on_base else None)
             self._alive[key] = network
             self.put(key, network, least=1)
@@ -282,16 +231,19 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         Raises:
             HostError: the device has too little memory for one of them alone.
         """
-        present = _Pass(list(networks), place.device, place.between)
+        resting = list(place.resting)
+        present = _Pass(
+            list(networks), place.device, place.between, place.pieces, resting, place.say
+        )
         if kept is not None:
             self.spare(kept)
-        self.park(() if place.between is Between.EVALUATION else networks, kept)
+        self.park(present.due, kept)
         with self._lock:
             self._passes.append(present)
         try:
-            for network in present.networks:
-                if present.between is not Between.EVALUATION:
-                    self._bring(network, present)
+            for network in (*present.open, *resting):
+                if network in present.due:
+                    self._bring(network, present, can_wait=network in resting)
             self.shrink(least=1)
             yield
         finally:
@@ -300,6 +252,22 @@ class Residency(Bounded[Key, "ControlNetwork"]):
                 outer = [network for one in self._passes for network in one.networks]
             if place.between is Between.PASS:
                 self.park(outer)
+            elif present.between is not Between.NEVER:
+                with self._lock:
+                    self._park_all(outer)
+
+    def rest(self, networks: Collection[ControlNetwork]) -> None:
+        """Tell which networks of the present pass are outside their window now.
+
+        They leave the device if that was chosen, or else as soon as something lacks memory.
+        """
+        with self._lock:
+            present = self._passes[-1] if self._passes else None
+            if present is None:
+                return
+            present.resting = list(networks)
+            if present.between is Between.WINDOW:
+                self._park_all(present.due)
 
     @contextmanager
     def on_device(self, network: ControlNetwork) -> Iterator[None]:
@@ -322,7 +290,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         finally:
             with self._lock:
                 resident.uses -= 1
-                is_waiting = present is not None and present.between is Between.EVALUATION
+                is_waiting = present is not None and present.between.is_scarce
                 if not resident.uses and (is_waiting or resident.is_unwanted):
                     resident.park()
 
@@ -330,7 +298,13 @@ class Residency(Bounded[Key, "ControlNetwork"]):
     def is_scarce(self) -> bool:
         """Whether networks of the present pass leave the device between its evaluations."""
         with self._lock:
-            return bool(self._passes) and self._passes[-1].between is Between.EVALUATION
+            return bool(self._passes) and self._passes[-1].between.is_scarce
+
+    @property
+    def pieces(self) -> Pieces:
+        """In what pieces the present pass is computed."""
+        with self._lock:
+            return self._passes[-1].pieces if self._passes else Pieces()
 
     def count(self, network: ControlNetwork, derived: Derived) -> None:
         """What was made of a network counts as its own, and goes when it leaves the device."""
@@ -343,30 +317,109 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         with self._lock:
             self._spare.add(derived)
 
-    def _bring(self, network: ControlNetwork, present: _Pass) -> None:
-        """Put a network on the pass's device; if there is no room, everything else leaves first."""
-        try:
-            self._place(network, present.device)
-        except Exception as error:  # each device has its own for this
-            if not is_out_of_memory(error):
-                raise
-        else:
-            return
-        # Outside of `except`: there half of the network would still be held by the traceback.
-        if len(present.networks) > 1 and present.between is not Between.EVALUATION:
-            present.between = Between.EVALUATION
-            log.warning("%s has no room for all control networks: they take turns", present.device)
-        self.relieve([network])
-        try:
-            self._place(network, present.device)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise lacks_memory(network.name) from error
+    def _bring(self, network: ControlNetwork, present: _Pass, can_wait: bool = False) -> None:
+        """Put a network on the pass's device; what else lies there leaves, as far as need be.
 
-    def _place(self, network: ControlNetwork, device: torch.device) -> None:
+        First those outside their window, then all others, then the network itself comes layer by
+        layer. That holds for the rest of the pass. One that can wait comes when its window opens.
+        """
+        while True:
+            try:
+                self._place(network, present)
+            except Exception as error:  # each device has its own for this
+                if not is_out_of_memory(error):
+                    raise
+                lacking = lacks_memory(network.name)
+                lacking.__cause__ = without_frames(error)
+            else:
+                return
+            # Outside of `except`: there half of the network would still be held by the traceback.
+            if not self._give_way(network, present):
+                raise lacking
+            if can_wait and not present.between.is_scarce:
+                return
+
+    def _give_way(self, network: ControlNetwork, present: _Pass) -> bool:
+        """Have less on the device for the rest of the pass; whether that may help a network."""
+        others = [one for one in present.networks if one is not network]
+        before = present.between
+        if before in (Between.NEVER, Between.PASS) and self._may_rest(network, present):
+            present.between = Between.WINDOW
+            self.relieve(present.open)
+        elif not before.is_scarce and others:
+            present.between = Between.EVALUATION
+            self.relieve([network])
+        elif before is not Between.LAYER:
+            present.between = Between.LAYER
+            self.relieve([network])
+        else:
+            return False
+        present.say(
+            f"ControlNet: {present.device} has no room for all control networks: "
+            f"{present.between.words}; the picture is the same"
+        )
+        return True
+
+    def _may_rest(self, network: ControlNetwork, present: _Pass) -> bool:
+        """Whether a network outside its window lies on the device, or is about to come."""
         with self._lock:
-            self._resident(network).place(device)
+            return any(one is network or self._resident(one).lying for one in present.resting)
+
+    def step_down(self, network: ControlNetwork, rows: int) -> None:
+        """An evaluation has run out of memory, see `Memory.step_down`.
+
+        Raises:
+            HostError: there is nothing that takes less.
+        """
+        self.relieve([network])
+        with self._lock:
+            present = self._passes[-1] if self._passes else None
+        if present is None:
+            raise lacks_memory_here(network.name)
+        smaller = present.pieces.halve(rows)
+        if smaller is not None:
+            present.pieces = smaller
+            way = smaller.words
+        elif network.comes_by_layer and present.between is not Between.LAYER:
+            present.between = Between.LAYER
+            self._place(network, present)
+            way = "layer by layer"
+        else:
+            raise lacks_memory_here(network.name)
+        log.warning("not enough memory to evaluate %s: from now on %s", network.name, way)
+        present.say(
+            f"ControlNet: {present.device} ran out of memory while {network.name} was evaluated; "
+            "from there on it was evaluated in smaller pieces, and the picture is the same but for "
+            "rounding"
+        )
+
+    def find_footprint(self, network: ControlNetwork, asked: Asked) -> Footprint:
+        """What a network holds beside its weights, counted once for all that are built alike."""
+        held = (*network.module.named_parameters(), *network.module.named_buffers())
+        structure = tuple((name, tuple(one.shape), one.dtype) for name, one in held)
+        key = (type(network), hash(structure), asked)
+        return self._footprints.find(key, lambda: network.rehearse(asked))
+
+    def shrink_networks(self, networks: Collection[ControlNetwork]) -> None:
+        """Store networks in 8 bits, those that may be and are not yet."""
+        for network in networks:
+            if network.may_shrink and not network.stored:
+                with self._lock:
+                    self._resident(network).park()
+                    del self._residents[network]
+                    shrink(network, "since memory is short")
+
+    def measure_lying(self, device: torch.device) -> int:
+        """Bytes of weights that lie on a device and can leave it."""
+        if device.type == "cpu":
+            return 0
+        with self._lock:
+            return sum(resident.lying for resident in self._residents.values())
+
+    def _place(self, network: ControlNetwork, present: _Pass) -> None:
+        by_layer = present.between is Between.LAYER and network.comes_by_layer
+        with self._lock:
+            self._resident(network).place(present.device, by_layer)
 
     def park(self, keep: Collection[ControlNetwork] = (), present: Derived | None = None) -> bool:
         """Take everything off the device but `keep`; what is being evaluated goes after that.
@@ -376,19 +429,24 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         Returns:
             Whether anything has left it now.
         """
-        kept = {id(network) for network in keep}
         with self._lock:
             left = any([one.drop() for one in self._spare if one is not present])
-            for network, resident in list(self._residents.items()):
-                if id(network) in kept:
-                    continue
-                if resident.uses:
-                    resident.is_unwanted = True
-                else:
-                    left = resident.park() or left
+            left = self._park_all(keep) or left
         left = self._park_others() or left
         if left:
             self._free_memory()
+        return left
+
+    def _park_all(self, keep: Collection[ControlNetwork]) -> bool:
+        """Take all networks off the device but `keep`; whether any has left it now."""
+        kept, left = {id(network) for network in keep}, False
+        for network, resident in list(self._residents.items()):
+            if id(network) in kept:
+                continue
+            if resident.uses:
+                resident.is_unwanted = True
+            else:
+                left = resident.park() or left
         return left
 
     def park_others(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from lib_controlnet.engine import outcome
 from lib_controlnet.engine.bound import BoundUnit, bind_unit
 from lib_controlnet.engine.kept import Kept
+from lib_controlnet.engine.memory import Between
+from lib_controlnet.engine.memory_plan import find_resting, settle_place
 from lib_controlnet.engine.outcome import Outcome
 from lib_controlnet.engine.places import Places, describe_missed
 from lib_controlnet.engine.prepared import share_maps
-from lib_controlnet.engine.residency import Between, Place
 from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepCursor
 from lib_controlnet.engine.style_align import StyleAlign
 from lib_controlnet.engine.unet import describe_unet
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lib_controlnet.engine.effects import Effect
-    from lib_controlnet.engine.network import ActiveControl
+    from lib_controlnet.engine.network import ActiveControl, ControlNetwork
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.prepared import PreparedUnit
@@ -78,6 +79,8 @@ class ControlSession:
         self.noisy: NoisyLatent | None = None
         self._outcomes: dict[PreparedUnit, Outcome] = {}
         self._finishing: dict[PreparedUnit, Effect] = {}
+        self.info: PassInfo | None = None
+        self._resting: Collection[ControlNetwork] = ()
         self._bound_to: tuple[object, ...] | None = None
         self._places: Places | None = None
         self._foreign: nn.Module | None = None
@@ -146,6 +149,7 @@ class ControlSession:
         self.evaluations = 0
         self.passes += 1
         self._bound_to = info.base.shape.signature
+        self.info = info
         if not info.is_hires:  # what the first pass kept stays kept
             self._finishing = {}
         kept: list[PreparedUnit] = []
@@ -203,7 +207,12 @@ class ControlSession:
         residency, controls = self.host.residency, self.active
         networks = {id(control.network): control.network for control in controls}
         low_vram = any(prepared.unit.low_vram for prepared in self.prepared)
-        place = Place(self.host.device, Between.EVALUATION if low_vram else self.host.between)
+        between = self.host.between
+        if low_vram and not between.is_scarce:
+            between = Between.EVALUATION
+        assert self.info is not None
+        place = settle_place(controls, self.info, self.host, between, self.say)
+        self._resting = place.resting
         places = Places(unet, self.cursor, residency, self.kept)
         self._attach(controls, places)
         try:
@@ -281,6 +290,10 @@ class ControlSession:
         self.evaluations += 1
         self.noisy = noisy
         self.cursor.begin(layout, progress, self.schedule or schedule)
+        resting = find_resting(self.active, self.cursor.progress)
+        if resting != self._resting:
+            self._resting = resting
+            self.host.residency.rest(resting)
         is_followed = unet is None or unet is not self._foreign
         for control in self.active if is_followed else ():
             if not control.due and control.acts_on(layout.rows, self.cursor.progress):

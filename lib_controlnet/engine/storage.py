@@ -1,4 +1,4 @@
-"""Whether a network's weights are stored in 8 bits, which is decided when it is loaded."""
+"""Whether a network's weights are stored in 8 bits: decided when it is loaded, or before a pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import torch
 
     from lib_controlnet.engine.network import ControlNetwork
-    from lib_controlnet.engine.unet import BaseUNet
 
 EIGHT_BIT: Final = "8 bit"
 """What is said of such a network in generation parameters."""
@@ -25,44 +24,47 @@ TIMES: Final = 2
 def settle_storage(
     network: ControlNetwork,
     storage: Storage,
-    base: BaseUNet,
     device: torch.device,
     measure: Callable[[torch.device], int | None],
 ) -> None:
     """Store a network that was just loaded as the user wants it, and note what became of it.
 
+    Where it is to be so when memory is short, a device that is not the main memory is asked before
+    each pass, see `engine.memory_plan`.
+
     Args:
         network: on the CPU.
         storage: the user's choice.
-        base: the U-Net it works with; what of it is not on the device yet will take room there.
         device: where the network will compute.
         measure: gives the bytes that are free on a device, or None.
     """
     if storage is Storage.NEVER:
         return
-    why, size = "as the settings ask for", network.nbytes
+    why = "as the settings ask for"
     if storage is Storage.SHORT:
         room = measure(device)
         if room is None:
             _note(network, f"{device.type} does not tell how much memory is free, so it is stored"
                            " exactly")  # fmt: skip
             return
-        room = max(0, room - _size_elsewhere(base, device))
-        if size * TIMES <= room:
+        if device.type != "cpu":
+            network.may_shrink = True
+            return
+        if network.nbytes * TIMES <= room:
             return
         why = f"since {room / 1e6:.0f} MB would be free for it on {device.type}"
+    shrink(network, why)
+
+
+def shrink(network: ControlNetwork, why: str) -> None:
+    """Store a network in 8 bits, if there is anything to store so, and note it."""
+    size = network.nbytes
+    network.may_shrink = False
     if not store_in_8_bits(network.module):
         _note(network, "it has no weights that are stored in 8 bits, so it is stored exactly")
         return
     network.stored = EIGHT_BIT
     _note(network, f"stored in 8 bits, {network.nbytes / 1e6:.0f} of {size / 1e6:.0f} MB, {why}")
-
-
-def _size_elsewhere(base: BaseUNet, device: torch.device) -> int:
-    """Bytes of the U-Net that wait in main memory; it does not come where `device` is the CPU."""
-    held = base.module.parameters()
-    waiting = (one for one in held if one.device.type == "cpu" != device.type)
-    return sum(one.nelement() * one.element_size() for one in waiting)
 
 
 def _note(network: ControlNetwork, text: str) -> None:

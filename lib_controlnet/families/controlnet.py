@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.rehearsal import META, Footprint, rehearse, shadow
 from lib_controlnet.engine.unet import UNetShape, read_shape
-from lib_controlnet.enums import BaseModel
+from lib_controlnet.enums import LATENT_SCALE, BaseModel
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families.base import ControlFamily, FileFacts, randomize
 from lib_controlnet.families.base_weights import (
@@ -38,6 +39,7 @@ from lib_controlnet.pictures.placement import BLACK, MASKED
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lib_controlnet.engine.rehearsal import Asked
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -45,6 +47,9 @@ AUTOCAST_DEVICES: Final = ("cuda", "cpu", "xpu")
 
 HINT_WEIGHTS: Final = 2**26
 """More than any hint block has; the published one has a million weights."""
+
+TOKENS: Final = 154
+"""Of a long prompt; what they take is little beside the rest."""
 
 INSTANT_ID: Final = "InstantID"
 """Family of the models that a face steers beside such a network."""
@@ -65,8 +70,28 @@ class ControlNetNetwork(ResidualNetwork):
         self.layers = shape.layers
         self.flip_channels = False
 
+    def rehearse(self, asked: Asked) -> Footprint:
+        """What it will hold, counted on its own layers, see `ControlNetwork.rehearse`."""
+        bare, params = shadow(self), self.module.params
+        height, width = asked.size.height, asked.size.width
+
+        def empty(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=META)
+
+        pixels = (height * LATENT_SCALE, width * LATENT_SCALE)
+        hint = empty(1, params.hint_widths[0], *pixels, dtype=torch.float32)
+        encoding, guided = rehearse(lambda: bare.encode_hint(hint, asked.strips), asked.device)
+        vector = () if params.adm_channels is None else (empty(1, params.adm_channels),)
+        given = (
+            *(empty(1, params.in_channels, height, width), empty(1)),
+            *(empty(1, TOKENS, params.context_dim), next(iter(vector), None)),
+            *(empty(1, params.model_channels, height, width), (True,) * self.layers),
+        )
+        evaluation, residuals = rehearse(lambda: bare.evaluate(*given), asked.device)
+        return Footprint(encoding + hint.nbytes, guided, evaluation, residuals)
+
     @torch.no_grad()
-    def encode_hint(self, hint: Tensor) -> Tensor:
+    def encode_hint(self, hint: Tensor, strips: int = 1) -> Tensor:
         """Run the hint block, see `ResidualNetwork.encode_hint`."""
         if hint.dim() != 4 or hint.shape[1] != self.module.params.hint_widths[0]:
             msg = (
@@ -76,7 +101,7 @@ class ControlNetNetwork(ResidualNetwork):
             raise HostError(msg)
         hint = hint.flip(1) if self.flip_channels else hint
         with own_precision(self.device):
-            return self.module.encode_hint(hint.to(self.device))
+            return self.module.encode_hint(hint.to(self.device), strips)
 
     @torch.no_grad()
     def evaluate(

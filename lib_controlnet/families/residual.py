@@ -40,6 +40,7 @@ class ResidualNetwork(ControlNetwork):
 
     global_average_pooling: bool = False
     reads_tokens = True
+    comes_by_layer = True
     heeds = frozenset({"speed"})
 
     @property
@@ -48,11 +49,12 @@ class ResidualNetwork(ControlNetwork):
         return self.global_average_pooling
 
     @abstractmethod
-    def encode_hint(self, hint: Tensor) -> Tensor:
+    def encode_hint(self, hint: Tensor, strips: int = 1) -> Tensor:
         """Run the part that depends on the control image alone; its result can be cached.
 
         Args:
             hint: (b, 3, H, W), RGB in [0, 1], -1 in masked pixels; any device and precision.
+            strips: in which it is computed, which takes less memory.
 
         Returns:
             Guided hint (b, C, H / 8, W / 8).
@@ -97,6 +99,10 @@ class ResidualControl(HintControl):
         network: loaded weights, shared with other units.
         terms: how, when and where it acts.
         hint: see `HintControl`.
+
+    Attributes:
+        lender: whose tokens its network reads in the place of the text.
+        strips: in which its hint is encoded.
     """
 
     network: ResidualNetwork
@@ -105,6 +111,7 @@ class ResidualControl(HintControl):
         super().__init__(network, terms, hint)
         self._guided_hint: Tensor | None = None
         self.lender: ActiveControl | None = None
+        self.strips = 1
         self._counted = (-1, -1)
 
     def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
@@ -185,9 +192,15 @@ class ResidualControl(HintControl):
         """What `encode` depends on beside the hint and the network."""
         return ()
 
+    def cut(self, strips: int) -> None:
+        """Encode its hint in so many strips, if it is still to be encoded."""
+        self.strips = strips
+
     def encode(self) -> Tensor:
         """Run the network's hint encoder, see `ResidualNetwork.encode_hint`."""
-        return self.network.encode_hint(self.hint)
+        if self.strips == 1:  # a plugin's network may know nothing else
+            return self.network.encode_hint(self.hint)
+        return self.network.encode_hint(self.hint, self.strips)
 
     @property
     def evaluate(self) -> Callable[..., list[Tensor | None]]:
@@ -230,7 +243,6 @@ class _Evaluation:
         self._controls = controls
         self._memory = memory
         self._acting: list[ResidualControl] = []
-        self._one_by_one = False
         self._kept = KeySteps(memory)
 
     def add(self, step: StepContext) -> list[Residuals]:
@@ -256,24 +268,12 @@ class _Evaluation:
     def _evaluate(
         self, controls: list[ResidualControl], step: StepContext, rows: Rows
     ) -> list[Residuals]:
-        """Units of one network as one batch; one by one if memory does not allow it."""
+        """Units of one network as one batch, or in the pieces that memory allows."""
         group = Group(controls, step, rows)
         reused = group.reuse(self._kept)
         if reused is not None:
             return group.finish(reused)
-        with self._memory.on_device(controls[0].network):
-            if not self._one_by_one:
-                try:
-                    return evaluate_group(controls, step, rows, self._kept)
-                except Exception as error:  # each device has its own for this
-                    if not is_out_of_memory(error):
-                        raise
-                    self._one_by_one = True
-                # Outside of `except`: there the failed batch would still be held by its traceback.
-                self._kept.stop()
-                self._memory.relieve([controls[0].network])
-                log.warning("not enough memory to evaluate %d units at once", len(controls))
-            return [part for one in controls for part in evaluate_group([one], step, rows)]
+        return group.finish(evaluate_in_pieces(group, self._memory, self._kept))
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +303,11 @@ class Group:
         """Layers that some unit uses."""
         flags = (control.wanted for control in self.controls)
         return tuple(any(layer) for layer in zip(*flags, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Rows in one evaluation of all units."""
+        return len(self.distinct) * len(self.rows)
 
     @property
     def speed(self) -> Speed:
@@ -338,8 +343,26 @@ class Group:
         x = pick(step.x[:, :LATENT_CHANNELS])
         return Read(x, pick(step.timesteps), (text, *vector), guides)
 
-    def evaluate(self) -> tuple[Tensor | None, ...]:
-        """Raw residuals of all distinct units, one behind the other."""
+    def evaluate(self, batch: int = 0) -> tuple[Tensor | None, ...]:
+        """Raw residuals of all distinct units, one behind the other.
+
+        Args:
+            batch: rows at most that are evaluated at once, whole units if one has no more;
+                0: all.
+        """
+        if not 0 < batch < self.size:
+            return self._evaluate_at_once(self.wanted)
+        rows, units = min(batch, len(self.rows)), max(batch // len(self.rows), 1)
+        made = [
+            Group(
+                self.distinct[unit : unit + units], self.step, self.rows[row : row + rows]
+            )._evaluate_at_once(self.wanted)
+            for unit in range(0, len(self.distinct), units)
+            for row in range(0, len(self.rows), rows)
+        ]
+        return tuple(map(_join, zip(*made, strict=True)))
+
+    def _evaluate_at_once(self, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
         hints = [control.guide_rows(self.step, self.rows) for control in self.distinct]
         if len(hints) > 1:
             hints = [torch.cat([hint.expand(len(self.rows), -1, -1, -1) for hint in hints])]
@@ -353,7 +376,7 @@ class Group:
         y = next(iter(vector), None)
         evaluate = self.controls[0].evaluate
         x, timesteps = copy(given.x), copy(given.timesteps)
-        return tuple(evaluate(x, timesteps, text, y, hints[0], self.wanted))
+        return tuple(evaluate(x, timesteps, text, y, hints[0], wanted))
 
     def reuse(self, kept: KeySteps) -> tuple[Tensor | None, ...] | None:
         """What an earlier call has left, if it holds for this one."""
@@ -380,25 +403,40 @@ class Group:
         ]
 
 
-def evaluate_group(
-    controls: Sequence[ResidualControl],
-    step: StepContext,
-    rows: Rows,
-    kept: KeySteps | None = None,
-) -> list[Residuals]:
-    """Run units that share a network and rows as one batch, see `Group`.
+def _join(pieces: Sequence[Tensor | None]) -> Tensor | None:
+    """Rows of one layer, one behind the other."""
+    given = [piece for piece in pieces if piece is not None]
+    return torch.cat(given) if given else None
+
+
+def evaluate_in_pieces(
+    group: Group, memory: Memory, kept: KeySteps, can_split: bool = True
+) -> tuple[Tensor | None, ...]:
+    """Raw residuals of a group, in such pieces as memory allows, see `Group`.
 
     Args:
-        controls: units with one and the same network.
-        step: the U-Net call.
-        rows: rows of the call to evaluate.
+        group: units that share a network and rows.
+        memory: brings the network, and tells the pieces.
         kept: where to leave what units that ask for it reuse.
+        can_split: its rows do not depend on each other.
 
-    Returns:
-        One `Residuals` per unit, in the order of `controls`.
+    Raises:
+        HostError: the least that can be evaluated at a time is too much.
     """
-    group = Group(controls, step, rows)
-    layers = group.evaluate()
-    if kept is not None:
-        group.keep(kept, layers)
-    return group.finish(layers)
+    network = group.controls[0].network
+    with memory.on_device(network):
+        while True:
+            pieces = memory.pieces
+            for control in group.controls:
+                control.cut(pieces.strips)
+            try:
+                layers = group.evaluate(pieces.batch if can_split else 0)
+                group.keep(kept, layers)
+            except Exception as error:  # each device has its own for this
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return layers
+            # Outside of `except`: there the failed batch would still be held by its traceback.
+            kept.stop()
+            memory.step_down(network, group.size if can_split else 1)

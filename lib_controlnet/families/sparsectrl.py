@@ -26,7 +26,7 @@ from lib_controlnet.families.controlnet import (
     own_precision,
     tiny_params,
 )
-from lib_controlnet.families.residual import Group, ResidualControl, evaluate_group
+from lib_controlnet.families.residual import Group, ResidualControl, evaluate_in_pieces
 from lib_controlnet.nets.cldm import ControlNet, ControlNetParams, read_params
 from lib_controlnet.nets.layout import lay_out
 from lib_controlnet.nets.sparsectrl import MotionParams, SparseControlNet, read_motion
@@ -67,7 +67,7 @@ class SparseCtrlNetwork(ControlNetNetwork):
             hint = hint.repeat_interleave(LATENT_SCALE, 2).repeat_interleave(LATENT_SCALE, 3)
         return SparseControl(self, terms, hint)
 
-    def encode_hint(self, hint: Tensor) -> Tensor:
+    def encode_hint(self, hint: Tensor, strips: int = 1) -> Tensor:
         """Run the hint block, see `ResidualNetwork.encode_hint`.
 
         Args:
@@ -76,7 +76,7 @@ class SparseCtrlNetwork(ControlNetNetwork):
         """
         if self.module.reads_latents:
             hint = hint[:, :, ::LATENT_SCALE, ::LATENT_SCALE]
-        return super().encode_hint(hint)
+        return super().encode_hint(hint, strips)
 
     @torch.no_grad()
     def evaluate(
@@ -206,8 +206,8 @@ class SparseControl(ResidualControl):
         reused = group.reuse(self._key_steps)
         if reused is not None:
             return group.finish(reused)
-        with self._memory.on_device(self.network):
-            return evaluate_group([self], group.step, group.rows, self._key_steps)
+        layers = evaluate_in_pieces(group, self._memory, self._key_steps, can_split=False)
+        return group.finish(layers)
 
     def _find_clips(self, all_rows: Sequence[Row], rows: Rows) -> list[list[int]]:
         """The acting rows, by the clip that they are frames of."""

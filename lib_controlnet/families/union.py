@@ -81,9 +81,8 @@ class UnionNetwork(ControlNetNetwork):
         )
         raise UnitError(msg)
 
-    def encode_typed(self, hint: Tensor, kind: int, share: float = 1.0) -> Tensor:
-        """Run the part that depends on the hint and its type alone, see `encode_hint`."""
-        guided = self.encode_hint(hint)
+    def encode_typed(self, guided: Tensor, kind: int, share: float = 1.0) -> Tensor:
+        """Run the part that depends on an encoded hint and its type alone, see `encode_hint`."""
         with torch.no_grad(), own_precision(self.device):
             return self.module.shift(guided, kind, share)
 
@@ -144,7 +143,7 @@ class UnionControl(ResidualControl):
 
     def encode(self) -> Tensor:
         """Encode the hint as one of its type, see `ResidualControl.encode`."""
-        return self.network.encode_typed(self.hint, self.kind, self.share)
+        return self.network.encode_typed(super().encode(), self.kind, self.share)
 
     @property
     def evaluate(self) -> Callable[..., list[Tensor | None]]:
@@ -206,6 +205,11 @@ class JointControl(UnionControl):
     def guides(self) -> tuple[Tensor | None, ...]:
         """See `ResidualControl.guides`."""
         return tuple(guide for member in self.members for guide in member.guides)
+
+    def cut(self, strips: int) -> None:
+        """See `ResidualControl.cut`."""
+        for member in self.members:
+            member.cut(strips)
 
     def note_acted(self) -> None:
         """The residuals of all members were taken."""

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layout import Conv3x3, GroupNorm  # relative: the small WebUI takes both by path
+from .layout import Conv3x3, GroupNorm  # relative: the small WebUI takes all three by path
+from .strips import run_in_strips
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -366,9 +367,9 @@ class ControlNet(nn.Module):
         """Precision of the weights, in which the network computes."""
         return next(self.time_embed.parameters()).dtype
 
-    def encode_hint(self, hint: Tensor) -> Tensor:
+    def encode_hint(self, hint: Tensor, strips: int = 1) -> Tensor:
         """Map the hint (b, 3, H, W) to the guided hint (b, model_channels, H / 8, W / 8)."""
-        return self.input_hint_block(hint.to(self.dtype))
+        return run_in_strips(self.input_hint_block, hint.to(self.dtype), strips)
 
     def forward(
         self,

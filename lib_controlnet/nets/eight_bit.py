@@ -6,8 +6,9 @@ the error of float8_e4m3fn with such scales, and no torch is too old for them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -59,24 +60,36 @@ def store_in_8_bits(module: nn.Module) -> bool:
         Whether there was anything to store so.
     """
     found = False
-    for layer in module.modules():
-        if not isinstance(layer, KINDS) or isinstance(layer, EightBit):
-            continue
+    for layer in list(_find_large(module)):
         weight = layer.weight.detach()
-        rows = max(1, len(weight))
-        if not weight.is_floating_point() or weight.numel() < LEAST_ROW * rows:
-            continue
         largest = weight.abs().flatten(1).amax(1).float()
         scales = (largest / MOST).view(-1, *[1] * (weight.dim() - 1))
         codes = (weight / scales.clamp_min(torch.finfo(torch.float32).tiny)).round_()
         del layer.weight
         layer.register_buffer("codes", codes.to(torch.int8))
         layer.register_buffer("scales", scales)
-        layer.computes = weight.dtype  # type: ignore[assignment]  # no parameter
+        layer.computes = weight.dtype
         kind: type[nn.Module] = type(layer)
-        layer.__class__ = _class_for(kind)  # type: ignore[arg-type, assignment]  # a type is hashable
+        layer.__class__ = _class_for(kind)  # type: ignore[arg-type]  # a type is hashable
         found = True
     return found
+
+
+def _find_large(module: nn.Module) -> Iterator[Any]:
+    """The layers whose weight is worth it and not stored so yet."""
+    for layer in module.modules():
+        if not isinstance(layer, KINDS) or isinstance(layer, EightBit):
+            continue
+        weight = layer.weight
+        if weight.is_floating_point() and weight.numel() >= LEAST_ROW * max(1, len(weight)):
+            yield layer
+
+
+def measure_saving(module: nn.Module) -> tuple[int, int]:
+    """Bytes that `store_in_8_bits` would save, and those of the largest weight it would store."""
+    large = [layer.weight for layer in _find_large(module)]
+    saved = sum(one.numel() * (one.element_size() - 1) - 4 * len(one) for one in large)
+    return saved, max((one.numel() * one.element_size() for one in large), default=0)
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -37,6 +37,11 @@ class PassGeometry:
     top: int
     size: Size
 
+    @property
+    def latent(self) -> Size:
+        """Size of the latent."""
+        return Size(self.size.width // LATENT_SCALE, self.size.height // LATENT_SCALE)
+
     @staticmethod
     def of_latent(
         latent: Size, canvas: Size | None = None, cells: Size | None = None

@@ -22,4 +22,5 @@ def _take(name: str) -> ModuleType:
 
 
 _take("layout")
+_take("strips")
 cldm = _take("cldm")

@@ -18,7 +18,7 @@ from annotator.networks import CACHE, Place
 from annotator.registry import Detector
 from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
-from lib_controlnet.engine.residency import Between
+from lib_controlnet.engine.memory import Between
 
 OTHERS = ("residency_b", "residency_c")
 UNITS = (unit(), *(unit(model=name) for name in OTHERS))

@@ -18,7 +18,8 @@ from sessions import LATENT, FakeHost, info, prepared
 from torch import Tensor, nn
 
 from lib_controlnet.engine import weights
-from lib_controlnet.engine.residency import Between, Residency
+from lib_controlnet.engine.memory import Between
+from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.enums import ControlMode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,27 +133,10 @@ def test_short_memory_decides_and_is_said(case: str, file: Path, base: BaseUNet)
     assert [said in note for note in network.notes] == [True] * bool(said)
 
 
-UNETS = {
-    "waits in main memory": ("cpu", "cuda", "8 bit"),
-    "is there": ("cpu", "cpu", ""),
-    "computes elsewhere": ("meta", "cpu", ""),
-}
-
-
-@pytest.mark.parametrize("case", UNETS)
-def test_a_unet_that_is_still_to_come_takes_its_room(case: str, base: BaseUNet) -> None:
-    where, device, stored = UNETS[case]
-    network = tiny_controlnet("demo")
-    room = 2 * network.nbytes
-    unet = replace(base, module=nn.Linear(9, 9, device=where))
-    settle_storage(network, Storage.SHORT, unet, torch.device(device), lambda _device: room)
-    assert network.stored == stored
-
-
-def test_a_network_without_such_weights_says_so(base: BaseUNet) -> None:
+def test_a_network_without_such_weights_says_so() -> None:
     network = tiny_controlnet("demo")
     network.module = nn.GroupNorm(4, 16)
-    settle_storage(network, Storage.ALWAYS, base, torch.device("cpu"), lambda _device: 0)
+    settle_storage(network, Storage.ALWAYS, torch.device("cpu"), lambda _device: 0)
     assert not network.stored
     assert "no weights that are stored in 8 bits" in network.notes[0]
 

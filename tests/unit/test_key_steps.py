@@ -13,6 +13,7 @@ from sessions import LATENT, FakeHost, info, prepared
 
 from lib_controlnet.engine.injection import RegionMask
 from lib_controlnet.engine.key_steps import PACES
+from lib_controlnet.engine.memory import Pieces
 from lib_controlnet.engine.network import Terms
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.session import ControlSession
@@ -60,7 +61,9 @@ class Memory:
         self.asked += 1
         yield
 
-    def relieve(self, _keep: Any) -> None:
+    pieces = Pieces()
+
+    def step_down(self, _network: Any, _rows: int) -> None:
         pass
 
     def spare(self, _kept: Any) -> None:

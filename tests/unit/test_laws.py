@@ -15,7 +15,8 @@ from sessions import LATENT, FakeHost, embeddings, info, prepared, shown_to
 
 from lib_controlnet import families
 from lib_controlnet.engine.bound import OF_SOME_FAMILIES
-from lib_controlnet.engine.residency import Between, Residency
+from lib_controlnet.engine.memory import Between
+from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import Texts
 from lib_controlnet.enums import (
@@ -419,7 +420,7 @@ def test_weights_are_read_on_the_device_alone(rig, steered, between):
     """Also where they come to it for an evaluation, and where others take it meanwhile."""
     # A patch is merged with the U-Net's weights but where memory is spared: other sums.
     is_merged = rig.networks[0].family == "Fooocus inpaint"
-    is_same = agrees if is_merged and between is Between.EVALUATION else torch.equal
+    is_same = agrees if is_merged and between.is_scarce else torch.equal
     host = FakeHost()
     host.device, host.between = FakeDevice.device, between
     with torch.no_grad(), masters_lost(rig.networks[0]) as copy:

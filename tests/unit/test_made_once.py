@@ -11,8 +11,8 @@ from sessions import LATENT, FakeHost, info, picture, prepared
 from lib_controlnet import families
 from lib_controlnet.engine import prepared as prepared_module
 from lib_controlnet.engine.kept import Kept
+from lib_controlnet.engine.memory import Between
 from lib_controlnet.engine.prepared import share_maps
-from lib_controlnet.engine.residency import Between
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.host.a1111.rows import build_layout

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sessions import evaluate_group
 from support import inputs, random_hint, tiny_controlnet
 
 from lib_controlnet.engine.network import Terms
 from lib_controlnet.engine.step import Row, StepContext
 from lib_controlnet.engine.window import Window
 from lib_controlnet.errors import HostError
-from lib_controlnet.families.residual import ResidualControl, evaluate_group
+from lib_controlnet.families.residual import ResidualControl
 
 FRAMES = 2
 ROWS = tuple(Row(i, is_cond=cond) for cond in (True, False) for i in range(FRAMES))

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from fake_device import FakeDevice
-from support import save_controlnet, tiny_base, tiny_controlnet
+from support import random_hint, save_controlnet, tiny_base, tiny_controlnet
 
+from lib_controlnet.engine.memory import STRIPS, Between, Pieces
 from lib_controlnet.engine.network import ControlNetwork
-from lib_controlnet.engine.residency import Between, Place, Residency, Resident
+from lib_controlnet.engine.residency import Place, Residency
+from lib_controlnet.engine.resident import Resident, measure_layers
 from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.errors import HostError, ModelNotFoundError, WrongBaseModelError
 from lib_controlnet.families import load_network
@@ -279,6 +281,7 @@ def rig(files: list[Path], base: BaseUNet) -> Rig:
     [
         pytest.param(Between.NEVER, (2, 2), (2, 2), id="stays until something else needs room"),
         pytest.param(Between.PASS, (2, 2), (2, 0), id="medvram"),
+        pytest.param(Between.WINDOW, (2, 2), (2, 0), id="windows"),
         pytest.param(Between.EVALUATION, (6, 0), (6, 0), id="lowvram"),
     ],
 )
@@ -355,18 +358,100 @@ def test_lack_of_memory_makes_room_once(files: list[Path], base: BaseUNet) -> No
     assert rig.device.held == 0
 
 
+def test_one_that_does_not_fit_comes_layer_by_layer(files: list[Path], base: BaseUNet) -> None:
+    """And for the time of its own calls alone, whatever becomes of them."""
+    rig, said = Rig(files, base, room=0.6), []
+    network = rig.networks[0]
+    place = Place(FakeDevice.device, say=said.append)
+    hint = random_hint()
+    expected = network.encode_hint(hint)
+    assert measure_layers(network.module) < 0.6 * rig.size
+    with rig.residency.sampling([network], place):
+        for _ in range(2):
+            with rig.residency.on_device(network):
+                assert rig.device.held < 0.6 * rig.size
+                assert torch.equal(network.encode_hint(hint), expected)
+                before = rig.device.held
+                with pytest.raises(TypeError):
+                    network.module.input_blocks[1](torch.zeros(1), None, None)
+                assert rig.device.held == before
+            assert rig.device.held == 0
+    assert [one.partition(": ")[2] for one in said] == [
+        "cuda:0 has no room for all control networks: control networks come there layer by layer, "
+        "in each evaluation; the picture is the same"
+    ]
+    assert not rig.lies(0)
+
+
+def test_those_outside_their_window_give_way(files: list[Path], base: BaseUNet) -> None:
+    """Nothing moves as long as there is room; else they leave before anything else does."""
+    rig = Rig(files, base, room=3.0)
+    with rig.residency.sampling(rig.networks[:3], rig.place()):
+        rig.residency.rest(rig.networks[1:3])
+        assert rig.state == (3, 3)
+    rig.residency.park()
+    rig, said = Rig(files, base, room=2.5), []
+    first, second, third, _ = rig.networks
+    place = Place(FakeDevice.device, resting=[third], say=said.append)
+    with rig.residency.sampling([first, second, third], place):
+        assert rig.device.held == 2 * rig.size, "the third had no room: its window is not open"
+        rig.residency.rest([third])
+        copied = rig.device.copied
+        rig.evaluate(0, 1)
+        assert rig.device.copied == copied
+        rig.residency.rest([first])
+        rig.evaluate(1, 2)
+        assert [rig.lies(i) for i in range(3)] == [False, True, True]
+    assert len(said) == 1
+    assert rig.device.held == 0
+
+
+@pytest.mark.parametrize("resting", [(), (0, 1)], ids=["all open", "none open"])
+def test_networks_lie_there_in_their_windows(rig: Rig, resting: tuple[int, ...]) -> None:
+    waiting = [rig.networks[i] for i in resting]
+    place = Place(FakeDevice.device, Between.WINDOW, resting=waiting)
+    with rig.residency.sampling(rig.networks[:2], place):
+        assert rig.state == (2 - len(resting), 2 - len(resting))
+        rig.residency.rest(rig.networks[:1])
+        rig.evaluate(1)
+        assert [rig.lies(i) for i in range(2)] == [False, True]
+        rig.residency.rest(rig.networks[1:2])
+        rig.evaluate(0)
+        assert [rig.lies(i) for i in range(2)] == [True, False]
+    assert rig.device.held == 0
+
+
+def test_an_evaluation_steps_down_until_nothing_is_left(rig: Rig) -> None:
+    said: list[str] = []
+    place = Place(FakeDevice.device, say=said.append)
+    network, steps = rig.networks[0], []
+    with rig.residency.sampling(rig.networks[:2], place), rig.residency.on_device(network):
+        with pytest.raises(HostError, match="not enough memory to evaluate a at this size"):
+            for _ in range(9):
+                rig.residency.step_down(network, 4)
+                steps.append(rig.residency.pieces)
+        assert not rig.lies(1)
+    assert steps == [Pieces(2, STRIPS), *[Pieces(1, STRIPS)] * 2]
+    assert len(set(said)) == 1
+    with pytest.raises(HostError, match="not enough memory"):
+        rig.residency.step_down(network, 4)
+
+
 def test_lack_of_memory_for_one_alone_is_said(files: list[Path], base: BaseUNet) -> None:
-    rig = Rig(files, base, room=0.5)
+    rig = Rig(files, base, room=0.05)
     with (
         pytest.raises(HostError, match="not enough memory to load a; .*Low VRAM"),
         rig.residency.sampling(rig.networks[:1], rig.place()),
     ):
         pass
     assert not rig.lies(0)
+    with (
+        pytest.raises(HostError, match="not enough memory to load a"),
+        rig.residency.sampling(rig.networks[:1], rig.place(Between.EVALUATION)),
+    ):
+        rig.evaluate(0)
+    rig.device.room = LARGE
     with rig.residency.sampling(rig.networks[:1], rig.place(Between.EVALUATION)):
-        with pytest.raises(HostError, match="not enough memory to load a"):
-            rig.evaluate(0)
-        rig.device.room = LARGE
         rig.evaluate(0)
     assert not rig.lies(0)
 
@@ -395,16 +480,15 @@ def test_what_is_evaluated_leaves_afterwards(rig: Rig) -> None:
 
 @pytest.mark.parametrize("between", list(Between))
 def test_a_generation_inside_another_takes_nothing_for_good(rig: Rig, between: Between) -> None:
+    if between is Between.LAYER:
+        return  # never lies there as a whole
     with rig.residency.sampling(rig.networks[:2], rig.place(between)):
         rig.evaluate(0, 1)
         with rig.residency.sampling(rig.networks[1:2], rig.place(Between.PASS)):
             rig.evaluate(1)
             assert not rig.lies(0)
         rig.evaluate(0, 1)
-    assert (
-        rig.device.held
-        == {Between.NEVER: 2, Between.PASS: 0, Between.EVALUATION: 0}[between] * rig.size
-    )
+    assert rig.device.held == 2 * rig.size * (between is Between.NEVER)
 
 
 def test_an_error_inside_a_pass_leaves_no_pass_behind(rig: Rig) -> None:

@@ -9,7 +9,8 @@ import support
 import torch
 from sessions import LATENT, FakeHost, info, picture, prepared
 
-from lib_controlnet.engine.residency import Between, Place
+from lib_controlnet.engine.memory import Between
+from lib_controlnet.engine.residency import Place
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import ControlMode, HiResOption, OnError
 from lib_controlnet.errors import HostError, UnitError
@@ -126,14 +127,26 @@ def test_exception_during_sampling_leaves_the_unet_untouched(base, network, plai
     assert torch.equal(run(base, []), plain)
 
 
-def test_exception_inside_the_network_leaves_the_unet_untouched(base, network, plain, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("sizes differ"), None),
+        (
+            RuntimeError("MPS backend out of memory"),
+            "not enough memory to evaluate tiny-",
+        ),
+    ],
+    ids=["a mistake", "no memory"],
+)
+def test_exception_inside_the_network_leaves_the_unet_untouched(
+    base, network, plain, monkeypatch, error, told
+):
     def fail(*_args):
-        msg = "out of memory"
-        raise RuntimeError(msg)
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(network, "evaluate", fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
+        with pytest.raises(type(error) if told is None else HostError, match=told):
             run(base, [prepared(network)])
     assert torch.equal(run(base, []), plain)
 

@@ -13,7 +13,7 @@ import oracle
 import pytest
 import torch
 from oracle import assert_close
-from sessions import FakeHost, info, picture, prepared
+from sessions import FakeHost, evaluate_group, info, picture, prepared
 from support import inputs, memory_checkpoint, random_hint, tiny_base
 
 from lib_controlnet.engine.network import Terms
@@ -21,7 +21,6 @@ from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.step import StepContext
 from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, Speed
 from lib_controlnet.families import identify
-from lib_controlnet.families.residual import evaluate_group
 from lib_controlnet.families.union import JointControl, find_groups
 from lib_controlnet.host.a1111.rows import build_layout
 

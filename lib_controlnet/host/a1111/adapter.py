@@ -14,7 +14,7 @@ import torch
 from modules import devices, paths, sd_models, shared
 
 from lib_controlnet.engine.effects.x0 import adjust_noise
-from lib_controlnet.engine.residency import Between
+from lib_controlnet.engine.memory import Between
 from lib_controlnet.engine.step import NoisyLatent
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.errors import HostError
@@ -114,6 +114,25 @@ class A1111Host:
             # Half convolutions are slow on a CPU, or missing.
             return torch.float32 if self.device.type == "cpu" else torch.float16
         return dtype
+
+    def measure_coming(self, device: torch.device) -> int:
+        """Bytes that still come to a device for the U-Net, see `ports.Host`.
+
+        With `--medvram` one part of the model takes the place of another, with `--lowvram` the
+        U-Net comes in pieces, which are small.
+        """
+        model, between = find_model(), self.between
+        if model is None or between is Between.EVALUATION:
+            return 0
+        unet = {id(one) for one in model.model.diffusion_model.parameters()}
+        coming = 0
+        for one in model.parameters():
+            lies, size = one.device.type == device.type, one.nelement() * one.element_size()
+            if id(one) in unet:
+                coming += 0 if lies else size
+            elif lies and between is Between.PASS:
+                coming -= size
+        return coming
 
     def option(self, key: str) -> Any:
         """A setting's present value, of the type that it has to have."""
