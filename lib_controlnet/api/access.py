@@ -15,7 +15,8 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 _COOKIES: Final = ("access-token", "access-token-unsecure")
-"""Gradio's login, over HTTPS and over HTTP."""
+"""Gradio's login, over HTTPS and over HTTP. From gradio 4 on each application appends its own
+`cookie_id`, so that two at one address do not undo each other's logins."""
 
 
 def guards(app: FastAPI, users: Mapping[str, str], serves_api: bool) -> list[Any]:
@@ -50,4 +51,6 @@ def _knows(users: Mapping[str, str], sent: HTTPBasicCredentials | None) -> bool:
 
 def _is_logged_in(app: Any, request: Request) -> bool:
     tokens = getattr(app, "tokens", None) or {}
-    return any(request.cookies.get(name) in tokens for name in _COOKIES)
+    own = getattr(app, "cookie_id", "")
+    names = [f"{name}-{own}" if own else name for name in _COOKIES]
+    return any(request.cookies.get(name) in tokens for name in names)

@@ -174,7 +174,8 @@ def test_decoder_opens_no_second_file_even_for_a_playlist(
             cwd=ROOT, env={**os.environ, **options}, capture_output=True, check=True, timeout=120,
         ).stdout  # fmt: skip
 
-    assert len(told(closed=False)) > FRAMES * SIZE[0] * SIZE[1] * 3, "the attack is a real one"
+    if not cv2.__version__.startswith("5."):  # whose ffmpeg refuses these playlists by itself
+        assert len(told(closed=False)) > FRAMES * SIZE[0] * SIZE[1] * 3, "the attack is a real one"
     refused = told(closed=True)
     assert struct.unpack_from("<q", refused) == (movie_decoder.FAULT,)
     assert len(refused) < 200
