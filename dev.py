@@ -21,14 +21,17 @@ import tempfile
 import time
 import venv
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_TESTS = 5  # pytest's exit status when nothing was selected
-SUITES = ("unit", "networks", "tools", "train", "host", "forge", "http", "matrix")
+SUITES = ("unit", "http", "host", "train", "matrix", "forge", "networks", "tools")
+"""Those that take longest come first: as many run side by side as there are cores, and one more."""
 SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",
@@ -226,7 +229,7 @@ def lint(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def run_suite(
-    python: Path, suite: str, options: list[str], is_kept: bool = False
+    python: Path, suite: str, options: list[str], output: Lock | None = None
 ) -> tuple[str, int]:
     """Run one folder of tests in a fresh process.
 
@@ -234,31 +237,40 @@ def run_suite(
         python: the environment's.
         suite: the folder below `tests/`.
         options: for pytest.
-        is_kept: its output is shown when it has ended, not between that of another suite.
+        output: where others run beside it: held while what it said is shown, when it has ended.
 
     Returns:
         A line for the summary, and the exit status.
     """
     started = time.monotonic()
-    # Whole files to each of two workers, which start a WebUI each where they need one; one that
-    # is given runs one request at a time.
-    is_given = any(option.startswith("--webui-url") for option in options)
-    parallel = suite != "matrix" and not is_given
-    # In the order of their names: else files of few tests come last, and those take longest.
-    order = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-    workers = order if parallel else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
-        command = ("-m", "pytest", f"tests/{suite}", *workers, *options)
-        status = run(python, *command, output=file if is_kept else None)
-        if is_kept:
+        command = ("-m", "pytest", f"tests/{suite}", *options)
+        status = run(python, *command, output=None if output is None else file)
+        with output or nullcontext():
             file.seek(0)
             shutil.copyfileobj(file, sys.stdout)
     word = {0: "ok", NO_TESTS: "nothing selected"}.get(status, "FAILED")
     return f"{suite} {word} ({time.monotonic() - started:.0f} s)", status
 
 
+def run_suites(python: Path, suites: tuple[str, ...], options: list[str]) -> list[tuple[str, int]]:
+    """Run all suites, side by side: some wait for servers and browsers, and none for another.
+
+    A process each, not workers for each, so that what all tests import is imported once a suite.
+    """
+    lanes = min(len(suites), (os.cpu_count() or 1) + 1)
+    say(f"running {', '.join(suites)}, {lanes} at a time; each is shown when it has ended")
+    output = Lock()
+    pool = ThreadPoolExecutor(lanes)
+    try:
+        started = [pool.submit(run_suite, python, suite, options, output) for suite in suites]
+        return [suite.result() for suite in started]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
-    """Run the suites, each in a fresh process."""
+    """Run the suites that are asked for, each in a fresh process."""
     common = list(rest)
     if options.no_browser:
         common += ["-m", "not browser"]
@@ -272,27 +284,20 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
         common += ["-k", k]
     if any(not word.startswith("-") and (ROOT / word.split("::")[0]).exists() for word in rest):
         return run(python, "-m", "pytest", *common)
-    suites = ("unit",) if options.fast else ("http",) if options.webui_url else SUITES
-    suites = ("http", "matrix") if options.sdxl_checkpoint else suites
-    report, failed = [], 0
-    # Both wait much, for browsers and servers, so they run side by side.
-    beside = "matrix" if {"http", "matrix"} <= set(suites) and not options.webui_url else None
-    with ThreadPoolExecutor(1) as pool:
-        other = None
-        for suite in suites:
-            if suite == beside:
-                continue
-            if suite == "http" and beside is not None:
-                other = pool.submit(run_suite, python, beside, common, is_kept=True)
-            line, status = run_suite(python, suite, common)
-            report.append(line)
-            failed += status not in (0, NO_TESTS)
-        if other is not None:
-            line, status = other.result()
-            report.append(line)
-            failed += status not in (0, NO_TESTS)
+    if options.fast:
+        # Whole files to each of two workers, in the order of their names: else files of few tests
+        # come last, and those take longest.
+        workers = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+        results = [run_suite(python, "unit", [*workers, *common])]
+    elif options.webui_url:  # it generates for one of them at a time
+        given = ("http", "matrix") if options.sdxl_checkpoint else ("http",)
+        results = [run_suite(python, suite, common) for suite in given]
+    else:
+        results = run_suites(python, SUITES, common)
+    report = [line for line, _status in results]
+    failed = any(status not in (0, NO_TESTS) for _line, status in results)
     say(", ".join(report))
-    ran_something = any("nothing selected" not in line for line in report)
+    ran_something = any(status != NO_TESTS for _line, status in results)
     return 1 if failed else 0 if ran_something else NO_TESTS
 
 
@@ -349,3 +354,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except DevError as problem:
         sys.exit(f"dev: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -6,8 +6,10 @@ import argparse
 import configparser
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -182,19 +184,15 @@ def test_dev_lint_checks_style_layout_and_types(
 
 WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 UNIT = ("tests/unit", *WORKERS)
-NETWORKS = ("tests/networks", *WORKERS)
-TOOLS = ("tests/tools", *WORKERS)
-TRAIN = ("tests/train", *WORKERS)
-HOST = ("tests/host", *WORKERS)
-HTTP = ("tests/http", *WORKERS)
-MATRIX = ("tests/matrix",)
+EVERY_SUITE = [(f"tests/{suite}",) for suite in dev.SUITES]
 ON_SDXL = (*("--webui-url=http://x", "--sdxl-checkpoint=a", "--sdxl-control=b", "-k", "sdxl"),)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [UNIT, NETWORKS, TOOLS, TRAIN, HOST, HTTP, MATRIX]),
+        ([], EVERY_SUITE),
+        (["--no-browser"], [(*suite, "-m", "not browser") for suite in EVERY_SUITE]),
         (["--fast"], [UNIT]),
         (["--fast", "-x"], [(*UNIT, "-x")]),
         (["--webui-url", "http://x"], [("tests/http", "--webui-url=http://x")]),
@@ -212,7 +210,32 @@ def test_dev_test_starts_the_suites(
     monkeypatch: pytest.MonkeyPatch, words: list[str], expected: list[tuple[str, ...]]
 ) -> None:
     status, commands = run_tests(monkeypatch, words)
-    assert (status, sorted(commands)) == (0, sorted(expected))  # the last two run side by side
+    assert (status, sorted(commands)) == (0, sorted(expected))  # they start side by side
+
+
+def test_dev_suites_are_all_folders_with_tests() -> None:
+    found = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert found == set(dev.SUITES)
+    assert len(dev.SUITES) == len(set(dev.SUITES))
+
+
+def test_dev_output_of_suites_side_by_side_is_not_mixed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speak(_python: Path, *arguments: str, output: TextIO) -> int:
+        for number in range(3):
+            print(f"{arguments[2]} {number}", file=output, flush=True)
+            time.sleep(0.01)
+        return 0
+
+    monkeypatch.setattr(dev, "run", speak)
+    results = dev.run_suites(Path("python"), dev.SUITES, [])
+    assert [line.split()[0] for line, _status in results] == list(dev.SUITES)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tests/")]
+    assert len(lines) == 3 * len(dev.SUITES)
+    for start in range(0, len(lines), 3):
+        suite = lines[start].split()[0]
+        assert lines[start : start + 3] == [f"{suite} {number}" for number in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,8 @@ def test_import_by_path_before_the_scripts_are_loaded_gives_the_same_module(tmp_
     """An extension earlier in the alphabet imports the file through the WebUI's folder."""
     folder = tmp_path / "extensions" / "sd-webui-controlnet"
     for name in ("scripts", "lib_controlnet", "annotator"):
-        shutil.copytree(ROOT / name, folder / name)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     file = folder / "scripts" / "external_code.py"
     code = EARLY.format(root=str(folder), webui=str(tmp_path), file=str(file))
     done = subprocess.run(
