@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.rehearsal import Asked
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.files.checkpoint import Checkpoint
+    from lib_controlnet.nets.read_text import ReadText
 
 AUTOCAST_DEVICES: Final = ("cuda", "cpu", "xpu")
 
@@ -62,6 +63,7 @@ class ControlNetNetwork(ResidualNetwork):
     """A loaded ControlNet."""
 
     family = "ControlNet"
+    keeps_text = True
 
     def __init__(self, name: str, module: ControlNet, shape: UNetShape) -> None:
         self.name = name
@@ -108,7 +110,7 @@ class ControlNetNetwork(ResidualNetwork):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | ReadText,
         y: Tensor | None,
         guided_hint: Tensor,
         wanted: Sequence[bool],

@@ -20,6 +20,7 @@ from lib_controlnet.enums import LATENT_CHANNELS, Speed
 from lib_controlnet.errors import HostError, is_out_of_memory
 from lib_controlnet.families.hints import HintControl
 from lib_controlnet.files.published import find_source
+from lib_controlnet.nets.read_text import ReadText, ReadTexts
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.network import Terms
@@ -36,9 +37,11 @@ class ResidualNetwork(ControlNetwork):
         layers: 13 for SD1 and SD2, 10 for SDXL.
         global_average_pooling: each residual is to be averaged over the picture, cond rows only
             (shuffle).
+        keeps_text: `evaluate` takes a `ReadText`, so that what layers make of it is made once.
     """
 
     global_average_pooling: bool = False
+    keeps_text = False
     reads_tokens = True
     comes_by_layer = True
     heeds = frozenset({"speed"})
@@ -65,7 +68,7 @@ class ResidualNetwork(ControlNetwork):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | ReadText,
         y: Tensor | None,
         guided_hint: Tensor,
         wanted: Sequence[bool],
@@ -75,7 +78,7 @@ class ResidualNetwork(ControlNetwork):
         Args:
             x: scaled noisy latent (n, 4 or more, h, w); channels past the model's are ignored.
             timesteps: (n,), 0 to 999, may be fractional.
-            context: text tokens (n, t, c).
+            context: text tokens (n, t, c); as `ReadText` where the network `keeps_text`.
             y: vector condition (n, adm), None for SD1 and SD2.
             guided_hint: (1 or n, C, h, w), from `encode_hint`.
             wanted: one flag per layer, shallowest first, middle last. Work stops at the deepest
@@ -110,6 +113,7 @@ class ResidualControl(HintControl):
     def __init__(self, network: ResidualNetwork, terms: Terms, hint: Tensor) -> None:
         super().__init__(network, terms, hint)
         self._guided_hint: Tensor | None = None
+        self._texts = ReadTexts()
         self.lender: ActiveControl | None = None
         self.strips = 1
         self._counted = (-1, -1)
@@ -196,6 +200,10 @@ class ResidualControl(HintControl):
         """Encode its hint in so many strips, if it is still to be encoded."""
         self.strips = strips
 
+    def read_text(self, tokens: Tensor, part: Hashable) -> Tensor | ReadText:
+        """The text as its network takes it, see `ReadTexts.find`."""
+        return self._texts.find(part, tokens) if self.network.keeps_text else tokens
+
     def encode(self) -> Tensor:
         """Run the network's hint encoder, see `ResidualNetwork.encode_hint`."""
         if self.strips == 1:  # a plugin's network may know nothing else
@@ -234,6 +242,7 @@ class ResidualControl(HintControl):
     def release(self) -> None:
         """Forget what was cached for the pass."""
         self._guided_hint = None
+        self._texts = ReadTexts()
 
 
 class _Evaluation:
@@ -374,9 +383,10 @@ class Group:
 
         text, *vector = map(copy, given.texts)
         y = next(iter(vector), None)
-        evaluate = self.controls[0].evaluate
+        first = self.controls[0]
+        read = first.read_text(text, (self.step.first, self.rows))
         x, timesteps = copy(given.x), copy(given.timesteps)
-        return tuple(evaluate(x, timesteps, text, y, hints[0], wanted))
+        return tuple(first.evaluate(x, timesteps, read, y, hints[0], wanted))
 
     def reuse(self, kept: KeySteps) -> tuple[Tensor | None, ...] | None:
         """What an earlier call has left, if it holds for this one."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.places import Memory, Places
     from lib_controlnet.engine.step import Row, StepContext
     from lib_controlnet.engine.unet import BaseUNet, UNetShape
+    from lib_controlnet.nets.read_text import ReadText
 
 FIRST_FRAME: Final = (0,)
 """The keyframe of a unit that has one picture and names no frames."""
@@ -83,7 +84,7 @@ class SparseCtrlNetwork(ControlNetNetwork):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | ReadText,
         y: Tensor | None,
         guided_hint: Tensor,
         wanted: Sequence[bool],

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layout import Conv3x3, GroupNorm  # relative: the small WebUI takes all three by path
+from .layout import Conv3x3, GroupNorm  # relative: the small WebUI takes all of them by path
+from .read_text import ReadText
 from .strips import run_in_strips
 
 Shapes = Mapping[str, Sequence[int]]
@@ -180,14 +181,19 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_width, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, context: Tensor | ReadText) -> Tensor:
         """Attend from tokens (b, n, width) to context (b, m, context_width)."""
-        q, k, v = (
-            rearrange(t, "b n (heads c) -> b heads n c", heads=self.heads)
-            for t in (self.to_q(tokens), self.to_k(context), self.to_v(context))
-        )
+        q = self._split(self.to_q(tokens))
+        k, v = context.pair(self) if isinstance(context, ReadText) else self.read(context)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(out, "b heads n c -> b n (heads c)"))
+
+    def read(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (b, heads, m, c) of a context (b, m, context_width)."""
+        return self._split(self.to_k(context)), self._split(self.to_v(context))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return rearrange(tokens, "b n (heads c) -> b heads n c", heads=self.heads)
 
 
 class GatedLinear(nn.Module):
@@ -227,7 +233,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, context: Tensor | ReadText) -> Tensor:
         """Map tokens (b or fewer, n, width) to (b, n, width), given the text (b, m, ...).
 
         Fewer: see `count_distinct`.
@@ -254,7 +260,7 @@ class SpatialTransformer(nn.Module):
             TransformerBlock(width, context_width, params.heads) for _ in range(params.depth)
         )
 
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+    def forward(self, h: Tensor, context: Tensor | ReadText) -> Tensor:
         """Map h (b or fewer, c, h, w) to (b, c, h, w), given the text (b, m, context_width)."""
         height = h.shape[-2]
         tokens = self.norm(h)
@@ -286,7 +292,7 @@ class ControlBlock(nn.Sequential):
     """Layers of one level; hands each the time embedding or the text it wants."""
 
     def forward(  # type: ignore[override]  # its layers differ in what they want
-        self, h: Tensor, emb: Tensor, context: Tensor
+        self, h: Tensor, emb: Tensor, context: Tensor | ReadText
     ) -> Tensor:
         """Run the layers on h (b or fewer, c, h, w)."""
         for layer in self:
@@ -375,7 +381,7 @@ class ControlNet(nn.Module):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | ReadText,
         y: Tensor | None,
         guided_hint: Tensor,
         wanted: Sequence[bool],

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lib_controlnet.nets.cldm import Attention, ControlNet, ControlNetParams, FeedForward, Shapes
 from lib_controlnet.nets.layout import GroupNorm
+from lib_controlnet.nets.read_text import ReadText
 
 HEADS: Final = 8
 """Heads of the published models' attention over frames, which no shape tells."""
@@ -166,7 +167,7 @@ class SparseControlNet(ControlNet):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | ReadText,
         guided_hint: Tensor,
         wanted: Sequence[bool],
         frames: int,

@@ -15,7 +15,7 @@ from bench_http.measuring import Plan, Site, choose_models, run_rounds, with_che
 from bench_http.meters import Meter, choose_clock
 from bench_http.server import BenchError, Server, ServerError, plain
 from bench_http.tables import raw, tables
-from bench_http.variants import MOST_MODELS, Scenery
+from bench_http.variants import KEYS, MOST_MODELS, QUICK, Scenery
 
 MOST_SERVERS: Final = 2
 MOST_STEPS: Final = 150
@@ -57,6 +57,8 @@ def add_options(reader: argparse.ArgumentParser) -> None:
     add("--module", default="canny", help="preprocessor of every unit")
     add("--sampler", default="Euler", help="name of the sampler")
     add("--quick", action="store_true", help="fewer variants and steps")
+    text = "one more to measure, in the place of all; what a picture without units takes always is"
+    add("--variant", action="append", default=[], choices=KEYS, help=text)
     add("--clock", choices=("auto", "cpu", "wall"), default="auto", help="what is measured")
     text = "for one answer; default 600"
     add("--timeout", type=read_number(1, 86400), default=600, metavar="SECONDS", help=text)
@@ -150,7 +152,8 @@ def measure(options: argparse.Namespace) -> None:
     deadline = time.monotonic() + 60 * options.minutes
     few, many = options.steps or ((2, 4) if options.quick else (4, 12))
     batch = options.batch or (3 if options.quick else 10)
-    plan = Plan(few, many, batch, options.rounds, deadline, options.quick)
+    keys = tuple(options.variant) or (QUICK if options.quick else KEYS)
+    plan = Plan(few, many, batch, options.rounds, deadline, keys)
     found = []
     with checkpoints_restored(servers if options.checkpoint else ()):
         for number, checkpoint in enumerate(options.checkpoint or [""]):

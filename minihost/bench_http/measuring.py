@@ -13,6 +13,7 @@ import numpy as np
 from bench_http.meters import Meter
 from bench_http.server import BenchError, ServerError
 from bench_http.variants import (
+    KEYS,
     MODES,
     MOST_MODELS,
     NONE,
@@ -50,7 +51,7 @@ class Plan:
         batch: pictures in a batch; 1 leaves batches out.
         rounds: turns of every variant on every server.
         deadline: `time.monotonic()` after which no further turn begins.
-        is_quick: fewer variants.
+        keys: of the variants that are measured.
     """
 
     few: int
@@ -58,7 +59,7 @@ class Plan:
     batch: int
     rounds: int
     deadline: float
-    is_quick: bool = False
+    keys: tuple[str, ...] = KEYS
 
 
 @dataclass
@@ -218,7 +219,7 @@ def run_rounds(
     Raises:
         ServerError: a server makes no picture without units any more.
     """
-    variants = variants_for(len(sites[0].models), plan.is_quick)
+    variants = variants_for(len(sites[0].models), plan.keys)
     refused: dict[str, str] = {}
     for number in range(plan.rounds):
         place = number % len(variants)

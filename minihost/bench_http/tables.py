@@ -123,7 +123,7 @@ def share(extra: Sequence[float], whole: Sequence[float]) -> str:
 def tables(sites: Sequence[Site], plan: Plan) -> Iterator[str]:
     """One table for each question, one column per server and one that compares the two."""
     figures = [Figures(site, plan) for site in sites]
-    variants = variants_for(len(sites[0].models), plan.is_quick)
+    variants = variants_for(len(sites[0].models), plan.keys)
     controlled = [variant for variant in variants if variant.models]
     several = f"seconds of a second picture of {plan.many} steps"
     questions: list[tuple[str, Sequence[Variant], NumbersOf]] = [

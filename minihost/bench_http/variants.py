@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -46,15 +46,16 @@ VARIANTS: Final = (
     Variant("two models", "two units, two models", (0, 1)),
     Variant(THREE, "three units, three models", (0, 1, 2)),
 )
+KEYS: Final = tuple(variant.key for variant in VARIANTS)
 QUICK: Final = (NONE, ONE, "control", THREE)
 
 
-def variants_for(models: int, is_quick: bool) -> tuple[Variant, ...]:
-    """Those that as many models as were found can make up."""
+def variants_for(models: int, keys: Collection[str]) -> tuple[Variant, ...]:
+    """Those of some keys that as many models as were found can make up, and the one without."""
     return tuple(
         variant
         for variant in VARIANTS
-        if max(variant.models, default=-1) < models and (not is_quick or variant.key in QUICK)
+        if max(variant.models, default=-1) < models and variant.key in {NONE, *keys}
     )
 
 

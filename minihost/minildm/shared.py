@@ -23,4 +23,5 @@ def _take(name: str) -> ModuleType:
 
 _take("layout")
 _take("strips")
+_take("read_text")
 cldm = _take("cldm")

@@ -225,6 +225,18 @@ def test_every_variant_has_its_units(hosts, capsys) -> None:
     assert "three units of one model" in capsys.readouterr().out
 
 
+def test_variants_can_be_chosen(hosts, capsys) -> None:
+    host = hosts()
+    words = ("--variant", "two models", "--variant", "control", *QUICK, "--batch", "1")
+    assert run("--webui-url", host.url, *words) == 0
+    table = capsys.readouterr().out.split("\n\n")[2].splitlines()[2:]
+    assert [line.split(" | ")[0] for line in table] == [
+        "| no unit",
+        "| one unit, ControlNet is more important",
+        "| two units, two models",
+    ]
+
+
 ERRORS = {
     "no ControlNet": ({"/controlnet/model_list": (404, {"detail": "Not Found"})}, "no ControlNet"),
     "no models": ({"/controlnet/model_list": (200, {"model_list": []})}, "no control models"),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sessions import LATENT, FakeHost, info, prepared
 from support import inputs, random_hint, save_controlnet, tiny_base, tiny_controlnet
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib_controlnet.engine.prepared import PreparedUnit
+from lib_controlnet.engine.session import ControlSession
+from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
 from lib_controlnet.families.controlnet import ControlNetNetwork
+from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets import layout
 from lib_controlnet.nets.cldm import count_distinct
 from lib_controlnet.nets.layout import Conv3x3, GroupNorm, is_channels_last, lay_out, weights_for
@@ -22,8 +28,12 @@ SMALLEST = 2 * 32 * 4
 """Numbers of the smallest map here, or more than of any list of channels."""
 
 
+COPIES = ("clone", "copy_", "_to_copy", "contiguous")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
+
+
 class Turned(TorchDispatchMode):
-    """Notes what an operation has to copy before it reads it, and the rows of convolutions."""
+    """Notes what is copied, or is before an operation reads it, and the rows of convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,18 +44,32 @@ class Turned(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name = str(func).split(".")[1]
+        tensors = [given for given in args if isinstance(given, Tensor)]
+        turned: list[Tensor] = []
         if name == "convolution":
             self.rows.append(len(args[0]))
-            turned = [tensor for tensor in args[:2] if not is_channels_last(tensor)]
-        elif name in ("clone", "native_layer_norm"):
-            is_map = args[0].numel() > SMALLEST
-            turned = (
-                [args[0]] if is_map and (name == "clone" or not args[0].is_contiguous()) else []
-            )
-        else:
-            turned = []
+            turned = [tensor for tensor in tensors[:2] if not is_channels_last(tensor)]
+        elif name in COPIES and not is_onto_itself(name, tensors):
+            turned = [tensor for tensor in tensors[-1:] if tensor.numel() > SMALLEST]
+        elif name == "native_layer_norm":
+            turned = [tensor for tensor in tensors[:1] if not tensor.is_contiguous()]
+        elif name in PRODUCTS:
+            turned = [tensor for tensor in tensors if is_scattered(tensor)]
+        elif name.startswith("_scaled_dot_product"):
+            turned = [tensor for tensor in tensors if tensor.stride(-1) != 1]
         self.found += [(name, tuple(tensor.shape)) for tensor in turned]
         return func(*args, **(kwargs or {}))
+
+
+def is_onto_itself(name: str, tensors: list[Tensor]) -> bool:
+    """Whether a copy would change nothing, which torch sees."""
+    places = {(one.data_ptr(), one.shape, one.stride()) for one in tensors}
+    return name == "copy_" and len(places) == 1
+
+
+def is_scattered(tensor: Tensor) -> bool:
+    """Whether a product copies a factor before it reads it: no side of it lies in one piece."""
+    return tensor.dim() > 1 and 1 not in tensor.stride()[-2:]
 
 
 def convolutions(network: ControlNetNetwork) -> list[Tensor]:
@@ -99,6 +123,43 @@ def test_no_feature_map_is_copied(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     assert len(plain.found) > len(network.module.input_blocks)
     hint, latent = (1, 3, 128, 128), (2, 4, 16, 16)  # as they come, once
     assert laid_out.found == [("convolution", hint), ("convolution", latent)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["SD1", "SDXL"])
+def test_a_step_copies_no_feature_map_for_its_units(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the U-Net's input to the skips: what units copy beside the U-Net's own copies."""
+    monkeypatch.setattr(layout, "FEW_PIXELS", 0)
+    base = tiny_base(kind)
+    base.module.to(dtype)
+    networks = [tiny_controlnet(kind), tiny_controlnet(kind)]
+    for network in networks:
+        lay_out(network.module.to(dtype))
+    without = copied(base, [], dtype)
+    units = [prepared(network, seed=seed) for seed, network in enumerate(networks)]
+    latent = ("convolution", (2, 4, LATENT.height, LATENT.width))
+    for number in (1, 2):
+        more = Counter(copied(base, units[:number], dtype)) - Counter(without)
+        assert more == Counter({latent: number})
+
+
+def copied(base: BaseUNet, units: list[PreparedUnit], dtype: torch.dtype) -> list[Any]:
+    """What the second evaluation of a pass copies."""
+    host = FakeHost()
+    host.network_dtype = dtype
+    session = ControlSession(host, units)
+    session.begin_pass(info(base))
+    size = (LATENT.height, LATENT.width)
+    call = inputs(base.name.removeprefix("tiny-"), size=size)
+    call = {name: None if value is None else value.to(dtype) for name, value in call.items()}
+    with torch.no_grad(), session.sampling(base.module):
+        for number in range(2):
+            session.begin_evaluation(build_layout([1], 1, 2), number / 2)
+            with Turned() as seen:
+                base.module(**call)
+    return seen.found
 
 
 def test_weights_turn_in_the_memory_they_have() -> None:
