@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar
 
 from gradio import events
 
+from lib_controlnet.ui.uploads import only_uploads
+
 HAS_DRAWING: Final = hasattr(events, "Editable")
 """Whether `gr.Image` can be drawn on."""
 
@@ -31,7 +33,9 @@ def for_uploads(kind: Callable[..., Built], **settings: Any) -> Built:
     if HAS_DRAWING:
         return kind(source="upload", **settings)
     kept = {name: value for name, value in settings.items() if name not in _DRAWING}
-    return kind(sources=["upload"], **kept)
+    component = kind(sources=["upload"], **kept)
+    only_uploads(component)
+    return component
 
 
 def find_strokes(picture: Any) -> list[Callable]:

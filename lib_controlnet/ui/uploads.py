@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 from gradio.components import Component
 
 from lib_controlnet.files.paths import open_file
+
+REFUSED: Final = "ControlNet: a file that the page has not uploaded is not read; upload it"
 
 
 def upload(path: str | Path) -> Path | None:
@@ -23,16 +26,32 @@ def upload(path: str | Path) -> Path | None:
 
 
 def only_uploads(component: Component) -> None:
-    """Have a component for files refuse other files of this machine, and addresses."""
-    copy = getattr(component, "make_temp_copy_if_needed", None)
-    if copy is None:  # gradio 4 checks by itself
-        return
+    """Have a component for files refuse other files of this machine, and addresses.
 
-    def check_and_copy(path: str | Path, *more: Any) -> str:
-        if upload(path) is None:
-            msg = "ControlNet: a file that the page has not uploaded is not read; upload it"
-            raise gr.Error(msg)
-        return copy(path, *more)
+    gradio 3 calls one method for both; gradio 4 looks for itself where a file lies, and loads what
+    has an address.
+    """
+    for name in ("make_temp_copy_if_needed", "download_temp_copy_if_needed"):
+        if hasattr(component, name):
+            setattr(component, name, _after(_refuse_others, component.make_temp_copy_if_needed))
+    for name in ("move_resource_to_block_cache", "async_move_resource_to_block_cache"):
+        if hasattr(component, name):
+            setattr(component, name, _after(_refuse_addresses, getattr(component, name)))
 
-    component.make_temp_copy_if_needed = check_and_copy
-    component.download_temp_copy_if_needed = check_and_copy
+
+def _after(check: Callable[[Any], None], copy: Callable[..., Any]) -> Callable[..., Any]:
+    def check_and_copy(path: Any, *more: Any) -> Any:
+        check(path)
+        return copy(path, *more)  # a coroutine, if it is one
+
+    return check_and_copy
+
+
+def _refuse_others(path: str | Path) -> None:
+    if upload(path) is None:
+        raise gr.Error(REFUSED)
+
+
+def _refuse_addresses(path: str | Path | None) -> None:
+    if "://" in str(path):
+        raise gr.Error(REFUSED)

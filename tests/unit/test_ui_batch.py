@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+from gradio import processing_utils
 from panels import FakeRuntime, build, by_id, data_url
 from PIL import Image
 
@@ -20,6 +22,7 @@ from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.ui.batch import CONTROL_BOX, add_control_box, add_uploads
+from lib_controlnet.ui.gradios import HAS_DRAWING
 from lib_controlnet.ui.movie import build_movie_panel
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.preview import on_run, preview
@@ -174,7 +177,8 @@ def test_unit_of_several_pictures_reads_no_other_file(uploads: Path, tmp_path: P
 
 def test_uploads_lie_in_the_folder_of_gradio_by_default(monkeypatch: Any) -> None:
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
-    folder = Path(gr.UploadButton().DEFAULT_TEMP_DIR)
+    button = gr.UploadButton()
+    folder = Path(button.DEFAULT_TEMP_DIR if HAS_DRAWING else button.GRADIO_CACHE)
     folder.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         file.write(b"x")
@@ -224,13 +228,30 @@ def test_uploaded_playlist_never_reaches_the_movie_field(
     """gradio has ffmpeg look at what the field is given."""
     with gr.Blocks(analytics_enabled=False) as demo:
         build_movie_panel(runtime)
-    (upload, *_) = [block.fn for block in demo.fns if block.fn is not None]
+    functions = demo.fns if HAS_DRAWING else demo.fns.values()
+    (upload, *_) = [block.fn for block in functions if block.fn is not None]
     path = tmp_path / "clip.gif"
     path.write_bytes(b"#EXTM3U\n#EXTINF:5,\n/srv/secret.mp4\n")
     with pytest.raises(gr.Error, match=r"clip\.gif cannot be read as a movie"):
         upload(SimpleNamespace(name=str(path)))
     path.write_bytes(b"GIF89a")
     assert upload(SimpleNamespace(name=str(path))) == str(path)
+
+
+def take(field: Any, path: str, uploads: Path) -> object:
+    """What a request makes a field give that calls a file or an address an upload."""
+    many = getattr(field, "file_count", "single") == "multiple"
+    if HAS_DRAWING:
+        field.DEFAULT_TEMP_DIR = str(uploads)
+        value = {"name": path, "data": None, "is_file": True}
+        return field.preprocess([value] if many else value)
+    field.GRADIO_CACHE = str(uploads)
+    value = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    sent: Any = [value] if many else {"video": value} if isinstance(field, gr.Video) else value
+    move = processing_utils.async_move_files_to_cache
+    moved = asyncio.run(move(sent, field, check_in_upload_folder=True))
+    model = field.data_model
+    return field.preprocess(model(root=moved) if isinstance(moved, list) else model(**moved))
 
 
 @pytest.mark.parametrize("address", ["", "http://169.254.169.254/latest/meta-data/clip.mp4"])
@@ -245,17 +266,23 @@ def test_crafted_request_uploads_no_file_of_the_server(
     sent.parent.mkdir(parents=True)
     for path in (secret, sent):
         Image.new("RGB", (8, 8)).save(path)
+    monkeypatch.setattr(
+        "gradio.processing_utils.async_save_url_to_cache",
+        lambda *_args, **_options: pytest.fail("loaded"),
+        raising=False,
+    )
     with gr.Blocks(analytics_enabled=False) as demo:
         build_movie_panel(runtime)
         build_panel(False, "txt2img", runtime)
-    fields = [b for b in demo.blocks.values() if isinstance(b, (gr.Video, gr.UploadButton))]
+    kinds = (gr.Video, gr.UploadButton) if HAS_DRAWING else (gr.Video, gr.UploadButton, gr.Image)
+    fields = [
+        b for b in demo.blocks.values() if isinstance(b, kinds) and b.interactive is not False
+    ]
     assert len(fields) > 2 * len({type(field) for field in fields})
     for field in fields:
-        field.DEFAULT_TEMP_DIR = str(uploads)
-        many = getattr(field, "file_count", "single") == "multiple"
-        value = {"name": address or str(secret), "data": None, "is_file": True}
-        with pytest.raises(gr.Error, match="has not uploaded"):
-            field.preprocess([value] if many else value)
-        value["name"] = str(sent)
-        assert field.preprocess([value] if many else value)
+        with pytest.raises(
+            (gr.Error, ValueError), match="has not uploaded|not in the upload folder"
+        ):
+            take(field, address or str(secret), uploads)
+        assert take(field, str(sent), uploads) is not None
     assert not list(uploads.rglob("secret*"))
