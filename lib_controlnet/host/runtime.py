@@ -19,6 +19,7 @@ from lib_controlnet.enums import Storage
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
 from lib_controlnet.families import FileFacts, Refusal, describe, load_network, refusal
 from lib_controlnet.files.catalog import FILES_REMEMBERED, Catalog
+from lib_controlnet.files.containers import has_header
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.gate import Bounded
 from lib_controlnet.host import annotators, pictures
@@ -199,6 +200,22 @@ class Runtime:
             *(self.storage(), self.host.device),
         )
 
+    def can_wait(self, path: Path, base: BaseUNet) -> bool:
+        """See `prepare.ahead.Models`.
+
+        Not where the memory that is free decides how a model is stored, which a preprocessor may
+        take meanwhile; nor what tells nothing before all of it is read.
+        """
+        if self.storage() is Storage.SHORT or not has_header(path):
+            return False
+        if self._refusal(path, base) is not None:
+            return False
+        return self._find_loaded(path, base) is None
+
+    def _find_loaded(self, path: Path, base: BaseUNet) -> ControlNetwork | None:
+        dtype, storage = self.host.network_dtype, self.storage()
+        return self.residency.find_loaded(path, base, dtype, storage)
+
     def find_loaded(self, names: Iterable[str], base: BaseUNet | None) -> list[ControlNetwork]:
         """Those of these control models that need not be loaded; hold them, and they stay so."""
         if base is None:
@@ -206,9 +223,7 @@ class Runtime:
         found = []
         for name in names:
             with suppress(ModelNotFoundError):  # told where it is asked for
-                path = self.catalog.find(name)
-                dtype, storage = self.host.network_dtype, self.storage()
-                found.append(self.residency.find_loaded(path, base, dtype, storage))
+                found.append(self._find_loaded(self.catalog.find(name), base))
         return [network for network in found if network is not None]
 
     def detect(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from lib_controlnet.enums import ActingRegion, BatchOption, OnError, union_type
 from lib_controlnet.errors import ControlNetError, UnitError
 from lib_controlnet.pictures.maps import fit_map
 from lib_controlnet.pictures.region import Region
+from lib_controlnet.prepare.ahead import LoadingAhead
 from lib_controlnet.prepare.detection import detect_unit, follow_model
 from lib_controlnet.prepare.embeddings import read_embeddings
 from lib_controlnet.prepare.inputs import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from annotator.registry import Detector
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.unet import BaseUNet
+    from lib_controlnet.prepare.ahead import Models
     from lib_controlnet.prepare.detection import UnitMap
     from lib_controlnet.prepare.inputs import ChosenPicture
     from lib_controlnet.units.plan import Frames
@@ -43,22 +45,6 @@ if TYPE_CHECKING:
     from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
-
-
-class Models(Protocol):
-    """Finds and loads control models."""
-
-    def find_model(self, name: str) -> Path:
-        """File of a model; raises ModelNotFoundError."""
-        ...
-
-    def remark(self, name: str) -> str | None:
-        """What to say where the file found for a name is a guess."""
-        ...
-
-    def network(self, path: Path, base: BaseUNet) -> ControlNetwork:
-        """Loaded model for a base; raises CheckpointError."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,16 +90,18 @@ def prepare_units(
         ControlNetError: a unit cannot do what it was asked (only with `OnError.STOP`).
     """
     drawn: list[tuple[int, PreparedUnit, ChosenPicture]] = []
-    for position, unit in enumerate(units):
-        if not unit.enabled:
-            continue
-        comments += [f"ControlNet {unit.name}: {note}" for note in unit.notes]
-        if preparation.interrupted():
-            return []
-        with _answer_failure(unit, preparation, comments):
-            choices = choose_all(unit, preparation.request, takes_several(unit.module))
-            later = _choose_later(position, unit, frames, preparation)
-            drawn.append((position, _prepare(choices, preparation, comments, later), choices[0]))
+    with _load_ahead(units, preparation) as loading:
+        for position, unit in enumerate(units):
+            if not unit.enabled:
+                continue
+            comments += [f"ControlNet {unit.name}: {note}" for note in unit.notes]
+            if loading.interrupted():
+                return []
+            with _answer_failure(unit, loading, comments):
+                choices = choose_all(unit, loading.request, takes_several(unit.module))
+                later = _choose_later(position, unit, frames, loading)
+                made = _prepare(choices, loading, comments, later)
+                drawn.append((position, made, choices[0]))
     maps = [made for _position, made, _choice in drawn]
     prepared: list[PreparedUnit] = []
     for position, made, choice in drawn:
@@ -122,6 +110,23 @@ def prepare_units(
             placed = _with_region(made, choice, maps, preparation.source)
             prepared.append(_with_frames(placed, frames.get(position), preparation))
     return _take_turns(prepared)
+
+
+@contextmanager
+def _load_ahead(units: Sequence[ControlUnit], preparation: Preparation) -> Iterator[Preparation]:
+    """Inside, models are loaded in the order of their units while preprocessors run."""
+    models, base = preparation.models, preparation.base
+    if base is None:
+        yield preparation
+        return
+    paths = []
+    with suppress(ControlNetError):  # it stops at what is refused where its turn comes
+        for unit in units:
+            if unit.enabled and unit.has_model and preprocess.get(unit.module).needs_model:
+                paths.append(models.find_model(unit.model))
+    ahead = LoadingAhead(models, base)
+    with ahead.begin(paths):
+        yield dataclasses.replace(preparation, models=ahead)
 
 
 def _choose_later(
@@ -272,6 +277,31 @@ def _prepare(
             comments.append(f"ControlNet {unit.name}: {remark}")
     elif model is not None and preparation.base is not None:
         model.network(preparation.base)  # before a weight file is fetched for nothing
+    with _await(model, preparation):
+        return _detect(choices, model, preparation, comments, later)
+
+
+@contextmanager
+def _await(model: ModelReference | None, preparation: Preparation) -> Iterator[None]:
+    """At the end a model that was loaded meanwhile is there; what is wrong with it counts first."""
+    base = preparation.base
+    try:
+        yield
+    finally:
+        if base is not None and isinstance(model, ChosenModel) and model.held is None:
+            model.network(base)
+
+
+def _detect(
+    choices: Sequence[ChosenPicture],
+    model: ModelReference | None,
+    preparation: Preparation,
+    comments: list[str],
+    later: Iterable[ChosenPicture],
+) -> PreparedUnit:
+    """Prepare a unit whose model is known, see `_prepare`."""
+    unit = choices[0].unit
+    detector = preprocess.get(unit.module)
     choices = [follow_model(choice, preparation.models) for choice in choices]
     if not detector.gives_picture and unit.ipadapter_input is not None:
         given = read_embeddings(unit.ipadapter_input, f"{unit.name}: ipadapter_input")
@@ -374,7 +404,7 @@ class ChosenModel:
 
 
 def _choose_model(unit: ControlUnit, preparation: Preparation) -> ChosenModel:
-    """The unit's model, which is loaded at once if there is a base to load it for."""
+    """The unit's model, loaded if there is a base to load it for and nobody does so meanwhile."""
     if not unit.has_model:
         msg = (
             f"{unit.name}: You have not selected any ControlNet Model. Choose one that fits the "
@@ -382,6 +412,7 @@ def _choose_model(unit: ControlUnit, preparation: Preparation) -> ChosenModel:
         )
         raise UnitError(msg)
     chosen = ChosenModel(unit.name, preparation.models.find_model(unit.model), preparation.models)
-    if preparation.base is not None:
-        chosen.network(preparation.base)
+    base = preparation.base
+    if base is not None and not preparation.models.can_wait(chosen.path, base):
+        chosen.network(base)
     return chosen

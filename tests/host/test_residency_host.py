@@ -19,6 +19,7 @@ from annotator.registry import Detector
 from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
 from lib_controlnet.engine.memory import Between
+from lib_controlnet.prepare.ahead import THREAD
 
 OTHERS = ("residency_b", "residency_c")
 UNITS = (unit(), *(unit(model=name) for name in OTHERS))
@@ -91,6 +92,55 @@ def test_cache_size_means_what_it_says(
     assert len(loads) == 3
     webui.txt2img(**request(unit(model=loads[0]), steps=1))
     assert (len(loads), len(runtime.residency)) == (4, 1)
+
+
+def test_models_load_in_a_thread_once_and_in_order_and_pictures_are_the_same(
+    webui: Any, runtime: Any, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_controlnet.host.runtime import Runtime
+
+    asked, threads = request(*UNITS, steps=1), []
+    load = runtime.network
+    monkeypatch.setattr(
+        runtime,
+        "network",
+        lambda *given: threads.append(threading.current_thread().name) or load(*given),
+    )
+    ahead = first(webui.txt2img(**asked))
+    assert loads == [MODEL, *OTHERS]
+    assert threads.count(THREAD) == len(loads)
+    assert THREAD not in {thread.name for thread in threading.enumerate()}
+    webui.txt2img(**request(UNITS[0], steps=1))
+    threads.clear()
+    webui.txt2img(**request(UNITS[0], steps=1))  # it is loaded by now
+    assert THREAD not in threads
+    runtime.residency.clear()
+    monkeypatch.setattr(Runtime, "can_wait", lambda *_: False)
+    assert np.array_equal(first(webui.txt2img(**asked)), ahead)
+
+
+def test_what_is_loaded_refused_or_measured_is_not_loaded_ahead(
+    webui: Any, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import shared
+
+    base, path = runtime.base(), runtime.find_model(MODEL)
+    broken, old = host_folder() / "residency_broken.safetensors", host_folder() / "residency_old.pt"
+    broken.write_bytes(path.read_bytes()[:-100])
+    torch.save({"a": torch.zeros(2)}, old, _use_new_zipfile_serialization=False)
+    try:
+        assert runtime.can_wait(path, base)
+        for unfit in (broken, old, broken.with_name("residency_gone.safetensors")):
+            assert not runtime.can_wait(unfit, base)
+        monkeypatch.setitem(shared.opts.data, "controlnet_store_8_bit", "When memory is short")
+        assert not runtime.can_wait(path, base)
+        monkeypatch.setitem(shared.opts.data, "controlnet_store_8_bit", "Never")
+        held = runtime.network(path, base)
+        assert not runtime.can_wait(path, base)
+        del held
+    finally:
+        broken.unlink()
+        old.unlink()
 
 
 def test_the_setting_stores_networks_in_8_bits_and_that_is_said(

@@ -99,6 +99,9 @@ class Models:
     def remark(self, _name: str) -> None:
         return None
 
+    def can_wait(self, _path: Path, _base: Any) -> bool:
+        return True
+
     def network(self, _path: Path, _base: Any) -> Reader:
         return self.reader
 
