@@ -17,6 +17,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent / "minihost"), str(DOCS.parent)]
 
+import speed_compile  # noqa: E402
 import speed_runs as runs  # noqa: E402
 import speed_unet  # noqa: E402
 from recipe_drawing import Chart, Series, charts  # noqa: E402
@@ -83,7 +84,7 @@ difference of a pixel to the exact picture, of {full}; *evaluated* is how often 
 
 REMARKS = """
 An ancestral sampler (Euler a) changes the latent by fresh noise in each step, so Adaptive evaluates
-nearly all of them. What three units hold tightly shows more of a reuse than what one does. Where
+most of them. What three units hold tightly shows more of a reuse than what one does. Where
 *diff* is large and F1 is not lower, the edges are held and what lies between them is another. No
 perceptual distance (LPIPS) is given, as its network's weights are not part of this repository.
 """
@@ -123,6 +124,7 @@ def main() -> None:
             runs.save(results)
         runs.generate(PICTURES, options.scenes)
         speed_unet.measure(PICTURES)
+        speed_compile.measure()
         results = runs.load()
     charts(all_charts(results)).quantize(64).save(PLOT, optimize=True)
     PAGE.write_text(page(results), encoding="utf-8", newline="\n")
@@ -179,8 +181,9 @@ def page(results: Results) -> str:
     counts = {len(runs.values(results, "f1", *one, EXACT)) for one in settings(results)}
     count = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     measured = MEASURED.format(size=runs.SIZE, count=count, full=FULL)
-    shown = (table(results), verdicts(results), times(results), speed_unet.section(results))
-    return "".join([head, measured, *shown, FOOT])
+    shown = (table(results), verdicts(results), times(results))
+    tried = (speed_unet.section(results), speed_compile.section(results))
+    return "".join([head, measured, *shown, *tried, FOOT])
 
 
 def settings(results: Results) -> list[tuple[int, str, int]]:
