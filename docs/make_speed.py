@@ -1,6 +1,6 @@
 """Makes docs/speed.md: runs what is missing, then draws the charts and the page.
 
-python docs/make_speed.py            everything; an hour on one core, resumable
+python docs/make_speed.py            everything; hours on one core, resumable
 python docs/make_speed.py --redraw   charts and page from the results on file, no generation
 """
 

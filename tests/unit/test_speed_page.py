@@ -14,7 +14,7 @@ if str(DOCS) not in sys.path:
 
 make_speed = __import__("make_speed")
 runs = __import__("speed_runs")
-speed_unet = __import__("speed_unet")
+speed_unet, speed_compile = __import__("speed_unet"), __import__("speed_compile")
 MAX_BYTES = 200_000
 
 
@@ -32,6 +32,7 @@ def test_the_page_is_that_of_the_results(results: Any) -> None:
 def test_every_setting_was_run_at_every_speed(results: Any) -> None:
     assert set(make_speed.settings(results)) == set(runs.SETTINGS)
     assert set(results["seconds"]) == set(runs.VARIANTS)
+    assert set(results["compiled"]) == {str(width) for width in speed_compile.WIDTHS}
 
 
 def test_a_thinner_unet_saves_its_time_and_changes_the_picture(results: Any) -> None:
