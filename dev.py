@@ -5,7 +5,8 @@ Needs nothing but Python: makes an environment of its own beside this file (`.ve
 the pinned requirements into it once, and runs the wanted program there.
 
 Environment variables:
-    DEV_PYTHON       the Python to build the environment with (3.10 or 3.11; 3.12 with --newest).
+    DEV_PYTHON       the Python to build the environment with (3.10 or 3.11; 3.12 with --newest
+                     and --forge-like).
     DEV_TORCH_INDEX  where to install torch from, for example a CUDA index; default: its CPU build.
 """
 
@@ -47,11 +48,16 @@ class DevError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment of this repository: its folder, requirements and fitting Pythons."""
+    """A virtual environment of this repository: its folder, requirements and fitting Pythons.
+
+    Attributes:
+        forced: a file of requirements that go against those of other packages.
+    """
 
     folder: str
     requirements: tuple[str, ...]
     pythons: tuple[tuple[int, int], ...]
+    forced: str = ""
 
     @property
     def path(self) -> Path:
@@ -72,6 +78,9 @@ class Environment:
 
 HOST = Environment(".venv-dev", ("torch.txt", "host.txt"), ((3, 11), (3, 10)))
 NEWEST = Environment(".venv-newest", ("torch.txt", "newest.txt"), ((3, 11), (3, 12), (3, 10)))
+FORGE = Environment(
+    ".venv-forge", ("torch.txt", "forge.txt"), ((3, 11), (3, 12), (3, 13)), "forge-forced.txt"
+)
 LINT = Environment(".venv-lint", ("lint.txt",), ((3, 11), (3, 10), (3, 12), (3, 13), (3, 14)))
 
 
@@ -185,6 +194,9 @@ def ensure(env: Environment) -> Path:
             f"or delete {env.folder} and run this again"
         )
         raise DevError(msg)
+    if env.forced and not pip(env, "--no-deps", "-r", f"requirements/{env.forced}"):
+        msg = f"pip could not install {env.forced}, see its message above"
+        raise DevError(msg)
     stamp.write_text(wanted, encoding="utf-8")
     say(f"installed in {time.monotonic() - started:.0f} s")
     return env.python
@@ -284,7 +296,7 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
         common += ["-k", k]
     if any(not word.startswith("-") and (ROOT / word.split("::")[0]).exists() for word in rest):
         return run(python, "-m", "pytest", *common)
-    if options.fast:
+    if options.fast or options.forge_like:  # the embedded WebUI is one of gradio 3
         # Whole files to each of two workers, in the order of their names: else files of few tests
         # come last, and those take longest.
         workers = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
@@ -304,7 +316,10 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line. What a subcommand does not know goes to the program it starts."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--newest", action="store_true", help="use the newest web stack")
+    stack = shared.add_mutually_exclusive_group()
+    stack.add_argument("--newest", action="store_true", help="use the newest web stack")
+    text = "use the web stack of the Forge family: unit tests"
+    stack.add_argument("--forge-like", action="store_true", help=text)
     shared.add_argument(
         "--here", action="store_true", help="use the Python that runs this, install nothing"
     )
@@ -336,7 +351,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Prepare the environment and run the subcommand in it."""
     options, rest = parser().parse_known_args(arguments)
-    env = LINT if options.command == "lint" else NEWEST if options.newest else HOST
+    env = NEWEST if options.newest else FORGE if options.forge_like else HOST
+    env = LINT if options.command == "lint" else env
     python = Path(sys.executable) if options.here else ensure(env)
     if options.command == "lint":
         return lint(python, options, rest)

@@ -278,9 +278,12 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_runs_on_file_are_not_repeated(elsewhere: Path, tmp_path: Path) -> None:
-    assert runs.generate(tmp_path, path=elsewhere) == results()
+    made, filed = runs.generate(tmp_path, path=elsewhere), results()
     assert FakeStudio.asked == []
-    assert elsewhere.read_bytes() == runs.RESULTS.read_bytes()
+    assert runs.load(elsewhere) == made
+    # The photograph is measured again: another version of Pillow decodes it a little differently.
+    assert made.pop("photograph") == pytest.approx(filed.pop("photograph"), abs=0.003)
+    assert made == filed
 
 
 def test_missing_runs_and_missing_pictures_are_made(elsewhere: Path, tmp_path: Path) -> None:
