@@ -7,6 +7,13 @@ must not cost us the others. Absent flags are read with a default.
 from __future__ import annotations
 
 import argparse
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
 
 FLAGS: tuple[tuple[str, dict], ...] = (
     (
@@ -45,9 +52,27 @@ FLAGS: tuple[tuple[str, dict], ...] = (
 
 
 def preload(parser: argparse.ArgumentParser) -> None:
-    """Add every flag that the host does not have yet."""
+    """Add every flag that the host does not have yet, nor anything built into it will add.
+
+    The first thing of ours that runs in a host: from now on its own packages go before ours.
+    """
+    runpy.run_path(str(ROOT / "lib_controlnet" / "standing.py"))["give_way"]()
+    built_in = "\n".join(read_built_in())
     for name, options in FLAGS:
+        if name in built_in:  # added later, by one that does not expect it to be there
+            continue
         try:
             parser.add_argument(name, **options)
         except argparse.ArgumentError:  # the host or a neighbour has it: theirs serves as well
             continue
+
+
+def read_built_in() -> Iterator[str]:
+    """The `preload.py` of all that is built into the host, which runs them after ours."""
+    paths = sys.modules.get("modules.paths_internal")
+    folder = (
+        getattr(paths, "extensions_builtin_dir", None) or ROOT.parents[1] / "extensions-builtin"
+    )
+    for path in sorted(Path(folder).glob("*/preload.py")):
+        with suppress(OSError, UnicodeDecodeError):
+            yield path.read_text(encoding="utf-8")

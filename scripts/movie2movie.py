@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from modules import scripts
+from modules import script_loading, scripts
 
-from lib_controlnet.host.page import conflicts
-from lib_controlnet.host.runs import movie
-from lib_controlnet.host.runtime import find_runtime, runtime
-from lib_controlnet.ui.fallback import build_or_tell
-from lib_controlnet.ui.movie import build_movie_panel
+PACKAGE = Path(__file__).resolve().parents[1] / "lib_controlnet"
 
-if conflicts.other_installation() is None:
+# By its path: other code may own the package's name.
+conflicts = script_loading.load_module(str(PACKAGE / "host" / "page" / "conflicts.py"))
+if conflicts.take_place() is None:
+    from lib_controlnet.host.runs import movie
+    from lib_controlnet.host.runtime import find_runtime, runtime
+    from lib_controlnet.ui.fallback import build_or_tell
+    from lib_controlnet.ui.movie import build_movie_panel
 
     class Script(scripts.Script):
         """One generation per frame; frames, GIF and MP4 come out."""
@@ -24,7 +27,7 @@ if conflicts.other_installation() is None:
             return find_runtime() is not None  # else ControlNet itself is not there
 
         def ui(self, is_img2img: bool) -> list[Any]:
-            return build_or_tell(lambda: build_movie_panel(runtime()), self.title(), 0)
+            return build_or_tell(lambda: build_movie_panel(runtime()), self.title())
 
         def run(self, p: Any, *args: Any) -> Any:
             return movie.run(p, args, runtime())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -15,7 +16,9 @@ log = logging.getLogger(__name__)
 Built = TypeVar("Built", bound=Component)
 
 
-def build_or_tell(build: Callable[[], list[Built]], title: str, slots: int) -> list[Any]:
+def build_or_tell(
+    build: Callable[[], list[Built]], title: str, slots: Callable[[], int] = lambda: 0
+) -> list[Any]:
     """A panel's components, or a notice and empty slots if building them fails.
 
     With `--api` the host ends when a script's `ui` raises.
@@ -23,7 +26,7 @@ def build_or_tell(build: Callable[[], list[Built]], title: str, slots: int) -> l
     Args:
         build: makes the panel.
         title: of the panel, for people.
-        slots: arguments that requests over HTTP may fill without a panel.
+        slots: how many arguments requests over HTTP may fill without a panel.
     """
     try:
         return build()
@@ -32,4 +35,6 @@ def build_or_tell(build: Callable[[], list[Built]], title: str, slots: int) -> l
         with gr.Accordion(f"{title} could not be built", open=False):
             said = f"{type(error).__name__}: {str(error)[:500]}; the whole error is in the log"
             gr.HTML(html.escape(said), elem_classes=["cnet-not-built"])
-        return [gr.State(None) for _ in range(slots)]
+        with suppress(Exception):  # what failed may be the settings
+            return [gr.State(None) for _ in range(slots())]
+        return []

@@ -1,6 +1,7 @@
 from typing import Any
 
 cmd_opts: Any
+config_filename: str
 models_path: str
 opts: Any
 sd_model: Any

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -116,3 +119,29 @@ PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
+
+
+def test_the_button_disables_the_other_and_ends_the_program(broken: Any, monkeypatch) -> None:
+    from modules import script_loading, shared
+
+    path = Path(settings.__file__).with_name("conflicts.py")
+    conflicts = script_loading.load_module(str(path))
+    for is_watched, end in ((True, "restart"), (False, "stop")):
+        done: list[str] = []
+        restart = ModuleType("modules.restart")
+        restart.is_restartable = partial(bool, is_watched)
+        restart.restart_program = partial(done.append, "restart")
+        restart.stop_program = partial(done.append, "stop")
+        monkeypatch.setitem(sys.modules, "modules.restart", restart)
+        monkeypatch.setattr(sys.modules["modules"], "restart", restart, raising=False)
+        shared.opts.data["disabled_extensions"] = ["another"]
+        conflicts.disable("sd_x")
+        conflicts.disable("sd_x")
+        assert json.loads(Path(shared.config_filename).read_text())["disabled_extensions"] == [
+            *("another", "sd_x")
+        ]
+        assert done == [end, end]
+    monkeypatch.setattr(shared.cmd_opts, "disable_extension_access", True, raising=False)
+    with pytest.raises(PermissionError):
+        conflicts.disable("sd_y")
+    assert "sd_y" not in shared.opts.disabled_extensions

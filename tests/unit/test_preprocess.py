@@ -500,7 +500,7 @@ def test_cache_serves_many_threads() -> None:
 
 PROBE = """
 import logging, sys
-logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 sys.path[:0] = [{neighbour!r}, {root!r}]
 import annotator
 from lib_controlnet.detect import preprocess
