@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lib_controlnet.detect.seen import Framed, Seen
+from lib_controlnet.detect.seen import MAX_RESIZED, Framed, Seen
 from lib_controlnet.errors import (
     ControlNetError,
     HostError,
@@ -120,7 +120,7 @@ class DetectionCache(Bounded[tuple, Detection]):
         super().__init__(max_count, max_bytes, _measure)
         self.ahead: Bounded[tuple, Detection] = Bounded(MAX_AHEAD, 128 << 20, _measure)
         self.crowds: dict[str, int] = {}
-        self.seen = Seen()
+        self.seen = Seen(min(max_count, MAX_RESIZED))
 
     def get(self, key: tuple) -> Detection | None:
         found = super().get(key)
@@ -328,7 +328,7 @@ class Work:
         if seen is None:
             return resize(picture, self.side)
         key = (frame, self.side, *seen.fingerprint(picture))
-        return seen.frame(key, lambda: resize(picture, self.side))
+        return seen.frame(key, picture, lambda: resize(picture, self.side))
 
 
 def plan_work(

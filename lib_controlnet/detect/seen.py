@@ -21,10 +21,10 @@ Framed = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
 class Seen:
     """For units that share a picture, each with a preprocessor of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_resized: int = MAX_RESIZED) -> None:
         self._digests: dict[int, tuple[weakref.ref[np.ndarray], bytes]] = {}
         self._resized: Bounded[tuple, Framed] = Bounded(
-            MAX_RESIZED, MAX_BYTES, lambda _key, framed: framed[0].nbytes
+            max_resized, MAX_BYTES, lambda _key, framed: framed[0].nbytes
         )
 
     def fingerprint(self, picture: np.ndarray) -> tuple[object, ...]:
@@ -39,15 +39,21 @@ class Seen:
             self._digests[name] = gone, digest
         return picture.shape, digest
 
-    def frame(self, key: tuple, make: Callable[[], Framed]) -> Framed:
+    def frame(self, key: tuple, picture: np.ndarray, make: Callable[[], Framed]) -> Framed:
         """A picture resized, as the caller's own.
 
         Args:
             key: which picture, and how it is resized.
-            make: does it.
+            picture: itself, which is not kept.
+            make: resizes it, if it does not have that size already.
         """
-        image, restore = self._resized.find(key, make)
-        return image.copy(), restore
+        found = self._resized.get(key)
+        if found is None:
+            found = make()
+            if np.may_share_memory(found[0], picture):
+                return found
+            self._resized.put(key, found)
+        return found[0].copy(), found[1]
 
     def clear(self) -> None:
         """Forget everything."""

@@ -70,8 +70,8 @@ class Runtime:
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
         self._batch: weakref.ref[object] | None = None
         count = self.host.flag("controlnet_preprocessor_cache_size")
-        self.detections = DetectionCache(count) if isinstance(count, int) else DetectionCache()
-        self.decoded = DecodedFiles()
+        known = (count,) if isinstance(count, int) else ()
+        self.detections, self.decoded = DetectionCache(*known), DecodedFiles(*known)
         self._checked: Bounded[tuple, None] = Bounded(MAX_CHECKED)
 
     def option(self, key: str) -> Any:

@@ -53,7 +53,8 @@ def held(webui, monkeypatch) -> Iterator[Held]:
         return pixels
 
     monkeypatch.setattr(inputs, "decode_image", noted)
-    monkeypatch.setattr(runtime().detections, "max_count", 0)  # it keeps pictures on purpose
+    for cache in (runtime().detections, runtime().decoded):  # they keep pictures on purpose
+        monkeypatch.setattr(cache, "max_count", 0)
     logging.disable(logging.CRITICAL)  # pytest keeps records, and they keep frames
     gc.collect()
     gc.disable()
