@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import ClassVar, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from ._tensors import as_input, as_planes
 from .embedding import HIDDEN, IMAGE_EMBEDS, LAST, UNCOND_HIDDEN, Embedding
 from .networks import lend
-from .registry import Detected, Detector, Frame, Output, Requirement, Slider, register
+from .registry import Detected, Frame, NetworkDetector, Output, Requirement, Slider, register
 from .weights import WeightFile
 
 TRANSFORMERS: Final = Requirement("transformers", "transformers>=4.30", "A1111 brings it along")
@@ -57,7 +57,7 @@ MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
 
-class ClipVision(Detector):
+class ClipVision(NetworkDetector):
     """What one of CLIP's vision networks makes of a picture.
 
     Fields:
@@ -70,20 +70,30 @@ class ClipVision(Detector):
     requires: ClassVar[tuple[Requirement, ...]] = (TRANSFORMERS,)
     gives: ClassVar[tuple[str, ...]] = ()
 
-    def detect(self, image: np.ndarray, *_values: float) -> Detected:
-        embedding = embed(image, self.weights[0], self.gives, self.name)
-        return Detected(without_masked(image), embedding=embedding)
+    def see(self, images: Sequence[np.ndarray], *_values: float) -> list[Embedding]:
+        return embed_all(images, self.weights[0], self.gives, self.name)
+
+    def draw(self, seen: Embedding, image: np.ndarray, *_values: float) -> Detected:
+        return Detected(without_masked(image), embedding=seen)
 
 
 def embed(
     image: np.ndarray, weight: WeightFile, names: Collection[str], maker: str = ""
 ) -> Embedding:
-    """A picture as one of CLIP's vision networks sees it.
+    """A picture as one of CLIP's vision networks sees it, see `embed_all`."""
+    return embed_all([image], weight, names, maker)[0]
 
-    Parity: it is squeezed to a square, by area, not cropped.
+
+def embed_all(
+    images: Sequence[np.ndarray], weight: WeightFile, names: Collection[str], maker: str = ""
+) -> list[Embedding]:
+    """Pictures as one of CLIP's vision networks sees them, each by itself.
+
+    Parity: they are squeezed to a square, by area, not cropped.
 
     Args:
-        image: uint8 (H, W, 3), or (H, W, 4): what is masked in the fourth channel is not seen.
+        images: uint8 (H, W, 3), or all of them (H, W, 4): what is masked in the fourth channel is
+            not seen.
         weight: the network's file.
         names: which of its tensors are wanted, see `annotator.embedding`.
         maker: the preprocessor, for messages.
@@ -91,15 +101,20 @@ def embed(
     from .nets.clip_vision import build
 
     with lend(weight, build) as network:
-        small = cv2.resize(image, (network.side, network.side), interpolation=cv2.INTER_AREA)
-        pixels = as_input(small[:, :, :3], network, MEAN, STD)
-        if small.shape[2] == 4:  # RGB and mask
-            pixels = pixels * (1 - as_planes(small[:, :, 3], network) / 255)
+        side = network.side, network.side
+        small = [cv2.resize(image, side, interpolation=cv2.INTER_AREA) for image in images]
+        pixels = as_input([image[:, :, :3] for image in small], network, MEAN, STD)
+        if small[0].shape[2] == 4:  # RGB and mask
+            masks = as_planes([image[:, :, 3] for image in small], network)
+            pixels = pixels * (1 - masks / 255)
         seen = network(pixels)
         found = {IMAGE_EMBEDS: seen.pooled, HIDDEN: seen.hidden, LAST: seen.last}
-        if UNCOND_HIDDEN in names:
-            found[UNCOND_HIDDEN] = network.blank(pixels)
-        return Embedding({name: found[name].float().cpu() for name in names}, maker)
+        rows = [
+            {name: every[i : i + 1] for name, every in found.items()} for i in range(len(small))
+        ]
+        for row in rows if UNCOND_HIDDEN in names else ():
+            row[UNCOND_HIDDEN] = network.blank(pixels)
+        return [Embedding({name: row[name].float().cpu() for name in names}, maker) for row in rows]
 
 
 def without_masked(image: np.ndarray) -> np.ndarray:

@@ -85,11 +85,11 @@ torch are not converted for OpenVINO.
 
 A network that takes several pictures sees those of the next turns together with the present one,
 where they are known: pictures of a batch, frames of a movie (m2m) and of an animation, up to eight
-of one size and 2 million pixels, fewer after a failure. The maps are those of one by one (at most
-one level of 255 apart). In the batch tab of img2img that goes for units with pictures of their own;
-the tab's own files are handed over one at a time. On the CPU pictures are seen one by one: four at
-once took 0.9 (Depth Anything), 1.0 (MiDaS), 1.1 (HED), 1.2 (line art) and 1.6 (TEED) of the time
-there. A gain on a graphics card has not been measured.
+of one size and 2 million pixels, fewer after a failure. The maps are those of one by one (in the
+tests at most one level of 255 apart). In the batch tab of img2img that goes for units with pictures
+of their own; the tab's own files are handed over one at a time. On the CPU pictures are seen one by
+one: four at once took 0.9 (Depth Anything), 1.0 (MiDaS), 1.1 (HED), 1.2 (line art) and 1.6 (TEED)
+of the time there. A gain on a graphics card has not been measured.
 """
 
 HOW_TO = '''

@@ -15,7 +15,7 @@ import torch
 from neural import smooth_picture
 from PIL import Image
 
-from annotator import _edges
+from annotator import _edges, clip_vision
 from annotator.registry import REGISTRY, NetworkDetector
 from lib_controlnet.detect import ahead, preprocess
 from lib_controlnet.detect.preprocess import DetectionCache, all_detectors, run_preprocessor
@@ -29,9 +29,11 @@ from lib_controlnet.units.unit import ControlUnit
 # By module of the preprocessor: channels of its network's answer, and how much smaller that is.
 ANSWERS = {
     "anime_face_segment": (7, 1),
+    "clip_vision": (5, 1),
     "depth_anything": (1, 1),
     "dsine": (3, 1),
     "hed": (1, 2),
+    "ip_adapter": (5, 1),
     "leres": (1, 1),
     "lineart": (1, 1),
     "lineart_anime": (1, 1),
@@ -64,12 +66,21 @@ class StandIn(torch.nn.Module):
         generator = torch.Generator().manual_seed(3)
         kernel = torch.randn(self.channels, x.shape[1], 3, 3, generator=generator)
         found = torch.nn.functional.conv2d(x, kernel, stride=self.stride, padding=1)
+        if self.module in ("clip_vision", "ip_adapter"):
+            return SimpleNamespace(pooled=found.mean((2, 3)), hidden=found[:, 0], last=found[:, 1])
         if self.module in SEVERAL:
             return [found / 99, found[:, :, ::2, ::2] / 50]
         if self.module == "oneformer":
             votes = found.flatten(2)[..., :5]
             return SimpleNamespace(class_queries_logits=votes, masks_queries_logits=found)
         return found.abs() if self.module in ("midas", "zoe") else found
+
+    side = 32
+    """Of what CLIP sees."""
+
+    def blank(self, _like: torch.Tensor) -> torch.Tensor:
+        """What CLIP sees in nothing."""
+        return torch.zeros(1, self.side)
 
 
 @pytest.mark.parametrize(
@@ -88,18 +99,20 @@ def test_several_pictures_at_once_give_what_each_gives_alone(
         with torch.no_grad():
             yield network
 
-    for owner in (importlib.import_module(type(detector).__module__), _edges):
+    for owner in (importlib.import_module(type(detector).__module__), _edges, clip_vision):
         monkeypatch.setattr(owner, "lend", lend, raising=False)
     work = preprocess.plan_work(detector, 64, ())
     pictures = [smooth_picture(64, 90, seed) for seed in range(3)]
-    alone = [preprocess.run_all(work, [picture])[0].image for picture in pictures]
+    alone = [preprocess.run_all(work, [picture])[0] for picture in pictures]
     assert network.rows == [2, 2, 2] if module == "zoe" else [1, 1, 1]  # zoe sees mirror images
     network.rows.clear()
-    together = [made.image for made in preprocess.run_all(work, pictures)]
+    together = preprocess.run_all(work, pictures)
     assert network.rows == [6 if module == "zoe" else 3]
     for one, other in zip(alone, together, strict=True):
-        assert np.abs(one.astype(int) - other).max() <= 1
-    assert not np.array_equal(alone[0], alone[1])
+        assert np.abs(one.image.astype(int) - other.image).max() <= 1
+        for key, tensor in {} if one.embedding is None else one.embedding.tensors.items():
+            torch.testing.assert_close(other.embedding.tensors[key], tensor)
+    assert not np.array_equal(alone[0].image, alone[1].image)
 
 
 def test_every_plain_network_of_tensors_takes_several() -> None:

@@ -258,7 +258,9 @@ def test_detection_gives_text_that_a_unit_takes() -> None:
     Image.fromarray(shade(7)).save(stream, "PNG")
     picture = base64.b64encode(stream.getvalue()).decode()
     asked = Asked(Mean.name, [picture], [], None, None, None)
-    runtime = SimpleNamespace(detect=lambda name, image, *_: run_preprocessor(name, image))
+    runtime = SimpleNamespace(
+        detect=lambda name, image, *_: run_preprocessor(name, image), decoded=None
+    )
     found = detect_all(runtime, None, None, asked)
     assert found.images == []
     (text,) = found.tensors
