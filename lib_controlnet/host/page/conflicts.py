@@ -61,7 +61,7 @@ def explanation(other: Path) -> str:
 
 
 def disable(name: str) -> None:
-    """Disable an extension in the settings and end the program, which its starter starts again.
+    """Disable an extension in the settings and end the program; see `is_started_again`.
 
     Nothing less lets go of the packages that it has loaded.
 
@@ -76,9 +76,18 @@ def disable(name: str) -> None:
     disabled = [*shared.opts.disabled_extensions]
     shared.opts.disabled_extensions = [*disabled, *({name} - {*disabled})]
     shared.opts.save(shared.config_filename)
-    log.warning("the extension %s is disabled, and the WebUI restarts", name)
-    end = restart.restart_program if restart.is_restartable() else restart.stop_program
+    log.warning("the extension %s is disabled, and the WebUI ends", name)
+    end = restart.restart_program if is_started_again() else restart.stop_program
     end()
+
+
+def is_started_again() -> bool:
+    """Whether something watches the program that starts it again when it ends."""
+    try:
+        from modules import restart
+    except ImportError:
+        return False
+    return restart.is_restartable()
 
 
 def notice(other: Path) -> type[scripts.Script]:
@@ -111,5 +120,6 @@ def _show_notice(other: Path) -> None:
     with gr.Accordion("ControlNet is off: it is installed twice", open=False):
         gr.HTML(html.escape(explanation(other)), elem_classes=["cnet-installed-twice"])
         if name and not getattr(shared.cmd_opts, "disable_extension_access", False):
-            button = gr.Button(f"Disable {name} and restart", elem_classes=["cnet-disable-other"])
+            end = "restart" if is_started_again() else "stop the WebUI (start it again yourself)"
+            button = gr.Button(f"Disable {name} and {end}", elem_classes=["cnet-disable-other"])
             button.click(fn=lambda: disable(name), _js="restart_reload", inputs=[], outputs=[])
