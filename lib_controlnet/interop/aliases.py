@@ -126,13 +126,13 @@ def _is_ours(module: object) -> bool:
 
 def _put(name: str, module: ModuleType) -> None:
     """Enter one path, unless a module of another extension has it."""
-    present = sys.modules.get(name)
-    if present is not None and not _is_ours(present):
-        log.info("%s is %s; ControlNet's is not put there", name, present)
-        return
     parent, _, child = name.rpartition(".")
     package = _package(parent)
     if parent == "annotator" and package is None:
+        return
+    present = sys.modules.get(name)
+    if present is not None and not _is_ours(present):
+        log.info("%s is %s; ControlNet's is not put there", name, present)
         return
     sys.modules[name] = module
     if package is not None and child not in vars(package):
