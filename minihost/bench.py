@@ -381,6 +381,8 @@ def main() -> int:
     )
     text = "measure steps on a device instead: cuda, cuda:1, mps or cpu"
     other.add_argument("--device", metavar="NAME", help=text)
+    text = "with --device: steps of published size where the device has so many GiB (8 6)"
+    reader.add_argument("--budgets", nargs="*", type=float, metavar="GIB", help=text)
     reader.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     add_options(reader)
     options = reader.parse_args()
@@ -390,6 +392,10 @@ def main() -> int:
     if options.load:
         print(loading(options.load, options.width))
         return 0
+    if options.budgets is not None and options.device:
+        from bench_budgets import bench_budgets
+
+        return bench_budgets(options.device, options.budgets or [8, 6], options.rounds)
     if options.device:
         from bench_device import bench_device
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Final
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Final
 
 import numpy as np
 import sessions
@@ -153,17 +153,30 @@ class Rig:
         latent: edge of the latent.
         device: where it computes.
         folder: for the files.
+        changes: what else the U-Net has larger than those of the tests.
+
+    Attributes:
+        said: what the session of the latest run has said.
     """
 
-    def __init__(self, kind: str, width: int, latent: int, device: Device, folder: Path) -> None:
+    def __init__(
+        self,
+        kind: str,
+        width: int,
+        latent: int,
+        device: Device,
+        folder: Path,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.device, self.latent = device, latent
-        empty = support.empty_unet(kind, model_channels=width)
+        self.said: list[str] = []
+        empty = support.empty_unet(kind, **{"model_channels": width, **changes})
         unet = support.randomise(empty.to_empty(device="cpu"), 1)
         self.base = BaseUNet(unet, describe_unet(unet), "bench", "bench")
         self.host = HostOnDevice(device)
         self.networks = [self._network(kind, seed, folder) for seed in range(MODELS)]
         self.unet = unet.to(device.name, device.dtype)
-        given = support.inputs(kind, rows=ROWS, size=(latent, latent))
+        given = support.inputs(kind, rows=ROWS, size=(latent, latent), **changes)
         self.given = {
             name: value if value is None else value.to(device.name, device.dtype)
             for name, value in given.items()
@@ -198,6 +211,7 @@ class Rig:
             session.begin_evaluation(build_layout([1], 1, ROWS), 0.5)
             return self.call()
 
+        self.said = session.comments
         with session.sampling(self.unet):
             yield step
         self.host.residency.park()

@@ -224,14 +224,20 @@ def memory_checkpoint(
     return Checkpoint(Path(name), MemoryFile(tensors))
 
 
-def inputs(kind: str, rows: int = 2, size: tuple[int, int] = (8, 16), seed: int = 5) -> dict:
+def inputs(
+    kind: str, rows: int = 2, size: tuple[int, int] = (8, 16), seed: int = 5, **changes: object
+) -> dict:
     """Random arguments of one U-Net call: x, timesteps, context, and y where the kind has it.
 
     Args:
+        kind: SD1, SD2, SDXL or demo.
+        rows: of the call.
         size: height and width of the latent.
+        seed: of the random numbers.
+        changes: arguments of the U-Net that are not those of the kind.
     """
     generator = torch.Generator().manual_seed(seed)
-    arguments = UNETS[kind]
+    arguments = {**UNETS[kind], **changes}
     adm = arguments.get("adm_in_channels")
     return {
         "x": torch.randn(rows, 4, *size, generator=generator),

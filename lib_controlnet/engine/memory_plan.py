@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.engine.memory import STRIPS, Between, Pieces
@@ -83,16 +84,20 @@ class MemoryPlan:
         between: when networks leave it.
         pieces: in which they are evaluated.
         shrinks: networks that may be are stored in 8 bits.
+        staying: bytes of each network that stay where they come layer by layer.
     """
 
     between: Between
     pieces: Pieces = Pieces()
     shrinks: bool = False
+    staying: int = 0
 
     @property
     def words(self) -> str:
         """What is said of it where it was not asked for."""
         said = [self.between.words] if self.between is not Between.NEVER else []
+        if self.staying:
+            said.append(f"up to {self.staying / 1e9:.1f} GB of each stay")
         said += [f"rows are evaluated {self.pieces.words}"] if self.pieces.batch else []
         if self.pieces.strips > 1 and not self.pieces.batch:
             said.append(f"hints are encoded in {self.pieces.strips} strips")
@@ -121,21 +126,19 @@ class Demand:
 
     def need(self, plan: MemoryPlan) -> int:
         """Bytes that control networks and the steps take, at the worst moment of a pass."""
-        loads = self.small if plan.shrinks else self.loads
+        loads = self._loads(plan)
         prints = [load.footprint(plan.pieces.strips) for load in loads]
         pairs = list(zip(loads, prints, strict=True))
         left = sum(load.rows * one.residuals for load, one in pairs)
         kept = sum(load.rows * one.residuals for load, one in pairs if load.keeps)
         kept += sum(load.hints * one.guided for load, one in pairs)
         most = max((load.rows * one.residuals for load, one in pairs), default=0)
-        step = _sum_weights(plan.between, loads, None) + _pad(
-            kept + max(left + most, most + self.unet)
-        )
-        worst = [step]
+        step = kept + most + max(left, self.unet)
+        worst = [_sum_weights(plan, loads, None) + _pad(step)]
         for load, one in pairs:
             work = max(_evaluation(load, one, plan.pieces.batch), one.hint)
             others = left - load.rows * one.residuals
-            worst.append(_sum_weights(plan.between, loads, load) + _pad(kept + others + work))
+            worst.append(_sum_weights(plan, loads, load) + _pad(kept + others + work))
         if plan.between is Between.NEVER:
             worst.append(sum(load.weights for load in loads) + _pad(self.after))
         return max(worst)
@@ -150,20 +153,41 @@ class Demand:
         plan = MemoryPlan(first)
         for plan in self._plans(first):
             if self.need(plan) <= room:
-                break
+                return replace(plan, staying=self._share_out(plan, room))
         return plan
+
+    def _share_out(self, plan: MemoryPlan, room: int) -> int:
+        """Bytes of each network that may stay where they come layer by layer."""
+        left = room - self.need(replace(plan, staying=1))
+        if plan.between is not Between.LAYER or left < 0:
+            return 0
+        rests = sorted(load.weights - load.by_layer for load in self._loads(plan))
+        for number, rest in enumerate(rests):
+            share = left // (len(rests) - number)
+            if rest > share:
+                return share
+            left -= rest
+        return rests[-1]
+
+    def _loads(self, plan: MemoryPlan) -> Sequence[Load]:
+        return self.small if plan.shrinks else self.loads
 
     def _plans(self, first: Between) -> Iterator[MemoryPlan]:
         """What there is to choose from, the cheapest first.
 
         What keeps weights where they are comes before what moves them in each evaluation; where 8
-        bits are allowed they come between the two.
+        bits are allowed they come between the two. Turns, which move all of each network, are
+        taken where they are asked for: layer by layer as much stays as there is room for.
         """
-        ways = [way for way in Between if list(Between).index(way) >= list(Between).index(first)]
+        every = list(Between)
+        ways = [
+            way
+            for way in every[every.index(first) :]
+            if way in (first, *ON_THE_WAY) or way is Between.LAYER
+        ]
         cheap = [way for way in ways if way in ON_THE_WAY] or ways[:1]
-        dear = [way for way in ways if way not in cheap]
         order = [(way, False) for way in cheap]
-        order += [(way, True) for way in ways] if self.small else [(way, False) for way in dear]
+        order += [(way, bool(self.small)) for way in ways if self.small or way not in cheap]
         for way, shrinks in order:
             for pieces in self._pieces():
                 yield MemoryPlan(way, pieces, shrinks)
@@ -189,8 +213,11 @@ def _evaluation(load: Load, one: Footprint, batch: int) -> int:
     return max(done + batch * one.evaluation, 2 * load.rows * one.residuals)
 
 
-def _sum_weights(between: Between, loads: Sequence[Load], now: Load | None) -> int:
+def _sum_weights(plan: MemoryPlan, loads: Sequence[Load], now: Load | None) -> int:
     """Bytes of weights on the device: while one network is evaluated, or the U-Net's layers."""
+    between = plan.between
+    if between is Between.LAYER and plan.staying:
+        return sum(min(load.by_layer + plan.staying, load.weights) for load in loads)
     if between.is_scarce:
         there = [load for load in loads if load is now or load.stays]
         return sum(load.by_layer if between is Between.LAYER else load.weights for load in there)
@@ -225,6 +252,7 @@ def _load(units: Sequence[ActiveControl], info: PassInfo, host: Host) -> Load:
         for one in units
     )
 
+    @cache
     def footprint(strips: int) -> Footprint:
         return host.residency.find_footprint(
             network, Asked(info.geometry.latent, host.device, strips)
@@ -300,7 +328,7 @@ def settle_place(
         residency.shrink_networks(networks)
         for network in networks:
             say(f"ControlNet: {network.notes[-1]}")
-    return replace(place, between=plan.between, pieces=plan.pieces)
+    return replace(place, between=plan.between, pieces=plan.pieces, staying=plan.staying)
 
 
 def _is_plenty(controls: Sequence[ActiveControl], info: PassInfo, room: int) -> bool:

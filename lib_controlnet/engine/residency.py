@@ -53,6 +53,7 @@ class Place:
         device: the U-Net's, or the CPU.
         between: when they leave it.
         pieces: in which they compute.
+        staying: bytes of each that stay there where they come layer by layer.
         resting: those whose window is not open when the pass begins.
         say: is told what becomes of it where memory runs out.
     """
@@ -60,6 +61,7 @@ class Place:
     device: torch.device
     between: Between = Between.NEVER
     pieces: Pieces = Pieces()
+    staying: int = 0
     resting: Collection[ControlNetwork] = field(default=(), compare=False)
     say: Callable[[str], None] = field(default=log.warning, compare=False)
 
@@ -73,6 +75,7 @@ class _Pass:
         device: where they compute.
         between: when they leave it; sooner than asked if they do not fit there together.
         pieces: in which they compute; smaller than asked where an evaluation did not fit.
+        staying: see `Place`.
         resting: those outside their window.
         say: see `Place`.
     """
@@ -81,8 +84,14 @@ class _Pass:
     device: torch.device
     between: Between
     pieces: Pieces
+    staying: int
     resting: list[ControlNetwork]
     say: Callable[[str], None]
+
+    @property
+    def leaves_at_once(self) -> bool:
+        """Whether a network leaves the device when it has been evaluated."""
+        return self.between.is_scarce and not self.staying
 
     @property
     def open(self) -> list[ControlNetwork]:
@@ -233,7 +242,8 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         """
         resting = list(place.resting)
         present = _Pass(
-            list(networks), place.device, place.between, place.pieces, resting, place.say
+            *(list(networks), place.device, place.between, place.pieces, place.staying),
+            *(resting, place.say),
         )
         if kept is not None:
             self.spare(kept)
@@ -266,8 +276,8 @@ class Residency(Bounded[Key, "ControlNetwork"]):
             if present is None:
                 return
             present.resting = list(networks)
-            if present.between is Between.WINDOW:
-                self._park_all(present.due)
+            if present.between in (Between.WINDOW, Between.LAYER):
+                self._park_all(present.open)
 
     @contextmanager
     def on_device(self, network: ControlNetwork) -> Iterator[None]:
@@ -290,7 +300,7 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         finally:
             with self._lock:
                 resident.uses -= 1
-                is_waiting = present is not None and present.between.is_scarce
+                is_waiting = present is not None and present.leaves_at_once
                 if not resident.uses and (is_waiting or resident.is_unwanted):
                     resident.park()
 
@@ -349,8 +359,8 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         elif not before.is_scarce and others:
             present.between = Between.EVALUATION
             self.relieve([network])
-        elif before is not Between.LAYER:
-            present.between = Between.LAYER
+        elif before is not Between.LAYER or present.staying:
+            present.between, present.staying = Between.LAYER, 0
             self.relieve([network])
         else:
             return False
@@ -380,8 +390,8 @@ class Residency(Bounded[Key, "ControlNetwork"]):
         if smaller is not None:
             present.pieces = smaller
             way = smaller.words
-        elif network.comes_by_layer and present.between is not Between.LAYER:
-            present.between = Between.LAYER
+        elif network.comes_by_layer and (present.between is not Between.LAYER or present.staying):
+            present.between, present.staying = Between.LAYER, 0
             self._place(network, present)
             way = "layer by layer"
         else:
@@ -419,7 +429,8 @@ class Residency(Bounded[Key, "ControlNetwork"]):
     def _place(self, network: ControlNetwork, present: _Pass) -> None:
         by_layer = present.between is Between.LAYER and network.comes_by_layer
         with self._lock:
-            self._resident(network).place(present.device, by_layer)
+            staying = present.staying if by_layer else 0
+            self._resident(network).place(present.device, by_layer, staying)
 
     def park(self, keep: Collection[ControlNetwork] = (), present: Derived | None = None) -> bool:
         """Take everything off the device but `keep`; what is being evaluated goes after that.

@@ -47,7 +47,7 @@ class Resident:
         self._copy = copy
         self._masters = list(_tensors(module))
         self._copies: dict[int, Tensor] = {}
-        self._device: torch.device | None = None
+        self._way: tuple[torch.device, bool, int] | None = None
         self._in_turns: list[Any] = []
         self.uses = 0
         self.is_unwanted = False
@@ -64,30 +64,26 @@ class Resident:
         masters = {id(tensor): tensor for _, _, tensor in self._masters}
         return _count(masters.values()) + self.lying + sum(one.nbytes for one in self.derived)
 
-    def place(self, device: torch.device, layer_by_layer: bool = False) -> None:
+    def place(self, device: torch.device, layer_by_layer: bool = False, staying: int = 0) -> None:
         """Have the module compute on a device; on the masters' own nothing is copied.
 
         Args:
             device: where.
             layer_by_layer: what `find_pieces` finds comes for the time of its own call, the rest
                 stays until `park`.
+            staying: bytes of those pieces that may stay as well.
 
         Raises:
             Exception: whatever the device says where its memory does not suffice; the module is
                 then where it was, or on its masters.
         """
-        is_in_turns = bool(self._in_turns)
-        if self._device == device and (is_in_turns or not layer_by_layer):
+        way = (device, layer_by_layer, staying)
+        if self._way == way:
             return
-        if is_in_turns or layer_by_layer:
+        if layer_by_layer or self._in_turns:
             self.park()
-        pieces: dict[nn.Module, list[Held]] = {}
-        staying: list[Held] = []
-        owners = find_pieces(self._module) if layer_by_layer else {}
-        for held in self._masters:
-            piece = owners.get(held[0])
-            (staying if piece is None else pieces.setdefault(piece, [])).append(held)
-        self._copies, self._device = self._put(staying, device), device
+        whole, pieces = self._share_out(staying) if layer_by_layer else (self._masters, {})
+        self._copies, self._way = self._put(whole, device), way
         for piece, some in pieces.items():
             bring = partial(self._bring_piece, some, device)
             leave = partial(_put_back, some)
@@ -95,6 +91,21 @@ class Resident:
                 piece.register_forward_pre_hook(bring),
                 piece.register_forward_hook(leave, always_call=True),
             ]
+
+    def _share_out(self, staying: int) -> tuple[list[Held], dict[nn.Module, list[Held]]]:
+        """What is there at once, and what comes with a piece's calls."""
+        pieces: dict[nn.Module, list[Held]] = {}
+        whole: list[Held] = []
+        owners = find_pieces(self._module)
+        for held in self._masters:
+            piece = owners.get(held[0])
+            (whole if piece is None else pieces.setdefault(piece, [])).append(held)
+        for piece, some in list(pieces.items()):
+            staying -= _count(tensor for _, _, tensor in some)
+            if staying < 0:
+                break
+            whole += pieces.pop(piece)
+        return whole, pieces
 
     def _put(self, some: list[Held], device: torch.device) -> dict[int, Tensor]:
         """Copies in the place of masters; by the masters' identities."""
@@ -119,7 +130,7 @@ class Resident:
         had_copies = bool(self._copies)
         if had_copies or self._in_turns:
             _put_back(self._masters)
-        self._copies, self._device, self._in_turns = {}, None, []
+        self._copies, self._way, self._in_turns = {}, None, []
         self.is_unwanted = False
         return had_copies or had_derived
 

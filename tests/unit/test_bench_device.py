@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import bench_budgets
 import bench_device
 import pytest
 import torch
 from bench_device import Device, Rig, measure, table
+
+from lib_controlnet.families.controlnet import ControlNetNetwork
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,28 @@ def test_every_variant_acts_otherwise(tmp_path) -> None:
 def test_device_that_is_not_there_is_told(name, told, capsys) -> None:
     assert bench_device.bench_device(name, 32, 4, 1) == 1
     assert told in capsys.readouterr().out
+
+
+def test_budgets_are_compared_with_none(tmp_path, monkeypatch) -> None:
+    """What steps and results of a budget are, and of one in which nothing fits."""
+    device = CountingDevice("cpu")
+    rig = Rig("SDXL", 32, 4, device, tmp_path, {"context_dim": 40})
+    few = bench_budgets.VARIANTS[:2]
+    with torch.inference_mode():
+        exact = {variant: bench_budgets.measure_variant(rig, variant, 2) for variant in few}
+        monkeypatch.setattr(ControlNetNetwork, "evaluate", lambda *_: raise_no_memory())
+        taken = {variant: bench_budgets.measure_variant(rig, variant, 2) for variant in few}
+    assert [len(found.seconds) for found in (*exact.values(), *taken.values())] == [2, 2, 2, 0]
+    lines = bench_budgets.table("SDXL", exact, taken).splitlines()
+    assert lines[2].startswith("| no unit | ")
+    assert lines[2].endswith(" | 0 | keep |")
+    assert "HostError: there is not enough memory to evaluate" in lines[3]
+
+
+def raise_no_memory() -> None:
+    raise torch.cuda.OutOfMemoryError
+
+
+def test_budgets_need_a_device_that_can_be_limited(capsys) -> None:
+    assert bench_budgets.bench_budgets("cpu", [8], 1) == 1
+    assert "--budgets needs a CUDA device" in capsys.readouterr().out

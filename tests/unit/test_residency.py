@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from fake_device import FakeDevice
-from support import random_hint, save_controlnet, tiny_base, tiny_controlnet
+from support import inputs, random_hint, save_controlnet, tiny_base, tiny_controlnet
 
 from lib_controlnet.engine.memory import STRIPS, Between, Pieces
 from lib_controlnet.engine.network import ControlNetwork
 from lib_controlnet.engine.residency import Place, Residency
-from lib_controlnet.engine.resident import Resident, measure_layers
+from lib_controlnet.engine.resident import measure_layers
 from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.errors import HostError, ModelNotFoundError, WrongBaseModelError
 from lib_controlnet.families import load_network
@@ -383,6 +383,38 @@ def test_one_that_does_not_fit_comes_layer_by_layer(files: list[Path], base: Bas
     assert not rig.lies(0)
 
 
+def test_as_much_stays_as_may(rig: Rig) -> None:
+    """The rest comes with each evaluation; where memory runs out nothing stays."""
+    network, hint = rig.networks[0], random_hint()
+    given = inputs("demo")
+    arguments = (given["x"], given["timesteps"], given["context"], None)
+    guided, wanted = network.encode_hint(hint), [True] * network.layers
+    expected = network.evaluate(*arguments, guided, wanted)
+    with rig.residency.sampling([network], Place(FakeDevice.device, Between.LAYER)):
+        with rig.residency.on_device(network):
+            least = rig.device.held
+        assert rig.device.held == 0
+    staying = (rig.size - least) // 2
+    place = Place(FakeDevice.device, Between.LAYER, staying=staying)
+    with rig.residency.sampling([network], place):
+        copied = []
+        for _ in range(3):
+            before = rig.device.copied
+            with rig.residency.on_device(network):
+                found = network.evaluate(*arguments, guided, wanted)
+            copied.append(rig.device.copied - before)
+            assert least < rig.device.held <= least + staying
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert copied[0] == rig.size
+        assert copied[1:] == [rig.size - rig.device.held] * 2
+        with rig.residency.on_device(network):
+            for _ in range(2):
+                rig.residency.step_down(network, 2)
+            assert rig.device.held == least
+        assert rig.device.held == 0
+        rig.residency.rest([network])
+
+
 def test_those_outside_their_window_give_way(files: list[Path], base: BaseUNet) -> None:
     """Nothing moves as long as there is room; else they leave before anything else does."""
     rig = Rig(files, base, room=3.0)
@@ -510,38 +542,6 @@ def test_forgotten_networks_leave_the_device(rig: Rig, files: list[Path], base: 
     assert rig.device.held == 0
 
 
-# ---- one module ----------------------------------------------------------------------------
-
-
-def test_any_module_may_be_resident() -> None:
-    """Buffers, tied weights, whole numbers; and a module without anything."""
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Module())
-    module[1].weight = module[0].weight
-    module[2].register_buffer("steps", torch.arange(3))
-    module[2].register_buffer("scratch", torch.zeros(1), persistent=False)
-    module.requires_grad_(False)
-    device, before = FakeDevice(), tensors_by_name(module)
-    resident = Resident(module, device.copy)
-    assert resident.nbytes == 4 * (4 + 2 + 2) + 8 * 3 + 4
-    resident.place(FakeDevice.device)
-    assert device.held == device.copied == resident.nbytes // 2
-    placed = tensors_by_name(module)
-    assert list(placed) == list(before)
-    assert all(type(placed[name]) is type(before[name]) for name in before)
-    assert all(placed[name] is not before[name] for name in before)
-    assert all(torch.equal(placed[name], before[name]) for name in before)
-    assert module[1].weight is module[0].weight
-    assert not any(parameter.requires_grad for parameter in module.parameters())
-    del placed
-    assert resident.park()
-    assert not resident.park()
-    assert all(one is before[name] for name, one in tensors_by_name(module).items())
-    assert device.held == 0
-    empty = Resident(torch.nn.Module(), device.copy)
-    empty.place(FakeDevice.device)
-    assert (empty.nbytes, empty.park()) == (0, False)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -569,7 +569,3 @@ def test_devices_of_torch_take_the_weights_and_give_them_back(
                 assert torch.cuda.memory_allocated() - before >= network.nbytes
         assert all(one is master for one, master in zip(tensors(network), masters, strict=True))
         assert name != "cuda" or torch.cuda.memory_allocated() == before
-
-
-def tensors_by_name(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
