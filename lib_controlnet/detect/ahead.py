@@ -99,7 +99,7 @@ def _gather(
     detector = work.detector
     state = files_of(detector)
     first = input_channels(detector, next(pictures), None)
-    group = {(*work.key(first, cache.seen), state): first}
+    group = {(*work.key(cache.seen.fingerprint(first)), state): first}
     waiting = sum(key[0] == detector.name for key in cache.ahead)
     if next(iter(group)) in cache or waiting > WAITING:
         return {}
@@ -108,7 +108,7 @@ def _gather(
     rows = min(MOST, room // _area(work, first), GIVEN // given)
     for later in islice(pictures, MOST - 1 if rows > 1 else 0):
         picture = input_channels(detector, later, None)
-        key = (*work.key(picture, cache.seen), state)
+        key = (*work.key(cache.seen.fingerprint(picture)), state)
         if picture.shape == first.shape and key not in cache:
             group[key] = picture
         if len(group) == rows:

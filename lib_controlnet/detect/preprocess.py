@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -290,10 +291,13 @@ def run_preprocessor(
     work = plan_work(detector, resolution, values, pixel_perfect, seed)
     if cache is None or detector.identity:
         return _detect(work, picture)
-    asked = work.key(picture, cache.seen)
+    fingerprint = cache.seen.fingerprint(picture)
+    asked = work.key(fingerprint)
     found = cache.get((*asked, files_of(detector)))
     if found is None:
-        found = _detect(work, picture, cache.seen)
+        shared = (detector.frame, work.side, *fingerprint)
+        frame = partial(cache.seen.frame, shared, work.frame)
+        found = _detect(work, picture, frame)
         cache.put((*asked, files_of(detector)), found)  # files that have come meanwhile included
     return found
 
@@ -314,21 +318,15 @@ class Work:
     values: tuple[float, ...]
     seed: int
 
-    def key(self, picture: np.ndarray, seen: Seen) -> tuple[object, ...]:
-        """What a detection of the picture is kept under, beside the state of the weight files."""
+    def key(self, fingerprint: tuple[object, ...]) -> tuple[object, ...]:
+        """What the detection of a picture is kept under, beside the state of the weight files."""
         seed = self.seed if self.detector.seeded else 0
-        return (self.detector.name, self.side, self.values, seed, *seen.fingerprint(picture))
+        return (self.detector.name, self.side, self.values, seed, *fingerprint)
 
-    def frame(self, picture: np.ndarray, seen: Seen | None) -> Framed:
+    def frame(self, picture: np.ndarray) -> Framed:
         """The picture as the detector wants it, and what undoes the padding."""
-        frame = self.detector.frame
-        resize = _RESIZES.get(frame)
-        if resize is None:
-            return picture, np.ascontiguousarray
-        if seen is None:
-            return resize(picture, self.side)
-        key = (frame, self.side, *seen.fingerprint(picture))
-        return seen.frame(key, picture, lambda: resize(picture, self.side))
+        resize = _RESIZES.get(self.detector.frame)
+        return resize(picture, self.side) if resize else (picture, np.ascontiguousarray)
 
 
 def plan_work(
@@ -372,10 +370,12 @@ def input_channels(detector: Detector, image: np.ndarray, mask: np.ndarray | Non
     return join_mask(rgb, mask) if wants_mask else rgb
 
 
-def _detect(work: Work, picture: np.ndarray, seen: Seen | None = None) -> Detection:
+def _detect(
+    work: Work, picture: np.ndarray, frame: Callable[[np.ndarray], Framed] | None = None
+) -> Detection:
     started = time.perf_counter()
     with _explain_failure(work.detector):
-        made = _make_room(lambda: run_all(work, [picture], seen)[0])
+        made = _make_room(lambda: run_all(work, [picture], frame)[0])
     size = Size.from_array(made.image)
     spent = (time.perf_counter() - started) * 1000
     log.debug("%s: %d x %d in %.0f ms", made.name, size.width, size.height, spent)
@@ -396,20 +396,22 @@ def _make_room(run: Callable[[], Detection]) -> Detection:
 
 
 def run_all(
-    work: Work, pictures: Sequence[np.ndarray], seen: Seen | None = None
+    work: Work,
+    pictures: Sequence[np.ndarray],
+    frame: Callable[[np.ndarray], Framed] | None = None,
 ) -> list[Detection]:
     """The detections of pictures of one size and kind.
 
     Args:
         work: what is done.
         pictures: at least one.
-        seen: what is known of them.
+        frame: resizes them in the place of `work`.
 
     Raises:
         Exception: whatever the detector raises.
     """
     detector = work.detector
-    framed = [work.frame(picture, seen) for picture in pictures]
+    framed = [(frame or work.frame)(picture) for picture in pictures]
     named: dict[str, Any] = {}
     if detector.seeded:
         # The legacy generator draws the numbers that existing seeds stand for.

@@ -39,17 +39,19 @@ class Seen:
             self._digests[name] = gone, digest
         return picture.shape, digest
 
-    def frame(self, key: tuple, picture: np.ndarray, make: Callable[[], Framed]) -> Framed:
+    def frame(
+        self, key: tuple, make: Callable[[np.ndarray], Framed], picture: np.ndarray
+    ) -> Framed:
         """A picture resized, as the caller's own.
 
         Args:
             key: which picture, and how it is resized.
-            picture: itself, which is not kept.
             make: resizes it, if it does not have that size already.
+            picture: itself, which is not kept.
         """
         found = self._resized.get(key)
         if found is None:
-            found = make()
+            found = make(picture)
             if np.may_share_memory(found[0], picture):
                 return found
             self._resized.put(key, found)

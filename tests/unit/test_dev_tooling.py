@@ -94,7 +94,9 @@ def test_dev_train_passes_its_words_to_the_trainer(monkeypatch: pytest.MonkeyPat
     assert runs.commands == [("-m", "lib_controlnet.train", "init", "base", "out", "--seed", "3")]
 
 
-@pytest.mark.parametrize("env", [dev.HOST, dev.NEWEST, dev.FORGE, dev.LINT], ids=lambda env: env.folder)
+@pytest.mark.parametrize(
+    "env", [dev.HOST, dev.NEWEST, dev.FORGE, dev.LINT], ids=lambda env: env.folder
+)
 def test_dev_environment_requirements_exist_and_are_pinned(env: dev.Environment) -> None:
     for name in (*env.requirements, *filter(None, [env.forced])):
         lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()

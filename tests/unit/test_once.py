@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,10 @@ CASES: dict[str, tuple[GenerationRequest, list[ControlUnit], dict[str, int]]] = 
     "one unit": (
         *(TXT2IMG, units(("canny",), image=FILE)),
         {"decoded": 1, "digests": 1, "resized": 1, "runs": 1},
+    ),
+    "pixels that may change": (
+        *(TXT2IMG, units(("canny",), image=np.array(noise(200, 100)))),
+        {"digests": 1, "resized": 1, "runs": 1},
     ),
     "three preprocessors of one picture": (
         *(TXT2IMG, units(THREE, image=FILE)),
@@ -273,6 +277,7 @@ def test_resized_picture_is_each_preprocessors_own() -> None:
             image[:] = 0
             return found
 
-    work = [preprocess.Work(Spoiler(), 64, (), 0) for _ in range(2)]
-    first, second = (preprocess.run_all(one, [pixels], cache.seen)[0].image for one in work)
+    work = preprocess.Work(Spoiler(), 64, (), 0)
+    frame = partial(cache.seen.frame, ("the picture",), work.frame)
+    first, second = (preprocess.run_all(work, [pixels], frame)[0].image for _ in range(2))
     assert np.array_equal(first, second)
