@@ -334,6 +334,14 @@ def print_published(_options: argparse.Namespace) -> bool:
     return print_lines(f"\n{HEAD}", published_lines())
 
 
+def print_lossless(_options: argparse.Namespace) -> bool:
+    """What is computed, copied and read how often, counted."""
+    from bench_lossless import lossless_lines
+
+    head = "\n| in a generation of 10 pictures | counted | target | holds |"
+    return print_lines(head, lossless_lines())
+
+
 def print_lines(head: str, lines: Iterable[Line]) -> bool:
     """A table; its rows as they come."""
     print(f"{head}\n|---|---|---|---|")
@@ -356,6 +364,7 @@ PARTS = {
     "controlnet": print_controlnet,
     "families": print_families,
     "published": print_published,
+    "lossless": print_lossless,
 }
 
 

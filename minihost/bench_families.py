@@ -151,7 +151,7 @@ class Rig:
 
     def __init__(self, kind: str, width: int, latent: int, images: int = 1) -> None:
         unet = support.empty_unet(kind, model_channels=width).to_empty(device="cpu")
-        self.kind = kind
+        self.kind, self.latent = kind, latent
         self.base = BaseUNet(support.randomise(unet, 1), describe_unet(unet), "bench", "bench")
         self.layout = build_layout([1] * images, images, 2 * images)
         self.info = PassInfo(

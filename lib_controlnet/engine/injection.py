@@ -142,7 +142,6 @@ def add_rows(target: Tensor, residual: Tensor, rows: Rows) -> None:
     channels = slice(target.shape[1] - residual.shape[1], None)
     for begin, end in _find_runs(rows):
         part = residual if residual.shape[0] == 1 else residual[begin:end]
-        # Not `+=`, which would copy the sum onto itself.
         target[rows[begin] : rows[end - 1] + 1, channels].add_(part)
 
 

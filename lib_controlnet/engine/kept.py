@@ -2,7 +2,7 @@
 
 Encoded hints, features, tokens, keys and values know nothing of the latent, the text and the time.
 They stay from pass to pass (batch count, hires), and units that show a network the same picture
-share them.
+share them. So do the keys and values of the text, which are looked at before they are taken.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
+
+from lib_controlnet.nets.read_text import ReadTexts
 
 T = TypeVar("T")
 
@@ -74,9 +76,11 @@ class Kept:
 
 
 def _tensors_of(value: object) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings."""
+    """The tensors in nested tuples, lists, mappings and texts."""
     if isinstance(value, Tensor):
         yield value
+    elif isinstance(value, ReadTexts):
+        yield from value.tensors()
     elif isinstance(value, (tuple, list, Mapping)):
         for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors_of(inner)

@@ -23,6 +23,7 @@ from lib_controlnet.files.published import find_source
 from lib_controlnet.nets.read_text import ReadText, ReadTexts
 
 if TYPE_CHECKING:
+    from lib_controlnet.engine.kept import Kept
     from lib_controlnet.engine.network import Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Memory, Places
@@ -153,6 +154,12 @@ class ResidualControl(HintControl):
         """See `ActiveControl.sort_key`."""
         return (*super().sort_key, () if self.lender is None else self.lender.sort_key)
 
+    def keep_in(self, kept: Kept) -> None:
+        """Texts, too: they are the same in most passes of a generation."""
+        super().keep_in(kept)
+        lender = "" if self.lender is None else self.lender.terms.guide_key
+        self._texts = kept.find(self.network, ("texts", lender), ReadTexts)
+
     def attach(self, places: Places) -> None:
         """Ask for the skips."""
         self.attach_all([self], places)
@@ -202,7 +209,7 @@ class ResidualControl(HintControl):
 
     def read_text(self, tokens: Tensor, part: Hashable) -> Tensor | ReadText:
         """The text as its network takes it, see `ReadTexts.find`."""
-        return self._texts.find(part, tokens) if self.network.keeps_text else tokens
+        return self._texts.find((part, len(tokens)), tokens) if self.network.keeps_text else tokens
 
     def encode(self) -> Tensor:
         """Run the network's hint encoder, see `ResidualNetwork.encode_hint`."""

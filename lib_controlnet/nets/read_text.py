@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Protocol
 
 import torch
@@ -58,13 +58,20 @@ class ReadText:
 
 
 class ReadTexts:
-    """The texts of a network in a pass, from one U-Net call to the next.
+    """The texts of a network in a generation, from one U-Net call to the next.
 
     On the CPU alone: elsewhere the device would have to be waited for to compare them.
     """
 
     def __init__(self) -> None:
         self._texts: dict[Hashable, ReadText] = {}
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that is kept of them."""
+        for text in self._texts.values():
+            yield from (text.tokens, text._made_of)
+            for pair in text._pairs.values():
+                yield from pair
 
     def find(self, key: Hashable, tokens: Tensor) -> Tensor | ReadText:
         """The tokens, with what was made of them in an earlier call.

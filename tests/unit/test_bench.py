@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import lru_cache, partial
 
 import bench_families
+import bench_lossless
 import pytest
 import support
 import torch
@@ -15,6 +16,7 @@ from bench_families import FURTHER, KINDS, LIMITS, Case, Cost, Limit, Rig, find_
 from bench_published import FILES, Living
 from measures import MemoryTrace, flops
 
+from lib_controlnet.engine.kept import Kept
 from lib_controlnet.families import discover, identify
 from lib_controlnet.families.attention import PromptNetwork
 from lib_controlnet.families.controlnet import ControlNetFamily
@@ -167,6 +169,23 @@ def test_what_is_constant_in_a_pass_is_computed_in_its_first_step(cases: list[Ca
             assert len(once) > 10, case.name
             assert not any(second[name] for name in once), case.name
             assert {first[name] for name in once if "proj" not in name} == {1}, case.name
+
+
+def test_nothing_is_done_twice() -> None:
+    """The rows of `--part lossless`, but for those of all families, which the laws hold."""
+    with torch.inference_mode():
+        rows = list(bench_lossless.lossless_lines(families=False))
+    assert len(rows) > 10
+    assert [str(row) for row in rows if not row.holds] == []
+
+
+def test_a_row_says_what_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(case for case in rows_of("SD1")[1] if case.name == "ControlNet")
+    with torch.inference_mode():
+        first, again = bench_lossless.count_again(case)
+        monkeypatch.setattr(Kept, "find", lambda _kept, _network, _key, make: make())
+        assert bench_lossless.count_again(case) == (first, 2 * first)
+    assert (first > 10, again) == (True, 0)
 
 
 def test_published_files_are_of_all_families_with_files() -> None:
