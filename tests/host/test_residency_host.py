@@ -18,6 +18,7 @@ from annotator.networks import CACHE, Place
 from annotator.registry import Detector
 from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
+from lib_controlnet.engine import memory_plan
 from lib_controlnet.engine.memory import Between
 from lib_controlnet.prepare.ahead import THREAD
 
@@ -176,6 +177,33 @@ def test_loading_drops_none_that_the_same_generation_wants(
         assert len(loads) == 1
         assert np.array_equal(again, expected)
     assert len(runtime.residency) == 2
+
+
+def test_short_memory_is_said_and_the_picture_is_the_same(
+    webui: Any, device: FakeDevice, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A U-Net that is still to come takes its room; 8 bits are chosen where the setting says so."""
+    from modules import shared
+
+    asked = request(unit(), steps=2)
+    expected = first(webui.txt2img(**asked))
+    coming = runtime.host.measure_coming(device.device)
+    unet = shared.sd_model.model.diffusion_model
+    assert coming == sum(one.nbytes for one in unet.parameters())
+    room = coming + int(0.9 * device.held)
+    monkeypatch.setattr(runtime.residency, "find_room", lambda _device: room)
+    monkeypatch.setattr(memory_plan, "MARGIN", 0)
+    for setting, stored in (("Never", False), ("When memory is short", True)):
+        runtime.residency.clear()
+        monkeypatch.setitem(shared.opts.data, "controlnet_store_8_bit", setting)
+        answer = webui.txt2img(**asked)
+        notes = answer.info["extra_generation_params"]["ControlNet notes"]
+        assert "GB would be needed beside the U-Net's weights" in notes
+        assert ("layer by layer" in notes) != stored
+        assert ("Stored: 8 bit" in answer.info["infotexts"][0]) == stored
+        assert ("since memory is short" in notes) == stored
+        assert np.array_equal(first(answer), expected) != stored
+        assert device.held == 0
 
 
 @pytest.mark.parametrize(
