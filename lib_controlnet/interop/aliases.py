@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from lib_controlnet import enums
+from lib_controlnet import enums, standing
 from lib_controlnet.detect import preprocess
 from lib_controlnet.interop import api as python_api
 from lib_controlnet.interop import model_lists, names, plugins
@@ -131,12 +131,24 @@ def _put(name: str, module: ModuleType) -> None:
     if parent == "annotator" and package is None:
         return
     present = sys.modules.get(name)
-    if present is not None and not _is_ours(present):
-        log.info("%s is %s; ControlNet's is not put there", name, present)
+    if (present is not None and not _is_ours(present)) or _is_file_of_others(name):
+        log.info("%s is another extension's; ControlNet's is not put there", name)
         return
     sys.modules[name] = module
     if package is not None and child not in vars(package):
         setattr(package, child, module)
+
+
+def _is_file_of_others(name: str) -> bool:
+    """Whether a script of that name can be imported from another folder of the path.
+
+    Where all extensions have theirs there at once, they import each other's and their own so.
+    """
+    folders = [Path(entry, *name.split(".")) for entry in sys.path if not standing.is_own(entry)]
+    return name.startswith("scripts.") and any(
+        folder.with_suffix(".py").is_file() or (folder / "__init__.py").is_file()
+        for folder in folders
+    )
 
 
 def _package(name: str) -> ModuleType | None:

@@ -144,6 +144,24 @@ def test_module_of_another_extension_stays(paths: None, monkeypatch: pytest.Monk
     assert sys.modules["scripts.utils"] is theirs
 
 
+@pytest.mark.parametrize("file", ["utils.py", "utils/__init__.py"])
+def test_script_that_another_extension_has_on_the_path_stays_its(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where hosts have the folders of all extensions on the path at once."""
+    script = tmp_path / "scripts" / file
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    register()
+    try:
+        assert "scripts.utils" not in sys.modules
+        assert importlib.import_module("scripts.hook").UnetHook is UnetHook
+        assert importlib.import_module(f"{FOLDER}.scripts.utils").resize_image_with_pad
+    finally:
+        aliases.unregister()
+
+
 def test_annotator_of_another_extension_stays(paths: None, monkeypatch: pytest.MonkeyPatch) -> None:
     aliases.unregister()
     declarations = SimpleNamespace(__name__="controlnet_annotator.registry")
