@@ -61,6 +61,11 @@ class ControlNetUnit:
         }
         return f"ControlNetUnit({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
+    @property
+    def __pydantic_serializer__(self) -> Any:
+        """What pydantic 2 asks where a host's model may hold anything, such as its script list."""
+        return _make_serializer()
+
     def get(self, name: str, default: Any = None) -> Any:
         """A field as a dict gives it: AnimateDiff takes all slots of a request for dicts."""
         return getattr(self, name, default)
@@ -239,6 +244,24 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, (list, tuple)) and type(left) is type(right):
         return len(left) == len(right) and all(map(_same, left, right))
     return bool(left == right)
+
+
+@lru_cache(maxsize=1)
+def _make_serializer() -> Any:
+    """Writes the fields as they are, and of pictures that they are there."""
+    from pydantic_core import SchemaSerializer, core_schema
+
+    written = core_schema.plain_serializer_function_ser_schema(lambda unit: _plain(vars(unit)))
+    return SchemaSerializer(core_schema.any_schema(serialization=written))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, float, int, type(None))) else _brief(value)
 
 
 def _brief(value: Any) -> str:

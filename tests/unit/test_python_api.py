@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import json
 import logging
 import subprocess
 import sys
@@ -565,3 +566,15 @@ def test_every_published_name_is_there() -> None:
         assert getattr(python_api, name) is not None
     assert python_api.np is np
     assert python_api.logger.name == "ControlNet"
+
+
+def test_a_model_of_pydantic_2_writes_a_unit_as_its_fields() -> None:
+    """Hosts list what a script's components hold."""
+    core = pytest.importorskip("pydantic_core")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    unit = ControlNetUnit(image={"image": picture, "mask": [picture]}, weight=0.5)
+    for held in (unit, ControlNetUnit()):
+        written = json.loads(core.to_json({"value": held}))["value"]
+        assert list(written) == list(vars(held))
+        assert (written["enabled"], written["weight"]) == (held.enabled, held.weight)
+        assert written["control_mode"] == held.control_mode.value
