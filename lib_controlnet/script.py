@@ -14,8 +14,7 @@ from modules import script_callbacks, scripts
 
 from lib_controlnet import api
 from lib_controlnet.detect import preprocess
-from lib_controlnet.host import generation, jobs, neighbours
-from lib_controlnet.host.a1111 import adapter, sampling
+from lib_controlnet.host import adapter, generation, jobs, neighbours, sampling, sessions, steps
 from lib_controlnet.host.folders import EXTENSION_ROOT
 from lib_controlnet.host.page import logs, send_to, settings
 from lib_controlnet.host.runs import animation, batch, xyz
@@ -28,7 +27,7 @@ from lib_controlnet.ui.panel import build_panel, paste_fields
 
 log = logging.getLogger("ControlNet")
 
-RUNTIME = find_runtime() or Runtime(adapter.A1111Host())
+RUNTIME = find_runtime() or Runtime(adapter.WebUIHost())
 SEND_TO = send_to.SendTo()
 logs.set_up(str(RUNTIME.host.flag("controlnet_loglevel")))
 log.info("ControlNet preprocessor location: %s", preprocess.store.STORE.roots[0])
@@ -95,22 +94,27 @@ class Script(neighbours.ScriptViews, scripts.Script):
         return [unit for unit in python_api.get_all_units_in_processing(p) if unit.enabled]
 
 
+def find_sampled() -> Any:
+    """The session that is being sampled."""
+    return RUNTIME.sampling
+
+
 def on_cfg_denoiser(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with adapter.keep_error(session):
-            adapter.on_cfg_denoiser(session, params)
+        with sessions.keep_error(session):
+            steps.on_cfg_denoiser(session, params, find_sampled)
 
 
 def on_cfg_denoised(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with adapter.keep_error(session):
-            adapter.on_cfg_denoised(session, params)
+        with sessions.keep_error(session):
+            steps.on_cfg_denoised(session, params)
 
 
 def on_cfg_after_cfg(params: Any) -> None:
     if (session := RUNTIME.sampling) is not None:
-        with adapter.keep_error(session):
-            adapter.on_cfg_after_cfg(session, params)
+        with sessions.keep_error(session):
+            steps.on_cfg_after_cfg(session, params)
 
 
 def on_app_started(_demo: Any, app: Any) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,10 +73,17 @@ def first(answer: object) -> np.ndarray:
     return np.array(answer.images[0])
 
 
-def unet_hooks() -> int:
-    """Forward hooks on the loaded U-Net and below it."""
+def loaded_unet() -> Any:
+    """The U-Net of the loaded checkpoint, whatever the host is shaped as."""
     from modules import shared
 
+    parts = getattr(shared.sd_model, "forge_objects", None)
+    model = shared.sd_model.model if parts is None else parts.unet.model
+    return model.diffusion_model
+
+
+def unet_hooks() -> int:
+    """Forward hooks on the loaded U-Net and below it."""
     names = ("_forward_hooks", "_forward_pre_hooks")
-    modules = shared.sd_model.model.diffusion_model.modules()
+    modules = loaded_unet().modules()
     return sum(len(getattr(module, name)) for module in modules for name in names)

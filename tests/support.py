@@ -20,6 +20,7 @@ from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.families.controlnet import ControlNetNetwork
 from lib_controlnet.files.checkpoint import Checkpoint
 from lib_controlnet.files.containers import TensorInfo
+from lib_controlnet.host.a1111.originals import ModuleOriginals
 from lib_controlnet.nets.cldm import ControlNet, read_params
 
 WIDTH = 32
@@ -140,7 +141,8 @@ def twin(module: nn.Module) -> Any:
 def tiny_base(kind: str, seed: int = 0, name: str = "tiny") -> BaseUNet:
     """The U-Net as the engine sees it."""
     unet = tiny_unet(kind, seed)
-    return BaseUNet(unet, describe_unet(unet), f"{name}-{kind}", f"{name}-{kind}-{seed}")
+    named = (f"{name}-{kind}", f"{name}-{kind}-{seed}")
+    return BaseUNet(unet, describe_unet(unet), *named, originals=ModuleOriginals(unet))
 
 
 HINT_WIDTHS = (3, 16, 16, 32, 32, 96, 96, 256)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lib_controlnet.engine.pass_info import PassInfo
 
 STRIPS: Final = 8
 """In so many a hint is encoded at most; more would read more of their neighbours than their own."""
@@ -149,3 +154,30 @@ def measure_room(device: torch.device) -> int | None:
         return int(importlib.import_module("psutil").virtual_memory().available)
     except (ImportError, OSError):  # the host brings the package
         return None
+
+
+def estimate_pass(
+    networks: Iterable[nn.Module], info: PassInfo, device: torch.device, dtype: torch.dtype
+) -> int:
+    """Bytes that the controls of a pass will take on a device, beside what is there.
+
+    Their weights, and one sum of residuals. Each residual is taken for as large as the shallowest:
+    deeper ones have a quarter of the cells and twice the channels at most. What a network computes
+    with is gone before the U-Net needs as much.
+
+    Args:
+        networks: of the controls; each counts once.
+        info: the pass.
+        device: where they will compute.
+        dtype: of the residuals.
+    """
+    distinct = list({id(network): network for network in networks}.values())
+    tensors = {
+        id(tensor): tensor.nelement() * tensor.element_size()
+        for network in distinct
+        for tensor in (*network.parameters(), *network.buffers())
+        if tensor.device != device
+    }
+    shape = info.base.shape
+    largest = shape.model_channels * info.cells * 2 * info.images * dtype.itemsize
+    return sum(tensors.values()) + (shape.layers * largest if distinct else 0)

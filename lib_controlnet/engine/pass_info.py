@@ -42,3 +42,14 @@ class PassInfo:
     def cells(self) -> int:
         """Cells of the pass's latent."""
         return self.geometry.latent.width * self.geometry.latent.height
+
+    def equals(self, other: PassInfo) -> bool:
+        """Whether units that are bound to the one are bound to the other."""
+        mine, theirs = (
+            (
+                *(info.geometry, info.base.identity, info.base.shape, info.is_hires),
+                *(info.has_hires, info.scale, info.images, info.seeds, info.has_words),
+            )
+            for info in (self, other)
+        )
+        return mine == theirs

@@ -321,7 +321,7 @@ class Places:
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
         arguments: list[Any] = [given.get(name) for name in ARGUMENTS]
         x, timesteps, context, y = arguments
-        rows = self.cursor.next_rows(x.shape[0], context, x)
+        rows = self.cursor.next_rows(x.shape[0], context, x, given)
         if rows is None:
             return None
         step = self.cursor.describe(x, timesteps, context, y, rows)

@@ -1,4 +1,4 @@
-"""What the core asks of a host; `host/a1111/adapter.py` answers for A1111 v1.10."""
+"""What the core asks of a host; `host/adapter.py` answers."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -47,6 +48,7 @@ class ControlSession:
     Attributes:
         units: what the units do in the present pass; those without effect are left out.
         active: their controls, sorted by what they do.
+        laid_under: the noise under which start pictures were laid last.
         has_aligned: in a pass that is over the pictures have shared their style.
         kept: what networks have made of the units' pictures.
     """
@@ -77,11 +79,13 @@ class ControlSession:
         self.is_bound = False
         self.passes = 0
         self.noisy: NoisyLatent | None = None
+        self.laid_under: weakref.ref[Tensor] | None = None
         self._outcomes: dict[PreparedUnit, Outcome] = {}
         self._finishing: dict[PreparedUnit, Effect] = {}
         self.info: PassInfo | None = None
         self._resting: Collection[ControlNetwork] = ()
         self._bound_to: tuple[object, ...] | None = None
+        self._rows_shown_in = 0
         self._places: Places | None = None
         self._foreign: nn.Module | None = None
         self._alignment: StyleAlign | None = None
@@ -138,16 +142,18 @@ class ControlSession:
         return self._outcomes.setdefault(prepared, Outcome())
 
     def begin_pass(self, info: PassInfo) -> None:
-        """Bind every unit to this pass and its base.
+        """Bind every unit to this pass and its base; once, if the host announces it twice.
 
         Raises:
             ControlNetError: a unit cannot act on this model (only with `OnError.STOP`).
         """
+        self.passes += 1
+        if self.is_bound and self.info is not None and self.info.equals(info):
+            return
         self.units, self.active = [], []
         self.kept.begin()
         self.schedule = None
         self.evaluations = 0
-        self.passes += 1
         self._bound_to = info.base.shape.signature
         self.info = info
         if not info.is_hires:  # what the first pass kept stays kept
@@ -324,9 +330,24 @@ class ControlSession:
 
     def adjust_rows(self, x0: Tensor, rows: Sequence[Row]) -> Tensor:
         """Apply the open effects to every row's predicted clean latent (n, 4, h, w)."""
+        self._rows_shown_in = self.evaluations
         for effect in self._open("before_guidance"):
             x0 = effect.before_guidance(x0, rows)
         return x0
+
+    def check_rows(self) -> None:
+        """After an evaluation: effects on its rows were shown them.
+
+        Raises:
+            HostError: something has kept them from it.
+        """
+        if self._rows_shown_in != self.evaluations and self._open("before_guidance"):
+            msg = (
+                "ControlNet: another extension has put a function in the place of ControlNet's "
+                "between the U-Net and guidance, so colours cannot be held; switch it off, or the "
+                "unit"
+            )
+            raise HostError(msg)
 
     def condition(self, given: Tensor, rows: Sequence[Row]) -> Tensor:
         """What the open units tell an inpainting checkpoint, (n, 5, h, w); the first one's counts.

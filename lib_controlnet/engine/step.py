@@ -7,9 +7,10 @@ rows, and the picture each belongs to, without touching the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,10 @@ def _any_of(context: Tensor, texts: Tensor) -> Tensor:
     return found
 
 
+ReadCall = Callable[[Mapping[str, Any], int], "tuple[Row, ...] | None"]
+"""Gives the rows of a U-Net call from its arguments by name and the number of its rows."""
+
+
 @dataclass(frozen=True)
 class RowLayout:
     """All rows of one evaluation, in the order in which U-Net calls consume them.
@@ -88,10 +93,18 @@ class RowLayout:
         rows: the rows.
         texts: what they say; given where it matters that a neighbour (AnimateDiff) takes some of
             the rows in an order of its own.
+        read_call: reads from the arguments of a U-Net call which rows it holds, where the host
+            tells it there; the order of `rows` counts only for calls that do not tell.
     """
 
     rows: tuple[Row, ...]
     texts: Texts | None = field(default=None, compare=False)
+    read_call: ReadCall | None = field(default=None, compare=False)
+
+    @property
+    def images(self) -> int:
+        """Pictures of the batch."""
+        return 1 + max((row.image for row in self.rows), default=0)
 
     def find_images(self, x: Tensor | None, taken: Sequence[Row]) -> list[int]:
         """The pictures that the rows of a call show; those of `taken` where latents do not tell.
@@ -213,7 +226,11 @@ class StepCursor:
         return StepContext(x, timesteps, context, y, self.progress, rows, *place)
 
     def next_rows(
-        self, count: int, context: Tensor | None = None, x: Tensor | None = None
+        self,
+        count: int,
+        context: Tensor | None = None,
+        x: Tensor | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
     ) -> tuple[Row, ...] | None:
         """The next `count` rows, or None if no evaluation was announced.
 
@@ -221,6 +238,7 @@ class StepCursor:
             count: rows of the U-Net call.
             context: its text embeddings, (count, tokens, width).
             x: its input, (count, channels, h, w).
+            arguments: all that it is called with, by name.
 
         A neighbour that calls the U-Net several times per evaluation with pieces of a picture
         runs past the end; the table then starts over. One that puts several pieces into a call
@@ -230,6 +248,11 @@ class StepCursor:
         if self.layout is None:
             return None
         total = len(self.layout.rows)
+        told_rows = self.layout.read_call and self.layout.read_call(arguments, count)
+        if told_rows:
+            self.first = 0 if self.position >= total else self.position
+            self.position = self.first + count
+            return told_rows
         if total and count > total and count % total == 0:
             self.position = self.first = 0
             return self.layout.rows * (count // total)

@@ -11,7 +11,7 @@ from lib_controlnet.errors import HostError
 from lib_controlnet.files.bases import CONTEXT_TO_BASE
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 MOTION: Final = "temporal_transformer"
 """What a motion module of AnimateDiff consists of."""
@@ -73,6 +73,23 @@ class UNetShape:
         return (self.skips, self.middle, self.context_dim, self.adm_channels, heads, depths)
 
 
+class Originals:
+    """A U-Net's parameters as its checkpoint has them, where the host keeps them elsewhere.
+
+    Hosts add LoRA to weights in place, and store them in 8 bits. This one does neither.
+    """
+
+    def find(self, name: str) -> Tensor | None:
+        """The parameter of an LDM name; None where the one in the module is the original."""
+        del name
+        return None
+
+    def is_added(self, name: str) -> bool:
+        """Whether the checkpoint has no such parameter."""
+        del name
+        return False
+
+
 @dataclass(frozen=True)
 class BaseUNet:
     """The U-Net of the loaded checkpoint.
@@ -83,6 +100,7 @@ class BaseUNet:
         name: the checkpoint's title, for messages.
         identity: changes whenever the weights do; part of cache keys.
         described: what its file says of itself, such as a title.
+        originals: its parameters without what the host does to them.
     """
 
     module: nn.Module
@@ -90,6 +108,7 @@ class BaseUNet:
     name: str
     identity: str
     described: str = ""
+    originals: Originals = field(default_factory=Originals, compare=False)
 
 
 def read_shape(

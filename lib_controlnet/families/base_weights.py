@@ -13,7 +13,7 @@ from lib_controlnet.errors import HostError
 from lib_controlnet.families.filling import without_1x1
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from lib_controlnet.engine.unet import BaseUNet
 
@@ -26,30 +26,15 @@ FIRST_BLOCK: Final = "input_blocks.0.0.weight"
 
 def encoder_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
     """Shapes of a full ControlNet's tensors that begin as a copy of the base's."""
-    added = {
-        f"{path}.bias"
-        for path, module in own_modules(base.module).items()
-        if _has_added_bias(module)
-    }
     shapes = {
         name: tuple(parameter.shape)
         for name, parameter in own_parameters(base.module)
-        if name.startswith(SHARED_WITH_BASE) and name not in added
+        if name.startswith(SHARED_WITH_BASE) and not base.originals.is_added(name)
     }
     if FIRST_BLOCK in shapes:
         width, _channels, *kernel = shapes[FIRST_BLOCK]
         shapes[FIRST_BLOCK] = (width, LATENT_CHANNELS, *kernel)
     return shapes
-
-
-def _has_added_bias(module: nn.Module) -> bool:
-    """Whether the host's LoRA gave the layer a bias, which it has none of by itself.
-
-    Weight and bias are backed up together, as far as there are any.
-    """
-    saved = (getattr(module, f"network_{leaf}_backup", None) for leaf in ("weights", "bias"))
-    weights, bias = saved
-    return weights is not None and bias is None and getattr(module, "bias", None) is not None
 
 
 def find_foreign(
@@ -65,12 +50,7 @@ def find_foreign(
 
 
 class BaseWeights:
-    """Reads parameters of a base U-Net by LDM name, as they are without any LoRA.
-
-    The host's LoRA code changes weights in place and keeps the originals on the module
-    (`network_weights_backup`, `network_bias_backup`); with 8-bit storage it may keep half
-    precision copies (`fp16_weight`), which no LoRA changes and the originals are rounded from.
-    """
+    """Reads parameters of a base U-Net by LDM name, as they are without any LoRA."""
 
     def __init__(self, base: BaseUNet) -> None:
         self.base = base
@@ -83,13 +63,10 @@ class BaseWeights:
             HostError: the weights are not in memory at the moment.
         """
         path, _, leaf = name.rpartition(".")
-        module = self._modules[path]
-        parameter = getattr(module, leaf)
-        backup_name = "network_bias_backup" if leaf == "bias" else "network_weights_backup"
-        for other in (getattr(module, f"fp16_{leaf}", None), getattr(module, backup_name, None)):
-            if isinstance(other, torch.Tensor) and other.shape == parameter.shape:
-                parameter = other
-                break
+        parameter = getattr(self._modules[path], leaf)
+        original = self.base.originals.find(name)
+        if original is not None and original.shape == parameter.shape:
+            parameter = original
         if parameter.is_meta:
             msg = (
                 f"the weights of {self.base.name} are not in memory; generate once without control"

@@ -16,7 +16,7 @@ from lib_controlnet.enums import OnnxEngine
 from lib_controlnet.files.paths import parse_path
 
 if TYPE_CHECKING:
-    from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.host.adapter import WebUIHost
 
 
 Listener = Callable[[str, float], None]
@@ -35,7 +35,7 @@ def report_to(listener: Listener | None) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def set_up(host: A1111Host) -> None:
+def set_up(host: WebUIHost) -> None:
     """Have the preprocessors use the user's folders, settings and device from now on."""
     chosen = parse_path(host.option("control_net_modules_path"))
     chosen = chosen or parse_path(host.flag("controlnet_annotator_models_path"))
@@ -48,7 +48,7 @@ def set_up(host: A1111Host) -> None:
     preprocess.networks.CACHE.make_room = host.residency.park
 
 
-def download_options(host: A1111Host) -> Any:
+def download_options(host: WebUIHost) -> Any:
     """How files may be had, by the present settings; progress goes to the host's bar or, inside
     of `telling`, to the listener alone.
     """
@@ -68,7 +68,7 @@ def download_options(host: A1111Host) -> Any:
     )
 
 
-def network_place(host: A1111Host) -> Any:
+def network_place(host: WebUIHost) -> Any:
     """The device of `--use-cpu controlnet` or the U-Net's; half precision on CUDA alone; and what
     runs ONNX files there.
     """

@@ -22,10 +22,10 @@ from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import LATENT_SCALE, OnError
 from lib_controlnet.errors import ControlNetError, HostError
-from lib_controlnet.host import clients, pictures, request, shown_maps
-from lib_controlnet.host.a1111 import adapter
-from lib_controlnet.host.a1111.adapter import end_session, give_session, session_of
+from lib_controlnet.host import clients, pictures, request, shown_maps, steps
+from lib_controlnet.host.members import find_model, member_of
 from lib_controlnet.host.runs import animation, batch, xyz
+from lib_controlnet.host.sessions import end_session, give_session, session_of
 from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.pictures.placement import PassGeometry
@@ -240,9 +240,11 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     runtime.residency.park_others()
     if session.error is None:
         try:
-            session.begin_pass(pass_info(p, x, runtime.host.require_base()))
+            info = pass_info(p, x, runtime.host.require_base())
+            session.begin_pass(info)
+            runtime.host.reserve(session.active, info)
             if noise is not None:
-                adapter.lay_starts(session, noise)
+                steps.lay_starts(session, noise)
         except Exception as error:  # the boundary: raised again before the first step
             _keep(session, error, "binding the units to the pass")
     pass_on_comments(p, session)
@@ -289,7 +291,7 @@ def pass_info(p: Any, x: Any, base: BaseUNet) -> PassInfo:
         images=int(x.shape[0]),
         seeds=tuple(int(seed) for seed in getattr(p, "seeds", None) or (0,)),
         has_words=_has_words(p, is_hires),
-        alphas=getattr(adapter.find_model(), "alphas_cumprod", None),
+        alphas=member_of(find_model()).find_alphas(find_model()),
     )
 
 

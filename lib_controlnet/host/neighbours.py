@@ -8,6 +8,7 @@ from the prepared unit, assigning goes to the control that is bound in the prese
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,8 +19,9 @@ from lib_controlnet.detect import listing
 from lib_controlnet.enums import LATENT_SCALE, BatchOption, ControlMode
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import request
-from lib_controlnet.host.a1111.adapter import find_model, session_of
+from lib_controlnet.host.members import find_model, member_of
 from lib_controlnet.host.runtime import runtime
+from lib_controlnet.host.sessions import session_of
 from lib_controlnet.interop.unit import to_unit
 from lib_controlnet.interop.values import ControlModelType
 from lib_controlnet.pictures.maps import Size
@@ -227,7 +229,9 @@ class LatestNetwork:
     @property
     def model(self) -> Any:
         """The U-Net that is loaded now."""
-        return getattr(getattr(self.sd_ldm, "model", None), "diffusion_model", None)
+        with suppress(HostError):  # something else is called in its place
+            return member_of(self.sd_ldm).find_unet(self.sd_ldm)
+        return None
 
     @property
     def sd_ldm(self) -> Any:

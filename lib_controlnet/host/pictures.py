@@ -21,7 +21,7 @@ from lib_controlnet.units.unit import NO_MODULE
 if TYPE_CHECKING:
     from lib_controlnet.engine.ports import Host
     from lib_controlnet.engine.prepared import PreparedUnit
-    from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.host.adapter import WebUIHost
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def source(host: Host, decoded: DecodedFiles | None = None) -> PictureSource:
     )
 
 
-def batch_source(p: Any, host: A1111Host) -> BatchSource:
+def batch_source(p: Any, host: WebUIHost) -> BatchSource:
     """Where pictures may come from; requests over HTTP name no folder unless one was opened."""
     single = source(host)
     if getattr(p, "is_api", False):

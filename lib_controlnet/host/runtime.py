@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from modules import scripts
 
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import ControlNetwork
     from lib_controlnet.engine.session import ControlSession
     from lib_controlnet.engine.unet import BaseUNet
-    from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.host.adapter import WebUIHost
     from lib_controlnet.prepare.inputs import ChosenPicture
     from lib_controlnet.units.batch import BatchSource
 
@@ -55,7 +56,7 @@ class Runtime:
         guarded: the session whose generation is being sampled, between its passes as well.
     """
 
-    def __init__(self, host: A1111Host) -> None:
+    def __init__(self, host: WebUIHost) -> None:
         self.host = host
         self.hashes = HashStore(self.host.cache_folder() / "controlnet-hashes.json")
         self.catalog = self._scan()
@@ -195,10 +196,12 @@ class Runtime:
             CheckpointError: the file is damaged, of an unknown family, or for another base.
         """
         self.residency.max_count = self.cache_size()
-        return self.residency.network(
-            *(path, base, self.host.network_dtype, load_network),
-            *(self.storage(), self.host.device),
-        )
+        # Some hosts sample in inference mode, whose tensors could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            return self.residency.network(
+                *(path, base, self.host.network_dtype, load_network),
+                *(self.storage(), self.host.device),
+            )
 
     def can_wait(self, path: Path, base: BaseUNet) -> bool:
         """See `prepare.ahead.Models`.

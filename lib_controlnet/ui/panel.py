@@ -47,7 +47,7 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
     Args:
         is_img2img: whether the tab works on a picture of its own.
         tab: "txt2img" or "img2img", the prefix of the tab's element ids.
-        runtime: the extension's services (`lib_controlnet.host.a1111.adapter.Runtime`).
+        runtime: the extension's services (`lib_controlnet.host.runtime.Runtime`).
 
     Returns:
         One component per unit slot; each gives the host a `ControlNetUnit`.

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sdxl_models
+from host.conftest import calls, plain, webui  # noqa: F401 (fixtures over the one called `host`)
 
 SHAPES = ("forge", "reforge")
+ASSETS = Path(__file__).resolve().parents[2] / "minihost" / "assets"
+CHECKPOINT = ("--ckpt", str(ASSETS / "demo.safetensors"))
+CONTROLS = ("control_demo_*", "control_lora_demo_canny", "t2iadapter_demo_canny", "union_demo")
+
+
+def put_models(data: Path) -> None:
+    """Control models of several families, and further checkpoints, into a host's folder of data."""
+    from matrix import checkpoints
+
+    folders = {name: data / "models" / name for name in ("ControlNet", "Stable-diffusion")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    for pattern in CONTROLS:
+        for path in ASSETS.glob(f"{pattern}.safetensors"):
+            shutil.copyfile(path, folders["ControlNet"] / path.name)
+    checkpoints.write(folders["Stable-diffusion"])
+    clip = f"{checkpoints.BASE}-clip"
+    shutil.copytree(checkpoints.ASSETS / clip, folders["Stable-diffusion"] / clip)
+    sdxl_models.write(folders["Stable-diffusion"], [sdxl_models.BASE])
+    sdxl_models.write_control(folders["ControlNet"])
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +39,10 @@ def family_host(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A started `embedded.Host` with this repository as its extension; its shape is `like`'s."""
     import embedded
 
-    flags = ["--like", SHAPES[0], "--disable-console-progressbars"]
-    return embedded.start(tmp_path_factory.mktemp("forge"), flags)
+    data = tmp_path_factory.mktemp("forge")
+    put_models(data)
+    flags = ["--like", SHAPES[0], "--disable-console-progressbars", *CHECKPOINT]
+    return embedded.start(data, flags)
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -44,5 +69,6 @@ def a1111(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from servers import embedded_host
 
     data: Path = tmp_path_factory.mktemp("a1111")
-    with embedded_host(data, "--nowebui") as server:
+    put_models(data)
+    with embedded_host(data, "--nowebui", *CHECKPOINT) as server:
         yield server

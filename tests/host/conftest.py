@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sdxl_models
 import support
-from controls import MODEL, Calls, first, host_folder, request
+from controls import MODEL, Calls, first, host_folder, loaded_unet, request
 
 from lib_controlnet.families.controlnet import ControlNetNetwork
 
@@ -25,10 +25,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def webui(host):
     """The host with a random control model for its checkpoint."""
-    from modules import shared
-
-    unet = shared.sd_model.model.diffusion_model
-    network = support.tiny_controlnet("demo", seed=4, unet=unet)
+    network = support.tiny_controlnet("demo", seed=4, unet=loaded_unet())
     folder = host_folder()
     support.save_controlnet(folder / f"{MODEL}.safetensors", network)
     other = support.tiny_controlnet("SDXL")

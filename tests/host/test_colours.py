@@ -37,11 +37,11 @@ def seen(webui, monkeypatch):
     from modules import shared
 
     from lib_controlnet.engine.effects.tile_colorfix import HoldColours
-    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host import steps
     from lib_controlnet.host.runtime import runtime
 
     found = Seen()
-    after_cfg, apply = adapter.on_cfg_after_cfg, HoldColours.before_guidance
+    after_cfg, apply = steps.on_cfg_after_cfg, HoldColours.before_guidance
     host = type(runtime().host)
     encode = host.vae_encode
 
@@ -67,7 +67,7 @@ def seen(webui, monkeypatch):
         found.encoded.append(latent.cpu())
         return latent
 
-    monkeypatch.setattr(adapter, "on_cfg_after_cfg", spy_guided)
+    monkeypatch.setattr(steps, "on_cfg_after_cfg", spy_guided)
     monkeypatch.setattr(HoldColours, "before_guidance", spy_rows)
     monkeypatch.setattr(host, "vae_encode", spy_encode)
     return found

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
-from controls import SIZE, STEPS, encoded, first, picture, request, unet_hooks, unit
+from controls import SIZE, STEPS, encoded, first, loaded_unet, picture, request, unet_hooks, unit
 from PIL import Image
 from support import tiny_unet
 
@@ -43,9 +43,7 @@ def test_same_request_twice_gives_the_same_picture(webui, module):
 )
 def test_unit_without_effect_gives_the_plain_picture(webui, plain, calls, fields):
     if "advanced_weighting" in fields:
-        from modules import shared
-
-        blocks = len(shared.sd_model.model.diffusion_model.input_blocks)
+        blocks = len(loaded_unet().input_blocks)
         fields = {"advanced_weighting": [0] * (blocks + 1)}
     assert np.array_equal(first(webui.txt2img(**request(unit(**fields)))), plain)
     assert calls.rows == []
@@ -323,7 +321,7 @@ def test_structure_of_a_unet_is_read_once(webui, monkeypatch):
     from modules import shared
 
     from lib_controlnet.engine.unet import describe_unet
-    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host import adapter
     from lib_controlnet.host.runtime import runtime
 
     asked = []
@@ -359,18 +357,19 @@ def test_networks_on_the_cpu_never_compute_in_half(webui, monkeypatch, unet, pla
     """`--use-cpu controlnet` beside a U-Net that is kept in half precision."""
     import torch
 
-    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host import adapter
+    from lib_controlnet.host.a1111.member import A1111
 
-    monkeypatch.setattr(adapter, "_parameter_dtype", lambda _model: getattr(torch, unet))
+    monkeypatch.setattr(A1111, "find_dtype", lambda _self, _model: getattr(torch, unet))
     monkeypatch.setattr(adapter.devices, "get_device_for", lambda _task: torch.device(place))
-    assert adapter.A1111Host().network_dtype == getattr(torch, expected)
+    assert adapter.WebUIHost().network_dtype == getattr(torch, expected)
 
 
 @pytest.mark.parametrize("hires", [False, True])
 def test_ten_batches_prepare_and_place_what_one_does(webui, monkeypatch, hires):
     """Only the network's own evaluations and its hint encoder are done again."""
     from lib_controlnet.engine import injection, prepared
-    from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.host.adapter import WebUIHost
     from lib_controlnet.prepare import units as preparing
 
     made = []
@@ -378,7 +377,7 @@ def test_ten_batches_prepare_and_place_what_one_does(webui, monkeypatch, hires):
         "placed": (prepared, "place_map"),
         "region": (prepared, "place_region"),
         "digest": (prepared.hashlib, "sha1"),
-        "latent": (A1111Host, "vae_encode"),
+        "latent": (WebUIHost, "vae_encode"),
         "detected": (preparing.preprocess, "run_preprocessor"),
         "covered": (injection, "cover"),
     }

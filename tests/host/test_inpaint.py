@@ -63,11 +63,11 @@ def seen(webui, monkeypatch):
     # The host's modules exist only once it has started.
     from modules.processing import StableDiffusionProcessing
 
-    from lib_controlnet.host.a1111 import adapter
+    from lib_controlnet.host import steps
 
     found = Seen()
     encode, apply = ControlNetNetwork.encode_hint, KeepUnmasked.after_guidance
-    after_cfg = adapter.on_cfg_after_cfg
+    after_cfg = steps.on_cfg_after_cfg
 
     def spy_hint(self, hint):
         found.hints.append(hint[0].permute(1, 2, 0).float().cpu().numpy())
@@ -85,7 +85,7 @@ def seen(webui, monkeypatch):
     monkeypatch.setattr(StableDiffusionProcessing, "comment", lambda _, x: found.comments.append(x))
     monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy_hint)
     monkeypatch.setattr(KeepUnmasked, "after_guidance", spy_apply)
-    monkeypatch.setattr(adapter, "on_cfg_after_cfg", spy_after)
+    monkeypatch.setattr(steps, "on_cfg_after_cfg", spy_after)
     return found
 
 

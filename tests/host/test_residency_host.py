@@ -63,12 +63,12 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def device(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """Control networks compute on a device that counts what comes to it."""
-    from lib_controlnet.host.a1111.adapter import A1111Host
+    from lib_controlnet.host.adapter import WebUIHost
 
     fake = FakeDevice()
     monkeypatch.setattr(runtime.residency, "_copy", fake.copy)
-    monkeypatch.setattr(A1111Host, "device", FakeDevice.device)
-    monkeypatch.setattr(A1111Host, "network_dtype", torch.float32)
+    monkeypatch.setattr(WebUIHost, "device", FakeDevice.device)
+    monkeypatch.setattr(WebUIHost, "network_dtype", torch.float32)
     return fake
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lib_controlnet.engine.window import Schedule, Window
-from lib_controlnet.host.a1111.schedule import from_denoiser, of_call, watch
+from lib_controlnet.host.schedule import from_denoiser, of_call, watch
 
 # sampler, its arguments, the host's steps and total_steps, evaluations it makes -> step of each.
 # Counts are those of the host contract, section 4.4.

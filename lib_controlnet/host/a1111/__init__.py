@@ -1,1 +1,1 @@
-"""What a second host replaces: model, sampler, rows and schedule of A1111 v1.10."""
+"""How A1111 v1.10 holds a checkpoint and samples it; `host/forge/` is the other way."""

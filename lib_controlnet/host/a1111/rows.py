@@ -20,7 +20,7 @@ class A1111Rows:
         """See `ports.RowSource.read`; `params` are the host's CFGDenoiserParams."""
         images, total = params.text_uncond.shape[0], params.x.shape[0]
         layout = build_layout(_prompts_per_image(params.denoiser), images, total)
-        return replace(layout, texts=_texts(params)) if needs_texts else layout
+        return replace(layout, texts=_texts(params)) if needs_texts and images > 1 else layout
 
 
 ROWS: Final = A1111Rows()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from lib_controlnet.errors import HostError
+from lib_controlnet.host.latents import require_finite
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -42,14 +42,7 @@ def encode(
     watched = _moments(model.first_stage_model)
     with _keep_generators(pixels.device), watched as moments, autocast or nullcontext():
         answer = model.encode_first_stage(pixels)
-    latent = _mean(model, answer, moments)
-    if not bool(torch.isfinite(latent).all()):
-        msg = (
-            f"the VAE gave no usable latent for the control picture ({latent.dtype}): start the "
-            "WebUI with --no-half-vae, or choose a VAE that computes in half precision"
-        )
-        raise HostError(msg)
-    return latent
+    return require_finite(_mean(model, answer, moments))
 
 
 def _mean(model: Any, answer: Any, moments: list[Tensor]) -> Tensor:

@@ -21,12 +21,10 @@ from modules import sd_samplers_common
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.errors import HostError
 from lib_controlnet.host import clients, generation
-from lib_controlnet.host.a1111.adapter import (
-    find_model,
-    session_of,
-)
-from lib_controlnet.host.a1111.schedule import watch
+from lib_controlnet.host.members import find_model, member_of
 from lib_controlnet.host.runtime import Runtime, find_runtime
+from lib_controlnet.host.schedule import watch
+from lib_controlnet.host.sessions import session_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,7 +199,7 @@ def _foreign_calls(session: ControlSession, runtime: Runtime) -> Iterator[list[N
             calls.append(None)
 
     model = find_model()
-    unet = getattr(getattr(model, "model", None), "diffusion_model", None)
+    unet = member_of(model).find_unet(model)
     outer, runtime.guarded = runtime.guarded, session
     handle = None if unet is None else unet.register_forward_pre_hook(count)
     try:

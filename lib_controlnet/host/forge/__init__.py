@@ -1,0 +1,1 @@
+"""How the members of the Forge family hold a checkpoint and sample it."""

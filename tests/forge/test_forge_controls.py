@@ -1,0 +1,187 @@
+"""What controls need of a member of the Forge family beside what A1111 has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from controls import encoded, first, picture, request, unet_hooks, unit
+from matrix import checkpoints
+
+PHOTO = encoded(picture())
+
+
+@pytest.fixture(scope="module")
+def colours(webui: Any) -> dict[str, Any]:
+    return unit(module="tile_colorfix", image=PHOTO)
+
+
+def runtime() -> Any:
+    """The extension's shared objects; its module needs the host."""
+    from lib_controlnet.host.runtime import runtime
+
+    return runtime()
+
+
+def loaded_for_unets() -> list[float]:
+    """How much memory is kept free in each sampling so far."""
+    from miniforge import memory
+    from miniforge.patcher import UnetPatcher
+
+    loads = [given for name, given in memory.calls if name == "load_models_gpu"]
+    return [kept for models, kept in loads if isinstance(models[0], UnetPatcher)]
+
+
+def test_memory_is_kept_free_for_controls_and_only_for_them(webui: Any) -> None:
+    from miniforge import memory
+
+    memory.calls.clear()
+    webui.txt2img(**request())
+    webui.txt2img(**request(unit(weight=0)))
+    webui.txt2img(**request(unit()))
+    plain, idle, one = loaded_for_unets()
+    assert (plain, idle) == (0, 0)
+    assert one > 0
+
+
+def test_pass_that_is_announced_twice_is_bound_once(webui: Any, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    webui.txt2img(**request(unit(), enable_hr=True, hr_scale=1.5))
+    lines = [record.message for record in caplog.records if "window 0 to 1" in record.message]
+    assert len(lines) == 2
+
+
+def test_first_picture_loads_the_checkpoint(webui: Any, like: str) -> None:
+    """Until then there is none, and nothing that the extension offers needs one."""
+    from modules import sd_models
+
+    data = sd_models.model_data
+    data.sd_model, data.was_loaded_at_least_once = None, False
+    try:
+        assert like == "reforge" or not hasattr(data.get_sd_model(), "forge_objects")
+        if like == "forge":
+            assert runtime().base() is None
+        assert webui.get("/controlnet/model_list").status_code == 200
+        controlled = first(webui.txt2img(**request(unit())))
+    finally:
+        data.was_loaded_at_least_once = True
+    assert np.array_equal(controlled, first(webui.txt2img(**request(unit()))))
+
+
+def chain(there: Any) -> Callable[..., Any]:
+    """A wrapper that goes on with the one that it found, as neighbours write it."""
+
+    def neighbour(apply_model: Any, given: dict[str, Any]) -> Any:
+        if there is None:
+            return apply_model(given["input"], given["timestep"], **given["c"])
+        return there(apply_model, dict(given))
+
+    return neighbour
+
+
+@pytest.mark.parametrize("moment", ["before ours", "after ours"])
+def test_colours_are_held_once_beside_a_neighbours_wrapper(
+    webui: Any, colours: dict, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import shared
+
+    from lib_controlnet.host import steps
+
+    alone = first(webui.txt2img(**request(colours)))
+    announce = steps.on_cfg_denoiser
+
+    def put() -> None:
+        patcher = shared.sd_model.forge_objects.unet.clone()
+        patcher.set_model_unet_function_wrapper(
+            chain(patcher.model_options.get("model_function_wrapper"))
+        )
+        shared.sd_model.forge_objects.unet = patcher
+
+    def announced(*args: Any) -> None:
+        if moment == "before ours":
+            put()
+        announce(*args)
+        if moment == "after ours":
+            put()
+
+    monkeypatch.setattr(steps, "on_cfg_denoiser", announced)
+    assert np.array_equal(first(webui.txt2img(**request(colours))), alone)
+
+
+def test_colours_that_cannot_be_held_stop_the_generation(
+    webui: Any, colours: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another extension puts its wrapper in the place of ours, and calls the model itself."""
+    from modules import shared
+
+    from lib_controlnet.host import steps
+
+    announce = steps.on_cfg_denoiser
+
+    def announced(*args: Any) -> None:
+        announce(*args)
+        patcher = shared.sd_model.forge_objects.unet.clone()
+        patcher.set_model_unet_function_wrapper(chain(None))
+        shared.sd_model.forge_objects.unet = patcher
+
+    monkeypatch.setattr(steps, "on_cfg_denoiser", announced)
+    answer = webui.post("/sdapi/v1/txt2img", request(colours))
+    assert answer.status_code == 422
+    assert "function in the place of ControlNet's" in answer.text
+
+
+def test_rows_in_several_calls_give_the_same_picture(webui: Any, colours: dict) -> None:
+    from miniforge import memory
+
+    asked = request(unit(control_mode=2), colours, prompt="a circle AND a star", batch_size=2)
+    whole = first(webui.txt2img(**asked)).astype(int)
+    memory.chunks_at_once.append(1)
+    try:
+        parts = first(webui.txt2img(**asked))
+    finally:
+        memory.chunks_at_once.clear()
+    assert np.abs(parts - whole).max() <= 1
+
+
+def test_nothing_is_left_on_the_checkpoint(webui: Any, plain: np.ndarray, colours: dict) -> None:
+    from modules import shared
+
+    before = unet_hooks()
+    webui.txt2img(**request(unit(), colours))
+    assert unet_hooks() == before
+    assert np.array_equal(first(webui.txt2img(**request())), plain)
+    assert shared.sd_model.forge_objects.unet.model_options == {"transformer_options": {}}
+
+
+def test_latent_of_a_picture_needs_no_random_numbers(webui: Any) -> None:
+    from miniforge import memory
+    from modules import shared
+
+    host, image = runtime().host, torch.rand(1, 3, 64, 64)
+    memory.calls.clear()
+    state = torch.random.get_rng_state()
+    latent = host.vae_encode(image)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(latent, host.vae_encode(image))
+    patchers = [models for _name, (models, _kept) in memory.calls]
+    assert [shared.sd_model.forge_objects.vae.patcher] in patchers
+    posterior = shared.sd_model._core.first_stage_model.encode(image * 2 - 1)
+    expected = posterior.mode() * shared.sd_model._core.scale_factor
+    torch.testing.assert_close(latent, expected)
+
+
+def test_networks_are_loaded_outside_of_inference_mode(webui: Any) -> None:
+    """A pass is bound inside, and its networks outlive it."""
+    runtime().residency.clear()
+    webui.txt2img(**request(unit()))
+    (network,) = [n for n in runtime().residency._alive.values() if n.name == "random_control"]
+    assert not any(p.is_inference() for p in network.module.parameters())
+
+
+def test_controls_follow_a_hires_checkpoint(webui: Any) -> None:
+    fields = {"enable_hr": True, "hr_scale": 1.5, "hr_checkpoint_name": checkpoints.SECOND}
+    plain, controlled = (first(webui.txt2img(**request(*u, **fields))) for u in ((), (unit(),)))
+    assert np.abs(plain.astype(int) - controlled).mean() > 2
