@@ -56,8 +56,10 @@ class Load:
         by_layer: bytes of them that lie there at a time, layer by layer.
         windows: when it is evaluated.
         rows: in one U-Net call, those of all its units together.
-        hints: that are encoded.
+        hints: pictures that are encoded.
+        together: the most of them that are encoded at once.
         footprint: what else it holds, by the number of strips.
+        rows_are_apart: see `ControlNetwork`.
         keeps: residuals are kept between evaluations.
         stays: its weights are on the device during the U-Net's own layers.
     """
@@ -68,6 +70,8 @@ class Load:
     rows: int
     hints: int
     footprint: Callable[[int], Footprint]
+    together: int = 1
+    rows_are_apart: bool = True
     keeps: bool = False
     stays: bool = False
 
@@ -136,7 +140,8 @@ class Demand:
         step = kept + most + max(left, self.unet)
         worst = [_sum_weights(plan, loads, None) + _pad(step)]
         for load, one in pairs:
-            work = max(_evaluation(load, one, plan.pieces.batch), one.hint)
+            at_once = load.together if plan.pieces.strips == 1 else 1
+            work = max(_evaluation(load, one, plan.pieces.batch), at_once * one.hint)
             others = left - load.rows * one.residuals
             worst.append(_sum_weights(plan, loads, load) + _pad(kept + others + work))
         if plan.between is Between.NEVER:
@@ -207,7 +212,7 @@ def _pad(size: int) -> int:
 
 def _evaluation(load: Load, one: Footprint, batch: int) -> int:
     """The most that evaluating a network takes, in batches."""
-    if not 0 < batch < load.rows:
+    if not (0 < batch < load.rows and load.rows_are_apart):
         return load.rows * one.evaluation
     done = (load.rows - batch) * one.residuals
     return max(done + batch * one.evaluation, 2 * load.rows * one.residuals)
@@ -263,7 +268,9 @@ def _load(units: Sequence[ActiveControl], info: PassInfo, host: Host) -> Load:
         by_layer=measure_layers(network.module) if network.comes_by_layer else network.nbytes,
         windows=tuple(one.terms.window for one in units),
         rows=rows * len(evaluated),
-        hints=len(units),
+        hints=sum(one.pictures for one in units),
+        together=max(one.pictures for one in units),
+        rows_are_apart=network.rows_are_apart,
         footprint=footprint,
         keeps=any(one.terms.speed is not Speed.EXACT for one in units),
         stays=not network.comes_by_layer,

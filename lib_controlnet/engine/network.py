@@ -136,6 +136,7 @@ class ControlNetwork(ABC):
         partner: family whose tokens it reads in the place of the text, as far as its name tells.
         stored: how its weights are stored, where that is not exactly.
         may_shrink: they may be stored in 8 bits when memory is short.
+        rows_are_apart: rows of one evaluation do not depend on each other.
         comes_by_layer: its weights can come to a device layer by layer: those of whatever lies in
             a list of modules are read in calls of that alone.
         module: the torch module that holds the weights; it may have none.
@@ -160,6 +161,7 @@ class ControlNetwork(ABC):
     partner: str = ""
     stored: str = ""
     may_shrink: bool = False
+    rows_are_apart: bool = True
     comes_by_layer: bool = False
 
     @property
@@ -246,6 +248,11 @@ class ActiveControl(ABC):
     def lend_tokens(self, step: StepContext, rows: Rows) -> Tensor:
         """Tokens (len(rows), n, c) for some rows of a call, see `lends`."""
         raise NotImplementedError
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that its network is shown in a pass, all at once."""
+        return 1
 
     @abstractmethod
     def attach(self, places: Places) -> None:

@@ -42,6 +42,11 @@ class HintControl(ActiveControl):
         """Equal for equal hints."""
         return self._key
 
+    @property
+    def pictures(self) -> int:
+        """See `ActiveControl.pictures`."""
+        return self.hint.shape[0]
+
     def replace_hint(self, hint: Tensor) -> None:
         """Act by another hint from the next U-Net call on.
 

@@ -426,28 +426,26 @@ def _join(pieces: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
-def evaluate_in_pieces(
-    group: Group, memory: Memory, kept: KeySteps, can_split: bool = True
-) -> tuple[Tensor | None, ...]:
+def evaluate_in_pieces(group: Group, memory: Memory, kept: KeySteps) -> tuple[Tensor | None, ...]:
     """Raw residuals of a group, in such pieces as memory allows, see `Group`.
 
     Args:
         group: units that share a network and rows.
         memory: brings the network, and tells the pieces.
         kept: where to leave what units that ask for it reuse.
-        can_split: its rows do not depend on each other.
 
     Raises:
         HostError: the least that can be evaluated at a time is too much.
     """
     network = group.controls[0].network
+    rows = group.size if network.rows_are_apart else 1
     with memory.on_device(network):
         while True:
             pieces = memory.pieces
             for control in group.controls:
                 control.cut(pieces.strips)
             try:
-                layers = group.evaluate(pieces.batch if can_split else 0)
+                layers = group.evaluate(pieces.batch if network.rows_are_apart else 0)
                 group.keep(kept, layers)
             except Exception as error:  # each device has its own for this
                 if not is_out_of_memory(error):
@@ -456,4 +454,4 @@ def evaluate_in_pieces(
                 return layers
             # Outside of `except`: there the failed batch would still be held by its traceback.
             kept.stop()
-            memory.step_down(network, group.size if can_split else 1)
+            memory.step_down(network, rows)

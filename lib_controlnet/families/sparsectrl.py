@@ -52,6 +52,7 @@ class SparseCtrlNetwork(ControlNetNetwork):
     family = "SparseCtrl"
     module: SparseControlNet
     takes_keyframes = True
+    rows_are_apart = False
     reads_tokens = False
 
     def __init__(self, name: str, module: SparseControlNet, shape: UNetShape) -> None:
@@ -207,8 +208,7 @@ class SparseControl(ResidualControl):
         reused = group.reuse(self._key_steps)
         if reused is not None:
             return group.finish(reused)
-        layers = evaluate_in_pieces(group, self._memory, self._key_steps, can_split=False)
-        return group.finish(layers)
+        return group.finish(evaluate_in_pieces(group, self._memory, self._key_steps))
 
     def _find_clips(self, all_rows: Sequence[Row], rows: Rows) -> list[list[int]]:
         """The acting rows, by the clip that they are frames of."""

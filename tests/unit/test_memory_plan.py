@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -153,6 +154,11 @@ CHOICES = {
         *(1700, PASS, MemoryPlan(PASS, Pieces(0, STRIPS))),
     ),
     "row by row": ([load(rows=8)], 1600, PASS, MemoryPlan(PASS, Pieces(2, STRIPS))),
+    "frames are encoded one by one": (
+        [load(together=16, footprint=lambda strips: Footprint(100 * MB // strips, 0, 100 * MB, 0))],
+        *(1600, PASS, MemoryPlan(PASS, Pieces(0, STRIPS))),
+    ),
+    "rows of a clip": ([load(8, rows_are_apart=False)], 1600, PASS, MemoryPlan(LAYER)),
     "one after the other": ([FIRST, LAST], 2300, NEVER, MemoryPlan(WINDOW)),
     "both at once": ([FIRST, load(window=(0.4, 1))], 2300, NEVER, MemoryPlan(LAYER)),
     "in turns": ([load(), load()], 2000, EVALUATION, MemoryPlan(EVALUATION)),
@@ -168,7 +174,7 @@ def test_the_cheapest_that_fits_is_chosen(case: str) -> None:
     demand = Demand(loads, unet=200 * MB, after=1000 * MB)
     plan = demand.find_plan(room * MB, first)
     assert replace(plan, staying=0) == expected
-    assert (plan.staying > 0) == (case in ("layer by layer", "both at once"))
+    assert (plan.staying > 0) == (plan.between is LAYER and case != "least")
     if case != "least":
         assert demand.need(plan) <= room * MB
     assert "the picture is the same" in plan.words
@@ -321,6 +327,19 @@ def test_each_plan_fits_where_it_says(rig: Rig) -> None:
     assert {plan.between for plan in seen} >= {NEVER, LAYER}
 
 
+def test_clips_and_frames_are_known(rig: Rig) -> None:
+    """What an extension puts in a hint's place counts, and rows that are frames stay together."""
+    session = rig.session()
+    session.active[0].replace_hint(torch.rand(5, 3, 64, 128))
+    loads = forecast(session.active, session.info, rig.host).loads
+    assert sorted((one.hints, one.together) for one in loads) in (
+        [(1, 1), (6, 5)],
+        [(2, 1), (5, 5)],
+    )
+    apart = {one.networks.rows_are_apart for one in discover() if one.name == "SparseCtrl"}
+    assert apart == {False}
+
+
 def test_nothing_is_counted_where_memory_is_plenty(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,8 +467,10 @@ def test_what_looks_further_is_not_cut(layer: str) -> None:
 
 
 def test_the_page_is_that_of_the_code() -> None:
-    """Its text and a line of each table; the rest would take longer than it is worth."""
+    """Its text, and what is chosen in a line of its table; the rest would take too long."""
     written = make_memory.PAGE.read_text(encoding="utf-8")
-    case = next(one for one in make_memory.CASES if (one.card, one.kind) == (8, "SDXL"))
-    for text in (make_memory.head(), make_memory.row_of(case), make_memory.plans_head()):
+    for text in (make_memory.head(), make_memory.plans_head()):
         assert text in written, "run docs/make_memory.py"
+    case = next(one for one in make_memory.CASES if (one.card, one.kind) == (8, "SDXL"))
+    made, *_ = re.split(r"\d\.\d GB of each", make_memory.row_of(case))
+    assert made in written, "run docs/make_memory.py"
