@@ -175,9 +175,11 @@ def test_latent_of_a_picture_needs_no_random_numbers(webui: Any) -> None:
 
 def test_networks_are_loaded_outside_of_inference_mode(webui: Any) -> None:
     """A pass is bound inside, and its networks outlive it."""
-    runtime().residency.clear()
-    webui.txt2img(**request(unit()))
-    (network,) = [n for n in runtime().residency._alive.values() if n.name == "random_control"]
+    shared_objects = runtime()
+    shared_objects.residency.clear()
+    with torch.inference_mode():
+        path, base = shared_objects.find_model("random_control"), shared_objects.base()
+        network = shared_objects.network(path, base)
     assert not any(p.is_inference() for p in network.module.parameters())
 
 
