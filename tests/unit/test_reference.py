@@ -70,12 +70,15 @@ FEATURES["SD2"] = FEATURES["SD1"]
 
 
 def matched_blocks(unet: nn.Module, kind: str, weight: float) -> list[nn.Module]:
-    """Those that a weight chooses: the middle first, then its neighbours."""
+    """The last layers of those that a weight chooses: the middle first, then its neighbours.
+
+    What other controls add to a block's output comes on top.
+    """
     inputs, outputs = FEATURES[kind]
     least = [(unet.middle_block, 0.0)]
     least += [(unet.input_blocks[n], 2 * (1 - j / len(inputs))) for j, n in enumerate(inputs)]
     least += [(unet.output_blocks[n], 2 * j / len(outputs)) for j, n in enumerate(outputs)]
-    return [block for block, needed in least if weight > needed]
+    return [block[-1] for block, needed in least if weight > needed]
 
 
 def matching(
@@ -114,7 +117,7 @@ def formula(
         pictures: noised latents of each unit's picture, (n, c, h, w).
         share: (n,) of what sees the pictures, against what does not.
         blocks: transformer blocks.
-        matched: blocks of the U-Net.
+        matched: last layers of blocks of the U-Net.
         read: makes the real call; the U-Net's own if it is not given.
         layout: gives a block's self-attention of tokens, and of further ones that they attend to.
     """
@@ -449,7 +452,7 @@ def test_moments_in_half_a_region_are_mixed_by_place() -> None:
     half = np.zeros((64, 128), np.uint8)
     half[:, 64:] = 255
     seen: list[Tensor] = []
-    block = base.module.middle_block
+    block = base.module.middle_block[-1]
     handle = block.register_forward_hook(lambda _module, _args, out: seen.append(out))
     run(base, [reference(base, name="reference_adain", weight=0.1, region=half)], call)
     handle.remove()
