@@ -104,7 +104,9 @@ class Rehearsal(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.held = self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
+        self._alive: dict[int, weakref.ref[Tensor]] = {}
+        self._sharing: dict[int, int] = {}  # tensors of a storage
+        self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let it run, and count what is new; what is read was there before."""
@@ -117,19 +119,29 @@ class Rehearsal(TorchDispatchMode):
         return made
 
     def _meet(self, tensor: Tensor, is_new: bool) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if tensor.device != META or key in self._known:
+        """Know a tensor until it is gone, and its memory until all are that share it.
+
+        Not the storage itself: weak references to one crash in torch 2.1.
+        """
+        name = id(tensor)
+        if tensor.device != META or name in self._alive:
             return
-        size = storage.nbytes() if is_new else 0
-        self.held += size
-        self.peak = max(self.peak, self.held)
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._sharing:
+            self._sharing[key], self._sizes[key] = 0, size if is_new else 0
+            self.held += self._sizes[key]
+            self.peak = max(self.peak, self.held)
+        self._sharing[key] += 1
 
         def let_go(_ref: Any) -> None:
-            self.held -= size
-            del self._known[key]
+            del self._alive[name]
+            self._sharing[key] -= 1
+            if not self._sharing[key]:
+                del self._sharing[key]
+                self.held -= self._sizes.pop(key)
 
-        self._known[key] = weakref.ref(storage, let_go)
+        self._alive[name] = weakref.ref(tensor, let_go)
 
 
 def _tensors(values: Collection[Any]) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ was written to, moved or replaced. After the call the very objects lie where the
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef  # Python's own dangle in torch 2.1
 
 from lib_controlnet.engine.unet import own_modules
 from lib_controlnet.errors import is_out_of_memory
@@ -99,7 +99,7 @@ class Sum:
         self._reads = reads
         self._made: Tensor | None = None
         self._version = 0
-        self._storage: weakref.ref[Any] = weakref.ref(plain.untyped_storage())
+        self._storage = StorageWeakRef(plain.untyped_storage())
 
     @property
     def nbytes(self) -> int:
@@ -109,11 +109,11 @@ class Sum:
     @property
     def is_fresh(self) -> bool:
         """Whether it is there, and the tensor what it was made of."""
-        # An address would not do: memory is given out again.
+        # An address alone would not do: memory is given out again, but not while this refers to it.
         return (
             self._made is not None
             and self._version == self.plain._version
-            and self._storage() is self.plain.untyped_storage()
+            and self._storage.cdata == self.plain.untyped_storage()._cdata
         )
 
     def get(self) -> Tensor:
@@ -136,7 +136,7 @@ class Sum:
             total = total + read().to(plain.device)
         made.copy_(total)
         self._made, self._version = made, self.plain._version
-        self._storage = weakref.ref(self.plain.untyped_storage())
+        self._storage = StorageWeakRef(self.plain.untyped_storage())
         return made
 
     def drop(self) -> None:
