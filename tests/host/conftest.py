@@ -76,9 +76,9 @@ def calls(monkeypatch):
             raise RuntimeError(msg)
         return evaluate(self, x, *rest)
 
-    def spy_hint(self, hint):
+    def spy_hint(self, hint, *more):
         seen.hints.append(tuple(hint.shape[-2:]))
-        return encode(self, hint)
+        return encode(self, hint, *more)
 
     monkeypatch.setattr(ControlNetNetwork, "evaluate", spy)
     monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy_hint)

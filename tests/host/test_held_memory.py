@@ -54,6 +54,7 @@ def held(webui, monkeypatch) -> Iterator[Held]:
 
     monkeypatch.setattr(inputs, "decode_image", noted)
     for cache in (runtime().detections, runtime().decoded):  # they keep pictures on purpose
+        cache.clear()
         monkeypatch.setattr(cache, "max_count", 0)
     logging.disable(logging.CRITICAL)  # pytest keeps records, and they keep frames
     gc.collect()

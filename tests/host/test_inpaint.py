@@ -69,9 +69,9 @@ def seen(webui, monkeypatch):
     encode, apply = ControlNetNetwork.encode_hint, KeepUnmasked.after_guidance
     after_cfg = steps.on_cfg_after_cfg
 
-    def spy_hint(self, hint):
+    def spy_hint(self, hint, *more):
         found.hints.append(hint[0].permute(1, 2, 0).float().cpu().numpy())
-        return encode(self, hint)
+        return encode(self, hint, *more)
 
     def spy_apply(self, x0):
         found.held += 1

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib_controlnet.engine.memory import Between
 from tests.host import state_probe, state_rig
 from tests.host.state_probe import CFG_EVENTS, SCRIPT_EVENTS, at_call
 from tests.host.state_rig import HIRES, STEPS, Rig, picture, two_units, unit
@@ -372,27 +373,30 @@ def test_img2img_with_too_many_pictures_fails_in_the_host(rig):
     rig.check("img2img")
 
 
-def test_caches_of_a_pass_are_gone_when_its_sampling_ends(rig, monkeypatch):
-    """Guided hints of the base pass do not lie around while the VAE decodes."""
+@pytest.mark.parametrize("between", [Between.NEVER, Between.PASS])
+def test_guided_hints_stay_for_a_generation_and_leave_with_its_networks(rig, monkeypatch, between):
+    """Where networks leave the device after a pass, nothing lies around while the VAE decodes."""
     from lib_controlnet.families.controlnet import ControlNetNetwork
+    from lib_controlnet.host.adapter import WebUIHost
 
     encode, hints = ControlNetNetwork.encode_hint, []
 
-    def spy(self: Any, hint: torch.Tensor) -> torch.Tensor:
-        made = encode(self, hint)
+    def spy(self: Any, hint: torch.Tensor, *more: Any) -> torch.Tensor:
+        made = encode(self, hint, *more)
         hints.append(weakref.ref(made))
         return made
 
-    alive = []
-    monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy)
-
-    def look(*_args: Any) -> None:
+    def is_alive() -> list[bool]:
         gc.collect()
-        alive.extend(hint() is not None for hint in hints)
+        return [hint() is not None for hint in hints]
 
-    rig.hooks["late", "post_sample"] = look
+    alive: list[bool] = []
+    monkeypatch.setattr(ControlNetNetwork, "encode_hint", spy)
+    monkeypatch.setattr(WebUIHost, "between", between)
+    rig.hooks["late", "post_sample"] = lambda *_args: alive.extend(is_alive())
     rig.run(rig.txt2img(*two_units()))
-    assert alive == [False, False]
+    assert alive == [between is Between.NEVER] * 2
+    assert is_alive() == [False, False]
 
 
 # ---- out of memory -------------------------------------------------------------------------

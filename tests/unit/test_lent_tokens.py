@@ -20,6 +20,7 @@ from lib_controlnet.families.instant_id import InstantIdControl
 from lib_controlnet.families.t2i_adapter import T2IAdapterFamily
 from lib_controlnet.families.union import UnionFamily
 from lib_controlnet.host.a1111.rows import build_layout
+from lib_controlnet.nets.read_text import ReadText
 
 PAIR = build_layout([1], 1, 2)
 
@@ -82,9 +83,9 @@ def _reading(base: Any, network: Any, number: float) -> torch.Tensor:
     """The output where the network is given a context of one number by hand."""
     evaluate = network.evaluate
 
-    def replaced(x: Any, t: Any, context: torch.Tensor, *rest: Any) -> Any:
+    def replaced(x: Any, t: Any, context: ReadText, *rest: Any) -> Any:
         signs = torch.tensor([1.0, -1.0])[:, None, None]
-        return evaluate(x, t, number * signs.expand(-1, 3, context.shape[-1]), *rest)
+        return evaluate(x, t, number * signs.expand(-1, 3, context.tokens.shape[-1]), *rest)
 
     network.evaluate, network.partner = replaced, ""
     try:

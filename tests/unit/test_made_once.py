@@ -70,6 +70,7 @@ def sample(session, base, *passes, steps=2):
             for step in range(steps):
                 session.begin_evaluation(PAIR, step / steps)
                 outputs.append(base.module(**given))
+        session.end_pass(steps)
     return outputs
 
 

@@ -162,10 +162,11 @@ class Recorder:
         for i, block in enumerate(unet.input_blocks):
             keep(block[-1].register_forward_hook(functools.partial(self._note_output, i)))
         middle = unet.middle_block[-1]
-        keep(middle.register_forward_hook(functools.partial(self._note_output, depth)))
+        note = functools.partial(self._note_output, depth)
+        keep(middle.register_forward_hook(note, prepend=True))  # before anything is added
         for k, block in enumerate(unet.output_blocks):
             note = functools.partial(self._note_input, depth - 1 - k, depth if k == 0 else None)
-            keep(block.register_forward_pre_hook(note))
+            keep(block[0].register_forward_pre_hook(note))
         keep(unet.register_forward_hook(self._end_call))
 
     def _note_output(self, layer: int, _module: nn.Module, _args: tuple, output: Tensor) -> None:
@@ -213,8 +214,8 @@ def _spy_on_networks(recorder: Recorder) -> None:
     kind.matrix_probe_plain = plain
     encode, forward = plain
 
-    def encode_hint(self: Any, hint: Tensor) -> Tensor:
-        guided = encode(self, hint)
+    def encode_hint(self: Any, hint: Tensor, *more: Any) -> Tensor:
+        guided = encode(self, hint, *more)
         recorder.network_was_given(hint, guided)
         return guided
 
