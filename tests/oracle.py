@@ -14,13 +14,17 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
+from sessions import FakeHost, info
 from support import randomise
 from torch import Tensor, nn
 
 from lib_controlnet.engine.network import ControlNetwork
+from lib_controlnet.engine.prepared import PreparedUnit
+from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet
 from lib_controlnet.families import load_network
 from lib_controlnet.files.layouts import RESNET_NAMES, diffusers_renamer
+from lib_controlnet.host.a1111.rows import build_layout
 
 TOLERANCE = 1e-5
 """Largest difference from diffusers, as a share of the largest output value, in float32."""
@@ -235,3 +239,19 @@ def run_theirs(theirs: nn.Module, call: Mapping[str, Tensor], hint: Tensor, extr
         **extra,
     )
     return [*down, middle]
+
+
+def agree_with(
+    expected: Tensor, base: BaseUNet, call: dict, units: list[PreparedUnit]
+) -> ControlSession:
+    """A call of a U-Net with units is as expected and not as without, and leaves nothing behind."""
+    plain = base.module(**call)
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(info(base))
+    with session.sampling(base.module):
+        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
+        ours = base.module(**call)
+    assert_close(ours, expected)
+    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
+    assert torch.equal(base.module(**call), plain)
+    return session

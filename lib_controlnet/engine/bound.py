@@ -68,7 +68,7 @@ def bind_unit(
         ControlNetError: the unit cannot act on the pass's base.
     """
     unit = prepared.unit
-    placed = prepared.place(info.geometry)
+    placed = prepared.place(info.geometry, info.base.identity)
     if prepared.model is None:
         return (
             f"the preprocessor {unit.module} asks for no control model, and nothing here steers by "
@@ -256,7 +256,8 @@ def _guide(
     if wants.kind is GuideKind.LATENT:
         make = _latent_and_mask if wants.has_mask else _latent
         latents = [make(prepared, network, placed, host, i) for i in range(len(placed.maps))]
-        return torch.cat(latents), f"{key} {placed.mask_digest}" if wants.has_mask else key
+        masks = placed.mask_digest if wants.has_mask else ""
+        return torch.cat(latents), f"{key} {masks} {placed.base}"  # another VAE, another latent
     return hint, key
 
 

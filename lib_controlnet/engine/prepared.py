@@ -50,6 +50,9 @@ class Placed:
         detected: uint8 (H, W, 3 or 4): the map, and those of an animation's further frames.
         geometry: the pass.
         mode: the unit's resize mode.
+
+    Attributes:
+        base: identity of the checkpoint whose VAE has encoded them.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Placed:
         self.maps = tuple(place_map(shown, geometry, mode) for shown in detected)
         self._hints: dict[float, tuple[Tensor, str]] = {}
         self._latents: dict[Hashable, Tensor] = {}
+        self.base = ""
 
     def hint(self, masked: float) -> tuple[Tensor, str]:
         """Hint, float32 (1, 3, H, W), or one for each frame (n, 3, H, W), and its digest.
@@ -77,6 +81,11 @@ class Placed:
         """Equal for equal masks, which hints with black ones do not tell."""
         masks = [shown[:, :, 3:] for shown in self.maps]
         return " ".join(map(_digest, masks))
+
+    def use_base(self, identity: str) -> None:
+        """Encode with this checkpoint's VAE from now on."""
+        if self.base != identity:
+            self.base, self._latents = identity, {}
 
     def pixels(self, number: int = 0) -> Tensor:
         """float32 (1, 3 or 4, H, W) in [0, 1] of one of the maps."""
@@ -206,9 +215,15 @@ class PreparedUnit:
             )
         )
 
-    def place(self, geometry: PassGeometry) -> Placed:
-        """Its maps at the size of a pass that begins, made once for each geometry."""
+    def place(self, geometry: PassGeometry, base: str = "") -> Placed:
+        """Its maps at the size of a pass that begins, made once for each geometry.
+
+        Args:
+            geometry: of the pass.
+            base: identity of its checkpoint; what another one's VAE encoded does not count.
+        """
         found = self.look_at(geometry)
+        found.use_base(base)
         shape = found.maps[0].shape
         others = (one for one in self._sizes.placed if one.maps[0].shape != shape)
         self._sizes.placed = [found, *others]

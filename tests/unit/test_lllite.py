@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from data.make_keys import UNETS
 from minildm.attention import BasicTransformerBlock
 from minildm.unet import UNetModel
-from oracle import assert_close
+from oracle import agree_with, assert_close
 from sessions import FakeHost, info, prepared
 from support import golden, inputs, memory_checkpoint, randomise, tiny_base
 from token_neighbours import merge, merge_tokens, tile, tile_tokens
@@ -167,16 +167,7 @@ def agree_in_the_unet(
     expected = base.module(**call)
     for handle in handles:
         handle.remove()
-    plain = base.module(**call)
-    session = ControlSession(FakeHost(), units)
-    session.begin_pass(info(base))
-    with session.sampling(base.module):
-        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
-        ours = base.module(**call)
-    assert_close(ours, expected)
-    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
-    assert torch.equal(base.module(**call), plain)
-    return session
+    return agree_with(expected, base, call, units)
 
 
 CONVOLUTIONS = {

@@ -207,3 +207,17 @@ def test_nothing_of_a_network_that_is_gone_is_held(base):
     assert kept.nbytes == 20
     del network
     assert not kept.nbytes
+
+
+def test_another_checkpoint_encodes_pictures_anew(base, monkeypatch):
+    """Hires at the same size may bring another VAE; each pass has what its own one makes."""
+    count, network = Count(monkeypatch), find("Reference").tiny(base)
+    other = replace(base, identity="another checkpoint")
+    session = ControlSession(count.host, [prepared(network)])
+    keys = []
+    for number, present in enumerate((base, other, other, base), 1):
+        session.begin_pass(info(present, has_hires=True, is_hires=present is other))
+        keys.append(session.active[0].terms.guide_key)
+        session.end_pass(0)
+        assert count.counts["vae"] == (1, 2, 2, 3)[number - 1]
+    assert keys[0] == keys[3] != keys[1] == keys[2]

@@ -14,19 +14,17 @@ import torch
 from data.make_keys import UNETS
 from diffusers import T2IAdapter as TheirAdapter
 from minildm.unet import UNetModel
-from oracle import assert_close
-from sessions import FakeHost, info, prepared
+from oracle import agree_with, assert_close
+from sessions import prepared
 from support import golden, inputs, memory_checkpoint, randomise, tiny_base
 from torch import Tensor, nn
 
 from lib_controlnet.engine.network import ControlNetwork
-from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import BrokenCheckpointError, CheckpointError, WrongBaseModelError
 from lib_controlnet.families import identify
 from lib_controlnet.families.t2i_adapter import _read
-from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets.t2i_adapter import (
     LightAdapter,
     LightParams,
@@ -176,15 +174,7 @@ def test_the_unet_agrees_with_diffusers(kind: str, mode: ControlMode) -> None:
         return_dict=False,
         **extra,
     )[0]
-    plain = base.module(**call)
-    session = ControlSession(FakeHost(), units)
-    session.begin_pass(info(base))
-    with session.sampling(base.module):
-        session.begin_evaluation(build_layout([1], 1, 2), 0.5)
-        ours = base.module(**call)
-    assert_close(ours, expected)
-    assert float((plain - ours).abs().max()) > 0.05 * float(plain.abs().max())
-    assert torch.equal(base.module(**call), plain)
+    agree_with(expected, base, call, units)
 
 
 @pytest.mark.parametrize(
