@@ -39,7 +39,7 @@ from lib_controlnet.engine.prepared import PreparedUnit  # noqa: E402
 from lib_controlnet.engine.session import ControlSession  # noqa: E402
 from lib_controlnet.engine.unet import BaseUNet, describe_unet  # noqa: E402
 from lib_controlnet.enums import ControlMode, ResizeMode  # noqa: E402
-from lib_controlnet.families import load_network  # noqa: E402
+from lib_controlnet.families import discover, load_network  # noqa: E402
 from lib_controlnet.host.a1111.rows import build_layout  # noqa: E402
 from lib_controlnet.pictures.maps import Size  # noqa: E402
 from lib_controlnet.pictures.placement import PassGeometry  # noqa: E402
@@ -281,11 +281,14 @@ def loading(file: Path, width: int) -> str:
     """Load a control model and read it once; peak of memory and the tensors' size, in bytes."""
     unet = empty_unet(width)
     base = BaseUNet(unet, describe_unet(unet), "bench", "bench")
+    discover()  # programs are no part of a network
     before, peaks = resident_bytes(), []
     with watching(peaks):
         network = load_network(file, base, torch.float32, "cpu")
         for parameter in network.module.parameters():
-            parameter.max()  # a mapped file is not in memory before it is read
+            # A mapped file is not in memory before it is read; as it lies, not as it is shaped:
+            # of weights channels last `max` makes a copy.
+            torch.empty(0, dtype=torch.uint8).set_(parameter.untyped_storage()).max()
     return f"{peaks[0] - before} {network.nbytes}"
 
 
