@@ -138,11 +138,14 @@ def twin(module: nn.Module) -> Any:
     return made
 
 
+def base_of(unet: nn.Module, name: str, identity: str = "") -> BaseUNet:
+    """A U-Net as the engine sees it."""
+    return BaseUNet(unet, describe_unet(unet), name, identity, originals=ModuleOriginals(unet))
+
+
 def tiny_base(kind: str, seed: int = 0, name: str = "tiny") -> BaseUNet:
     """The U-Net as the engine sees it."""
-    unet = tiny_unet(kind, seed)
-    named = (f"{name}-{kind}", f"{name}-{kind}-{seed}")
-    return BaseUNet(unet, describe_unet(unet), *named, originals=ModuleOriginals(unet))
+    return base_of(tiny_unet(kind, seed), f"{name}-{kind}", f"{name}-{kind}-{seed}")
 
 
 HINT_WIDTHS = (3, 16, 16, 32, 32, 96, 96, 256)

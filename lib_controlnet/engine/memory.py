@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from lib_controlnet.engine.pass_info import PassInfo
 
 STRIPS: Final = 8
 """In so many a hint is encoded at most; more would read more of their neighbours than their own."""
@@ -135,17 +130,28 @@ class Memory(Protocol):
         ...
 
 
+def measure_allowed(device: torch.device) -> int | None:
+    """Bytes of a device that this process may take in all; None where it does not tell.
+
+    A process may be allowed a share of a device
+    (`torch.cuda.set_per_process_memory_fraction`), which newer versions of torch tell.
+    """
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    _free, total = torch.cuda.mem_get_info(device)
+    tell = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return total if tell is None else int(tell(device) * total)
+
+
 def measure_room(device: torch.device) -> int | None:
     """Bytes that are free on a device; None where it does not tell.
 
-    What torch keeps for tensors to come is free. A process may be allowed a share of a device
-    (`torch.cuda.set_per_process_memory_fraction`), which newer versions of torch tell.
+    What torch keeps for tensors to come is free.
     """
-    if device.type == "cuda" and torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info(device)
+    allowed = measure_allowed(device)
+    if allowed is not None:
+        free, _total = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device)
-        tell = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-        allowed = total if tell is None else int(tell(device) * total)
         most = max(min(free, allowed - reserved), 0)
         return most + reserved - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
@@ -154,30 +160,3 @@ def measure_room(device: torch.device) -> int | None:
         return int(importlib.import_module("psutil").virtual_memory().available)
     except (ImportError, OSError):  # the host brings the package
         return None
-
-
-def estimate_pass(
-    networks: Iterable[nn.Module], info: PassInfo, device: torch.device, dtype: torch.dtype
-) -> int:
-    """Bytes that the controls of a pass will take on a device, beside what is there.
-
-    Their weights, and one sum of residuals. Each residual is taken for as large as the shallowest:
-    deeper ones have a quarter of the cells and twice the channels at most. What a network computes
-    with is gone before the U-Net needs as much.
-
-    Args:
-        networks: of the controls; each counts once.
-        info: the pass.
-        device: where they will compute.
-        dtype: of the residuals.
-    """
-    distinct = list({id(network): network for network in networks}.values())
-    tensors = {
-        id(tensor): tensor.nelement() * tensor.element_size()
-        for network in distinct
-        for tensor in (*network.parameters(), *network.buffers())
-        if tensor.device != device
-    }
-    shape = info.base.shape
-    largest = shape.model_channels * info.cells * 2 * info.images * dtype.itemsize
-    return sum(tensors.values()) + (shape.layers * largest if distinct else 0)

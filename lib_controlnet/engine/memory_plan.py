@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from lib_controlnet.engine.memory import STRIPS, Between, Pieces
+from lib_controlnet.engine.memory import STRIPS, Between, Pieces, measure_allowed
 from lib_controlnet.engine.rehearsal import Asked, Footprint
 from lib_controlnet.engine.residency import Place
 from lib_controlnet.engine.resident import measure_layers
@@ -336,6 +336,35 @@ def settle_place(
         for network in networks:
             say(f"ControlNet: {network.notes[-1]}")
     return replace(place, between=plan.between, pieces=plan.pieces, staying=plan.staying)
+
+
+def measure_reserve(
+    controls: Sequence[ActiveControl], info: PassInfo, host: Host, between: Between
+) -> int:
+    """Bytes to keep free for the controls of a pass, for a host that loads its U-Net behind them.
+
+    Those of the plan for a device that holds the U-Net and nothing else: for a dearer one the host
+    would leave parts of its U-Net out. What the U-Net computes with is the host's to count.
+
+    Args:
+        controls: what acts in it.
+        info: the pass.
+        host: has the device.
+        between: networks leave it at least then.
+
+    Returns:
+        0 on the CPU, see `settle_place`; what lies there already needs no room.
+    """
+    device, residency = host.device, host.residency
+    if device.type == "cpu" or not controls:
+        return 0
+    demand, plan = forecast(controls, info, host), MemoryPlan(between)
+    allowed = measure_allowed(device)
+    if allowed is not None:
+        unet = sum(one.nelement() * one.element_size() for one in info.base.module.parameters())
+        plan = demand.find_plan(allowed - unet, between)
+    ours = replace(demand, unet=0, after=0)
+    return max(0, ours.need(plan) - residency.measure_lying(device))
 
 
 def _is_plenty(controls: Sequence[ActiveControl], info: PassInfo, room: int) -> bool:

@@ -129,6 +129,13 @@ class ControlSession:
         """
         return bool(self.active) or self._alignment is not None
 
+    @property
+    def between(self) -> Between:
+        """When networks leave the device at least: as the host's parts do, or as a unit asks."""
+        low_vram = any(prepared.unit.low_vram for prepared in self.prepared)
+        between = self.host.between
+        return Between.EVALUATION if low_vram and not between.is_scarce else between
+
     def effects(self, moment: str) -> list[Effect]:
         """Effects of the present pass that answer a moment, in the user's order of units."""
         return [e for bound in self.units for e in bound.effects if e.answers(moment)]
@@ -212,12 +219,8 @@ class ControlSession:
         self.cursor, self._missed = StepCursor(), []
         residency, controls = self.host.residency, self.active
         networks = {id(control.network): control.network for control in controls}
-        low_vram = any(prepared.unit.low_vram for prepared in self.prepared)
-        between = self.host.between
-        if low_vram and not between.is_scarce:
-            between = Between.EVALUATION
         assert self.info is not None
-        place = settle_place(controls, self.info, self.host, between, self.say)
+        place = settle_place(controls, self.info, self.host, self.between, self.say)
         self._resting = place.resting
         places = Places(unet, self.cursor, residency, self.kept)
         self._attach(controls, places)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MOTION: Final = "temporal_transformer"
 """What a motion module of AnimateDiff consists of."""
 
+DIMENSIONS: Final = (2, 4)
+"""Of the weights of linear layers and of convolutions."""
+
 
 @dataclass(frozen=True)
 class UNetShape:
@@ -88,6 +91,15 @@ class Originals:
         """Whether the checkpoint has no such parameter."""
         del name
         return False
+
+
+def refuse_stored(name: str, stored: Tensor) -> HostError:
+    """What is said where a parameter's numbers are needed and cannot be told."""
+    return HostError(
+        f"ControlNet cannot read {name} of the loaded checkpoint, which the WebUI stores as "
+        f"{type(stored).__name__} of {stored.dtype}; load the checkpoint in 16 or 8 bits, or "
+        "choose a control model that is no change to the checkpoint's own weights"
+    )
 
 
 @dataclass(frozen=True)
@@ -189,6 +201,22 @@ def own_parameters(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield from module.named_parameters(name, recurse=False)
 
 
+def shape_of(parameter: Tensor) -> tuple[int, ...]:
+    """The shape of what a parameter stands for; bitsandbytes keeps 4 bits as a column of bytes."""
+    packed = getattr(parameter, "quant_state", None)
+    return tuple(parameter.shape if packed is None else packed.shape)
+
+
+def widths_of(layer: nn.Module) -> tuple[int, int]:
+    """Channels that a linear layer or a convolution reads and gives; (0, 0) for anything else.
+
+    Its weight tells: hosts have linear layers of classes of their own.
+    """
+    weight = getattr(layer, "weight", None)
+    shape = () if weight is None else shape_of(weight)
+    return (shape[1], shape[0]) if len(shape) in DIMENSIONS else (0, 0)
+
+
 def is_placed(path: str) -> bool:
     """Whether a layer of a U-Net reads something of the picture; else of the text or the time."""
     return "emb" not in path and not path.endswith(("attn2.to_k", "attn2.to_v"))
@@ -209,7 +237,7 @@ def describe_unet(unet: nn.Module) -> UNetShape:
             "calls none of the layers in which controls act: switch that off in the WebUI"
         )
         raise HostError(msg)
-    shapes = {name: tuple(parameter.shape) for name, parameter in own_parameters(unet)}
+    shapes = {name: shape_of(parameter) for name, parameter in own_parameters(unet)}
     heads, depths = {}, {}
     for name, module in own_modules(unet).items():
         blocks = getattr(module, "transformer_blocks", None)

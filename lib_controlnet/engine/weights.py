@@ -47,6 +47,9 @@ KEPT_FREE: Final = 2 * 2**30
 PER_CELL: Final = 2**16
 """Bytes that the host gets to keep: at any rate, and for each cell of the latents of a call."""
 
+LEAVES: Final = frozenset({"weight", "bias"})
+"""Tensors of a layer by which it computes as torch does."""
+
 MOST_EXCHANGES: Final = 3
 """How often in a pass sums follow a host that puts other tensors in the place of its own."""
 
@@ -362,7 +365,7 @@ class ChangedWeights:
         if change in self._present and not self._memory.is_scarce and self._is_as_found:
             return True
         own = own_modules(unet)
-        plain = [own[path]._parameters.get(name) for path, name in change.places]
+        plain = [_find_tensor(own[path], name) for path, name in change.places]
         obstacle = self._find_obstacle(plain, step)
         if obstacle:
             self._refuse([change], obstacle)
@@ -415,3 +418,9 @@ class ChangedWeights:
 
 def _reader(change: WeightChange, place: Place) -> Callable[[], Tensor]:
     return lambda: change.read(place)
+
+
+def _find_tensor(layer: nn.Module, name: str) -> nn.Parameter | None:
+    """A tensor of a layer; None where its output depends on others as well, such as a factor."""
+    others = {key for key, one in layer._parameters.items() if one is not None} - LEAVES
+    return None if others else layer._parameters.get(name)

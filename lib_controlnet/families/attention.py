@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork
+from lib_controlnet.engine.unet import widths_of
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.controlnet import own_precision
 
@@ -74,8 +75,8 @@ def cross_attentions(base: BaseUNet) -> tuple[CrossAttention, ...]:
             number=number,
             transformer=runs.index(_transformer(path)),
             heads=base.shape.heads[_transformer(path)],
-            width=module.to_q.out_features,
-            context=module.to_k.in_features,
+            width=widths_of(module.to_q)[1],
+            context=widths_of(module.to_k)[0],
         )
         for number, (path, module) in enumerate(found)
     )

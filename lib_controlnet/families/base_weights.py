@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from lib_controlnet.engine.unet import own_modules, own_parameters
+from lib_controlnet.engine.unet import own_modules, own_parameters, refuse_stored, shape_of
 from lib_controlnet.enums import LATENT_CHANNELS
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.filling import without_1x1
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SHARED_WITH_BASE: Final = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
 """Parts of a ControlNet that begin as a copy of the base U-Net."""
 
+LEAVES: Final = (".weight", ".bias")
+"""What is copied; hosts may keep factors of stored weights beside them."""
+
 FIRST_BLOCK: Final = "input_blocks.0.0.weight"
 """Inpainting checkpoints read more channels here than a ControlNet does."""
 
@@ -27,9 +30,11 @@ FIRST_BLOCK: Final = "input_blocks.0.0.weight"
 def encoder_shapes(base: BaseUNet) -> dict[str, tuple[int, ...]]:
     """Shapes of a full ControlNet's tensors that begin as a copy of the base's."""
     shapes = {
-        name: tuple(parameter.shape)
+        name: shape_of(parameter)
         for name, parameter in own_parameters(base.module)
-        if name.startswith(SHARED_WITH_BASE) and not base.originals.is_added(name)
+        if name.startswith(SHARED_WITH_BASE)
+        and name.endswith(LEAVES)
+        and not base.originals.is_added(name)
     }
     if FIRST_BLOCK in shapes:
         width, _channels, *kernel = shapes[FIRST_BLOCK]
@@ -60,18 +65,20 @@ class BaseWeights:
         """A parameter in float32 on a device, in a ControlNet's shape of it; always a copy.
 
         Raises:
-            HostError: the weights are not in memory at the moment.
+            HostError: the weights are not in memory at the moment, or stored in an unknown way.
         """
         path, _, leaf = name.rpartition(".")
         parameter = getattr(self._modules[path], leaf)
         original = self.base.originals.find(name)
-        if original is not None and original.shape == parameter.shape:
+        if original is not None and tuple(original.shape) == shape_of(parameter):
             parameter = original
         if parameter.is_meta:
             msg = (
                 f"the weights of {self.base.name} are not in memory; generate once without control"
             )
             raise HostError(msg)
+        if not parameter.is_floating_point() or tuple(parameter.shape) != shape_of(parameter):
+            raise refuse_stored(name, parameter)
         if name == FIRST_BLOCK:
             parameter = parameter[:, : shape[1]]
         copied = parameter.detach().to(device=device, dtype=torch.float32, copy=True)

@@ -9,14 +9,15 @@ its LoRAs, a refiner and `--medvram` find what they know.
 from __future__ import annotations
 
 import logging
+import math
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 
 from lib_controlnet.engine.injection import with_rows
 from lib_controlnet.engine.network import ControlNetwork, Guide, GuideKind
-from lib_controlnet.engine.unet import is_placed, own_modules, own_parameters
+from lib_controlnet.engine.unet import is_placed, own_modules, own_parameters, shape_of
 from lib_controlnet.enums import LATENT_CHANNELS, LATENT_SCALE, BaseModel, ControlMode
 from lib_controlnet.errors import (
     BrokenCheckpointError,
@@ -197,11 +198,14 @@ class FooocusFamily(ControlFamily):
         holders = [(path, m) for path, m in base.module.named_modules() if hasattr(m, "weight")]
         for path, layer in holders[::3]:
             changes = {}
-            for part, tensor in layer.named_parameters(recurse=False):
-                levels = torch.randint(0, 256, tensor.shape, generator=generator)
-                bound = torch.tensor(0.4 / max(tensor[0].numel(), 16) ** 0.5)
+            for part in PARTS:
+                if (tensor := getattr(layer, part, None)) is None:
+                    continue
+                shape = shape_of(tensor)
+                levels = torch.randint(0, 256, shape, generator=generator)
+                bound = torch.tensor(0.4 / max(math.prod(shape[1:]), 16) ** 0.5)
                 changes[part] = Quantised(levels.to(torch.uint8), -bound, bound)
-            layers[path] = ChangedLayer(layer, changes)
+            layers[path] = ChangedLayer(layer, shape_of(layer.weight), changes)
         width = base.shape.model_channels
         head = torch.empty(width, HEAD_CHANNELS, 3, 3)
         module = FooocusInpaint(head, layers)
@@ -223,6 +227,7 @@ class FooocusFamily(ControlFamily):
         read = {
             path: ChangedLayer(
                 own[path],
+                shape_of(cast("Tensor", own[path].weight)),
                 {part: _read_change(patch, *where, device) for part, where in parts.items()},
             )
             for path, parts in layers.items()
@@ -315,7 +320,7 @@ def _find_layers(patch: Checkpoint, base: BaseUNet) -> dict[str, dict[str, Place
         WrongBaseModelError: the base lacks a layer, or it has another shape.
     """
     layers: dict[str, dict[str, Place]] = {}
-    theirs = {name: tuple(value.shape) for name, value in own_parameters(base.module)}
+    theirs = {name: shape_of(value) for name, value in own_parameters(base.module)}
     foreign, broken = [], []
     for name in sorted({key.rpartition(".")[0] for key in patch.keys}):
         key = f"{name}.0"

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Final
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
 
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide
 from lib_controlnet.engine.tokens import find_attention
-from lib_controlnet.engine.unet import is_placed, own_modules
+from lib_controlnet.engine.unet import is_placed, own_modules, widths_of
 from lib_controlnet.enums import LATENT_SCALE, BaseModel, ControlMode
 from lib_controlnet.errors import BrokenCheckpointError, HostError, WrongBaseModelError
 from lib_controlnet.families.base import ControlFamily, randomize
@@ -276,15 +275,8 @@ def layer_paths(base: BaseUNet) -> dict[str, tuple[str, int]]:
     return {
         PREFIX + path.replace(".", "_"): (path, width)
         for path, module in own_modules(base.module).items()
-        if (width := _width(module))
+        if (width := widths_of(module)[0])
     }
-
-
-def _width(module: nn.Module) -> int:
-    """Channels that a layer reads; 0 for what takes no modules."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    return module.in_channels if isinstance(module, nn.Conv2d) else 0
 
 
 def _read(ckpt: Checkpoint) -> dict[str, LLLiteParams]:

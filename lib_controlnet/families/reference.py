@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lib_controlnet.engine.effects.x0 import alpha_bar_at
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork, Guide, GuideKind
+from lib_controlnet.engine.unet import widths_of
 from lib_controlnet.enums import BaseModel, ControlMode
 from lib_controlnet.errors import HostError, is_out_of_memory
 from lib_controlnet.families.base import ControlFamily
@@ -467,7 +468,7 @@ def _fidelity(terms: Terms, info: PassInfo) -> float:
 def attention_blocks(unet: nn.Module) -> list[str]:
     """Paths of the transformer blocks, the widest first, then in the order of the U-Net."""
     widths = {
-        path.removesuffix(".attn1"): module.to_k.in_features
+        path.removesuffix(".attn1"): widths_of(module.to_k)[0]
         for path, module in unet.named_modules()
         if path.endswith(".attn1")
     }

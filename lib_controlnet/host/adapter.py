@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from modules import devices, paths, shared
 
-from lib_controlnet.engine.memory import Between, estimate_pass
+from lib_controlnet.engine.memory import Between
+from lib_controlnet.engine.memory_plan import measure_reserve
 from lib_controlnet.engine.unet import BaseUNet, describe_unet
 from lib_controlnet.errors import HostError
 from lib_controlnet.host.folders import EXTENSION_ROOT, find_folders
@@ -23,9 +23,8 @@ from lib_controlnet.host.page.logs import say_once
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lib_controlnet.engine.network import ActiveControl
-    from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.residency import Residency
+    from lib_controlnet.engine.session import ControlSession
     from lib_controlnet.engine.unet import UNetShape
 
 log = logging.getLogger(__name__)
@@ -138,12 +137,16 @@ class WebUIHost:
         pixels = image.to(devices.device, devices.dtype_vae) * 2.0 - 1.0
         return member_of(model).encode(model, pixels)
 
-    def reserve(self, controls: Sequence[ActiveControl], info: PassInfo) -> None:
+    def reserve(self, session: ControlSession) -> None:
         """Have the host keep memory free for the controls of the pass that is about to begin."""
-        device, dtype = self.device, self.network_dtype
-        modules = [control.network.module for control in controls]
+        info = session.info
+        assert info is not None
+
+        def measure() -> int:
+            return measure_reserve(session.active, info, self, session.between)
+
         model = find_model()
-        member_of(model).reserve(model, estimate_pass(modules, info, device, dtype))
+        member_of(model).reserve(model, measure)
 
     def model_folders(self) -> list[Path]:
         """Folders scanned for control models; those that do not exist are left out."""

@@ -242,7 +242,7 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
         try:
             info = pass_info(p, x, runtime.host.require_base())
             session.begin_pass(info)
-            runtime.host.reserve(session.active, info)
+            runtime.host.reserve(session)
             if noise is not None:
                 steps.lay_starts(session, noise)
         except Exception as error:  # the boundary: raised again before the first step

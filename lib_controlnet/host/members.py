@@ -70,8 +70,13 @@ class Member(Protocol):
         """
         ...
 
-    def reserve(self, model: Any, size: int) -> None:
-        """Keep so many bytes free on the device in the sampling that is about to begin."""
+    def reserve(self, model: Any, measure: Callable[[], int]) -> None:
+        """Keep bytes free on the device in the sampling that is about to begin.
+
+        Args:
+            model: the checkpoint.
+            measure: counts how many.
+        """
         ...
 
     def watch_rows(self, model: Any, find_session: FindSession) -> None:

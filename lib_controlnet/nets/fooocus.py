@@ -7,7 +7,7 @@ same input, and what it makes of that is added to the output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
 
 import torch
@@ -19,6 +19,9 @@ HEAD_CHANNELS: Final = 5
 
 PARTS: Final = ("weight", "bias")
 LEVELS: Final = 255
+
+LINEAR: Final = 2
+"""Dimensions of such a layer's weight."""
 
 
 class Quantised(nn.Module):
@@ -46,16 +49,19 @@ class ChangedLayer(nn.Module):
 
     Args:
         layer: of the U-Net: linear, convolution, group or layer norm; only its kind is kept.
+        shape: of its weight.
         changes: of `weight`, `bias` or both.
 
     Raises:
         TypeError: the layer is of another kind.
     """
 
-    def __init__(self, layer: nn.Module, changes: Mapping[str, Quantised]) -> None:
+    def __init__(
+        self, layer: nn.Module, shape: Sequence[int], changes: Mapping[str, Quantised]
+    ) -> None:
         super().__init__()
         self.changes = nn.ModuleDict(dict(changes))
-        self.shape = tuple(getattr(layer, "weight", torch.empty(0)).shape)
+        self.shape = tuple(shape)
         self.groups = 0
         self.eps = 0.0
         self.stride: tuple[int, ...] = ()
@@ -65,7 +71,7 @@ class ChangedLayer(nn.Module):
             self.stride, self.padding = layer.stride, layer.padding
         elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
             self.groups, self.eps = getattr(layer, "num_groups", 0), layer.eps
-        elif not isinstance(layer, nn.Linear):
+        elif len(self.shape) != LINEAR:  # linear layers may be of a class of the host
             msg = f"a change of {type(layer).__name__} is not known"
             raise TypeError(msg)
 

@@ -12,6 +12,7 @@ from modules.latent_model import INPAINT_CHANNELS, LatentDiffusion
 from torch import Tensor
 
 from miniforge import memory, shapes
+from miniforge.layers import own_linear_layers
 from miniforge.patcher import ForgeObjects, KModel, ModelPatcher, Prediction, UnetPatcher
 
 FLAGS = ("is_sd1", "is_sd2", "is_sdxl", "is_sd3", "is_sdxl_inpaint", "is_ssd")
@@ -35,6 +36,8 @@ class Engine:
         self._core = core
         shape = shapes.current()
         unet = core.model.diffusion_model
+        if shape.owns_layers:
+            own_linear_layers(unet)
         if shape.walks_layers:
             unet.call_block = call_layers
         model = KModel(

@@ -22,6 +22,7 @@ class Shape:
         keeps_model: the way that A1111 has to the U-Net, `sd_model.model`, is there as well.
         marks_rows: a call's options have `cond_mark`, a number for each row.
         hires_hooks: how often scripts are asked before the hires pass.
+        owns_layers: linear layers of the U-Net are of a class of the host.
     """
 
     manager: str
@@ -30,10 +31,11 @@ class Shape:
     keeps_model: bool
     marks_rows: bool
     hires_hooks: int
+    owns_layers: bool
 
 
-FORGE: Final = Shape("backend.memory_management", True, False, False, True, 2)
-REFORGE: Final = Shape("ldm_patched.modules.model_management", False, True, True, False, 1)
+FORGE: Final = Shape("backend.memory_management", True, False, False, True, 2, True)
+REFORGE: Final = Shape("ldm_patched.modules.model_management", False, True, True, False, 1, False)
 SHAPES: Final = {"forge": FORGE, "reforge": REFORGE}
 
 _current: list[Shape] = []

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import stored_weights
 import torch
 from minildm.vae import AutoencoderKL
-from support import randomise, tiny_base
+from support import randomise, tiny_base, twin
 from torch import nn
 
-from lib_controlnet.engine.memory import estimate_pass
-from lib_controlnet.engine.pass_info import PassInfo
 from lib_controlnet.engine.step import Row, RowLayout, StepCursor
+from lib_controlnet.engine.unet import BaseUNet, Originals, describe_unet
+from lib_controlnet.engine.weights import _find_tensor
 from lib_controlnet.errors import HostError
-from lib_controlnet.families.base_weights import BaseWeights
+from lib_controlnet.families.attention import cross_attentions
+from lib_controlnet.families.base_weights import BaseWeights, encoder_shapes
+from lib_controlnet.families.lllite import layer_paths
+from lib_controlnet.families.reference import attention_blocks
 from lib_controlnet.host.forge import features, row_effects, vae
 from lib_controlnet.host.forge.originals import PatcherOriginals
 from lib_controlnet.host.forge.rows import ROWS, rows_of
-from lib_controlnet.pictures.maps import Size
-from lib_controlnet.pictures.placement import PassGeometry
 
 COND, UNCOND = 0, 1
 SCALE = 0.5
@@ -165,21 +168,10 @@ def test_rows_of_a_generation_without_ours_pass_as_they_are() -> None:
     assert torch.equal(wrapper(lambda x, t, y: x * t * y, given), torch.full((2,), 12.0))
 
 
-def test_memory_of_a_pass_counts_what_is_still_to_come() -> None:
-    base = tiny_base("SD1")
-    info = PassInfo(PassGeometry.of_latent(Size(8, 4)), base, images=3)
-    network = nn.Linear(10, 10, bias=False)
-    residuals = estimate_pass([network], info, torch.device("cpu"), torch.float16)
-    shape = base.shape
-    assert residuals == shape.layers * shape.model_channels * 8 * 4 * 6 * 2
-    coming = estimate_pass([network, network], info, torch.device("meta"), torch.float16)
-    assert coming - residuals == 400
-    assert estimate_pass([], info, torch.device("meta"), torch.float16) == 0
-
-
 @pytest.mark.parametrize("place", ["loader", "patcher"])
 def test_weights_without_lora_come_from_the_backup(place: str) -> None:
     model, base = engine("predictor"), tiny_base("SD1")
+    model.forge_objects.unet.model.diffusion_model = base.module
     name = "input_blocks.0.0.weight"
     plain = base.module.get_parameter(name).detach().clone()
     with torch.no_grad():
@@ -194,3 +186,93 @@ def test_weights_without_lora_come_from_the_backup(place: str) -> None:
     other = "input_blocks.0.0.bias"
     lies = base.module.get_parameter(other)
     assert torch.equal(BaseWeights(patched).get(other, lies.shape, "cpu"), lies)
+
+
+# ---- weights that are stored in 4 or 8 bits --------------------------------------------------
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's own modules for them."""
+    for name, module in stored_weights.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def stored_base(way: str) -> tuple[BaseUNet, BaseUNet]:
+    """A base as A1111 holds it, and the same in a member that stores its linear layers so."""
+    plain = tiny_base("SDXL")
+    stored_weights.round_linear(plain.module)
+    unet = twin(plain.module)
+    stored_weights.store(unet, way)
+    model = engine("predictor")
+    model.forge_objects.unet.model.diffusion_model = unet
+    return plain, replace(
+        plain, module=unet, shape=describe_unet(unet), originals=PatcherOriginals(model)
+    )
+
+
+@pytest.mark.parametrize("way", stored_weights.WAYS)
+def test_stored_weights_are_read_as_what_they_stand_for(way: str, readers: None) -> None:
+    plain, stored = stored_base(way)
+    assert stored.shape == plain.shape
+    assert encoder_shapes(stored) == encoder_shapes(plain)
+    before = {name: one.data.clone() for name, one in stored.module.named_parameters()}
+    there, here = BaseWeights(plain), BaseWeights(stored)
+    for name, shape in encoder_shapes(plain).items():
+        assert torch.equal(here.get(name, shape, "cpu"), there.get(name, shape, "cpu")), name
+    for name, one in stored.module.named_parameters():
+        assert torch.equal(one.data, before[name]), name  # the host's own are read only
+        assert not getattr(one, "baked", False)
+
+
+@pytest.mark.parametrize("way", stored_weights.WAYS)
+def test_layers_are_known_by_what_they_hold(way: str, readers: None) -> None:
+    plain, stored = stored_base(way)
+    assert layer_paths(stored) == layer_paths(plain)
+    assert cross_attentions(stored) == cross_attentions(plain)
+    assert attention_blocks(stored.module) == attention_blocks(plain.module)
+
+
+def test_stored_weights_without_lora_come_from_the_backup(readers: None) -> None:
+    plain, stored = stored_base("gguf")
+    name = "input_blocks.4.1.proj_in.weight"
+    kept = stored.module.get_parameter(name)
+    levels, factor = stored_weights.round_weight(plain.module.get_parameter(name))
+    merged = stored_weights.WAYS["gguf"].of((levels + 1).clamp(max=stored_weights.LARGEST), factor)
+    stored.module.get_submodule(name.rpartition(".")[0]).weight = merged
+    originals: Any = stored.originals
+    unet = originals._model.forge_objects.unet
+    unet.backup = {f"diffusion_model.{name}": kept}
+    shape = encoder_shapes(plain)[name]
+    found = BaseWeights(stored).get(name, shape, "cpu")
+    assert torch.equal(found, BaseWeights(plain).get(name, shape, "cpu"))
+
+
+@pytest.mark.parametrize("way", ["bitsandbytes", "4 bits"])
+@pytest.mark.parametrize("fault", ["nothing reads it", "the reader fails"])
+def test_weights_that_cannot_be_read_are_refused(
+    way: str, fault: str, readers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_stored: Any) -> None:
+        msg = "no CUDA device"
+        raise RuntimeError(msg)
+
+    for name, (function, _own) in stored_weights.READERS.items():
+        if fault == "nothing reads it":
+            monkeypatch.delitem(sys.modules, name)
+        else:
+            monkeypatch.setattr(sys.modules[name], function, fail)
+    plain, stored = stored_base(way)
+    name = "input_blocks.4.1.proj_in.weight"
+    with pytest.raises(HostError, match=rf"cannot read {name} .* of torch.uint8; load"):
+        BaseWeights(stored).get(name, encoder_shapes(plain)[name], "cpu")
+    unmanaged = replace(stored, originals=Originals())
+    with pytest.raises(HostError, match=rf"cannot read {name} .* of torch.uint8; load"):
+        BaseWeights(unmanaged).get(name, encoder_shapes(plain)[name], "cpu")
+
+
+def test_layers_with_a_factor_beside_their_weight_are_not_changed_in_place() -> None:
+    plain, stored = stored_base("8 bits")
+    path = "input_blocks.4.1.proj_in"
+    assert _find_tensor(plain.module.get_submodule(path), "weight") is not None
+    assert _find_tensor(stored.module.get_submodule(path), "weight") is None

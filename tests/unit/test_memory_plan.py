@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ from torch import nn
 
 from lib_controlnet.engine import memory_plan
 from lib_controlnet.engine.memory import STRIPS, Between, Pieces
-from lib_controlnet.engine.memory_plan import Demand, Load, MemoryPlan, forecast
+from lib_controlnet.engine.memory_plan import (
+    SLACK,
+    Demand,
+    Load,
+    MemoryPlan,
+    forecast,
+    measure_reserve,
+    settle_place,
+)
 from lib_controlnet.engine.rehearsal import META, Asked, Footprint, rehearse, shadow
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.engine.session import ControlSession
@@ -325,6 +333,37 @@ def test_each_plan_fits_where_it_says(rig: Rig) -> None:
         rig.host.residency.park()
     assert [plan.between for plan in seen][:1] == [NEVER]
     assert {plan.between for plan in seen} >= {NEVER, LAYER}
+
+
+def test_a_host_keeps_free_what_the_plan_takes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one that loads its U-Net behind the controls: as much as is then chosen, and no more."""
+    session = rig.session()
+    assert session.info is not None
+    demand = forecast(session.active, session.info, rig.host)
+    unet = sum(one.nbytes for one in rig.base.module.parameters())
+    ask = partial(measure_reserve, session.active, session.info, rig.host)
+    exact = MemoryPlan(NEVER)
+    beside = demand.unet + demand.after
+    assert demand.loads
+    most = ask(NEVER)
+    assert demand.need(exact) - beside * SLACK <= most < demand.need(exact)
+    sizes = []
+    for plan in demand._plans(NEVER):
+        rig.room = demand.need(plan)
+        monkeypatch.setattr(memory_plan, "measure_allowed", lambda _device: unet + rig.room)
+        sizes.append(ask(NEVER))
+        place = settle_place(session.active, session.info, rig.host, NEVER, lambda _said: None)
+        chosen = demand.find_plan(rig.room)
+        assert (place.between, place.pieces) == (chosen.between, chosen.pieces)
+        assert sizes[-1] <= rig.room
+    assert max(sizes) == most
+    assert min(sizes) < most
+    rig.room = 2**40
+    rig.run()
+    assert ask(NEVER) == max(most - sum(rig.weights), 0)
+    assert measure_reserve([], session.info, rig.host, NEVER) == 0
+    monkeypatch.setattr(rig.host, "device", torch.device("cpu"))
+    assert ask(NEVER) == 0
 
 
 def test_clips_and_frames_are_known(rig: Rig) -> None:

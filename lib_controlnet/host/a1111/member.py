@@ -80,7 +80,7 @@ class A1111:
                 coming -= size
         return coming
 
-    def reserve(self, model: Any, size: int) -> None:
+    def reserve(self, model: Any, measure: Any) -> None:
         """Nothing: `Residency` finds the room, or says that there is none."""
 
     def watch_rows(self, model: Any, find_session: Any) -> None:

@@ -55,8 +55,9 @@ class Forge:
         """Nothing: the host's manager has brought what it brings before the sampler runs."""
         return 0
 
-    def reserve(self, model: Any, size: int) -> None:
+    def reserve(self, model: Any, measure: Callable[[], int]) -> None:
         """See `members.Member`."""
+        size = measure()
         if size > 0:
             patcher = model.forge_objects.unet.clone()
             patcher.add_extra_preserved_memory_during_sampling(size)
