@@ -10,19 +10,20 @@ from lib_controlnet import standing
 
 log = logging.getLogger(__name__)
 
-_NAME: Final = standing.stand("annotator")
-if _NAME != "annotator":
+ANNOTATOR: Final = standing.stand("annotator")
+"""Under which name our `annotator` stands in this process."""
+if ANNOTATOR != "annotator":
     log.info(
         'the package name "annotator" is taken by %s, so ours is "%s"; extensions that expect '
         "ControlNet's annotator under its own name may fail",
         next(standing.find_others("annotator"), "another extension"),
-        _NAME,
+        ANNOTATOR,
     )
 
 
 def own_module(name: str) -> Any:
     """A module of our `annotator`."""
-    return importlib.import_module(f"{_NAME}.{name}")
+    return importlib.import_module(f"{ANNOTATOR}.{name}")
 
 
 if TYPE_CHECKING:

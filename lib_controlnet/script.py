@@ -25,7 +25,7 @@ from lib_controlnet.ui.batch import add_control_box
 from lib_controlnet.ui.fallback import build_or_tell
 from lib_controlnet.ui.panel import build_panel, paste_fields
 
-log = logging.getLogger("ControlNet")
+log = logging.getLogger("lib_controlnet.script")  # this file is executed under another name
 
 RUNTIME = find_runtime() or Runtime(adapter.WebUIHost())
 SEND_TO = send_to.SendTo()

@@ -237,6 +237,8 @@ def begin_pass(p: Any, x: Any, runtime: Runtime, noise: Any = None) -> None:
     if session is None:
         runtime.residency.park()
         return
+    if session.sampler is not None and session.is_bound:
+        return  # some hosts announce a refiner as well; controls follow it by themselves
     runtime.residency.park_others()
     if session.error is None:
         try:

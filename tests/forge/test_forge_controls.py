@@ -195,3 +195,31 @@ def test_controls_follow_a_hires_checkpoint(webui: Any) -> None:
     fields = {"enable_hr": True, "hr_scale": 1.5, "hr_checkpoint_name": checkpoints.SECOND}
     plain, controlled = (first(webui.txt2img(**request(*u, **fields))) for u in ((), (unit(),)))
     assert np.abs(plain.astype(int) - controlled).mean() > 2
+
+
+def test_a_refiner_may_be_announced_as_a_pass(
+    webui: Any, colours: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some members ask scripts again in mid-sampling, when the refiner is loaded."""
+    from modules import sd_samplers_common
+
+    told: list[int] = []
+    switch = sd_samplers_common.apply_refiner
+
+    def announced(denoiser: Any, sigma: Any = None) -> bool:
+        is_loaded = switch(denoiser, sigma)
+        if is_loaded:
+            told.append(denoiser.step)
+            latent = denoiser.sampler.last_latent
+            denoiser.p.scripts.process_before_every_sampling(denoiser.p, x=latent)
+        return is_loaded
+
+    fields = {"refiner_checkpoint": checkpoints.SECOND, "refiner_switch_at": 0.5}
+    asked = request(unit(control_mode=2), colours, **fields)
+    silent = webui.txt2img(**asked)
+    monkeypatch.setattr(sd_samplers_common, "apply_refiner", announced)
+    answer = webui.txt2img(**asked)
+    assert told == [2]
+    assert np.array_equal(first(answer), first(silent))
+    texts = [made.info["infotexts"][0] for made in (silent, answer)]
+    assert all("ControlNet 0" in text and "ControlNet 1" in text for text in texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,23 @@ def test_log_lines_have_their_form_once(
     lines = [line.split(" - ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     expected = ["ControlNet - INFO - unit 0: acts", "ControlNet - WARNING - unit 1: does not"]
     assert lines == expected[-shown:]
+
+
+def test_a_line_comes_once_where_another_prints_what_has_our_name(
+    host: object, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As preprocessors that are built into a host do, which are loaded before us."""
+    from modules import scripts
+
+    theirs = logging.getLogger("ControlNet")
+    monkeypatch.setattr(theirs, "handlers", [logging.StreamHandler(sys.stdout)])
+    titles = {script.title(): script for script in scripts.scripts_txt2img.alwayson_scripts}
+    logs.set_up("INFO")
+    theirs.warning("of a neighbour")
+    type(titles["ControlNet"]).process.__globals__["log"].info("of ours")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "of a neighbour"
+    assert [line.split(" - ", 1)[1] for line in lines[1:]] == ["ControlNet - INFO - of ours"]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ from functools import cache
 from typing import Final
 
 from lib_controlnet.errors import printable
+from lib_controlnet.gate import ANNOTATOR
 
 log = logging.getLogger(__name__)
 
 FORM: Final = "%(asctime)s - ControlNet - %(levelname)s - %(message)s"
-PACKAGES: Final = ("lib_controlnet", "annotator", "controlnet_annotator", "ControlNet")
+PACKAGES: Final = ("lib_controlnet", ANNOTATOR)
+SHARED: Final = "ControlNet"
+"""Others log under this name too, some hosts' own preprocessors among them."""
 MARK: Final = "controlnet"
 
 
@@ -48,8 +51,10 @@ def set_up(level: str) -> None:
             other text counts as "INFO".
     """
     chosen = logging.getLevelName(str(level).upper())
-    for package in PACKAGES:
-        logger = logging.getLogger(package)
+    for name in (*PACKAGES, SHARED):
+        logger = logging.getLogger(name)
+        if name == SHARED and any(handler.get_name() != MARK for handler in logger.handlers):
+            continue  # another prints its lines, and ours would print them again
         logger.setLevel(chosen if isinstance(chosen, int) else logging.INFO)
         if all(handler.get_name() != MARK for handler in logger.handlers):
             logger.addHandler(_Console())
