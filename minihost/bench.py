@@ -417,7 +417,7 @@ def main() -> int:
 
         return bench_preprocessors(options.preprocessors)
     torch.set_num_threads(1)
-    with torch.inference_mode():
+    with torch.no_grad():  # as hosts sample; weights made in inference mode are not changed
         holds = [PARTS[part](options) for part in options.part or PARTS]
     return 0 if all(holds) else 1
 

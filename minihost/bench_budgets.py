@@ -132,7 +132,7 @@ def bench_budgets(name: str, budgets: Sequence[float], rounds: int) -> int:
         print(lacking)
         return 1
     for kind, changes in PUBLISHED.items():
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             rig = Rig(kind, 320, LATENTS[kind], device, Path(folder), changes)
             exact: dict[Variant, Found] = {}
             for budget in (None, *budgets):

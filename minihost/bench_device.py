@@ -220,7 +220,7 @@ class Rig:
 def measure(rig: Rig, rounds: int) -> dict[Variant, Taken]:
     """Every variant in turn: a step that fills the caches, then one that counts."""
     taken = {variant: Taken() for variant in VARIANTS}
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(rounds):
             for variant, found in taken.items():
                 with rig.running(variant) as step:
