@@ -16,6 +16,9 @@
   const INPAINT_TABS = ["img2img_inpaint_tab", "img2img_inpaint_sketch_tab", "img2img_inpaint_upload_tab"];
   // What each tab of img2img generates from; the batch has no one picture.
   const IMG2IMG_PICTURES = ["#img2img_image", "#img2img_sketch", "#img2maskimg", "#inpaint_sketch", "#img_inpaint_base"];
+  /** Milliseconds until the server is asked again for what it had not found out yet. */
+  const LOOK_AGAIN = 500;
+  const LOOKS = 100;
   const NO_PICTURE = "No ControlNet input image available";
   const RUN = "Run preprocessor";
 
@@ -67,6 +70,9 @@
   function updateTabButton(button, unit) {
     if (!button) return;
     toggle(button, "cnet-unit-active", isEnabled(unit));
+    const misfit = find('[id$="_controlnet_notes"] .cnet-misfit', unit);
+    toggle(button, "cnet-unit-misfit", Boolean(misfit));
+    set(button, "title", misfit?.textContent || "");
     const type = controlType(unit);
     let suffix = find(".control-type-suffix", button);
     if (!type) {
@@ -189,15 +195,79 @@
     set(line, "textContent", input.value);
   }
 
+  const askForOffers = (unit) => find(".cnet-offer-models", unit)?.click();
+  const modelList = (unit) => find('[id$="_controlnet_model_dropdown"]', unit);
+
   /** Let a seen unit offer the models that fit the checkpoint which is loaded now. */
   function offerModels(unit) {
-    const list = find('[id$="_controlnet_model_dropdown"]', unit);
+    const list = modelList(unit);
     if (!list || list.offsetParent === null || unit.dataset.offers) return;
     unit.dataset.offers = "yes";
-    const ask = () => find(".cnet-offer-models", unit)?.click();
+    const ask = () => askForOffers(unit);
     ask();
     // The checkpoint may have been changed since; whoever reaches for the list is about to see it.
     for (const name of ["pointerenter", "focusin"]) list.addEventListener(name, ask);
+  }
+
+  /** What the server has said of a unit's list of models, see `tell_misfits`. */
+  const offers = new WeakMap();
+  function readOffer(unit) {
+    const text = find(".cnet-offers [data-offer]", unit)?.dataset.offer;
+    const known = offers.get(unit);
+    if (!text || known?.text === text) return known || { why: {} };
+    const offer = { text, ...JSON.parse(text) };
+    const tries = offer.isWhole ? 0 : (known?.tries || 0) + 1;
+    offers.set(unit, Object.assign(offer, { tries }));
+    // The server is still looking into files; it soon knows more.
+    if (tries && tries < LOOKS) {
+      setTimeout(() => {
+        offer.text = "";
+        askForOffers(unit);
+      }, LOOK_AGAIN);
+    }
+    return offer;
+  }
+
+  /** Write behind the entries of the open list why they do not fit. */
+  function markMisfits(unit) {
+    const { why } = readOffer(unit);
+    for (const entry of findAll('[id$="_controlnet_model_dropdown"] ul.options li', unit)) {
+      const reason = why[entry.getAttribute("aria-label")];
+      if (entry.dataset.misfit === reason) continue;
+      if (reason) entry.dataset.misfit = reason;
+      else delete entry.dataset.misfit;
+      entry.title = reason || "";
+    }
+  }
+
+  /** Have all units with a model say whether it fits the checkpoint that is loaded now. */
+  function judgeModels() {
+    for (const unit of findAll(".cnet-unit")) {
+      const model = find("input", modelList(unit))?.value;
+      if (unit.dataset.offers || (model && model !== "None")) askForOffers(unit);
+    }
+  }
+
+  /** Whether the checkpoint that is chosen is another one than before. */
+  let checkpoint;
+  let lastRun;
+  let isPending = true; // some hosts load a checkpoint no earlier than they generate with it
+  function followCheckpoint() {
+    const now = typeof opts === "object" ? opts.sd_model_checkpoint : undefined;
+    if (now === checkpoint) return;
+    const isFirst = checkpoint === undefined;
+    checkpoint = now;
+    isPending = true;
+    if (!isFirst) judgeModels();
+  }
+  function followRuns() {
+    const now = TABS.map((tab) => find(`#html_log_${tab} .performance`)?.textContent).join();
+    if (now === lastRun) return;
+    const isFirst = lastRun === undefined;
+    lastRun = now;
+    if (isFirst) return;
+    if (isPending) judgeModels();
+    isPending = false;
   }
 
   /** Say in the header of the closed section that weights per layer are set. */
@@ -245,6 +315,7 @@
         addZoom(unit);
         updateBackdrop(tab, unit);
         offerModels(unit);
+        markMisfits(unit);
         for (const list of ["preprocessor", "model"]) updateFullName(unit, list);
         updateLayerWeights(unit);
         updateTooltips(unit);
@@ -252,6 +323,7 @@
       updateBadge(panel, units.filter(isEnabled).length);
       updateFollowers(tab, panel);
     }
+    followRuns();
   }
 
   // Changed properties such as `checked` are no page mutations, hence the second source; the
@@ -295,6 +367,7 @@
       restoreDefaults(300);
     });
     onUiUpdate(schedule);
+    if (typeof onOptionsChanged === "function") onOptionsChanged(followCheckpoint);
   } else {
     document.addEventListener("DOMContentLoaded", start);
   }

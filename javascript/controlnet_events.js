@@ -25,8 +25,8 @@ window.controlnetPanel = (() => {
   /** Longest side of the picture that a region is drawn on, pixels; it travels with Generate. */
   const BACKDROP_SIDE = 768;
 
-  /** Values that the models on offer depend on: control type, preprocessor, model. */
-  const CHOICES = 3;
+  /** Values that the models on offer depend on: control type, preprocessor, model, "Show all". */
+  const CHOICES = 4;
 
   const kept = { __type__: "update" };
   const see = (visible) => ({ __type__: "update", visible });
@@ -79,6 +79,14 @@ window.controlnetPanel = (() => {
       return modes.map(() => see(modes.includes(batch)));
     };
 
+  /** What a unit's panel has told of its fields, see `tell_fields`. */
+  const fields = {};
+  function fieldsOf(name) {
+    const panel = name.slice(0, name.indexOf("_ControlNet"));
+    fields[panel] ??= JSON.parse(find(`#${panel}_fields`).textContent);
+    return fields[panel];
+  }
+
   /**
    * Widget values -> one object of them; an outdated preview is put away.
    *
@@ -89,14 +97,16 @@ window.controlnetPanel = (() => {
    * about; nothing that the user did not do closes it. `edition` counts the changes, so that the
    * answer of a run can be told from one that was asked for under other settings.
    *
-   * `names` are those of the values, in the order of the inputs; the outputs follow (the object,
-   * the preview, its group, the status line). A preview depends on the values in `previewed`.
+   * The panel tells, once for all units, the names of the values in the order of the inputs, and
+   * which of them a preview depends on. The outputs follow (the object, the preview, its group, the
+   * status line).
    * Each write makes gradio compare the whole page; so without `whileDragging`, the values of a
    * slider that the mouse holds are taken when it lets go.
    */
   const collect =
-    (name, names, previewed, whileDragging) =>
+    (name, whileDragging) =>
     (...values) => {
+      const { names, previewed } = fieldsOf(name);
       const old = values[names.length];
       const same = (a, b) =>
         a === b || (a && b && typeof a === "object" && a.image === b.image && a.mask === b.mask);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,9 @@ class FakeRuntime:
 
     def facts(self, path: Path) -> FileFacts:
         return describe(path)
+
+    def look_into(self, paths: Iterable[Path], patience: float = 0) -> frozenset[Path]:
+        return frozenset()
 
     def refusals(self) -> Callable[[Path], Refusal | None]:
         return lambda path: self.refused.get(path.stem)

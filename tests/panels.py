@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class FakeRuntime:
     saved: dict[str, str] = field(default_factory=dict)
     refused: dict[Path, Refusal] = field(default_factory=dict)
     checkpoint: str = ""
+    waiting: frozenset[Path] = frozenset()
 
     def option(self, key: str) -> object:
         return self.options.get(key, DEFAULTS[key])
@@ -54,6 +56,9 @@ class FakeRuntime:
 
     def facts(self, path: Path) -> FileFacts:
         return describe(path)
+
+    def look_into(self, paths: Iterable[Path], patience: float = 0) -> frozenset[Path]:
+        return self.waiting & frozenset(paths)
 
     def has_queue(self) -> bool:
         return self.queue

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 API_VERSION: Final = 3
 PREFIX: Final = "/controlnet"
+LOOKING: Final = 60.0
+"""Seconds that a list waits for what is found out elsewhere; the rest it finds out itself."""
 
 
 class WebServices(Protocol):
@@ -94,13 +96,17 @@ def _answer_errors(services: WebServices) -> Iterator[None]:
 
 def _detail(name: str, runtime: Any, refusal: Any, services: WebServices) -> dict[str, Any]:
     """What a listed model is, and why the loaded checkpoint cannot use it, if so."""
-    path = runtime.catalog.files[name].path
-    facts, refused = runtime.facts(path), refusal(path)
+    entry = runtime.catalog.files[name]
+    facts, refused = runtime.facts(entry.path), refusal(entry.path)
+    sentences = {"unavailable": refused and refused.sentence, "unknown": facts.unread}
     return {
         "family": facts.family or None,
         "base": None if facts.base is None else str(facts.base),
+        "control_types": listing.types_of(entry),
+        "precision": facts.precision or None,
+        "size": facts.size,
         **({"made_on": facts.made_on} if facts.made_on else {}),
-        **({} if refused is None else {"unavailable": services.public(refused.sentence)}),
+        **{key: services.public(said) for key, said in sentences.items() if said},
     }
 
 
@@ -115,7 +121,9 @@ def _add_lists(router: APIRouter, runtime: Any, services: WebServices) -> None:
             runtime.refresh_models()
         # Copies of one model share a stem; the later one stands for all of them.
         by_stem = {name.rpartition(" [")[0]: name for name in runtime.catalog.names()}
-        names, refusal = list(by_stem.values()), runtime.refusals()
+        names = list(by_stem.values())
+        runtime.look_into([runtime.catalog.files[name].path for name in names], LOOKING)
+        refusal = runtime.refusals()
         detail = {name: _detail(name, runtime, refusal, services) for name in names}
         return {"model_list": names, "model_detail": detail}
 

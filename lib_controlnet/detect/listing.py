@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lib_controlnet.detect import preprocess
 from lib_controlnet.errors import ModelNotFoundError
+from lib_controlnet.files.catalog import is_listed_under
 from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
 
 if TYPE_CHECKING:
@@ -225,6 +226,11 @@ def mismatch(module: str, reads: str) -> str | None:
 def models_for(catalog: Catalog, kind: str) -> list[str]:
     """Models whose names speak of a control type, after "None"."""
     return [NO_MODEL, *catalog.for_type(kind)]
+
+
+def types_of(entry: ModelFile) -> list[str]:
+    """Control types under which a model is listed, by its tensors, metadata or name."""
+    return [kind for kind in control_types()[1:] if is_listed_under(entry, kind)]
 
 
 def default_model(kind: str, models: Sequence[str]) -> str:

@@ -105,10 +105,17 @@ class Refusal:
     Attributes:
         sentence: for the user.
         other_base: it could control another one; False for files that control none.
+        reason: the same in a few words, for lists; "" where there are none.
     """
 
     sentence: str
     other_base: bool
+    reason: str = ""
+
+    @property
+    def short(self) -> str:
+        """What a list has room for."""
+        return self.reason or self.sentence
 
 
 def refusal(path: Path, base: BaseUNet) -> Refusal | None:
@@ -117,30 +124,72 @@ def refusal(path: Path, base: BaseUNet) -> Refusal | None:
     None where nothing would, and for files of torch's first format, whose names cannot be read
     without all of their tensors.
     """
-    if not has_header(path):
-        return None
-    try:
-        with _explain_failure(path):
-            ckpt = open_checkpoint(path)
-            identify(ckpt).check(ckpt, base)
-    except ControlNetError as error:
-        return Refusal(str(error), isinstance(error, WrongBaseModelError))
-    return None
+    return look_into(path, base)[1]
 
 
 def describe(path: Path) -> FileFacts:
-    """What there is to know of a file before it is loaded; nothing where it cannot be read so."""
-    if not has_header(path):
-        return FileFacts()
+    """What there is to know of a file before it is loaded, or why nothing is."""
+    return look_into(path, None)[0]
+
+
+def look_into(path: Path, base: BaseUNet | None) -> tuple[FileFacts, Refusal | None]:
+    """What `describe` and `refusal` say of a file, which is opened once; see there.
+
+    Args:
+        path: the file.
+        base: the checkpoint that it is to control; None: nothing is refused.
+    """
     try:
+        size = path.stat().st_size
+        if _hides_names(path):
+            said = f"what {path.name} is, is told when it is loaded: all of it has to be read"
+            return FileFacts(size=size, unread=said), None
         with _explain_failure(path):
             ckpt = open_checkpoint(path)
-            family, kind = identify(ckpt), ckpt.kind
-            base = None if kind is None else base_of(kind.key, ckpt.shapes)
-            facts, reads = family.describe(ckpt), family.preprocessor_for(ckpt)
-            return replace(_facts_of(family, facts), base=base, preprocessor=reads)
-    except ControlNetError:  # choosing it says what is wrong
-        return FileFacts()
+            family = identify(ckpt)
+            facts = replace(_describe(family, ckpt), size=size)
+            return facts, None if base is None else _refuse(family, ckpt, base, facts)
+    except OSError as error:
+        msg = f"control model {path.name} cannot be opened: {error.strerror or error}"
+        return FileFacts(unread=msg), None  # it may be there when it is asked for
+    except ControlNetError as error:
+        refused = None if base is None else Refusal(str(error), other_base=False)
+        is_lasting = isinstance(error, CheckpointError)  # not so a lack of memory
+        return FileFacts(size=size if is_lasting else 0, unread=str(error)), refused
+
+
+def _hides_names(path: Path) -> bool:
+    """Whether it is of torch's first format, whose names cannot be read without all tensors.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if not path.is_file():  # nor looked at: a pipe would be read for ever
+        return False
+    with path.open("rb"):
+        return not has_header(path)
+
+
+def _describe(family: ControlFamily, ckpt: Checkpoint) -> FileFacts:
+    kind = ckpt.kind
+    base = None if kind is None else base_of(kind.key, ckpt.shapes)
+    facts, reads = family.describe(ckpt), family.preprocessor_for(ckpt)
+    facts = replace(facts, precision=ckpt.precision)
+    return replace(_facts_of(family, facts), base=base, preprocessor=reads)
+
+
+def _refuse(
+    family: ControlFamily, ckpt: Checkpoint, base: BaseUNet, facts: FileFacts
+) -> Refusal | None:
+    try:
+        with _explain_failure(ckpt.path):
+            family.check(ckpt, base)
+    except ControlNetError as error:
+        is_other = isinstance(error, WrongBaseModelError)
+        differs = is_other and facts.base not in (None, base.shape.kind)
+        reason = f"{facts.base}, your checkpoint is {base.shape.kind}" if differs else ""
+        return Refusal(str(error), is_other, reason)
+    return None
 
 
 def describe_fileless(preprocessor: str) -> FileFacts:

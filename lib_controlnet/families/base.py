@@ -38,6 +38,9 @@ class FileFacts:
             tells.
         heeds: fields of a unit that mean nothing to some families, and something to it.
         has_curves: weight types spread over its layers.
+        precision: in which most of it is kept, such as "fp16"; "" where that was not read.
+        size: bytes of the file; 0 where it could not be opened when it was looked at.
+        unread: a sentence that says why nothing is known; "" where something is.
     """
 
     picture_types: tuple[ControlNetUnionControlType, ...] = ()
@@ -48,10 +51,25 @@ class FileFacts:
     preprocessor: str = ""
     heeds: frozenset[str] = frozenset()
     has_curves: bool = False
+    precision: str = ""
+    size: int = 0
+    unread: str = ""
 
     def __str__(self) -> str:
+        if not self.family:
+            return ""
         kind = f"{self.family} for {self.base}" if self.base else self.family
-        return f"{kind}, made on {self.made_on} by its name" if self.made_on else kind
+        made_on = f"made on {self.made_on} by its name" if self.made_on else ""
+        size = describe_size(self.size) if self.size else ""
+        return ", ".join(part for part in (kind, made_on, self.precision, size) if part)
+
+
+def describe_size(count: int) -> str:
+    """A number of bytes as file lists show it: three digits at most before the unit."""
+    for unit, name, digits in ((10**9, "GB", 1), (10**6, "MB", 0), (10**3, "kB", 0)):
+        if count >= unit:
+            return f"{count / unit:.{digits}f} {name}"
+    return f"{count} bytes"
 
 
 class ControlFamily(ABC):

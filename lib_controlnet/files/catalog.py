@@ -10,18 +10,17 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from lib_controlnet.enums import UNION_TYPES
-from lib_controlnet.errors import ControlNetError, ModelNotFoundError, printable, quote
+from lib_controlnet.errors import ModelNotFoundError, printable, quote
 from lib_controlnet.files.checkpoint import GENERIC_STEMS
-from lib_controlnet.files.containers import read_metadata, read_names
 from lib_controlnet.files.hash_store import HashStore
-from lib_controlnet.files.layouts import normalise
-from lib_controlnet.files.signatures import NO_CONTROL, Signature, classify_names
+from lib_controlnet.files.header_store import Header, HeaderStore, read_header
+from lib_controlnet.files.signatures import BY_KEY, NO_CONTROL
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +34,6 @@ SIDE_STEMS: Final = re.compile(
 
 FOLDERS_LIMIT: Final = 20_000
 """Folders that are looked into; a disk as a whole has more."""
-
-FILES_REMEMBERED: Final = 4096
-"""Files of which it is known whether they are control models."""
 
 NAME_LIMIT: Final = 1000
 """Characters of a name that is looked for."""
@@ -74,11 +70,13 @@ class ModelFile:
         hash: 8 hexadecimal digits, the host's short model hash.
         label: what the user sees before the hash, where the file's stem is not enough: another
             file has the same stem and hash, so folder or ending tell them apart.
+        known: what its header says, where that has been read.
     """
 
     path: Path
     hash: str
     label: str = ""
+    known: Header | None = None
 
     @property
     def stem(self) -> str:
@@ -91,35 +89,25 @@ class ModelFile:
         return f"{self.stem} [{self.hash}]"
 
     @cached_property
-    def _about(self) -> dict[str, str]:
+    def header(self) -> Header:
         """What the file says about itself; nothing where it cannot be read."""
-        if self.path.suffix.lower() != ".safetensors":
-            return {}
-        try:
-            return read_metadata(self.path)
-        except (ControlNetError, OSError) as error:
-            log.debug("%s has no readable metadata: %s", self.path, error)
-            return {}
+        return self.known or read_header(self.path) or Header()
 
-    @cached_property
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Lower-case control types that files of its kind are for, whatever they are called."""
-        try:
-            state = self.path.stat()
-        except OSError:
-            return ()
-        found = _kind(str(self.path), state.st_mtime_ns, state.st_size)
+        found = BY_KEY.get(self.header.kind)
         return () if found is None else found.control_types
 
     @property
     def control_type(self) -> str | None:
         """Lower-case control type that the file's own metadata names; None where it names none."""
-        return self._about.get("control_type", "").strip().lower() or None
+        return self.header.control_type.strip().lower() or None
 
     @property
     def preprocessor(self) -> str | None:
         """The preprocessor that the file's own metadata names; "none" is one, too."""
-        return self._about.get("preprocessor", "").strip() or None
+        return self.header.preprocessor.strip() or None
 
     @property
     def search_text(self) -> str:
@@ -190,6 +178,7 @@ class Catalog:
         sort_by: `name`, `date` (newest first) or `path name`.
         name_filter: only stems that contain this text, in any letter case.
         hashes: hashes of earlier scans.
+        headers: what the files' headers said in earlier scans.
     """
 
     def __init__(
@@ -198,17 +187,20 @@ class Catalog:
         sort_by: str = "name",
         name_filter: str = "",
         hashes: HashStore | None = None,
+        headers: HeaderStore | None = None,
     ) -> None:
         self.folders = [Path(folder) for folder in folders]
         self.sort_by = sort_by
         self.name_filter = name_filter.strip().lower()
         self._hashes = hashes or HashStore()
+        self._headers = headers or HeaderStore()
         self._files: dict[str, ModelFile] | None = None
 
     def refresh(self) -> None:
         """Scan the folders again; files that did not change are not read again."""
         files: dict[str, ModelFile] = {}
         known, hashes = self._hashes.load(), {}
+        read, headers = self._headers.load(), {}
         seen: set[tuple] = set()
         for folder in self.folders:
             for path, state in self._sort(_model_files(folder)):
@@ -221,14 +213,17 @@ class Catalog:
                 seen.add(same)
                 key = (str(path), state.st_mtime_ns, state.st_size)
                 # What cannot be read is offered: who chooses it is told what is wrong with it.
-                kind = _kind(*key)
-                if kind is not None and kind.key in NO_CONTROL:
-                    continue
+                header = read.get(key) or read_header(path)
+                if header is not None:
+                    headers[key] = header
+                    if header.kind in NO_CONTROL:
+                        continue
                 hashes[key] = known.get(key) or short_hash(path)
-                entry = _name(path, hashes[key], files)
+                entry = replace(_name(path, hashes[key], files), known=header)
                 files[entry.name] = entry
         self._files = files
         self._hashes.save(hashes)
+        self._headers.save(headers)
         log.debug("%d control models in %d folders", len(files), len(self.folders))
 
     def _sort(
@@ -323,18 +318,6 @@ class Catalog:
             f"control model {quote(text)} is not found; the closest names are {nearest}; "
             f"searched {len(self.files)} models in the folders {folders}"
         )
-
-
-@lru_cache(maxsize=FILES_REMEMBERED)
-def _kind(path: str, _time: int, _size: int) -> Signature | None:
-    """What a file of this state is; None where its names cannot be read, or tell nothing."""
-    if not path.lower().endswith(".safetensors"):
-        return None
-    try:
-        return classify_names(normalise(read_names(Path(path))))
-    except (ControlNetError, OSError) as error:
-        log.debug("the names in %s cannot be read: %s", path, error)
-        return None
 
 
 def _name(path: Path, digest: str, taken: dict[str, ModelFile]) -> ModelFile:

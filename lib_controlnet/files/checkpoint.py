@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,14 @@ PUBLISHED_WORDS: Final = frozenset(
     }
 )
 """Words, beside numbers and hashes, of which published names of the shuffle model are made."""
+
+PRECISIONS: Final[Mapping[str, str]] = {
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "float64": "fp64",
+}
+"""torch's names of precisions, and those that names of files have."""
 
 GENERIC_STEMS: Final = ("diffusion_pytorch_model", "pytorch_model", "model")
 """File stems of model repositories, where only the folder says which model it is."""
@@ -97,6 +106,16 @@ class Checkpoint:
     def dtype(self, key: str) -> torch.dtype:
         """Precision in which the file keeps a tensor."""
         return self._file.infos[self._names[key]].dtype
+
+    @cached_property
+    def precision(self) -> str:
+        """In which most of its bytes are kept, as files are named: "fp16"; "" without any."""
+        held: Counter[str] = Counter()
+        for old in self._names.values():
+            info = self._file.infos[old]
+            held[str(info.dtype).removeprefix("torch.")] += info.nbytes
+        name = held.most_common(1)[0][0] if held else ""
+        return PRECISIONS.get(name, "fp8" if name.startswith("float8") else name)
 
     def tensor(self, key: str, dtype: torch.dtype | None = None, device: Device = "cpu") -> Tensor:
         """Read one tensor."""

@@ -147,8 +147,8 @@ def _read_header(path: Path, stream: IO[bytes]) -> tuple[dict, int]:
     return header, 8 + length
 
 
-def read_names(path: Path) -> list[str]:
-    """Names of a safetensors file's tensors; their entries are not looked at.
+def read_head(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of a safetensors file's tensors, and its free text; nothing else is looked at.
 
     Raises:
         BrokenCheckpointError: it is no such file.
@@ -156,7 +156,9 @@ def read_names(path: Path) -> list[str]:
     """
     _require_file(path)
     with path.open("rb") as stream:
-        return [name for name in _read_header(path, stream)[0] if name != "__metadata__"]
+        header, _start = _read_header(path, stream)
+    text = _free_text(header.pop("__metadata__", None))
+    return list(header), text
 
 
 def _require_file(path: Path) -> None:
@@ -174,18 +176,6 @@ def _free_text(found: object) -> dict[str, str]:
     """The entries of a header's `__metadata__` that are texts, or as good as one."""
     entries = found.items() if isinstance(found, dict) else ()
     return {key: str(value) for key, value in entries if isinstance(value, (str, int, float))}
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Free text in the header of a safetensors file; nothing else is read.
-
-    Raises:
-        BrokenCheckpointError: it is no such file.
-        ModelNotFoundError: it is no file at all.
-    """
-    _require_file(path)
-    with path.open("rb") as stream:
-        return _free_text(_read_header(path, stream)[0].get("__metadata__"))
 
 
 def _read_entry(path: Path, name: str, entry: Any) -> TensorInfo:

@@ -353,6 +353,8 @@ SIGNATURES: Final = (
 )
 
 
+BY_KEY: Final = {signature.key: signature for signature in SIGNATURES}
+
 NO_CONTROL: Final = frozenset({"lora", "checkpoint", "vae", "embedding", "motion"})
 """Kinds of files that hold no control model."""
 

@@ -18,10 +18,12 @@ from lib_controlnet.detect.preprocess import DetectionCache, networks, run_prepr
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.enums import Storage
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
-from lib_controlnet.families import FileFacts, Refusal, describe, load_network, refusal
-from lib_controlnet.files.catalog import FILES_REMEMBERED, Catalog
+from lib_controlnet.families import FileFacts, Refusal, load_network
+from lib_controlnet.families.known import PATIENCE, KnownFiles
+from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.files.containers import has_header
 from lib_controlnet.files.hash_store import HashStore
+from lib_controlnet.files.header_store import HeaderStore
 from lib_controlnet.gate import Bounded
 from lib_controlnet.host import annotators, pictures
 from lib_controlnet.limits import MAX_TURNS
@@ -58,15 +60,16 @@ class Runtime:
 
     def __init__(self, host: WebUIHost) -> None:
         self.host = host
-        self.hashes = HashStore(self.host.cache_folder() / "controlnet-hashes.json")
+        folder = self.host.cache_folder()
+        self.hashes = HashStore(folder / "controlnet-hashes.json")
+        self.headers = HeaderStore(folder / "controlnet-headers.json")
+        self.known = KnownFiles(folder / "controlnet-models.json")
         self.catalog = self._scan()
         self.residency = self.host.residency = Residency(
             self.cache_size(), CACHE_BYTES, [annotators.park], self.host.free_memory
         )
         annotators.set_up(self.host)
         self.sampling: ControlSession | None = None
-        self._refusals: Bounded[tuple[object, ...], Refusal | None] = Bounded(FILES_REMEMBERED)
-        self._facts: Bounded[tuple[object, ...], FileFacts] = Bounded(FILES_REMEMBERED)
         self.guarded: ControlSession | None = None
         self._turns = threading.BoundedSemaphore(MAX_TURNS)
         self._batch: weakref.ref[object] | None = None
@@ -112,38 +115,27 @@ class Runtime:
 
         Without a checkpoint, or with one that takes no controls at all, nothing is refused.
         """
-        try:
-            base = self.base()
-        except ControlNetError:
-            base = None
-        return lambda path: None if base is None else self._refusal(path, base)
+        return self.known.refusals(self._find_base())
 
-    def _refusal(self, path: Path, base: BaseUNet) -> Refusal | None:
+    def look_into(self, paths: Iterable[Path], patience: float = PATIENCE) -> frozenset[Path]:
+        """See `KnownFiles.look_ahead`, for the loaded checkpoint."""
+        return self.known.look_ahead(paths, self._find_base(), patience)
+
+    def _find_base(self) -> BaseUNet | None:
+        """The loaded checkpoint; None without one that takes controls."""
         try:
-            state = path.stat()
-            key = (path, state.st_mtime_ns, state.st_size, base.shape.signature, base.name)
-            return self._refusals.find(key, lambda: refusal(path, base))
-        except Exception as error:  # any file of the user's: choosing it says what is wrong
-            log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
+            return self.base()
+        except ControlNetError:
             return None
 
     def checkpoint_name(self) -> str:
         """Name of the loaded checkpoint; "" without one that takes controls."""
-        try:
-            base = self.base()
-        except ControlNetError:
-            return ""
+        base = self._find_base()
         return "" if base is None else base.name
 
     def facts(self, path: Path) -> FileFacts:
         """What there is to know of a control model's file before it is loaded."""
-        try:
-            state = path.stat()
-            key = (path, state.st_mtime_ns, state.st_size)
-            return self._facts.find(key, lambda: describe(path))
-        except Exception as error:  # any file of the user's: choosing it says what is wrong
-            log.info("%s cannot be looked into: %s: %s", path, type(error).__name__, error)
-            return FileFacts()
+        return self.known.facts(path)
 
     def has_queue(self) -> bool:
         """Whether the page's events go through gradio's queue, which carries progress."""
@@ -156,7 +148,7 @@ class Runtime:
     def refresh_models(self) -> list[str]:
         """Scan the model folders again and return the names."""
         self.catalog = self._scan()
-        self._refusals.clear()
+        self.known.forget()
         return self.catalog.names()
 
     def _scan(self) -> Catalog:
@@ -165,6 +157,7 @@ class Runtime:
             sort_by=self.option("control_net_models_sort_models_by"),
             name_filter=self.option("control_net_models_name_filter"),
             hashes=self.hashes,
+            headers=self.headers,
         )
 
     def find_model(self, name: str) -> Path:
@@ -211,7 +204,7 @@ class Runtime:
         """
         if self.storage() is Storage.SHORT or not has_header(path):
             return False
-        if self._refusal(path, base) is not None:
+        if self.known.refusals(base)(path) is not None:
             return False
         return self._find_loaded(path, base) is None
 
@@ -272,6 +265,7 @@ class Runtime:
 
     def close(self) -> None:
         """Give back all memory."""
+        self.known.close()
         self.residency.clear()
         self.detections.clear()
         self.decoded.clear()

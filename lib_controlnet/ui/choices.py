@@ -7,8 +7,10 @@ and stays as long as the choice does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import gradio as gr
@@ -18,9 +20,10 @@ from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.engine.bound import OF_SOME_FAMILIES
 from lib_controlnet.enums import ControlNetUnionControlType, union_type
 from lib_controlnet.errors import ControlNetError
+from lib_controlnet.families import Refusal
 from lib_controlnet.families.base import FileFacts
 from lib_controlnet.files.claims import contradiction
-from lib_controlnet.ui.messages import notice
+from lib_controlnet.ui.messages import Misfit, notice
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
 from lib_controlnet.units.weight_types import WeightType
 
@@ -38,41 +41,63 @@ class Offer:
     """Models of a control type, for the loaded checkpoint.
 
     Attributes:
-        names: "None", those that can be used, then those that nothing here can use.
+        names: "None", those that can be used, and with "Show all" those that cannot.
         default: what the control type starts with; never one that cannot be used.
         sentence: why there is nothing to choose, None if there is something.
+        misfits: those that cannot be used, and why in a few words.
+        is_whole: it is known of all whether they can be used.
     """
 
     names: list[str]
     default: str
     sentence: str | None
+    misfits: dict[str, str]
+    is_whole: bool = True
 
 
-def offer(kind: str, runtime: Any) -> Offer:
-    """The models of a control type; those that were made for another base are left out."""
-    refusal = runtime.refusals()
-    fitting, useless, foreign, why = [], [], [], ""
-    for name in listing.models_for(runtime.catalog, kind)[1:]:
-        refused = refusal(runtime.catalog.find(name))
-        if refused is None:
-            fitting.append(name)
-        elif refused.other_base:
-            foreign.append(name)
-        else:
-            useless.append(name)
-            why = why or refused.sentence
-    names = [NO_MODEL, *fitting, *useless]
-    default = listing.default_model(kind, [NO_MODEL, *fitting])
-    return Offer(names, default, None if fitting else _explain_empty(kind, foreign, useless, why))
+def offer(kind: str, runtime: Any, shows_all: bool = False) -> Offer:
+    """The models of a control type.
+
+    What is not yet known of a file counts for it, but it is not chosen before it is known.
+
+    Args:
+        kind: the control type.
+        runtime: the extension's services.
+        shows_all: those that cannot be used are listed behind the others.
+    """
+    paths = {
+        name: runtime.catalog.files[name].path
+        for name in listing.models_for(runtime.catalog, kind)[1:]
+    }
+    waiting, refusal = runtime.look_into(paths.values()), runtime.refusals()
+    refused = {name: None if path in waiting else refusal(path) for name, path in paths.items()}
+
+    def find_default() -> str:
+        fitting = [name for name, one in refused.items() if one is None]
+        return listing.default_model(kind, [NO_MODEL, *fitting])
+
+    while (default := find_default()) != NO_MODEL and paths[default] in waiting:
+        waiting -= {paths[default]}
+        refused[default] = refusal(paths[default])
+    misfits = {name: one for name, one in refused.items() if one is not None}
+    fitting = [name for name in paths if name not in misfits]
+    return Offer(
+        names=[NO_MODEL, *fitting, *(misfits if shows_all else ())],
+        default=default,
+        sentence=None if fitting else _explain_empty(kind, misfits),
+        misfits={name: one.short for name, one in misfits.items()},
+        is_whole=not waiting,
+    )
 
 
-def _explain_empty(kind: str, foreign: Sequence[str], useless: Sequence[str], why: str) -> str:
+def _explain_empty(kind: str, misfits: Mapping[str, Refusal]) -> str:
     which = "control model" if kind == listing.ALL else f"control model of the type {kind}"
+    foreign = [name for name, refused in misfits.items() if refused.other_base]
     if foreign:
         left_out = f"{_join(foreign)} {'are' if len(foreign) > 1 else 'is'} made for another base"
         return f"No {which} fits the loaded checkpoint: {left_out}."
-    if useless:
-        return f"No {which} can be used here: {why}."
+    for refused in misfits.values():
+        return f"No {which} can be used here: {refused.sentence}."
     return f"There is no {which} in the model folders; put one there and press the refresh button."
 
 
@@ -99,8 +124,9 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
     if model == NO_MODEL:
         problem = None if kind == listing.ALL else offer(kind, runtime).sentence
     else:
-        problem = model_problem(model, runtime)
         facts = file_facts(model, runtime)
+        problem = model_problem(model, runtime)
+        problem = Misfit(problem) if problem else None
         if facts.family:
             problem = problem or listing.mismatch(module, facts.preprocessor)
         problem = problem or preprocess.mask_remark(module, model, facts.masked)
@@ -165,8 +191,11 @@ def _follow_module(
 
 
 def about(model: str, runtime: Any) -> Update:
-    """The line that says what a chosen model is."""
-    said = str(file_facts(model, runtime))
+    """The line that says what a chosen model is, or why that is not known."""
+    facts = file_facts(model, runtime)
+    said = str(facts)
+    if facts.unread and model_problem(model, runtime) is None:  # else that is said
+        said = facts.unread
     return notice(said) if said else notice()
 
 
@@ -238,9 +267,11 @@ def on_model(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
     return [about(model, runtime), said, *shown.values()]
 
 
-def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
+def on_control_type(
+    kind: str, pixel_perfect: bool, runtime: Any, shows_all: bool = False
+) -> list[Any]:
     """Filter preprocessors and models by control type and choose the type's defaults."""
-    offered = offer(kind, runtime)
+    offered = offer(kind, runtime, shows_all)
     facts = file_facts(offered.default, runtime)
     reads = facts.preprocessor if facts.family else None
     module = listing.module_for(runtime.catalog.files.get(offered.default), kind, reads)
@@ -250,7 +281,26 @@ def on_control_type(kind: str, pixel_perfect: bool, runtime: Any) -> list[Any]:
         gr.update(choices=listing.labels_for(kind), value=module),
         *updates,
         *family_updates(module, offered.default, runtime, union_type(kind)).values(),
+        *tell_misfits(offered),
     ]
+
+
+SHOW_ALL: Final = "Show all"
+"""Label of the box that lists what does not fit, too."""
+
+
+def tell_misfits(offered: Offer) -> list[Update]:
+    """The label of the box "Show all", and what the page has to know of the list.
+
+    The entries of a list are plain names, as they are sent and saved. What is wrong with one, the
+    page's script writes behind it.
+    """
+    why = {name: reason for name, reason in offered.misfits.items() if name in offered.names}
+    more = len(offered.misfits) - len(why)
+    label = f"{SHOW_ALL} ({more} more)" if more else SHOW_ALL
+    told = {"why": why, "isWhole": offered.is_whole}
+    note = f'<span data-offer="{html.escape(json.dumps(told))}"></span>'
+    return [gr.update(label=label), gr.update(value=note)]
 
 
 def on_pixel_perfect(module: str, pixel_perfect: bool) -> Update:
@@ -259,16 +309,26 @@ def on_pixel_perfect(module: str, pixel_perfect: bool) -> Update:
     return gr.update(visible=shown)
 
 
-def on_offer(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
+def on_offer(
+    kind: str, module: str, model: str, runtime: Any, shows_all: bool = False
+) -> list[Update]:
     """List the models that fit the checkpoint that is loaded now; the choice stays."""
-    names = offer(kind, runtime).names
+    offered = offer(kind, runtime, shows_all)
+    if model in offered.misfits and not shows_all:  # it stays chosen, so it stays in the list
+        offered = replace(offered, names=[*offered.names, model])
     said = notice(*remarks(kind, module, model, runtime))
     needed = model if listing.needs_model(module) else NO_MODEL
-    lines = [about(needed, runtime), said]
-    return [gr.update(choices=names), *lines, *family_updates(module, model, runtime).values()]
+    return [
+        gr.update(choices=offered.names),
+        *(about(needed, runtime), said),
+        *family_updates(module, model, runtime).values(),
+        *tell_misfits(offered),
+    ]
 
 
-def on_refresh(kind: str, module: str, model: str, runtime: Any) -> list[Update]:
+def on_refresh(
+    kind: str, module: str, model: str, runtime: Any, shows_all: bool = False
+) -> list[Update]:
     """Scan the model folders again, then the same; a model that has gone is said to be missing."""
     runtime.refresh_models()
-    return on_offer(kind, module, model, runtime)
+    return on_offer(kind, module, model, runtime, shows_all)

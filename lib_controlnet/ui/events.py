@@ -6,6 +6,7 @@ raised on purpose end here, as a sentence in the unit's status line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -86,10 +87,15 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode, *lines]
     of_families = [getattr(widgets, name) for name in choices.OF_FAMILIES]
     chosen = [widgets.control_type, widgets.module, widgets.model]
+    offers = [widgets.show_all, widgets.offers]
+
+    def choose_type(kind: str, pixel_perfect: bool, shows_all: bool) -> list[Any]:
+        return choices.on_control_type(kind, pixel_perfect, runtime, shows_all)
+
     widgets.control_type.input(
-        fn=partial(choices.on_control_type, runtime=runtime),
-        inputs=[widgets.control_type, widgets.pixel_perfect],
-        outputs=[widgets.module, *follow_module, *of_families],
+        fn=choose_type,
+        inputs=[widgets.control_type, widgets.pixel_perfect, widgets.show_all],
+        outputs=[widgets.module, *follow_module, *of_families, *offers],
         **quiet,
     )
     for trigger in (widgets.module.input, widgets.restore.click):
@@ -111,15 +117,24 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
         outputs=[widgets.processor_res],
         **quiet,
     )
-    for button, answer in (
-        (widgets.refresh, choices.on_refresh),
-        (widgets.offer, choices.on_offer),
+    for trigger, answer in (
+        (widgets.refresh.click, choices.on_refresh),
+        (widgets.offer.click, choices.on_offer),
+        (widgets.show_all.input, choices.on_offer),
     ):
-        answered = button.click(
-            fn=partial(answer, runtime=runtime),
+        answered = trigger(
+            fn=_answer(answer, runtime),
             **{SCRIPT: page_function("noteChoices", widgets.name)},
-            inputs=chosen,
-            outputs=[widgets.model, *lines, *of_families],
+            inputs=[*chosen, widgets.show_all],
+            outputs=[widgets.model, *lines, *of_families, *offers],
             **quiet,
         )
-        in_page(answered.then, page_function("askAgain", widgets.name), chosen, [])
+        again = [*chosen, widgets.show_all]
+        in_page(answered.then, page_function("askAgain", widgets.name), again, [])
+
+
+def _answer(answer: Callable[..., list[Any]], runtime: Any) -> Callable[..., list[Any]]:
+    def list_models(kind: str, module: str, model: str, shows_all: bool) -> list[Any]:
+        return answer(kind, module, model, runtime, shows_all)
+
+    return list_models

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from gradio.components import Component
 
 
+class Misfit(str):
+    """A sentence on why a unit's model cannot be used, which the page marks on the unit's tab."""
+
+    __slots__ = ()
+
+
 def message_line(name: str, kind: str, is_fault: bool = False) -> Component:
     """A line of messages of one unit, put away while there is none.
 
@@ -33,4 +39,9 @@ def notice(*sentences: str) -> dict[str, Any]:
 
 def as_html(*sentences: str) -> str:
     """Plain sentences, one below the other."""
-    return "<br>".join(html.escape(sentence) for sentence in sentences)
+    return "<br>".join(map(_line, sentences))
+
+
+def _line(sentence: str) -> str:
+    text = html.escape(sentence)
+    return f'<span class="cnet-misfit">{text}</span>' if isinstance(sentence, Misfit) else text

@@ -29,7 +29,7 @@ from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.region import MASK_NOT_PASTED
-from lib_controlnet.ui.unit_value import UnitValue
+from lib_controlnet.ui.unit_value import UnitValue, tell_fields
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import build_unit, value_fields
 from lib_controlnet.units import infotext
@@ -72,7 +72,9 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         shared = _batch_options(prefix)
         connect_batch(units)
         host_tab = HostTab.find() if is_img2img else None
-        return [_value(unit, shared, tab, runtime, host_tab) for unit in units]
+        values = [_value(unit, shared, tab, runtime, host_tab) for unit in units]
+        tell_fields(values, prefix)
+        return values
 
 
 def _batch_options(prefix: str) -> dict[str, gr.components.Component]:

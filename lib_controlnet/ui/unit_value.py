@@ -8,6 +8,8 @@ sends. `preprocess` then turns those values into a `ControlNetUnit`.
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -72,14 +74,12 @@ class UnitValue(State):
                 when a value changes that they depend on.
         """
         self.widgets = dict(widgets)
-        names = list(widgets)
         outputs = [self, *preview]
         for widget in widgets.values():
             is_slider = isinstance(widget, gr.Slider)
-            collect = ("collect", name, names, PREVIEW_DEPENDS_ON)
-            triggers = {widget.change: page_function(*collect, not is_slider)}
+            triggers = {widget.change: page_function("collect", name, not is_slider)}
             if is_slider:
-                triggers[widget.release] = page_function(*collect, True)
+                triggers[widget.release] = page_function("collect", name, True)
             for trigger, script in triggers.items():
                 in_page(trigger, script, list(widgets.values()), outputs)
 
@@ -97,6 +97,17 @@ class UnitValue(State):
         if isinstance(x, Mapping):
             values.update(x)
         return build_unit(values)
+
+
+def tell_fields(units: Sequence[UnitValue], name: str) -> None:
+    """Tell the page, once for all units of a panel, what it collects and what previews depend on.
+
+    Args:
+        units: of one panel; all have the same fields.
+        name: the panel's element id.
+    """
+    told = {"names": [*units[0].widgets], "previewed": PREVIEW_DEPENDS_ON}
+    gr.HTML(html.escape(json.dumps(told), quote=False), visible=False, elem_id=f"{name}_fields")
 
 
 def build_unit(values: Mapping[str, Any]) -> ControlNetUnit:

@@ -10,6 +10,7 @@ from gradio.components import Component
 from lib_controlnet.detect import listing
 from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
 from lib_controlnet.ui.browser import in_page, page_function
+from lib_controlnet.ui.choices import SHOW_ALL
 from lib_controlnet.ui.gradios import for_uploads
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
@@ -238,6 +239,14 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
             "\N{ANTICLOCKWISE DOWNWARDS AND UPWARDS OPEN CIRCLE ARROWS}",
             f"{name}_controlnet_refresh_models",
         )
+        made["show_all"] = gr.Checkbox(
+            label=SHOW_ALL,
+            value=False,
+            container=False,
+            elem_id=f"{name}_controlnet_show_all_checkbox",
+            elem_classes=["cnet-show-all"],
+        )
+    made["show_all"].do_not_save_to_config = True  # its label counts
     return made | _union(name)
 
 
@@ -367,6 +376,7 @@ def _build_hidden() -> dict[str, Component]:
     made = {
         "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),
         "offer": gr.Button(visible=False, elem_classes=["cnet-offer-models"]),
+        "offers": gr.HTML(visible=False, elem_classes=["cnet-offers"]),
         "answer": gr.JSON(visible=False),
         "edition": gr.Number(0, visible=False),
         "target": gr.JSON(visible=False),

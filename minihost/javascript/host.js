@@ -21,6 +21,7 @@ const uiUpdateCallbacks = [];
 const uiAfterUpdateCallbacks = [];
 const uiLoadedCallbacks = [];
 const uiTabChangeCallbacks = [];
+const optionsChangedCallbacks = [];
 
 let uiAfterUpdateTimeout = null;
 let uiCurrentTab = null;
@@ -44,6 +45,11 @@ function onUiLoaded(callback) {
 /** Calls `callback()` when another tab is chosen. */
 function onUiTabChange(callback) {
     uiTabChangeCallbacks.push(callback);
+}
+
+/** Calls `callback()` whenever the settings were read, at first and after a change. */
+function onOptionsChanged(callback) {
+    optionsChangedCallbacks.push(callback);
 }
 
 function executeCallbacks(queue, arg) {
@@ -124,6 +130,7 @@ function readOptions() {
     }
     optionsText = textarea.value;
     opts = JSON.parse(optionsText);
+    executeCallbacks(optionsChangedCallbacks);
 }
 
 onUiUpdate(readOptions);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sdxl_models
 import support
 from panel_page import (
     UNIT,
@@ -21,6 +23,7 @@ from panel_page import (
     chosen,
     draw,
     open_panel,
+    open_unit,
     save_shapes,
     set_number,
     shown_picture,
@@ -71,9 +74,9 @@ def input_tabs(page: Any) -> Any:
     return page.locator(f"{group} .cnet-input-tabs > .tab-nav > button")
 
 
-def offered(page: Any, dropdown: str = "model_dropdown") -> list[str]:
+def offered(page: Any, dropdown: str = "model_dropdown", unit: str = UNIT) -> list[str]:
     """What a list offers when it is opened."""
-    box = f"{UNIT}_controlnet_{dropdown}"
+    box = f"{unit}_controlnet_{dropdown}"
     page.click(f"{box} input")
     names = page.locator(f"{box} ul.options li").all_inner_texts()
     page.keyboard.press("Escape")
@@ -100,7 +103,7 @@ def test_an_answer_that_comes_late_does_not_stand_in_place_of_a_newer_one(panel:
     page, held = panel, []
 
     def hold(route: Any) -> None:
-        is_first = not held and json.loads(route.request.post_data)["data"][1:] == ["none", "None"]
+        is_first = not held and json.loads(route.request.post_data)["data"][1:3] == ["none", "None"]
         held.append(route) if is_first else route.continue_()
 
     page.wait_for_timeout(SETTLED)
@@ -184,12 +187,85 @@ def test_models_that_fit_are_offered_and_refreshing_keeps_the_type(
     choose_type(page, "All")
     wait_for_value(page, "model_dropdown", "None")
     assert not any(name.startswith(foreign) for name in offered(page))
+    box = f"{UNIT}_controlnet_show_all_checkbox"
+    page.wait_for_selector(f"{box}:has-text('more)')")
+    choose_type(page, "Canny")
+    wait_for_value(page, "model_dropdown", "control_demo_canny")
+    page.check(f"{box} input")
+    page.wait_for_selector(f"{box}:not(:has-text('more)'))")
+    page.click(f"{UNIT}_controlnet_model_dropdown input")
+    entry = page.locator(f"{UNIT}_controlnet_model_dropdown ul.options li").last
+    assert entry.get_attribute("aria-label").startswith(foreign)
+    assert entry.get_attribute("title") == "SDXL, your checkpoint is SD1"
+    shown = entry.evaluate("(li) => getComputedStyle(li, '::after').content")
+    assert shown == '"SDXL, your checkpoint is SD1"'
+    entry.click()
+    wait_for_value(page, "model_dropdown", f"{foreign} [")
+    says(page, NOTES, "is made for SDXL")
+    assert page.is_visible("#txt2img_controlnet_tabs button.cnet-unit-misfit")
+    page.click(f"{UNIT}_controlnet_refresh_models")
+    page.wait_for_timeout(SETTLED)
+    assert chosen(page, "model_dropdown").startswith(foreign)
+    assert page.is_checked(f"{UNIT}_controlnet_type_filter_radio input[value=Canny]")
+    page.uncheck(f"{box} input")
+    choose_type(page, "All")
+    wait_for_value(page, "model_dropdown", "None")
+    choose_canny(page)
+    is_silent(page, NOTES)
+    assert not page.is_visible("#txt2img_controlnet_tabs button.cnet-unit-misfit")
     page.fill(
         "#txt2img_prompt textarea",
         f'Steps: 3, Seed: 5, Size: 128x128, ControlNet 0: "Module: canny, Model: {foreign}"',
     )
     page.click("#paste")
     says(page, NOTES, "is made for SDXL")
+
+
+@pytest.fixture
+def sdxl(webui: Any) -> Iterator[str]:
+    """A checkpoint of SDXL's kind, and a control model for it; gives the model's stem."""
+    if not webui.is_ours:
+        pytest.skip("the models folder of a foreign server is not ours to fill")
+    models = webui.log_file.parent / "models"
+    before = webui.get("/sdapi/v1/options").json()["sd_model_checkpoint"]
+    written = [*sdxl_models.write(models / "Stable-diffusion")]
+    written.append(sdxl_models.write_control(models / "ControlNet", "a_v11_canny_sdxl"))
+    webui.post("/sdapi/v1/refresh-checkpoints")
+    webui.get("/controlnet/model_list")
+    try:
+        yield "a_v11_canny_sdxl"
+    finally:
+        webui.post("/sdapi/v1/options", {"sd_model_checkpoint": before})
+        for path in written:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        webui.post("/sdapi/v1/refresh-checkpoints")
+        webui.get("/controlnet/model_list")
+
+
+def test_models_follow_a_switch_of_the_checkpoint(sdxl: str, page: Any) -> None:
+    open_panel(page)
+    choose_canny(page)
+    open_unit(page, 1)
+    second = UNIT.replace("-0", "-1")
+    choose_canny(page, second)
+    # A unit that nobody looks at says so, too.
+    choose_setting(page, "sd_model_checkpoint", sdxl_models.BASE)
+    marked = "#txt2img_controlnet_tabs > div.tab-nav > button.cnet-unit-misfit"
+    page.wait_for_function(f"() => document.querySelectorAll('{marked}').length === 2")
+    says(page, f"{second}_controlnet_notes", "is made for SD1")
+    stays = chosen(page, "model_dropdown", second)
+    ours, *rest = offered(page, unit=second)[1:]
+    assert (ours.startswith(sdxl), rest) == (True, [stays])
+    choose_type(page, "Depth", second)
+    choose_type(page, "Canny", second)
+    wait_for_value(page, "model_dropdown", sdxl, second)
+    page.wait_for_function(f"() => document.querySelectorAll('{marked}').length === 1")
+
+
+def choose_setting(page: Any, key: str, start: str) -> None:
+    """Choose in one of the lists above the tabs."""
+    page.click(f"#setting_{key} input")
+    page.click(f'#setting_{key} ul.options li[aria-label^="{start}"]')
 
 
 def network_of(family: ControlFamily) -> Callable[[Path], object]:

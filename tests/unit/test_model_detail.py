@@ -22,13 +22,17 @@ def test_model_list_says_what_each_is_and_what_speaks_against_it(tmp_path: Path)
         body = client.get("/controlnet/model_list").json()
     assert list(body["model_detail"]) == body["model_list"]
     told = {name.split(" [")[0]: detail for name, detail in body["model_detail"].items()}
-    assert told == {
-        "odd": {"family": None, "base": None},
-        "promax": {
-            "family": "ControlNet Union",
-            "base": "SDXL",
-            "unavailable": "it is made for SDXL",
-        },
+    size = (tmp_path / "promax.safetensors").stat().st_size
+    assert "odd.safetensors is damaged" in told["odd"].pop("unknown")
+    nothing = {"family": None, "base": None, "control_types": [], "precision": None}
+    assert told["odd"] == {**nothing, "size": 1}
+    assert {"Canny", "Depth", "OpenPose"} < set(told["promax"].pop("control_types"))
+    assert told["promax"] == {
+        "family": "ControlNet Union",
+        "base": "SDXL",
+        "precision": "fp16",
+        "size": size,
+        "unavailable": "it is made for SDXL",
     }
 
 
@@ -46,8 +50,8 @@ def test_panel_says_what_a_model_is_while_it_is_needed(tmp_path: Path) -> None:
         assert all(line["visible"] is bool(line["value"]) for line in lines)
         return [line["value"] for line in lines]
 
-    assert said("canny", promax) == ["ControlNet Union for SDXL"] * 3
-    assert said("canny", odd) == [""] * 3
+    assert said("canny", promax) == ["ControlNet Union for SDXL, fp16, 2.5 GB"] * 3
+    assert all("odd.safetensors is damaged" in line for line in said("canny", odd))
     assert said("canny", "None") == [""] * 3
     assert said("canny", "gone [e3b0c442]") == [""] * 3
     assert said("reference_only", promax)[1:] == [""] * 2
@@ -59,11 +63,12 @@ def test_base_that_a_name_claims_is_told_and_compared(tmp_path: Path) -> None:
     support.save_sparse(tmp_path / f"{stem}.safetensors", shapes)
     with served(tmp_path) as (client, _runtime):
         (told,) = client.get("/controlnet/model_list").json()["model_detail"].values()
-    assert told == {"family": "Control-LoRA", "base": "SDXL", "made_on": "Pony Diffusion XL"}
+    about = {name: told[name] for name in ("family", "base", "made_on")}
+    assert about == {"family": "Control-LoRA", "base": "SDXL", "made_on": "Pony Diffusion XL"}
     runtime = FakeRuntime(Catalog([tmp_path]))
     (model,) = runtime.catalog.names()
     said = choices.about(model, runtime)["value"]
-    assert said == "Control-LoRA for SDXL, made on Pony Diffusion XL by its name"
+    assert said.startswith("Control-LoRA for SDXL, made on Pony Diffusion XL by its name, fp16, ")
     for checkpoint, differs in (("ponyDiffusionV6XL", False), ("animagineXLV31_v31", True)):
         runtime.checkpoint = checkpoint
         remarks = choices.remarks("All", "none", model, runtime)

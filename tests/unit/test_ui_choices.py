@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,31 +173,72 @@ def test_saved_defaults_that_are_gone_are_chosen_and_said(runtime: FakeRuntime) 
     assert names == listing.models_for(runtime.catalog, "All")
 
 
-def test_models_of_another_base_are_left_out_and_never_the_default(
+def told(updates: list[Any]) -> tuple[str, dict[str, Any]]:
+    """The label of "Show all", and what the page is told of the list."""
+    box, note = updates[-2:]
+    text = re.search(r'data-offer="([^"]*)"', note["value"])[1]
+    return box["label"], json.loads(html.unescape(text))
+
+
+def test_models_that_do_not_fit_are_left_out_and_never_the_default(
     runtime: FakeRuntime, tmp_path: Path
 ) -> None:
     for name in ("control_v11_canny_xl", "t2i_canny", "a_canny"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"x")
     runtime.catalog.refresh()
-    why = Refusal("t2i_canny is a T2I-Adapter", other_base=False)
+    other = Refusal("made for SDXL", other_base=True, reason="SDXL, your checkpoint is SD1")
     runtime.refused = {
-        runtime.catalog.find("control_v11_canny_xl"): Refusal("made for SDXL", other_base=True),
-        runtime.catalog.find("t2i_canny"): why,
-        runtime.catalog.find("a_canny"): Refusal("made for SDXL", other_base=True),
+        runtime.catalog.find("control_v11_canny_xl"): other,
+        runtime.catalog.find("t2i_canny"): Refusal("t2i_canny is a <T2I-Adapter>", False),
+        runtime.catalog.find("a_canny"): other,
     }
-    _module, *rest = choices.on_control_type("Canny", False, runtime)[: 1 + FOLLOWING]
-    assert rest[3]["choices"] == ["None", CANNY, "t2i_canny [e3b0c442]"]
-    assert rest[3]["value"] == CANNY
-    assert not rest[-1]["visible"]
-    kept, _about, notes, *_rest = choices.on_offer("Canny", "canny", "t2i_canny", runtime)
-    assert "value" not in kept, "what is chosen stays"
-    assert notes["value"] == "t2i_canny is a T2I-Adapter"
+    reasons = {
+        "a_canny [e3b0c442]": "SDXL, your checkpoint is SD1",
+        "control_v11_canny_xl [e3b0c442]": "SDXL, your checkpoint is SD1",
+        "t2i_canny [e3b0c442]": "t2i_canny is a <T2I-Adapter>",
+    }
+    _module, *rest = updates = choices.on_control_type("Canny", False, runtime)
+    model, notes = rest[3], rest[FOLLOWING - 1]
+    assert (model["choices"], model["value"]) == (["None", CANNY], CANNY)
+    assert not notes["visible"]
+    assert told(updates) == ("Show all (3 more)", {"why": {}, "isWhole": True})
+    _module, *rest = updates = choices.on_control_type("Canny", False, runtime, shows_all=True)
+    assert (rest[3]["choices"], rest[3]["value"]) == (["None", CANNY, *reasons], CANNY)
+    assert told(updates) == ("Show all", {"why": reasons, "isWhole": True})
 
-    runtime.refused[runtime.catalog.find(CANNY)] = Refusal("made for SDXL", other_base=True)
-    _module, *rest = choices.on_control_type("Canny", False, runtime)[: 1 + FOLLOWING]
-    assert (rest[3]["choices"], rest[3]["value"]) == (["None", "t2i_canny [e3b0c442]"], "None")
-    assert "No control model of the type Canny fits the loaded checkpoint" in rest[-1]["value"]
-    assert "a_canny [e3b0c442], control_demo_canny" in rest[-1]["value"]
+    chosen = "t2i_canny [e3b0c442]"
+    kept, _about, notes, *_rest = updates = choices.on_offer("Canny", "canny", chosen, runtime)
+    assert kept == gr.update(choices=["None", CANNY, chosen]), "what is chosen stays"
+    assert notes["value"] == '<span class="cnet-misfit">t2i_canny is a &lt;T2I-Adapter&gt;</span>'
+    assert told(updates) == (
+        "Show all (2 more)",
+        {"why": {chosen: reasons[chosen]}, "isWhole": True},
+    )
+
+    runtime.refused[runtime.catalog.find(CANNY)] = other
+    _module, *rest = choices.on_control_type("Canny", False, runtime)
+    assert (rest[3]["choices"], rest[3]["value"]) == (["None"], "None")
+    said = rest[FOLLOWING - 1]["value"]
+    assert "No control model of the type Canny fits the loaded checkpoint" in said
+    assert "a_canny [e3b0c442], control_demo_canny" in said
+
+
+def test_what_is_not_known_yet_is_listed_but_not_chosen(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    for name in ("control_v11_canny_xl", "z_canny_xl"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"x")
+    runtime.catalog.refresh()
+    paths = [runtime.catalog.find(name) for name in ("control_v11_canny_xl", "z_canny_xl", CANNY)]
+    runtime.waiting = frozenset(paths)
+    runtime.refused = dict.fromkeys(paths[:2], Refusal("made for SDXL", other_base=True))
+    offered = choices.offer("Canny", runtime)
+    assert offered.default == CANNY, "the published name counts first, and is looked into"
+    assert offered.names == ["None", CANNY, "z_canny_xl [e3b0c442]"]
+    assert not offered.is_whole
+    runtime.waiting = frozenset()
+    offered = choices.offer("Canny", runtime)
+    assert (offered.names, offered.is_whole) == (["None", CANNY], True)
 
 
 INVERT = "invert (from white bg & black line)"
@@ -326,16 +370,16 @@ def test_fields_of_a_family_are_shown_where_they_mean_something(
     if file not in ("", "unknown"):
         facts = choices.file_facts(model, runtime)
         assert facts.family == case or not listing.needs_model(module)
-    count = len(choices.OF_FAMILIES)
+    first = 2  # lines for a model
     initial = {"weight_type": "normal"} | {
         name: FIELDS[name].initial for name in choices.OF_FAMILIES if name in FIELDS
     }
     for updates in (
-        choices.on_model("All", module, model, runtime),
-        choices.on_module("All", module, model, False, runtime),
-        choices.on_offer("All", module, model, runtime),
+        choices.on_model("All", module, model, runtime)[first:],
+        choices.on_module("All", module, model, False, runtime)[FOLLOWING:],
+        choices.on_offer("All", module, model, runtime)[1 + first : -2],
     ):
-        shown = dict(zip(choices.OF_FAMILIES, updates[-count:], strict=True))
+        shown = dict(zip(choices.OF_FAMILIES, updates, strict=True))
         assert {name for name, update in shown.items() if update.get("visible")} == expected
         assert {name: shown[name] for name in away} == {
             name: gr.update(visible=False, value=initial[name]) for name in away
