@@ -9,6 +9,7 @@ from enum import Enum
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lib_controlnet.engine.meter import Meter
 from lib_controlnet.engine.rehearsal import Footprint
 from lib_controlnet.engine.step import select
 from lib_controlnet.engine.window import Window, strength_curve
@@ -215,6 +216,8 @@ class ActiveControl(ABC):
         acted: it has changed a U-Net call.
         company: names of other units with which one evaluation of the network computes it.
         tally: evaluations of its network, of those in which it acted; None where each is one.
+        steps: evaluations in which it should act, so far.
+        meter: how long its work took.
         lends: another unit's network may read its tokens in the place of the text.
         order: controls of a lower order are attached first; at one place the last one attached
             sees what the others made.
@@ -230,6 +233,8 @@ class ActiveControl(ABC):
         self.acted = False
         self.company: frozenset[str] = frozenset()
         self.tally: tuple[int, int] | None = None
+        self.steps = 0
+        self.meter = Meter()
 
     def meet(self, controls: Sequence[ActiveControl], say: Callable[[str], None]) -> None:
         """Look at all units that act in the pass, before it is sampled.
@@ -267,7 +272,8 @@ class ActiveControl(ABC):
             places: of the U-Net that is about to be sampled.
         """
         for control in controls:
-            control.attach(places)
+            with places.clock([control.meter]):
+                control.attach(places)
 
     @property
     def sort_key(self) -> tuple[object, ...]:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lib_controlnet.engine.injection import Residuals, add_rows, sum_residuals, with_rows
 from lib_controlnet.engine.kept import Kept
 from lib_controlnet.engine.memory import Memory
+from lib_controlnet.engine.meter import Meter, time_calls
 from lib_controlnet.engine.step import StepContext, StepCursor
 from lib_controlnet.engine.tokens import Carried, Give, Road
 from lib_controlnet.engine.unet import ends_of, own_modules
@@ -153,10 +154,20 @@ class Places:
         self._handles = ExitStack()
         self._held: list[tuple[Any, Callable[[StepContext], bool]]] = []
         self._stay = ExitStack()
+        self._meters: Sequence[Meter] = ()
+
+    @contextmanager
+    def clock(self, meters: Sequence[Meter]) -> Iterator[None]:
+        """What is asked for inside is the work of these units, and its time theirs."""
+        outer, self._meters = self._meters, meters
+        try:
+            yield
+        finally:
+            self._meters = outer
 
     def call(self, change: Callable[[StepContext, Call], None]) -> None:
         """Before each U-Net call: look at it, change its conditions, or call the U-Net itself."""
-        self._calls.append(change)
+        self._calls.append(time_calls(self._meters, change))
 
     def hold(self, network: Any, is_needed: Callable[[StepContext], bool]) -> None:
         """Keep a network on the device for the whole of those U-Net calls that need it."""
@@ -169,7 +180,7 @@ class Places:
             add: gives the residuals of a call; [] adds nothing.
             taken: is told after a call whose blocks have taken residuals.
         """
-        self._skips.append((add, taken))
+        self._skips.append((time_calls(self._meters, add), taken))
 
     def after_input(self, block: int, add: ChangeStream) -> None:
         """Change the output of an input block, for the stream and the skip.
@@ -178,7 +189,7 @@ class Places:
             block: its number, from 0.
             add: gives the new output, made of the present one, or None; never changes it in place.
         """
-        self._inputs.setdefault(block, []).append(add)
+        self._inputs.setdefault(block, []).append(time_calls(self._meters, add))
 
     def module(
         self,
@@ -201,9 +212,9 @@ class Places:
                 block.
         """
         asked = self._modules.setdefault(path, _AtModule())
-        asked.before += [] if before is None else [before]
-        asked.after += [] if after is None else [after]
-        asked.beside += [] if beside is None else [beside]
+        asked.before += [] if before is None else [time_calls(self._meters, before)]
+        asked.after += [] if after is None else [time_calls(self._meters, after)]
+        asked.beside += [] if beside is None else [time_calls(self._meters, beside)]
 
     def weights(self, change: WeightChange) -> None:
         """Add to weights of the U-Net in every call in which a unit acts.

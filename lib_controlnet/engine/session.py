@@ -17,6 +17,7 @@ from lib_controlnet.engine.memory_plan import find_resting, settle_place
 from lib_controlnet.engine.outcome import Outcome
 from lib_controlnet.engine.places import Places, describe_missed
 from lib_controlnet.engine.prepared import share_maps
+from lib_controlnet.engine.report import RunReport
 from lib_controlnet.engine.step import NoisyLatent, Row, RowLayout, StepCursor
 from lib_controlnet.engine.style_align import StyleAlign
 from lib_controlnet.engine.unet import describe_unet
@@ -51,6 +52,7 @@ class ControlSession:
         laid_under: the noise under which start pictures were laid last.
         has_aligned: in a pass that is over the pictures have shared their style.
         kept: what networks have made of the units' pictures.
+        report: what the units ran, in earlier turns of a batch too.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ControlSession:
         self.has_aligned = False
         self.prepared = list(prepared)
         self.kept = Kept()
+        self.report = RunReport()
         self._earlier: Sequence[PreparedUnit] = ()
         self.on_error = on_error
         self.error: BaseException | None = None
@@ -95,6 +98,7 @@ class ControlSession:
         """The session of a batch's next turn: what was made of pictures that stay is not lost."""
         session = ControlSession(self.host, [], self.on_error, self.aligns)
         session.kept, session._earlier = self.kept, self.prepared
+        session.report = self.report
         return session
 
     def take(self, prepared: Sequence[PreparedUnit]) -> None:
@@ -173,6 +177,7 @@ class ControlSession:
                 if self.on_error is OnError.STOP:
                     raise
                 self.say(f"{error} (unit skipped)")
+                self.report.skip(prepared.unit.index, str(error))
                 continue
             kept.append(prepared)
             if isinstance(bound, str):
@@ -250,7 +255,8 @@ class ControlSession:
 
         for _kind, alike in groupby(sorted(controls, key=kind), kind):
             group = list(alike)
-            type(group[0]).attach_all(group, places)
+            with places.clock([control.meter for control in group]):
+                type(group[0]).attach_all(group, places)
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -305,8 +311,9 @@ class ControlSession:
             self.host.residency.rest(resting)
         is_followed = unet is None or unet is not self._foreign
         for control in self.active if is_followed else ():
-            if not control.due and control.acts_on(layout.rows, self.cursor.progress):
-                control.due = self.evaluations
+            if control.acts_on(layout.rows, self.cursor.progress):
+                control.steps += 1
+                control.due = control.due or self.evaluations
 
     def _follow(self, places: Places, unet: nn.Module) -> None:
         """Move to the model that the host has switched to, if it has the same structure."""
@@ -414,9 +421,17 @@ class ControlSession:
             if not idle and bound.control.tally is not None:
                 became.speed = bound.control.terms.speed
                 self._note_tally(became, unit.name, bound.control.tally)
+            self.report.add(bound, min(self.evaluations, completed), not idle)
+        self._note_idle()
         due = any(0 < control.due <= completed for control in self.active)
         if self._missed and (due or self._alignment is not None):
             raise HostError(describe_missed(self._missed))
+
+    def _note_idle(self) -> None:
+        """Note which units have had no effect so far, and why."""
+        for prepared in self.prepared:
+            became = self.outcome_of(prepared)
+            self.report.find(prepared).skipped = "" if became.acted else became.idle
 
     def _note_tally(self, became: Outcome, name: str, tally: tuple[int, int]) -> None:
         """Note and say in which evaluations a unit's network was evaluated."""

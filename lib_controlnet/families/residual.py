@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lib_controlnet.engine.injection import Residuals, Rows
 from lib_controlnet.engine.key_steps import KeySteps, Read
+from lib_controlnet.engine.meter import measure
 from lib_controlnet.engine.network import ActiveControl, ControlNetwork
 from lib_controlnet.engine.step import StepContext
 from lib_controlnet.enums import LATENT_CHANNELS, Speed
@@ -24,6 +25,7 @@ from lib_controlnet.nets.read_text import ReadText, ReadTexts
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.kept import Kept
+    from lib_controlnet.engine.meter import Meter
     from lib_controlnet.engine.network import Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Memory, Places
@@ -171,12 +173,18 @@ class ResidualControl(HintControl):
         for control in own:
             control.keep_in(places.kept)
         evaluation = _Evaluation(own, places.memory)
-        places.skips(evaluation.add, evaluation.take)
+        with places.clock(()):  # it measures itself, network by network
+            places.skips(evaluation.add, evaluation.take)
 
     @property
     def batch_key(self) -> tuple[object, ...]:
         """Units with the same key can be evaluated as one batch, for the same rows."""
         return (id(self.network), id(self.lender), self.terms.speed)
+
+    @property
+    def meters(self) -> tuple[Meter, ...]:
+        """Those of all units that it stands for."""
+        return (self.meter,)
 
     @property
     def wanted(self) -> tuple[bool, ...]:
@@ -286,10 +294,12 @@ class _Evaluation:
     ) -> list[Residuals]:
         """Units of one network as one batch, or in the pieces that memory allows."""
         group = Group(controls, step, rows)
-        reused = group.reuse(self._kept)
-        if reused is not None:
-            return group.finish(reused)
-        return group.finish(evaluate_in_pieces(group, self._memory, self._kept))
+        meters = [meter for control in controls for meter in control.meters]
+        with measure(meters, step.x.device):
+            layers = group.reuse(self._kept)
+            if layers is None:
+                layers = evaluate_in_pieces(group, self._memory, self._kept)
+            return group.finish(layers)
 
 
 @dataclass(frozen=True, eq=False)

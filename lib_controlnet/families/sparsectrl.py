@@ -164,7 +164,8 @@ class SparseControl(ResidualControl):
     def attach_all(cls, controls: Sequence[ActiveControl], places: Places) -> None:
         """Ask for the skips, each for itself: clips of several units are not mixed."""
         for control in controls:
-            control.attach(places)
+            with places.clock([control.meter]):
+                control.attach(places)
 
     def attach(self, places: Places) -> None:
         """Ask for the skips."""

@@ -34,6 +34,7 @@ from lib_controlnet.pictures.placement import BLACK
 if TYPE_CHECKING:
     from lib_controlnet.engine.injection import Rows
     from lib_controlnet.engine.kept import Kept
+    from lib_controlnet.engine.meter import Meter
     from lib_controlnet.engine.network import ActiveControl, Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Places
@@ -210,6 +211,11 @@ class JointControl(UnionControl):
         """See `ResidualControl.cut`."""
         for member in self.members:
             member.cut(strips)
+
+    @property
+    def meters(self) -> tuple[Meter, ...]:
+        """Those of all members."""
+        return tuple(member.meter for member in self.members)
 
     def note_acted(self) -> None:
         """The residuals of all members were taken."""

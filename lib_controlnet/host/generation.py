@@ -173,6 +173,7 @@ def _prepare(
                 interrupted=runtime.host.is_interrupted,
                 on_error=session.on_error,
                 later=later,
+                skip=session.report.skip,
             )
             wanted = [unit.model for unit in units if unit.enabled and unit.has_model]
             # Else the loading of one unit's drops what the next one is going to use.
@@ -371,6 +372,9 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
     if session.error is not None:
         processed.comments += f"{session.error}\n" if is_batch else ""
         return
+    report = AnswerOnly(session.report.describe())
+    if report:
+        p.extra_generation_params[infotext.REPORT] = report
     _keep_maps(p, session)
     hidden = runtime.option("control_net_no_detectmap") or request.is_upscale_script(p)
     if is_batch or hidden or getattr(p, MAPS_ATTRIBUTE, None) is not None:
@@ -382,6 +386,13 @@ def end(p: Any, processed: Any, runtime: Runtime) -> None:
         if prepared.unit.save_detected_map and not prepared.frames
     ]
     shown_maps.keep(p, processed, maps)
+
+
+class AnswerOnly(dict[str, Any]):
+    """What the answer tells and texts leave out: hosts write nothing of what gives None."""
+
+    def __call__(self, **_of_text: Any) -> None:
+        """Nothing for a text."""
 
 
 def close(p: Any, runtime: Runtime) -> None:

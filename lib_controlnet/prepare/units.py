@@ -60,6 +60,7 @@ class Preparation:
         interrupted: whether the user has asked to stop.
         on_error: what a failing unit does to the generation.
         later: by position, a unit with its pictures of the turns to come, as far as they are known.
+        skip: is told the number of a unit that is passed over, and why.
     """
 
     request: GenerationRequest
@@ -70,6 +71,7 @@ class Preparation:
     interrupted: Callable[[], bool] = bool
     on_error: OnError = OnError.STOP
     later: Callable[[int], Iterable[ControlUnit]] = lambda _position: ()
+    skip: Callable[[int, str], None] = lambda _index, _reason: None
 
 
 def prepare_units(
@@ -152,6 +154,7 @@ def _answer_failure(
         if preparation.on_error is OnError.STOP:
             raise
         comments.append(f"ControlNet: {error} (unit skipped)")
+        preparation.skip(unit.index, str(error))
 
 
 def _with_region(

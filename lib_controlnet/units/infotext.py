@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 KEY: Final = "ControlNet"
 NOTES: Final = "ControlNet notes"
 """Key of what the user should know of a generation, one sentence a line."""
+REPORT: Final = "ControlNet report"
+"""Key of what ran, unit by unit, in the answer; never in a text."""
 STYLE_ALIGN: Final = "ControlNet StyleAlign"
 """Key that is there where the pictures of the batch shared their style."""
 COMPANY: Final = "Evaluated With"
@@ -99,7 +101,7 @@ def describe_storage(stored: str) -> str:
 
 def is_own_key(key: str) -> bool:
     """Whether a generation parameter is ours: a unit, such as `ControlNet 0`, or beside them."""
-    return key in (NOTES, STYLE_ALIGN) or re.fullmatch(rf"{KEY} \d+", key) is not None
+    return key in (NOTES, REPORT, STYLE_ALIGN) or re.fullmatch(rf"{KEY} \d+", key) is not None
 
 
 def title(name: str) -> str:

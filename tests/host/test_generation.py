@@ -254,6 +254,36 @@ def test_setting_skip_goes_on_without_the_failing_unit(webui, plain):
         "ControlNet",
         "ControlNet unit 1 was never active, so it is not in the parameters",
     ]
+    failed, idle = answer.info["extra_generation_params"]["ControlNet report"]["units"]
+    assert "no input image" in failed["skipped"]
+    assert (idle["unit"], idle["skipped"]) == (1, "its weight is 0")
+
+
+def test_report_of_what_ran_is_in_the_answer_and_in_no_text(webui):
+    answer = webui.txt2img(**request(unit(guidance_end=0.5), n_iter=2))
+    (told,) = answer.info["extra_generation_params"]["ControlNet report"]["units"]
+    (made,) = told.pop("passes")
+    assert told.pop("memory") > 0
+    assert {key: told[key] for key in ("unit", "family", "base")} == {
+        **{"unit": 0, "family": "ControlNet", "base": "SD1"},
+    }
+    assert (made["steps"], made["of"], made["size"]) == (STEPS // 2 * 2, STEPS * 2, [SIZE, SIZE])
+    assert made["ms_per_step"] > 0
+    assert not any("report" in text for text in answer.info["infotexts"])
+
+
+def test_report_is_in_no_text_that_is_made_later(webui):
+    """A grid's text is made of the parameters of a generation that is over."""
+    from modules import processing
+
+    from lib_controlnet.host.generation import AnswerOnly
+
+    p = processing.StableDiffusionProcessingTxt2Img(prompt="x")
+    p.extra_generation_params = {"ControlNet report": AnswerOnly(units=[]), "Other": 1}
+    p.all_seeds, p.all_subseeds, p.all_prompts, p.all_negative_prompts = [1], [1], ["x"], [""]
+    text = processing.create_infotext(p, ["x"], [1], [1])
+    assert "Other: 1" in text
+    assert "report" not in text
 
 
 def test_failure_during_sampling_leaves_the_next_run_untouched(webui, plain, calls):

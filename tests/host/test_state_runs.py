@@ -205,7 +205,7 @@ def test_one_p_for_every_tile(rig, own, close):
             if close:
                 p.close()
     own_keys = [key for key in p.extra_generation_params if key.startswith("ControlNet")]
-    assert own_keys == ["ControlNet 0"]
+    assert own_keys == ["ControlNet 0", "ControlNet report"]
     del p
     rig.check("img2img")
 

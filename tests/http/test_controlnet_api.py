@@ -213,6 +213,14 @@ def test_generate_says_in_the_answer_what_had_no_effect(webui: Any, picture: str
     assert "unknown keys ignored: frob" in notes[1]
     assert "threshold_b is 0" in notes[2]
     assert "guidance_start 0.8 lies after guidance_end 0.2" in notes[3]
+    ran, idle = info["extra_generation_params"]["ControlNet report"]["units"]
+    assert (ran["preprocessor"], ran["family"], ran["passes"][0]["steps"]) == (
+        "canny",
+        "ControlNet",
+        2,
+    )
+    assert "guidance_start 0.8 lies after guidance_end 0.2" in idle["skipped"]
+    assert "report" not in info["infotexts"][0]
     assert "ControlNet 0" in info["infotexts"][0]
     assert "ControlNet 1" not in info["infotexts"][0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from panel_page import (
     choose_type,
     chosen,
     draw,
+    finish,
     gallery,
     generate,
     open_img2img,
@@ -73,6 +75,18 @@ def test_canny_from_upload_to_picture(panel: Any, picture: Path) -> None:
     page.wait_for_function(
         "() => document.querySelector('#html_info_txt2img').innerText.includes('ControlNet 0')"
     )
+    report = page.wait_for_selector(".cnet-report")
+    assert report.query_selector("summary").inner_text() == "ControlNet: 1 unit ran"
+    (line,) = report.query_selector_all("li")
+    said = line.text_content()
+    assert re.match(
+        r"Unit 0 canny \d+x\d+ · control_demo_canny \[\w+\] · ControlNet for SD1, ", said
+    )
+    assert re.search(r"2 of 2 steps at 128x128, [\d.]+ ms each$", said)
+    page.uncheck(f"{UNIT}_controlnet_enable_checkbox input")
+    generate(page)
+    finish(page)
+    page.wait_for_selector(".cnet-report", state="detached")
 
 
 def test_enabled_without_picture_shows_the_sentence(panel: Any) -> None:

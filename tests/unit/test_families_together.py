@@ -1,6 +1,7 @@
 """Units of different control families in one generation, on the tiny network of each."""
 
 import itertools
+import json
 
 import pytest
 import support
@@ -67,3 +68,22 @@ def test_all_families_act_in_one_call_and_leave_nothing(company):
         rest = [name for name in names if name != missing]
         assert not torch.equal(company.run(*rest), together), missing
     assert torch.equal(company.run(), company.plain)
+
+
+def test_each_family_tells_what_it_ran_and_how_long(company):
+    names = list(company.networks)
+    units = [company.unit(name, index=number) for number, name in enumerate(names)]
+    session = ControlSession(FakeHost(), units)
+    session.begin_pass(info(company.base))
+    with torch.no_grad(), session.sampling(company.base.module):
+        for step in range(2):
+            session.begin_evaluation(LAYOUT, step / 2)
+            company.base.module(**company.arguments)
+    session.end_pass(2)
+    told = json.loads(json.dumps(session.report.describe()))["units"]
+    assert [unit["family"] for unit in told] == [company.networks[one].family for one in names]
+    for unit, prepared_unit in zip(told, units, strict=True):
+        (made,) = unit["passes"]
+        assert (made["pass"], made["steps"], made["of"]) == ("first", 2, 2), unit
+        assert session.report.find(prepared_unit).passes["first"].seconds > 0, unit
+        assert "skipped" not in unit
