@@ -14,6 +14,8 @@ from PIL import Image
 UNIT = "#txt2img_controlnet_ControlNet-0"
 PATIENCE = 300_000
 """Milliseconds for a generation on a busy machine; waiting ends as soon as it is done."""
+POLLING = 50
+"""Milliseconds between two looks at what takes longer. Looks at every frame have each one drawn."""
 
 
 def unit_id(index: int, tab: str = "txt2img") -> str:
@@ -191,6 +193,7 @@ def finish(page: Any, tab: str = "txt2img") -> None:
           return /Time taken|error/i.test(text) && !text.includes("processing");
         }""",
         arg=tab,
+        polling=POLLING,
         timeout=PATIENCE,
     )
 
@@ -201,6 +204,7 @@ def gallery(page: Any, count: int, tab: str = "txt2img") -> list[np.ndarray]:
     page.wait_for_function(
         "([selector, count]) => document.querySelectorAll(selector).length === count",
         arg=[thumbnails, count],
+        polling=POLLING,
         timeout=PATIENCE,
     )
     images = page.locator(thumbnails)

@@ -17,6 +17,8 @@ from starlette.middleware.gzip import GZipMiddleware
 
 log = logging.getLogger(__name__)
 
+KEPT = b"public, max-age=31536000, immutable"
+
 
 def _add(app: FastAPI, cls: type, **options: Any) -> None:
     """Put middleware outermost, also into an application that answers requests already.
@@ -31,9 +33,26 @@ def close_origins(app: FastAPI) -> None:
     app.user_middleware = [x for x in app.user_middleware if x.cls.__name__ != "CORSMiddleware"]
 
 
+class KeptAssets:
+    """Lets browsers keep gradio's own files, whose names change with their content."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def tell(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"cache-control", KEPT)]
+            await send(message)
+
+        is_asset = scope["type"] == "http" and scope["path"].startswith("/assets/")
+        await self.app(scope, receive, tell if is_asset else send)
+
+
 def setup_middleware(app: FastAPI) -> None:
     """Add the host's own middleware to an application."""
-    _add(app, GZipMiddleware, minimum_size=1000)
+    _add(app, GZipMiddleware, minimum_size=1000, compresslevel=1)
+    _add(app, KeptAssets)
 
 
 def close_middleware(app: FastAPI) -> None:
