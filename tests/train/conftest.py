@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from toy_base import SIZE, write_toy
 
+from lib_controlnet.train import run as training
 from lib_controlnet.train.__main__ import main
 from lib_controlnet.train.config import Settings
 
@@ -29,8 +30,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(toy: Path, tmp_path: Path) -> Callable[..., Settings]:
-    """Settings of a short run into a folder of the test's own."""
+def settings(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """Settings of a short run into a folder of the test's own.
+
+    Its curves are not drawn, which takes longer than its steps; whole trainings draw theirs.
+    """
+    monkeypatch.setattr(training, "plot", lambda _run: None)
 
     def make(out: str = "run", **changes: object) -> Settings:
         values = {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
 
 from lib_controlnet.families import identify
 from lib_controlnet.files.checkpoint import open_checkpoint
-from lib_controlnet.train.__main__ import parser
+from lib_controlnet.train.__main__ import main, parser
 from lib_controlnet.train.record import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +24,28 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_commands_of_the_page_train_and_export(tmp_path: Path) -> None:
+PYTHON = """#!/bin/bash
+printf '%q ' "$@"
+echo
+read -r status
+exit "$status"
+"""
+"""Says what it was asked for, and ends as it is told."""
+
+
+def carry_out(words: list[str]) -> int:
+    """Do what a command of the page asks of Python, in this process: it has imported torch."""
+    assert words[:2] == ["-m", "lib_controlnet.train"], words
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return main(words[2:])
+
+
+def test_commands_of_the_page_train_and_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "python").write_text(PYTHON)
     (folder / "python").chmod(0o755)
     work = tmp_path / "work"
     environment = {
@@ -33,16 +54,12 @@ def test_commands_of_the_page_train_and_export(tmp_path: Path) -> None:
         **{"COUNT": "12", "STEPS": "2", "SIZE": "64", "WORK": str(work)},
     }
     script = "set -e\n" + "\n".join(blocks("bash"))
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    monkeypatch.chdir(ROOT)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(["bash", "-c", script], env=environment, **pipes) as shell:
+        for line in shell.stdout:
+            shell.stdin.write(f"{carry_out(shlex.split(line))}\n")
+    assert shell.returncode == 0, line
     cells = re.findall(r"^\| (`[^|]+) \|", PAGE, flags=re.MULTILINE)
     names = [name for cell in cells for name in re.findall(r"`([\w./]+)`", cell)]
     assert len(names) == 7

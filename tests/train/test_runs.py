@@ -204,7 +204,7 @@ def start(settings: Settings, *launcher: str) -> subprocess.Popen:
 
 
 def test_killed_process_is_continued_exactly(settings: Make) -> None:
-    whole, asked = settings("whole", steps=40), settings("killed", steps=40)
+    whole, asked = (settings(name, steps=40, sample_every=20) for name in ("whole", "killed"))
     run(whole)
     process = start(asked)
     try:
