@@ -173,16 +173,21 @@ def own_modules(unet: nn.Module) -> dict[str, nn.Module]:
     AnimateDiff puts motion modules between the others of a block, which moves the numbers of those
     behind them; neither they nor the move are in here.
     """
-    return dict(_walk(unet, ""))
+    found: dict[str, nn.Module] = {}
+    _collect(unet, "", found)
+    return found
 
 
-def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    yield name, module
+def _collect(module: nn.Module, name: str, found: dict[str, nn.Module]) -> None:
+    """A U-Net has a thousand modules, and each pass asks for them: nothing slow for each."""
+    found[name] = module
+    if not module._modules:
+        return
     children = list(module.named_children())
-    own = [(key, child) for key, child in children if not hasattr(child, MOTION)]
+    own = [(key, child) for key, child in children if MOTION not in child._modules]
     for number, (key, child) in enumerate(own):
         leaf = key if len(own) == len(children) else str(number)
-        yield from _walk(child, f"{name}.{leaf}" if name else leaf)
+        _collect(child, f"{name}.{leaf}" if name else leaf, found)
 
 
 def ends_of(block: nn.Module) -> tuple[nn.Module, nn.Module]:
