@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             default=None,
             help=f"with --webui-url: its SDXL {kind}, without the file's ending",
         )
+
+
+def pytest_collection_finish() -> None:
+    """All that is there by now stays: collections look only at what tests make."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

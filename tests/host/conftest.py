@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A started `embedded.Host` with this repository as its extension."""
     import embedded
 
-    return embedded.start(tmp_path_factory.mktemp("host"), ["--disable-console-progressbars"])
+    started = embedded.start(tmp_path_factory.mktemp("host"), ["--disable-console-progressbars"])
+    gc.collect()
+    gc.freeze()  # it stays to the end: collections, and counts of objects, see what comes later
+    return started
 
 
 @pytest.fixture(scope="module")
