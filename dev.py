@@ -33,6 +33,11 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_TESTS = 5  # pytest's exit status when nothing was selected
 SUITES = ("unit", "http", "host", "train", "matrix", "forge", "networks", "tools")
 """Those that take longest come first: as many run side by side as there are cores, and one more."""
+USED = """
+import accelerate, cv2, gradio, hypothesis, omegaconf, playwright.sync_api, pytest, torchsde
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+"""
 SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",
@@ -159,6 +164,17 @@ def create(env: Environment) -> None:
         subprocess.run([python, "-m", "venv", str(env.path)], check=True)
 
 
+def compile_used(env: Environment) -> None:
+    """Compile what nearly every process of the environment imports.
+
+    pip has compiled nothing. Suites that start together would each do it, and where
+    PYTHONDONTWRITEBYTECODE is set, as in many containers, each of some fifty processes, every time.
+    """
+    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "PYTHONDONTWRITEBYTECODE": ""}
+    command = [str(env.python), "-c", USED]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, check=False)
+
+
 def ensure(env: Environment) -> Path:
     """Bring the environment up to date with its requirement files.
 
@@ -197,6 +213,8 @@ def ensure(env: Environment) -> Path:
     if env.forced and not pip(env, "--no-deps", "-r", f"requirements/{env.forced}"):
         msg = f"pip could not install {env.forced}, see its message above"
         raise DevError(msg)
+    if "torch.txt" in env.requirements:
+        compile_used(env)
     stamp.write_text(wanted, encoding="utf-8")
     say(f"installed in {time.monotonic() - started:.0f} s")
     return env.python

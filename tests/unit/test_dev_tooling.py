@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 import pytest
@@ -141,6 +142,21 @@ def test_dev_prepared_environment_is_used_as_it_is(
 
     monkeypatch.setattr(dev, "pip", no_pip)
     assert dev.ensure(env) == env.python
+
+
+def test_dev_leaves_compiled_what_processes_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import imported"
+    monkeypatch.setattr(dev, "USED", code)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    dev.compile_used(SimpleNamespace(python=sys.executable))
+    assert list((tmp_path / "__pycache__").glob("imported.*.pyc"))
+
+
+def test_dev_modules_to_compile_are_installed() -> None:
+    exec(dev.USED, {})
 
 
 @dataclass
