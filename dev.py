@@ -43,6 +43,7 @@ SCRIPTS = {
     "ui": "minihost/launch.py",
     "bench": "minihost/bench.py",
     "soak": "tests/fuzz/soak.py",
+    "tried-on": "minihost/tried_on.py",
     "train-assets": "minihost/train_assets.py",
 }
 
@@ -361,6 +362,8 @@ def parser() -> argparse.ArgumentParser:
     command("bench", "measure speed and memory, as ratios within one run")
     text = "many generations, malformed requests and damaged files; --help tells its options"
     command("soak", text, add_help=False)
+    text = "a short list of cases in running WebUIs, as a table; --help tells its options"
+    command("tried-on", text, add_help=False)
     command("train", "train a ControlNet of your own; further words go to the trainer")
     command("train-assets", "train the small demo models again")
     return top

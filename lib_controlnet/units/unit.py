@@ -201,7 +201,7 @@ FIELDS: Final = rows(ControlUnit)
 SLIDERS: Final = ("processor_res", "threshold_a", "threshold_b")
 """Those that mean what the preprocessor says; pixel perfect takes the place of the first."""
 
-_IGNORED_FORGE_KEYS: Final = (
+_IGNORED_KEYS: Final = (
     "batch_input_gallery",
     "batch_mask_gallery",
     "generated_image",
@@ -233,7 +233,7 @@ def letters(key: object) -> str:
 @lru_cache(maxsize=4)
 def _keys(fields: tuple[str, ...]) -> tuple[frozenset[str], dict[str, str]]:
     """Every key of the interface, and by its letters alone, for fields of these names."""
-    names = (*_IGNORED_FORGE_KEYS, *aliases(), *fields)
+    names = (*_IGNORED_KEYS, *aliases(), *fields)
     return frozenset(names), {name.replace("_", ""): name for name in names}
 
 

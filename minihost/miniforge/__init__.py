@@ -6,6 +6,7 @@ What an extension meets otherwise than in A1111, and nothing else:
 - the U-Net is called through a patcher, whose clones copy their options deeply, with the negative
   prompt's rows first, whole timesteps, and options that say which rows are which (`patcher`,
   `sampling`);
+- linear layers of the U-Net may be of a class of the host (`layers`);
 - no callback comes between the U-Net and guidance; without guidance there are no negative rows;
 - the loop runs in inference mode, the hires pass may ask scripts twice, and has a guidance of its
   own that is 1 by default (`jobs`);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Final
@@ -54,3 +55,56 @@ def test_host_has_them(about: str) -> None:
     """Else the pattern finds nothing anywhere, and the test above says nothing."""
     files = (PACKAGE / "host").rglob("*.py")
     assert any(hits(path.read_text(encoding="utf-8"), FACTS[about]) for path in files)
+
+
+PROGRAMS: Final = r"forge(?!t)|a1111|patcher|\bldm\b|\bsgm\b|k_diffusion|\bbackend\b|processing$"
+"""Programs that hosts are, or are made of, and what they call their parts; in any case."""
+
+SAID: Final = {("prepare/detection.py", "A1111 inpaint and ControlNet inpaint duplicated")}
+"""Sentences that users know."""
+
+
+def words_of(text: str) -> list[str]:
+    """Names and texts of a module's code, without its docstrings and comments."""
+    tree, found = ast.parse(text), []
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            found += [node.value] if isinstance(node.value, str) and id(node) not in told else []
+            continue
+        for key in ("id", "attr", "arg", "name", "module"):
+            value = getattr(node, key, None)
+            found += [value] if isinstance(value, str) else []
+    return found
+
+
+def test_core_names_no_program() -> None:
+    wrong = [
+        (str(path.relative_to(PACKAGE)), word)
+        for room in CORE
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for word in words_of(path.read_text(encoding="utf-8"))
+        if re.search(PROGRAMS, word, re.IGNORECASE)
+    ]
+    assert not [
+        (path, word)
+        for path, word in wrong
+        if not any(path == where and said in word for where, said in SAID)
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ldm.modules import attention",
+        "import sgm.modules",
+        "x = unet.patcher",
+        "def is_forge(): ...",
+        "f('as A1111 does')",
+        "from backend import memory",
+        "def act(processing): ...",
+    ],
+)
+def test_a_program_would_be_seen(line: str) -> None:
+    assert any(re.search(PROGRAMS, word, re.IGNORECASE) for word in words_of(line))
+    assert not words_of(f'"""{line}"""\n# {line}')

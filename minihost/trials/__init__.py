@@ -1,0 +1,1 @@
+"""What `python dev.py tried-on` does in a WebUI: the cases, and their run."""
