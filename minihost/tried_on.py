@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
@@ -91,16 +89,10 @@ def add(results: Sequence[Result], made: Result) -> list[Result]:
     return [made if one.name == made.name else one for one in results]
 
 
-def heading(trials: Sequence[Trial], options: argparse.Namespace) -> str:
-    """When it was, with what."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+def heading(trial: Trial, options: argparse.Namespace) -> str:
+    """What was asked of every WebUI."""
     width, height = options.size
-    day = datetime.now(timezone.utc).date()
-    return (
-        f"Tried on {day} at commit {told or 'unknown'}: {width} x {height}, {options.steps} steps, "
-        f"`{plain(trials[0].model)}`."
-    )
+    return f"{width} x {height} pixels, {options.steps} steps, `{plain(trial.model)}`."
 
 
 def write(made: str) -> None:
@@ -152,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     if options.file:
         save(options.file, results)
-    made = f"{heading(trials, options)}\n\n{table(results)}"
+    made = f"{heading(trials[0], options)}\n\n{table(results)}"
     print(made)
     if options.write:
         write(made)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import base64
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Final
 
 import cv2
@@ -16,6 +19,7 @@ from bench_http.variants import distance, drawing
 
 from trials.cases import AGAIN, CASES, IMG2IMG, REFUSED, TXT2IMG, Case, Pictures, Shown
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("torch", "gradio", "pydantic", "numpy")
 NO_MODEL: Final = "a model that is not there"
 PROMPT: Final = "an ink drawing in orange and blue"
@@ -208,5 +212,12 @@ def read_facts(server: Server) -> dict[str, str]:
     found = dict(pin.split("==", 1) for pin in pins if "==" in pin)
     version = f"{told.get('Version', '-')}"
     version += f" ({str(told['Commit'])[:8]})" if told.get("Commit") else ""
-    facts = {"version": version, "Python": str(told.get("Python", "-"))}
+    facts = {"tried": _stamp(), "version": version, "Python": str(told.get("Python", "-"))}
     return facts | {name: found.get(name, "-") for name in PACKAGES}
+
+
+def _stamp() -> str:
+    """The day, and the commit of this repository."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return f"{datetime.now(timezone.utc).date()}, commit {told or 'unknown'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def test_runs_add_up_to_one_table(page: Path, tmp_path: Path) -> None:
     assert "|  | one | two |" in text
     assert "| version | v1 (01234567) | v1 (01234567) |" in text
     assert "| torch | 2.1/0 | 2.1/0 |" in text
+    assert len(re.findall(r"[0-9-]{10}, commit \w+", text)) == 2
     row = next(line for line in text.splitlines() if line.startswith("| one unit |"))
     assert row.count("acts (") == 2
     assert row.endswith("; 0 / 0 |")
