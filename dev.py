@@ -38,6 +38,8 @@ import accelerate, cv2, gradio, hypothesis, omegaconf, playwright.sync_api, pyte
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 """
+OF_GRADIO_4 = ("gradio4",)
+"""Those that `--forge-like` runs besides the unit tests."""
 SCRIPTS = {
     "demo": "minihost/demo.py",
     "ui": "minihost/launch.py",
@@ -320,6 +322,8 @@ def test(python: Path, options: argparse.Namespace, rest: list[str]) -> int:
         # come last, and those take longest.
         workers = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
         results = [run_suite(python, "unit", [*workers, *common])]
+        if options.forge_like:
+            results += [run_suite(python, suite, common) for suite in OF_GRADIO_4]
     elif options.webui_url:  # it generates for one of them at a time
         given = ("http", "matrix") if options.sdxl_checkpoint else ("http",)
         results = [run_suite(python, suite, common) for suite in given]
@@ -337,7 +341,7 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     stack = shared.add_mutually_exclusive_group()
     stack.add_argument("--newest", action="store_true", help="use the newest web stack")
-    text = "use the web stack of the Forge family: unit tests"
+    text = "use the web stack of the Forge family: unit tests and the panel's page"
     stack.add_argument("--forge-like", action="store_true", help=text)
     shared.add_argument(
         "--here", action="store_true", help="use the Python that runs this, install nothing"

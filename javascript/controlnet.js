@@ -19,6 +19,7 @@
   /** Milliseconds until the server is asked again for what it had not found out yet. */
   const LOOK_AGAIN = 500;
   const LOOKS = 100;
+  const WRITING = 100; // ms
   const NO_PICTURE = "No ControlNet input image available";
   const RUN = "Run preprocessor";
 
@@ -117,7 +118,7 @@
   }
 
   function imageOf(selector) {
-    return selector ? find(`${selector} img`) : null;
+    return selector ? find(`${selector} img[src]:not([src=""])`) : null;
   }
 
   function updateRunButton(tab, unit) {
@@ -149,12 +150,14 @@
    * Zooming and panning of a unit's canvases, where the host has it.
    *
    * The host's function comes some time after the page has loaded, and needs a canvas that holds
-   * no picture yet; so each canvas is given to it when it is first seen like that.
+   * no picture yet; so each canvas is given to it when it is first seen like that. Canvases of a
+   * host's own zoom by themselves.
    */
   function addZoom(unit) {
     if (typeof window.applyZoomAndPan !== "function") return;
     for (const canvas of findAll(".cnet-input-image-group .cnet-image, .cnet-region-canvas", unit)) {
       if (canvas.dataset.zoom || canvas.offsetParent === null || !find("input[type=file]", canvas)) continue;
+      if (find("canvas[id^=drawingCanvas_]", canvas)) continue;
       canvas.dataset.zoom = "yes";
       window.applyZoomAndPan(`#${canvas.id}`);
     }
@@ -326,6 +329,20 @@
     followRuns();
   }
 
+  /** A file for a canvas of the host's, which says nothing of one that it cannot show. */
+  function checkFile(event) {
+    const widget = event.target.closest?.(".cnet-input-image-group .cnet-image");
+    const file = (event.dataTransfer || event.target).files?.[0];
+    const refuse = widget && file && find(".cnet-refuse-picture", widget.closest(".cnet-unit"));
+    if (!refuse) return;
+    const image = new Image();
+    image.onload = image.onerror = (loaded) => {
+      URL.revokeObjectURL(image.src);
+      if (loaded.type === "error") refuse.click();
+    };
+    image.src = URL.createObjectURL(file);
+  }
+
   // Changed properties such as `checked` are no page mutations, hence the second source; the
   // frame lets gradio finish writing first.
   let scheduled = false;
@@ -358,6 +375,9 @@
     document.addEventListener("input", schedule, true);
     document.addEventListener("load", schedule, true); // of pictures
     document.addEventListener("click", schedule, true);
+    for (const name of ["change", "drop"]) document.addEventListener(name, checkFile, true);
+    // gradio 4 writes what a unit's values bring about some frames later.
+    document.addEventListener("controlnetchange", () => setTimeout(schedule, WRITING));
     schedule();
   }
 

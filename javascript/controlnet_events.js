@@ -27,6 +27,15 @@ window.controlnetPanel = (() => {
 
   /** Values that the models on offer depend on: control type, preprocessor, model, "Show all". */
   const CHOICES = 4;
+  /** What is drawn on in a canvas of the host's own. */
+  const HOST_LAYER = "canvas[id^=drawingCanvas_]";
+  /** The kinds of pictures that the server reads, as they end the kind of a file. */
+  const KINDS = "png|jpeg|webp|bmp|gif";
+  /** What tells one picture from another, whoever keeps it. */
+  const OF_PICTURES = ["image", "mask", "path", "url"];
+
+  /** The document's event of a unit that has other values now. */
+  const CHANGED = "controlnetchange";
 
   const kept = { __type__: "update" };
   const see = (visible) => ({ __type__: "update", visible });
@@ -46,18 +55,30 @@ window.controlnetPanel = (() => {
     return Math.max(0, buttons.findIndex((button) => button.classList.contains("selected")));
   }
 
+  /** The layer that gradio 3, or a canvas of the host's own, draws on. */
+  const findLayer = (widget) => find(`${widget} :is(canvas[key=mask], ${HOST_LAYER})`);
+
   /** The layer of a widget that was drawn on; null without a stroke. */
   function findDrawing(widget) {
-    const layer = find(`${widget} canvas[key=mask]`);
+    const layer = findLayer(widget);
     if (!layer?.width || !layer.height) return null;
     const pixels = layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data;
     return pixels.some((value) => value) ? layer : null;
   }
 
-  /** The picture of a widget's value, which is an object where it can be drawn on. */
+  /** Where a widget's picture is: in its value, or in that of one to draw on, or in a file that it names. */
+  const addressOf = (value) => value.image ?? value.url ?? value;
+
+  /** A data URL as the value of a widget: gradio 4 keeps files, but not in a canvas of the host's. */
+  function pictureFor(widget, url) {
+    const keepsFiles = parseInt(window.gradio_config?.version) >= 4 && !find(`${widget} ${HOST_LAYER}`);
+    return keepsFiles && url ? { url, orig_name: "picture" } : url; // a path would be looked for
+  }
+
+  /** The picture of a widget's value. */
   async function load(value) {
     const image = new Image();
-    image.src = value.image || value;
+    image.src = addressOf(value);
     await image.decode();
     return image;
   }
@@ -109,9 +130,10 @@ window.controlnetPanel = (() => {
       const { names, previewed } = fieldsOf(name);
       const old = values[names.length];
       const same = (a, b) =>
-        a === b || (a && b && typeof a === "object" && a.image === b.image && a.mask === b.mask);
+        a === b || (a && b && typeof a === "object" && OF_PICTURES.every((part) => a[part] === b[part]));
       const changed = names.filter((name, index) => !old || !same(old[name], values[index]));
       if (!changed.length || (!whileDragging && find("input[type=range]:active"))) return never();
+      document.dispatchEvent(new Event(CHANGED)); // a property that is written is no mutation
       const stale = previewed.some((name) => changed.includes(name));
       const notes = notesOn(name);
       if (stale) notes.edition = Number(notes.edition || 0) + 1;
@@ -183,7 +205,7 @@ window.controlnetPanel = (() => {
     const text = late ? PREVIEW_LATE : answer ? answer.said : PREVIEW_LOST;
     const picture = late || !answer ? null : answer.picture;
     return [
-      picture,
+      pictureFor(`#${name}_generated_image`, picture),
       picture ? see(true) : hidden,
       picture ? true : kept,
       text ? say(text) : hidden,
@@ -195,18 +217,29 @@ window.controlnetPanel = (() => {
    * An uploaded file -> the picture, a line of messages, and with `enables` Enable, switched on.
    *
    * A file that the page cannot draw is not taken. One in a format that only browsers know, such
-   * as SVG, becomes PNG.
+   * as SVG, becomes PNG. A canvas of the host's tells of a picture that was taken away as well, and
+   * of a new canvas that the page has put in.
    */
   const checkUpload = (name, enables) => async (value) => {
-    delete notesOn(name).canvas;
     const answer = (picture, line, enabled) => (enables ? [picture, line, enabled] : [picture, line]);
+    if (enables && (value === "" || (value && value === notesOn(name).canvas))) return answer(kept, hidden, kept);
+    if (enables) delete notesOn(name).canvas;
     const image = value && (await load(value).catch(() => null));
     if (!image?.naturalWidth) return answer(null, say(NO_PICTURE), kept);
-    if (/^data:image.(png|jpeg|webp|bmp|gif)[;,]/.test(value.image || value)) return answer(kept, hidden, true);
+    const url = addressOf(value);
+    const kind = url.startsWith("data:") ? /^data:(.*?)[;,]/.exec(url)?.[1] : value.mime_type;
+    if (new RegExp(`^image.(${KINDS})$`).test(kind ?? "")) return answer(kept, hidden, true);
     const canvas = makeCanvas(image.naturalWidth, image.naturalHeight);
     canvas.getContext("2d").drawImage(image, 0, 0);
-    return answer(canvas.toDataURL("image/png"), hidden, true);
+    const widget = enables ? `#${name}_input_image` : `#${name}_mask_image`;
+    return answer(pictureFor(widget, canvas.toDataURL("image/png")), hidden, true);
   };
+
+  /** Nothing -> a line about a file that the canvas of the host's did not take. */
+  const refusePicture = () => () => say(NO_PICTURE);
+
+  /** Picture and drawing of a host's canvas -> the value that is both. */
+  const joinDrawing = () => (image, mask) => [image ? { image, mask } : null];
 
   /**
    * Preprocessor, whether the unit has its own picture, and which: -> a line about drawing on it.
@@ -241,8 +274,9 @@ window.controlnetPanel = (() => {
     const pen = canvas.getContext("2d");
     pen.fillStyle = contrast(brush);
     pen.fillRect(0, 0, width, height);
-    notesOn(name).canvas = "yes";
-    return [canvas.toDataURL("image/png"), hidden, hidden, true];
+    const url = canvas.toDataURL("image/png");
+    notesOn(name).canvas = url;
+    return [pictureFor(`#${name}_input_image`, url), hidden, hidden, true];
   };
 
   /** Write the size of the unit's picture, rounded to multiples of 8, into the tab's sliders. */
@@ -343,14 +377,14 @@ window.controlnetPanel = (() => {
       pen.drawImage(image, 0, 0, canvas.width, canvas.height);
     };
     if (picture?.naturalWidth) lay(picture, 1);
-    const drawn = find(from && `${from} canvas[key=mask]`);
+    const drawn = from && findLayer(from);
     if (drawn?.width) lay(drawn, 0.7);
     if (file?.naturalWidth) lay(tint(file, colour, canvas.width, canvas.height), opacity);
     const layer = findDrawing(`#${name}_region_canvas`);
-    const shown = canvas.toDataURL("image/jpeg", 0.8);
+    const shown = pictureFor(`#${name}_region_canvas`, canvas.toDataURL("image/jpeg", 0.8));
     const fits = layer?.width === canvas.width && layer?.height === canvas.height;
     if (!layer || fits) return [shown, kept, kept];
-    return [shown, drawMask(layer, file), say(REGION_KEPT)];
+    return [shown, pictureFor(`#${name}_mask_image`, drawMask(layer, file)), say(REGION_KEPT)];
   };
 
   /** Generation info -> the parameters of the picture that the host sends: the chosen one, else the first. */
@@ -399,7 +433,8 @@ window.controlnetPanel = (() => {
 
   return {
     ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
-    ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, noteDrawing, newCanvas, sendDimensions },
+    ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, joinDrawing, noteDrawing, newCanvas },
+    ...{ sendDimensions, refusePicture },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
     ...{ chooseWeightType, weighComposition, noteChoices, askAgain },
   };

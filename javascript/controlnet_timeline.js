@@ -145,7 +145,7 @@
   }
 
   function start() {
-    for (const name of ["input", "change", "click"]) document.addEventListener(name, schedule, true);
+    for (const name of ["input", "change", "click", "controlnetchange"]) document.addEventListener(name, schedule, true);
     schedule();
   }
 

@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 UNIT = "#txt2img_controlnet_ControlNet-0"
+LAYER = ":is(canvas[key=mask], canvas[id^=drawingCanvas_])"
+"""What is drawn: gradio 3's layer, or that of a canvas of the host's own."""
+SURFACE = ":is(canvas[key=interface], canvas[id^=drawingCanvas_])"
+"""What the mouse draws on."""
+SHOWN = 'img[src]:not([src=""])'
+"""A picture; an empty canvas of a host's has an element for one."""
 PATIENCE = 300_000
 """Milliseconds for a generation on a busy machine; waiting ends as soon as it is done."""
 POLLING = 50
@@ -30,6 +37,12 @@ def save_shapes(path: Path, size: tuple[int, int] = (192, 128)) -> Path:
     array[60:110, 110:170] = (20, 60, 200)
     Image.fromarray(array).resize(size).save(path)
     return path
+
+
+def needs_gradio_3(page: Any) -> None:
+    """Leave a test out that is about the canvases of gradio 3."""
+    if int(page.evaluate("parseInt(gradio_config.version)")) > 3:
+        pytest.skip("the host draws on canvases of its own")
 
 
 def set_number(page: Any, element: str, value: float) -> None:
@@ -67,14 +80,23 @@ def upload(page: Any, path: Path, unit: str = UNIT) -> None:
     wait_for_canvas(page, f"{unit}_input_image", Image.open(path).size)
 
 
+def remove_picture(page: Any, widget: str) -> None:
+    """Take the picture out of a widget that can be drawn on."""
+    page.click(f"{widget} :is(button[aria-label='Remove Image'], [id^=removeButton_])")
+
+
+def undo_stroke(page: Any, widget: str) -> None:
+    page.click(f"{widget} :is(button[aria-label='Undo'], [id^=undoButton_])")
+
+
 def wait_for_canvas(page: Any, widget: str, size: tuple[int, int]) -> None:
     """Wait until a drawing canvas has its picture's size."""
     page.wait_for_function(
-        """([widget, width, height]) => {
-          const canvas = document.querySelector(`${widget} canvas[key=mask]`);
+        """([layer, width, height]) => {
+          const canvas = document.querySelector(layer);
           return canvas && canvas.width === width && canvas.height === height;
         }""",
-        arg=[widget, *size],
+        arg=[f"{widget} {LAYER}", *size],
     )
 
 
@@ -85,7 +107,7 @@ def draw(page: Any, widget: str, *points: tuple[float, float]) -> None:
     and may lay it out anew. A press in that moment would go to what lies behind, so the mouse
     waits for the canvas as a hand does.
     """
-    canvas = page.locator(f"{widget} canvas[key=interface]")
+    canvas = page.locator(f"{widget} {SURFACE}")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
 

@@ -41,6 +41,7 @@ class FakeRuntime:
     refused: dict[Path, Refusal] = field(default_factory=dict)
     checkpoint: str = ""
     waiting: frozenset[Path] = frozenset()
+    own_canvas: Any = None
 
     def option(self, key: str) -> object:
         return self.options.get(key, DEFAULTS[key])
@@ -59,6 +60,9 @@ class FakeRuntime:
 
     def look_into(self, paths: Iterable[Path], patience: float = 0) -> frozenset[Path]:
         return self.waiting & frozenset(paths)
+
+    def canvas(self) -> Any:
+        return self.own_canvas
 
     def has_queue(self) -> bool:
         return self.queue

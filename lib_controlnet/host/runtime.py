@@ -26,6 +26,7 @@ from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.files.header_store import HeaderStore
 from lib_controlnet.gate import Bounded
 from lib_controlnet.host import annotators, pictures
+from lib_controlnet.host.page.canvas import find_canvas
 from lib_controlnet.limits import MAX_TURNS
 from lib_controlnet.prepare.detection import detect_unit, follow_model
 from lib_controlnet.prepare.inputs import DecodedFiles
@@ -136,6 +137,10 @@ class Runtime:
     def facts(self, path: Path) -> FileFacts:
         """What there is to know of a control model's file before it is loaded."""
         return self.known.facts(path)
+
+    def canvas(self) -> Callable[..., Any] | None:
+        """What makes the host's own canvas for drawing on pictures, None where it has none."""
+        return find_canvas()
 
     def has_queue(self) -> bool:
         """Whether the page's events go through gradio's queue, which carries progress."""

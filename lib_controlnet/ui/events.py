@@ -14,7 +14,7 @@ from lib_controlnet.detect import listing
 from lib_controlnet.enums import InputMode
 from lib_controlnet.ui import choices
 from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.gradios import SCRIPT, find_strokes
+from lib_controlnet.ui.gradios import SCRIPT
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.preview import connect_preview
 from lib_controlnet.ui.region import connect_region
@@ -58,11 +58,14 @@ def connect(
 def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
     image = widgets.image
     in_page(
-        image.upload,
+        widgets.sketch.uploaded,
         page_function("checkUpload", widgets.name, True),
         [image],
         [image, widgets.picture_note, widgets.enabled],
     )
+    if widgets.sketch.drawing is not None:
+        refused = page_function("refusePicture")
+        in_page(widgets.refuse.click, refused, [], [widgets.picture_note])
     in_page(widgets.canvas_open.click, page_function("show", True), [], [widgets.canvas_group])
     in_page(widgets.canvas_cancel.click, page_function("show", False), [], [widgets.canvas_group])
     in_page(
@@ -76,7 +79,7 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
     drawn = page_function("noteDrawing", widgets.name, masked, InputMode.SIMPLE.value)
     deciding = [widgets.module, widgets.independent, widgets.input_mode]
     changes = [widget.change for widget in deciding]
-    for trigger in (*find_strokes(image), image.upload, image.clear, *changes):
+    for trigger in (*widgets.sketch.changed, *changes):
         in_page(trigger, drawn, deciding, [widgets.drawing_note])
 
 

@@ -36,8 +36,3 @@ def for_uploads(kind: Callable[..., Built], **settings: Any) -> Built:
     component = kind(sources=["upload"], **kept)
     only_uploads(component)
     return component
-
-
-def find_strokes(picture: Any) -> list[Callable]:
-    """The event of a stroke, where a picture can be drawn on."""
-    return [picture.edit] if HAS_DRAWING else []

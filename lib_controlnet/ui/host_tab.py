@@ -4,6 +4,9 @@ The host builds its pictures and inpaint settings before the scripts' panels, so
 their published element ids in the Blocks that is being built, and become inputs of our event. The
 server then gets the same values as the host's own handler, and nothing is asked of the page that
 its Generate button would not send.
+
+Where the host draws on canvases of its own, a block of HTML has the picture's id, and picture and
+drawing are hidden texts beside it.
 """
 
 from __future__ import annotations
@@ -33,7 +36,14 @@ PICTURES: Final[dict[str, int]] = {
     "img_inpaint_mask": 4,
 }
 """Element id of a picture -> number of the tab that uses it."""
+SKETCH: Final = 1
+INPAINT: Final = 2
 INPAINT_SKETCH: Final = 3
+BACKGROUND: Final = "logical_image_background"
+FOREGROUND: Final = "logical_image_foreground"
+"""Classes of a canvas's texts."""
+_DILATION: Final = 0.015
+"""Of the short side: how far a canvas's host repaints beyond the strokes of "Inpaint sketch"."""
 SETTINGS: Final = (
     "img2img_mask_blur",
     "img2img_mask_alpha",
@@ -49,29 +59,40 @@ class HostTab:
     """The widgets of the img2img tab, in the order of `PICTURES`, then `SETTINGS`.
 
     Attributes:
+        numbers: for each of the pictures the number of the tab that uses it.
         original: keeps what "Inpaint sketch" was drawn on; the difference is the mask.
+        has_canvases: every tab has two pictures, the second one being the drawing or the mask.
     """
 
     pictures: Sequence[Component]
+    numbers: Sequence[int]
     settings: Sequence[Component]
-    original: Component | None
+    original: Component | None = None
+    has_canvases: bool = False
 
     @classmethod
     def find(cls) -> HostTab | None:
         """The tab in the Blocks that is being built.
 
-        None where the host has not built it, or has other things than pictures under these names
-        (canvases of a host's own, on gradio 4).
+        None where the host has not built it, or has other things under these names than pictures
+        and canvases.
         """
         root = Context.root_block
         by_id = {} if root is None else {block.elem_id: block for block in root.blocks.values()}
         if root is None or not {*PICTURES, *SETTINGS} <= by_id.keys():
             return None
-        pictures = [by_id[name] for name in PICTURES]
-        if not all(isinstance(picture, gr.Image) for picture in pictures):
-            return None
-        original = _state_beside(by_id["inpaint_sketch"], root)
-        return cls(pictures, [by_id[name] for name in SETTINGS], original)
+        named = {name: by_id[name] for name in PICTURES}
+        settings = [by_id[name] for name in SETTINGS]
+        if all(isinstance(picture, gr.Image) for picture in named.values()):
+            original = _state_beside(by_id["inpaint_sketch"], root)
+            return cls([*named.values()], [*PICTURES.values()], settings, original)
+        pictures, numbers = [], []
+        for name, block in named.items():
+            parts = [block] if isinstance(block, gr.Image) else _texts_beside(block, root)
+            pictures += parts
+            numbers += [PICTURES[name]] * len(parts)
+        has_canvases = all(numbers.count(number) == 2 for number in PICTURES.values())
+        return cls(pictures, numbers, settings, has_canvases=True) if has_canvases else None
 
     @property
     def inputs(self) -> list[Component]:
@@ -94,6 +115,19 @@ def _state_beside(sketch: Block, root: Any) -> Component | None:
     return None
 
 
+def _texts_beside(canvas: Block, root: Any) -> list[Component]:
+    """Picture and drawing of a host's canvas: the next texts that were made after its block."""
+    found = []
+    for kind in (BACKGROUND, FOREGROUND):
+        texts = (
+            block
+            for number, block in root.blocks.items()
+            if number > canvas._id and kind in (getattr(block, "elem_classes", None) or ())
+        )
+        found += [text for text in [next(texts, None)] if text is not None]
+    return found
+
+
 def tab_request(
     width: float,
     height: float,
@@ -101,6 +135,7 @@ def tab_request(
     scale: float,
     values: Sequence[Any],
     background: str = "#ffffff",
+    has_canvases: bool = False,
 ) -> GenerationRequest:
     """What Generate would ask for, as far as previews need it.
 
@@ -110,14 +145,21 @@ def tab_request(
         scale: size relative to the picture; 0 while width and height count.
         values: of the widgets of `HostTab.inputs`.
         background: what the host lays under a transparent picture.
+        has_canvases: see `HostTab`.
     """
-    pictures, rest = values[: len(PICTURES)], values[len(PICTURES) :]
+    count = 2 * len({*PICTURES.values()}) if has_canvases else len(PICTURES)
+    pictures, rest = values[:count], values[count:]
     blur, alpha, inverted, only_masked, padding, resize_mode = rest[: len(SETTINGS)]
-    original = rest[len(SETTINGS)] if len(rest) > len(SETTINGS) else None
-    image, mask = picture_of(int(tab), pictures, original, blur, alpha)
+    if has_canvases:
+        image, mask = picture_of_canvas(int(tab), pictures)
+    else:
+        original = rest[len(SETTINGS)] if len(rest) > len(SETTINGS) else None
+        image, mask = picture_of(int(tab), pictures, original, blur, alpha)
     size = Size(int(width), int(height))
     if scale and image is not None:
-        size = Size(int(image.width * scale), int(image.height * scale))
+        grid = 8 if has_canvases else 1
+        sides = (int(side * scale) for side in image.size)
+        size = Size(*(side - side % grid for side in sides))
     rules = None
     if image is not None and mask is not None:
         rules = InpaintRules(
@@ -163,6 +205,33 @@ def picture_of(
     if tab == INPAINT_SKETCH:
         return _paint(picture, original or picture, blur, alpha)
     return picture, None if mask is None else ImageOps.exif_transpose(mask)
+
+
+def picture_of_canvas(
+    tab: int, pictures: Sequence[Any]
+) -> tuple[Image.Image | None, Image.Image | None]:
+    """What `picture_of` tells, where the host has canvases.
+
+    Args:
+        tab: number of the tab.
+        pictures: two of every tab; the second one is a drawing or, of "Inpaint upload", the mask.
+    """
+    picture, second = (*pictures[2 * tab : 2 * tab + 2], None, None)[:2]
+    if picture is None:
+        return None, None
+    picture = ImageOps.exif_transpose(picture)
+    if tab in (SKETCH, INPAINT_SKETCH) and second is not None and second.size == picture.size:
+        picture = Image.alpha_composite(picture.convert("RGBA"), second.convert("RGBA"))
+    if second is None or tab < INPAINT:
+        return picture, None
+    if tab > INPAINT_SKETCH:
+        mask = ImageOps.exif_transpose(second)
+    else:
+        mask = second.convert("RGBA").getchannel("A")
+        if tab == INPAINT_SKETCH:
+            reach = int(_DILATION * min(mask.size))
+            mask = mask.filter(ImageFilter.MaxFilter(2 * reach + 1))
+    return picture, mask.point(lambda level: 255 if level > 128 else 0)
 
 
 def _paint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from gradio.components import Component
 from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.movie_kinds import movie_kind
 from lib_controlnet.ui.gradios import for_uploads
+from lib_controlnet.ui.sketch import build_sketch, build_value
 from lib_controlnet.ui.uploads import only_uploads
 
 DEFAULT_DURATION: Final = 50
@@ -42,11 +44,11 @@ def build_movie_panel(runtime: Any) -> list[Component]:
         with gr.Tabs():
             for unit in range(runtime.unit_count()):
                 with gr.Tab(f"ControlNet-{unit}"):
-                    arguments += _unit(unit)
+                    arguments += _unit(unit, runtime.canvas())
     return [*arguments, duration]
 
 
-def _unit(unit: int) -> list[Component]:
+def _unit(unit: int, canvas: Callable[..., Any] | None) -> list[Component]:
     with gr.Tabs():
         with gr.Tab("Movie Input"):
             movie = for_uploads(gr.Video, elem_id=f"video_{unit}", label="Movie")
@@ -57,14 +59,8 @@ def _unit(unit: int) -> list[Component]:
             only_uploads(other)
             other.upload(fn=_read_upload, inputs=[other], outputs=[movie], show_progress=False)
         with gr.Tab("Image Input"):
-            image = for_uploads(
-                gr.Image,
-                tool="sketch",
-                type="numpy",
-                brush_radius=20,
-                label="Image",
-                elem_id=f"image_{unit}",
-            )
+            sketch = build_sketch(canvas, brush_radius=20, label="Image", elem_id=f"image_{unit}")
+            image = build_value(sketch)
     save = gr.Checkbox(False, label="Save preprocessed", elem_id=f"save_pre_{unit}")
     return [movie, image, save]
 

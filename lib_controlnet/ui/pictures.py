@@ -1,6 +1,7 @@
 """Pictures as the browser keeps them: data URLs, with a drawing layer or without.
 
-On gradio 4 a picture without a drawing is a file in the folder of uploads instead, and a `dict`.
+On gradio 4 the picture of a component of gradio's is a `dict` instead: it names a file in the
+folder of uploads, or has as its address what the page has made itself.
 """
 
 from __future__ import annotations
@@ -29,18 +30,24 @@ def read_sketch(value: Any) -> dict[str, Any] | None:
         None without a picture. What cannot be decoded stays text, to be reported with the
         unit's number when it is used.
     """
-    if isinstance(value, str) or _is_upload(value):
+    if isinstance(value, str) or (isinstance(value, Mapping) and "image" not in value):
         value = {"image": value, "mask": None}
-    if not isinstance(value, Mapping) or not value.get("image"):
+    image = read_picture(value["image"]) if isinstance(value, Mapping) else None
+    if image is None:
         return None
-    image = read_picture(value["image"])
     if not isinstance(image, np.ndarray):
         return {"image": image, "mask": None}
     return {"image": image, "mask": _read_drawing(value.get("mask"), image.shape[:2])}
 
 
-def _is_upload(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("path"), str)
+def _place(value: Any) -> tuple[Any, list[str]]:
+    """Where a picture is: a data URL, or a path and the folders that it may lie in."""
+    if not isinstance(value, Mapping):
+        return value, []
+    path, url = value.get("path"), value.get("url")
+    if isinstance(path, str):
+        return path, _uploads()
+    return (url if isinstance(url, str) and url.startswith("data:") else None), []
 
 
 def _uploads() -> list[str]:
@@ -50,9 +57,7 @@ def _uploads() -> list[str]:
 
 def read_picture(value: Any) -> Any:
     """Decode a data URL or an upload to uint8 (H, W, 3); anything unreadable comes back as text."""
-    folders: list[str] = []
-    if _is_upload(value):
-        value, folders = value["path"], _uploads()
+    value, folders = _place(value)
     if not isinstance(value, str) or not value:
         return value or None
     try:
@@ -64,9 +69,7 @@ def read_picture(value: Any) -> Any:
 
 def _read_mask(value: Any) -> Any:
     """Decode a mask alike, to uint8 (H, W, 3)."""
-    folders: list[str] = []
-    if _is_upload(value):
-        value, folders = value["path"], _uploads()
+    value, folders = _place(value)
     if not isinstance(value, str) or not value:
         return value or None
     try:

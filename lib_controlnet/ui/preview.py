@@ -26,7 +26,7 @@ from lib_controlnet.prepare.inputs import choose_all
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import model_problem
 from lib_controlnet.ui.gradios import SCRIPT
-from lib_controlnet.ui.host_tab import PICTURES, HostTab, tab_request
+from lib_controlnet.ui.host_tab import HostTab, tab_request
 from lib_controlnet.ui.messages import as_html
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.unit_widgets import UnitWidgets
@@ -69,7 +69,8 @@ def connect_preview(
     script = page_function("askPreview", widgets.name, tab)
     if host_tab is not None:
         count = len(host_tab.inputs) - len(host_tab.pictures)
-        script = page_function("askImg2imgPreview", widgets.name, list(PICTURES.values()), count)
+        numbers = list(host_tab.numbers)
+        script = page_function("askImg2imgPreview", widgets.name, numbers, count)
         inputs += host_tab.inputs
 
     done = widgets.run.click(
@@ -90,7 +91,9 @@ def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
     def make(unit: ControlNetUnit, edition: float, asked: Any, report: Report | None) -> list[Any]:
         target, *values = asked
         background = runtime.option("img2img_background_color")
-        request = target_request(target, None if host_tab is None else values, background)
+        shown = None if host_tab is None else values
+        has_canvases = host_tab is not None and host_tab.has_canvases
+        request = target_request(target, shown, background, has_canvases)
         return [gr.update(), {**on_run(unit, request, runtime, report), "edition": edition}]
 
     def run(
@@ -112,6 +115,7 @@ def target_request(
     target: Mapping[str, Any] | None,
     tab_values: Sequence[Any] | None = None,
     background: str = "#ffffff",
+    has_canvases: bool = False,
 ) -> GenerationRequest:
     """What Generate would ask for, as far as previews need it.
 
@@ -119,6 +123,7 @@ def target_request(
         target: the page's `width`, `height`, `seed` and `hires`, in img2img `tab` and `scale`.
         tab_values: of the widgets of `HostTab.inputs`; None in txt2img.
         background: what the host lays under a transparent picture.
+        has_canvases: see `HostTab`.
     """
     target = target or {}
     size = float(target.get("width") or 512), float(target.get("height") or 512)
@@ -126,7 +131,7 @@ def target_request(
         request = GenerationRequest(Size(int(size[0]), int(size[1])))
     else:
         shown = target.get("tab") or 0, target.get("scale") or 0
-        request = tab_request(*size, *shown, tab_values, background)
+        request = tab_request(*size, *shown, tab_values, background, has_canvases)
     return dataclasses.replace(
         request, seed=_seed(target.get("seed")), has_hires=bool(target.get("hires"))
     )

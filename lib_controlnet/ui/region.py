@@ -8,19 +8,19 @@ the drawing lies on is only shown: the control picture, with the file's white in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.gradios import find_strokes, for_uploads
+from lib_controlnet.ui.gradios import for_uploads
 from lib_controlnet.ui.messages import message_line
+from lib_controlnet.ui.sketch import build_sketch
 from lib_controlnet.units.unit import FIELDS
 
 if TYPE_CHECKING:
-    from gradio.components import Component
-
     from lib_controlnet.ui.unit_widgets import UnitWidgets
 
 REGION_COLOUR: Final = "#14b8a6"
@@ -46,12 +46,15 @@ MASK_NOT_PASTED: Final = (
 )
 
 
-def build_region(name: str, is_img2img: bool) -> dict[str, Component]:
+def build_region(
+    name: str, is_img2img: bool, own_canvas: Callable[..., Any] | None
+) -> dict[str, Any]:
     """The choice of the region and, while it is the unit's own, canvas and file side by side.
 
     Args:
         name: the unit's element id.
         is_img2img: whether the tab has an inpaint mask of its own.
+        own_canvas: makes the host's own canvas; None where it has none.
     """
     made: dict[str, Any] = {}
     with gr.Row(elem_classes=["controlnet_region", "controlnet_row"]):
@@ -75,20 +78,19 @@ def build_region(name: str, is_img2img: bool) -> dict[str, Component]:
     )
     with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as made["mask_group"]:
         with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
-            made |= _mask_pictures(name)
+            made |= _mask_pictures(name, own_canvas)
         made["region_status"] = message_line(name, "region_status")
     made["backdrop"] = gr.Button(visible=False, elem_classes=["cnet-region-backdrop"])
     made["backdrop"].do_not_save_to_config = True
     return made
 
 
-def _mask_pictures(name: str) -> dict[str, Component]:
+def _mask_pictures(name: str, own_canvas: Callable[..., Any] | None) -> dict[str, Any]:
     with gr.Group(elem_classes=["cnet-region-canvas-group"]):
-        canvas = for_uploads(
-            gr.Image,
+        sketch = build_sketch(
+            own_canvas,
+            is_backdrop=True,
             label="Paint where the unit acts",
-            tool="sketch",
-            type="numpy",
             height=_HEIGHT,
             brush_radius=_BRUSH,
             brush_color=REGION_COLOUR,
@@ -105,7 +107,7 @@ def _mask_pictures(name: str) -> dict[str, Component]:
             elem_id=f"{name}_mask_image",
             elem_classes=["cnet-effective-region-mask-image"],
         )
-    return {"region_canvas": canvas, "effective_region_mask": mask}
+    return {"region_sketch": sketch, "effective_region_mask": mask}
 
 
 def connect_region(widgets: UnitWidgets, tab: str) -> None:
@@ -128,9 +130,9 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
         widgets.backdrop.click,
         page_function("drawBackdrop", widgets.name, tab, REGION_COLOUR, REGION_OPACITY),
         [],
-        [widgets.region_canvas, widgets.effective_region_mask, widgets.region_status],
+        [widgets.region_sketch.picture, widgets.effective_region_mask, widgets.region_status],
     )
-    for trigger in find_strokes(widgets.region_canvas):
+    for trigger in widgets.region_sketch.drawn:
         in_page(trigger, page_function("closeOnceDrawn", widgets.name), [], [widgets.region_status])
     in_page(widgets.region.input, page_function("show", False), [], [widgets.region_status])
     in_page(

@@ -14,26 +14,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import gradio as gr
-from gradio.components import State
 
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.ui.batch import read_input
 from lib_controlnet.ui.browser import in_page, page_function
+from lib_controlnet.ui.page_value import PageValue
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.units.unit import SLIDERS
 
-# Values beside the unit's fields: whether its own picture counts, and what its region is drawn on.
+# Values beside the unit's fields: whether its own picture counts, what is drawn on it where that is
+# a value of its own, and what its region is drawn on, or where that is, the drawing alone.
 INDEPENDENT = "independent"
+DRAWING = "drawing"
 REGION_CANVAS = "region_canvas"
+REGION_DRAWING = "region_drawing"
 PREVIEW_DEPENDS_ON: Final = (
-    *("image", "module", "pixel_perfect", *SLIDERS),
+    *("image", DRAWING, "module", "pixel_perfect", *SLIDERS),
     *("independent", "input_mode", "batch_images", "merge_images"),
 )
 """Values whose change makes a shown preview out of date."""
 
 
-class UnitValue(State):
+class UnitValue(PageValue):
     """A hidden component whose browser value is a dict: field name -> raw widget value.
 
     `value` on the server is the default disabled unit; the host copies it as the default
@@ -45,19 +48,6 @@ class UnitValue(State):
         self.widgets: dict[str, gr.components.Component] = {}
         self.unit_widgets: Any = None  # the panel's `UnitWidgets`, for pasting
 
-    @property
-    def stateful(self) -> bool:
-        """The browser keeps it, not the session; gradio 3 sets this, gradio 4 has a property."""
-        return False
-
-    @stateful.setter
-    def stateful(self, _value: bool) -> None:
-        """Stays as it is."""
-
-    def get_block_name(self) -> str:
-        """The browser draws nothing for a "state"."""
-        return "state"
-
     def follow(
         self,
         name: str,
@@ -68,8 +58,8 @@ class UnitValue(State):
 
         Args:
             name: the unit's element id.
-            widgets: field name -> widget; besides the unit's fields `INDEPENDENT` and
-                `REGION_CANVAS`.
+            widgets: field name -> widget; besides the unit's fields those values that no field
+                has.
             preview: the preview, its group, and the line that says what came of it; put away
                 when a value changes that they depend on.
         """
@@ -114,14 +104,17 @@ def build_unit(values: Mapping[str, Any]) -> ControlNetUnit:
     """A unit of the raw values of its widgets.
 
     Args:
-        values: field name -> value; pictures as the browser keeps them: None, a data URL, or a
-            dict of data URLs `image` and `mask`, the mask's alpha being the drawing.
+        values: field name -> value; pictures as the browser keeps them: None, a data URL, an
+            upload, or a dict of data URLs `image` and `mask`, the mask's alpha being the drawing.
     """
     independent = bool(values.get(INDEPENDENT, True))
     fields = read_input(dict(values), independent)
     fields.pop(INDEPENDENT, None)
-    canvas = fields.pop(REGION_CANVAS, None)
-    fields["image"] = read_sketch(fields.get("image")) if independent else None
+    drawing, canvas = fields.pop(DRAWING, None), fields.pop(REGION_CANVAS, None)
+    if region_drawing := fields.pop(REGION_DRAWING, None):
+        canvas = {"image": region_drawing, "mask": region_drawing}  # its size is the picture's
+    image = {"image": fields.get("image"), "mask": drawing} if drawing else fields.get("image")
+    fields["image"] = read_sketch(image) if independent else None
     region = fields.get("region", ActingRegion.WHOLE.value)
     file = fields.pop("effective_region_mask", None)
     if region == ActingRegion.OWN.value:

@@ -11,10 +11,10 @@ from lib_controlnet.detect import listing
 from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import SHOW_ALL
-from lib_controlnet.ui.gradios import for_uploads
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
-from lib_controlnet.ui.unit_value import INDEPENDENT, REGION_CANVAS
+from lib_controlnet.ui.sketch import build_sketch
+from lib_controlnet.ui.unit_value import DRAWING, INDEPENDENT, REGION_CANVAS, REGION_DRAWING
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.units.unit import FIELDS
 from lib_controlnet.units.weight_types import BOTH, WeightType
@@ -27,8 +27,15 @@ _PICTURE_HEIGHT: Final = 300
 def value_fields(widgets: UnitWidgets) -> dict[str, Component]:
     """Field of the unit value -> widget: every field that has one, and the values beside them."""
     fields = {name: getattr(widgets, name) for name in FIELDS if hasattr(widgets, name)}
-    beside = (INDEPENDENT, REGION_CANVAS, MERGE_IMAGES)
-    return fields | {name: getattr(widgets, name) for name in beside}
+    image, region = widgets.sketch, widgets.region_sketch
+    beside = {INDEPENDENT: widgets.independent, MERGE_IMAGES: widgets.merge_images}
+    if image.drawing is not None:
+        beside[DRAWING] = image.drawing
+    if region.drawing is None:
+        beside[REGION_CANVAS] = region.picture
+    else:  # what it lies on is not sent
+        beside[REGION_DRAWING] = region.drawing
+    return fields | beside
 
 
 def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
@@ -55,11 +62,11 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
         made["notes"] = message_line(name, "notes")
         made |= _sliders(name)
         made |= _modes(name, is_img2img)
-        made |= build_region(name, is_img2img)
+        made |= build_region(name, is_img2img, runtime.canvas())
         made |= _layer_weights(name)
         made["loopback"] = build_loopback(name)
         made["status"] = message_line(name, "status", is_fault=True)
-        made |= _build_hidden()
+        made |= _build_hidden(made["sketch"].drawing is not None)
     return UnitWidgets(name=name, **made)
 
 
@@ -72,17 +79,16 @@ def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]
             gr.Tabs(elem_classes=["cnet-input-tabs"]),
         ):
             with gr.Tab("Single Image") as made["single_tab"]:
-                made["image"] = for_uploads(
-                    gr.Image,
+                made["sketch"] = build_sketch(
+                    runtime.canvas(),
                     label="Image",
-                    tool="sketch",
-                    type="numpy",
                     height=_PICTURE_HEIGHT,
                     brush_radius=20,
                     brush_color=runtime.option(BRUSH_COLOUR),
                     elem_id=f"{name}_input_image",
                     elem_classes=["cnet-image"],
                 )
+                made["image"] = made["sketch"].picture
             made |= build_tabs(name)
         made["image_group"] = group
         made |= _preview(name)
@@ -372,8 +378,8 @@ def _layer_weights(name: str) -> dict[str, Component]:
     return {"advanced_weighting": weights, "pulid_mode": likeness, **beside}
 
 
-def _build_hidden() -> dict[str, Component]:
-    made = {
+def _build_hidden(has_canvas: bool) -> dict[str, Component]:
+    made: dict[str, Component] = {
         "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),
         "offer": gr.Button(visible=False, elem_classes=["cnet-offer-models"]),
         "offers": gr.HTML(visible=False, elem_classes=["cnet-offers"]),
@@ -381,6 +387,8 @@ def _build_hidden() -> dict[str, Component]:
         "edition": gr.Number(0, visible=False),
         "target": gr.JSON(visible=False),
     }
+    if has_canvas:  # pressed by the page's script
+        made["refuse"] = gr.Button(visible=False, elem_classes=["cnet-refuse-picture"])
     for widget in made.values():
         widget.do_not_save_to_config = True
     return made

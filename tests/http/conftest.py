@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,30 +12,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from browsers import start_browser
 from fuzz import soak
 from PIL import Image
 from servers import embedded_host
-
-BROWSERS = (
-    "/usr/bin/chromium",
-    "/usr/bin/chromium-browser",
-    "/usr/bin/google-chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "C:/Program Files/Google/Chrome/Application/chrome.exe",
-    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
-)
-BROWSER_ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--process-per-site",  # pages that follow one another find the host's scripts compiled
-    # The page's objects are made at once and stay: room for them, and no collection in between.
-    "--js-flags=--min-semi-space-size=64 --max-semi-space-size=64",
-)
 
 
 @dataclass
@@ -106,32 +84,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
         report.sections.append(("log of the embedded host", server.log()[-4000:]))
 
 
-def find_browser() -> str | None:
-    """An installed Chromium: from $CHROMIUM, from PATH, from the usual places."""
-    named = [os.environ.get("CHROMIUM")]
-    named += [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    return next((path for path in [*named, *BROWSERS] if path and Path(path).is_file()), None)
-
-
 @pytest.fixture(scope="session")
 def browser(webui: WebUI) -> Iterator[Any]:
     """A headless Chromium driven by playwright, from which nothing but the WebUI is reachable."""
-    from playwright.sync_api import Error, sync_playwright
+    from playwright.sync_api import sync_playwright
 
-    executable = find_browser()
-    only = f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {httpx.URL(webui.url).host}"
     with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(
-                executable_path=executable, headless=True, args=[*BROWSER_ARGUMENTS, only]
-            )
-        except Error as error:
-            pytest.fail(
-                "no browser to test the page with: install Chromium (Debian and Ubuntu: "
-                "`apt-get install chromium`), or name one with CHROMIUM=/path, or leave these "
-                f"tests out with --no-browser ({str(error).splitlines()[0]})",
-                pytrace=False,
-            )
+        browser = start_browser(playwright, httpx.URL(webui.url).host)
         yield browser
         browser.close()
 

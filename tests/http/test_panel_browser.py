@@ -18,8 +18,10 @@ from panel_page import (
     finish,
     gallery,
     generate,
+    needs_gradio_3,
     open_img2img,
     open_panel,
+    remove_picture,
     save_shapes,
     shown_picture,
     upload,
@@ -107,7 +109,7 @@ def test_run_button_waits_for_a_picture(panel: Any, picture: Path) -> None:
     upload(page, picture)
     page.wait_for_selector(f"{run}:enabled")
     assert page.get_attribute(run, "title") == "Run preprocessor"
-    page.click(f"{UNIT}_input_image button[aria-label='Remove Image']")
+    remove_picture(page, f"{UNIT}_input_image")
     page.wait_for_selector(f"{run}:disabled")
 
 
@@ -259,6 +261,7 @@ ZOOM_STUB = """() => {
 
 
 def test_canvases_are_zoomed_by_the_host(page: Any, webui: Any, picture: Path) -> None:
+    needs_gradio_3(page)
     if webui.is_ours:
         page.evaluate(ZOOM_STUB)
     open_panel(page)

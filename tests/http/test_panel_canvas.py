@@ -12,6 +12,7 @@ from panel_page import (
     Posted,
     choose,
     draw,
+    needs_gradio_3,
     open_panel,
     save_shapes,
     shown_picture,
@@ -36,6 +37,7 @@ LATE_OBSERVER = """
 @pytest.fixture
 def panel(page: Any) -> Any:
     """The panel of a page whose observers are late."""
+    needs_gradio_3(page)
     page.add_init_script(LATE_OBSERVER)
     page.reload(wait_until="domcontentloaded")
     page.wait_for_selector("#txt2img_generate", timeout=120_000)

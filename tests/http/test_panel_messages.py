@@ -14,6 +14,7 @@ import pytest
 import sdxl_models
 import support
 from panel_page import (
+    SHOWN,
     UNIT,
     choose,
     choose_canny,
@@ -24,9 +25,11 @@ from panel_page import (
     draw,
     open_panel,
     open_unit,
+    remove_picture,
     save_shapes,
     set_number,
     shown_picture,
+    undo_stroke,
     upload,
     wait_for_canvas,
     wait_for_value,
@@ -364,7 +367,7 @@ def test_pictures_that_are_none_strokes_and_new_canvases(panel: Any, tmp_path: P
     file = f"{UNIT}_input_image input[type=file]"
     page.set_input_files(file, str(bad))
     says(page, f"{UNIT}_controlnet_picture_note", "This file is no picture")
-    assert page.locator(f"{UNIT}_input_image img").count() == 0
+    assert page.locator(f"{UNIT}_input_image {SHOWN}").count() == 0
     assert not page.is_checked(ENABLED)
     page.set_input_files(f"input[type=file]:has(+ {UNIT}_merge_upload)", [str(bad)])
     says(page, f"{UNIT}_controlnet_picture_note", "bad.png cannot be used")
@@ -383,10 +386,10 @@ def test_pictures_that_are_none_strokes_and_new_canvases(panel: Any, tmp_path: P
     is_silent(page, drawn)
     input_tabs(page).nth(0).click()
     says(page, drawn, "What is drawn is the control picture now")
-    page.click(f"{UNIT}_input_image button[aria-label='Undo']")
+    undo_stroke(page, f"{UNIT}_input_image")
     is_silent(page, drawn)
 
-    page.click(f"{UNIT}_input_image button[aria-label='Remove Image']")
+    remove_picture(page, f"{UNIT}_input_image")
     page.uncheck(ENABLED)
     page.click(f"{UNIT}_controlnet_open_new_canvas_button")
     page.click(f"{UNIT}_controlnet_canvas_create_button")
@@ -404,7 +407,7 @@ def test_region_outlives_its_picture(panel: Any, tmp_path: Path) -> None:
     choose(page, f"{UNIT}_controlnet_region_radio", "Own mask")
     wait_for_canvas(page, canvas, (128, 128))
     draw(page, canvas, (0.25, 0.25), (0.25, 0.75))
-    page.click(f"{UNIT}_input_image button[aria-label='Remove Image']")
+    remove_picture(page, f"{UNIT}_input_image")
     upload(page, save_shapes(tmp_path / "second.png", (256, 128)))
     wait_for_canvas(page, canvas, (256, 128))
     says(page, status, "The region that was drawn is kept as the mask")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from panel_page import (
+    SHOWN,
     Posted,
     choose_canny,
     choose_option,
@@ -59,7 +60,7 @@ def open_tab(page: Any, number: int) -> None:
 
 def put(page: Any, widget: str, path: Path) -> None:
     page.set_input_files(f"#{widget} input[type=file]", str(path))
-    page.wait_for_selector(f"#{widget} img", state="attached")
+    page.wait_for_selector(f"#{widget} {SHOWN}", state="attached")
 
 
 def put_on_canvas(page: Any, widget: str, path: Path) -> None:
@@ -135,7 +136,7 @@ def test_preview_closes_when_the_tab_has_another_picture(
     put(page, "img2img_image", picture)
     choose_canny(page, UNIT)
     run(page)
-    page.click("#img2img_image button[aria-label='Clear']")
+    page.click("#img2img_image :is(button[aria-label='Clear'], [id^=removeButton_])")
     page.wait_for_selector(PREVIEW, state="detached")
     put(page, "img2img_image", save_shapes(tmp_path / "wide.png", (256, 64)))
     assert run(page).shape[0] == 128

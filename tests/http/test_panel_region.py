@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from adherence import agreement, edges
 from panel_page import (
+    LAYER,
+    SHOWN,
+    SURFACE,
     UNIT,
     Posted,
     choose,
@@ -18,6 +21,7 @@ from panel_page import (
     gallery,
     open_img2img,
     open_panel,
+    remove_picture,
     save_shapes,
     set_number,
     shown_picture,
@@ -55,7 +59,7 @@ def chosen_region(page: Any) -> str:
 
 def draw_left_half(page: Any) -> None:
     """Fill the left half of the region canvas, almost; the brush is 50 pixels wide."""
-    width = page.evaluate(f"document.querySelector('{CANVAS} canvas[key=mask]').width")
+    width = page.evaluate(f"document.querySelector('{CANVAS} {LAYER}').width")
     for x in np.arange(25, width / 2 - 15, 40):
         draw(page, CANVAS, (x / width, 0.02), (x / width, 0.98))
 
@@ -178,7 +182,7 @@ def test_own_mask_without_any_mask_stops_with_the_sentence(panel: Any, picture: 
 def test_region_canvas_follows_the_picture(panel: Any, picture: Path, tmp_path: Path) -> None:
     page = panel
     page.wait_for_timeout(300)
-    assert page.locator(f"{CANVAS} img").count() == 0, "carries nothing until it is wanted"
+    assert page.locator(f"{CANVAS} {SHOWN}").count() == 0, "carries nothing until it is wanted"
     choose(page, REGION, "Own mask")
     # Nothing to draw on but the proportions of what would be made.
     wait_for_canvas(page, CANVAS, (128, 128))
@@ -191,7 +195,7 @@ def test_region_canvas_follows_the_picture(panel: Any, picture: Path, tmp_path: 
     wait_for_canvas(page, CANVAS, (768, 512))
     shown = shown_picture(page, f"{CANVAS} img")
     assert np.abs(shown[240, 120].astype(int) - (200, 30, 30)).max() < 12
-    page.click(f"{UNIT}_input_image button[aria-label='Remove Image']")
+    remove_picture(page, f"{UNIT}_input_image")
     wait_for_canvas(page, CANVAS, (256, 128))
 
 
@@ -205,7 +209,7 @@ def test_region_of_a_hidden_unit_is_laid_out_when_it_is_seen(panel: Any, picture
     set_number(page, "#txt2img_height", 64)
     tabs.nth(0).click()
     wait_for_canvas(page, CANVAS, (128, 64))
-    box = page.locator(f"{CANVAS} canvas[key=interface]").bounding_box()
+    box = page.locator(f"{CANVAS} {SURFACE}").bounding_box()
     assert box["height"] > 60
     assert box["width"] == pytest.approx(2 * box["height"], rel=0.02)
 
