@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,14 @@ def pytest_collection_finish() -> None:
     """All that is there by now stays: collections look only at what tests make."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_configure() -> None:
+    """Keep gradio 4 from writing a stub beside every file with a component, which mypy would read."""
+    if metadata.version("gradio").startswith("4"):
+        from gradio import component_meta
+
+        component_meta.create_or_modify_pyi = lambda *_words: None
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.host.page.canvas import find_canvas
 from lib_controlnet.pictures.maps import Size
 from lib_controlnet.ui import host_tab, sketch
+from lib_controlnet.ui.fallback import build_or_tell
 from lib_controlnet.ui.movie import build_movie_panel
+from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.ui.unit_value import PREVIEW_DEPENDS_ON, build_unit
 
@@ -202,3 +204,19 @@ def test_uploaded_mask_of_inpaint_upload_and_the_batch() -> None:
     assert host_tab.picture_of_canvas(5, [plain] * 10) == (None, None)
     assert request_of(0, None, None).init_image is None
     assert request_of(0, plain, None, scale=0.55).size == Size(48, 32)
+
+
+@pytest.mark.parametrize("slots", [lambda: 3, lambda: 1 // 0], ids=["units", "nothing"])
+def test_a_canvas_that_cannot_be_built_leaves_the_sentence_and_the_slots(
+    runtime: FakeRuntime, slots: Any
+) -> None:
+    def broken(elem_id: str) -> None:
+        raise TypeError(f"<no> {elem_id}")
+
+    runtime.own_canvas = broken
+    with gr.Blocks(analytics_enabled=False) as demo:
+        built = build_or_tell(lambda: build_panel(True, "img2img", runtime), "ControlNet", slots)
+    assert [component.value for component in built] == [None] * (3 if built else 0)
+    said = [block.value for block in demo.blocks.values() if isinstance(block, gr.HTML)]
+    assert any("TypeError: &lt;no&gt;" in str(text) for text in said)
+    assert demo.get_config_file()
