@@ -43,7 +43,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure() -> None:
-    """Keep gradio 4 from writing a stub beside every file with a component, which mypy would read."""
+    """Keep gradio 4 from writing stubs beside files with components, which mypy would read."""
     if metadata.version("gradio").startswith("4"):
         from gradio import component_meta
 

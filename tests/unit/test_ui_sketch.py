@@ -211,7 +211,8 @@ def test_a_canvas_that_cannot_be_built_leaves_the_sentence_and_the_slots(
     runtime: FakeRuntime, slots: Any
 ) -> None:
     def broken(elem_id: str) -> None:
-        raise TypeError(f"<no> {elem_id}")
+        msg = f"<no> {elem_id}"
+        raise TypeError(msg)
 
     runtime.own_canvas = broken
     with gr.Blocks(analytics_enabled=False) as demo:
