@@ -1,6 +1,5 @@
 """What holds for every control family, on the tiny network that the family itself offers."""
 
-import itertools
 import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -214,7 +213,8 @@ def test_the_order_of_units_does_not_matter(rig):
             rig.unit(seed=2, weight=0.9, region=rig.half),
         ]
 
-    first, *others = itertools.permutations(range(3))
+    # In these each comes first, and last, and each two in both orders; more make no other sums.
+    first, *others = (0, 1, 2), (1, 2, 0), (2, 0, 1)
     expected = rig.run(*(units()[i] for i in first))
     for order in others:
         made = units()
