@@ -22,7 +22,7 @@ def unseen() -> list[Scene]:
 
 
 def draw(host, scene: Scene, **fields) -> np.ndarray:
-    asked = {"prompt": scene.caption, "seed": 7, "width": SIZE, "height": SIZE, "steps": 10}
+    asked = {"prompt": scene.caption, "seed": 7, "width": SIZE, "height": SIZE, "steps": 6}
     return first(host.txt2img(**asked, cfg_scale=3.5, sampler_name="DDIM", **fields))
 
 
