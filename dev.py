@@ -217,7 +217,7 @@ def ensure(env: Environment) -> Path:
     if env.forced and not pip(env, "--no-deps", "-r", f"requirements/{env.forced}"):
         msg = f"pip could not install {env.forced}, see its message above"
         raise DevError(msg)
-    if "torch.txt" in env.requirements:
+    if env in (HOST, NEWEST):  # those in which servers run
         compile_used(env)
     stamp.write_text(wanted, encoding="utf-8")
     say(f"installed in {time.monotonic() - started:.0f} s")
