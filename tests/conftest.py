@@ -42,12 +42,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_configure() -> None:
+def write_no_stubs() -> None:
     """Keep gradio 4 from writing stubs beside files with components, which mypy would read."""
     if metadata.version("gradio").startswith("4"):
         from gradio import component_meta
 
         component_meta.create_or_modify_pyi = lambda *_words: None
+
+
+write_no_stubs()  # before another conftest makes a component
 
 
 @pytest.fixture(scope="session")
