@@ -27,6 +27,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="run tests/http or tests/matrix against this WebUI, not the embedded one",
     )
+    parser.addoption(
+        "--like",
+        metavar="MEMBER",
+        choices=("a1111", "forge", "reforge"),
+        default="a1111",
+        help="run tests/matrix on the embedded host shaped as this WebUI",
+    )
     for kind in ("checkpoint", "control"):
         parser.addoption(
             f"--sdxl-{kind}",

@@ -93,6 +93,16 @@ def find_model() -> Any:
     return getattr(sd_models.model_data, "sd_model", None)
 
 
+def find_sampled(denoiser: Any) -> Any:
+    """The checkpoint that a denoiser samples.
+
+    The Forge family's img2img keeps the sampler of the batch before, and with it a refiner that
+    switched in there, while another checkpoint has been loaded since.
+    """
+    model = getattr(getattr(denoiser, "inner_model", None), "inner_model", None)
+    return model if hasattr(model, "forge_objects") else find_model()
+
+
 def member_of(model: Any) -> Member:
     """How a checkpoint is held and sampled."""
     return _FORGE if hasattr(model, "forge_objects") else _A1111

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lib_controlnet.engine.effects.x0 import adjust_noise
 from lib_controlnet.engine.step import NoisyLatent
 from lib_controlnet.errors import HostError
-from lib_controlnet.host.members import FindSession, find_model, member_of
+from lib_controlnet.host.members import FindSession, find_model, find_sampled, member_of
 from lib_controlnet.host.schedule import from_denoiser
 from lib_controlnet.host.sessions import session_of
 
@@ -31,7 +31,7 @@ def on_cfg_denoiser(session: ControlSession, params: Any, find_session: FindSess
     if session_of(getattr(denoiser, "p", None)) is not session:
         session.cursor.layout = None  # a generation without scripts, in the middle of ours
         return
-    model = find_model()
+    model = find_sampled(denoiser)
     member = member_of(model)
     layout = member.rows.read(params, session.needs_texts)
     schedule = session.schedule or from_denoiser(denoiser)

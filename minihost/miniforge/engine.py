@@ -103,8 +103,6 @@ def load_model(checkpoint_info: sd_models.CheckpointInfo | None = None) -> Engin
     info.calculate_shorthash()
     core = sd_models.make_model(info)
     memory.unload_all_models()
-    if isinstance(sd_models.model_data.sd_model, Engine):
-        sd_models.model_data.sd_model.to("meta")
     sd_models.place(core)
     core.eval().requires_grad_(False)
     core.cond_stage_model_empty_prompt = sd_models.get_empty_cond(core)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from modules import k_denoiser, prompt_parser, sd_samplers_common, shared
+from modules import k_denoiser, prompt_parser, sd_samplers_common
 from modules.latent_model import INPAINT_CHANNELS
 from modules.script_callbacks import (
     AfterCFGCallbackParams,
@@ -69,7 +69,7 @@ class Denoiser(CFGDenoiser):
         walked = x
         if self.walks_timesteps:
             x, sigma = self._to_levels(x, sigma)
-        if sd_samplers_common.apply_refiner(self, sigma):
+        if sd_samplers_common.apply_refiner(self):  # by the count of steps
             cond = self.sampler.sampler_extra_args["cond"]
             uncond = self.sampler.sampler_extra_args["uncond"]
         conds_list, text = prompt_parser.reconstruct_multicond_batch(cond, self.step)
@@ -80,7 +80,7 @@ class Denoiser(CFGDenoiser):
         cfg_denoiser_callback(params)
         if self._skips_uncond(sigma, s_min_uncond, False):
             cond_scale = 1.0
-        unet = shared.sd_model.forge_objects.unet
+        unet = self.inner_model.inner_model.forge_objects.unet
         scale = cond_scale * self.cond_scale_miltiplier
         denoised = guide(unet, params, conds_list, scale)
         if self.mask is not None:

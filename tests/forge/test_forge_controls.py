@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -223,3 +225,46 @@ def test_a_refiner_may_be_announced_as_a_pass(
     assert np.array_equal(first(answer), first(silent))
     texts = [made.info["infotexts"][0] for made in (silent, answer)]
     assert all("ControlNet 0" in text and "ControlNet 1" in text for text in texts)
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["raises again", "forgets"])
+def test_who_waits_for_the_pages_job_is_told_why_it_failed(
+    host: Any, tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """reForge's thread prints what a job raises, and the page got an error of an empty result."""
+    from lib_controlnet.errors import UnitError
+    from lib_controlnet.host import jobs
+
+    def wait(job: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return job(*args)
+        except UnitError:
+            if tells:
+                raise
+        return None
+
+    def fail(number: int) -> None:
+        msg = f"unit {number}: a sentence"
+        raise UnitError(msg)
+
+    thread = SimpleNamespace(run_and_wait_result=wait)
+    monkeypatch.setitem(sys.modules, "modules_forge.main_thread", thread)
+    jobs.watch()
+    jobs.watch()
+    assert thread.run_and_wait_result(abs, -3) == 3
+    with pytest.raises(UnitError, match="unit 2: a sentence"):
+        thread.run_and_wait_result(fail, 2)
+    jobs.unwatch()
+    assert thread.run_and_wait_result is wait
+    monkeypatch.undo()
+    jobs.watch()
+
+
+def test_controls_act_after_a_refiner_in_the_batch_before(webui: Any, like: str) -> None:
+    """img2img keeps its sampler, which still samples the refiner while the checkpoint is back."""
+    fields = {"refiner_checkpoint": checkpoints.SECOND, "refiner_switch_at": 0.5, "n_iter": 2}
+    asked = {**request(**fields), "init_images": [PHOTO], "denoising_strength": 0.9}
+    units = {**asked, "alwayson_scripts": {"ControlNet": {"args": [unit()]}}}
+    plain, controlled = (webui.img2img(**one).images[:2] for one in (asked, units))
+    for one, other in zip(plain, controlled, strict=True):
+        assert np.abs(np.array(one).astype(int) - np.array(other)).mean() > 2

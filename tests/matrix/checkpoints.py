@@ -18,6 +18,9 @@ from yaml import safe_dump, safe_load
 ASSETS = Path(__file__).resolve().parents[2] / "minihost" / "assets"
 BASE = "demo"
 UNET = "model.diffusion_model."
+QUANT = "first_stage_model.quant_conv"
+SMALLEST = -30.0
+"""Of the logarithm of a variance."""
 FIRST = UNET + "input_blocks.0.0.weight"
 
 INPAINTING = "matrix-inpainting"
@@ -26,6 +29,8 @@ SECOND = "matrix-second"
 MOVED = "matrix-moved"
 """Of the demo model's structure, but another noise schedule: the host makes new objects for it."""
 OTHER = "matrix-other"
+STILL = "matrix-still"
+"""Its VAE draws no random numbers worth mentioning: pictures have one latent in every host."""
 
 
 def _widened(tensors: dict[str, Tensor], channels: int, rng: torch.Generator) -> dict[str, Tensor]:
@@ -55,6 +60,15 @@ def _without_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for key, tensor in tensors.items()
         if not key.startswith((*gone, attention))
     }
+
+
+def _still(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A VAE that is certain of its latents."""
+    found = dict(tensors)
+    for key, value in ((f"{QUANT}.weight", 0.0), (f"{QUANT}.bias", SMALLEST)):
+        found[key] = tensors[key].clone()
+        found[key][len(found[key]) // 2 :] = value
+    return found
 
 
 def _config(**changes: Any) -> dict[str, Any]:
@@ -96,6 +110,7 @@ def write(folder: Path) -> list[Path]:
         EDITING: (_widened(tensors, 4, rng), _config(**editing)),
         SECOND: (_shaken(tensors, rng), _config()),
         MOVED: (_shaken(tensors, rng), _config(linear_end=0.0121)),
+        STILL: (_still(tensors), _config()),
         OTHER: (_without_attention(tensors), _config(unet={"attention_resolutions": [4]})),
     }
     files = []

@@ -23,9 +23,16 @@ def server(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Server]
         return
     data: Path = tmp_path_factory.mktemp("matrix")
     prepare.put(data, with_models=False)
-    with embedded_host(data, "--nowebui") as server:
+    shape = ("--like", request.config.getoption("--like"))
+    with embedded_host(data, "--nowebui", *shape) as server:
         request.config.stash[SERVER] = server
         yield server
+
+
+@pytest.fixture(scope="session")
+def member(server: Server) -> str:
+    """What the WebUI is, see `members`."""
+    return server.get("/matrix-probe/member")
 
 
 @pytest.fixture(scope="session")

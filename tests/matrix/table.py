@@ -8,7 +8,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from matrix import cases
+from matrix import cases, members
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "matrix.md"
 START, END = "<!-- matrix: generated -->", "<!-- matrix: end -->"
@@ -57,6 +57,13 @@ def table() -> str:
             lines.append(f"| {factor} | {', '.join(f'`{value}`' for value in values)} |")
     found, pairs = cases.sdxl_matrix()
     lines += ["", f"{len(found)} cases cover all {len(pairs)} possible pairs of these."]
+    lines += ["", "What members of the Forge family cannot do, and are not asked:", ""]
+    lines += ["| member | cases | reason |", "|---|---|---|"]
+    for limit in members.LIMITS:
+        values = (
+            f"{factor} {', '.join(f'`{v}`' for v in of)}" for factor, of in limit.values.items()
+        )
+        lines.append(f"| {', '.join(limit.members)} | {'; '.join(values)} | {limit.reason} |")
     return "\n".join(lines)
 
 

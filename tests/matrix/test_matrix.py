@@ -3,7 +3,9 @@
 Against a real WebUI: `python tests/matrix/prepare.py FOLDER`, start it with `--api`, then
 `python dev.py test tests/matrix --webui-url URL -k "not sdxl"`. Those on SDXL run on any checkpoint
 of that kind that a WebUI has, and skip what it has no checkpoint for: `prepare.py FOLDER --probe`,
-then `python dev.py test --webui-url URL --sdxl-checkpoint NAME --sdxl-control NAME`.
+then `python dev.py test --webui-url URL --sdxl-checkpoint NAME --sdxl-control NAME`. Members of the
+Forge family are asked the same, but what `members.LIMITS` says; `--like forge` asks the embedded
+host shaped as one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 import sdxl_models
-from matrix import cases, orders, pictures, table, verdict
+from matrix import cases, members, orders, pictures, table, verdict
 from matrix.pairwise import Pair
 from PIL import Image
 from servers import Server
@@ -30,14 +32,20 @@ def host_arithmetic(server: Server, image: Image.Image, steps: list[list[Any]]) 
 
 
 @pytest.mark.parametrize("case", [*CASES, *SDXL_CASES], ids=cases.label)
-def test_case_of_the_matrix(server: Server, names: dict[str, str], case: dict[str, str]) -> None:
+def test_case_of_the_matrix(
+    server: Server, member: str, names: dict[str, str], case: dict[str, str]
+) -> None:
+    reason = members.find_limit(member, case)
+    if reason:
+        pytest.skip(f"{member}: {reason}")
     server.get("/matrix-probe/take")
     route, request = orders.order(case)
     missing = orders.models_of(request).intersection(sdxl_models.NAMES) - names.keys()
     if missing:
         pytest.skip(f"the WebUI has no checkpoint {', '.join(missing)}")
-    request = orders.renamed(request, names)
-    own_failure = "" if server.log_file else cases.fails_by_itself(case)
+    request = members.fitted(orders.renamed(request, names), member, case)
+    is_real = member == members.A1111 and not server.log_file
+    own_failure = cases.fails_by_itself(case) if is_real else ""
     if own_failure:
         answer = server.client.post(route, json=request)
         assert (answer.status_code, own_failure in answer.text) == (500, True)
@@ -52,7 +60,11 @@ def test_case_of_the_matrix(server: Server, names: dict[str, str], case: dict[st
 
 
 @pytest.mark.parametrize("name", cases.BEYOND_THE_HOST)
-def test_host_fails_by_itself_at_what_the_matrix_leaves_out(server: Server, name: str) -> None:
+def test_host_fails_by_itself_at_what_the_matrix_leaves_out(
+    server: Server, member: str, name: str
+) -> None:
+    if member != members.A1111:
+        pytest.skip(f"{member} may do what A1111 cannot")
     case = {**cases.NOTHING_SPECIAL, **cases.BEYOND_THE_HOST[name]}
     assert not cases.is_possible(case)
     route, request = orders.order(case)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sdxl_models
-from matrix import cases, orders, pictures, verdict
+from matrix import cases, members, orders, pictures, verdict
 from matrix.test_matrix import host_arithmetic
 from servers import Server
 
@@ -52,7 +52,9 @@ def send(server: Server, names: dict[str, str], case: cases.Case, *units: dict[s
         for number, fields in enumerate(units)
     ]
     request["alwayson_scripts"] = {"ControlNet": {"args": given}} if units else {}
-    return server.client.post(route, json=orders.renamed(request, names))
+    member = server.get("/matrix-probe/member")
+    request = members.fitted(orders.renamed(request, names), member, case)
+    return server.client.post(route, json=request)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from modules import shared
 from torch import Tensor, nn
 
+from matrix_probe import host
 from matrix_probe.fitting import NOTHING, Output, explain
 from matrix_probe.records import Evaluation, Generation, Pass, levels
 
@@ -103,8 +103,10 @@ class Recorder:
         """A pass is about to be sampled."""
         self._preparing = False
         size = (int(x.shape[-1]), int(x.shape[-2]))
-        structure = self._structure_of(shared.sd_model.model.diffusion_model)
+        structure = self._structure_of(host.loaded_unet())
         sampler = str(p.sampler.config.name)
+        if self.current.passes and not self.current.passes[-1].evaluations:
+            self.current.passes.pop()  # some hosts announce a pass twice
         self.current.passes.append(Pass(bool(p.is_hr_pass), sampler, size, structure))
         self.current.numbers |= {
             name: getattr(p, name) for name in NUMBERS if getattr(p, name, None) is not None
@@ -131,18 +133,12 @@ class Recorder:
         """The host announces an evaluation: be the last hook on every block."""
         if self._p is None or params.denoiser.p is not self._p:
             return
-        unet = shared.sd_model.model.diffusion_model
-        self.current.passes[-1].evaluations.append(
-            Evaluation(
-                self._structure_of(unet),
-                params.text_cond.shape[0],
-                params.text_uncond.shape[0],
-                params.x.shape[0],
-            )
-        )
+        unet = host.sampled_unet(params.denoiser)
+        counts = host.count_rows(params)
+        self.current.passes[-1].evaluations.append(Evaluation(self._structure_of(unet), *counts))
         self._outputs = []
         self._release()
-        self._watch(unet)
+        self._watch(unet, len(params.x))
 
     def _structure_of(self, unet: nn.Module) -> int:
         """The same number for U-Nets with the same tensors, whatever object they are."""
@@ -156,7 +152,7 @@ class Recorder:
             handle.remove()
         self._handles = []
 
-    def _watch(self, unet: nn.Module) -> None:
+    def _watch(self, unet: nn.Module, images: int) -> None:
         depth = len(unet.input_blocks)
         keep = self._handles.append
         for i, block in enumerate(unet.input_blocks):
@@ -167,7 +163,8 @@ class Recorder:
         for k, block in enumerate(unet.output_blocks):
             note = functools.partial(self._note_input, depth - 1 - k, depth if k == 0 else None)
             keep(block[0].register_forward_pre_hook(note))
-        keep(unet.register_forward_hook(self._end_call))
+        end = functools.partial(self._end_call, images)
+        keep(unet.register_forward_hook(end, with_kwargs=True))
 
     def _note_output(self, layer: int, _module: nn.Module, _args: tuple, output: Tensor) -> None:
         self._skips[layer] = output.detach().clone()
@@ -179,11 +176,19 @@ class Recorder:
         if middle is not None:
             self._added[middle] = args[0][:, :split].float() - self._skips[middle].float()
 
-    def _end_call(self, _unet: nn.Module, _args: tuple, _output: Tensor) -> None:
+    def _end_call(
+        self,
+        images: int,
+        _unet: nn.Module,
+        _args: tuple,
+        arguments: Mapping[str, Any],
+        _output: Tensor,
+    ) -> None:
         evaluation = self.current.passes[-1].evaluations[-1]
         added = [self._added[i].cpu() for i in range(len(self._added))]
         evaluation.calls.append(added[0].shape[0])
         evaluation.rows += explain(added, self._outputs)
+        evaluation.places += host.places_of(arguments, added[0].shape[0], images)
         self._skips, self._added, self._outputs = {}, {}, []
 
     # ---- control networks ----
@@ -229,7 +234,9 @@ def _spy_on_networks(recorder: Recorder) -> None:
 
 def hooks_left() -> list[str]:
     """Hooks of the controls that are on the loaded U-Net now; none should be after a generation."""
-    unet = shared.sd_model.model.diffusion_model
+    unet = host.loaded_unet()
+    if unet is None:
+        return []
     tables = ("_forward_hooks", "_forward_pre_hooks")
     found = []
     for name, module in unet.named_modules():

@@ -34,6 +34,7 @@ class Evaluation:
         conds, unconds, total: rows announced by the host.
         calls: rows of each U-Net call.
         rows: one entry per row, in the order of the calls.
+        places: of each of them, a key that sorts it where A1111 has it.
     """
 
     structure: int
@@ -42,8 +43,10 @@ class Evaluation:
     total: int
     calls: list[int] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    places: list[tuple[int, ...]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
+        sorted_rows = sorted(zip(self.places, self.rows, strict=True), key=lambda pair: pair[0])
         factors = [row.factors for row in self.rows if row.hint != NOTHING]
         return {
             "structure": self.structure,
@@ -51,7 +54,7 @@ class Evaluation:
             "unconds": self.unconds,
             "total": self.total,
             "calls": self.calls,
-            "hints": [row.hint for row in self.rows],
+            "hints": [row.hint for _place, row in sorted_rows],
             "unexplained": sum(row.error == float("inf") for row in self.rows),
             "error": max((min(row.error, 9e9) for row in self.rows), default=0.0),
             "factors": np.mean(factors, axis=0).tolist() if factors else [],

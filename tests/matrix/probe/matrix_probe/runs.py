@@ -12,8 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio
 from modules import call_queue, images, img2img, scripts, shared, txt2img
-from PIL import Image
+from PIL import Image, ImageChops
 
 PICTURES = (
     *("init_img", "sketch", "inpaint_color_sketch", "inpaint_color_sketch_orig"),
@@ -23,6 +24,7 @@ IMG2IMG: dict[str, Any] = {
     "prompt_styles": [],
     "mask_alpha": 0,
     "image_cfg_scale": 1.5,
+    "distilled_cfg_scale": 3.5,
     "selected_scale_tab": 0,
     "scale_by": 1.0,
     "override_settings_texts": [],
@@ -42,9 +44,14 @@ TXT2IMG: dict[str, Any] = {
     "hr_scheduler": "Use same scheduler",
     "hr_prompt": "",
     "hr_negative_prompt": "",
+    "hr_additional_modules": ["Use same choices"],
+    "hr_distilled_cfg": 3.5,
+    "distilled_cfg_scale": 3.5,
     "override_settings_texts": [],
 }
 NOBODY = SimpleNamespace(username=None)
+GRADIO_OF_PAIRS = 4
+"""From this version on a gallery holds pictures with their captions."""
 
 
 def picture(text: str) -> Image.Image:
@@ -96,8 +103,34 @@ def run_img2img(request: dict[str, Any]) -> tuple:
             request.get("batch_masks"), Path(folder, "masks")
         )
         values.setdefault("init_img_with_mask", None)
+        if "sketch_fg" in inspect.signature(img2img.img2img).parameters:
+            values |= on_canvases(values)
         arguments = script_arguments(scripts.scripts_img2img, request["units"])
         return img2img.img2img(*named(img2img.img2img, values), *arguments)
+
+
+def on_canvases(values: dict[str, Any]) -> dict[str, Any]:
+    """The pictures of the tabs as what lies below and what is drawn over it, each RGBA."""
+    drawn = values["init_img_with_mask"] or {"image": None, "mask": None}
+    plain, painted = values["inpaint_color_sketch_orig"], values["inpaint_color_sketch"]
+    layers = {
+        "sketch": (values["sketch"], values["sketch"], None),
+        "init_img_with_mask": (drawn["image"], drawn["image"], drawn["mask"]),
+        "inpaint_color_sketch": (plain, painted, plain and ImageChops.difference(plain, painted)),
+    }
+    found: dict[str, Any] = {}
+    for name, (below, above, where) in layers.items():
+        found[name] = below and below.convert("RGBA")
+        found[f"{name}_fg"] = above and strokes(above, where)
+    return found
+
+
+def strokes(painted: Image.Image, where: Image.Image | None) -> Image.Image:
+    """The painted places of a picture, RGBA; elsewhere it is transparent."""
+    over = painted.convert("RGBA")
+    empty = Image.new("L", over.size)
+    over.putalpha(empty if where is None else where.convert("L").point(lambda v: 255 if v else 0))
+    return over
 
 
 def _write(files: dict[str, str] | None, folder: Path) -> str:
@@ -112,9 +145,12 @@ def _write(files: dict[str, str] | None, folder: Path) -> str:
 def run_upscale(request: dict[str, Any]) -> tuple:
     """The button that upscales a picture of the gallery."""
     values = {**TXT2IMG, "id_task": "", "request": NOBODY, **request["values"]}
+    values["hr_cfg"] = values["cfg_scale"]
     arguments = script_arguments(scripts.scripts_txt2img, request["units"])
     create = named(txt2img.txt2img_create_processing, values)[2:]
-    gallery = ["data:image/png;base64," + request["picture"]]
+    gallery: list[Any] = ["data:image/png;base64," + request["picture"]]
+    if int(gradio.__version__.split(".")[0]) >= GRADIO_OF_PAIRS:
+        gallery = [(picture(request["picture"]), None)]
     text = "a picture\nSteps: 5, Sampler: Euler, CFG scale: 4, Seed: 5, Size: 64x64"
     info = json.dumps({"infotexts": [text]})
     return txt2img.txt2img_upscale("", NOBODY, gallery, 0, info, *create, *arguments)

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import Body
 from fastapi.responses import JSONResponse
+from matrix_probe import host, runs
 from matrix_probe import recorder as recording
-from matrix_probe import runs
 from modules import script_callbacks, scripts
 
 script_callbacks.remove_current_script_callbacks()
@@ -49,6 +49,11 @@ def on_app_started(_demo: Any, app: Any) -> None:
         taken, RECORDER.generations = RECORDER.generations, []
         found = recording.hooks_left()
         return JSONResponse({"generations": [one.as_json() for one in taken], "hooks": found})
+
+    @app.get("/matrix-probe/member")
+    def member() -> Any:
+        """What the host is: A1111, or which member of the Forge family."""
+        return host.member()
 
     @app.post("/matrix-probe/run")
     def run(request: dict = REQUEST) -> Any:
