@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 Folders = bool | Sequence[str | Path]
@@ -66,11 +66,11 @@ def _resolve(named: str | Path) -> Path:
 def parse_path(text: object) -> str:
     """One path: quotes and blanks off, `~` filled in; never raises.
 
-    What is no text gives "".
+    What is neither text nor a path, as some hosts' flags are, gives "".
     """
-    if not isinstance(text, str):
+    if not isinstance(text, (str, PurePath)):
         return ""
-    path = text[:LONGEST].strip()
+    path = str(text)[:LONGEST].strip()
     while len(path) > 1 and QUOTES.get(path[0]) == path[-1]:
         path = path[1:-1].strip()
     return os.path.expanduser(path)  # noqa: PTH111 - Path's raises

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from modules import call_queue, devices, paths, shared
 
@@ -35,10 +35,15 @@ def report_to(listener: Listener | None) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
+FOLDER_FLAGS: Final = ("controlnet_annotator_models_path", "controlnet_preprocessor_models_dir")
+"""For the folder of preprocessors' weights; the second is that of the Forge family."""
+
+
 def set_up(host: WebUIHost) -> None:
     """Have the preprocessors use the user's folders, settings and device from now on."""
     chosen = parse_path(host.option("control_net_modules_path"))
-    chosen = chosen or parse_path(host.flag("controlnet_annotator_models_path"))
+    for flag in FOLDER_FLAGS:
+        chosen = chosen or parse_path(host.flag(flag))
     preprocess.store.STORE.roots = preprocess.store.folders(
         chosen, Path(paths.data_path), Path(shared.models_path)
     )

@@ -45,6 +45,11 @@ def test_what_is_no_path_is_none(value: object) -> None:
 
 
 @posix
+def test_flag_that_the_host_reads_as_a_path_is_one(tmp_path: Path) -> None:
+    assert parse_path(tmp_path) == str(tmp_path)
+    assert parse_folders(tmp_path) == [str(tmp_path)]
+
+
 def test_several_folders_in_one_field(tmp_path: Path) -> None:
     one, two = (str(tmp_path / name) for name in ("one", "two, three"))
     for text in (f"{one};{two}-", f"{one}:{two}-", f'"{one}" "{two}-"', f"{one}\n{two}-\n\n"):
