@@ -21,7 +21,7 @@ from PIL import Image
 from lib_controlnet.nets.cldm import ControlNet
 
 PROBE = Path(__file__).resolve().parents[1] / "matrix" / "probe"
-COUNT = 5
+COUNT = 3
 
 
 def chosen() -> list[Case]:
