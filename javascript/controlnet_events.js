@@ -86,6 +86,24 @@ window.controlnetPanel = (() => {
   /** Nothing -> one block shown or hidden. */
   const show = (visible) => () => see(visible);
 
+  /** What the user has chosen by hand last, until somebody answers to it. */
+  let chosen = null;
+  document.addEventListener("change", (event) => event.isTrusted && (chosen = event.target), true);
+
+  /** The `count` inputs of an event -> the same, if the user chose in a widget: gradio 4 reports what is written, too. */
+  const byHand = (widget, count) => (...values) => {
+    if (!chosen?.closest(`#${widget}`)) return never();
+    chosen = null;
+    return values.slice(0, count);
+  };
+
+  /** Nothing -> one block put away, if the user chose in a widget. */
+  const hideByHand = (widget) => () => {
+    if (!chosen?.closest(`#${widget}`)) return never();
+    chosen = null;
+    return hidden;
+  };
+
   /** Nothing -> the same values each time. */
   const write = (...values) => () => values;
 
@@ -434,7 +452,7 @@ window.controlnetPanel = (() => {
   return {
     ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
     ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, joinDrawing, noteDrawing, newCanvas },
-    ...{ sendDimensions, refusePicture },
+    ...{ sendDimensions, byHand, hideByHand, refusePicture },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
     ...{ chooseWeightType, weighComposition, noteChoices, askAgain },
   };

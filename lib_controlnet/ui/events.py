@@ -10,11 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import gradio as gr
+
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import InputMode
 from lib_controlnet.ui import choices
 from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.gradios import SCRIPT
+from lib_controlnet.ui.gradios import HAS_DRAWING, SCRIPT
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.preview import connect_preview
 from lib_controlnet.ui.region import connect_region
@@ -95,10 +97,15 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     def choose_type(kind: str, pixel_perfect: bool, shows_all: bool) -> list[Any]:
         return choices.on_control_type(kind, pixel_perfect, runtime, shows_all)
 
+    asked = [widgets.control_type, widgets.pixel_perfect, widgets.show_all]
+    guard: dict[str, Any] = {}
+    if not HAS_DRAWING and isinstance(widgets.control_type, gr.Radio):
+        guard = {SCRIPT: page_function("byHand", widgets.control_type.elem_id, len(asked))}
     widgets.control_type.input(
         fn=choose_type,
-        inputs=[widgets.control_type, widgets.pixel_perfect, widgets.show_all],
+        inputs=asked,
         outputs=[widgets.module, *follow_module, *of_families, *offers],
+        **guard,
         **quiet,
     )
     for trigger in (widgets.module.input, widgets.restore.click):

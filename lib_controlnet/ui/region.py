@@ -15,7 +15,7 @@ import gradio as gr
 
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.gradios import for_uploads
+from lib_controlnet.ui.gradios import HAS_DRAWING, for_uploads
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.sketch import build_sketch
 from lib_controlnet.units.unit import FIELDS
@@ -134,7 +134,10 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
     )
     for trigger in widgets.region_sketch.drawn:
         in_page(trigger, page_function("closeOnceDrawn", widgets.name), [], [widgets.region_status])
-    in_page(widgets.region.input, page_function("show", False), [], [widgets.region_status])
+    # gradio 4 reports what is written into a radio as if the user had chosen it.
+    hide = page_function("hideByHand", widgets.region.elem_id)
+    hide = page_function("show", False) if HAS_DRAWING else hide
+    in_page(widgets.region.input, hide, [], [widgets.region_status])
     in_page(
         widgets.effective_region_mask.upload,
         page_function("checkUpload", widgets.name, False),
