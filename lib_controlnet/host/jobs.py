@@ -126,4 +126,4 @@ def _wrap(wrap: Callable[[Function], Function], original: Function) -> Function:
 
 def _is_ours(function: Any) -> bool:
     # Known by identity: `functools.wraps` of a neighbour copies attributes.
-    return getattr(function, _WRAPPER, None) is function
+    return function is not None and getattr(function, _WRAPPER, None) is function
