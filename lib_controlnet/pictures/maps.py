@@ -90,7 +90,7 @@ def join_mask(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     else:
         plane = np.ascontiguousarray(mask if mask.ndim == 2 else mask[:, :, 0])
         if plane.shape != (height, width):
-            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            plane = _take_nearest(plane, Size(width, height))
     return np.dstack([image, plane])
 
 
@@ -232,12 +232,10 @@ def resize_map(control_map: np.ndarray, wanted: Size) -> np.ndarray:
             for step in _steps(size, wanted):
                 colours = _thin_lines(colours, step)
         else:
-            shape = wanted.width, wanted.height
-            colours = cv2.resize(colours, shape, interpolation=method)
+            colours = _stretch(colours, wanted, method)
             colours = _black_or_white(colours) if kind is _Kind.BROAD else colours
         if mask.size:
-            shape = wanted.width, wanted.height
-            mask = cv2.resize(np.ascontiguousarray(mask), shape, interpolation=method)
+            mask = _stretch(np.ascontiguousarray(mask[:, :, 0]), wanted, method)
     if not mask.size:
         return colours
     return np.dstack([colours, np.where(mask > 127, np.uint8(255), np.uint8(0))])
@@ -321,6 +319,31 @@ def _is_one_pixel_wide(binary: np.ndarray) -> bool:
     opened = cv2.dilate(cv2.erode(binary, kernel), kernel)
     lost, white = np.count_nonzero(opened < binary), np.count_nonzero(binary > 127)
     return 2 * lost > white
+
+
+def _stretch(picture: np.ndarray, wanted: Size, method: int) -> np.ndarray:
+    """A picture at another size by one of OpenCV's interpolations."""
+    if method == cv2.INTER_NEAREST_EXACT:
+        return _take_nearest(picture, wanted)
+    return cv2.resize(picture, (wanted.width, wanted.height), interpolation=method)
+
+
+def _take_nearest(picture: np.ndarray, wanted: Size) -> np.ndarray:
+    """A picture at another size, each pixel one of its own.
+
+    Where two are equally near, OpenCV 5 takes now the one, now the other. This is OpenCV 4's
+    `INTER_NEAREST_EXACT`, in whole numbers of 1 / 65536 of a pixel.
+    """
+    height, width = picture.shape[:2]
+    rows, columns = _nearest(height, wanted.height), _nearest(width, wanted.width)
+    return picture[rows[:, None], columns]
+
+
+def _nearest(count: int, wanted: int) -> np.ndarray:
+    """Of each of `wanted` pixels in a row the nearest of `count`."""
+    step = ((count << 16) + wanted // 2) // wanted
+    places = (step * np.arange(wanted) + step // 2 - count % 2) >> 16
+    return places.clip(0, count - 1)
 
 
 def _method(kind: _Kind, size: Size, wanted: Size) -> int:

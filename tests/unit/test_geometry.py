@@ -13,6 +13,7 @@ from PIL import Image
 
 from lib_controlnet.enums import ResizeMode
 from lib_controlnet.errors import ImageError
+from lib_controlnet.pictures import maps
 from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.pictures.maps import Size, fit_map, is_flat, join_mask, placement, resize_map
 from lib_controlnet.prepare.crop import (
@@ -463,6 +464,27 @@ def test_followed_picture_lies_on_the_hosts_pixels(mode: int, size: Size, masked
         joined = fit_map(join_mask(followed.image, followed.mask), size, OUTER)
         assert np.array_equal(joined[inside][:, 3] > 127, host.mask[inside] > 127)
         assert (joined[~inside][:, 3] == 255).all(), "the added border is to be painted"
+
+
+def test_palettes_are_placed_alike_by_every_opencv() -> None:
+    """128 to 192: every third pixel is as near to one as to the next, where OpenCV 5 wavers."""
+    stripes = np.arange(128, dtype=np.uint8) % 2 * np.uint8(200)
+    image = np.stack([stripes, 40 + 0 * stripes, 200 - stripes], axis=-1)[None].repeat(128, 0)
+    placed = resize_map(image, Size(192, 192))
+    taken = [(x // 3 * 2 + (x % 3 + 1) // 2) for x in range(192)]
+    taken = [min(one, 127) for one in taken]
+    assert np.array_equal(placed, image[:, taken][taken])
+
+
+@pytest.mark.skipif(cv2.__version__ >= "5", reason="it is OpenCV 4's that is meant")
+def test_palettes_are_placed_as_by_opencv_4() -> None:
+    sides = [*range(1, 70), 333, 1920]
+    for before in sides:
+        row = np.arange(before, dtype=np.uint16)[None]
+        for after in sides:
+            ours = maps._nearest(before, after)
+            theirs = cv2.resize(row, (after, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
+            assert np.array_equal(ours, theirs), (before, after)
 
 
 def test_resize_map_of_the_right_size_is_the_map_itself(photograph: np.ndarray) -> None:
