@@ -13,6 +13,7 @@ A1111 = "a1111"
 FORGE = "forge"
 REFORGE = "reforge"
 FAMILY = (FORGE, REFORGE)
+REFINED = ("refiner", "refiner-moved", "refiner-other")
 
 FIELDS: Mapping[str, dict[str, Any]] = {
     A1111: {},
@@ -48,11 +49,16 @@ LIMITS: tuple[Limit, ...] = (
         (FORGE,),
         {
             "path": FROM_PICTURE,
-            "checkpoint": ("refiner", "refiner-moved", "refiner-other"),
+            "checkpoint": REFINED,
             "batch": ("count",),
             "sampler": ("DDIM", "UniPC"),
         },
         "its second batch has no noise levels after a refiner, and ends in an AttributeError",
+    ),
+    Limit(
+        (REFORGE,),
+        {"path": FROM_PICTURE, "checkpoint": REFINED, "batch": ("count",)},
+        "its second batch samples the refiner, which was taken apart since: a TypeError",
     ),
 )
 
