@@ -12,6 +12,7 @@ from modules import (
     sd_samplers_cfg_denoiser,
     sd_samplers_common,
     sd_schedulers,
+    shared,
 )
 from modules.sd_samplers_common import SamplerData
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class CFGDenoiserKDiffusion(sd_samplers_cfg_denoiser.CFGDenoiser):
         if self.sampler.funcname == "sample_lcm":
             return k_denoiser.LCMCompVisDenoiser(model)
         is_v = getattr(model, "parameterization", "eps") == "v"
-        return (k_denoiser.CompVisVDenoiser if is_v else k_denoiser.CompVisDenoiser)(model)
+        wrap = k_denoiser.CompVisVDenoiser if is_v else k_denoiser.CompVisDenoiser
+        return wrap(model, quantize=shared.opts.enable_quantization)
 
 
 class KDiffusionSampler(sd_samplers_common.Sampler):

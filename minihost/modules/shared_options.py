@@ -62,6 +62,7 @@ options_templates: dict[str, OptionInfo] = {
         "sd_unet": OptionInfo("Automatic", "SD Unet", gr.Dropdown,
                               lambda: {"choices": shared_items.sd_unet_items()}),
         "CLIP_stop_at_last_layers": _slider(1, "Clip skip", (1, 12, 1), infotext="Clip skip"),
+        "enable_quantization": OptionInfo(False, "Whole timesteps in K samplers"),
         "refiner_switch_by_sample_steps": OptionInfo(False, "Switch to refiner by sampling steps"),
         "sd_noise_schedule": _radio("Default", "Noise schedule for sampling", "Default",
                                     "Zero Terminal SNR", infotext="Noise Schedule"),

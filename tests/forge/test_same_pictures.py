@@ -44,7 +44,6 @@ COLOURS = unit(module="tile_colorfix", image=PHOTO)
 KEPT = unit("control_demo_inpaint", module="inpaint_only", image=PHOTO, mask=BOX)
 FOLLOWS = {"module": "inpaint_only", "model": "control_demo_inpaint"}
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.75, "hr_cfg": 4}
-HIRES["hr_second_pass_steps"] = 3  # all of its timesteps are whole
 LANCZOS = {**HIRES, "hr_upscaler": "Lanczos", **checkpoint(checkpoints.STILL)}
 LOW, HIGH = unit(hr_option="Low res only"), unit(hr_option="High res only")
 BATCH = {"batch_size": 2, "prompt": "a circle AND a square :0.5"}
@@ -57,8 +56,8 @@ FROM_PICTURE = {
 # The family mixes noise of its own into what is not masked, so all that is sampled is masked.
 WHOLE = {**FROM_PICTURE, "mask": WHITE, "mask_blur": 0, "inpaint_full_res": False}
 MASKED = {**WHOLE, "mask": BOX, "inpaint_full_res": True, "inpaint_full_res_padding": 0}
-BY_STEPS = {"refiner_switch_by_sample_steps": True}
-"""A setting of A1111's; members always count steps."""
+AS_MEMBERS = {"refiner_switch_by_sample_steps": True, "enable_quantization": True}
+"""Settings of A1111's; members always count steps, and always take whole timesteps."""
 REFINER = {"refiner_checkpoint": checkpoints.SECOND, "refiner_switch_at": 0.5}
 
 SEEN = 0.2
@@ -101,7 +100,12 @@ CASES: dict[str, Case] = {
     "SDXL": (checkpoint(sdxl_models.BASE), (unit(**XL), {**COLOURS, **XL}, {**KEPT, **XL})),
 }
 FAMILIES = ("control_lora_demo_canny", "t2iadapter_demo_canny", "t2iadapter_demo_canny_light")
-SAMPLERS = ("Euler a", "LMS", "DPM2", "DPM++ 2M", "DPM++ SDE", "UniPC", "LCM", "PLMS", "Restart")
+SAMPLERS = {
+    **dict.fromkeys(("Euler a", "LMS", "DPM2", "DPM++ 2M", "DPM++ SDE", "PLMS", "Restart"), 4),
+    # Not quantized by that setting: so many steps that their timesteps are whole anyway.
+    "UniPC": 26,
+    "LCM": 8,
+}
 WINDOWS = ((0, 0.5), (0.5, 1), (0.25, 0.75))
 REAL: dict[str, Case] = {
     **{f"alone {name}": ({}, (unit(name, module="canny"),)) for name in FAMILIES},
@@ -113,7 +117,10 @@ REAL: dict[str, Case] = {
         for mode in MODES
         for path, fields in (("img2img", FROM_PICTURE), ("inpaint", WHOLE), ("masked", MASKED))
     },
-    **{f"sampler {name}": ({"sampler_name": name}, (DEPTH, COLOURS)) for name in SAMPLERS},
+    **{
+        f"sampler {name}": ({"sampler_name": name, "steps": steps}, (DEPTH, COLOURS))
+        for name, steps in SAMPLERS.items()
+    },
     "sampler DDIM": ({"sampler_name": "DDIM"}, (MORE,)),
     "Karras": ({"sampler_name": "DPM++ 2M", "scheduler": "Karras"}, (DEPTH, KEPT)),
     **{
@@ -173,7 +180,7 @@ def draw_there(a1111: Server) -> Callable[[dict[str, Any]], list[np.ndarray]]:
         key = json.dumps(asked, sort_keys=True)
         if key not in known:
             sent = {name: value for name, value in asked.items() if name != "hr_cfg"}
-            sent["override_settings"] = {**BY_STEPS, **asked["override_settings"]}
+            sent["override_settings"] = {**AS_MEMBERS, **asked["override_settings"]}
             known[key] = draw(a1111, sent)
         return known[key]
 
