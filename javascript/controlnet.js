@@ -134,14 +134,19 @@
     }
   }
 
-  /** Close a preview of the tab's picture when the tab shows another: the unit's own is watched by its events. */
+  /**
+   * Close a preview of the tab's picture when the tab shows another: the unit's own is watched by its events.
+   *
+   * The same picture in another tab is another one, as its mask is.
+   */
   const previewed = new WeakMap();
   function updatePreview(unit) {
     const own = `#${find(".cnet-input-image-group .cnet-image", unit).id}`;
-    const now = unit.dataset.picture === own ? own : imageOf(unit.dataset.picture)?.getAttribute("src");
+    const place = unit.dataset.picture;
+    const now = [place, place === own ? own : imageOf(place)?.getAttribute("src")];
     const before = previewed.get(unit);
     previewed.set(unit, now);
-    if (before === undefined || before === now) return;
+    if (!before || before.every((value, i) => value === now[i])) return;
     unit.dataset.edition = Number(unit.dataset.edition || 0) + 1; // a map under way is out of date
     if (find(".cnet-generated-image-group img", unit)) find(".cnet-close-preview", unit)?.click();
   }

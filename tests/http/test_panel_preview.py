@@ -142,6 +142,18 @@ def test_preview_closes_when_the_tab_has_another_picture(
     assert run(page).shape[0] == 128
 
 
+def test_preview_closes_in_another_tab_with_the_same_picture(panel: Any, picture: Path) -> None:
+    page = panel
+    open_tab(page, INPAINT)
+    put_on_canvas(page, "img2maskimg", picture)
+    open_tab(page, 0)
+    put(page, "img2img_image", picture)
+    choose_canny(page, UNIT)
+    run(page)
+    open_tab(page, INPAINT)
+    page.wait_for_selector(PREVIEW, state="detached")
+
+
 def test_preview_of_only_masked_shows_the_crop(panel: Any, picture: Path) -> None:
     page = panel
     open_tab(page, INPAINT)
