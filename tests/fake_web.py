@@ -18,7 +18,7 @@ from lib_controlnet import api
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.preprocess import Detection
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.families import FileFacts, Refusal, describe
+from lib_controlnet.families import FileFacts, Refusal, look_into
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.settings import DEFAULTS
 
@@ -43,7 +43,7 @@ class FakeRuntime:
         self.catalog.refresh()
 
     def facts(self, path: Path) -> FileFacts:
-        return describe(path)
+        return look_into(path, None)[0]
 
     def look_into(self, paths: Iterable[Path], patience: float = 0) -> frozenset[Path]:
         return frozenset()

@@ -14,7 +14,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from lib_controlnet.families import FileFacts, Refusal, describe
+from lib_controlnet.families import FileFacts, Refusal, look_into
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.prepare.detection import detect_unit
 from lib_controlnet.prepare.inputs import ChosenPicture, PictureSource
@@ -56,7 +56,7 @@ class FakeRuntime:
         return self.checkpoint
 
     def facts(self, path: Path) -> FileFacts:
-        return describe(path)
+        return look_into(path, None)[0]
 
     def look_into(self, paths: Iterable[Path], patience: float = 0) -> frozenset[Path]:
         return self.waiting & frozenset(paths)

@@ -118,26 +118,17 @@ class Refusal:
         return self.reason or self.sentence
 
 
-def refusal(path: Path, base: BaseUNet) -> Refusal | None:
-    """What would keep `load_network` from loading a file, as far as names and shapes tell.
-
-    None where nothing would, and for files of torch's first format, whose names cannot be read
-    without all of their tensors.
-    """
-    return look_into(path, base)[1]
-
-
-def describe(path: Path) -> FileFacts:
-    """What there is to know of a file before it is loaded, or why nothing is."""
-    return look_into(path, None)[0]
-
-
 def look_into(path: Path, base: BaseUNet | None) -> tuple[FileFacts, Refusal | None]:
-    """What `describe` and `refusal` say of a file, which is opened once; see there.
+    """What there is to know of a file before it is loaded, and why a checkpoint cannot use it.
 
     Args:
         path: the file.
         base: the checkpoint that it is to control; None: nothing is refused.
+
+    Returns:
+        Facts, or in them why nothing is known; and the refusal. That is None where nothing would
+        refuse it, and for files of torch's first format, whose names cannot be read without all of
+        their tensors.
     """
     try:
         size = path.stat().st_size

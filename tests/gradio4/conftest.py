@@ -29,6 +29,7 @@ SCRIPTS = (
     *sorted((ROOT / "javascript").glob("*.js")),
 )
 TABS = ("txt2img", "img2img")
+PASTED = {"control_type": "Canny", "module": "canny", "processor_res": 640, "threshold_a": 64}
 MODES = ("img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch")
 
 
@@ -69,6 +70,7 @@ class Site:
             _build_host_pictures()
         inputs = build_panel(tab == "img2img", tab, runtime)
         if tab == "txt2img":
+            _build_paste(inputs[0].unit_widgets)
             inputs = [*inputs, *build_movie_panel(runtime)]
         button, said = gr.Button(elem_id=f"{tab}_generate"), gr.Textbox()
         button.click(self._take, inputs, said)
@@ -87,6 +89,12 @@ class Site:
             if self._arrived.is_set():
                 return self.taken
         pytest.fail("nothing arrived")
+
+
+def _build_paste(widgets: Any) -> None:
+    """A button that writes what a text of parameters says."""
+    written = [getattr(widgets, name) for name in PASTED]
+    gr.Button(elem_id="paste").click(lambda: [*PASTED.values()], [], written)
 
 
 def _build_host_pictures() -> None:

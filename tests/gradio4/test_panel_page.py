@@ -26,6 +26,8 @@ pytestmark = pytest.mark.browser
 
 INPUT, CANVAS = f"{UNIT}_input_image", f"{UNIT}_region_canvas"
 PREVIEW = "_generated_image img"
+SETTLED = 700
+"""Milliseconds in which the answer to an event has long been written."""
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +189,15 @@ def test_without_a_canvas_pictures_are_uploaded(
     page.click(f"{UNIT}_controlnet_canvas_create_button")
     page.wait_for_selector(f"{INPUT} img")
     assert site.generate(page)[0].image["image"].shape == (512, 512, 3)
+
+
+def test_what_is_pasted_is_no_choice_of_the_user(panel: Any, site: Any) -> None:
+    """gradio 4 reports a control type that is written as one that was chosen."""
+    panel.click("#paste")
+    panel.wait_for_selector(f"{UNIT}_controlnet_type_filter_radio label.selected:has-text('Canny')")
+    panel.wait_for_timeout(SETTLED)
+    unit = site.generate(panel)[0]
+    assert (unit.module, unit.processor_res, unit.threshold_a) == ("canny", 640, 64)
+    choose_type(panel, "Depth")  # by hand it has its defaults
+    panel.wait_for_timeout(SETTLED)
+    assert site.generate(panel)[0].module != "canny"

@@ -369,5 +369,5 @@ def test_it_is_offered_for_its_base(tmp_path: Path) -> None:
 
     path = tmp_path / "sai_xl_canny_128lora.safetensors"
     save_file(lora_file("SDXL"), path)
-    assert families.refusal(path, untouched_base("SDXL")) is None
-    assert families.refusal(path, untouched_base("SD1")).other_base
+    assert families.look_into(path, untouched_base("SDXL"))[1] is None
+    assert families.look_into(path, untouched_base("SD1"))[1].other_base

@@ -246,9 +246,12 @@ def test_other_kinds_are_named_in_the_refusal(name: str) -> None:
     assert str(caught.value).endswith(kind.advice)
 
 
-@pytest.mark.parametrize("read", ["load_network", "describe", "refusal", "preprocessor_for"])
+@pytest.mark.parametrize(
+    ("read", "fits"),
+    [("load_network", True), ("look_into", True), ("look_into", False), ("preprocessor_for", None)],
+)
 def test_a_file_is_classified_once(
-    read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    read: str, fits: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many families ask; in large folders this is most of what a list of them takes."""
     path, base = tmp_path / "x.safetensors", tiny_base("SD1")
@@ -261,7 +264,8 @@ def test_a_file_is_classified_once(
 
     counting = replace(SIGNATURES[0], test=test)  # every classification begins with it
     monkeypatch.setattr(signatures, "SIGNATURES", (counting, *SIGNATURES[1:]))
-    given = {"load_network": (base, torch.float32, "cpu"), "refusal": (base,)}.get(read, ())
+    given: tuple[object, ...] = () if fits is None else (base if fits else None,)
+    given += (torch.float32, "cpu") if read == "load_network" else ()
     getattr(families, read)(path, *given)
     assert len(asked) == 1
 
@@ -417,7 +421,7 @@ def test_refusal_of_a_file_is_for_every_base_but_its_own(
     path = save_controlnet(tmp_path / f"model{suffix}", tiny_controlnet(kind))
     monkeypatch.setattr(ControlNetFamily, "load", None)  # nothing is loaded for it
     for other in ("SD1", "SD2", "SDXL"):
-        refused = families.refusal(path, tiny_base(other))
+        refused = families.look_into(path, tiny_base(other))[1]
         assert (refused is None) == (other == kind)
         assert refused is None or refused.other_base
         assert refused is None or "is made for" in refused.sentence
@@ -431,11 +435,13 @@ def test_refusal_of_what_controls_nothing_is_no_matter_of_the_base(tmp_path: Pat
     tensors = tiny_controlnet("SDXL").module.state_dict()
     torch.save(tensors, old, _use_new_zipfile_serialization=False)
     for path, said in ((lora, "is a LoRA"), (torn, "a web page")):
-        refused = families.refusal(path, base)
+        refused = families.look_into(path, base)[1]
         assert said in refused.sentence
         assert not refused.other_base
-    assert families.refusal(old, base) is None, "its names are not to be had without its tensors"
-    assert families.refusal(tmp_path / "absent.pth", base) is None
+    assert families.look_into(old, base)[1] is None, (
+        "its names are not to be had without its tensors"
+    )
+    assert families.look_into(tmp_path / "absent.pth", base)[1] is None
 
 
 def test_bases_of_other_depths_do_not_share_networks() -> None:

@@ -19,7 +19,7 @@ from support import tiny_base
 from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.engine.unet import BaseUNet, describe_unet, is_placed
 from lib_controlnet.errors import BrokenCheckpointError, UnitError, WrongBaseModelError
-from lib_controlnet.families import load_network, refusal
+from lib_controlnet.families import load_network, look_into
 from lib_controlnet.families.fooocus import find_distilled
 from lib_controlnet.host.a1111.rows import build_layout
 
@@ -156,13 +156,13 @@ def test_one_file_alone_is_refused_with_the_name_of_the_other(base, files):
 )
 def test_a_distilled_checkpoint_is_refused_by_its_name(base, files, name, word):
     assert find_distilled(name) == word
-    found = refusal(files / PATCH, dataclasses.replace(base, name=name))
+    found = look_into(files / PATCH, dataclasses.replace(base, name=name))[1]
     assert (found is None) == (not word)
     if word:
         titled = dataclasses.replace(base, name="mine", described=name)
         assert (
             f"loaded checkpoint mine is a distilled one by its name ({word})"
-            in refusal(files / PATCH, titled).sentence
+            in look_into(files / PATCH, titled)[1].sentence
         )
         assert found.other_base
         assert f"is a distilled one by its name ({word})" in found.sentence
