@@ -1,4 +1,4 @@
-// Page behaviour of the ControlNet panel: badges, tab marks, tooltips, the run button, and
+// Page behaviour of the ControlNet panel: badges, tab marks, the run button, and
 // options that only show while a part of the host's page is in use.
 //
 // A classic script without globals. Elements are found by id or class, never by text, because
@@ -8,11 +8,6 @@
   "use strict";
 
   const TABS = ["txt2img", "img2img"];
-  const TOOLTIPS = {
-    open_new_canvas_button: "Open new canvas",
-    send_dimen_button: "Send dimensions to stable diffusion",
-    refresh_models: "Refresh",
-  };
   const INPAINT_TABS = ["img2img_inpaint_tab", "img2img_inpaint_sketch_tab", "img2img_inpaint_upload_tab"];
   // What each tab of img2img generates from; the batch has no one picture.
   const IMG2IMG_PICTURES = ["#img2img_image", "#img2img_sketch", "#img2maskimg", "#inpaint_sketch", "#img_inpaint_base"];
@@ -20,12 +15,11 @@
   const LOOK_AGAIN = 500;
   const LOOKS = 100;
   const WRITING = 100; // ms
-  const NO_PICTURE = "No ControlNet input image available";
-  const RUN = "Run preprocessor";
 
   const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
   const find = (selector, root) => (root || app()).querySelector(selector);
   const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
+  const word = (name, values) => window.controlnetWord(name, values);
 
   /** Set a property only when it differs: writing the page calls these functions again. */
   function set(target, name, value) {
@@ -65,7 +59,7 @@
       badge.classList.add("cnet-badge", "primary");
       header.append(badge);
     }
-    set(badge, "textContent", count === 1 ? "1 unit" : `${count} units`);
+    set(badge, "textContent", word(count === 1 ? "badge_one" : "badge", { count }));
   }
 
   function updateTabButton(button, unit) {
@@ -73,7 +67,7 @@
     toggle(button, "cnet-unit-active", isEnabled(unit));
     const misfit = find('[id$="_controlnet_notes"] .cnet-misfit', unit);
     toggle(button, "cnet-unit-misfit", Boolean(misfit));
-    set(button, "title", misfit?.textContent || "");
+    set(button, "title", misfit?.textContent || (isEnabled(unit) ? word("tab_on") : ""));
     const type = controlType(unit);
     let suffix = find(".control-type-suffix", button);
     if (!type) {
@@ -125,13 +119,7 @@
     const button = find(".cnet-run-preprocessor", unit);
     const hasPicture = Boolean(imageOf(unit.dataset.picture)) || hasFolder(tab, unit);
     set(button, "disabled", !hasPicture);
-    set(button, "title", hasPicture ? RUN : NO_PICTURE);
-  }
-
-  function updateTooltips(unit) {
-    for (const [suffix, text] of Object.entries(TOOLTIPS)) {
-      set(find(`[id$="_controlnet_${suffix}"]`, unit), "title", text);
-    }
+    set(button, "title", word(hasPicture ? "run" : "no_image"));
   }
 
   /**
@@ -240,11 +228,11 @@
   function markMisfits(unit) {
     const { why } = readOffer(unit);
     for (const entry of findAll('[id$="_controlnet_model_dropdown"] ul.options li', unit)) {
-      const reason = why[entry.getAttribute("aria-label")];
-      if (entry.dataset.misfit === reason) continue;
+      const reason = window.controlnetWord.read(why[entry.getAttribute("aria-label")] || "");
+      if ((entry.dataset.misfit || "") === reason) continue;
       if (reason) entry.dataset.misfit = reason;
       else delete entry.dataset.misfit;
-      entry.title = reason || "";
+      entry.title = reason;
     }
   }
 
@@ -326,7 +314,6 @@
         markMisfits(unit);
         for (const list of ["preprocessor", "model"]) updateFullName(unit, list);
         updateLayerWeights(unit);
-        updateTooltips(unit);
       });
       updateBadge(panel, units.filter(isEnabled).length);
       updateFollowers(tab, panel);

@@ -11,17 +11,6 @@
 window.controlnetPanel = (() => {
   "use strict";
 
-  const PREVIEW_LOST = "The preview failed: the WebUI did not answer. Its console may tell why.";
-  const PREVIEW_LATE = "The settings were changed while the preview was made, so it is not shown: run it again.";
-  const NO_PICTURE = "This file is no picture that can be shown here, so it was not taken: use PNG, JPEG or WebP.";
-  const DRAWN_INSTEAD =
-    "What is drawn is the control picture now, white on black; the picture below it is not used. " +
-    "Take the strokes back to use the picture again.";
-  const DRAWN_IGNORED =
-    "What is drawn is not used, because of the setting to ignore masks on ControlNet input images.";
-  const REGION_KEPT =
-    "The picture has other proportions or another size now. The region that was drawn is kept as " +
-    "the mask beside it; remove that to start anew.";
   /** Longest side of the picture that a region is drawn on, pixels; it travels with Generate. */
   const BACKDROP_SIDE = 768;
 
@@ -42,6 +31,7 @@ window.controlnetPanel = (() => {
   const hidden = see(false);
   const say = (value) => ({ __type__: "update", value, visible: true });
   const never = () => new Promise(() => {});
+  const word = (name, values) => window.controlnetWord(name, values);
 
   const find = (selector) => (selector ? document.querySelector(selector) : null);
   const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
@@ -220,7 +210,7 @@ window.controlnetPanel = (() => {
     const notes = notesOn(name);
     if (answer && answer.edition !== Number(notes.asked)) return never();
     const late = answer && answer.edition !== Number(notes.edition || 0);
-    const text = late ? PREVIEW_LATE : answer ? answer.said : PREVIEW_LOST;
+    const text = late ? word("preview_late") : answer ? answer.said : word("preview_lost");
     const picture = late || !answer ? null : answer.picture;
     return [
       pictureFor(`#${name}_generated_image`, picture),
@@ -243,7 +233,7 @@ window.controlnetPanel = (() => {
     if (enables && (value === "" || (value && value === notesOn(name).canvas))) return answer(kept, hidden, kept);
     if (enables) delete notesOn(name).canvas;
     const image = value && (await load(value).catch(() => null));
-    if (!image?.naturalWidth) return answer(null, say(NO_PICTURE), kept);
+    if (!image?.naturalWidth) return answer(null, say(word("no_picture")), kept);
     const url = addressOf(value);
     const kind = url.startsWith("data:") ? /^data:(.*?)[;,]/.exec(url)?.[1] : value.mime_type;
     if (new RegExp(`^image.(${KINDS})$`).test(kind ?? "")) return answer(kept, hidden, true);
@@ -254,7 +244,7 @@ window.controlnetPanel = (() => {
   };
 
   /** Nothing -> a line about a file that the canvas of the host's did not take. */
-  const refusePicture = () => () => say(NO_PICTURE);
+  const refusePicture = () => () => say(word("no_picture"));
 
   /** Picture and drawing of a host's canvas -> the value that is both. */
   const joinDrawing = () => (image, mask) => [image ? { image, mask } : null];
@@ -272,7 +262,7 @@ window.controlnetPanel = (() => {
     const used = independent && mode === simple;
     if (!used || quiet || !findDrawing(`#${name}_input_image`)) return hidden;
     const ignored = typeof opts === "object" && opts.controlnet_ignore_noninpaint_mask;
-    return say(ignored ? DRAWN_IGNORED : DRAWN_INSTEAD);
+    return say(word(ignored ? "drawn_ignored" : "drawn_instead"));
   };
 
   /** Colour of a new canvas for a brush: the farther of black and white; grey for one unknown. */
@@ -402,7 +392,7 @@ window.controlnetPanel = (() => {
     const shown = pictureFor(`#${name}_region_canvas`, canvas.toDataURL("image/jpeg", 0.8));
     const fits = layer?.width === canvas.width && layer?.height === canvas.height;
     if (!layer || fits) return [shown, kept, kept];
-    return [shown, pictureFor(`#${name}_mask_image`, drawMask(layer, file)), say(REGION_KEPT)];
+    return [shown, pictureFor(`#${name}_mask_image`, drawMask(layer, file)), say(word("region_kept"))];
   };
 
   /** Generation info -> the parameters of the picture that the host sends: the chosen one, else the first. */

@@ -7,30 +7,34 @@
 
   const TABS = ["txt2img", "img2img"];
   const KEY = "ControlNet report";
-  const PASSES = { first: "first pass", hires: "hires pass" };
+  const word = (name, values) => window.controlnetWord(name, values);
 
   const amount = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.round(bytes / 1e6)} MB`);
   const make = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
 
   /** One pass of a unit in words. */
   function describePass(pass, isAlone) {
-    const name = isAlone ? "" : `${PASSES[pass.pass] || pass.pass}: `;
-    const reused = pass.evaluated === undefined ? "" : `, its network evaluated in ${pass.evaluated}`;
-    const note = pass.timed === "device" ? " on the device" : "";
-    const time = pass.steps ? `, ${pass.ms_per_step} ms each${note}` : "";
-    return `${name}${pass.steps} of ${pass.of} steps at ${pass.size.join("x")}${reused}${time}`;
+    const size = pass.size.join("x");
+    const parts = [word("report_steps", { steps: pass.steps, of: pass.of, size })];
+    if (pass.evaluated !== undefined) parts.push(word("report_reused", { count: pass.evaluated }));
+    const time = pass.timed === "device" ? "report_time_device" : "report_time";
+    if (pass.steps) parts.push(word(time, { ms: pass.ms_per_step }));
+    const what = parts.join(", ");
+    if (isAlone) return what;
+    return word(pass.pass === "hires" ? "report_hires" : "report_first", { what });
   }
 
   /** One unit in words. */
   function describeUnit(unit) {
     const map = unit.map ? ` ${unit.map.join("x")}` : "";
-    const kind = [unit.family, unit.base].filter(Boolean).join(" for ");
+    const { family, base } = unit;
+    const kind = family && base ? word("report_model", { family, base }) : family || base;
     const facts = [kind, unit.memory && amount(unit.memory), unit.stored].filter(Boolean).join(", ");
     const passes = (unit.passes || []).filter((pass) => pass.of);
     const parts = [unit.preprocessor && `${unit.preprocessor}${map}`, unit.model];
     if (facts) parts.push(facts);
     for (const pass of passes) parts.push(describePass(pass, passes.length === 1));
-    if (unit.skipped) parts.push(`did nothing: ${unit.skipped}`);
+    if (unit.skipped) parts.push(word("report_skipped", { reason: unit.skipped }));
     return parts.filter(Boolean).join(" \u00b7 ");
   }
 
@@ -47,11 +51,12 @@
     }
     const idle = units.filter((unit) => unit.skipped).length;
     const ran = units.length - idle;
-    const summary = `ControlNet: ${ran} ${ran === 1 ? "unit" : "units"} ran${idle ? `, ${idle} did nothing` : ""}`;
+    const report = word(ran === 1 ? "report_one" : "report", { count: ran });
+    const summary = idle ? word("report_idle", { report, count: idle }) : report;
     const list = document.createElement("ul");
     for (const unit of units) {
       const item = make("li", "");
-      item.append(make("b", `Unit ${unit.unit}`), ` ${describeUnit(unit)}`);
+      item.append(make("b", word("report_unit", { number: unit.unit })), ` ${describeUnit(unit)}`);
       list.append(item);
     }
     box.replaceChildren(make("summary", summary), list);

@@ -9,13 +9,14 @@
   const TABS = ["txt2img", "img2img"];
   const MAX_WEIGHT = 2;
   const HIRES = "#txt2img_hr-checkbox input, #txt2img_enable_hr input, input#txt2img_hr-checkbox";
-  const PASSES = ["First pass", "Hires pass"];
+  const PASSES = ["first_pass", "hires_pass"];
   // In the order of the radio "Hires-Fix Option": the passes that a unit takes part in.
   const TAKES_PART = [[true, true], [true, false], [false, true]];
 
   const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
   const find = (selector, root) => (root || app()).querySelector(selector);
   const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
+  const word = (name, values) => window.controlnetWord(name, values);
 
   function number(unit, suffix) {
     return Number(find(`[id$="_controlnet_${suffix}_slider"] input[type=number]`, unit)?.value);
@@ -32,7 +33,7 @@
     const option = findAll('[id$="_controlnet_hr_option_radio"] input', unit).findIndex((box) => box.checked);
     return {
       index,
-      name: chosen(unit, "preprocessor") || chosen(unit, "model") || "no preprocessor",
+      name: chosen(unit, "preprocessor") || chosen(unit, "model") || word("no_preprocessor"),
       weight: number(unit, "control_weight"),
       perLayer: Boolean(find('[id$="_advanced_weighting_textbox"] :is(input, textarea)', unit)?.value.trim()),
       start: number(unit, "start_control_step"),
@@ -42,12 +43,13 @@
   }
 
   function sentence(unit) {
-    const percent = (part) => `${Math.round(part * 100)} %`;
-    const strength = unit.perLayer ? "with weights per layer" : `with weight ${unit.weight}`;
-    const when = unit.start > unit.end ? "never active" : `from ${percent(unit.start)} to ${percent(unit.end)} of the steps`;
-    const passes = PASSES.filter((_, pass) => unit.passes[pass]);
-    const where = unit.passes.length > 1 ? `, ${passes.join(" and ").toLowerCase()}` : "";
-    return `Unit ${unit.index}, ${unit.name}: ${when}${where}, ${strength}.`;
+    const { index: number, name } = unit;
+    const [start, end] = [unit.start, unit.end].map((part) => Math.round(part * 100));
+    const parts = [word(unit.start > unit.end ? "never_active" : "bar_when", { start, end })];
+    const [first, hires] = unit.passes;
+    if (hires !== undefined) parts.push(word(first && hires ? "bar_both" : first ? "bar_first" : "bar_hires"));
+    parts.push(word(unit.perLayer ? "bar_layers" : "bar_weight", { weight: unit.weight }));
+    return word("bar", { number, name, what: parts.join(", ") });
   }
 
   function element(name, text) {
@@ -65,7 +67,7 @@
       return track;
     }
     if (unit.start > unit.end) {
-      track.textContent = "never active";
+      track.textContent = word("never_active");
       return track;
     }
     const bar = element("bar");
@@ -80,7 +82,7 @@
 
   function row(unit) {
     const label = element("label");
-    label.append(element("name", `${unit.index} ${unit.name}`), element("weight", unit.perLayer ? "layers" : `${unit.weight}`));
+    label.append(element("name", `${unit.index} ${unit.name}`), element("weight", unit.perLayer ? word("per_layer") : `${unit.weight}`));
     const cells = [label, ...unit.passes.map((_, pass) => strip(unit, pass))];
     for (const cell of cells) {
       cell.style.setProperty("--cnet-unit-hue", (200 + 137 * unit.index) % 360);
@@ -99,13 +101,13 @@
     const picture = element("picture");
     picture.setAttribute("role", "img");
     if (!units.length) {
-      picture.append(element("empty", "Timeline: no unit is enabled."));
-      picture.setAttribute("aria-label", "Timeline: no unit is enabled.");
+      picture.append(element("empty", word("timeline_empty")));
+      picture.setAttribute("aria-label", word("timeline_empty"));
       return picture;
     }
-    const passes = hires ? PASSES : ["Sampling steps"];
+    const passes = (hires ? PASSES : ["sampling_steps"]).map((name) => word(name));
     picture.style.setProperty("--cnet-passes", passes.length);
-    picture.setAttribute("aria-label", `Timeline. ${units.map(sentence).join(" ")}`);
+    picture.setAttribute("aria-label", [word("timeline"), ...units.map(sentence)].join(" "));
     picture.append(element("label"), ...passes.map((text) => element("pass", text)));
     for (const unit of units) picture.append(...row(unit));
     picture.append(element("label"), ...passes.map(scale));

@@ -14,6 +14,7 @@ from lib_controlnet.detect import preprocess
 from lib_controlnet.errors import ModelNotFoundError
 from lib_controlnet.files.catalog import is_listed_under
 from lib_controlnet.units.unit import NO_MODEL, NO_MODULE
+from lib_controlnet.words import word
 
 if TYPE_CHECKING:
     from lib_controlnet.files.catalog import Catalog, ModelFile
@@ -119,7 +120,7 @@ def type_remark(kind: str) -> str | None:
     reasons = [detector.unavailable for detector in own]
     if not reasons or None in reasons:
         return None
-    return f"{kind} cannot be used here: {reasons[0]}."
+    return word("type_unusable", kind=kind, reason=reasons[0])
 
 
 def needs_model(module: str) -> bool:
@@ -219,8 +220,8 @@ def mismatch(module: str, reads: str) -> str | None:
         return None
     if reads:
         fits = label(reads)
-        return f"The model reads an embedding, and {found.title} gives a map; choose {fits}."
-    return f"The model reads a map, and {found.title} gives an embedding; choose another one."
+        return word("reads_embedding", preprocessor=found.title, other=fits)
+    return word("reads_map", preprocessor=found.title)
 
 
 def models_for(catalog: Catalog, kind: str) -> list[str]:

@@ -32,6 +32,7 @@ from lib_controlnet.gate import Bounded, own_module
 from lib_controlnet.pictures.decode import check_size, to_rgb
 from lib_controlnet.pictures.maps import Size, join_mask, resize_short_side, resize_with_pad
 from lib_controlnet.units.unit import NO_MODULE
+from lib_controlnet.words import word
 
 if TYPE_CHECKING:
     from annotator.embedding import Embedding
@@ -196,7 +197,8 @@ def remark(name: str | None) -> str | None:
     if not missing:
         return None
     files = ", ".join(f"{weight.name} ({weight.size_text})" for weight in missing)
-    return f"The first run of {detector.title} downloads {files} to {store.STORE.roots[0]}."
+    folder = store.STORE.roots[0]
+    return word("first_run", preprocessor=detector.title, files=files, folder=folder)
 
 
 def mask_remark(name: str | None, model: str, wanted: float) -> str | None:
@@ -210,10 +212,13 @@ def mask_remark(name: str | None, model: str, wanted: float) -> str | None:
     detector = find(name)
     if detector is None or detector.masked in (None, wanted):
         return None
-    return (
-        f"{detector.title} marks masked pixels by {detector.masked:g}, and {model} reads "
-        f"{wanted:g} there, as far as is known; {default_of(detector.tags[0]).title} gives every "
-        "model what it reads"
+    return word(
+        "masked_otherwise",
+        preprocessor=detector.title,
+        value=f"{detector.masked:g}",
+        model=model,
+        wanted=f"{wanted:g}",
+        other=default_of(detector.tags[0]).title,
     )
 
 
@@ -507,7 +512,7 @@ def _explain_failure(detector: Detector) -> Iterator[None]:
 
 
 def _cannot_run(detector: Detector, reason: object) -> str:
-    return f"preprocessor {detector.name} cannot run: {reason}"
+    return word("cannot_run", preprocessor=detector.name, reason=reason)
 
 
 def _resize(picture: np.ndarray, side: int) -> Framed:

@@ -28,6 +28,7 @@ from lib_controlnet.families.base import ControlFamily, FileFacts
 from lib_controlnet.files.bases import base_of
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.containers import has_header
+from lib_controlnet.words import word
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,7 +179,8 @@ def _refuse(
     except ControlNetError as error:
         is_other = isinstance(error, WrongBaseModelError)
         differs = is_other and facts.base not in (None, base.shape.kind)
-        reason = f"{facts.base}, your checkpoint is {base.shape.kind}" if differs else ""
+        bases = {"base": facts.base, "checkpoint": base.shape.kind}
+        reason = word("other_base", **bases) if differs else ""
         return Refusal(str(error), is_other, reason)
     return None
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from lib_controlnet.words import word
+
 if TYPE_CHECKING:
     from lib_controlnet.files.checkpoint import Checkpoint
 
@@ -53,7 +55,4 @@ def contradiction(name: str, claim: str, checkpoint: str) -> str:
     if not claim or not other or any(title in claim for title in other):
         return ""
     instead = " or ".join(sorted(other))
-    return (
-        f"{name} was made on {claim} by its name, and the loaded checkpoint {checkpoint} on "
-        f"{instead}, so it may follow the picture less exactly; one made on {instead} fits better"
-    )
+    return word("made_on_other", model=name, base=claim, checkpoint=checkpoint, other_base=instead)

@@ -21,6 +21,7 @@ from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.uploads import only_uploads, upload
 from lib_controlnet.units.unit import FIELDS
+from lib_controlnet.words import word
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -46,43 +47,43 @@ def build_tabs(name: str) -> dict[str, Any]:
         name: the unit's element id.
     """
     made: dict[str, Any] = {}
-    with gr.Tab("Batch") as made["batch_tab"]:
+    with gr.Tab(word("tab_batch")) as made["batch_tab"]:
         made["batch_images"] = gr.Textbox(
-            label="Input Directory",
-            placeholder="Leave empty to use img2img batch controlnet input directory",
+            label=word("input_directory"),
+            placeholder=word("input_directory_empty"),
             elem_id=f"{name}_batch_image_dir",
         )
         made["output_dir"] = gr.Textbox(
-            label="Output Directory",
-            placeholder="Leave empty to use img2img batch output directory, or the usual folder",
-            info="Results get the names of the control pictures; files of that name are replaced.",
+            label=word("output_directory"),
+            placeholder=word("output_directory_empty"),
+            info=word("output_directory_note"),
             elem_id=f"{name}_batch_output_dir",
         )
-    with gr.Tab("Multi-Inputs") as made["merge_tab"]:
+    with gr.Tab(word("tab_several")) as made["merge_tab"]:
         made["merge_gallery"] = gr.Gallery(
             columns=[4],
             rows=[2],
             object_fit="contain",
             height="auto",
-            label="Images",
+            label=word("images"),
             elem_id=f"{name}_merge_gallery",
         )
         with gr.Row():
             made["merge_upload"] = gr.UploadButton(
-                "Upload Images",
+                word("upload_images"),
                 file_types=["image"],
                 file_count="multiple",
                 elem_id=f"{name}_merge_upload",
             )
             only_uploads(made["merge_upload"])
-            made["merge_clear"] = gr.Button("Clear Images", elem_id=f"{name}_merge_clear")
+            made["merge_clear"] = gr.Button(word("clear_images"), elem_id=f"{name}_merge_clear")
     made["input_mode"] = gr.Textbox(
         FIELDS["input_mode"].initial,
-        label="Input Mode",
+        label=word("input_mode"),
         visible=False,
         elem_id=f"{name}_input_mode",
     )
-    made[MERGE_IMAGES] = gr.Textbox("", label="Merged Images", visible=False)
+    made[MERGE_IMAGES] = gr.Textbox("", label=word("merged_images"), visible=False)
     for hidden in ("input_mode", MERGE_IMAGES):
         made[hidden].do_not_save_to_config = True
     return made
@@ -91,8 +92,7 @@ def build_tabs(name: str) -> dict[str, Any]:
 def build_loopback(name: str) -> Component:
     """The box "Batch Loopback"; shown while a unit of the tab is a batch."""
     return gr.Checkbox(
-        label="[Batch Loopback] Automatically send generated images to this ControlNet unit in "
-        "batch generation",
+        label=word("loopback"),
         value=FIELDS["loopback"].initial,
         visible=False,
         elem_id=f"{name}_controlnet_automatically_send_generated_images_checkbox",
@@ -155,8 +155,8 @@ def add_control_box(hidden: bool, elem_id: str | None) -> None:
     """
     if elem_id == _BOX_BEFORE:
         gr.Textbox(
-            label="Controlnet input directory",
-            placeholder="Leave empty to use input directory",
+            label=word("batch_control_directory"),
+            placeholder=word("batch_control_directory_empty"),
             visible=not hidden,
             elem_id=CONTROL_BOX,
         )

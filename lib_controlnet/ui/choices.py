@@ -23,9 +23,10 @@ from lib_controlnet.errors import ControlNetError
 from lib_controlnet.families import Refusal
 from lib_controlnet.families.base import FileFacts
 from lib_controlnet.files.claims import contradiction
-from lib_controlnet.ui.messages import Misfit, notice
+from lib_controlnet.ui.messages import Fault, Info, Misfit, cut, notice
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
 from lib_controlnet.units.weight_types import WeightType
+from lib_controlnet.words import word
 
 Update = dict[str, Any]
 
@@ -91,19 +92,18 @@ def offer(kind: str, runtime: Any, shows_all: bool = False) -> Offer:
 
 
 def _explain_empty(kind: str, misfits: Mapping[str, Refusal]) -> str:
-    which = "control model" if kind == listing.ALL else f"control model of the type {kind}"
+    of, places = ("", {}) if kind == listing.ALL else ("_of", {"kind": kind})
     foreign = [name for name, refused in misfits.items() if refused.other_base]
     if foreign:
-        left_out = f"{_join(foreign)} {'are' if len(foreign) > 1 else 'is'} made for another base"
-        return f"No {which} fits the loaded checkpoint: {left_out}."
+        return word(f"none_fits{of}", name=_join(foreign), **places)
     for refused in misfits.values():
-        return f"No {which} can be used here: {refused.sentence}."
-    return f"There is no {which} in the model folders; put one there and press the refresh button."
+        return word(f"none_usable{of}", reason=refused.sentence, **places)
+    return word(f"no_model_there{of}", **places)
 
 
 def _join(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more, named = len(names) - _NAMED, ", ".join(names[:_NAMED])
+    return word("more_names", names=named, count=more) if more > 0 else named
 
 
 def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
@@ -111,9 +111,10 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
     try:
         detector = preprocess.get(module)
     except ControlNetError as error:
-        said: str | None = str(error)
+        said: str | None = cut(error)
     else:
         said = preprocess.remark(module)
+        said = (Fault if detector.unavailable else Info)(said) if said else None
         if said is None and detector.name == NO_MODULE and model == NO_MODEL:
             said = listing.type_remark(kind)
             if said:  # there is nothing to be done about models then
@@ -126,7 +127,7 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
     else:
         facts = file_facts(model, runtime)
         problem = model_problem(model, runtime)
-        problem = Misfit(problem) if problem else None
+        problem = cut(problem, Misfit) if problem else None
         if facts.family:
             problem = problem or listing.mismatch(module, facts.preprocessor)
         problem = problem or preprocess.mask_remark(module, model, facts.masked)
@@ -285,10 +286,6 @@ def on_control_type(
     ]
 
 
-SHOW_ALL: Final = "Show all"
-"""Label of the box that lists what does not fit, too."""
-
-
 def tell_misfits(offered: Offer) -> list[Update]:
     """The label of the box "Show all", and what the page has to know of the list.
 
@@ -297,7 +294,7 @@ def tell_misfits(offered: Offer) -> list[Update]:
     """
     why = {name: reason for name, reason in offered.misfits.items() if name in offered.names}
     more = len(offered.misfits) - len(why)
-    label = f"{SHOW_ALL} ({more} more)" if more else SHOW_ALL
+    label = word("show_all_more", count=more) if more else word("show_all")
     told = {"why": why, "isWhole": offered.is_whole}
     note = f'<span data-offer="{html.escape(json.dumps(told))}"></span>'
     return [gr.update(label=label), gr.update(value=note)]

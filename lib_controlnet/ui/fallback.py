@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.components import Component
 
+from lib_controlnet.words import word
+
 log = logging.getLogger(__name__)
 
 Built = TypeVar("Built", bound=Component)
@@ -32,8 +34,9 @@ def build_or_tell(
         return build()
     except Exception as error:  # a boundary: nothing of ours keeps the host from starting
         log.exception("the panel %s could not be built", title)
-        with gr.Accordion(f"{title} could not be built", open=False):
-            said = f"{type(error).__name__}: {str(error)[:500]}; the whole error is in the log"
+        with gr.Accordion(word("not_built", title=title), open=False):
+            kind, reason = type(error).__name__, str(error)[:500]
+            said = word("not_built_why", kind=kind, reason=reason)
             gr.HTML(html.escape(said), elem_classes=["cnet-not-built"])
         with suppress(Exception):  # what failed may be the settings
             return [gr.State(None) for _ in range(slots())]

@@ -14,6 +14,7 @@ from lib_controlnet.pictures.movie_kinds import movie_kind
 from lib_controlnet.ui.gradios import for_uploads
 from lib_controlnet.ui.sketch import build_sketch, build_value
 from lib_controlnet.ui.uploads import only_uploads
+from lib_controlnet.words import word
 
 DEFAULT_DURATION: Final = 50
 _ANIMATIONS: Final = [".gif", ".webp", ".png", ".avi", ".webm", ".mkv", ".mov"]
@@ -37,8 +38,8 @@ def build_movie_panel(runtime: Any) -> list[Component]:
             200,
             DEFAULT_DURATION,
             step=10,
-            label="Duration",
-            info="Milliseconds per frame of the animations that are written",
+            label=word("duration"),
+            info=word("duration_note"),
             elem_id="controlnet_movie2movie_duration_slider",
         )
         with gr.Tabs():
@@ -50,18 +51,20 @@ def build_movie_panel(runtime: Any) -> list[Component]:
 
 def _unit(unit: int, canvas: Callable[..., Any] | None) -> list[Component]:
     with gr.Tabs():
-        with gr.Tab("Movie Input"):
-            movie = for_uploads(gr.Video, elem_id=f"video_{unit}", label="Movie")
+        with gr.Tab(word("movie_input")):
+            movie = for_uploads(gr.Video, elem_id=f"video_{unit}", label=word("movie"))
             other = gr.UploadButton(
-                "GIF or another kind of movie", file_types=_ANIMATIONS, elem_id=f"gif_{unit}"
+                word("other_movie"), file_types=_ANIMATIONS, elem_id=f"gif_{unit}"
             )
             only_uploads(movie)
             only_uploads(other)
             other.upload(fn=_read_upload, inputs=[other], outputs=[movie], show_progress=False)
-        with gr.Tab("Image Input"):
-            sketch = build_sketch(canvas, brush_radius=20, label="Image", elem_id=f"image_{unit}")
+        with gr.Tab(word("image_input")):
+            sketch = build_sketch(
+                canvas, brush_radius=20, label=word("image"), elem_id=f"image_{unit}"
+            )
             image = build_value(sketch)
-    save = gr.Checkbox(False, label="Save preprocessed", elem_id=f"save_pre_{unit}")
+    save = gr.Checkbox(False, label=word("save_preprocessed"), elem_id=f"save_pre_{unit}")
     return [movie, image, save]
 
 

@@ -28,7 +28,6 @@ from lib_controlnet.ui.choices import (
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
-from lib_controlnet.ui.region import MASK_NOT_PASTED
 from lib_controlnet.ui.unit_value import UnitValue, tell_fields
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import build_unit, value_fields
@@ -36,6 +35,7 @@ from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Field, Written
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
 from lib_controlnet.units.weight_types import BOTH, LayerCurve, WeightType
+from lib_controlnet.words import word
 
 Made = Callable[[dict[str, Any], Any], Any]
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
@@ -64,7 +64,7 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
             units = []
             with gr.Tabs(elem_id=f"{prefix}_tabs"):
                 for index in range(count):
-                    with gr.Tab(f"ControlNet Unit {index}", elem_classes=["cnet-unit-tab"]):
+                    with gr.Tab(word("unit_tab", number=index), elem_classes=["cnet-unit-tab"]):
                         name = f"{prefix}_ControlNet-{index}"
                         units.append(build_unit(name, is_img2img, runtime))
         # Filled by javascript/controlnet_timeline.js.
@@ -79,16 +79,16 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
 
 def _batch_options(prefix: str) -> dict[str, gr.components.Component]:
     """What is chosen once for all units, by field; it travels in each of them."""
-    with gr.Accordion("Batch Options", open=False, elem_id="controlnet_batch_options"):
+    with gr.Accordion(word("batch_options"), open=False, elem_id="controlnet_batch_options"):
         return {
             "batch_option": gr.Radio(
                 FIELDS["batch_option"].choices,
-                label="Batch Option",
+                label=word("batch_option"),
                 value=FIELDS["batch_option"].initial,
                 elem_id=f"{prefix}_controlnet_batch_option_radio",
             ),
             "style_align": gr.Checkbox(
-                label="[StyleAlign] Align image style in the batch.",
+                label=word("style_align"),
                 value=FIELDS["style_align"].initial,
                 elem_id=f"{prefix}_controlnet_style_align_checkbox",
             ),
@@ -187,7 +187,7 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
 def _note_missing_mask(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
     """The line about a mask that generation parameters do not hold, shown or put away."""
     missing = pasted.get("region") is ActingRegion.OWN
-    return gr.update(value=MASK_NOT_PASTED if missing else "", visible=missing)
+    return gr.update(value=word("mask_not_pasted") if missing else "", visible=missing)
 
 
 def _read_enabled(params: dict[str, Any], index: int) -> bool | None:
@@ -263,11 +263,8 @@ def _note_left_out(params: dict[str, Any], index: int, runtime: Any) -> dict[str
     """The line about what came in, where pasted units cannot be read or have no place."""
     units, said = infotext.parse_all(params), []
     if index not in units and f"{infotext.KEY} {index}" in params:
-        said.append("The pasted parameters of this unit cannot be read, so it was left alone.")
+        said.append(word("not_pasted"))
     beyond = sorted(number for number in units if number >= runtime.unit_count())
     if index == 0 and beyond:
-        said.append(
-            "The pasted parameters have more units than this panel; left out: "
-            f"{', '.join(map(str, beyond))}. The setting for the number of units makes room."
-        )
+        said.append(word("too_many_pasted", numbers=", ".join(map(str, beyond))))
     return notice(*said) if said or index in units else None

@@ -18,6 +18,7 @@ import numpy as np
 
 from lib_controlnet.errors import ImageError
 from lib_controlnet.pictures.decode import decode_image, decode_mask
+from lib_controlnet.words import word
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def read_picture(value: Any) -> Any:
     if not isinstance(value, str) or not value:
         return value or None
     try:
-        return decode_image(value, "picture of the panel", allow_paths=folders)
+        return decode_image(value, word("panel_picture"), allow_paths=folders)
     except ImageError as error:
         log.warning("%s", error)
         return value
@@ -74,7 +75,7 @@ def _read_mask(value: Any) -> Any:
         return value or None
     try:
         return np.repeat(
-            decode_mask(value, "mask of the panel", allow_paths=folders)[..., None], 3, axis=2
+            decode_mask(value, word("panel_mask"), allow_paths=folders)[..., None], 3, axis=2
         )
     except ImageError as error:
         log.warning("%s", error)
@@ -113,7 +114,7 @@ def _read_drawing(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(value, str) or not value:
         return blank
     try:
-        layer = decode_image(value, "drawing of the panel", keep_alpha=True)
+        layer = decode_image(value, word("panel_drawing"), keep_alpha=True)
     except ImageError as error:
         log.warning("%s", error)
         return blank

@@ -27,12 +27,13 @@ from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.choices import model_problem
 from lib_controlnet.ui.gradios import SCRIPT
 from lib_controlnet.ui.host_tab import HostTab, tab_request
-from lib_controlnet.ui.messages import as_html
+from lib_controlnet.ui.messages import Fault, Misfit, as_html, cut
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.units.plan import plan
 from lib_controlnet.units.request import GenerationRequest
 from lib_controlnet.units.unit import NO_MODEL, parse_unit
+from lib_controlnet.words import word
 
 if TYPE_CHECKING:
     from lib_controlnet.detect.preprocess import Detection
@@ -164,13 +165,14 @@ def on_run(
         with runtime.report_to(report):
             found = detect(unit, request, runtime)
     except ControlNetError as error:
-        return {"picture": None, "said": as_html(str(error)), "pose": ""}
+        return {"picture": None, "said": as_html(cut(error)), "pose": ""}
     except Exception as error:  # boundary: a broken preprocessor must not leave the page waiting
         log.exception("preview with %s failed", unit.module)
-        sentence = f"{unit.module} failed: {type(error).__name__}: {error}"
+        sentence = Fault(word("preview_failed", preprocessor=unit.module))
+        sentence.detail = f"{type(error).__name__}: {error}"
         return {"picture": None, "said": as_html(sentence), "pose": ""}
     missing = model_notice(unit, runtime)
-    said = as_html(missing) if missing else ""
+    said = as_html(cut(missing, Misfit)) if missing else ""
     return {"picture": _data_url(found.display), "said": said, "pose": pose_link(found.pose)}
 
 
@@ -193,7 +195,7 @@ def model_notice(unit: ControlNetUnit, runtime: Any) -> str | None:
     if not listing.needs_model(unit.module):
         return None
     if unit.model == NO_MODEL:
-        return "No control model is chosen yet: pick one under Model before you generate."
+        return word("model_not_chosen")
     return model_problem(unit.model, runtime)
 
 
@@ -216,6 +218,5 @@ def detect(unit: ControlNetUnit, request: GenerationRequest, runtime: Any) -> De
     first = plan([asked], runtime.batch_source(), takes_several=lambda _unit: several).at(0)[0]
     choice = choose_all(first, request, several)[0]
     if choice.is_missing:
-        msg = "There is no picture to preview: put one into this unit first."
-        raise ImageError(msg)
+        raise ImageError(word("nothing_to_preview"))
     return runtime.detect_unit(choice)

@@ -1,9 +1,9 @@
 """Where a unit acts: the choice of a region, its soft border, and the mask drawn or uploaded.
 
-The radio "Region" is the truth. The checkbox "Effective Region Mask" that users and other
-extensions know is a second handle on one of its choices, "Own mask"; each follows the other in
-the page. The own mask is the uploaded file and the drawing together, white where either is. What
-the drawing lies on is only shown: the control picture, with the file's white in the brush colour.
+The radio "Region" is the truth. The checkbox that users and other extensions know as "Effective
+Region Mask" is a second handle on one of its choices, "Own mask"; each follows the other in the
+page. The own mask is the uploaded file and the drawing together, white where either is. What the
+drawing lies on is only shown: the control picture, with the file's white in the brush colour.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lib_controlnet.ui.gradios import HAS_DRAWING, for_uploads
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.sketch import build_sketch
 from lib_controlnet.units.unit import FIELDS
+from lib_controlnet.words import word
 
 if TYPE_CHECKING:
     from lib_controlnet.ui.unit_widgets import UnitWidgets
@@ -35,15 +36,6 @@ _CHOICES: Final = {
     "inpaint": [ActingRegion.INSIDE.value, ActingRegion.OUTSIDE.value],
 }
 """The regions as the page's functions tell them apart."""
-_HINTS: Final = {
-    False: "The inpaint mask is that of the first enabled unit with an inpaint preprocessor.",
-    True: "The inpaint mask is that of the img2img tab or, if it has none, of the first enabled "
-    "unit with an inpaint preprocessor.",
-}
-MASK_NOT_PASTED: Final = (
-    "The pasted picture was made with a mask of its own, which generation parameters do not "
-    "hold: draw the mask again, or put its file in."
-)
 
 
 def build_region(
@@ -60,7 +52,7 @@ def build_region(
     with gr.Row(elem_classes=["controlnet_region", "controlnet_row"]):
         made["region"] = gr.Radio(
             FIELDS["region"].choices,
-            label="Region",
+            label=word("region"),
             value=FIELDS["region"].initial,
             elem_id=f"{name}_controlnet_region_radio",
         )
@@ -69,12 +61,14 @@ def build_region(
             PANEL_MAX_FEATHER,
             FIELDS["region_feather"].initial,
             step=1,
-            label="Feather (px)",
+            label=word("region_feather"),
             visible=False,
             elem_id=f"{name}_controlnet_region_feather_slider",
         )
     made["region_hint"] = gr.HTML(
-        _HINTS[is_img2img], visible=False, elem_classes=["cnet-region-hint"]
+        word("mask_of_tab" if is_img2img else "mask_of_unit"),
+        visible=False,
+        elem_classes=["cnet-region-hint"],
     )
     with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as made["mask_group"]:
         with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
@@ -90,7 +84,7 @@ def _mask_pictures(name: str, own_canvas: Callable[..., Any] | None) -> dict[str
         sketch = build_sketch(
             own_canvas,
             is_backdrop=True,
-            label="Paint where the unit acts",
+            label=word("region_canvas"),
             height=_HEIGHT,
             brush_radius=_BRUSH,
             brush_color=REGION_COLOUR,
@@ -101,7 +95,7 @@ def _mask_pictures(name: str, own_canvas: Callable[..., Any] | None) -> dict[str
     with gr.Group(elem_classes=["cnet-region-file-group"]):
         mask = for_uploads(
             gr.Image,
-            label="Effective Region Mask",
+            label=word("region_file"),
             type="numpy",
             height=_HEIGHT,
             elem_id=f"{name}_mask_image",

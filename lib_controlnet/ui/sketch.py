@@ -19,11 +19,8 @@ from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.gradios import HAS_DRAWING, for_uploads
 from lib_controlnet.ui.page_value import PageValue
 from lib_controlnet.ui.pictures import read_sketch
+from lib_controlnet.words import word
 
-NO_CANVAS: Final = (
-    "Nothing can be drawn here, because this WebUI has no canvas for it: upload a picture or a "
-    "mask that was drawn elsewhere."
-)
 _WIDTH_STEP: Final = 20
 """Pixels of a brush for each step of a host's canvas."""
 
@@ -74,7 +71,7 @@ def build_sketch(
         return Sketch(for_uploads(gr.Image, tool="sketch", type="numpy", **settings))
     if canvas is None:
         picture = for_uploads(gr.Image, type="numpy", **settings)
-        gr.HTML(NO_CANVAS, elem_classes=["cnet-no-canvas"])
+        gr.HTML(word("no_canvas"), elem_classes=["cnet-no-canvas"])
         return Sketch(picture)
     gr.HTML(settings["label"], elem_classes=["cnet-canvas-label"])
     made = canvas(**_canvas_settings(canvas, {"no_upload": is_backdrop, **settings}))

@@ -22,6 +22,7 @@ from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.page_value import PageValue
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.units.unit import SLIDERS
+from lib_controlnet.words import PAGE
 
 # Values beside the unit's fields: whether its own picture counts, what is drawn on it where that is
 # a value of its own, and what its region is drawn on, or where that is, the drawing alone.
@@ -90,13 +91,13 @@ class UnitValue(PageValue):
 
 
 def tell_fields(units: Sequence[UnitValue], name: str) -> None:
-    """Tell the page, once for all units of a panel, what it collects and what previews depend on.
+    """Tell the page, once for all units, what it collects, what previews depend on, and its texts.
 
     Args:
         units: of one panel; all have the same fields.
         name: the panel's element id.
     """
-    told = {"names": [*units[0].widgets], "previewed": PREVIEW_DEPENDS_ON}
+    told = {"names": [*units[0].widgets], "previewed": PREVIEW_DEPENDS_ON, "words": dict(PAGE)}
     gr.HTML(html.escape(json.dumps(told), quote=False), visible=False, elem_id=f"{name}_fields")
 
 

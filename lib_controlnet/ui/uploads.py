@@ -9,14 +9,13 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from lib_controlnet.files.paths import open_file
-
-REFUSED: Final = "ControlNet: a file that the page has not uploaded is not read; upload it"
+from lib_controlnet.words import word
 
 
 def upload(path: str | Path) -> Path | None:
@@ -49,9 +48,9 @@ def _after(check: Callable[[Any], None], copy: Callable[..., Any]) -> Callable[.
 
 def _refuse_others(path: str | Path) -> None:
     if upload(path) is None:
-        raise gr.Error(REFUSED)
+        raise gr.Error(word("not_uploaded"))
 
 
 def _refuse_addresses(path: str | Path | None) -> None:
     if "://" in str(path):
-        raise gr.Error(REFUSED)
+        raise gr.Error(word("not_uploaded"))

@@ -10,7 +10,6 @@ from gradio.components import Component
 from lib_controlnet.detect import listing
 from lib_controlnet.ui.batch import MERGE_IMAGES, build_loopback, build_tabs
 from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.choices import SHOW_ALL
 from lib_controlnet.ui.messages import message_line
 from lib_controlnet.ui.region import build_region
 from lib_controlnet.ui.sketch import build_sketch
@@ -18,6 +17,7 @@ from lib_controlnet.ui.unit_value import DRAWING, INDEPENDENT, REGION_CANVAS, RE
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.units.unit import FIELDS
 from lib_controlnet.units.weight_types import BOTH, WeightType
+from lib_controlnet.words import word
 
 BRUSH_COLOUR: Final = "img2img_inpaint_mask_brush_color"
 """The host's setting for the colour of drawn masks."""
@@ -56,6 +56,7 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
         made["upload_group"] = upload_group
         made |= _switches(name, is_img2img)
         made |= _choices(name, "img2img" if is_img2img else "txt2img", runtime)
+        made["status"] = message_line(name, "status", is_fault=True)
         made["about"] = gr.HTML(
             visible=False, elem_id=f"{name}_controlnet_about", elem_classes=["cnet-about"]
         )
@@ -65,7 +66,6 @@ def build_unit(name: str, is_img2img: bool, runtime: Any) -> UnitWidgets:
         made |= build_region(name, is_img2img, runtime.canvas())
         made |= _layer_weights(name)
         made["loopback"] = build_loopback(name)
-        made["status"] = message_line(name, "status", is_fault=True)
         made |= _build_hidden(made["sketch"].drawing is not None)
     return UnitWidgets(name=name, **made)
 
@@ -78,10 +78,10 @@ def _pictures(name: str, is_img2img: bool, runtime: Any) -> dict[str, Component]
             gr.Group(visible=not is_img2img, elem_classes=["cnet-input-image-group"]) as group,
             gr.Tabs(elem_classes=["cnet-input-tabs"]),
         ):
-            with gr.Tab("Single Image") as made["single_tab"]:
+            with gr.Tab(word("tab_single")) as made["single_tab"]:
                 made["sketch"] = build_sketch(
                     runtime.canvas(),
-                    label="Image",
+                    label=word("image"),
                     height=_PICTURE_HEIGHT,
                     brush_radius=20,
                     brush_color=runtime.option(BRUSH_COLOUR),
@@ -99,7 +99,7 @@ def _preview(name: str) -> dict[str, Component]:
     made: dict[str, Any] = {}
     with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as group:
         made["preview"] = gr.Image(
-            label="Preprocessor Preview",
+            label=word("preview"),
             type="numpy",
             height=_PICTURE_HEIGHT,
             interactive=False,
@@ -112,33 +112,33 @@ def _preview(name: str) -> dict[str, Component]:
                 elem_id=f"{name}_controlnet_download_pose",
                 elem_classes=["cnet-download-pose"],
             )
-            made["close_preview"] = gr.Button("Close", elem_classes=["cnet-close-preview"])
+            made["close_preview"] = gr.Button(word("close"), elem_classes=["cnet-close-preview"])
     return made | {"preview_group": group}
 
 
 def _picture_buttons(name: str) -> dict[str, Component]:
     made: dict[str, Component] = {}
-    with gr.Accordion("Open New Canvas", visible=False) as canvas_group:
+    with gr.Accordion(word("new_canvas"), visible=False) as canvas_group:
         with gr.Row():
             size = {"minimum": 256, "maximum": 1024, "step": 64, "value": 512}
             made["canvas_width"] = gr.Slider(
-                label="New Canvas Width", elem_id=f"{name}_controlnet_canvas_width", **size
+                label=word("canvas_width"), elem_id=f"{name}_controlnet_canvas_width", **size
             )
             made["canvas_height"] = gr.Slider(
-                label="New Canvas Height", elem_id=f"{name}_controlnet_canvas_height", **size
+                label=word("canvas_height"), elem_id=f"{name}_controlnet_canvas_height", **size
             )
         with gr.Row():
             made["canvas_create"] = gr.Button(
-                "Create New Canvas",
+                word("canvas_create"),
                 elem_id=f"{name}_controlnet_canvas_create_button",
                 size="sm",
             )
             made["canvas_cancel"] = gr.Button(
-                "Cancel", elem_id=f"{name}_controlnet_canvas_cancel_button", size="sm"
+                word("cancel"), elem_id=f"{name}_controlnet_canvas_cancel_button", size="sm"
             )
     with gr.Row(elem_classes=["controlnet_image_controls"]):
         gr.HTML(
-            "Set the preprocessor to [invert] If your image has white background and black lines.",
+            word("invert_note"),
             elem_classes=["controlnet_invert_warning"],
         )
         made["canvas_open"] = _tool("\N{MEMO}", f"{name}_controlnet_open_new_canvas_button")
@@ -163,9 +163,9 @@ def _tool(text: str, elem_id: str, *classes: str, visible: bool = True) -> Compo
 def _switches(name: str, is_img2img: bool) -> dict[str, Component]:
     made: dict[str, Component] = {}
 
-    def box(value: str, label: str, suffix: str, *classes: str, visible: bool = True) -> None:
+    def box(value: str, suffix: str, *classes: str, visible: bool = True) -> None:
         made[value] = gr.Checkbox(
-            label=label,
+            label=word(value),
             value=value in FIELDS and FIELDS[value].initial,
             visible=visible,
             container=False,
@@ -174,22 +174,22 @@ def _switches(name: str, is_img2img: bool) -> dict[str, Component]:
         )
 
     with gr.Row(elem_classes=["controlnet_main_options"]):
-        box("enabled", "Enable", "enable", "cnet-unit-enabled")
-        box("low_vram", "Low VRAM", "low_vram")
-        box("pixel_perfect", "Pixel Perfect", "pixel_perfect")
-        label, is_shown = "Allow Preview", not is_img2img
-        box("allow_preview", label, "preprocessor_preview", "cnet-allow-preview", visible=is_shown)
-        box("use_region", "Effective Region Mask", "mask_upload", "cnet-mask-upload")
+        box("enabled", "enable", "cnet-unit-enabled")
+        box("low_vram", "low_vram")
+        box("pixel_perfect", "pixel_perfect")
+        shown = not is_img2img
+        box("allow_preview", "preprocessor_preview", "cnet-allow-preview", visible=shown)
+        box("use_region", "mask_upload", "cnet-mask-upload")
     with gr.Row(
         visible=is_img2img,
         elem_classes=["controlnet_img2img_options"],
     ):
-        label = "Upload independent control image"
-        box("independent", label, "same_img2img", "cnet-unit-same_img2img")
+        box("independent", "same_img2img", "cnet-unit-same_img2img")
         made["inpaint_crop_input_image"] = gr.Checkbox(
-            label="Crop input image based on A1111 mask",
+            label=word("crop"),
             value=FIELDS["inpaint_crop_input_image"].initial,
             container=False,
+            elem_id=f"{name}_controlnet_crop_input_image_checkbox",
             elem_classes=["cnet-crop-input-image"],
         )
     made["use_region"].do_not_save_to_config = True  # it shows what the region says
@@ -218,15 +218,15 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
     with gr.Row(elem_classes=["controlnet_control_type", "controlnet_row"]):
         made["control_type"] = picker(
             listing.control_types(),
-            label="Control Type",
+            label=word("control_type"),
             value=listing.ALL,
             elem_id=f"{name}_controlnet_type_filter_radio",
             elem_classes=["controlnet_control_type_filter_group"],
         )
     with gr.Row(elem_classes=["controlnet_preprocessor_model", "controlnet_row"]):
         made["module"] = gr.Dropdown(
-            offer("Preprocessor", listing.labels_for(listing.ALL)),
-            label="Preprocessor",
+            offer(word("module"), listing.labels_for(listing.ALL)),
+            label=word("module"),
             value=FIELDS["module"].initial,
             elem_id=f"{name}_controlnet_preprocessor_dropdown",
         )
@@ -236,8 +236,8 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
             "cnet-run-preprocessor",
         )
         made["model"] = gr.Dropdown(
-            offer("Model", listing.models_for(runtime.catalog, listing.ALL)),
-            label="Model",
+            offer(word("model"), listing.models_for(runtime.catalog, listing.ALL)),
+            label=word("model"),
             value=FIELDS["model"].initial,
             elem_id=f"{name}_controlnet_model_dropdown",
         )
@@ -246,7 +246,7 @@ def _choices(name: str, tab: str, runtime: Any) -> dict[str, Component]:
             f"{name}_controlnet_refresh_models",
         )
         made["show_all"] = gr.Checkbox(
-            label=SHOW_ALL,
+            label=word("show_all"),
             value=False,
             container=False,
             elem_id=f"{name}_controlnet_show_all_checkbox",
@@ -261,14 +261,14 @@ def _union(name: str) -> dict[str, Component]:
     with gr.Row(elem_classes=["controlnet_union", "controlnet_row"]):
         kind = gr.Dropdown(
             FIELDS["union_control_type"].choices,
-            label="Union Control Type",
+            label=word("union_control_type"),
             value=FIELDS["union_control_type"].initial,
-            info="What the picture shows. Unknown: what the preprocessor makes.",
+            info=word("union_control_type_note"),
             visible=False,
             elem_id=f"{name}_controlnet_union_control_type_dropdown",
         )
         apart = gr.Checkbox(
-            label="Evaluate apart from other units",
+            label=word("union_apart"),
             value=FIELDS["union_apart"].initial,
             visible=False,
             elem_id=f"{name}_controlnet_union_apart_checkbox",
@@ -280,7 +280,7 @@ def _union(name: str) -> dict[str, Component]:
 
 def _sliders(name: str) -> dict[str, Component]:
     def slider(
-        field: str, label: str, suffix: str, step: float, ends: tuple[float, float] | None = None
+        field: str, suffix: str, step: float, ends: tuple[float, float] | None = None
     ) -> Component:
         minimum, maximum = ends or FIELDS[field].limits or (0, 1)
         return gr.Slider(
@@ -288,31 +288,31 @@ def _sliders(name: str) -> dict[str, Component]:
             maximum,
             FIELDS[field].initial,
             step=step,
-            label=label,
+            label=word(field),
             visible=ends is None,
             elem_id=f"{name}_controlnet_{suffix}_slider",
         )
 
     with gr.Row(elem_classes=["controlnet_weight_steps", "controlnet_row"]):
-        weight = slider("weight", "Control Weight", "control_weight", 0.05)
-        start = slider("guidance_start", "Starting Control Step", "start_control_step", 0.01)
-        end = slider("guidance_end", "Ending Control Step", "ending_control_step", 0.01)
+        weight = slider("weight", "control_weight", 0.05)
+        start = slider("guidance_start", "start_control_step", 0.01)
+        end = slider("guidance_end", "ending_control_step", 0.01)
     made = {"weight": weight, "guidance_start": start, "guidance_end": end}
     # Shown, with ends of their own, as far as the preprocessor has them.
     with gr.Row(elem_classes=["controlnet_sliders", "controlnet_row"]):
-        label, suffix = "Preprocessor resolution", "preprocessor_resolution"
-        made["processor_res"] = slider("processor_res", label, suffix, 8, (64, 2048))
+        ends = (64, 2048)
+        made["processor_res"] = slider("processor_res", "preprocessor_resolution", 8, ends)
         for letter in "AB":
-            field, label = f"threshold_{letter.lower()}", f"Threshold {letter}"
-            made[field] = slider(field, label, f"threshold_{letter}", 1, (64, 1024))
+            field = f"threshold_{letter.lower()}"
+            made[field] = slider(field, f"threshold_{letter}", 1, (64, 1024))
     return made
 
 
 def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
-    def radio(field: str, label: str, visible: bool = True, info: str | None = None) -> Component:
+    def radio(field: str, visible: bool = True, info: str | None = None) -> Component:
         return gr.Radio(
             FIELDS[field].choices,
-            label=label,
+            label=word(field),
             info=info,
             value=FIELDS[field].initial,
             visible=visible,
@@ -321,50 +321,46 @@ def _modes(name: str, is_img2img: bool) -> dict[str, Component]:
 
     made: dict[str, Component] = {}
     with gr.Row(elem_classes=["controlnet_modes"]):
-        made["control_mode"] = radio("control_mode", "Control Mode")
-        made["resize_mode"] = radio("resize_mode", "Resize Mode", visible=not is_img2img)
+        made["control_mode"] = radio("control_mode")
+        made["resize_mode"] = radio("resize_mode", visible=not is_img2img)
     # Shown by the page's script while the hires fix of the tab is on.
-    made["hr_option"] = radio("hr_option", "Hires-Fix Option", visible=not is_img2img)
-    said = (
-        "For ControlNets: how often the network is evaluated; what it gave is reused between. "
-        "Default: what the settings say."
-    )
-    made["speed"] = radio("speed", "Speed", visible=False, info=said)
+    made["hr_option"] = radio("hr_option", visible=not is_img2img)
+    made["speed"] = radio("speed", visible=False, info=word("speed_note"))
     made["speed"].do_not_save_to_config = True  # it belongs to the model
     return made
 
 
 def _layer_weights(name: str) -> dict[str, Component]:
-    with gr.Accordion("Weights per layer", open=False, elem_classes=["cnet-layer-weights"]):
+    with gr.Accordion(word("layer_weights"), open=False, elem_classes=["cnet-layer-weights"]):
         with gr.Row():
             kind = gr.Dropdown(
                 [str(kind.value) for kind in WeightType],
-                label="Weight Type",
+                label=word("weight_type"),
                 value=str(WeightType.NORMAL.value),
                 visible=False,
-                info="For IP-Adapters and their like: spreads Control Weight over the layers.",
+                info=word("weight_type_note"),
                 elem_id=f"{name}_controlnet_weight_type_dropdown",
             )
             composition = gr.Slider(
                 *(0.0, 2.0, 1.0),
                 step=0.01,
-                label="Composition Weight",
+                label=word("composition"),
                 visible=False,
                 elem_id=f"{name}_controlnet_composition_weight_slider",
             )
         weights = gr.Textbox(
-            label="Weights",
-            placeholder="Empty: Control Weight for all. Else one number per layer: 1 0.9 0.8 ...",
-            info="From the shallowest layer to the deepest; replaces Control Weight.",
+            label=word("weights"),
+            placeholder=word("weights_empty"),
+            info=word("weights_note"),
             max_lines=1,
             elem_id=f"{name}_controlnet_advanced_weighting_textbox",
         )
         likeness = gr.Radio(
             FIELDS["pulid_mode"].choices,
-            label="PuLID Mode",
+            label=word("pulid_mode"),
             value=FIELDS["pulid_mode"].initial,
             visible=False,
-            info="For PuLID: how far the face may change what the prompt says.",
+            info=word("pulid_mode_note"),
             elem_id=f"{name}_controlnet_pulid_mode_radio",
         )
     both, names = ([str(kind.value) for kind in kinds] for kinds in (BOTH, WeightType))

@@ -29,6 +29,13 @@ def refresh_checkpoints() -> None:
     modules.sd_models.list_models()
 
 
+def localizations() -> list[str]:
+    """Languages that the page can be shown in."""
+    import modules.localization
+
+    return modules.localization.names()
+
+
 _UI_CATEGORIES = (
     "prompt", "image", "inpaint", "sampler", "accordions", "checkboxes", "dimensions", "cfg",
     "denoising", "seed", "batch", "override_settings",

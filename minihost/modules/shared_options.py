@@ -85,6 +85,8 @@ options_templates: dict[str, OptionInfo] = {
         "batch_cond_uncond": OptionInfo(True, "Batch cond/uncond"),
     }),
     **options_section(("ui", "User interface"), {
+        "localization": OptionInfo("None", "Localization", gr.Dropdown,
+                                   lambda: {"choices": shared_items.localizations()}),
         "send_size": OptionInfo(True, "Send size when sending to another tab"),
         "show_progress_every_n_steps": _slider(2, "Live preview display period", (-1, 32, 1)),
         "show_progress_type": _radio("Approx NN", "Live preview method", "Full", "Approx NN",

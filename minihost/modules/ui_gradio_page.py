@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import patches, paths_internal, scripts, util
+from modules import localization, patches, paths_internal, scripts, util
 
 # The template of gradio asks other servers for a script and two style sheets.
 _OUTSIDE = re.compile(
@@ -34,8 +34,7 @@ def javascript_html() -> str:
     own = Path(paths_internal.script_path) / "javascript"
     first = own / "host.js"
     files = [first, *(x for x in sorted(own.glob("*.js")) if x != first)]
-    tags = ["<script>window.localization = {}</script>"]
-    tags += [_script_tag(str(path), "text/javascript") for path in files]
+    tags = [_script_tag(str(path), "text/javascript") for path in files]
     classic = scripts.list_scripts("javascript", ".js", include_extensions=True)
     own_paths = {str(path) for path in files}
     tags += [_script_tag(x.path, "text/javascript") for x in classic if x.path not in own_paths]
@@ -71,7 +70,8 @@ def install() -> None:
     def template_response(*args: Any, **kwargs: Any) -> Any:
         res = original(*args, **kwargs)
         body = _OUTSIDE.sub(b"", res.body)
-        body = body.replace(b"</head>", js + b"</head>").replace(b"</body>", css + b"</body>")
+        head = localization.script_tag().encode() + js
+        body = body.replace(b"</head>", head + b"</head>").replace(b"</body>", css + b"</body>")
         res.body = body
         res.init_headers()
         return res

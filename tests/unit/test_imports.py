@@ -20,7 +20,7 @@ MAX_CONSTRUCTOR_LINES = 100
 # Low rooms first: a module may import its own room and those before it, never in a circle.
 # A name is a package or a module of lib_controlnet.
 ROOMS = (
-    *("standing", "errors", "enums", "limits", "gate", "settings"),
+    *("standing", "errors", "enums", "limits", "gate", "settings", "words"),
     *("nets", "files", "pictures", "units", "detect", "engine"),
     *("families", "prepare", "tools", "train", "interop"),
     *("host", "ui", "api", "script"),

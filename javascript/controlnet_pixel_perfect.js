@@ -1,0 +1,87 @@
+// The resolution that "Pixel Perfect" comes to, behind its label: of the picture that is in the
+// unit, for the size that the tab asks for.
+//
+// A classic script without globals. The rule is `pixel_perfect_resolution`'s in
+// `lib_controlnet/pictures/maps.py`; a test compares both.
+(() => {
+  "use strict";
+
+  const TABS = ["txt2img", "img2img"];
+  const GRID = 8;
+  const FILL = 2; // number of "Resize and Fill", here and in the host's own radio
+  const find = (selector, root) => (root || document).querySelector(selector);
+  const word = (name, values) => window.controlnetWord(name, values);
+  const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
+  const chosenIn = (radio) => Array.from(radio?.querySelectorAll("input") || []).findIndex((input) => input.checked);
+
+  /** Width and height that the tab asks for with a picture; scaled ones follow from it. */
+  function targetOf(tab, picture) {
+    const buttons = Array.from(document.querySelectorAll("#img2img_tabs_resize > .tab-nav > button"));
+    const scales = tab === "img2img" && buttons.length > 1 && buttons[1].classList.contains("selected");
+    const scale = numberIn("#img2img_scale") || 1;
+    const sides = scales
+      ? [picture.naturalWidth * scale, picture.naturalHeight * scale]
+      : [numberIn(`#${tab}_width`), numberIn(`#${tab}_height`)];
+    return sides.map((side) => Math.floor(side / GRID) * GRID);
+  }
+
+  /** Short side of the picture at which a pixel of the map is one of the result; 0 where unknown. */
+  function resolution(tab, unit, panel) {
+    const picture = unit.dataset.picture && find(`${unit.dataset.picture} img[src]:not([src=""])`);
+    if (!picture?.naturalWidth || panel.classList.contains("cnet-only-masked")) return 0; // a part is cut out
+    const isOwn = picture.closest(".cnet-unit");
+    const mode = chosenIn(isOwn ? find('[id$="_controlnet_resize_mode_radio"]', unit) : find("#resize_mode"));
+    const [width, height] = targetOf(tab, picture);
+    const factors = [width / picture.naturalWidth, height / picture.naturalHeight];
+    const factor = mode === FILL ? Math.min(...factors) : Math.max(...factors);
+    return Math.max(1, Math.round(factor * Math.min(picture.naturalWidth, picture.naturalHeight))) || 0;
+  }
+
+  function show(tab, unit, panel) {
+    const label = find('[id$="_controlnet_pixel_perfect_checkbox"] label', unit);
+    if (!label) return;
+    const preprocessor = find('[id$="_controlnet_preprocessor_dropdown"] input', unit)?.value || "none";
+    const isOn = find("input", label).checked && preprocessor.toLowerCase() !== "none";
+    const size = isOn ? resolution(tab, unit, panel) : 0;
+    let mark = find(".cnet-pixel-size", label);
+    if (!size) {
+      if (mark) mark.remove();
+      return;
+    }
+    if (!mark) {
+      mark = document.createElement("span");
+      mark.className = "cnet-pixel-size";
+      label.append(mark);
+    }
+    const text = word("pixel_perfect_size", { size });
+    if (mark.textContent === text) return;
+    mark.textContent = text;
+    mark.title = word("pixel_perfect_why", { size });
+  }
+
+  function update() {
+    for (const tab of TABS) {
+      const panel = find(`#${tab}_controlnet`);
+      for (const unit of panel?.querySelectorAll(".cnet-unit") || []) {
+        if (unit.offsetParent !== null) show(tab, unit, panel);
+      }
+    }
+  }
+
+  let scheduled = false;
+  function schedule() {
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => {
+      scheduled = false;
+      update();
+    });
+  }
+
+  if (typeof onUiLoaded === "function") {
+    onUiLoaded(() => {
+      for (const name of ["input", "change", "click", "load", "controlnetchange"]) document.addEventListener(name, schedule, true);
+    });
+    onAfterUiUpdate(schedule);
+  }
+})();
