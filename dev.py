@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one entry for everybody without a WebUI: demo, test, ui, lint, bench, soak, train.
+"""The one entry for everybody without a WebUI: demo, test, ui, lint, bench, soak, train, install.
 
 Needs nothing but Python: makes an environment of its own beside this file (`.venv-dev`), installs
 the pinned requirements into it once, and runs the wanted program there.
@@ -16,6 +16,7 @@ import argparse
 import compileall
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import venv
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -76,6 +78,36 @@ class Environment:
     def python(self) -> Path:
         return self.path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
+    @property
+    def packages(self) -> Path:
+        """The folder of what is installed in it, once it is made."""
+        places = ("lib/python3.*/site-packages", "Lib/site-packages")
+        return next(path for place in places for path in self.path.glob(place))
+
+    @property
+    def stamp(self) -> Path:
+        """The file that holds the fingerprint of what is installed, written last."""
+        return self.path / ".requirements"
+
+    def is_ready(self) -> bool:
+        """Whether all that its requirement files name is installed."""
+        if not self.stamp.is_file() or not self.python.exists():
+            return False
+        return self.stamp.read_text(encoding="utf-8") == self.fingerprint()
+
+    def pins(self) -> dict[str, str]:
+        """Packages and their versions in its requirement files, and in those that they name."""
+        found, files = {}, list(self.requirements)
+        while files:
+            text = (ROOT / "requirements" / files.pop()).read_text(encoding="utf-8")
+            for line in text.splitlines():
+                if line.startswith("-r "):
+                    files.append(line[3:].strip())
+                elif "==" in line and not line.startswith("#"):
+                    name, _, version = line.partition("==")
+                    found[plain_name(name)] = version.strip()
+        return found
+
     def fingerprint(self) -> str:
         """Hash of every requirement file that decides what is installed."""
         digest = hashlib.sha256()
@@ -91,6 +123,11 @@ FORGE = Environment(
     ".venv-forge", ("torch.txt", "forge.txt"), ((3, 11), (3, 12), (3, 13)), "forge-forced.txt"
 )
 LINT = Environment(".venv-lint", ("lint.txt",), ((3, 11), (3, 10), (3, 12), (3, 13), (3, 14)))
+
+
+def plain_name(package: str) -> str:
+    """A package's name as all ways to write it have in common."""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def say(text: str) -> None:
@@ -168,6 +205,40 @@ def create(env: Environment) -> None:
         subprocess.run([python, "-m", "venv", str(env.path)], check=True)
 
 
+def link_installed(env: Environment, other: Environment) -> None:
+    """Give a new environment what another has of the same pins, as links to the same files.
+
+    They are the files that pip would unpack, which for torch takes longer than for all else, and
+    most are compiled. pip replaces files and writes into none, so each environment stays its own.
+    """
+    if not other.is_ready() or version_of(str(other.python)) != version_of(str(env.python)):
+        return
+    pins = env.pins()
+    try:
+        for package in metadata.distributions(path=[str(other.packages)]):
+            version = package.version.partition("+")[0]
+            if pins.get(plain_name(package.metadata["Name"])) == version:
+                link_package(package, other.packages, env.packages)
+    except OSError as error:  # a file system without links: pip unpacks
+        say(f"{env.folder} shares nothing with {other.folder} ({error})")
+
+
+def link_package(package: metadata.Distribution, there: Path, here: Path) -> None:
+    """Link the files of one package; those that say it is installed come last.
+
+    Its programs in `bin` name the Python of the environment they are in, and stay there.
+    """
+    files = {Path(str(file)) for file in package.files or () if ".." not in file.parts}
+    for folder in {file.parent / "__pycache__" for file in files if file.suffix == ".py"}:
+        for path in (there / folder).glob("*.pyc"):
+            if folder.parent / f"{path.name.partition('.')[0]}.py" in files:
+                files.add(path.relative_to(there))
+    for file in sorted(files, key=lambda file: file.parts[0].endswith(".dist-info")):
+        (here / file).parent.mkdir(parents=True, exist_ok=True)
+        if not (here / file).exists():
+            os.link(there / file, here / file)
+
+
 def compile_used(env: Environment) -> None:
     """Compile what nearly every process of the environment imports.
 
@@ -185,13 +256,13 @@ def ensure(env: Environment) -> Path:
     Returns:
         Its Python.
     """
-    stamp = env.path / ".requirements"
-    wanted = env.fingerprint()
-    if stamp.is_file() and env.python.exists() and stamp.read_text(encoding="utf-8") == wanted:
+    if env.is_ready():
         return env.python
     try:
         if not env.python.exists() or version_of(str(env.python)) not in env.pythons:
             create(env)
+            for other in (HOST, NEWEST, FORGE):
+                link_installed(env, other)
     except (OSError, subprocess.CalledProcessError) as error:
         msg = (
             f"could not make {env.folder} ({error}); on Debian and Ubuntu the package python3-venv "
@@ -199,7 +270,7 @@ def ensure(env: Environment) -> Path:
         )
         raise DevError(msg) from error
     started = time.monotonic()
-    stamp.unlink(missing_ok=True)
+    env.stamp.unlink(missing_ok=True)
     say(f"installing {', '.join(env.requirements)} (once; a few minutes the first time)")
     if "torch.txt" in env.requirements and not install_torch(env):
         msg = (
@@ -219,7 +290,7 @@ def ensure(env: Environment) -> Path:
         raise DevError(msg)
     if env in (HOST, NEWEST):  # those in which servers run
         compile_used(env)
-    stamp.write_text(wanted, encoding="utf-8")
+    env.stamp.write_text(env.fingerprint(), encoding="utf-8")
     say(f"installed in {time.monotonic() - started:.0f} s")
     return env.python
 
@@ -365,6 +436,7 @@ def parser() -> argparse.ArgumentParser:
     tests.add_argument("--no-browser", action="store_true", help="leave the browser tests out")
     tests.add_argument("-k", metavar="EXPRESSION", help="only tests with matching names")
     command("ui", "open the embedded WebUI in the browser; further options go to it")
+    command("install", "make the environment that the others need, and do nothing with it")
     command("lint", "check style, layout and types").add_argument("--fix", action="store_true")
     command("bench", "measure speed and memory, as ratios within one run")
     text = "many generations, malformed requests and damaged files; --help tells its options"
@@ -382,6 +454,8 @@ def main(arguments: list[str]) -> int:
     env = NEWEST if options.newest else FORGE if options.forge_like else HOST
     env = LINT if options.command == "lint" else env
     python = Path(sys.executable) if options.here else ensure(env)
+    if options.command == "install":
+        return 0
     if options.command == "lint":
         return lint(python, options, rest)
     if options.command == "test":

@@ -144,6 +144,80 @@ def test_dev_prepared_environment_is_used_as_it_is(
     assert dev.ensure(env) == env.python
 
 
+REQUIRED = "# A word.\n-r more.txt\nPinned_One==1.0\nother==2.0\n"
+HELD = {"pinned-one": "1.0", "other": "1.0", "of.more": "3.0+cpu", "brought.along": "4.0"}
+
+
+def hold(packages: Path, name: str, version: str) -> None:
+    """An installed package of one compiled module and a program."""
+    module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
+    texts = {
+        f"{module}/__init__.py": "",
+        f"{module}/__pycache__/__init__.cpython-311.pyc": "",
+        f"{module}/__pycache__/gone.cpython-311.pyc": "",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/RECORD": f"../../../bin/{name},,\n{module}/__init__.py,,\n{info}/METADATA,,\n",
+    }
+    for file, text in texts.items():
+        (packages / file).parent.mkdir(parents=True, exist_ok=True)
+        (packages / file).write_text(text)
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dev.Environment, dev.Environment]:
+    """A new environment, and one that holds some packages."""
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements/some.txt").write_text(REQUIRED)
+    (tmp_path / "requirements/more.txt").write_text("of-more==3.0\n")
+    made = [dev.Environment(name, ("some.txt",), dev.HOST.pythons) for name in ("new", "old")]
+    for env in made:
+        (env.path / "lib/python3.11/site-packages").mkdir(parents=True)
+        env.python.parent.mkdir()
+        env.python.write_text("")
+    for name, version in HELD.items():
+        hold(made[1].packages, name, version)
+    made[1].stamp.write_text(made[1].fingerprint())
+    monkeypatch.setattr(dev, "version_of", lambda _python: (3, 11))
+    return made[0], made[1]
+
+
+def test_dev_environments_share_the_files_of_equal_pins(
+    two: tuple[dev.Environment, dev.Environment],
+) -> None:
+    new, old = two
+    dev.link_installed(new, old)
+    found = {path.relative_to(new.packages) for path in new.packages.rglob("*") if path.is_file()}
+    assert {path.parts[0] for path in found} == {
+        *("pinned_one", "pinned_one-1.0.dist-info", "of.more", "of.more-3.0+cpu.dist-info"),
+    }
+    compiled = Path("pinned_one/__pycache__/__init__.cpython-311.pyc")
+    assert compiled in found
+    assert not [path for path in found if path.name.startswith("gone")]
+    assert all((new.packages / path).samefile(old.packages / path) for path in found)
+    assert not (new.path / "bin/pinned-one").exists()
+
+
+@pytest.mark.parametrize("reason", ["not finished", "another Python", "no links"])
+def test_dev_environment_that_nothing_can_be_shared_with_is_installed_by_pip(
+    two: tuple[dev.Environment, dev.Environment], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_paths: Path) -> None:
+        msg = "not supported"
+        raise OSError(msg)
+
+    new, old = two
+    if reason == "not finished":
+        old.stamp.unlink()
+    elif reason == "another Python":
+        versions = {str(new.python): (3, 12), str(old.python): (3, 11)}
+        monkeypatch.setattr(dev, "version_of", versions.get)
+    else:
+        monkeypatch.setattr(dev.os, "link", no_link)
+    dev.link_installed(new, old)
+    assert not list(new.packages.glob("*.dist-info")), "pip would take it for installed"
+
+
 def test_dev_leaves_compiled_what_processes_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
