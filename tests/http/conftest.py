@@ -72,13 +72,17 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[WebUI]:
 
 
 SERVER: pytest.StashKey[WebUI] = pytest.StashKey()
+FAILED: pytest.StashKey[bool] = pytest.StashKey()
+"""Of a test in whose page anything may stand by now."""
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
-    """Show the end of the server's log under a failed test."""
+    """Show the end of the server's log under a failed test, and note that it failed."""
     outcome = yield
     report = outcome.get_result()
+    if report.failed:
+        item.stash[FAILED] = True
     server = item.config.stash.get(SERVER, None)
     if report.failed and server is not None:
         report.sections.append(("log of the embedded host", server.log()[-4000:]))
@@ -139,22 +143,71 @@ def forget(profile: Any) -> None:
     plain.evaluate("localStorage.clear()")
 
 
-@pytest.fixture
-def page(profile: Any, webui: WebUI) -> Iterator[Any]:
-    """A fresh browser page on the WebUI, nothing else reachable; console errors fail the test."""
+@dataclass
+class OpenPage:
+    """A browser page on the WebUI, and the errors that it raised."""
+
+    page: Any
+    webui: WebUI
+    errors: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Fail if the page raised errors, but for those of the host and of gradio themselves."""
+        errors = [error for error in self.errors if not error.startswith(GRADIO_PAGE_ERROR)]
+        self.errors.clear()
+        if not self.webui.is_ours:
+            errors = [error for error in errors if error not in A1111_PAGE_ERRORS]
+        assert not errors, f"the page raised: {errors}"
+
+
+def open_page(profile: Any, webui: WebUI, *scripts: str) -> OpenPage:
+    """The WebUI in a fresh page, nothing of earlier ones left; scripts run before its own."""
     forget(profile)
-    page = profile.new_page()
-    page.add_init_script(SLOWER_TIMER)
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(webui.url, wait_until="domcontentloaded")
-    page.wait_for_selector("#txt2img_generate", timeout=120_000)
-    yield page
-    page.close()
-    errors = [error for error in errors if not error.startswith(GRADIO_PAGE_ERROR)]
-    if not webui.is_ours:
-        errors = [error for error in errors if error not in A1111_PAGE_ERRORS]
-    assert not errors, f"the page raised: {errors}"
+    opened = OpenPage(profile.new_page(), webui)
+    for script in (SLOWER_TIMER, *scripts):
+        opened.page.add_init_script(script)
+    opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.page.goto(webui.url, wait_until="domcontentloaded")
+    opened.page.wait_for_selector("#txt2img_generate", timeout=120_000)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def page_scripts() -> tuple[str, ...]:
+    """What runs in the pages of a file's tests before their own scripts; a file may say more."""
+    return ()
+
+
+@pytest.fixture
+def page(profile: Any, webui: WebUI, page_scripts: tuple[str, ...]) -> Iterator[Any]:
+    """A fresh browser page on the WebUI, nothing else reachable; console errors fail the test."""
+    opened = open_page(profile, webui, *page_scripts)
+    yield opened.page
+    opened.page.close()
+    opened.check()
+
+
+@pytest.fixture(scope="module")
+def kept_pages() -> list[OpenPage]:
+    """The page that the tests of a file hand on, if there is one."""
+    return []
+
+
+@pytest.fixture
+def kept_page(
+    request: pytest.FixtureRequest, profile: Any, webui: WebUI, kept_pages: list[OpenPage]
+) -> Iterator[Any]:
+    """As `page`, but as the tests before left it: a page takes three seconds to open.
+
+    For tests that bring about themselves what they start from. After a failed one it is fresh.
+    """
+    if not kept_pages or kept_pages[0].page.is_closed():
+        kept_pages[:] = [open_page(profile, webui)]
+    (opened,) = kept_pages
+    yield opened.page
+    if FAILED in request.node.stash or opened.errors:
+        opened.page.close()
+    opened.check()
 
 
 def encode(picture: np.ndarray) -> str:

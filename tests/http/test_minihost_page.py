@@ -75,6 +75,14 @@ IMG2IMG_IDS = [
 ]
 
 
+@pytest.fixture
+def page(kept_page: Any) -> Any:
+    """The page of the tests before, on the tab of txt2img."""
+    kept_page.evaluate("switch_to_txt2img()")
+    kept_page.wait_for_selector("#txt2img_generate", state="visible")
+    return kept_page
+
+
 def number(page: Any, elem_id: str) -> float:
     return float(page.input_value(f"#{elem_id} input[type=number]"))
 

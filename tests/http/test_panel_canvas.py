@@ -34,13 +34,15 @@ LATE_OBSERVER = """
 """Resize observers report later than gradio's timer, as they do on a busy machine."""
 
 
+@pytest.fixture(scope="module")
+def page_scripts() -> tuple[str, ...]:
+    return (LATE_OBSERVER,)
+
+
 @pytest.fixture
 def panel(page: Any) -> Any:
     """The panel of a page whose observers are late."""
     needs_gradio_3(page)
-    page.add_init_script(LATE_OBSERVER)
-    page.reload(wait_until="domcontentloaded")
-    page.wait_for_selector("#txt2img_generate", timeout=120_000)
     open_panel(page)
     return page
 
