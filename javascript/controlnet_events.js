@@ -23,6 +23,9 @@ window.controlnetPanel = (() => {
   /** What tells one picture from another, whoever keeps it. */
   const OF_PICTURES = ["image", "mask", "path", "url"];
 
+  /** A value that no browser loads: the scheme is the host's. */
+  const OWN_NAME = /^(?!(?:data|blob|file|https?):)[a-z][a-z\d+.-]+:/i;
+
   /** The document's event of a unit that has other values now. */
   const CHANGED = "controlnetchange";
 
@@ -65,10 +68,13 @@ window.controlnetPanel = (() => {
     return keepsFiles && url ? { url, orig_name: "picture" } : url; // a path would be looked for
   }
 
-  /** The picture of a widget's value. */
-  async function load(value) {
-    const image = new Image();
-    image.src = addressOf(value);
+  /** Whether a value is a name that only the host's own canvas and its server make a picture of. */
+  const isName = (value) => OWN_NAME.test(addressOf(value));
+
+  /** The picture of a widget's value, or the one that the widget shows. */
+  async function load(value, widget) {
+    const image = isName(value) ? find(`${widget} img`) : new Image();
+    if (!isName(value)) image.src = addressOf(value);
     await image.decode();
     return image;
   }
@@ -232,14 +238,15 @@ window.controlnetPanel = (() => {
     const answer = (picture, line, enabled) => (enables ? [picture, line, enabled] : [picture, line]);
     if (enables && (value === "" || (value && value === notesOn(name).canvas))) return answer(kept, hidden, kept);
     if (enables) delete notesOn(name).canvas;
-    const image = value && (await load(value).catch(() => null));
+    const widget = enables ? `#${name}_input_image` : `#${name}_mask_image`;
+    const image = value && (await load(value, widget).catch(() => null));
     if (!image?.naturalWidth) return answer(null, say(word("no_picture")), kept);
+    if (isName(value)) return answer(kept, hidden, true); // the server asks the host
     const url = addressOf(value);
     const kind = url.startsWith("data:") ? /^data:(.*?)[;,]/.exec(url)?.[1] : value.mime_type;
     if (new RegExp(`^image.(${KINDS})$`).test(kind ?? "")) return answer(kept, hidden, true);
     const canvas = makeCanvas(image.naturalWidth, image.naturalHeight);
     canvas.getContext("2d").drawImage(image, 0, 0);
-    const widget = enables ? `#${name}_input_image` : `#${name}_mask_image`;
     return answer(pictureFor(widget, canvas.toDataURL("image/png")), hidden, true);
   };
 
@@ -288,9 +295,9 @@ window.controlnetPanel = (() => {
   };
 
   /** Write the size of the unit's picture, rounded to multiples of 8, into the tab's sliders. */
-  const sendDimensions = (tab) => async (value) => {
+  const sendDimensions = (name, tab) => async (value) => {
     if (!value) return [];
-    const image = await load(value);
+    const image = await load(value, `#${name}_input_image`);
     const round = (side) => Math.max(8, side % 8 <= 4 ? side - (side % 8) : side + 8 - (side % 8));
     for (const [name, side] of [["width", image.naturalWidth], ["height", image.naturalHeight]]) {
       for (const box of document.querySelectorAll(`#${tab}_${name} input`)) {
@@ -363,7 +370,7 @@ window.controlnetPanel = (() => {
    * What the unit's region is drawn on: its control picture, the mask file's white coloured.
    *
    * A drawing does not outlive a picture of another size, so it becomes part of the mask file, and
-   * a line says so. Outputs: the canvas, the mask file, the line.
+   * a line says so; some canvases have as many pixels as the screen. Outputs: the canvas, the mask file, the line.
    *
    * Without a picture it is plain grey in the proportions of the picture to be made. The page's
    * script has noted on the unit which widget its picture is in (`data-picture`).
@@ -390,7 +397,9 @@ window.controlnetPanel = (() => {
     if (file?.naturalWidth) lay(tint(file, colour, canvas.width, canvas.height), opacity);
     const layer = findDrawing(`#${name}_region_canvas`);
     const shown = pictureFor(`#${name}_region_canvas`, canvas.toDataURL("image/jpeg", 0.8));
-    const fits = layer?.width === canvas.width && layer?.height === canvas.height;
+    const fits = [1, window.devicePixelRatio].some(
+      (density) => layer?.width === Math.round(canvas.width * density) && layer.height === Math.round(canvas.height * density),
+    );
     if (!layer || fits) return [shown, kept, kept];
     return [shown, pictureFor(`#${name}_mask_image`, drawMask(layer, file)), say(word("region_kept"))];
   };

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -24,10 +25,16 @@ HTML = """
 """
 
 
+SCHEME = "small-canvas://"
+
+
 class HiddenPicture(gr.Textbox):
-    """A picture as a data URL; scripts get it as PIL has it."""
+    """A picture as a data URL, or the name of one that was sent; scripts get it as PIL has it."""
 
     def preprocess(self, x: Any) -> Any:
+        if isinstance(x, str) and x.startswith(SCHEME):
+            sent = Path(x.removeprefix(SCHEME))
+            return Image.open(sent).convert("RGBA") if sent.is_file() else None
         if not isinstance(x, str) or not x.startswith("data:"):
             return None
         return Image.open(io.BytesIO(base64.b64decode(x.partition(",")[2]))).convert("RGBA")
@@ -41,7 +48,10 @@ class SmallCanvas:
 
     Attributes:
         settings: what it was made with.
+        names: it sends pictures to the host, and keeps their names.
     """
+
+    names = False
 
     def __init__(
         self,
@@ -60,6 +70,12 @@ class SmallCanvas:
         hidden: dict[str, Any] = {"visible": False, "elem_id": name}
         self.foreground = HiddenPicture(label="foreground", elem_classes=[FOREGROUND], **hidden)
         self.background = HiddenPicture(label="background", elem_classes=[BACKGROUND], **hidden)
-        words = json.dumps([name, no_upload, scribble_color, scribble_width])
+        words = json.dumps([name, no_upload, scribble_color, scribble_width, self.names])
         script = f"async () => {{ new SmallCanvas(...{words}); }}"
         Context.root_block.load(None, **{SCRIPT: script})
+
+
+class NamingCanvas(SmallCanvas):
+    """One that sends what it holds to the host."""
+
+    names = True

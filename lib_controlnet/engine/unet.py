@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 MOTION: Final = "temporal_transformer"
 """What a motion module of AnimateDiff consists of."""
+
+SAMPLED: Final = 32
+"""Tensors of a U-Net by whose first numbers its weights are told from others."""
+
+FIRST: Final = 4
+"""Numbers of each."""
 
 DIMENSIONS: Final = (2, 4)
 """Of the weights of linear layers and of convolutions."""
@@ -86,6 +92,10 @@ class Originals:
         """The parameter of an LDM name; None where the one in the module is the original."""
         del name
         return None
+
+    def locate(self, name: str) -> Tensor | None:
+        """What `find` reads, as it is stored."""
+        return self.find(name)
 
     def is_added(self, name: str) -> bool:
         """Whether the checkpoint has no such parameter."""
@@ -204,6 +214,38 @@ def own_parameters(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Its parameters by such names."""
     for name, module in own_modules(unet).items():
         yield from module.named_parameters(name, recurse=False)
+
+
+def choose_sample(unet: nn.Module) -> list[str]:
+    """Names of a few weights from all over a U-Net, see `sample_weights`."""
+    names = [name for name, one in own_parameters(unet) if len(shape_of(one)) in DIMENSIONS]
+    return names[:: max(len(names) // SAMPLED, 1)]
+
+
+def sample_weights(unet: nn.Module, originals: Originals, names: Iterable[str]) -> int:
+    """A number that changes when other weights are written into the same U-Net.
+
+    Hosts and extensions do that: for a refiner, and to merge checkpoints. What a LoRA does to
+    weights does not count.
+
+    Args:
+        unet: the U-Net.
+        originals: its parameters without what the host does to them.
+        names: from `choose_sample`.
+    """
+    from torch import Tensor, nn
+
+    own, seen = own_modules(unet), []
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        present = getattr(own.get(path), leaf, None)
+        found = None if present is None else originals.locate(name)
+        found = present if found is None else found
+        if not isinstance(found, Tensor) or type(found) not in (Tensor, nn.Parameter):
+            continue
+        if found.dim() and not found.is_meta:
+            seen += [name, *found.detach()[0].reshape(-1)[:FIRST].float().tolist()]
+    return hash(repr(seen))
 
 
 def shape_of(parameter: Tensor) -> tuple[int, ...]:

@@ -13,7 +13,12 @@ from modules import devices, paths, shared
 
 from lib_controlnet.engine.memory import Between
 from lib_controlnet.engine.memory_plan import measure_reserve
-from lib_controlnet.engine.unet import BaseUNet, describe_unet
+from lib_controlnet.engine.unet import (
+    BaseUNet,
+    choose_sample,
+    describe_unet,
+    sample_weights,
+)
 from lib_controlnet.errors import HostError
 from lib_controlnet.host.folders import EXTENSION_ROOT, find_folders
 from lib_controlnet.host.members import find_model, member_of
@@ -41,7 +46,8 @@ class WebUIHost:
     residency: Residency
 
     def __init__(self) -> None:
-        self._shapes: weakref.WeakKeyDictionary[nn.Module, UNetShape] = weakref.WeakKeyDictionary()
+        self._seen: weakref.WeakKeyDictionary[nn.Module, tuple[UNetShape, list[str]]]
+        self._seen = weakref.WeakKeyDictionary()
 
     def base(self) -> BaseUNet | None:
         """The loaded checkpoint's U-Net, or None while no checkpoint is loaded.
@@ -54,14 +60,16 @@ class WebUIHost:
         unet = None if model is None else member_of(model).find_unet(model)
         if unet is None:
             return None
-        if unet not in self._shapes:  # its many tensors are gone through once
-            self._shapes[unet] = describe_unet(unet)
+        if unet not in self._seen:  # its many tensors are gone through once
+            self._seen[unet] = describe_unet(unet), choose_sample(unet)
+        shape, sample = self._seen[unet]
         info = getattr(model, "sd_checkpoint_info", None)
         title = getattr(info, "title", None) or "the loaded checkpoint"
-        identity = f"{getattr(info, 'filename', title)}|{id(unet)}"
         originals = member_of(model).find_originals(model)
+        weights = sample_weights(unet, originals, sample)
+        identity = f"{getattr(info, 'filename', title)}|{id(unet)}|{weights}"
         named = (str(title), identity, _description(info))
-        return BaseUNet(unet, self._shapes[unet], *named, originals)
+        return BaseUNet(unet, shape, *named, originals)
 
     def require_base(self) -> BaseUNet:
         """The loaded checkpoint's U-Net.

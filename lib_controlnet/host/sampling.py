@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Launch = Callable[[Any, int, Callable[[], Any]], Any]
 METHOD: Final = "launch_sampling"
+UPDATE: Final = "update_inner_model"
+"""Of a denoiser: another checkpoint has been loaded."""
 
 _FOLLOWED: Final[list[type]] = []
 """Classes whose method is ours, for as long as the scripts are loaded."""
@@ -136,6 +138,7 @@ def _run_controlled(
             session.set_schedule(schedule)
 
         stack.enter_context(watch(sampler, begin))
+        stack.enter_context(_reserve_anew(sampler, session, runtime))
         result = run()
     session.raise_error()
     completed = int(getattr(sampler.model_wrap_cfg, "step", session.evaluations))
@@ -148,6 +151,33 @@ def _run_controlled(
     session.end_pass(completed)
     generation.pass_on_comments(sampler.p, session)
     return result
+
+
+@contextmanager
+def _reserve_anew(sampler: Any, session: ControlSession, runtime: Runtime) -> Iterator[None]:
+    """Memory is kept free beside a refiner's U-Net, too.
+
+    What was reserved belongs to the U-Net that the pass began with. A host that keeps memory free
+    brings the other one to the device right after it has told the denoiser of it.
+    """
+    denoiser = getattr(sampler, "model_wrap_cfg", None)
+    tell = getattr(denoiser, UPDATE, None)
+    if tell is None:
+        yield
+        return
+
+    def update_inner_model(*args: Any, **kwargs: Any) -> Any:
+        told = tell(*args, **kwargs)
+        if session.is_bound:
+            runtime.host.reserve(session)
+        return told
+
+    setattr(denoiser, UPDATE, update_inner_model)
+    try:
+        yield
+    finally:
+        if vars(denoiser).get(UPDATE) is update_inner_model:
+            delattr(denoiser, UPDATE)
 
 
 def guard(p: Any, runtime: Runtime) -> None:

@@ -47,6 +47,8 @@ _PATH_LIKE: Final = re.compile(r"\.[A-Za-z0-9]{1,5}$|^~|^/(?!9j/)|^[A-Za-z]:[\\/
 """Text that means a file; base64 of a JPEG file begins with `/9j/`."""
 _URL: Final = re.compile(r"^https?://", re.IGNORECASE)
 
+_FOREIGN: Final = re.compile(r"^(?!https?:|data:)[a-z][a-z0-9+.-]{0,31}://", re.IGNORECASE)
+
 Fetch = Callable[[str], bytes | Image.Image]
 
 
@@ -222,6 +224,13 @@ def _from_text(
         raise ImageError(msg)
     if _URL.match(text):
         return _from_url(text, where, fetch, decoded)
+    if is_foreign_address(text):
+        kind = text.partition("://")[0]
+        msg = (
+            f"{where} cannot be loaded: {kind}://... names it, which only the program that made "
+            "the name can read, or could; put the picture in again, or send it as base64"
+        )
+        raise ImageError(msg)
     if open_file(text, allow_paths) is not None:
         return _from_bytes(_read_file(text, where, allow_paths), where, decoded)
     data = bytes_of_text(text)
@@ -236,6 +245,11 @@ def _from_text(
     else:
         msg = f"{where} cannot be decoded: the text is neither base64 nor a data URL"
     raise ImageError(msg)
+
+
+def is_foreign_address(text: object) -> bool:
+    """Whether a text is an address of a kind that no other program can load."""
+    return isinstance(text, str) and bool(_FOREIGN.match(text))
 
 
 def _from_url(url: str, where: str, fetch: Fetch | None, decoded: Decoded | None) -> np.ndarray:

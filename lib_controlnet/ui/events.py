@@ -76,7 +76,8 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
         [widgets.canvas_width, widgets.canvas_height],
         [image, widgets.canvas_group, widgets.picture_note, widgets.enabled],
     )
-    in_page(widgets.send_size.click, page_function("sendDimensions", tab), [image], [])
+    send = page_function("sendDimensions", widgets.name, tab)
+    in_page(widgets.send_size.click, send, [image], [])
     masked = [detector.title for detector in listing.detectors() if detector.uses_mask]
     drawn = page_function("noteDrawing", widgets.name, masked, InputMode.SIMPLE.value)
     deciding = [widgets.module, widgets.independent, widgets.input_mode]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from lib_controlnet.detect import listing
 from lib_controlnet.errors import ControlNetError, ImageError
@@ -28,6 +26,7 @@ from lib_controlnet.ui.choices import model_problem
 from lib_controlnet.ui.gradios import SCRIPT
 from lib_controlnet.ui.host_tab import HostTab, tab_request
 from lib_controlnet.ui.messages import Fault, Misfit, as_html, cut
+from lib_controlnet.ui.pictures import as_data_url
 from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.units.plan import plan
@@ -173,13 +172,7 @@ def on_run(
         return {"picture": None, "said": as_html(sentence), "pose": ""}
     missing = model_notice(unit, runtime)
     said = as_html(cut(missing, Misfit)) if missing else ""
-    return {"picture": _data_url(found.display), "said": said, "pose": pose_link(found.pose)}
-
-
-def _data_url(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"picture": as_data_url(found.display), "said": said, "pose": pose_link(found.pose)}
 
 
 def pose_link(pose: dict[str, Any] | None) -> str:

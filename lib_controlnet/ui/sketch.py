@@ -1,25 +1,32 @@
 """A picture that can be drawn on, whoever draws: gradio 3 itself, or a canvas of the host's own.
 
 A host on gradio 4, which has no drawing on pictures, may bring a canvas: a block of HTML with two
-hidden texts beside it, which hold the picture and the drawing as data URLs. Where there is none, a
-picture can only be uploaded, and a sentence says so.
+hidden texts beside it, which hold the picture and the drawing as data URLs, or as names of pictures
+that the canvas has sent to the host before. Where there is none, a picture can only be uploaded,
+and a sentence says so.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
+import numpy as np
 from gradio.components import Component
+from PIL import Image
 
+from lib_controlnet.pictures.decode import is_foreign_address
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.gradios import HAS_DRAWING, for_uploads
 from lib_controlnet.ui.page_value import PageValue
-from lib_controlnet.ui.pictures import read_sketch
+from lib_controlnet.ui.pictures import as_data_url, read_sketch
 from lib_controlnet.words import word
+
+log = logging.getLogger(__name__)
 
 _WIDTH_STEP: Final = 20
 """Pixels of a brush for each step of a host's canvas."""
@@ -80,11 +87,36 @@ def build_sketch(
     return Sketch(made.background, made.foreground)
 
 
+def resolve(text: Component | None, value: Any) -> Any:
+    """A value of a canvas's text, with the picture itself in the place of its name.
+
+    Args:
+        text: the hidden text of the host's, which knows the pictures that its canvas has sent.
+        value: what the page posted.
+
+    Returns:
+        A data URL; the value as it is if it is no name, or if the host knows no such picture.
+    """
+    if not isinstance(text, gr.Textbox) or not is_foreign_address(value):
+        return value
+    try:
+        found = text.preprocess(value)
+    except Exception:  # the host's
+        log.warning("the WebUI cannot read what its canvas holds", exc_info=True)
+        return value
+    return as_data_url(found) if isinstance(found, (np.ndarray, Image.Image)) else value
+
+
 class SketchValue(PageValue):
     """Picture and drawing of a host's canvas as one argument of a script."""
 
+    texts: Sequence[Component] = ()
+
     def preprocess(self, x: Any) -> dict[str, Any] | None:
         """Arrays `image` and `mask`, as gradio 3's drawing gives them; None without a picture."""
+        if isinstance(x, Mapping):
+            parts = zip(("image", "mask"), self.texts, strict=False)
+            x = {**x} | {name: resolve(text, x.get(name)) for name, text in parts}
         return read_sketch(x)
 
 
@@ -93,6 +125,7 @@ def build_value(sketch: Sketch) -> Component:
     if sketch.drawing is None:
         return sketch.picture
     value, parts = SketchValue(value=None), [sketch.picture, sketch.drawing]
+    value.texts = parts
     for part in parts:
         in_page(part.change, page_function("joinDrawing"), parts, [value])
     return value

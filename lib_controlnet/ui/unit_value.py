@@ -21,6 +21,7 @@ from lib_controlnet.ui.batch import read_input
 from lib_controlnet.ui.browser import in_page, page_function
 from lib_controlnet.ui.page_value import PageValue
 from lib_controlnet.ui.pictures import read_region, read_sketch
+from lib_controlnet.ui.sketch import resolve
 from lib_controlnet.units.unit import SLIDERS
 from lib_controlnet.words import PAGE
 
@@ -30,6 +31,8 @@ INDEPENDENT = "independent"
 DRAWING = "drawing"
 REGION_CANVAS = "region_canvas"
 REGION_DRAWING = "region_drawing"
+DRAWN: Final = ("image", DRAWING, REGION_DRAWING)
+"""Values that may be those of a host's canvas."""
 PREVIEW_DEPENDS_ON: Final = (
     *("image", DRAWING, "module", "pixel_perfect", *SLIDERS),
     *("independent", "input_mode", "batch_images", "merge_images"),
@@ -87,6 +90,8 @@ class UnitValue(PageValue):
         values = {name: widget.value for name, widget in self.widgets.items()}
         if isinstance(x, Mapping):
             values.update(x)
+        drawn = {name: resolve(self.widgets.get(name), values.get(name)) for name in DRAWN}
+        values.update({name: value for name, value in drawn.items() if name in values})
         return build_unit(values)
 
 

@@ -72,6 +72,7 @@ class Denoiser(CFGDenoiser):
         if sd_samplers_common.apply_refiner(self):  # by the count of steps
             cond = self.sampler.sampler_extra_args["cond"]
             uncond = self.sampler.sampler_extra_args["uncond"]
+            prepare(self.inner_model.inner_model.forge_objects.unet)
         conds_list, text = prompt_parser.reconstruct_multicond_batch(cond, self.step)
         if uncond is not None:
             uncond = prompt_parser.reconstruct_cond_batch(uncond, self.step)

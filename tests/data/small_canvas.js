@@ -1,11 +1,12 @@
 // The page's half of tests/small_canvas.py: a picture and a layer to draw on, kept in two hidden texts.
 window.SmallCanvas = class {
-  constructor(name, noUpload, colour, width) {
+  constructor(name, noUpload, colour, width, names) {
     const part = (kind) => document.getElementById(`${kind}_${name}`);
     const text = (kind) => document.querySelector(`#${name}.logical_image_${kind} textarea`);
     Object.assign(this, { colour, width: width * 20, image: part("image"), layer: part("drawingCanvas") });
     this.texts = { background: text("background"), foreground: text("foreground") };
     this.written = { background: "", foreground: "" };
+    Object.assign(this, { names, turns: { background: 0, foreground: 0 } });
     part("imageInput").addEventListener("change", (event) => {
       const reader = new FileReader();
       reader.onload = () => this.show(reader.result);
@@ -68,7 +69,18 @@ window.SmallCanvas = class {
     this.write("foreground", this.layer.toDataURL("image/png"));
   }
 
-  write(kind, value) {
+  /** Send a picture to the server; its name. */
+  async send(url) {
+    const body = new FormData();
+    body.append("files", await (await fetch(url)).blob(), "drawn.png");
+    const [path] = await (await fetch("upload", { method: "POST", body })).json();
+    return `small-canvas://${path}`;
+  }
+
+  async write(kind, url) {
+    const turn = (this.turns[kind] += 1);
+    const value = this.names && url ? await this.send(url) : url;
+    if (turn !== this.turns[kind]) return;
     this.written[kind] = value;
     this.texts[kind].value = value;
     this.texts[kind].dispatchEvent(new Event("input", { bubbles: true }));

@@ -57,6 +57,33 @@ def test_memory_is_kept_free_for_controls_and_only_for_them(
     assert loaded_for_unets() == [0]
 
 
+@pytest.mark.parametrize("refiner", [checkpoints.SECOND, checkpoints.MOVED])
+def test_memory_is_kept_free_beside_a_refiner(
+    webui: Any, refiner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refiner's U-Net is another one, and nothing was reserved beside it."""
+    from miniforge import memory
+    from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+
+    from lib_controlnet.host import adapter
+
+    monkeypatch.setattr(adapter, "measure_reserve", lambda controls, *_: 1000 * len(controls))
+    told: list[Any] = []
+    update = CFGDenoiser.update_inner_model
+    monkeypatch.setattr(
+        CFGDenoiser, "update_inner_model", lambda self: (update(self), told.append(self))
+    )
+    fields = {"refiner_checkpoint": refiner, "refiner_switch_at": 0.5}
+    memory.calls.clear()
+    webui.txt2img(**request(**fields))
+    webui.txt2img(**request(unit(), **fields))
+    assert loaded_for_unets() == [0, 0, 1000, 1000]
+    assert len(told) == 2
+    assert not any("update_inner_model" in vars(denoiser) for denoiser in told)
+    webui.txt2img(**request(override_settings={"sd_model_checkpoint": refiner}))
+    assert loaded_for_unets()[4:] == [0], "nothing lasts on the checkpoint"
+
+
 def test_pass_that_is_announced_twice_is_bound_once(webui: Any, caplog: Any) -> None:
     caplog.set_level("INFO")
     webui.txt2img(**request(unit(), enable_hr=True, hr_scale=1.5))
@@ -268,3 +295,59 @@ def test_controls_act_after_a_refiner_in_the_batch_before(webui: Any, like: str)
     plain, controlled = (webui.img2img(**one).images[:2] for one in (asked, units))
     for one, other in zip(plain, controlled, strict=True):
         assert np.abs(np.array(one).astype(int) - np.array(other)).mean() > 2
+
+
+LORA = unit(model="control_lora_demo_canny", module="canny", image=PHOTO)
+
+
+def write_weights(name: str) -> None:
+    """Into the U-Net that is loaded, as a merger does, and a refiner's in some hosts."""
+    from modules import sd_models, shared
+    from safetensors.torch import load_file
+
+    tensors = load_file(sd_models.get_closet_checkpoint_match(name).filename)
+    prefix = "model.diffusion_model."
+    own = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
+    shared.sd_model.forge_objects.unet.model.diffusion_model.load_state_dict(own)
+
+
+def test_other_weights_in_the_same_unet_are_noticed(webui: Any) -> None:
+    """Control-LoRAs are sums with the checkpoint's weights, and were kept from those before."""
+    before = first(webui.txt2img(**request(LORA)))
+    write_weights(checkpoints.SECOND)
+    try:
+        found = first(webui.txt2img(**request(LORA)))
+        runtime().residency.clear()
+        anew = first(webui.txt2img(**request(LORA)))
+    finally:
+        write_weights(checkpoints.BASE)
+    assert np.array_equal(found, anew)
+    assert not np.array_equal(found, before)
+    assert np.array_equal(first(webui.txt2img(**request(LORA))), before)
+
+
+def test_refiner_whose_weights_are_written_into_the_same_unet(
+    webui: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units act on as they do after one that is an object of its own."""
+    from modules import sd_samplers_common
+
+    asked = {"refiner_checkpoint": checkpoints.SECOND, "refiner_switch_at": 0.5}
+    units = (unit(control_mode=2), LORA)
+    plain, expected = (first(webui.txt2img(**request(*u, **asked))) for u in ((), units))
+
+    def refine(denoiser: Any, sigma: Any = None) -> bool:
+        if denoiser.step == 2 and denoiser.p.refiner_checkpoint_info:
+            write_weights(checkpoints.SECOND)
+        return False
+
+    monkeypatch.setattr(sd_samplers_common, "apply_refiner", refine)
+    before = first(webui.txt2img(**request(*units)))
+    try:
+        found = webui.txt2img(**request(*units, **asked))
+    finally:
+        write_weights(checkpoints.BASE)
+    assert np.array_equal(first(found), expected)
+    assert np.abs(expected.astype(int) - plain).mean() > 2
+    assert all(f"ControlNet {number}" in found.info["infotexts"][0] for number in (0, 1))
+    assert np.array_equal(first(webui.txt2img(**request(*units))), before)

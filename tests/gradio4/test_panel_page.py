@@ -21,6 +21,7 @@ from panel_page import (
     wait_for_value,
 )
 from PIL import Image
+from small_canvas import NamingCanvas
 
 pytestmark = pytest.mark.browser
 
@@ -159,6 +160,33 @@ def test_own_picture_in_img2img(open_site: Any, site: Any, picture: Path) -> Non
     assert site.generate(page, "img2img")[0].image["image"].shape == (128, 192, 3)
     page.uncheck(f"{unit}_controlnet_same_img2img_checkbox input")
     assert site.generate(page, "img2img")[0].image is None
+
+
+def test_pictures_that_a_canvas_sends_and_only_names(
+    open_site: Any, make_site: Any, picture: Path
+) -> None:
+    """Some canvases send what they hold to the host, and keep its name in their texts."""
+    site = make_site(NamingCanvas)
+    page = open_site(site)
+    upload(page, picture)
+    page.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('1 unit')")
+    assert not page.is_visible(f"{UNIT}_controlnet_picture_note")
+    page.click(f"{UNIT}_controlnet_send_dimen_button")
+    page.wait_for_function("document.querySelector('#txt2img_width input').value === '192'")
+    assert np.abs(run(page)[60, 40].astype(int) - (200, 30, 30)).max() < 12
+    draw(page, INPUT, (0.25, 0.5), (0.75, 0.5))
+    choose(page, f"{UNIT}_controlnet_region_radio", "Own mask")
+    wait_for_canvas(page, CANVAS, (192, 128))
+    draw(page, CANVAS, (0.3, 0.8), (0.7, 0.8))
+    page.wait_for_timeout(SETTLED)
+    unit = site.generate(page)[0]
+    assert unit.enabled
+    assert (unit.image["image"] == np.asarray(Image.open(picture))).all()
+    assert mask_of(unit)[64, 60:132].all()
+    assert (unit.effective_region_mask[102, 62:130] == 255).all()
+    remove_picture(page, INPUT)
+    page.wait_for_selector(f"{UNIT}_controlnet_trigger_preprocessor:disabled")
+    assert site.generate(page)[0].image is None
 
 
 def test_movie_script_gets_picture_and_drawing(panel: Any, site: Any, picture: Path) -> None:

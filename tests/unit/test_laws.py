@@ -326,6 +326,27 @@ def test_a_refiner_of_the_same_structure_is_steered_alike(rig, steered):
     assert not session.comments
 
 
+def test_weights_written_into_the_unet_are_steered_as_a_refiners(rig):
+    """Some hosts put a refiner's weights into the U-Net that is being sampled."""
+    refiner = support.tiny_base(rig.kind, seed=1).module
+    arguments = support.inputs(rig.kind, rows=2, size=(LATENT.height, LATENT.width))
+
+    def sample(unet, write):
+        session = rig.session([rig.unit()])
+        with torch.no_grad(), session.sampling(unet):
+            write(session, unet)
+            session.begin_evaluation(PAIR, 0.0, unet)
+            return unet(**arguments)
+
+    def exchange(session, unet):
+        session.begin_evaluation(PAIR, 0.0, unet)
+        unet(**arguments)
+        unet.load_state_dict(refiner.state_dict())
+
+    found = sample(support.twin(rig.base.module), exchange)
+    assert torch.equal(found, sample(refiner, lambda *_: None))
+
+
 def test_it_is_known_that_a_unit_acted(rig):
     acting, idle = rig.unit(), rig.unit(guidance_start=0.9)
     session = rig.session([acting, idle])

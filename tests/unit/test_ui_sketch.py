@@ -12,17 +12,21 @@ import numpy as np
 import pytest
 from panels import FakeRuntime, build, by_id, data_url
 from PIL import Image
-from small_canvas import SmallCanvas
+from small_canvas import SCHEME, HiddenPicture, SmallCanvas
 
+from lib_controlnet.errors import ImageError
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.host.page.canvas import find_canvas
+from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.pictures.maps import Size
+from lib_controlnet.prepare.inputs import split_picture
 from lib_controlnet.ui import host_tab, sketch
 from lib_controlnet.ui.fallback import build_or_tell
 from lib_controlnet.ui.movie import build_movie_panel
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.ui.unit_value import PREVIEW_DEPENDS_ON, build_unit
+from lib_controlnet.units.unit import parse_unit
 
 UNIT = "txt2img_controlnet_ControlNet-0"
 
@@ -69,6 +73,67 @@ def test_picture_and_drawing_are_one_picture_of_the_unit() -> None:
     assert (unit.image["mask"][:4] == 255).all()
     assert not unit.image["mask"][4:].any()
     assert build_unit({"image": "", "drawing": data_url(layer((8, 6), slice(4)))}).image is None
+
+
+@pytest.mark.parametrize(
+    ("density", "drawn"), [((2, 2), True), ((1.5, 1.5), True), ((2, 1), False), ((0.5, 0.5), True)]
+)
+def test_a_layer_may_have_the_pixels_of_the_screen(
+    density: tuple[float, float], drawn: bool
+) -> None:
+    shape = (int(80 * density[0]), int(60 * density[1]))
+    picture = data_url(np.full((80, 60, 3), 7, np.uint8))
+    strokes = data_url(layer(shape, slice(0, shape[0] // 2)))
+    mask = build_unit({"image": picture, "drawing": strokes}).image["mask"]
+    assert mask.shape == (80, 60, 3)
+    assert bool(mask[:40].all()) is drawn
+    assert not mask[40:].any()
+
+
+def test_pictures_that_the_host_s_canvas_only_names_are_read(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    """The server asks the component for them, as the host's own handlers do."""
+    picture = np.full((8, 6, 3), 7, np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    Image.fromarray(layer((8, 6), slice(0, 4))).save(tmp_path / "layer.png")
+    names = {name: f"{SCHEME}{tmp_path / name}.png" for name in ("picture", "layer")}
+    _demo, (value, *_rest) = build(runtime)
+    sent = {"image": names["picture"], "drawing": names["layer"]}
+    unit = value.preprocess({**sent, "region": "Own mask", "region_drawing": names["layer"]})
+    with gr.Blocks(analytics_enabled=False):
+        movie = build_movie_panel(runtime)[1]
+    both = movie.preprocess({"image": names["picture"], "mask": names["layer"]})
+    for found in (unit.image, both):
+        assert (found["image"] == 7).all()
+        assert (found["mask"][:4].min(), found["mask"][4:].max()) == (255, 0)
+    assert (unit.effective_region_mask[:4] == 255).all()
+    assert not unit.effective_region_mask[4:].any()
+
+
+@pytest.mark.parametrize("fault", [None, OSError("gone")], ids=["none", "raises"])
+@pytest.mark.parametrize("name", ["image", "drawing", "region_drawing"])
+def test_a_name_that_the_host_does_not_know_is_said(
+    runtime: FakeRuntime, name: str, fault: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_text: Any, _value: Any) -> None:
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(HiddenPicture, "preprocess", find)
+    _demo, (value, *_rest) = build(runtime)
+    sent = {"image": data_url(np.full((8, 6, 3), 7, np.uint8)), "region": "Own mask"}
+    unit = value.preprocess({**sent, name: f"{SCHEME}lost"})
+    with pytest.raises(ImageError, match=r"small-canvas://\.\.\. names it.*put the picture in"):
+        read_all(unit)
+
+
+def read_all(unit: Any) -> None:
+    """What the generation does with a unit's pictures."""
+    asked = parse_unit(unit, 0)
+    for picture in (*split_picture(asked), asked.effective_region_mask):
+        if picture is not None:
+            decode_image(picture, "unit 0")
 
 
 def test_a_region_s_drawing_needs_no_picture() -> None:

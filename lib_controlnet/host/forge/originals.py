@@ -34,6 +34,12 @@ class PatcherOriginals(Originals):
     def _modules(self) -> dict[str, nn.Module]:
         return own_modules(features.require(self._model, "the U-Net"))
 
+    def locate(self, name: str) -> Tensor | None:
+        """See `Originals.locate`."""
+        kept = features.find(self._model, "weights without LoRA") or {}
+        found = kept.get(PREFIX + name)
+        return getattr(found, "weight", found)  # some keep more than the tensor
+
     def find(self, name: str) -> Tensor | None:
         """See `Originals.find`.
 
@@ -41,10 +47,7 @@ class PatcherOriginals(Originals):
             HostError: it is stored in a way that nothing here reads.
         """
         path, _, leaf = name.rpartition(".")
-        layer = self._modules[path]
-        kept = features.find(self._model, "weights without LoRA") or {}
-        found = kept.get(PREFIX + name)
-        found = getattr(found, "weight", found)  # some keep more than the tensor
+        layer, found = self._modules[path], self.locate(name)
         factor = stored.find_factor(layer, leaf)
         if not isinstance(found, torch.Tensor):
             found = getattr(layer, leaf)
