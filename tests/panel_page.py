@@ -49,6 +49,13 @@ def set_number(page: Any, element: str, value: float) -> None:
     page.fill(f"{element} input[type=number]", str(value))
 
 
+def open_accordion(page: Any, tab: str) -> None:
+    """Open the panel of a tab, unless it is."""
+    bar = page.locator(f"#{tab}_controlnet .label-wrap").first
+    if "open" not in (bar.get_attribute("class") or "").split():
+        bar.click()
+
+
 def open_panel(page: Any, size: tuple[int, int] = (128, 128), steps: int = 2) -> None:
     """Open the panel of txt2img and ask for a small picture."""
     set_number(page, "#txt2img_width", size[0])
@@ -56,14 +63,69 @@ def open_panel(page: Any, size: tuple[int, int] = (128, 128), steps: int = 2) ->
     set_number(page, "#txt2img_steps", steps)
     page.fill("#txt2img_seed input", "7")
     page.fill("#txt2img_prompt textarea", "a red circle")
-    page.click("#txt2img_controlnet .label-wrap")
+    open_accordion(page, "txt2img")
     page.wait_for_selector(f"{UNIT}_input_image")
+
+
+FIRST_VALUES = """() => {
+  window.firstValues = gradio_config.components
+    .map(({ type, props }) => ({ type, id: props.elem_id, value: props.value }));
+}"""
+"""Notes the values of a fresh page: gradio writes later ones over those of its configuration."""
+START_OVER = """(tab) => {
+  const differs = [];
+  const differ = (place, is, set) => { if (!is) { differs.push(place.id); set(); } };
+  const write = (box, value) => {
+    box.value = value;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  for (const { type, id, value } of window.firstValues) {
+    if (!id?.startsWith(`${tab}_controlnet_`) || value === null || value === undefined) continue;
+    const place = document.getElementById(id);
+    const boxes = Array.from(place?.querySelectorAll("input, textarea") || []);
+    if (!boxes.length) continue;
+    const choice = boxes.find((box) => box.value === value);
+    if (type === "checkbox") differ(place, boxes[0].checked === value, () => boxes[0].click());
+    if (type === "radio") differ(place, !choice || choice.checked, () => choice.click());
+    if (type === "textbox") differ(place, choice, () => write(boxes[0], value));
+    if (type === "slider") {
+      differ(place, Number(boxes[0].value) === value, () => write(boxes[0], value));
+    }
+    if (type === "dropdown") differ(place, choice, () => {});
+  }
+  const remove = ":is([aria-label='Remove Image'], [aria-label='Clear'], [id^=removeButton_])";
+  for (const button of document.querySelectorAll(`#${tab}_controlnet ${remove}`)) {
+    differ(button, false, () => button.click());
+  }
+  const hires = document.getElementById(`${tab}_hr-visible-checkbox`);
+  if (hires) differ(hires, !hires.checked, () => hires.click());
+  return differs;
+}"""
+"""Sets what differs from those, and tells what did."""
+
+
+def start_over(page: Any, tab: str = "txt2img") -> bool:
+    """Put every unit of a tab back to what the page began with, as a person would.
+
+    Returns:
+        Whether it is; else only a fresh page is.
+    """
+    page.locator("#tabs > div.tab-nav > button").nth(0 if tab == "txt2img" else 1).click()
+    open_accordion(page, tab)
+    page.locator(f"#{tab}_controlnet_tabs > div.tab-nav > button").nth(0).click()
+    settled = 0
+    for _ in range(20):
+        settled = 0 if page.evaluate(START_OVER, tab) else settled + 1
+        if settled == 2:  # no answer was on its way that changed it again
+            return True
+        page.wait_for_timeout(150)
+    return False
 
 
 def open_img2img(page: Any) -> str:
     """Open the panel of img2img and return its first unit's prefix."""
     page.locator("#tabs > div.tab-nav > button").nth(1).click()
-    page.click("#img2img_controlnet .label-wrap")
+    open_accordion(page, "img2img")
     unit = unit_id(0, "img2img")
     page.wait_for_selector(f"{unit}_controlnet_enable_checkbox", state="visible")
     return unit

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from browsers import start_browser
 from fuzz import soak
+from panel_page import FIRST_VALUES, open_panel, start_over
 from PIL import Image
 from servers import embedded_host
 
@@ -187,6 +188,13 @@ def page(profile: Any, webui: WebUI, page_scripts: tuple[str, ...]) -> Iterator[
     opened.check()
 
 
+def open_kept(profile: Any, webui: WebUI) -> OpenPage:
+    """A page that later tests start over in."""
+    opened = open_page(profile, webui)
+    opened.page.evaluate(FIRST_VALUES)
+    return opened
+
+
 @pytest.fixture(scope="module")
 def kept_pages() -> list[OpenPage]:
     """The page that the tests of a file hand on, if there is one."""
@@ -202,12 +210,26 @@ def kept_page(
     For tests that bring about themselves what they start from. After a failed one it is fresh.
     """
     if not kept_pages or kept_pages[0].page.is_closed():
-        kept_pages[:] = [open_page(profile, webui)]
+        kept_pages[:] = [open_kept(profile, webui)]
+    yield kept_pages[0].page
     (opened,) = kept_pages
-    yield opened.page
     if FAILED in request.node.stash or opened.errors:
         opened.page.close()
     opened.check()
+
+
+@pytest.fixture
+def kept_panel(kept_page: Any, kept_pages: list[OpenPage], profile: Any, webui: WebUI) -> Any:
+    """The panel of txt2img as a fresh page has it, open and a small picture asked for.
+
+    For tests that look at no picture, text or list that an earlier one may have left in the page.
+    """
+    if not start_over(kept_page):
+        kept_pages[0].page.close()
+        kept_pages[:] = [open_kept(profile, webui)]
+    page = kept_pages[0].page
+    open_panel(page)
+    return page
 
 
 def encode(picture: np.ndarray) -> str:

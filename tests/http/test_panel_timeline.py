@@ -12,7 +12,6 @@ from panel_page import (
     choose_preprocessor,
     choose_type,
     draw,
-    open_panel,
     open_unit,
     save_shapes,
     set_number,
@@ -28,10 +27,9 @@ BARS = f"{TIMELINE} .cnet-timeline-bar"
 
 
 @pytest.fixture
-def panel(page: Any) -> Any:
-    """The page with the panel of txt2img open."""
-    open_panel(page)
-    return page
+def panel(kept_panel: Any) -> Any:
+    """The panel of txt2img, open and as it is at first."""
+    return kept_panel
 
 
 def enable(page: Any, index: int = 0) -> None:
