@@ -146,7 +146,9 @@ def test_img2img_batch_takes_control_pictures_from_its_box(
     choose_canny(page, unit)
     page.check(f"{unit}_controlnet_enable_checkbox input")
     page.locator("#mode_img2img > .tab-nav > button").nth(5).click()
-    page.locator("#img2img_batch_source > .tab-nav > button").nth(1).click()
+    sources = page.locator("#img2img_batch_source > .tab-nav > button")
+    if sources.count():  # members of the Forge family may know folders only
+        sources.nth(1).click()
     inputs = tmp_path / "inputs"
     inputs.mkdir()
     for number in (1, 2):

@@ -76,21 +76,27 @@ def unit(codec: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def axes(webui: Any) -> list[str]:
-    """Titles of the grid's axes in txt2img; a script argument is the place among them."""
+def grid(webui: Any) -> list[dict[str, Any]]:
+    """The grid's arguments in txt2img: of three axes, then of its own, which some hosts add to."""
     scripts = webui.get("/sdapi/v1/script-info").json()
     (grid,) = [one for one in scripts if one["name"] == GRID and not one["is_img2img"]]
-    return grid["args"][0]["choices"]
+    return grid["args"]
 
 
-def script_args(axes: list[str], *chosen: tuple[str, list[str]]) -> list[Any]:
+OWN = {"Draw legend": False, "Include Sub Images": True}
+"""Those of its own that are not as they come."""
+
+
+def script_args(grid: list[dict[str, Any]], *chosen: tuple[str, list[str]]) -> list[Any]:
     """The script's arguments for one to three axes, values as text and as dropdown choices."""
+    axes = grid[0]["choices"]
     values: list[Any] = []
     for title, texts in [*chosen, *[("", [])] * (3 - len(chosen))]:
         place = axes.index(f"[ControlNet] {title}") if title else 0
         values += [place, ", ".join(texts), texts]
-    legend, lone_pictures, text_inputs = False, True, False
-    return [*values, legend, lone_pictures, *[False] * 5, 0, text_inputs]
+    rest = grid[len(values) :]
+    assert OWN.keys() <= {one["label"] for one in rest}
+    return [*values, *[OWN.get(one["label"], one["value"]) for one in rest]]
 
 
 def images(codec: Any, answer: Any) -> list[np.ndarray]:
@@ -104,12 +110,12 @@ def single(webui: Any, codec: Any, *units: dict) -> np.ndarray:
 
 @pytest.mark.parametrize(("title", "values", "fields"), AXES, ids=[axis[0] for axis in AXES])
 def test_row_17_xyz_cells_equal_single_generations(
-    webui: Any, codec: Any, axes: list[str], unit: dict, title: str, values: list, fields: list
+    webui: Any, codec: Any, grid: list[dict], unit: dict, title: str, values: list, fields: list
 ) -> None:
     given = {**unit, **{name: codec.encode(half()) for name in MASKED.get(title, ())}}
     if title == "Region":
         given |= {"module": "inpaint_global_harmonious", "model": "control_demo_inpaint"}
-    arguments = script_args(axes, (title, values))
+    arguments = script_args(grid, (title, values))
     made = images(codec, ask(webui, given, script_name=GRID, script_args=arguments, **SIZE))
     cells = made[1 : 1 + len(values)]
     expected = [single(webui, codec, {**given, **own}) for own in fields]
@@ -120,11 +126,11 @@ def test_row_17_xyz_cells_equal_single_generations(
 
 
 def test_row_17_xyz_two_axes_and_values_for_each_unit(
-    webui: Any, codec: Any, axes: list[str], unit: dict
+    webui: Any, codec: Any, grid: list[dict], unit: dict
 ) -> None:
     second = {**unit, "module": "invert", "model": SECOND_MODEL, "weight": 0.5}
     chosen = [("Weight", ["[0.2,1.2]", "[1,None]"]), ("Guidance End", ["0.5", "1"])]
-    asked = {"script_name": GRID, "script_args": script_args(axes, *chosen)}
+    asked = {"script_name": GRID, "script_args": script_args(grid, *chosen)}
     made = images(codec, ask(webui, unit, second, **asked, **SIZE))
     cells = iter(made[1:5])
     for end in (0.5, 1):
@@ -137,10 +143,10 @@ def test_row_17_xyz_two_axes_and_values_for_each_unit(
 
 
 def test_row_17_xyz_leaves_no_setting_switched(
-    webui: Any, codec: Any, axes: list[str], unit: dict
+    webui: Any, codec: Any, grid: list[dict], unit: dict
 ) -> None:
     before = single(webui, codec, unit)
-    asked = {"script_name": GRID, "script_args": script_args(axes, ("Weight", ["0.1"]))}
+    asked = {"script_name": GRID, "script_args": script_args(grid, ("Weight", ["0.1"]))}
     ask(webui, unit, **asked, **SIZE)
     assert (single(webui, codec, unit) == before).all()
     options = webui.get("/sdapi/v1/options").json()
