@@ -8,7 +8,7 @@
 // event is about (`name` is a unit's element id, `tab` "txt2img" or "img2img") and gives the
 // function that gradio calls. The call is evaluated when the event fires, never before the page's
 // scripts are there.
-window.controlnetPanel = (() => {
+window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
   "use strict";
 
   /** Longest side of the picture that a region is drawn on, pixels; it travels with Generate. */
@@ -455,4 +455,4 @@ window.controlnetPanel = (() => {
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
     ...{ chooseWeightType, weighComposition, noteChoices, askAgain },
   };
-})();
+})());

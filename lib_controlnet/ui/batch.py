@@ -137,12 +137,18 @@ def add_uploads(
             added.append(str(file.name))
         except ImageError as error:
             refused.append(str(error))
-    paths = [*_paths(present), *added]
+    paths = [*read_paths(present), *added]
     said = notice(*refused)
     return paths, json.dumps(paths), said, gr.update(value=True) if added else gr.update()
 
 
-def _paths(text: Any) -> list[str]:
+def read_paths(text: Any) -> list[str]:
+    """The files that a value of `MERGE_IMAGES` names.
+
+    Raises:
+        ValueError: it is no JSON.
+        TypeError: it is no list.
+    """
     return [str(path) for path in json.loads(text)] if isinstance(text, str) and text else []
 
 
@@ -183,7 +189,7 @@ def read_input(fields: dict[str, Any], independent: bool) -> dict[str, Any]:
     if not independent or mode == InputMode.SIMPLE:
         return found
     if mode == InputMode.MERGE:
-        pictures: Any = [_read_upload(path) for path in _paths(beside[MERGE_IMAGES])]
+        pictures: Any = [_read_upload(path) for path in read_paths(beside[MERGE_IMAGES])]
         return {**found, "input_mode": mode, "batch_images": pictures}
     defaults = [beside["batch_images_of_tab"], beside["batch_images_of_host"]]
     named = [text.strip() for text in (folder, *defaults) if text and text.strip()]

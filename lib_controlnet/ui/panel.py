@@ -16,6 +16,7 @@ import gradio as gr
 from lib_controlnet import __version__
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion, Speed, union_type
+from lib_controlnet.ui.apply import CONTROL_TYPE, Made, Writes, connect_apply
 from lib_controlnet.ui.batch import connect_batch, host_boxes
 from lib_controlnet.ui.choices import (
     OF_FAMILIES,
@@ -37,7 +38,6 @@ from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
 from lib_controlnet.units.weight_types import BOTH, LayerCurve, WeightType
 from lib_controlnet.words import word
 
-Made = Callable[[dict[str, Any], Any], Any]
 PasteField = tuple[gr.components.Component, Callable[[dict[str, Any]], Any]]
 
 
@@ -74,6 +74,7 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         host_tab = HostTab.find() if is_img2img else None
         values = [_value(unit, shared, tab, runtime, host_tab) for unit in units]
         tell_fields(values, prefix)
+        connect_apply(values, [_writes(unit) for unit in units], prefix, runtime)
         return values
 
 
@@ -129,27 +130,32 @@ def paste_fields(units: Sequence[UnitValue], runtime: Any) -> list[PasteField]:
     fields: list[PasteField] = []
     for index, unit in enumerate(units):
         widgets: UnitWidgets = unit.unit_widgets
-        read = {
-            getattr(widgets, field.name, None): partial(_value_of, field)
-            for field in infotext.fields(Written.ALWAYS, *infotext.IF_SET)
-        }
-        read |= {
-            widgets.control_type: _type_of,
-            **{getattr(widgets, name): partial(_of_family, name) for name in OF_FAMILIES},
-            widgets.region_status: _note_missing_mask,
-            widgets.notes: _remarks,
-            widgets.about: _about,
-        }
         fields += [
             (widget, partial(_read, index=index, made=made, runtime=runtime))
-            for widget, made in read.items()
-            if widget is not None
+            for widget, made in _writes(widgets).items()
         ]
         fields.append((widgets.enabled, partial(_read_enabled, index=index)))
         fields.append((widgets.picture_note, partial(_note_left_out, index=index, runtime=runtime)))
     shared = (unit.widgets.get("style_align") for unit in units[:1])
     fields += [(widget, _read_aligned) for widget in shared if widget is not None]
     return fields
+
+
+def _writes(widgets: UnitWidgets) -> Writes:
+    """What becomes of a unit's values in its widgets, by a paste or from the page."""
+    made = {
+        getattr(widgets, field.name, None): partial(_value_of, field)
+        for field in infotext.fields(Written.ALWAYS, *infotext.IF_SET)
+    }
+    made |= {
+        widgets.control_type: _type_of,
+        widgets.refresh: _shown_with_model,
+        **{getattr(widgets, name): partial(_of_family, name) for name in OF_FAMILIES},
+        widgets.region_status: _note_missing_mask,
+        widgets.notes: _remarks,
+        widgets.about: _about,
+    }
+    return {widget: make for widget, make in made.items() if widget is not None}
 
 
 def _read(params: dict[str, Any], index: int, made: Made, runtime: Any) -> Any:
@@ -171,7 +177,11 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
         return _choose(listing.label(value) or value, listing.labels_for, pasted, runtime)
     if name == "model":
         chosen = listing.find_offered(runtime.catalog, value) or value
-        return _choose(chosen, lambda kind: offer(kind, runtime).names, pasted, runtime)
+        names = _choose(chosen, lambda kind: offer(kind, runtime).names, pasted, runtime)
+        return names | _shown_with_model(pasted, runtime)
+    if name == "control_mode":
+        module = pasted.get("module", NO_MODULE)
+        return gr.update(value=str(value), visible=listing.has_control_mode(module))
     if name in SLIDERS:
         updates = slider_updates(
             pasted.get("module", NO_MODULE), pasted.get("pixel_perfect", False)
@@ -204,6 +214,9 @@ def _read_aligned(params: dict[str, Any]) -> bool | None:
 
 
 def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
+    """The control type that was chosen or, where only parameters are known, theirs."""
+    if chosen := pasted.get(CONTROL_TYPE):
+        return str(chosen)
     module = pasted.get("module", NO_MODULE)
     return listing.control_type_of(runtime.catalog, module, _model_of(pasted, runtime))
 
@@ -243,6 +256,11 @@ def _choose(
     offered = choices_for(_type_of(pasted, runtime))
     names = offered if value in offered else choices_for(listing.ALL)
     return gr.update(choices=names, value=value)
+
+
+def _shown_with_model(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
+    """Whether the list of models and its button are shown: some preprocessors steer by themselves."""
+    return gr.update(visible=listing.needs_model(pasted.get("module", NO_MODULE)))
 
 
 def _remarks(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:

@@ -1,0 +1,301 @@
+// Reads and writes whole units: copying, moving, clearing, pictures that are sent here, presets.
+//
+// `controlnetPanel.edit(tab, change)` calls `change` with all units of a tab and writes what it
+// returns. A unit is { pictures: { image, drawing, mask, region }, values: { name: value } }; the
+// pictures are data URLs (or what gradio 4 has instead) or null. An edit is { unit: number,
+// pictures, values }: of pictures what is missing stays; without `values` nothing else changes,
+// and of `values` what is missing goes back to what a unit starts with.
+//
+// Pictures are written here, all else by the server (`lib_controlnet/ui/apply.py`). gradio has no
+// way to be given a drawing, so that is laid on the canvas when the picture has settled there.
+(() => {
+  "use strict";
+
+  const PERIOD = 100; // ms between two looks at a canvas
+  const TRIES = 60;
+  /** Looks at which a canvas must be as it should, one after the other; gradio clears it late. */
+  const CALM = 4;
+  const PATIENCE = 30000; // ms for the server's answer
+  const HOST_LAYER = "canvas[id^=drawingCanvas_]";
+  const NO_ANSWER = "The WebUI did not answer, so the unit's settings were not changed; its console may tell why.";
+  const TABS = ["txt2img", "img2img"];
+
+  const find = (selector, root) => (selector ? (root || document).querySelector(selector) : null);
+  const wait = (time) => new Promise((done) => setTimeout(done, time));
+  const kept = { __type__: "update" };
+  const never = () => new Promise(() => {});
+
+  /** Whether any pixel of a canvas or picture is seen. */
+  function hasPixels(source) {
+    let canvas = source;
+    if (source instanceof Image) {
+      canvas = Object.assign(document.createElement("canvas"), {
+        width: source.naturalWidth,
+        height: source.naturalHeight,
+      });
+      canvas.getContext("2d").drawImage(source, 0, 0);
+    }
+    if (!canvas.width || !canvas.height) return false;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 3; i < data.length; i += 4) if (data[i]) return true;
+    return false;
+  }
+
+  async function load(url) {
+    const image = new Image();
+    image.src = url.url ?? url;
+    await image.decode();
+    return image;
+  }
+
+  /** A data URL as the value of a widget: gradio 4 keeps files, but not in a canvas of the host's. */
+  function pictureFor(widget, picture) {
+    const keepsFiles = parseInt(window.gradio_config?.version) >= 4 && !find(`${widget} ${HOST_LAYER}`);
+    return typeof picture === "string" && keepsFiles ? { url: picture, orig_name: "picture" } : picture;
+  }
+
+  /** The element ids of a panel's units. */
+  const namesOf = (panel, count) =>
+    count === 1 ? [`${panel}_ControlNet`] : Array.from({ length: count }, (_, i) => `${panel}_ControlNet-${i}`);
+  const unitOf = (name) => find(`#${name}_input_image`)?.closest(".cnet-unit");
+
+  /** Raw values of a unit, as the page collects them -> a unit. */
+  function readUnit(raw, type, name) {
+    const { image, drawing, effective_region_mask, region_canvas, region_drawing, ...values } = raw || {};
+    const isLayered = image && typeof image === "object" && "image" in image;
+    const picture = (isLayered ? image.image : image) || null;
+    return {
+      pictures: {
+        image: picture,
+        drawing: (isLayered ? image.mask : drawing) || null,
+        mask: effective_region_mask || null,
+        region: region_canvas?.mask || region_drawing || null,
+        isCanvas: Boolean(picture) && unitOf(name)?.dataset.canvas === picture,
+      },
+      values: { ...values, control_type: type },
+    };
+  }
+
+  // Canvases.
+
+  const layerOf = (widget) => find(`${widget} :is(canvas[key=mask], ${HOST_LAYER})`);
+  const isSeen = (element) => element.offsetParent !== null;
+
+  /** Take the strokes off a canvas of gradio's, which keeps them where the next picture has the same size. */
+  function clearStrokes(widget) {
+    const layer = find(`${widget} canvas[key=mask]`);
+    if (!layer || !hasPixels(layer)) return;
+    const button = find(`${widget} button[aria-label="Clear"]`);
+    if (button) button.click();
+    layer.getContext("2d").clearRect(0, 0, layer.width, layer.height);
+  }
+
+  /** Call `then` as soon as an element is seen. */
+  function whenSeen(element, then) {
+    const observer = new ResizeObserver(() => {
+      if (!isSeen(element)) return;
+      observer.disconnect();
+      then();
+    });
+    observer.observe(element);
+  }
+
+  /** The text beside a canvas of the host's that its drawing is in. */
+  function textOfDrawing(widget) {
+    const group = find(widget).closest(".cnet-input-image-group, .cnet-region-canvas-group");
+    return find(".logical_image_foreground textarea", group);
+  }
+
+  /** A drawing, or nothing, as a picture of a size. */
+  function drawn(drawing, width, height) {
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    if (drawing) canvas.getContext("2d").drawImage(drawing, 0, 0, width, height);
+    return canvas;
+  }
+
+  /** One look at a canvas, which is brought to show a drawing. Returns whether it did already. */
+  function look(widget, drawing) {
+    const layer = layerOf(widget);
+    const picture = find(`${widget} img`);
+    if (!layer || !picture?.naturalWidth) return false;
+    const { naturalWidth: width, naturalHeight: height } = picture;
+    const fits = layer.width === width && layer.height === height;
+    if (!layer.matches("[key]")) {
+      if (!fits) return false;
+      const text = textOfDrawing(widget);
+      if (text.dataset.laid === "yes") return hasPixels(layer) === Boolean(drawing);
+      text.value = drawn(drawing, width, height).toDataURL("image/png");
+      text.dataset.laid = "yes";
+      text.dispatchEvent(new Event("input", { bubbles: true }));
+      return false;
+    }
+    if (!fits && isSeen(layer)) return false; // javascript/controlnet_canvas.js sees to it
+    if (fits && hasPixels(layer) === Boolean(drawing)) return true;
+    if (!fits) Object.assign(layer, { width, height });
+    const pen = layer.getContext("2d");
+    pen.clearRect(0, 0, width, height);
+    if (drawing) pen.drawImage(drawing, 0, 0, width, height);
+    picture.dispatchEvent(new Event("load")); // gradio takes the layer into the value then
+    return false;
+  }
+
+  /**
+   * Lay a drawing on a canvas once its picture has settled.
+   *
+   * gradio lays a canvas out anew when it is first seen, and whenever it is seen again if its
+   * picture came while it was not; so that is done once more then.
+   */
+  const laid = new Map();
+  async function lay(widget, url) {
+    const turn = {};
+    laid.set(widget, turn);
+    const loaded = url ? await load(url).catch(() => null) : null;
+    const drawing = loaded && hasPixels(loaded) ? loaded : null;
+    const text = find(`${widget} ${HOST_LAYER}`) && textOfDrawing(widget);
+    if (text) delete text.dataset.laid;
+    for (let tries = TRIES, calm = 0; tries && calm < CALM; tries -= 1) {
+      await wait(PERIOD);
+      if (laid.get(widget) !== turn) return;
+      calm = look(widget, drawing) ? calm + 1 : 0;
+    }
+    const element = find(widget);
+    if (!find(`${widget} canvas[key=mask]`) || isSeen(element)) return;
+    const source = find(`${widget} img`)?.src;
+    whenSeen(element, () => {
+      const picture = find(`${widget} img`);
+      if (laid.get(widget) !== turn || picture?.src !== source) return;
+      picture.dispatchEvent(new Event("load"));
+      lay(widget, url);
+    });
+  }
+
+  /** Write what cannot be an output of an event: drawings, and the tab above the picture. */
+  async function settle(name, { pictures, values }) {
+    const mode = ["simple", "batch", "merge"].indexOf(values?.input_mode);
+    if (mode >= 0) unitOf(name).querySelectorAll(".cnet-input-tabs > .tab-nav > button")[mode]?.click();
+    const input = `#${name}_input_image`;
+    if (pictures?.image) await lay(input, pictures.drawing);
+    if (!pictures || !("region" in pictures)) return;
+    if (pictures.region) {
+      find(".cnet-region-backdrop", unitOf(name))?.click();
+      await lay(`#${name}_region_canvas`, pictures.region);
+    }
+  }
+
+  // Edits, one after the other in each panel.
+
+  const turns = {};
+  const present = {};
+
+  function promise() {
+    const made = {};
+    made.done = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }));
+    return made;
+  }
+
+  async function carryOut(panel, change) {
+    const turn = { change, asked: promise(), answered: promise() };
+    present[panel] = turn;
+    find(`#${panel}_apply`).click();
+    const edits = await turn.asked.done;
+    if (edits.some((edit) => edit.values)) {
+      const late = wait(PATIENCE).then(() => Promise.reject(new Error(NO_ANSWER)));
+      await Promise.race([turn.answered.done, late]);
+    }
+    await wait(PERIOD);
+    for (const edit of edits) {
+      const name = turn.names[edit.unit];
+      if (edit.values) find(".cnet-offer-models", unitOf(name))?.click();
+    }
+    await Promise.all(edits.map((edit) => settle(turn.names[edit.unit], edit)));
+  }
+
+  /**
+   * Change units of a tab.
+   *
+   * `change` gets all of them, and returns a list of edits; an empty one if it only reads. Returns
+   * a promise that is kept when all is written.
+   */
+  function edit(tab, change) {
+    const panel = `${tab}_controlnet`;
+    const begun = (turns[panel] || Promise.resolve()).catch(() => {}).then(() => carryOut(panel, change));
+    turns[panel] = begun;
+    const end = () => {
+      if (turns[panel] === begun) delete turns[panel];
+    };
+    begun.then(end, end);
+    return begun;
+  }
+
+  /** Values of all units, then their control types -> the pictures that an edit writes. */
+  const readUnits =
+    (panel, count) =>
+    (...inputs) => {
+      const turn = present[panel];
+      turn.names = namesOf(panel, count);
+      try {
+        const units = turn.names.map((name, i) => readUnit(inputs[i], inputs[count + i], name));
+        turn.edits = turn.change(units);
+      } catch (error) {
+        turn.edits = [];
+        turn.asked.reject(error);
+      }
+      turn.asked.resolve(turn.edits);
+      const written = Array(2 * count).fill(kept);
+      for (const { unit, pictures } of turn.edits) {
+        const name = turn.names[unit];
+        const place = { image: `#${name}_input_image`, mask: `#${name}_mask_image` };
+        if (!pictures) continue;
+        if ("image" in pictures) {
+          clearStrokes(place.image);
+          const notes = unitOf(name).dataset;
+          const value = pictureFor(place.image, pictures.image);
+          if (pictures.isCanvas) notes.canvas = value;
+          else delete notes.canvas;
+          written[2 * unit] = value && { __type__: "update", value };
+        }
+        if ("region" in pictures) clearStrokes(`#${name}_region_canvas`);
+        if ("mask" in pictures) {
+          const value = pictureFor(place.mask, pictures.mask);
+          written[2 * unit + 1] = value && { __type__: "update", value };
+        }
+      }
+      return written.every((one) => one === kept) ? never() : written;
+    };
+
+  /** Nothing -> what the server is to write. */
+  const askEdit = (panel) => async () => {
+    const edits = await present[panel].asked.done.catch(() => []);
+    const asked = edits.filter(({ values }) => values).map(({ unit, values }) => ({ unit, values }));
+    return asked.length ? [asked] : never();
+  };
+
+  /** The server has answered. */
+  const finishEdit = (panel) => () => {
+    present[panel].answered.resolve();
+    return [];
+  };
+
+  /** A generation waits for an edit that is under way: what is on the screen is what it is made with. */
+  const waiting = new Set();
+  document.addEventListener(
+    "click",
+    (event) => {
+      const tab = TABS.find((name) => event.target.closest?.(`#${name}_generate`));
+      const turn = tab && turns[`${tab}_controlnet`];
+      if (!turn) return;
+      event.stopImmediatePropagation();
+      event.preventDefault();
+      if (waiting.has(tab)) return;
+      waiting.add(tab);
+      const go = () => {
+        waiting.delete(tab);
+        find(`#${tab}_generate`).click();
+      };
+      turn.then(go, go);
+    },
+    true,
+  );
+
+  window.controlnetPanel = Object.assign(window.controlnetPanel || {}, { edit, readUnits, askEdit, finishEdit });
+})();
