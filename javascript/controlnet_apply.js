@@ -15,9 +15,10 @@
   const TRIES = 60;
   /** Looks at which a canvas must be as it should, one after the other; gradio clears it late. */
   const CALM = 4;
+  /** Cells of a side, and levels, by which drawings are told apart. */
+  const [GRID, ALIKE] = [32, 64];
   const PATIENCE = 30000; // ms for the server's answer
   const HOST_LAYER = "canvas[id^=drawingCanvas_]";
-  const NO_ANSWER = "The WebUI did not answer, so the unit's settings were not changed; its console may tell why.";
   const TABS = ["txt2img", "img2img"];
 
   const find = (selector, root) => (selector ? (root || document).querySelector(selector) : null);
@@ -25,20 +26,25 @@
   const kept = { __type__: "update" };
   const never = () => new Promise(() => {});
 
+  /** Pixels of a canvas or picture, drawn at a size. */
+  function pixels(source, width, height) {
+    const pen = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
+    pen.drawImage(source, 0, 0, width, height);
+    return pen.getImageData(0, 0, width, height).data;
+  }
+
   /** Whether any pixel of a canvas or picture is seen. */
   function hasPixels(source) {
-    let canvas = source;
-    if (source instanceof Image) {
-      canvas = Object.assign(document.createElement("canvas"), {
-        width: source.naturalWidth,
-        height: source.naturalHeight,
-      });
-      canvas.getContext("2d").drawImage(source, 0, 0);
-    }
-    if (!canvas.width || !canvas.height) return false;
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    for (let i = 3; i < data.length; i += 4) if (data[i]) return true;
-    return false;
+    const [width, height] = [source.naturalWidth ?? source.width, source.naturalHeight ?? source.height];
+    if (!width || !height) return false;
+    return new Uint32Array(pixels(source, width, height).buffer).some((pixel) => pixel);
+  }
+
+  /** Whether a layer shows a drawing or, without one, nothing. */
+  function shows(layer, drawing) {
+    if (!drawing) return !hasPixels(layer);
+    const [mine, wanted] = [layer, drawing].map((source) => pixels(source, GRID, GRID));
+    return mine.every((value, i) => i % 4 !== 3 || Math.abs(value - wanted[i]) < ALIKE);
   }
 
   async function load(url) {
@@ -122,15 +128,14 @@
     const fits = layer.width === width && layer.height === height;
     if (!layer.matches("[key]")) {
       if (!fits) return false;
+      if (shows(layer, drawing)) return true;
       const text = textOfDrawing(widget);
-      if (text.dataset.laid === "yes") return hasPixels(layer) === Boolean(drawing);
       text.value = drawn(drawing, width, height).toDataURL("image/png");
-      text.dataset.laid = "yes";
       text.dispatchEvent(new Event("input", { bubbles: true }));
       return false;
     }
     if (!fits && isSeen(layer)) return false; // javascript/controlnet_canvas.js sees to it
-    if (fits && hasPixels(layer) === Boolean(drawing)) return true;
+    if (fits && shows(layer, drawing)) return true;
     if (!fits) Object.assign(layer, { width, height });
     const pen = layer.getContext("2d");
     pen.clearRect(0, 0, width, height);
@@ -151,8 +156,6 @@
     laid.set(widget, turn);
     const loaded = url ? await load(url).catch(() => null) : null;
     const drawing = loaded && hasPixels(loaded) ? loaded : null;
-    const text = find(`${widget} ${HOST_LAYER}`) && textOfDrawing(widget);
-    if (text) delete text.dataset.laid;
     for (let tries = TRIES, calm = 0; tries && calm < CALM; tries -= 1) {
       await wait(PERIOD);
       if (laid.get(widget) !== turn) return;
@@ -199,7 +202,7 @@
     find(`#${panel}_apply`).click();
     const edits = await turn.asked.done;
     if (edits.some((edit) => edit.values)) {
-      const late = wait(PATIENCE).then(() => Promise.reject(new Error(NO_ANSWER)));
+      const late = wait(PATIENCE).then(() => Promise.reject(new Error(window.controlnetWord("edit_unanswered"))));
       await Promise.race([turn.answered.done, late]);
     }
     await wait(PERIOD);

@@ -190,6 +190,12 @@ SETTINGS: Final = (
         restrict_api=True,
     ),
     Setting(
+        "controlnet_type_enables",
+        True,
+        "Choosing a control type enables its unit",
+        note="an upload into a unit does so in any case",
+    ),
+    Setting(
         "controlnet_control_type_dropdown", False, "Display control type as dropdown", reload=True
     ),
 )

@@ -25,6 +25,9 @@ ARGUMENTS = (
     "--disable-component-update",
     "--no-first-run",
     "--no-proxy-server",
+    # A camera that shows a test picture, and needs nobody's word.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
     "--process-per-site",  # pages that follow one another find the host's scripts compiled
     # The page's objects are made at once and stay: room for them, and no collection in between.
     "--js-flags=--min-semi-space-size=64 --max-semi-space-size=64",

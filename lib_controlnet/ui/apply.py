@@ -1,8 +1,8 @@
 """Values that the page writes into whole units: copied, moved and cleared ones, presets.
 
-One hidden button of a panel is pressed by `controlnetPanel.edit` (`javascript/controlnet_apply.js`).
-Its first event reads all units and writes pictures, in the page; its second has the server write
-all else, with what depends on it, as a paste does.
+One hidden button of a panel is pressed by `controlnetPanel.edit` of
+`javascript/controlnet_apply.js`. Its first event reads all units and writes pictures, in the page;
+its second has the server write all else, with what depends on it, as a paste does.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.uploads import upload
 from lib_controlnet.ui.widgets import value_fields
 from lib_controlnet.units.unit import FIELDS
+from lib_controlnet.words import word
 
 Made = Callable[[dict[str, Any], Any], Any]
 """Of a unit's values by name and the runtime: what is written into a widget."""
@@ -72,7 +73,9 @@ def connect_apply(
         name: the panel's element id.
         runtime: the extension's services.
     """
-    targets = [_target(value.unit_widgets, made) for value, made in zip(values, writes, strict=True)]
+    targets = [
+        _target(value.unit_widgets, made) for value, made in zip(values, writes, strict=True)
+    ]
     button = gr.Button(visible=False, elem_id=f"{name}_apply")
     asked = gr.JSON(visible=False)
     for widget in (button, asked):
@@ -115,7 +118,9 @@ def write_units(asked: Any, targets: Sequence[_Target], runtime: Any) -> list[An
         targets: the units.
         runtime: the extension's services.
     """
-    entries = [entry for entry in asked if isinstance(entry, dict)] if isinstance(asked, list) else []
+    entries = (
+        [entry for entry in asked if isinstance(entry, dict)] if isinstance(asked, list) else []
+    )
     found = {str(entry.get("unit")): entry.get("values") for entry in entries}
     updates: list[Any] = []
     for number, target in enumerate(targets):
@@ -156,7 +161,7 @@ def _read_values(
             typed[name] = _read(name, start if raw is None else raw)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             typed[name] = _read(name, start)
-            faults.append(f"{name} {error}; it was left at what a unit starts with.")
+            faults.append(word("value_left", name=name, error=error))
     kind = values.get(CONTROL_TYPE)
     if kind in listing.control_types():
         typed[CONTROL_TYPE] = kind

@@ -96,7 +96,9 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     offers = [widgets.show_all, widgets.offers]
 
     def choose_type(kind: str, pixel_perfect: bool, shows_all: bool) -> list[Any]:
-        return choices.on_control_type(kind, pixel_perfect, runtime, shows_all)
+        chosen = choices.on_control_type(kind, pixel_perfect, runtime, shows_all)
+        enables = kind != listing.ALL and runtime.option("controlnet_type_enables")
+        return [*chosen, gr.update(value=True) if enables else gr.update()]
 
     asked = [widgets.control_type, widgets.pixel_perfect, widgets.show_all]
     guard: dict[str, Any] = {}
@@ -105,7 +107,7 @@ def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
     widgets.control_type.input(
         fn=choose_type,
         inputs=asked,
-        outputs=[widgets.module, *follow_module, *of_families, *offers],
+        outputs=[widgets.module, *follow_module, *of_families, *offers, widgets.enabled],
         **guard,
         **quiet,
     )

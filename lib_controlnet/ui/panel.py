@@ -149,7 +149,7 @@ def _writes(widgets: UnitWidgets) -> Writes:
     }
     made |= {
         widgets.control_type: _type_of,
-        widgets.refresh: _shown_with_model,
+        widgets.refresh: _show_with_model,
         **{getattr(widgets, name): partial(_of_family, name) for name in OF_FAMILIES},
         widgets.region_status: _note_missing_mask,
         widgets.notes: _remarks,
@@ -178,7 +178,7 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
     if name == "model":
         chosen = listing.find_offered(runtime.catalog, value) or value
         names = _choose(chosen, lambda kind: offer(kind, runtime).names, pasted, runtime)
-        return names | _shown_with_model(pasted, runtime)
+        return names | _show_with_model(pasted, runtime)
     if name == "control_mode":
         module = pasted.get("module", NO_MODULE)
         return gr.update(value=str(value), visible=listing.has_control_mode(module))
@@ -258,8 +258,8 @@ def _choose(
     return gr.update(choices=names, value=value)
 
 
-def _shown_with_model(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
-    """Whether the list of models and its button are shown: some preprocessors steer by themselves."""
+def _show_with_model(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
+    """Whether the list of models and its button are shown: some preprocessors need none."""
     return gr.update(visible=listing.needs_model(pasted.get("module", NO_MODULE)))
 
 

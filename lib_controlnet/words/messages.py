@@ -58,6 +58,7 @@ MESSAGES: Final[Mapping[str, str]] = {
     "model_not_chosen": (
         "No control model is chosen yet: pick one under Model before you generate."
     ),
+    "value_left": "{name} {error}; it was left at what a unit starts with.",
     # Preprocessors.
     "type_unusable": "{kind} cannot be used here: {reason}.",
     "first_run": "The first run of {preprocessor} downloads {files} to {folder}.",

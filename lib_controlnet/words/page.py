@@ -44,6 +44,77 @@ SCRIPTS: Final[Mapping[str, str]] = {
         "The picture has other proportions or another size now. The region that was drawn is kept "
         "as the mask beside it; remove that to start anew."
     ),
+    # Tools of a unit.
+    "tools": "Tools of unit {unit}",
+    "tools_mute": "Mute",
+    "tools_mute_note": "Switch this unit off for a while; press again to have it back",
+    "tools_solo": "Solo",
+    "tools_solo_note": "Switch all other units off; press again to have them back",
+    "tools_left": "Move left",
+    "tools_right": "Move right",
+    "tools_copy": "Copy to",
+    "tools_clear": "Clear",
+    "tools_clear_note": "Back to what a unit starts with, without pictures",
+    "tools_undo": "Undo",
+    "tools_muted": "muted",
+    "tools_alone": "solo",
+    "tools_aside": "off by solo",
+    "tools_copied": "Unit {unit} was copied to unit {other}.",
+    "tools_moved": "Units {unit} and {other} have changed places.",
+    "tools_cleared": "The unit was cleared.",
+    "tools_undone": "As it was before.",
+    "tools_picture": "has a picture",
+    "tools_map": "has a map",
+    "edit_unanswered": (
+        "The WebUI did not answer, so the unit's settings were not changed; its console may tell "
+        "why."
+    ),
+    # Ways in which a picture comes into a unit.
+    "webcam": "Take a picture with the camera",
+    "webcam_view": "The camera's picture",
+    "webcam_take": "Take picture",
+    "webcam_cancel": "Cancel",
+    "webcam_none": "No camera was found: connect one, or upload a picture.",
+    "webcam_refused": (
+        "The browser does not allow the camera: allow it for this page in the browser's address "
+        "bar, or upload a picture."
+    ),
+    "webcam_unsafe": (
+        "The browser gives the camera only to pages over HTTPS or on this computer (localhost): "
+        "open the WebUI there, or upload a picture."
+    ),
+    "webcam_failed": (
+        "The camera cannot be used ({error}): close other programs that use it, or upload a "
+        "picture."
+    ),
+    "mirror": "Mirror the picture",
+    "mirror_nothing": "There is no picture to mirror: put one into this unit first.",
+    "use_map": "Use as input",
+    "map_used": "The map is the unit's picture now, and the preprocessor is none.",
+    "send": "Send to ControlNet",
+    "send_map": "Send to",
+    "send_unit": "{tab}: unit {unit}",
+    "send_done": "The picture is in unit {unit} of {tab}.",
+    "send_nothing": ("There is no picture to send: generate one, or choose one in the gallery."),
+    "send_unread": "The picture cannot be read ({error}); nothing was sent.",
+    "drop_went": "{name} to unit {unit}",
+    "drop_no_room": "no unit without a picture was left for {names}",
+    "drop_no_picture": "no picture: {names}",
+    # Pictures over one another.
+    "compare": "Compare",
+    "compare_note": "Lay picture, map and last result over one another",
+    "compare_view": "Comparison of pictures",
+    "compare_left": "Left",
+    "compare_right": "Right",
+    "compare_line": "Line between the pictures, percent from the left",
+    "compare_picture": "Picture",
+    "compare_map": "Map",
+    "compare_result": "Last result",
+    "compare_close": "Close",
+    "compare_few": (
+        "There is nothing to compare yet: a picture, a map (run the preprocessor) or a result; two "
+        "of them are needed."
+    ),
     # The timeline.
     "first_pass": "First pass",
     "hires_pass": "Hires pass",

@@ -40,6 +40,19 @@ window.SmallCanvas = class {
   /** What the page has written into the texts is shown. */
   poll() {
     if (this.texts.background.value !== this.written.background) this.show(this.texts.background.value);
+    else if (this.texts.foreground.value !== this.written.foreground) this.paint(this.texts.foreground.value);
+  }
+
+  paint(url) {
+    this.written.foreground = url;
+    const drawing = new Image();
+    drawing.onload = () => {
+      const pen = this.layer.getContext("2d");
+      pen.clearRect(0, 0, this.layer.width, this.layer.height);
+      pen.drawImage(drawing, 0, 0);
+      this.keep();
+    };
+    if (url) drawing.src = url;
   }
 
   show(url) {

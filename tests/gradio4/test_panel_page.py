@@ -229,3 +229,28 @@ def test_what_is_pasted_is_no_choice_of_the_user(panel: Any, site: Any) -> None:
     choose_type(panel, "Depth")  # by hand it has its defaults
     panel.wait_for_timeout(SETTLED)
     assert site.generate(panel)[0].module != "canny"
+
+
+def test_a_copied_unit_has_picture_and_drawing(panel: Any, site: Any, picture: Path) -> None:
+    upload(panel, picture)
+    choose_type(panel, "Canny")
+    wait_for_value(panel, "preprocessor_dropdown", "canny")
+    draw(panel, INPUT, (0.25, 0.5), (0.75, 0.5))
+    choose(panel, f"{UNIT}_controlnet_region_radio", "Own mask")
+    wait_for_canvas(panel, CANVAS, (192, 128))
+    draw(panel, CANVAS, (0.3, 0.8), (0.7, 0.8))
+    panel.click(".cnet-menu >> nth=0 >> summary")
+    panel.click(".cnet-menu[open] button:text-is('Unit 1')")
+    first, second = site.generate(panel)[:2]  # waits for the copy
+    assert second.enabled
+    assert (second.module, second.region) == ("canny", first.region)
+    for part in ("image", "mask"):
+        assert (second.image[part] == first.image[part]).all()
+    assert mask_of(second)[64, 60:132].all()
+    assert (second.effective_region_mask == first.effective_region_mask).all()
+    assert second.effective_region_mask.any()
+    panel.click(".cnet-tool-clear >> nth=0")
+    panel.wait_for_selector(".cnet-tools-said:has-text('was cleared')")
+    cleared, second = site.generate(panel)[:2]
+    assert (cleared.image, cleared.module, cleared.enabled) == (None, "none", False)
+    assert mask_of(second).any()

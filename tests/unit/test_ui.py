@@ -34,7 +34,7 @@ from lib_controlnet.ui.unit_value import build_unit
 from lib_controlnet.units.request import GenerationRequest
 
 ROOT = Path(__file__).resolve().parents[2]
-EVENTS = (ROOT / "javascript/controlnet_events.js").read_text(encoding="utf-8")
+SCRIPTS = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("javascript/*.js"))]
 
 
 @pytest.fixture
@@ -134,13 +134,6 @@ def test_panel_configuration_of_the_page_is_plain_json(runtime: FakeRuntime) -> 
     assert jsonable_encoder(config)
 
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = "".join(
-    path.read_text(encoding="utf-8")
-    for path in sorted(ROOT.glob("javascript/controlnet_events.js"))
-)
-
-
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
 def test_panel_scripts_are_calls_of_functions_that_the_page_has(
     runtime: FakeRuntime, tab: str
@@ -153,8 +146,9 @@ def test_panel_scripts_are_calls_of_functions_that_the_page_has(
         json.loads(f"[{call[2]}]")
         names.add(call[1])
     assert len(names) > 10
-    exported = EVENTS.rpartition("return {")[2]
-    assert not [name for name in names if not re.search(rf"\b{name}\b", exported)]
+    ends = ("return {", "Object.assign(window.controlnetPanel || {}, {")
+    exported = [one.rpartition(end)[2] for one in SCRIPTS for end in ends if end in one]
+    assert not [name for name in names if not re.search(rf"\b{name}\b", "".join(exported))]
 
 
 def test_no_javascript_stands_in_python() -> None:

@@ -44,9 +44,17 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     return FakeRuntime(Catalog([tmp_path]))
 
 
-def apply(runtime: FakeRuntime, asked: Any) -> dict[str, dict[str, Any]]:
-    """Ask for a write; what each of the panel's widgets is updated with, without what stays."""
+def apply(
+    runtime: FakeRuntime, asked: Any, saved: dict[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Ask for a write; what each of the panel's widgets is updated with, without what stays.
+
+    Args:
+        saved: defaults that the host has put into the first unit's widgets.
+    """
     demo = build(runtime)[0]
+    for name, value in (saved or {}).items():
+        by_id(demo)[f"{UNIT.format(0)}controlnet_{name}"].value = value
     button = by_id(demo)["txt2img_controlnet_apply"]
     events = [e for e in demo.dependencies if button._id in _targets(e) and e["backend_fn"]]
     assert len(events) == 1
@@ -62,7 +70,9 @@ def apply(runtime: FakeRuntime, asked: Any) -> dict[str, dict[str, Any]]:
 
 
 def _targets(event: dict[str, Any]) -> list[int]:
-    return [target[0] if isinstance(target, (list, tuple)) else target for target in event["targets"]]
+    return [
+        target[0] if isinstance(target, (list, tuple)) else target for target in event["targets"]
+    ]
 
 
 def test_values_are_written_with_what_depends_on_them(runtime: FakeRuntime) -> None:
@@ -71,7 +81,9 @@ def test_values_are_written_with_what_depends_on_them(runtime: FakeRuntime) -> N
     assert not [name for name in found if name.startswith((UNIT.format(0), UNIT.format(2)))]
     value = {name.removeprefix(unit): update.get("value") for name, update in found.items()}
     assert value["controlnet_type_filter_radio"] == "Canny"
-    assert found[f"{unit}controlnet_preprocessor_dropdown"]["choices"] == listing.labels_for("Canny")
+    assert found[f"{unit}controlnet_preprocessor_dropdown"]["choices"] == listing.labels_for(
+        "Canny"
+    )
     assert found[f"{unit}controlnet_model_dropdown"]["visible"]
     assert value["controlnet_model_dropdown"] == CANNY
     assert value["controlnet_enable_checkbox"] is True
@@ -93,14 +105,18 @@ def test_values_are_written_with_what_depends_on_them(runtime: FakeRuntime) -> N
 
 
 def test_what_is_missing_goes_back_to_what_a_unit_starts_with(runtime: FakeRuntime) -> None:
-    demo = build(runtime)[0]
-    found = apply(runtime, [{"unit": 0, "values": {}}])
-    for name, update in found.items():
-        widget = by_id(demo).get(name)
-        if update.get("visible", True) and widget is not None and not isinstance(widget, gr.HTML):
-            if "value" in update and "slider" not in name:
-                assert update["value"] == (widget.value or ([] if "gallery" in name else widget.value)), name
-    assert found[f"{UNIT.format(0)}controlnet_preprocessor_resolution_slider"]["visible"]
+    saved = {
+        "preprocessor_dropdown": "canny",
+        "control_weight_slider": 0.4,
+        "low_vram_checkbox": True,
+    }
+    found = apply(runtime, [{"unit": 0, "values": {"weight": None}}], saved)
+    value = {name.removeprefix(UNIT.format(0)): one.get("value") for name, one in found.items()}
+    assert {name: value[f"controlnet_{name}"] for name in saved} == saved
+    assert value["controlnet_enable_checkbox"] is False
+    assert value["controlnet_type_filter_radio"] == "Canny"
+    assert value["controlnet_region_radio"] == "Whole picture"
+    assert value["merge_gallery"] == []
 
 
 def test_a_preprocessor_without_a_model_hides_the_list(runtime: FakeRuntime) -> None:
@@ -112,7 +128,9 @@ def test_a_preprocessor_without_a_model_hides_the_list(runtime: FakeRuntime) -> 
     assert again[f"{unit}controlnet_refresh_models"]["visible"] is True
 
 
-def test_several_pictures_are_those_that_were_uploaded(runtime: FakeRuntime, tmp_path: Path) -> None:
+def test_several_pictures_are_those_that_were_uploaded(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
     inside = tmp_path / "uploads" / "a.png"
     inside.parent.mkdir()
     inside.write_bytes(b"x")
@@ -125,8 +143,16 @@ def test_several_pictures_are_those_that_were_uploaded(runtime: FakeRuntime, tmp
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("weight", "much"), ("guidance_end", 7), ("region", "there"), ("control_mode", {}),
-     ("merge_images", "["), ("merge_images", "7"), ("advanced_weighting", "1 x"), ("enabled", "perhaps")],
+    [
+        ("weight", "much"),
+        ("guidance_end", 7),
+        ("region", "there"),
+        ("control_mode", {}),
+        ("merge_images", "["),
+        ("merge_images", "7"),
+        ("advanced_weighting", "1 x"),
+        ("enabled", "perhaps"),
+    ],
 )
 def test_a_value_without_meaning_is_said_and_left_at_its_start(
     runtime: FakeRuntime, name: str, value: Any
@@ -137,7 +163,9 @@ def test_a_value_without_meaning_is_said_and_left_at_its_start(
     assert note["value"].startswith(name)
 
 
-@pytest.mark.parametrize("asked", [None, [], [3], {}, "x", [{"unit": 7, "values": {}}], [{"unit": 0}]])
+@pytest.mark.parametrize(
+    "asked", [None, [], [3], {}, "x", [{"unit": 7, "values": {}}], [{"unit": 0}]]
+)
 def test_nothing_that_can_be_written_changes_nothing(runtime: FakeRuntime, asked: Any) -> None:
     assert not apply(runtime, asked)
 

@@ -34,7 +34,7 @@ def runtime(tmp_path: Path) -> FakeRuntime:
 def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     demo, units = build(runtime)
     fields = paste_fields(units, runtime)
-    assert len(fields) == 3 * (11 + 8 + 8) + 1
+    assert len(fields) == 3 * (11 + 9 + 8) + 1
     params = {
         "ControlNet 1": "Module: canny, Model: control_demo_canny, Weight: 0.7, Resize Mode: Just "
         "Resize, Processor Res: 640, Threshold A: 64.0, Threshold B: 0.5, Guidance Start: 0.1, "
@@ -63,7 +63,8 @@ def test_paste_fields_fill_the_panel(runtime: FakeRuntime) -> None:
     assert pasted["model_dropdown"]["value"] == CANNY
     assert pasted["control_weight_slider"] == 0.7
     assert pasted["resize_mode_radio"] == "Just Resize"
-    assert pasted["control_mode_radio"] == "ControlNet is more important"
+    mode = gr.update(value="ControlNet is more important", visible=True)
+    assert pasted["control_mode_radio"] == mode
     resolution = pasted["preprocessor_resolution_slider"]
     assert (resolution["value"], resolution["visible"]) == (640, True)
     assert pasted["threshold_A_slider"]["label"] == "Low Threshold"
