@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import numpy as np
 import pytest
 from browsers import start_browser
 from fuzz import soak
+from matrix import members
 from panel_page import FIRST_VALUES, open_panel, start_over
 from PIL import Image
 from servers import embedded_host
+
+DEFAULT_CFG = 7
+"""Guidance of a request that names none."""
 
 
 @dataclass
@@ -34,7 +39,22 @@ class WebUI:
         return self.client.get(path, **options)
 
     def post(self, path: str, payload: dict | None = None, **options: Any) -> httpx.Response:
-        return self.client.post(path, json=payload or {}, **options)
+        return self.client.post(path, json=self._fit(payload or {}), **options)
+
+    def _fit(self, payload: dict) -> dict:
+        """A request as the WebUI needs it: hires has a guidance of its own in some."""
+        if not payload.get("enable_hr"):
+            return payload
+        more = {**members.FIELDS[members.FORGE], "hr_cfg": payload.get("cfg_scale", DEFAULT_CFG)}
+        return {name: value for name, value in more.items() if name in self.fields} | payload
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """What a request for a picture may have here."""
+        if self.is_ours:
+            return frozenset()
+        schemas = self.get("/openapi.json").json()["components"]["schemas"]
+        return frozenset(schemas["StableDiffusionProcessingTxt2Img"]["properties"])
 
     def generate(self, route: str, **payload: Any) -> dict:
         """POST to /sdapi/v1/<route> and give back the answer, failing with the server's words."""
@@ -70,6 +90,16 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[WebUI]:
             yield webui
         finally:
             webui.client.close()
+
+
+@pytest.fixture(autouse=True)
+def _limit(request: pytest.FixtureRequest) -> None:
+    """Leave out what the WebUI cannot do, with and without us."""
+    if request.config.getoption("--webui-url"):
+        fields = request.getfixturevalue("webui").fields
+        reason = members.find_limit_of_test(fields, request.node.name)
+        if reason:
+            pytest.skip(reason)
 
 
 SERVER: pytest.StashKey[WebUI] = pytest.StashKey()

@@ -40,6 +40,9 @@ def test_named_lists_hold_what_others_rely_on(webui: Any) -> None:
     assert wanted <= samplers
     scripts = webui.get("/sdapi/v1/scripts").json()
     assert {"controlnet", "sampler", "seed"} <= set(scripts["txt2img"]) & set(scripts["img2img"])
+
+
+def test_flags_are_told(webui: Any) -> None:
     flags = webui.get("/sdapi/v1/cmd-flags").json()
     assert flags["api"] is True
     assert "controlnet_dir" in flags

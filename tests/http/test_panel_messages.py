@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ FRAME = f"{UNIT}_generated_image"
 ENABLED = f"{UNIT}_controlnet_enable_checkbox input"
 SETTLED = 300
 """Milliseconds in which whatever a choice sets off has long happened."""
+EVENTS = re.compile(r"/run/predict$|/queue/join\b")
+"""Where gradio 3 and 4 send the values of events."""
 TRIES = 40
 """For what the server finds out beside: so often is looked again, each time after that long."""
 
@@ -108,11 +111,12 @@ def test_an_answer_that_comes_late_does_not_stand_in_place_of_a_newer_one(panel:
     page, held = panel, []
 
     def hold(route: Any) -> None:
-        is_first = not held and json.loads(route.request.post_data)["data"][1:3] == ["none", "None"]
+        sent = json.loads(route.request.post_data).get("data") or []
+        is_first = not held and sent[1:3] == ["none", "None"]
         held.append(route) if is_first else route.continue_()
 
     page.wait_for_timeout(SETTLED)
-    page.route("**/run/predict", hold)
+    page.route(EVENTS, hold)
     page.hover(f"{UNIT}_controlnet_model_dropdown")
     while not held:
         page.wait_for_timeout(50)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,30 @@ LIMITS: tuple[Limit, ...] = (
         "its second batch samples the refiner, which was taken apart since: a TypeError",
     ),
 )
+
+
+LOADS_APART = "hr_additional_modules"
+"""A field of requests in members that load text encoders and VAE apart (Forge, and made of it)."""
+
+OF_TESTS: Mapping[str, str] = {
+    "test_picture_equals_the_reference[inpaint": (
+        "its VAE draws random numbers: plain pictures differ as well, by up to 173 of 255"
+    ),
+    "test_errors_are_json_with_a_sentence": "its own routes tell errors under other keys",
+    "test_flags_are_told": "its route of flags fails where a port was given, a number",
+}
+"""Beginnings of the names of tests over HTTP that a member with `LOADS_APART` cannot pass."""
+
+
+def find_limit_of_test(fields: Collection[str], test: str) -> str:
+    """Why a member cannot pass a test over HTTP; nothing where it can.
+
+    Args:
+        fields: what a request for a picture may have there.
+        test: its name.
+    """
+    found = (why for start, why in OF_TESTS.items() if test.startswith(start))
+    return next(found, "") if LOADS_APART in fields else ""
 
 
 def find_limit(member: str, case: Case) -> str:
