@@ -17,10 +17,11 @@
 
   /** Have the keys that press a button press an element that is none. */
   function press(element) {
-    if (element.dataset.pressed || element.tagName === "BUTTON") return;
-    element.dataset.pressed = "yes";
+    if (element.tagName === "BUTTON") return;
     set(element, "role", "button");
     set(element, "tabindex", "0");
+    if (element.dataset.pressed) return;
+    element.dataset.pressed = "yes";
     element.addEventListener("keydown", (event) => {
       if (event.target !== element || !["Enter", " "].includes(event.key) || event.ctrlKey) return;
       event.preventDefault();
@@ -30,7 +31,7 @@
 
   const STEPS = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
 
-  /** Arrow keys go from tab to tab. */
+  /** Arrow keys go from tab to tab; gradio puts another button in the place of the chosen one. */
   function followKeys(list) {
     if (list.dataset.keys) return;
     list.dataset.keys = "yes";
@@ -41,8 +42,8 @@
       event.preventDefault();
       const to = Math.min(Math.max(at + STEPS[event.key], 0), buttons.length - 1);
       const next = Math.abs(STEPS[event.key]) === 1 ? (at + STEPS[event.key] + buttons.length) % buttons.length : to;
-      buttons[next].focus();
       buttons[next].click();
+      requestAnimationFrame(() => findAll(":scope > button", list).filter(isShown)[next]?.focus());
     });
   }
 
@@ -95,36 +96,50 @@
     }
   }
 
-  /** A list that is typed in: what gradio 3 calls a listbox without options. */
+  /** A list that is typed in, and its entries while it is open. */
   function nameList(input) {
+    const block = input.closest(".block");
     const label = labelOf(input);
+    const list = block.querySelector("ul.options");
     if (label) set(input, "aria-label", label);
     set(input, "role", "combobox");
     set(input, "aria-haspopup", "listbox");
-    const list = input.closest(".block").querySelector("ul.options");
     set(input, "aria-expanded", String(Boolean(list)));
     if (!list) {
       input.removeAttribute("aria-controls");
       return;
     }
-    list.id ||= `${input.closest(".block").id}-options`;
+    list.id ||= `${block.id}-options`;
     set(list, "role", "listbox");
     set(list, "aria-label", label);
     set(input, "aria-controls", list.id);
+    for (const entry of findAll(":scope > li", list)) {
+      set(entry, "role", "option");
+      set(entry, "aria-selected", String(entry.classList.contains("selected")));
+    }
   }
 
-  /** The place that a file is dropped on, or chosen at by a click. */
-  function nameUpload(input) {
-    const label = labelOf(input);
-    const place = input.parentElement;
-    if (!place || place === input.closest(".block")) return;
-    press(place);
-    set(place, "aria-label", word("name_upload", { label }));
-    set(input, "aria-label", word("name_upload", { label }));
-    set(input, "tabindex", "-1");
+  /** The place that a file is dropped on, or chosen at by a click, as long as it is empty. */
+  function nameUpload(place) {
+    const label = word("name_upload", { label: labelOf(place) });
+    set(place.querySelector("input[type=file]"), "aria-label", label);
+    set(place.querySelector("input[type=file]"), "tabindex", "-1");
+    if (place.tagName === "BUTTON") {
+      set(place, "aria-label", label);
+    } else if (place.querySelector("canvas, img, button, video")) {
+      for (const name of ["role", "tabindex", "aria-label"]) place.removeAttribute(name);
+    } else {
+      press(place);
+      set(place, "aria-label", label);
+    }
   }
 
+  /** Of the layers of a drawing the one that takes the strokes; the others are said to be hidden. */
   function nameCanvas(canvas) {
+    if (canvas.getAttribute("key") && canvas.getAttribute("key") !== "interface") {
+      set(canvas, "aria-hidden", "true");
+      return;
+    }
     set(canvas, "role", "img");
     set(canvas, "aria-label", word("name_canvas", { label: labelOf(canvas) }));
   }
@@ -136,8 +151,8 @@
       for (const tabs of findAll(".cnet-input-tabs", panel).filter(isShown)) nameTabs(tabs, word("name_inputs"));
       for (const group of findAll("fieldset.block", panel).filter(isShown)) nameGroup(group);
       for (const box of findAll(".block:has(input[type=range])", panel).filter(isShown)) nameSlider(box);
-      for (const input of findAll(".wrap input:is([role=listbox], [role=combobox])", panel).filter(isShown)) nameList(input);
-      for (const input of findAll(".cnet-unit input[type=file]", panel).filter((one) => isShown(one.parentElement))) nameUpload(input);
+      for (const input of findAll(".gradio-dropdown input", panel).filter(isShown)) nameList(input);
+      for (const place of findAll(".cnet-unit .block .center:has(> input[type=file])", panel).filter(isShown)) nameUpload(place);
       for (const canvas of findAll(".cnet-image canvas", panel).filter(isShown)) nameCanvas(canvas);
     }
   }
@@ -154,9 +169,9 @@
 
   if (typeof onUiLoaded === "function") {
     onUiLoaded(() => {
-      for (const name of ["click", "focusin", "controlnetchange"]) document.addEventListener(name, schedule, true);
+      for (const name of ["click", "keydown", "focusin", "controlnetchange"]) document.addEventListener(name, schedule, true);
       schedule();
     });
-    onAfterUiUpdate(schedule);
+    onUiUpdate((changes) => changes.some((change) => change.target.closest?.(PANELS.join())) && schedule());
   }
 })();

@@ -33,7 +33,7 @@ SHOWN = {
     "Misfit",
 }
 """Calls whose first argument users read."""
-SENTENCE = re.compile(r"^(?![<>]|[\w-]+=\").*[A-Za-z]{2,},? [a-z]{2,}", re.DOTALL)
+SENTENCE = re.compile(r"^(?![<>]|[\w-]+=\").*[A-Za-z]{2,} [a-z]{2,}", re.DOTALL)
 """Two words of English, outside what is HTML."""
 NAME = "ControlNet"
 

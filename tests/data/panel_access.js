@@ -1,0 +1,37 @@
+// What is wrong with a part of the page, for tests/http/test_panel_access.py.
+window.panelAccess = (() => {
+  const CONTROLS = "button, a, summary, input:not([type=file]), textarea, [role=button], [role=tab]";
+  const BOXED = "label:has(:is([type=radio], [type=checkbox]))"; // pressed all over
+  const DRAWN = "iframe, canvas, svg, [class*=timeline]";
+  const isSeen = (element) => element.checkVisibility({ visibilityProperty: true });
+  const all = (root, selector) => Array.from(document.querySelectorAll(`${root} :is(${selector})`)).filter(isSeen);
+  const show = (element) => element.outerHTML.slice(0, 160);
+
+  /** What axe-core finds. */
+  async function findFaults(root) {
+    const { violations } = await axe.run(root, { resultTypes: ["violations"] });
+    return violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html.slice(0, 160)} ${node.failureSummary}`));
+  }
+
+  /** What is pressed and smaller than so many pixels. */
+  function findSmall(root, least) {
+    return all(root, CONTROLS)
+      .map((element) => [element, (element.closest(BOXED) || element).getBoundingClientRect()])
+      .filter(([, box]) => box.width && Math.min(box.width, box.height) < least - 0.5)
+      .map(([element, box]) => `small: ${show(element)} ${box.width} x ${box.height}`);
+  }
+
+  /** What lies outside the window, or has no room for what is in it. */
+  function findCut(root) {
+    const isCut = (element) => {
+      if (element.closest(DRAWN)) return false;
+      const box = element.getBoundingClientRect();
+      if (box.width > 1 && (box.right > innerWidth + 1 || box.left < -1)) return true;
+      const hides = getComputedStyle(element).overflowX === "hidden" && element.tagName !== "INPUT";
+      return hides && element.scrollWidth > element.clientWidth + 1;
+    };
+    return all(root, "*").filter(isCut).map((element) => `cut: ${show(element)}`);
+  }
+
+  return async (root, least) => [...(await findFaults(root)), ...findSmall(root, least), ...findCut(root)];
+})();

@@ -1,0 +1,107 @@
+"""The panel by key, for screen readers, and at every width, in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import pytest
+from panel_page import (
+    UNIT,
+    choose,
+    choose_canny,
+    choose_type,
+    draw,
+    open_panel,
+    save_shapes,
+    upload,
+)
+
+pytestmark = pytest.mark.browser
+
+PANEL = "#txt2img_controlnet"
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+FIND = Path(__file__).parents[1] / "data/panel_access.js"
+SETTLED = 600
+"""Milliseconds in which the page's scripts have answered to a change."""
+TARGET = 28
+"""Pixels of whatever is pressed, each way."""
+
+
+def judge(page: Any, state: str) -> list[str]:
+    """What is wrong with the panel as it is shown."""
+    page.wait_for_timeout(SETTLED)
+    found = page.evaluate("([root, least]) => panelAccess(root, least)", [PANEL, TARGET])
+    return [f"{state}: {one}" for one in found]
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1024), ("light", 390)])
+def test_nothing_is_nameless_faint_small_or_cut(
+    page: Any, webui: Any, tmp_path: Path, theme: str, width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 1200})
+    page.goto(f"{webui.url}/?__theme={theme}", wait_until="domcontentloaded")
+    page.wait_for_selector("#txt2img_generate")
+    for script in (AXE, FIND):
+        page.add_script_tag(content=script.read_text(encoding="utf-8"))
+    open_panel(page)
+    found = judge(page, "open")
+    page.check(f"{UNIT}_controlnet_enable_checkbox input")
+    choose_type(page, "Revision")
+    page.wait_for_selector(f"{UNIT}_controlnet_notes", state="visible")
+    found += judge(page, "a message")
+    upload(page, save_shapes(tmp_path / "shapes.png"))
+    choose_canny(page)
+    page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
+    page.click(f"{UNIT}_controlnet_trigger_preprocessor:enabled")
+    page.wait_for_selector(f"{UNIT}_generated_image img")
+    choose(page, f"{UNIT}_controlnet_region_radio", "Own mask")
+    draw(page, f"{UNIT}_region_canvas", (0.2, 0.2), (0.6, 0.6))
+    for header in page.query_selector_all(f"{PANEL} .label-wrap:not(.open)"):
+        if header.is_visible():
+            header.click()
+    found += judge(page, "all of it")
+    page.click(f"{UNIT}_controlnet_model_dropdown input")
+    page.wait_for_selector(f"{UNIT}_controlnet_model_dropdown ul.options")
+    found += judge(page, "a list")
+    page.keyboard.press("Escape")
+    tabs = page.locator(f"{PANEL} .cnet-input-tabs > .tab-nav > button >> visible=true")
+    for number, state in ((1, "a folder"), (2, "several pictures")):
+        tabs.nth(number).click()
+        found += judge(page, state)
+    assert found == []
+
+
+def test_everything_is_reached_and_pressed_by_key(page: Any) -> None:
+    page.wait_for_selector("#txt2img_generate")
+    header = page.locator(f"{PANEL} .label-wrap").first
+    header.wait_for()
+    page.wait_for_timeout(SETTLED)
+    assert header.get_attribute("aria-expanded") == "false"
+    header.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"{UNIT}_input_image")
+    page.wait_for_timeout(SETTLED)
+    assert header.get_attribute("aria-expanded") == "true"
+    tabs = page.locator("#txt2img_controlnet_tabs > .tab-nav > button")
+    tabs.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(SETTLED)
+    chosen = [tab.get_attribute("aria-selected") for tab in tabs.all()]
+    assert chosen == ["false", "true", "false"]
+    page.keyboard.press("Home")
+    page.wait_for_timeout(SETTLED)
+    assert tabs.first.get_attribute("aria-selected") == "true"
+    with page.expect_file_chooser():
+        place = page.locator(f"{UNIT}_input_image [aria-label$='choose a file']").first
+        place.focus()
+        page.keyboard.press("Enter")
+    reached = set()
+    tabs.first.focus()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.closest('[id*=controlnet]')?.id"))
+    wanted = ("enable_checkbox", "type_filter_radio", "preprocessor_dropdown", "model_dropdown")
+    wanted += ("control_weight_slider", "control_mode_radio", "region_radio", "refresh_models")
+    assert {f"{UNIT[1:]}_controlnet_{name}" for name in wanted} <= reached
