@@ -167,8 +167,11 @@ def draw(page: Any, widget: str, *points: tuple[float, float]) -> None:
 
     A1111's zoom extension hides a canvas for some milliseconds when the mouse first moves over it,
     and may lay it out anew. A press in that moment would go to what lies behind, so the mouse
-    waits for the canvas as a hand does.
+    waits for the canvas as a hand does. A host's own canvas has a toolbar over a corner of it,
+    which a hand would push away.
     """
+    bars = page.locator(f"{widget} [id^=toolbar_]")
+    bars.evaluate_all("(found) => found.forEach((bar) => { bar.style.pointerEvents = 'none'; })")
     canvas = page.locator(f"{widget} {SURFACE}")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -187,6 +190,7 @@ def draw(page: Any, widget: str, *points: tuple[float, float]) -> None:
     for point in points[1:]:
         page.mouse.move(*place(*point), steps=8)
     page.mouse.up()
+    bars.evaluate_all("(found) => found.forEach((bar) => { bar.style.pointerEvents = ''; })")
 
 
 def choose_type(page: Any, name: str, unit: str = UNIT) -> None:

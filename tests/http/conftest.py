@@ -41,9 +41,9 @@ class WebUI:
     def post(self, path: str, payload: dict | None = None, **options: Any) -> httpx.Response:
         return self.client.post(path, json=self._fit(payload or {}), **options)
 
-    def _fit(self, payload: dict) -> dict:
+    def _fit(self, payload: Any) -> Any:
         """A request as the WebUI needs it: hires has a guidance of its own in some."""
-        if not payload.get("enable_hr"):
+        if not isinstance(payload, dict) or not payload.get("enable_hr"):
             return payload
         more = {**members.FIELDS[members.FORGE], "hr_cfg": payload.get("cfg_scale", DEFAULT_CFG)}
         return {name: value for name, value in more.items() if name in self.fields} | payload

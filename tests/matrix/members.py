@@ -71,6 +71,9 @@ OF_TESTS: Mapping[str, str] = {
         "its VAE draws random numbers: plain pictures differ as well, by up to 173 of 255"
     ),
     "test_errors_are_json_with_a_sentence": "its own routes tell errors under other keys",
+    "test_row_18_infotext_of_a_request_does_not_make_units": (
+        "a request with `infotext` fails without units as well: a TypeError in its own reading"
+    ),
     "test_flags_are_told": "its route of flags fails where a port was given, a number",
 }
 """Beginnings of the names of tests over HTTP that a member with `LOADS_APART` cannot pass."""
