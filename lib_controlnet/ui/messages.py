@@ -26,6 +26,7 @@ _LABELS: Final = {name: LABELS[name] for name in FIELDS if name in LABELS} | {
     "advanced_weighting": LABELS["weights"],
     "effective_region_mask": LABELS["region_file"],
     "batch_images": LABELS["input_directory"],
+    "inpaint_crop_input_image": LABELS["crop"],
     "output_dir": LABELS["output_directory"],
 }
 
