@@ -461,3 +461,13 @@ def test_on_run_missing_model_is_said_beside_the_preview(
 
 def test_notice_text_is_escaped() -> None:
     assert messages.notice("<b>")["value"] == "&lt;b&gt;"
+
+
+def test_no_rule_of_the_style_sheet_stands_in_another() -> None:
+    style = (ROOT / "style.css").read_text(encoding="utf-8")
+    open_rules = 0
+    for line in re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL).splitlines():
+        is_group = line.startswith("@")  # a condition, with rules in it
+        open_rules += line.count("{") - line.count("}") - is_group * line.count("{")
+        assert open_rules in (0, 1) or line == "}", line
+    assert open_rules <= 0
