@@ -20,11 +20,13 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urljoin
 
 from .weights import HUB, Options, WeightFile, WeightsError
 
@@ -36,9 +38,11 @@ TIMEOUT: Final = (15, 60)
 """Seconds for the connection, and for the next bytes."""
 REPORT_SECONDS: Final = 0.5
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
+_TERMS: Final = "accept its terms on its page, and set HF_TOKEN to a token of yours"
 _REFUSALS: Final = {
     404: "does not have it (404)",
-    **{status: f"does not give it to everybody ({status})" for status in (401, 403)},
+    429: "answers 429, as it does where too much is asked for; try again later",
+    **{status: f"does not give it to everybody ({status}): {_TERMS}" for status in (401, 403)},
 }
 _FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -88,8 +92,26 @@ def obtain(weight: WeightFile, target: Path, options: Options) -> Path:
         WeightsError: it cannot be had; the message says what to put where.
     """
     cached = None if weight.replaced else _in_hub_cache(weight)
-    if cached is not None:
-        return cached
+    return cached or bring(weight, target, options)
+
+
+def bring(
+    weight: WeightFile,
+    target: Path,
+    options: Options,
+    find_fault: Callable[[Path], str] = lambda _path: "",
+) -> Path:
+    """Download a file to where it shall lie.
+
+    Args:
+        weight: what to download.
+        target: where it shall lie.
+        options: how it may be had.
+        find_fault: says what else is wrong with a complete download; "" where nothing is.
+
+    Raises:
+        WeightsError: it cannot be had; the message says what to put where.
+    """
     if options.is_offline:
         raise WeightsError(_describe_missing(weight, target, "downloads are switched off"))
     if not weight.address(HUB).startswith(("https://", "http://")):
@@ -98,7 +120,7 @@ def obtain(weight: WeightFile, target: Path, options: Options) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(weight, target, options):
             if not target.is_file():  # else another one has brought it meanwhile
-                _download(weight, target, options)
+                _download(weight, target, options, find_fault)
     except OSError as error:
         why = "the disk is full" if error.errno in _FULL else f"writing it failed ({error})"
         raise WeightsError(_describe_missing(weight, target, why)) from error
@@ -165,7 +187,9 @@ def _check_interrupt(weight: WeightFile, options: Options) -> None:
         raise WeightsError(msg)
 
 
-def _download(weight: WeightFile, target: Path, options: Options) -> None:
+def _download(
+    weight: WeightFile, target: Path, options: Options, find_fault: Callable[[Path], str]
+) -> None:
     """Bring the file into place, taking up the connection again where it breaks."""
     address = weight.address(options.endpoint)
     mark = hashlib.sha256(f"{weight.sha256}{weight.address()}".encode()).hexdigest()[:8]
@@ -173,6 +197,7 @@ def _download(weight: WeightFile, target: Path, options: Options) -> None:
     log.info("downloading %s (%s) from %s to %s", weight.name, weight.size_text, address, target)
     failures = 0
     while True:
+        _check_interrupt(weight, options)
         before = part.size
         try:
             _receive(weight, part, address, options, target)
@@ -183,7 +208,7 @@ def _download(weight: WeightFile, target: Path, options: Options) -> None:
             if failures >= options.attempts:
                 raise WeightsError(_describe_missing(weight, target, str(error))) from error
             _rest(weight, options, options.pause * 2 ** (failures - 1))
-    _check(weight, part, target)
+    _check(weight, part, target, options, find_fault)
     part.path.replace(target)
     part.remove()
     log.info("%s is complete", target)
@@ -206,8 +231,10 @@ def _receive(weight: WeightFile, part: Part, address: str, options: Options, tar
     import requests
 
     headers = {**_headers(weight, options), "Accept-Encoding": "identity", **_range(part)}
+    hooks = {"response": partial(_check_redirect, weight, target)}
+    asked: dict[str, Any] = {"headers": headers, "stream": True, "timeout": TIMEOUT}
     try:
-        with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        with requests.get(address, hooks=hooks, **asked) as answer:
             if answer.status_code == _UNSATISFIABLE and _total(answer) == part.size:
                 return  # all of it was there
             _check_answer(answer, weight, target)
@@ -217,6 +244,22 @@ def _receive(weight: WeightFile, part: Part, address: str, options: Options, tar
     except requests.RequestException as error:
         msg = f"no connection to {_site(address)} ({type(error).__name__})"
         raise BrokenOffError(msg) from error
+
+
+def _check_redirect(weight: WeightFile, target: Path, answer: Any, **_options: Any) -> None:
+    """Go where a site leads, as the hub leads to its stores, but not out of HTTPS.
+
+    What comes is compared with what was published, and requests takes the token out.
+
+    Raises:
+        WeightsError: the way leads out of it.
+    """
+    if not (answer.is_redirect and answer.url.startswith("https://")):
+        return
+    led = urljoin(answer.url, answer.headers["location"])
+    if not led.startswith("https://"):
+        why = f"{_site(answer.url)} leads to {_site(led)}, which is no HTTPS"
+        raise WeightsError(_describe_missing(weight, target, why))
 
 
 def _range(part: Part) -> dict[str, str]:
@@ -290,7 +333,7 @@ def _write(answer: Any, weight: WeightFile, part: Part, options: Options) -> Non
             bar.update(len(chunk))
             if time.monotonic() - told >= REPORT_SECONDS:
                 told = time.monotonic()
-                options.advance(min(file.tell() / max(total or weight.size, 1), 1.0))
+                options.count(file.tell(), total or weight.size)
                 options.report(_progress(weight, file.tell(), total))
                 _check_interrupt(weight, options)
         complete = True
@@ -319,7 +362,13 @@ def _site(address: str) -> str:
     return "/".join(address.split("/")[:3])
 
 
-def _check(weight: WeightFile, part: Part, target: Path) -> None:
+def _check(
+    weight: WeightFile,
+    part: Part,
+    target: Path,
+    options: Options,
+    find_fault: Callable[[Path], str],
+) -> None:
     """Compare a complete download with what was published.
 
     Raises:
@@ -330,16 +379,23 @@ def _check(weight: WeightFile, part: Part, target: Path) -> None:
     fault = ""
     if weight.exact and part.size != weight.size:
         fault = f"it has {part.size} bytes instead of {weight.size}"
-    elif weight.sha256 and (found := _digest(part.path)) != weight.sha256:
+    elif weight.sha256 and (found := _digest(weight, part, options)) != weight.sha256:
         fault = f"its SHA-256 is {found} instead of {weight.sha256}"
+    else:
+        fault = find_fault(part.path)
     if fault:
         part.remove()
         raise WeightsError(_describe_missing(weight, target, f"what came is another file, {fault}"))
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
+def _digest(weight: WeightFile, part: Part, options: Options) -> str:
+    """SHA-256 of what lies on the disk, which parts of several days may be."""
+    digest, told = hashlib.sha256(), 0.0
+    with part.path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
+            if time.monotonic() - told >= REPORT_SECONDS:
+                told = time.monotonic()
+                options.report(f"Checking {weight.name}")
+                _check_interrupt(weight, options)
     return digest.hexdigest()

@@ -7,8 +7,8 @@ holds (`all_files`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote
 
@@ -37,7 +37,8 @@ class WeightFile:
     Attributes:
         name: file name on disk; what the command line calls it, too.
         folder: folder below the weights folder that it is kept in, "/" separated.
-        size: bytes; `exact` says whether that number was published or is an estimate.
+        size: bytes, 0 where nothing tells; `exact` says whether that number was published or is
+            an estimate.
         sha256: hex digest, "" where none was published.
         licence: of the weights, as their page states it.
         repo: repository on the Hugging Face hub ("spaces/..." for a space), "" where the file is
@@ -79,7 +80,9 @@ class WeightFile:
 
     @property
     def size_text(self) -> str:
-        """The size for people, in a unit that fits."""
+        """The size for people, in a unit that fits; a size of 0 is none that is known."""
+        if not self.size:
+            return "size unknown"
         unit, name = next((unit, name) for unit, name in _UNITS if self.size >= unit or unit == 1)
         about = "" if self.exact else "about "
         return f"{about}{self.size / unit:.3g} {name}"
@@ -104,7 +107,8 @@ class Options:
         hub: address of a mirror of the Hugging Face hub, "" for HF_ENDPOINT or the hub itself.
         offline: nothing may be downloaded, which HF_HUB_OFFLINE says as well.
         report: shows one line beside the host's progress bar; None takes it away.
-        advance: is told how much of a file is there, 0 to 1, before each line about that.
+        count: is told how many bytes of a file are there and how many it has, 0 where nothing
+            tells, before each line about that.
         interrupted: whether the user wants to stop.
         attempts: how often a broken connection is taken up again within one download.
         pause: seconds before the first of these attempts; each later one waits twice as long.
@@ -113,7 +117,7 @@ class Options:
     hub: str = ""
     offline: bool = False
     report: Callable[[str | None], None] = lambda _line: None
-    advance: Callable[[float], None] = lambda _share: None
+    count: Callable[[int, int], None] = lambda _done, _whole: None
     interrupted: Callable[[], bool] = bool
     attempts: int = 4
     pause: float = 1.0
@@ -134,3 +138,11 @@ def all_files(detectors: Iterable[object]) -> list[WeightFile]:
     """Every weight file that some preprocessors declare, each once, by name."""
     files = {weight for detector in detectors for weight in getattr(detector, "files", ())}
     return sorted(files, key=lambda weight: (weight.name.lower(), weight.folder))
+
+
+def measure(files: Sequence[WeightFile]) -> str:
+    """The size of some files together, for people; "" for none."""
+    if not files:
+        return ""
+    size, exact = sum(file.size for file in files), all(file.exact for file in files)
+    return replace(files[0], size=size, exact=exact).size_text

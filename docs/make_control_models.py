@@ -12,11 +12,12 @@ from lib_controlnet.files.published import HUB, PublishedFile, list_published  #
 
 HEAD = """# Published control models
 
-What people use, and where it is published. A file that its repository calls by another name is
-listed under one that tells what it is. The table is `lib_controlnet/files/published.json`; this
-page is made of it by `python docs/make_control_models.py`. `python -m lib_controlnet.tools info
-FILE` names a file that is one of these by its name or size, and `check FILE` says when it has not
-the size it should have.
+What people use, and where it is published. The panel's button "Download…" and `python -m
+lib_controlnet.tools download` bring any of them into the WebUI's `models/ControlNet`. A file that
+its repository calls by another name is listed under one that tells what it is. The table is
+`lib_controlnet/files/published.json`; this page is made of it by `python
+docs/make_control_models.py`. `python -m lib_controlnet.tools info FILE` names a file that is one of
+these by its name or size, and `check FILE` says when it has not the size it should have.
 
 Nobody of this project has opened these files: sizes and sums are those that others check or list.
 *krita*, *SwarmUI*, *AI-Horde*: the tables of these programs; *ComfyUI-Manager*: its list of models

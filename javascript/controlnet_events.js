@@ -16,6 +16,7 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
 
   /** Values that the models on offer depend on: control type, preprocessor, model, "Show all". */
   const CHOICES = 4;
+  const MODEL = 2;
   /** What is drawn on in a canvas of the host's own. */
   const HOST_LAYER = "canvas[id^=drawingCanvas_]";
   /** The kinds of pictures that the server reads, as they end the kind of a file. */
@@ -433,9 +434,16 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
   /** The weight of a composition becomes part of the text of the weights. */
   const weighComposition = (both) => (kind, composition) => [textOfType(kind, composition, both)];
 
-  /** The choices of a unit -> the same; noted, because they may have changed when the answer comes. */
+  /**
+   * The choices of a unit -> the same; noted, because they may have changed when the answer comes.
+   *
+   * A model that was downloaded for a unit which still has none is named by its file.
+   */
   const noteChoices = (name) => (...values) => {
     const chosen = values.slice(0, CHOICES);
+    const { brought } = notesOn(name);
+    delete notesOn(name).brought;
+    if (brought && (!chosen[MODEL] || chosen[MODEL] === "None")) chosen[MODEL] = brought;
     notesOn(name).askedFor = JSON.stringify(chosen);
     return chosen;
   };

@@ -170,14 +170,14 @@ SETTINGS: Final = (
         "controlnet_offline",
         False,
         "Never download files of preprocessors",
-        note="HF_HUB_OFFLINE=1 has the same effect",
+        note="nor control models; HF_HUB_OFFLINE=1 has the same effect",
     ),
     Setting(
         "controlnet_hub_mirror",
         "",
         "Mirror of huggingface.co for files of preprocessors",
         "text",
-        note="for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
+        note="and models; for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
         restrict_api=True,
     ),
     Setting(

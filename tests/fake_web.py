@@ -14,12 +14,15 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
+from annotator.weights import Options
 from lib_controlnet import api
 from lib_controlnet.detect import preprocess
 from lib_controlnet.detect.preprocess import Detection
+from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.families import FileFacts, Refusal, look_into
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.files.downloads import Downloads
 from lib_controlnet.settings import DEFAULTS
 
 
@@ -32,6 +35,13 @@ class FakeRuntime:
     options: dict[str, object] = field(default_factory=dict)
     refused: dict[str, Refusal] = field(default_factory=dict)
     decoded: None = None
+    downloads: Downloads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.downloads = Downloads(lambda: Options(offline=True), lambda _name: None)
+
+    def base_kind(self) -> BaseModel:
+        return BaseModel.SD1
 
     def unit_count(self) -> int:
         return 3
@@ -64,12 +74,16 @@ class FakeWeb:
 
     users: dict[str, str] = field(default_factory=dict)
     api: bool = True
+    shared: bool = False
 
     def credentials(self) -> dict[str, str]:
         return self.users
 
     def serves_api(self) -> bool:
         return self.api
+
+    def is_shared(self) -> bool:
+        return self.shared
 
     def slots(self, is_img2img: bool) -> int:
         return 2 if is_img2img else 3

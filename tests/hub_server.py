@@ -20,6 +20,7 @@ class Hub:
         status: answer this instead of a file; 0 for the file.
         ranges: whether parts of files are served.
         shift: bytes that parts begin later than asked, once.
+        leads: path -> address that it is redirected to.
         wait: answers are held back until this is set.
         asked: (path, Range header) of every request.
         sent: bytes of content that went out.
@@ -30,6 +31,7 @@ class Hub:
     status: int = 0
     ranges: bool = True
     shift: int = 0
+    leads: dict[str, str] = field(default_factory=dict)
     wait: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -39,6 +41,14 @@ class Hub:
     def publish(self, repo: str, path: str, content: bytes, revision: str = "main") -> None:
         """Serve a file of a repository."""
         self.files[f"/{repo}/resolve/{revision}/{path}"] = content
+
+
+def send_nothing(handler: BaseHTTPRequestHandler, status: int, **headers: str) -> None:
+    """An answer without content."""
+    handler.send_response(status)
+    for name, value in {**headers, "Content-Length": "0"}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
 
 
 @contextmanager
@@ -53,14 +63,14 @@ def local_hub() -> Iterator[Hub]:
         def do_GET(self) -> None:
             hub.asked.append((self.path, self.headers.get("Range", "")))
             hub.headers.append(dict(self.headers))
-            hub.wait.wait(20)
+            hub.wait.wait(60)
             content = hub.files.get(self.path)
-            if hub.status or content is None:
-                self.send_response(hub.status or 404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.answer(content)
+            if self.path in hub.leads:
+                send_nothing(self, 302, Location=hub.leads[self.path])
+            elif hub.status or content is None:
+                send_nothing(self, hub.status or 404)
+            else:
+                self.answer(content)
 
         def answer(self, content: bytes) -> None:
             tag = f'"{hashlib.md5(content).hexdigest()}"'
@@ -68,10 +78,7 @@ def local_hub() -> Iterator[Hub]:
             if start:
                 start, hub.shift = start + hub.shift, 0
             if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                send_nothing(self, 416, **{"Content-Range": f"bytes */{len(content)}"})
                 return
             self.send_response(206 if start else 200)
             if start:

@@ -35,6 +35,8 @@ def prepare(folder: Path) -> None:
     for name in names:
         source = ROOT / "minihost" / "assets" / f"{name}.safetensors"
         (assets / source.name).write_bytes(source.read_bytes())
+    (folder / "models").mkdir()
+    (folder / "models" / "control_v11p_sd15_canny_fp16.safetensors").write_bytes(b"x")
     canny, _depth, demo = (load_file(assets / f"{name}.safetensors") for name in names)
     inside = {f"control_model.{name}": value for name, value in canny.items()}
     save_file({**demo, **inside}, folder / "joint.safetensors")

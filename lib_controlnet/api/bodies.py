@@ -1,9 +1,11 @@
-"""What a request body may hold, enforced before anything of it is parsed."""
+"""What a request body may hold, enforced before anything of it is parsed; and refusals."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from fastapi import HTTPException, Request, Response
@@ -11,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from lib_controlnet.errors import ControlNetError
 from lib_controlnet.limits import (
     MAX_BODY,
     MAX_DISCARDED,
@@ -20,7 +23,23 @@ from lib_controlnet.limits import (
     MEGABYTE,
 )
 
+log = logging.getLogger(__name__)
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+@contextmanager
+def answer_errors(public: Callable[[str], str]) -> Iterator[None]:
+    """What is wrong with the request becomes the answer.
+
+    Args:
+        public: makes a sentence one that clients may read.
+    """
+    try:
+        yield
+    except ControlNetError as error:
+        log.warning("refused: %s", error.detail)
+        raise HTTPException(error.status_code, public(error.detail)) from error
 
 
 class BoundedRoute(APIRoute):

@@ -6,25 +6,21 @@ sentence.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
-from fastapi import APIRouter, Body, FastAPI, HTTPException
+from fastapi import APIRouter, Body, FastAPI
 from PIL import Image
 
+from lib_controlnet.api import downloads
 from lib_controlnet.api.access import guards
-from lib_controlnet.api.bodies import BoundedRoute, PoseRoute
+from lib_controlnet.api.bodies import BoundedRoute, PoseRoute, answer_errors
 from lib_controlnet.api.detection import Asked, detect_all
 from lib_controlnet.api.payload import OPTIONS, ROUTES, check_units, read_settings, watch
 from lib_controlnet.api.poses import NO_POSE, PoseData, render
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import OnError
-from lib_controlnet.errors import ControlNetError
-
-log = logging.getLogger(__name__)
 
 API_VERSION: Final = 3
 PREFIX: Final = "/controlnet"
@@ -41,6 +37,10 @@ class WebServices(Protocol):
 
     def serves_api(self) -> bool:
         """Whether the host serves its own API."""
+        ...
+
+    def is_shared(self) -> bool:
+        """Whether people reach the host who may not manage its extensions."""
         ...
 
     def slots(self, is_img2img: bool) -> int:
@@ -66,13 +66,12 @@ class WebServices(Protocol):
 
 def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
     """What `lib_controlnet.api.mount` does, with the host's side of HTTP at hand."""
-    router = APIRouter(
-        prefix=PREFIX,
-        route_class=BoundedRoute,
-        dependencies=guards(app, services.credentials(), services.serves_api()),
-    )
+    dependencies = guards(app, services.credentials(), services.serves_api())
+    router = APIRouter(prefix=PREFIX, route_class=BoundedRoute, dependencies=dependencies)
     for add_some in (_add_lists, _add_detect, _add_render):
         add_some(router, runtime, services)
+    may_write = bool(dependencies) or not services.is_shared()
+    downloads.add(router, runtime, services.public, may_write)
     app.include_router(router)
 
     def check(body: object, is_img2img: bool) -> None:
@@ -82,16 +81,6 @@ def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
 
     checks = {path: partial(check, is_img2img=given) for path, given in ROUTES.items()}
     watch(app, {**checks, OPTIONS: lambda body: services.check_settings(read_settings(body))})
-
-
-@contextmanager
-def _answer_errors(services: WebServices) -> Iterator[None]:
-    """What is wrong with the request becomes the answer."""
-    try:
-        yield
-    except ControlNetError as error:
-        log.warning("refused: %s", error.detail)
-        raise HTTPException(error.status_code, services.public(error.detail)) from error
 
 
 def _detail(name: str, runtime: Any, refusal: Any, services: WebServices) -> dict[str, Any]:
@@ -168,7 +157,7 @@ def _add_detect(router: APIRouter, runtime: Any, services: WebServices) -> None:
             controlnet_threshold_a,
             controlnet_threshold_b,
         )
-        with _answer_errors(services):
+        with answer_errors(services.public):
             found = detect_all(runtime, services.fetch, services.encode, asked)
         poses = {} if found.poses is None else {"poses": found.poses}
         shown = {"images": found.images} if found.tensors is None else {"tensor": found.tensors}
@@ -181,7 +170,7 @@ def _add_render(router: APIRouter, _runtime: Any, services: WebServices) -> None
     ) -> dict[str, Any]:
         if not poses:
             return {"info": NO_POSE}
-        with _answer_errors(services):
+        with answer_errors(services.public):
             pictures, note = render(poses, services.encode)
         info = f"Success; {note}" if note else "Success"
         return {"images": pictures, "info": info}

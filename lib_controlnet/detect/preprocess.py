@@ -186,7 +186,7 @@ def require(detector: Detector) -> None:
 def remark(name: str | None) -> str | None:
     """What a user should know before choosing a preprocessor, None if nothing.
 
-    That it cannot run here, or what its first run will download.
+    That it cannot run here, what its first run will download, or that it lacks a file.
     """
     detector = find(name)
     if detector is None:
@@ -198,7 +198,17 @@ def remark(name: str | None) -> str | None:
         return None
     files = ", ".join(f"{weight.name} ({weight.size_text})" for weight in missing)
     folder = store.STORE.roots[0]
+    if store.STORE.options().is_offline:
+        return word("lacks_files", preprocessor=detector.title, files=files, folder=folder)
     return word("first_run", preprocessor=detector.title, files=files, folder=folder)
+
+
+def measure_download(name: str | None) -> str:
+    """The size of what the next run of a preprocessor downloads, for people; "" for nothing."""
+    detector = find(name)
+    if detector is None or detector.unavailable or store.STORE.options().is_offline:
+        return ""
+    return weights.measure(detector.find_missing_files())
 
 
 def mask_remark(name: str | None, model: str, wanted: float) -> str | None:

@@ -25,10 +25,9 @@ from lib_controlnet.errors import (
     quote,
 )
 from lib_controlnet.families.base import ControlFamily, FileFacts
-from lib_controlnet.files.bases import base_of
+from lib_controlnet.files.bases import base_of, describe_misfit
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.containers import has_header
-from lib_controlnet.words import word
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,9 +177,8 @@ def _refuse(
             family.check(ckpt, base)
     except ControlNetError as error:
         is_other = isinstance(error, WrongBaseModelError)
-        differs = is_other and facts.base not in (None, base.shape.kind)
-        bases = {"base": facts.base, "checkpoint": base.shape.kind}
-        reason = word("other_base", **bases) if differs else ""
+        tells = facts.base if is_other else None
+        reason = "" if tells is None else describe_misfit(tells, base.shape.kind)
         return Refusal(str(error), is_other, reason)
     return None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from lib_controlnet.enums import BaseModel
+from lib_controlnet.words import word
 
 CONTEXT_TO_BASE: Final[Mapping[int, BaseModel]] = {
     768: BaseModel.SD1,
@@ -53,3 +54,8 @@ def is_lllite_of_sdxl(shapes: Mapping[str, Sequence[int]]) -> bool:
     """
     blocks = {found[1] for found in map(LLLITE_BLOCK.match, shapes) if found}
     return bool(blocks) and blocks <= SDXL_ATTENDING
+
+
+def describe_misfit(base: BaseModel, own: BaseModel) -> str:
+    """Why a file for a base does not fit a checkpoint, in a few words; "" where it does."""
+    return "" if base is own else word("other_base", base=base, checkpoint=own)

@@ -20,6 +20,7 @@ from lib_controlnet.errors import ModelNotFoundError, printable, quote
 from lib_controlnet.files.checkpoint import GENERIC_STEMS
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.files.header_store import Header, HeaderStore, read_header
+from lib_controlnet.files.published import find_named
 from lib_controlnet.files.signatures import BY_KEY, NO_CONTROL
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,12 @@ class ModelFile:
         found = BY_KEY.get(self.header.kind)
         return () if found is None else found.control_types
 
+    @cached_property
+    def published_for(self) -> tuple[str, ...]:
+        """Lower-case control types of the published file that bears its name."""
+        found = find_named(self.path.name)
+        return () if found is None else tuple(kind.lower() for kind in found.control_types)
+
     @property
     def control_type(self) -> str | None:
         """Lower-case control type that the file's own metadata names; None where it names none."""
@@ -153,12 +160,15 @@ def short_hash(path: Path) -> str:
 
 
 def is_listed_under(entry: ModelFile, control_type: str) -> bool:
-    """Whether a model's own metadata or, where that says nothing, its kind or name is of a type."""
+    """Whether a model's own metadata or, where that says nothing, its kind or name is of a type.
+
+    The name of a published file is of the types that it was published for.
+    """
     kind = control_type.strip().lower()
     words = (kind, *TYPE_WORDS.get(kind, ()), *(("union",) if kind in UNION_TYPES else ()))
     if entry.control_type is not None:
         return _join(entry.control_type) in map(_join, words)
-    if kind in entry.kinds:
+    if kind in entry.kinds or kind in entry.published_for:
         return True
     return any(word in f"{entry.search_text} [{entry.hash}]" for word in words)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,6 +67,14 @@ class PublishedFile:
         """The size for people, "" where it is not known."""
         return self.about if self.size is None else f"{self.size:,} bytes"
 
+    @property
+    def estimate(self) -> int:
+        """Bytes as far as they are known; 0 where nothing tells."""
+        if self.size is not None or not self.about:
+            return self.size or 0
+        number, unit = self.about.split()
+        return round(float(number) * UNITS[unit])
+
     def has_size(self, size: int) -> bool | None:
         """Whether a file may be this one by its size; None where nothing tells."""
         if self.size is not None:
@@ -73,7 +83,7 @@ class PublishedFile:
             return None
         number, unit = self.about.split()
         digits = len(number.partition(".")[2])
-        return abs(size - float(number) * UNITS[unit]) <= UNITS[unit] / 10**digits
+        return abs(size - self.estimate) <= UNITS[unit] / 10**digits
 
 
 @cache
@@ -98,11 +108,35 @@ def list_published() -> tuple[PublishedFile, ...]:
     )
 
 
+def _make_finder() -> Callable[[str, int], PublishedFile | None]:
+    rows = list_published()
+    counts = Counter(one.size for one in rows)
+    named = {one.name.lower(): one for one in rows}
+    sized = {one.size: one for one in rows if counts[one.size] == 1}
+    return lambda name, size: named.get(name.lower()) or sized.get(size)
+
+
 def find_published(name: str, size: int) -> PublishedFile | None:
     """The published file that a file is by its name, else by a size that only one has."""
-    named = [one for one in list_published() if one.name.lower() == name.lower()]
-    sized = [one for one in list_published() if one.size == size]
-    return named[0] if named else sized[0] if len(sized) == 1 else None
+    return _make_finder()(name, size)
+
+
+def find_present(paths: Iterable[Path]) -> set[str]:
+    """Names of the published files that some files are, by their names or sizes."""
+    find, found = _make_finder(), set()
+    for path in paths:
+        try:
+            one = find(path.name, path.stat().st_size)
+        except OSError:  # it has gone
+            continue
+        if one is not None:
+            found.add(one.name)
+    return found
+
+
+def find_named(name: str) -> PublishedFile | None:
+    """The published file of that very name, in any letter case."""
+    return next((one for one in list_published() if one.name.lower() == name.lower()), None)
 
 
 def find_kind(kind: str) -> PublishedFile:

@@ -67,7 +67,7 @@ def download_options(host: WebUIHost) -> Any:
         hub=host.option("controlnet_hub_mirror").strip(),
         offline=host.option("controlnet_offline"),
         report=host.report if listener is None else tell,
-        advance=lambda part: share.__setitem__(0, part),
+        count=lambda done, whole: share.__setitem__(0, min(done / max(whole, 1), 1.0)),
         # What stopped an earlier job must not stop a preview.
         interrupted=lambda: bool(shared.state.job) and host.is_interrupted(),
     )

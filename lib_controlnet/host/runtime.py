@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from modules import scripts
 
+from lib_controlnet.detect.downloadable import find_order
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
 from lib_controlnet.engine.residency import Residency
-from lib_controlnet.enums import Storage
+from lib_controlnet.enums import BaseModel, Storage
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
 from lib_controlnet.families import FileFacts, Refusal, load_network
 from lib_controlnet.families.known import PATIENCE, KnownFiles
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.files.containers import has_header
+from lib_controlnet.files.downloads import MODEL, Downloads, Order
 from lib_controlnet.files.hash_store import HashStore
 from lib_controlnet.files.header_store import HeaderStore
 from lib_controlnet.gate import Bounded
@@ -78,6 +80,12 @@ class Runtime:
         known = (count,) if isinstance(count, int) else ()
         self.detections, self.decoded = DetectionCache(*known), DecodedFiles(*known)
         self._checked: Bounded[tuple, None] = Bounded(MAX_CHECKED)
+        self.downloads = Downloads(
+            options=lambda: annotators.download_options(self.host),
+            find=lambda name: find_order(name, self.catalog.folders),
+            tell=self._list_downloaded,
+            file=folder / "controlnet-downloads.json",
+        )
 
     def option(self, key: str) -> Any:
         """A setting's present value, of the type that it has to have."""
@@ -134,6 +142,11 @@ class Runtime:
         base = self._find_base()
         return "" if base is None else base.name
 
+    def base_kind(self) -> BaseModel | None:
+        """Which base the loaded checkpoint is; None without one that takes controls."""
+        base = self._find_base()
+        return None if base is None else base.shape.kind
+
     def facts(self, path: Path) -> FileFacts:
         """What there is to know of a control model's file before it is loaded."""
         return self.known.facts(path)
@@ -155,6 +168,10 @@ class Runtime:
         self.catalog = self._scan()
         self.known.forget()
         return self.catalog.names()
+
+    def _list_downloaded(self, order: Order) -> None:
+        if order.id.startswith(f"{MODEL}/"):
+            self.refresh_models()
 
     def _scan(self) -> Catalog:
         return Catalog(
@@ -269,7 +286,8 @@ class Runtime:
         return replace(source, decoded=self.decoded, checked=self._checked)
 
     def close(self) -> None:
-        """Give back all memory."""
+        """Give back all memory, and end what runs beside."""
+        self.downloads.close()
         self.known.close()
         self.residency.clear()
         self.detections.clear()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib_controlnet.errors import ControlNetError
-from lib_controlnet.tools import check, combine, convert, describe, low_rank
+from lib_controlnet.tools import check, combine, convert, describe, low_rank, obtain
 from lib_controlnet.tools.source import DTYPES
 
 log = logging.getLogger("lib_controlnet.tools")
@@ -39,6 +39,17 @@ def parser() -> argparse.ArgumentParser:
     checked.add_argument(
         "--sha256", action="store_true", help="compare the SHA-256 with the published file's"
     )
+
+    brought = commands.add_parser(
+        "download", help="published control models: the list of them, or some of them"
+    )
+    brought.add_argument(
+        "names", nargs="*", metavar="NAME", help="files; without any they are listed"
+    )
+    brought.add_argument("--type", default="All", help="list those of a control type")
+    brought.add_argument("--base", choices=("SD1", "SD2", "SDXL"), default="", help="for a base")
+    brought.add_argument("--folder", type=Path, help="instead of the WebUI's folder")
+    brought.add_argument("--mirror", default="", help="address that stands for huggingface.co")
 
     converted = _add_writer(commands, "convert", "another precision, layout or container", "IN")
     converted.add_argument(
@@ -83,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
         return _info(options.files, options.json)
     if name == "check":
         return max([_check(path, options.strict, options.sha256) for path in options.files])
+    if name == "download":
+        return _download(options)
     dtype, force = DTYPES.get(options.dtype), options.force
     if name == "convert":
         convert.convert(vars(options)["in"], options.out, dtype, options.layout, force)
@@ -111,6 +124,24 @@ def _info(files: Sequence[Path], as_json: bool) -> int:
         _show(json.dumps(found, indent=2))
     elif found:
         _show("\n\n".join(map(describe.as_text, found)))
+    return status
+
+
+def _download(options: argparse.Namespace) -> int:
+    folder = options.folder or obtain.find_folder()
+    if not options.names:
+        _show(obtain.make_table(obtain.find_models(options.type, options.base), folder))
+        return DONE
+    status, how = DONE, obtain.read_options(options.mirror)
+    for one in obtain.find_wanted(options.names):
+        try:
+            _show(obtain.bring(one, folder, how))
+        except ControlNetError as error:
+            log.error("%s", error)  # noqa: TRY400 - a sentence for the user, the next file goes on
+            status = FAILED
+        except KeyboardInterrupt:
+            log.error("stopped; the same command continues")  # noqa: TRY400
+            return FAILED
     return status
 
 

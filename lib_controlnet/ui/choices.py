@@ -17,13 +17,14 @@ import gradio as gr
 
 from lib_controlnet import families
 from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.detect.downloadable import order_weights
 from lib_controlnet.engine.bound import OF_SOME_FAMILIES
 from lib_controlnet.enums import ControlNetUnionControlType, union_type
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.families import Refusal
 from lib_controlnet.families.base import FileFacts
 from lib_controlnet.files.claims import contradiction
-from lib_controlnet.ui.messages import Fault, Info, Misfit, cut, notice
+from lib_controlnet.ui.messages import Download, Fault, Info, Misfit, cut, notice
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, NO_MODULE, SLIDERS
 from lib_controlnet.units.weight_types import WeightType
 from lib_controlnet.words import word
@@ -114,7 +115,12 @@ def remarks(kind: str, module: str, model: str, runtime: Any) -> list[str]:
         said: str | None = cut(error)
     else:
         said = preprocess.remark(module)
-        said = (Fault if detector.unavailable else Info)(said) if said else None
+        if size := preprocess.measure_download(module):
+            said = Download(said or "")
+            said.module, said.size = detector.name, size
+            said.orders = [order.id for order in order_weights(detector.name)]
+        elif said:
+            said = (Fault if detector.unavailable else Info)(said)
         if said is None and detector.name == NO_MODULE and model == NO_MODEL:
             said = listing.type_remark(kind)
             if said:  # there is nothing to be done about models then
@@ -309,18 +315,32 @@ def on_pixel_perfect(module: str, pixel_perfect: bool) -> Update:
 def on_offer(
     kind: str, module: str, model: str, runtime: Any, shows_all: bool = False
 ) -> list[Update]:
-    """List the models that fit the checkpoint that is loaded now; the choice stays."""
+    """List the models that fit the checkpoint that is loaded now; the choice stays.
+
+    The page names the file of a model that has just been downloaded for a unit without one; that is
+    chosen then.
+    """
     offered = offer(kind, runtime, shows_all)
+    brought = _find_file(model, offered, runtime)
+    model = brought or model
     if model in offered.misfits and not shows_all:  # it stays chosen, so it stays in the list
         offered = replace(offered, names=[*offered.names, model])
     said = notice(*remarks(kind, module, model, runtime))
     needed = model if listing.needs_model(module) else NO_MODEL
+    chosen = {"value": brought} if brought else {}
+    shown = family_updates(module, model, runtime, union_type(kind) if brought else None)
     return [
-        gr.update(choices=offered.names),
+        gr.update(choices=offered.names, **chosen),
         *(about(needed, runtime), said),
-        *family_updates(module, model, runtime).values(),
+        *shown.values(),
         *tell_misfits(offered),
     ]
+
+
+def _find_file(text: str, offered: Offer, runtime: Any) -> str | None:
+    """The offered model whose file has that name, "None" without one; None for no file's name."""
+    named = [name for name, one in runtime.catalog.files.items() if one.path.name == text]
+    return next((name for name in named if name in offered.names), NO_MODEL) if named else None
 
 
 def on_refresh(

@@ -7,7 +7,9 @@ colour of the gravest kind in it.
 from __future__ import annotations
 
 import html
+import json
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import gradio as gr
@@ -47,6 +49,20 @@ class Info(Said):
     """What is good to know."""
 
     kind = "info"
+
+
+class Download(Info):
+    """That a preprocessor will download files, with a button of the page's.
+
+    Attributes:
+        module: name of the preprocessor.
+        size: of its files, for people.
+        orders: ids of the downloads that bring them.
+    """
+
+    module: str
+    size: str
+    orders: Sequence[str]
 
 
 class Misfit(Said):
@@ -105,6 +121,11 @@ def _line(sentence: str) -> str:
     if not isinstance(sentence, Said):
         return text
     line = f'<span class="cnet-{sentence.kind}">{text}</span>'
+    if isinstance(sentence, Download):
+        told = {"module": sentence.module, "size": sentence.size}
+        told["orders"] = json.dumps(sentence.orders)
+        data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in told.items())
+        line += f'<span class="cnet-fetch" {data}></span>'  # for controlnet_downloads.js
     if not sentence.detail:
         return line
     more, detail = html.escape(word("more")), html.escape(sentence.detail)

@@ -62,6 +62,10 @@ MESSAGES: Final[Mapping[str, str]] = {
     # Preprocessors.
     "type_unusable": "{kind} cannot be used here: {reason}.",
     "first_run": "The first run of {preprocessor} downloads {files} to {folder}.",
+    "lacks_files": (
+        "{preprocessor} cannot run: it lacks {files}, and downloads are switched off; put what it "
+        "lacks into {folder}."
+    ),
     "cannot_run": "preprocessor {preprocessor} cannot run: {reason}",
     # The preview.
     "nothing_to_preview": "There is no picture to preview: put one into this unit first.",

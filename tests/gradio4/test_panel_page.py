@@ -254,3 +254,34 @@ def test_a_copied_unit_has_picture_and_drawing(panel: Any, site: Any, picture: P
     cleared, second = site.generate(panel)[:2]
     assert (cleared.image, cleared.module, cleared.enabled) == (None, "none", False)
     assert mask_of(second).any()
+
+
+def test_the_list_of_downloads_opens_and_chooses(panel: Any) -> None:
+    model = {
+        **{"name": "control_demo_canny.safetensors", "control_types": ["Canny"], "base": "SD1"},
+        **{"family": "ControlNet", "size": 9, "size_text": "9 bytes", "licence": None},
+        **{"repository": "a/b", "page": "https://huggingface.co/a/b", "sha256": None},
+        **{"note": None, "present": False, "unfit": None},
+    }
+    item = {"id": f"model/{model['name']}", "name": model["name"], "state": "waiting"}
+    item |= {"done": 0, "size": 9, "rate": 0, "message": ""}
+    told = {"downloads": [], "refused": None, "started": [item["id"]]}
+
+    def answer(route: Any) -> None:
+        if route.request.url.endswith("published_models"):
+            route.fulfill(json={"base": "SD1", "models": [model]})
+            return
+        state = {"POST": "waiting", "GET": "done"}[route.request.method]
+        told["downloads"] = (
+            [item | {"state": state}] if told["downloads"] or state == "waiting" else []
+        )
+        route.fulfill(json=told)
+
+    panel.route("**/controlnet/*", answer)
+    panel.click(f".cnet-unit:has({INPUT}) .cnet-download-open")
+    row = panel.locator("dialog.cnet-downloads li[data-model]")
+    row.locator("button").click()
+    row.locator("button:has-text('In your folder')").wait_for()
+    panel.keyboard.press("Escape")
+    panel.wait_for_selector("dialog.cnet-downloads", state="hidden")
+    wait_for_value(panel, "model_dropdown", "control_demo_canny")

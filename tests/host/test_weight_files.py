@@ -14,6 +14,7 @@ import torch
 from controls import first, request, unit
 from fake_device import FakeDevice
 from hub_server import Hub, local_hub
+from published_rows import CONTENT, REPOSITORY, published_rows, row, wait_for
 from safetensors.torch import save
 from torch import nn
 from weights import weights_folder
@@ -23,6 +24,7 @@ from annotator.registry import Detector
 from annotator.store import DOWNLOADS, STORE
 from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.downloadable import order_published
 from lib_controlnet.engine.residency import Resident
 from lib_controlnet.interop.unit import ControlNetUnit
 
@@ -274,3 +276,31 @@ def test_networks_leave_the_device_before_sampling(
     CACHE.clear()
     webui.txt2img(**request(unit(module="negative", processor_res=96)))
     assert (device.copied, device.held, len(CACHE)) == (8, 0, 0 if flag else 1)
+
+
+def test_a_model_that_was_ordered_comes_although_the_page_is_built_anew(
+    host: Any, hub: Hub, set_options: Any, tmp_path: Path
+) -> None:
+    from lib_controlnet.host.runtime import runtime
+
+    set_options(controlnet_hub_mirror=hub.url)
+    name = "control_v11p_sd15_canny_ordered.safetensors"
+    with published_rows(tmp_path, row(name, CONTENT)):
+        hub.publish(REPOSITORY, name, CONTENT)
+        hub.cuts = [100_000]
+        first = runtime()
+        target = first.catalog.folders[0] / name
+        first.downloads.start(order_published(name, first.catalog.folders))
+        wait_for(lambda: hub.sent > 0)
+        host.reload_ui()
+        try:
+            second = runtime()
+            assert second is not first
+            wait_for(target.is_file, second.downloads.describe)
+            wait_for(lambda: second.downloads.describe()[0]["state"] == "done")
+            assert target.read_bytes() == CONTENT
+            assert any(entry.path == target for entry in second.catalog.files.values())
+            assert hub.sent < len(CONTENT) + 100_000, "it was taken up"
+        finally:
+            target.unlink(missing_ok=True)
+            runtime().refresh_models()

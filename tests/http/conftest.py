@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import downloads_probe
 import httpx
 import numpy as np
 import pytest
 from browsers import start_browser
 from fuzz import soak
+from hub_server import Hub, local_hub
 from matrix import members
 from panel_page import FIRST_VALUES, open_panel, start_over
 from PIL import Image
@@ -26,10 +28,17 @@ DEFAULT_CFG = 7
 
 @dataclass
 class WebUI:
-    """A WebUI over HTTP, whether we started it or were given its address."""
+    """A WebUI over HTTP, whether we started it or were given its address.
+
+    Attributes:
+        url: its address.
+        log_file: what it writes; None for one that we did not start.
+        hub: what stands for the hub to one that we started.
+    """
 
     url: str
     log_file: Path | None = None
+    hub: Hub | None = None
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,8 +92,14 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[WebUI]:
         return
     data = tmp_path_factory.mktemp("webui")
     soak.install(data)
-    with embedded_host(data) as server:
-        webui = WebUI(server.url, server.log_file)
+    downloads_probe.install(data)
+    weights = ("--controlnet-annotator-models-path", str(data / "weights"))
+    with (
+        local_hub() as hub,
+        downloads_probe.environment(hub),
+        embedded_host(data, *weights) as server,
+    ):
+        webui = WebUI(server.url, server.log_file, hub)
         request.config.stash[SERVER] = webui
         try:
             yield webui

@@ -37,7 +37,7 @@ def test_commands_of_the_page_print_what_it_shows(
             assert not wrong, command
             count += 1
     told = re.findall(r"^\| `(\S+)", text, flags=re.M)
-    assert count >= len(told) == 7
+    assert count >= len(told) == 8
     for name in told:
         assert f"$ python -m lib_controlnet.tools {name} " in text, f"no example of {name}"
 

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from gradio.routes import App
 from starlette.testclient import TestClient
 
-LISTS = ("version", "model_list", "module_list", "control_types", "settings")
-WORK = ("detect", "render_openpose_json")
+LISTS = ("version", "model_list", "module_list", "control_types", "settings", "downloads")
+WORK = ("detect", "render_openpose_json", "downloads", "downloads/stop")
 
 
 def page(auth: list[tuple[str, str]] | None) -> FastAPI:
@@ -41,7 +41,7 @@ def routes(
 
 
 def statuses(client: TestClient, **options: object) -> set[int]:
-    """Status of every route; what is asked of the last two would be refused with 422."""
+    """Status of every route; what is asked of those in WORK would be refused with 422."""
     found = {client.get(f"/controlnet/{name}", **options).status_code for name in LISTS}
     for name in WORK:
         found.add(client.post(f"/controlnet/{name}", json={"x": 1}, **options).status_code)

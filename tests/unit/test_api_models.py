@@ -570,16 +570,25 @@ def test_render_wrong_shapes_are_validation_errors(client: TestClient, body: Any
 def test_openapi_names_of_every_route_and_schema(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
     found = {
-        path: (method, operation["operationId"])
+        (path, method, operation["operationId"])
         for path, methods in schema["paths"].items()
         for method, operation in methods.items()
     }
     wanted = {
-        f"/controlnet/{name}": (method, f"{name}_controlnet_{name}_{method}")
+        (f"/controlnet/{name}", method, f"{name}_controlnet_{name}_{method}")
         for name, method in {
             **dict.fromkeys(("version", "model_list", "module_list", "control_types"), "get"),
             **{"settings": "get", "detect": "post", "render_openpose_json": "post"},
+            "downloads": "get",
         }.items()
+    }
+    wanted |= {
+        (f"/controlnet/{route}", method, f"{name}_controlnet_{path}_{method}")
+        for name, method, route, path in (
+            ("list_published_models", "get", "published_models", "published_models"),
+            ("start_download", "post", "downloads", "downloads"),
+            ("stop_download", "post", "downloads/stop", "downloads_stop"),
+        )
     }
     assert found == wanted
     schemas = schema["components"]["schemas"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from panels import FOLLOWING
+from panels import FOLLOWING, FakeRuntime
 from weights import weights_folder
 
 from annotator import registry as declared
@@ -19,7 +20,9 @@ from annotator.weights import WeightFile, WeightsError
 from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.detect.preprocess import DetectionCache, run_preprocessor
 from lib_controlnet.errors import PreprocessorUnavailableError
+from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui import choices
+from lib_controlnet.ui.messages import as_html
 
 FILE = WeightFile("Level.bin", "level", 1, "MIT", repo="someone/Level")
 LARGER = WeightFile("Level_large.bin", "level", 1, "MIT", repo="someone/Level")
@@ -153,12 +156,30 @@ def test_failure_is_not_kept(listed: Path) -> None:
 # --- what the user is told -----------------------------------------------------------------
 
 
-def test_download_is_announced_until_the_file_is_there(listed: Path) -> None:
+def test_download_is_announced_until_the_file_is_there(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notes() -> list[str]:
+        return choices.remarks(listing.ALL, "level (grey)", "None", FakeRuntime(Catalog([])))
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     said = preprocess.remark("level (grey)")
     assert said == f"The first run of level (grey) downloads Level.bin (1 bytes) to {listed}."
     assert "unavailable" not in listing.module_detail()["level"]
+    button = (
+        '<span class="cnet-fetch" data-module="level" data-size="1 bytes" '
+        'data-orders="[&quot;weights/level/Level.bin&quot;]"></span>'
+    )
+    assert as_html(*notes()) == f'<span class="cnet-info">{html.escape(said)}</span>{button}'
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert preprocess.remark("level") == (
+        "level (grey) cannot run: it lacks Level.bin (1 bytes), and downloads are switched off; "
+        f"put what it lacks into {listed}."
+    )
+    assert "cnet-fetch" not in as_html(*notes()), "a button would do nothing"
     put(listed, 1)
     assert preprocess.remark("level") is None
+    assert notes() == []
 
 
 def test_larger_file_stands_for_the_default_one(listed: Path) -> None:

@@ -14,10 +14,14 @@ import torch
 from safetensors.torch import save_file
 from support import TABLES, golden
 
+from lib_controlnet.detect import listing
+from lib_controlnet.detect.downloadable import find_order, order_published, types_of
+from lib_controlnet.enums import BaseModel
 from lib_controlnet.errors import BrokenCheckpointError
 from lib_controlnet.families import discover
 from lib_controlnet.files import published
 from lib_controlnet.files.bases import base_of
+from lib_controlnet.files.catalog import EXTENSIONS
 from lib_controlnet.files.published import (
     PublishedFile,
     describe_size,
@@ -52,6 +56,22 @@ def test_a_row_says_what_can_be_checked(row) -> None:
     if row.about:
         assert re.fullmatch(r"\d+(\.\d+)? [MG]B", row.about)
     assert row.has_size(1) in (None, False)
+    assert row.has_size(row.estimate) is (None if not row.estimate else True)
+    assert re.fullmatch(r"\w[\w.\-]*", row.name), "a name and no path"
+    assert row.name.lower().endswith(EXTENSIONS)
+    assert row.repository.count("/") == 1
+    assert row.base in (BaseModel.SD1, BaseModel.SDXL)
+    assert {*row.control_types} <= {*listing.control_types()}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_file_is_listed_under_the_types_that_it_was_published_for(row, tmp_path: Path) -> None:
+    types = types_of(row)
+    assert {*row.control_types} - {listing.ALL} <= {*types}
+    order = order_published(row.name.upper(), [tmp_path])
+    assert order.target == tmp_path / row.name
+    assert find_order(order.id, [tmp_path]).weight == order.weight
+    assert order.weight.address().startswith(f"https://huggingface.co/{row.repository}/resolve/")
 
 
 OF_NAME = [

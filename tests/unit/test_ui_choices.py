@@ -20,6 +20,7 @@ from lib_controlnet.enums import ControlNetUnionControlType as UnionType
 from lib_controlnet.families import Refusal
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.ui import choices
+from lib_controlnet.ui.messages import as_html
 from lib_controlnet.ui.panel import paste_fields
 from lib_controlnet.units.unit import FIELDS
 
@@ -222,6 +223,21 @@ def test_models_that_do_not_fit_are_left_out_and_never_the_default(
     said = rest[FOLLOWING - 1]["value"]
     assert "No control model of the type Canny fits the loaded checkpoint" in said
     assert "a_canny [e3b0c442], control_demo_canny" in said
+
+
+def test_a_model_that_came_for_a_unit_is_chosen_where_it_is_offered(
+    runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    """The page names it by its file, see `noteChoices`."""
+    for kind, value in (("Canny", CANNY), ("All", CANNY), ("Depth", "None")):
+        came = "control_demo_canny.safetensors"
+        model, _about, notes, *_rest = choices.on_offer(kind, "canny", came, runtime)
+        assert model == gr.update(choices=model["choices"], value=value), kind
+        assert value in model["choices"]
+        expected = choices.remarks(kind, "canny", value, runtime)
+        assert notes["value"] == as_html(*expected)
+    for name in ("None", CANNY, "gone.safetensors"):
+        assert "value" not in choices.on_offer("Canny", "canny", name, runtime)[0], name
 
 
 def test_what_is_not_known_yet_is_listed_but_not_chosen(

@@ -403,6 +403,7 @@ def test_cache_that_other_programs_share_is_used_offline_too(
         (29_444_406, True, "29.4 MB"),
         (318_000_000, False, "about 318 MB"),
         (58_910, True, "58.9 kB"),
+        (0, False, "size unknown"),
     ],
 )
 def test_size_is_told_in_a_unit_that_fits(size: int, exact: bool, text: str) -> None:

@@ -36,12 +36,16 @@ def read(key: str, value: object) -> Any:
     return used
 
 
-def _is_restricted(item: Setting) -> bool:
-    """Whether requests over HTTP may not set it on this server."""
+def is_shared() -> bool:
+    """Whether the host keeps whoever reaches it from managing extensions."""
     from modules import shared
 
-    is_shared = bool(getattr(shared.cmd_opts, "disable_extension_access", True))
-    return item.restrict_api or (item.restrict_shared and is_shared)
+    return bool(getattr(shared.cmd_opts, "disable_extension_access", True))
+
+
+def _is_restricted(item: Setting) -> bool:
+    """Whether requests over HTTP may not set it on this server."""
+    return item.restrict_api or (item.restrict_shared and is_shared())
 
 
 def check_asked(asked: Mapping[str, object], present: Callable[[str], object]) -> None:

@@ -31,6 +31,10 @@ class A1111Web:
         """Whether the host was started with `--api`, or without a page."""
         return bool(shared.cmd_opts.api or shared.cmd_opts.nowebui)
 
+    def is_shared(self) -> bool:
+        """Whether people reach the host who may not manage its extensions (`--listen` alone)."""
+        return settings.is_shared()
+
     def slots(self, is_img2img: bool) -> int:
         """Units that the host copies from a request: as many as the panel was built with."""
         runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
