@@ -158,6 +158,7 @@
 
   /** Give a region that is being drawn the picture it lies on, once it is seen and when that changes. */
   const backdrops = new WeakMap();
+  const backdropsShown = new WeakMap();
   function updateBackdrop(tab, unit) {
     const canvas = find(".cnet-region-canvas", unit);
     if (!canvas || canvas.offsetParent === null) return;
@@ -166,7 +167,9 @@
     const file = find(".cnet-effective-region-mask-image img", unit)?.getAttribute("src");
     const now = [image, file, ...sides];
     const before = backdrops.get(unit);
-    if (before && before.length === now.length && before.every((value, i) => value === now[i])) return;
+    const isLost = backdropsShown.get(unit) && !imageOf(`#${canvas.id}`);
+    backdropsShown.set(unit, Boolean(imageOf(`#${canvas.id}`)));
+    if (!isLost && before && before.length === now.length && before.every((value, i) => value === now[i])) return;
     backdrops.set(unit, now);
     find(".cnet-region-backdrop", unit).click();
   }

@@ -462,5 +462,6 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
     ...{ sendDimensions, byHand, hideByHand, refusePicture },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
     ...{ chooseWeightType, weighComposition, noteChoices, askAgain },
+    ...{ pictureFor, findLayer }, // for the panel's other scripts
   };
 })());

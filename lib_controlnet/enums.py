@@ -263,6 +263,15 @@ class OnnxEngine(Choice):
     OPENVINO = "OpenVINO"
 
 
+class LastUsed(Choice):
+    """What is kept of the units of a generation (setting `controlnet_last_used`)."""
+
+    AUTOMATIC = "Automatic"
+    NEVER = "Never"
+    SETTINGS = "Without pictures"
+    PICTURES = "With pictures"
+
+
 class OnError(Choice):
     """What a failing unit does to the generation (setting `control_net_on_error`)."""
 

@@ -55,6 +55,10 @@ class WrongBaseModelError(CheckpointError):
     """The control model was made for another base model than the one that is loaded."""
 
 
+class PresetError(ControlNetError):
+    """A preset cannot be found, read or written."""
+
+
 class HostError(ControlNetError):
     """The host is in a state in which controls cannot be applied."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from lib_controlnet.enums import OnError, OnnxEngine, Speed, Storage, truth
+from lib_controlnet.enums import LastUsed, OnError, OnnxEngine, Speed, Storage, truth
 from lib_controlnet.errors import printable
 
 Widget = Literal["text", "box", "slider", "radio", "number"]
@@ -194,6 +194,24 @@ SETTINGS: Final = (
         True,
         "Choosing a control type enables its unit",
         note="an upload into a unit does so in any case",
+    ),
+    Setting(
+        "controlnet_presets_folder",
+        "",
+        "Folder of the presets of units",
+        "text",
+        note="empty: controlnet-presets in the folder of the WebUI's data",
+        restrict_api=True,
+    ),
+    Setting(
+        "controlnet_last_used",
+        LastUsed.AUTOMATIC.value,
+        'Keep the units of the last generation as the preset "last used"',
+        "radio",
+        {"choices": [choice.value for choice in LastUsed]},
+        note="Automatic: with their pictures, unless others reach this WebUI (--listen, --share). "
+        "Everybody who opens the page can load it",
+        restrict_api=True,
     ),
     Setting(
         "controlnet_control_type_dropdown", False, "Display control type as dropdown", reload=True

@@ -23,6 +23,7 @@ from lib_controlnet.errors import ControlNetError
 from lib_controlnet.families import FileFacts, Refusal, look_into
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.files.downloads import Downloads
+from lib_controlnet.presets.store import Presets
 from lib_controlnet.settings import DEFAULTS
 
 
@@ -35,6 +36,7 @@ class FakeRuntime:
     options: dict[str, object] = field(default_factory=dict)
     refused: dict[str, Refusal] = field(default_factory=dict)
     decoded: None = None
+    presets: Presets = field(default_factory=lambda: Presets(lambda: Path("no-presets")))
     downloads: Downloads = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,7 +128,8 @@ def served(
     folder: Path, web: FakeWeb | None = None, app: FastAPI | None = None, **options: object
 ) -> Iterator[tuple[TestClient, FakeRuntime]]:
     """A client of an app with our routes, over a folder of models."""
-    runtime = FakeRuntime(Catalog([folder]), options=options)
+    presets = Presets(lambda: folder / "presets")
+    runtime = FakeRuntime(Catalog([folder]), options=options, presets=presets)
     app = app or FastAPI()
     api.mount(app, runtime, web or FakeWeb())
     with TestClient(app, raise_server_exceptions=False) as client:

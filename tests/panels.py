@@ -18,6 +18,7 @@ from lib_controlnet.families import FileFacts, Refusal, look_into
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.prepare.detection import detect_unit
 from lib_controlnet.prepare.inputs import ChosenPicture, PictureSource
+from lib_controlnet.presets.store import Presets
 from lib_controlnet.settings import DEFAULTS
 from lib_controlnet.ui.panel import build_panel
 from lib_controlnet.ui.unit_value import UnitValue
@@ -42,6 +43,7 @@ class FakeRuntime:
     checkpoint: str = ""
     waiting: frozenset[Path] = frozenset()
     own_canvas: Any = None
+    presets: Presets = field(default_factory=lambda: Presets(lambda: Path("no-presets")))
 
     def option(self, key: str) -> object:
         return self.options.get(key, DEFAULTS[key])

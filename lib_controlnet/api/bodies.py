@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +24,8 @@ from lib_controlnet.limits import (
 )
 
 log = logging.getLogger(__name__)
+
+WITH_BODY: Final = ("POST", "PUT", "PATCH", "DELETE")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -56,7 +58,7 @@ class BoundedRoute(APIRoute):
         turns = asyncio.Semaphore(MAX_TURNS)
 
         async def in_turn(request: Request) -> Response:
-            if request.method != "POST":
+            if request.method not in WITH_BODY:
                 return await handle(request)
             request = _with_body(request, await read_body(request, self.max_body))
             async with turns:

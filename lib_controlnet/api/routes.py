@@ -19,6 +19,7 @@ from lib_controlnet.api.bodies import BoundedRoute, PoseRoute, answer_errors
 from lib_controlnet.api.detection import Asked, detect_all
 from lib_controlnet.api.payload import OPTIONS, ROUTES, check_units, read_settings, watch
 from lib_controlnet.api.poses import NO_POSE, PoseData, render
+from lib_controlnet.api.presets import add_presets
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import OnError
 
@@ -72,6 +73,7 @@ def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
         add_some(router, runtime, services)
     may_write = bool(dependencies) or not services.is_shared()
     downloads.add(router, runtime, services.public, may_write)
+    add_presets(router, runtime.presets, services.public, may_write)
     app.include_router(router)
 
     def check(body: object, is_img2img: bool) -> None:

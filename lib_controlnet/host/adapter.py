@@ -20,7 +20,8 @@ from lib_controlnet.engine.unet import (
     sample_weights,
 )
 from lib_controlnet.errors import HostError
-from lib_controlnet.host.folders import EXTENSION_ROOT, find_folders
+from lib_controlnet.files.paths import parse_path
+from lib_controlnet.host.folders import EXTENSION_ROOT, PRESETS, find_folders, find_presets
 from lib_controlnet.host.members import find_model, member_of
 from lib_controlnet.host.page import settings
 from lib_controlnet.host.page.logs import say_once
@@ -167,6 +168,23 @@ class WebUIHost:
         for note in notes:
             say_once(note)
         return found
+
+    def presets_folder(self) -> Path:
+        """Where presets of units are kept."""
+        typed = parse_path(self.option("controlnet_presets_folder"))
+        return Path(paths.data_path, typed or PRESETS)
+
+    @staticmethod
+    def old_presets_folders() -> list[Path]:
+        """Where older ControlNets kept theirs: in their own folders."""
+        return find_presets(
+            getattr(paths, name, None) for name in ("extensions_dir", "extensions_builtin_dir")
+        )
+
+    @staticmethod
+    def is_shared() -> bool:
+        """Whether others reach this WebUI than who has started it."""
+        return settings.is_shared()
 
     @staticmethod
     def cache_folder() -> Path:

@@ -12,6 +12,8 @@ from lib_controlnet.files.paths import parse_folders
 
 NAME: Final = "ControlNet"
 EXTENSION_ROOT: Final = Path(__file__).resolve().parents[2]
+PRESETS: Final = "controlnet-presets"
+_OLD_PRESETS: Final = "presets"
 
 
 def find_folders(
@@ -71,3 +73,24 @@ def _same(first: Path, second: Path) -> bool:
         return first.samefile(second)
     except (OSError, ValueError):
         return False
+
+
+def find_presets(roots: Iterable[object]) -> list[Path]:
+    """Folders in which older ControlNets kept presets; an update leaves them in our own, too.
+
+    Args:
+        roots: folders of extensions; what is no path is passed over.
+    """
+    candidates = [EXTENSION_ROOT / _OLD_PRESETS]
+    for root in roots:
+        try:
+            extensions = sorted(Path(str(root)).iterdir()) if root else []
+        except (OSError, ValueError):
+            continue
+        own = [path for path in extensions if NAME.lower() in path.name.lower()]
+        candidates += [path / _OLD_PRESETS for path in own]
+    found: list[Path] = []
+    for folder in candidates:
+        if _is_readable(folder) and not any(_same(folder, other) for other in found):
+            found.append(folder)
+    return found

@@ -63,7 +63,9 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
     _forget_infotext(p)
     session = ControlSession(runtime.host, [], _on_error(runtime))
     try:
-        asked = overrides.apply(read_units(args), outside_values(p, runtime))
+        given = read_units(args)
+        runtime.remember(given)
+        asked = overrides.apply(given, outside_values(p, runtime))
         units = [unit for unit in asked if unit.enabled]
         session.aligns = any(unit.style_align for unit in asked)
         if not units and not session.aligns:

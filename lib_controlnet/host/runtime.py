@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from modules import scripts
 from lib_controlnet.detect.downloadable import find_order
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
 from lib_controlnet.engine.residency import Residency
-from lib_controlnet.enums import BaseModel, Storage
+from lib_controlnet.enums import BaseModel, LastUsed, Storage
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
 from lib_controlnet.families import FileFacts, Refusal, load_network
 from lib_controlnet.families.known import PATIENCE, KnownFiles
@@ -32,6 +32,7 @@ from lib_controlnet.host.page.canvas import find_canvas
 from lib_controlnet.limits import MAX_TURNS
 from lib_controlnet.prepare.detection import detect_unit, follow_model
 from lib_controlnet.prepare.inputs import DecodedFiles
+from lib_controlnet.presets.store import Presets
 from lib_controlnet.units.batch import MAX_CHECKED
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from lib_controlnet.host.adapter import WebUIHost
     from lib_controlnet.prepare.inputs import ChosenPicture
     from lib_controlnet.units.batch import BatchSource
+    from lib_controlnet.units.unit import ControlUnit
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class Runtime:
             tell=self._list_downloaded,
             file=folder / "controlnet-downloads.json",
         )
+        self.presets = Presets(self.host.presets_folder, self.host.old_presets_folders)
 
     def option(self, key: str) -> Any:
         """A setting's present value, of the type that it has to have."""
@@ -284,6 +287,14 @@ class Runtime:
         """Where the units of a generation may have several pictures from; None: the panel's."""
         source = pictures.batch_source(p, self.host)
         return replace(source, decoded=self.decoded, checked=self._checked)
+
+    def remember(self, units: Sequence[ControlUnit]) -> None:
+        """Keep the units of a generation of the page as the setting `controlnet_last_used` says."""
+        kept = LastUsed.parse(self.option("controlnet_last_used"))
+        if kept is LastUsed.AUTOMATIC:
+            kept = LastUsed.NEVER if self.host.is_shared() else LastUsed.PICTURES
+        if kept is not LastUsed.NEVER and any(unit.enabled and unit.is_ui for unit in units):
+            self.presets.remember(units, kept is LastUsed.PICTURES)
 
     def close(self) -> None:
         """Give back all memory, and end what runs beside."""

@@ -29,6 +29,7 @@ from lib_controlnet.ui.choices import (
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
+from lib_controlnet.ui.presets import connect_presets
 from lib_controlnet.ui.unit_value import UnitValue, tell_fields
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import build_unit, value_fields
@@ -74,7 +75,9 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         host_tab = HostTab.find() if is_img2img else None
         values = [_value(unit, shared, tab, runtime, host_tab) for unit in units]
         tell_fields(values, prefix)
-        connect_apply(values, [_writes(unit) for unit in units], prefix, runtime)
+        writes = [_writes(unit) for unit in units]
+        connect_apply(values, writes, prefix, runtime)
+        connect_presets(values, writes, _value_of, prefix, runtime)
         return values
 
 
@@ -231,7 +234,8 @@ def _of_family(name: str, pasted: dict[str, Any], runtime: Any) -> dict[str, Any
         return shown
     if name in FIELDS:
         value = pasted.get(name, FIELDS[name].default)
-        if value is Speed.DEFAULT and runtime.option("controlnet_speed") != Speed.EXACT.value:
+        is_exact = runtime.option("controlnet_speed") == Speed.EXACT.value
+        if name not in pasted and value is Speed.DEFAULT and not is_exact:
             value = Speed.EXACT  # any other would have been written
         return dict(shown, value=str(value) if FIELDS[name].kind else value)
     curve = pasted.get("advanced_weighting")

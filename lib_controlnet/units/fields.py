@@ -50,6 +50,7 @@ class Field:
         aliases: older keys of requests, with what makes a value of theirs where it differs.
         view: what it is called on `control_params`, which other extensions read.
         parse: makes a value of what a client sent.
+        is_asked: it says what is wanted; else where the unit comes from.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Field:
     aliases: Mapping[str, Parser | None]
     view: str
     parse: Parser
+    is_asked: bool = True
 
     @property
     def kind(self) -> type[Choice] | None:
@@ -92,12 +94,13 @@ def row(
     aliases: Mapping[str, Parser | None] = MappingProxyType({}),
     view: str = "",
     parse: Parser | None = None,
+    is_asked: bool = True,
 ) -> T:
     """A field of the dataclass in whose body it stands; see `Field`.
 
     Without `parse`, a default that is a choice, a name, or true or false tells how values are read.
     """
-    facts = (written, axis, attributes, aliases, view, parse or _parser_by(default))
+    facts = (written, axis, attributes, aliases, view, parse or _parser_by(default), is_asked)
     return dataclasses.field(default=default, metadata={_ROW: facts})
 
 

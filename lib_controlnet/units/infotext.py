@@ -263,3 +263,16 @@ def parse_all(params: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         except ValueError as error:
             log.warning("Failed to parse infotext of unit %d: %s", index, error)
     return units
+
+
+def parse_text(text: str) -> dict[int, dict[str, Any]]:
+    """Units by number in a whole text of generation parameters; the last line holds them."""
+    line = text.strip().rpartition("\n")[2]
+    return parse_all({key: _unquote(raw) for key, raw in _parts(line)})
+
+
+def _unquote(raw: str) -> str:
+    try:
+        return str(json.loads(raw)) if raw.startswith('"') else raw
+    except ValueError:
+        return raw

@@ -58,7 +58,7 @@ class ControlUnit:
         fault: why a unit that is switched off could not be switched on.
     """
 
-    is_ui: bool = row(False)
+    is_ui: bool = row(False, is_asked=False)
     input_mode: InputMode = row(InputMode.SIMPLE)
     batch_images: Any = row("", aliases={"batch_image_dir": None}, parse=values.pictures)
     output_dir: str = row("", parse=values.text)

@@ -71,4 +71,20 @@ MESSAGES: Final[Mapping[str, str]] = {
     "nothing_to_preview": "There is no picture to preview: put one into this unit first.",
     "preview_failed": "The preprocessor {preprocessor} failed.",
     "more": "more",
+    # Presets.
+    "preset_mask_not_kept": (
+        "The preset's unit acts in a mask of its own, which was not kept: draw the mask, "
+        "or put its file in."
+    ),
+    "preset_unit_note": "unit {unit}: {note}",
+    "preset_unseen": "left out, because the panel does not show it: {fields}",
+    "preset_too_many": "the panel has {count} units; left out: {numbers}",
+    "preset_one_taken": "it holds {count} units; its unit {number} was taken",
+    "preset_several": "several pictures in one cannot be shown, so they are left out",
+    "preset_no_unit": "there is no unit {number}",
+    "preset_unknown": "this is not known here; reload the page",
+    "preset_not_whole": "the file {name} did not arrive whole; choose it again",
+    "preset_no_file": (
+        "no preset is among the files: they end in .json, those of older ControlNets in .txt"
+    ),
 }

@@ -17,6 +17,7 @@ from servers import free_port
 from small_canvas import SmallCanvas
 
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.presets.store import Presets
 from lib_controlnet.ui import host_tab
 from lib_controlnet.ui.gradios import HAS_DRAWING
 from lib_controlnet.ui.movie import build_movie_panel
@@ -120,7 +121,9 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     sites = []
 
     def make(canvas: Any) -> Site:
-        sites.append(Site(FakeRuntime(Catalog([folder]), units=2, own_canvas=canvas)))
+        presets = Presets(lambda: folder / "presets")
+        known = {"units": 2, "own_canvas": canvas, "presets": presets}
+        sites.append(Site(FakeRuntime(Catalog([folder]), **known)))
         return sites[-1]
 
     yield make

@@ -285,3 +285,26 @@ def test_the_list_of_downloads_opens_and_chooses(panel: Any) -> None:
     panel.keyboard.press("Escape")
     panel.wait_for_selector("dialog.cnet-downloads", state="hidden")
     wait_for_value(panel, "model_dropdown", "control_demo_canny")
+
+
+def test_a_preset_brings_picture_and_drawing_back(panel: Any, site: Any, picture: Path) -> None:
+    upload(panel, picture)
+    draw(panel, INPUT, (0.25, 0.5), (0.75, 0.5))
+    choose_type(panel, "Canny")
+    wait_for_value(panel, "model_dropdown", "control_demo_canny")
+    before = site.generate(panel)[0]
+    assert mask_of(before).any()
+    panel.click("#txt2img_controlnet .cnet-presets-of-all button")
+    panel.fill("dialog.cnet-presets form input[type=text]", "drawn")
+    panel.keyboard.press("Enter")
+    panel.wait_for_selector(".cnet-presets-status:has-text('Saved: drawn.')")
+    panel.keyboard.press("Escape")
+    remove_picture(panel, INPUT)
+    choose_type(panel, "All")
+    panel.click("#txt2img_controlnet .cnet-presets-of-all button")
+    panel.get_by_role("button", name="Load: drawn", exact=True).click()
+    panel.wait_for_selector(".cnet-presets-status:has-text('Loaded: drawn.')")
+    panel.keyboard.press("Escape")
+    panel.wait_for_timeout(SETTLED)
+    assert site.generate(panel)[0] == before
+    assert panel.is_checked(f"{UNIT}_controlnet_type_filter_radio input[value='Canny']")

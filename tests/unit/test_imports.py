@@ -21,7 +21,7 @@ MAX_CONSTRUCTOR_LINES = 100
 # A name is a package or a module of lib_controlnet.
 ROOMS = (
     *("standing", "errors", "enums", "limits", "gate", "settings", "words"),
-    *("nets", "files", "pictures", "units", "detect", "engine"),
+    *("nets", "files", "pictures", "units", "presets", "detect", "engine"),
     *("families", "prepare", "tools", "train", "interop"),
     *("host", "ui", "api", "script"),
 )
