@@ -138,7 +138,10 @@ def open_unit(page: Any, index: int) -> None:
 
 def upload(page: Any, path: Path, unit: str = UNIT) -> None:
     """Put a picture into a unit and wait until its drawing canvas has the picture's size."""
-    page.set_input_files(f"{unit}_input_image input[type=file]", str(path))
+    picker = f"{unit}_input_image input[type=file]"
+    # As gradio does when a person clicks: of the same file again a browser says nothing.
+    page.locator(picker).first.evaluate("(picker) => { picker.value = ''; }")
+    page.set_input_files(picker, str(path))
     wait_for_canvas(page, f"{unit}_input_image", Image.open(path).size)
 
 

@@ -39,14 +39,13 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def panel(page: Any) -> Any:
-    """The page with the panel of txt2img open and a small picture asked for."""
+def panel(kept_panel: Any) -> Any:
+    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
+    return kept_panel
+
+
+def test_canny_from_upload_to_picture(page: Any, picture: Path) -> None:
     open_panel(page)
-    return page
-
-
-def test_canny_from_upload_to_picture(panel: Any, picture: Path) -> None:
-    page = panel
     assert page.locator(".cnet-badge").count() == 0
     upload(page, picture)
     page.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('1 unit')")
@@ -91,6 +90,40 @@ def test_canny_from_upload_to_picture(panel: Any, picture: Path) -> None:
     page.wait_for_selector(".cnet-report", state="detached")
 
 
+def test_edit_right_before_the_click_counts(page: Any, picture: Path) -> None:
+    open_panel(page)
+    upload(page, picture)
+    choose_type(page, "Canny")
+    wait_for_value(page, "model_dropdown", "control_")
+    page.evaluate(
+        """async (unit) => {
+          const box = document.querySelector(
+            `${unit}_controlnet_control_weight_slider input[type=number]`);
+          box.value = "0.35";
+          box.dispatchEvent(new Event("input", { bubbles: true }));
+          // The next event, as early as a browser can deliver one.
+          await new Promise((next) => setTimeout(next, 0));
+          document.querySelector("#txt2img_generate").click();
+        }""",
+        UNIT,
+    )
+    gallery(page, 2)
+    assert "Weight: 0.35" in page.inner_text("#html_info_txt2img")
+
+
+def test_preview_without_model_says_so_until_one_is_chosen(page: Any, picture: Path) -> None:
+    open_panel(page)
+    upload(page, picture)
+    page.click(f"{UNIT}_controlnet_trigger_preprocessor")
+    status = page.wait_for_selector(f"{UNIT}_controlnet_status:has-text('No control model')")
+    assert status.is_visible()
+    assert page.is_visible(f"{UNIT}_generated_image img")
+    choose_type(page, "Canny")
+    page.wait_for_selector(f"{UNIT}_controlnet_status", state="hidden")
+    # The old map does not belong to the new preprocessor.
+    page.wait_for_selector(f"{UNIT}_generated_image img", state="detached")
+
+
 def test_enabled_without_picture_shows_the_sentence(panel: Any) -> None:
     page = panel
     page.check(f"{UNIT}_controlnet_enable_checkbox input")
@@ -113,19 +146,6 @@ def test_run_button_waits_for_a_picture(panel: Any, picture: Path) -> None:
     page.wait_for_selector(f"{run}:disabled")
 
 
-def test_preview_without_model_says_so_until_one_is_chosen(panel: Any, picture: Path) -> None:
-    page = panel
-    upload(page, picture)
-    page.click(f"{UNIT}_controlnet_trigger_preprocessor")
-    status = page.wait_for_selector(f"{UNIT}_controlnet_status:has-text('No control model')")
-    assert status.is_visible()
-    assert page.is_visible(f"{UNIT}_generated_image img")
-    choose_type(page, "Canny")
-    page.wait_for_selector(f"{UNIT}_controlnet_status", state="hidden")
-    # The old map does not belong to the new preprocessor.
-    page.wait_for_selector(f"{UNIT}_generated_image img", state="detached")
-
-
 def test_drawing_is_the_control_picture(panel: Any, picture: Path) -> None:
     page = panel
     upload(page, picture)
@@ -137,27 +157,6 @@ def test_drawing_is_the_control_picture(panel: Any, picture: Path) -> None:
     assert 0.02 < (shown > 127).mean() < 0.6
     assert (shown[64, 60] > 127).all()
     assert (shown[4, 180] == 0).all()
-
-
-def test_edit_right_before_the_click_counts(panel: Any, picture: Path) -> None:
-    page = panel
-    upload(page, picture)
-    choose_type(page, "Canny")
-    wait_for_value(page, "model_dropdown", "control_")
-    page.evaluate(
-        """async (unit) => {
-          const box = document.querySelector(
-            `${unit}_controlnet_control_weight_slider input[type=number]`);
-          box.value = "0.35";
-          box.dispatchEvent(new Event("input", { bubbles: true }));
-          // The next event, as early as a browser can deliver one.
-          await new Promise((next) => setTimeout(next, 0));
-          document.querySelector("#txt2img_generate").click();
-        }""",
-        UNIT,
-    )
-    gallery(page, 2)
-    assert "Weight: 0.35" in page.inner_text("#html_info_txt2img")
 
 
 def test_options_follow_the_hires_switch(panel: Any) -> None:
@@ -202,8 +201,8 @@ def test_region_mask_appears_with_its_switch(panel: Any) -> None:
     page.wait_for_selector(f"{UNIT}_mask_image", state="visible")
 
 
-def test_img2img_own_picture_behind_its_switch(page: Any) -> None:
-    unit = open_img2img(page)
+def test_img2img_own_picture_behind_its_switch(kept_page: Any) -> None:
+    page, unit = kept_page, open_img2img(kept_page)
     hidden = [f"{unit}_input_image", f"{unit}_controlnet_resize_mode_radio"]
     assert not any(page.is_visible(selector) for selector in hidden)
     page.check(f"{unit}_controlnet_same_img2img_checkbox input")

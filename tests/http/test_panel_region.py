@@ -47,10 +47,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def panel(page: Any) -> Any:
-    """The page with the panel of txt2img open and a small picture asked for."""
-    open_panel(page)
-    return page
+def panel(kept_panel: Any) -> Any:
+    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
+    return kept_panel
 
 
 def chosen_region(page: Any) -> str:
@@ -105,8 +104,52 @@ def test_region_and_checkbox_say_the_same(panel: Any) -> None:
     page.wait_for_selector(FEATHER, state="hidden")
 
 
-def test_drawn_region_confines_the_control(panel: Any, tmp_path: Path) -> None:
+def test_own_mask_without_any_mask_stops_with_the_sentence(panel: Any, picture: Path) -> None:
     page = panel
+    upload(page, picture)
+    choose_canny(page)
+    choose(page, REGION, "Own mask")
+    wait_for_canvas(page, CANVAS, (128, 128))
+    page.click("#txt2img_generate")
+    error = page.wait_for_selector("#html_log_txt2img .error", timeout=300_000)
+    assert "unit 0: region is 'Own mask', but no mask is given" in error.inner_text()
+
+
+def test_region_of_a_hidden_unit_is_laid_out_when_it_is_seen(panel: Any, picture: Path) -> None:
+    page = panel
+    choose(page, REGION, "Own mask")
+    wait_for_canvas(page, CANVAS, (128, 128))
+    tabs = page.locator("#txt2img_controlnet_tabs > div.tab-nav > button")
+    tabs.nth(1).click()
+    page.wait_for_selector(CANVAS, state="hidden")
+    set_number(page, "#txt2img_height", 64)
+    tabs.nth(0).click()
+    wait_for_canvas(page, CANVAS, (128, 64))
+    box = page.locator(f"{CANVAS} {SURFACE}").bounding_box()
+    assert box["height"] > 60
+    assert box["width"] == pytest.approx(2 * box["height"], rel=0.02)
+
+
+def test_batch_option_is_sent_with_every_unit(panel: Any) -> None:
+    page = panel
+    posted = Posted(page)
+    # An edit of each unit, so that each has a value of its own to send.
+    for index in range(3):
+        page.locator("#txt2img_controlnet_tabs > div.tab-nav > button").nth(index).click()
+        box = f"#txt2img_controlnet_ControlNet-{index}_controlnet_low_vram_checkbox input"
+        page.check(box)
+    for option in ("Each ControlNet unit for each", "All ControlNet units for all"):
+        if not page.is_visible("#txt2img_controlnet_controlnet_batch_option_radio"):
+            page.click("#txt2img_controlnet #controlnet_batch_options .label-wrap")
+        page.click(
+            f"#txt2img_controlnet_controlnet_batch_option_radio label:has(input[value^='{option}'])"
+        )
+        units = posted.generate(page)
+        assert [unit["batch_option"].startswith(option) for unit in units] == [True] * 3
+
+
+def test_drawn_region_confines_the_control(page: Any, tmp_path: Path) -> None:
+    open_panel(page)
     posted = Posted(page)
     wanted = square_and_circle(tmp_path / "shapes.png")
     prompt = "a yellow square and a red circle on a blue background"
@@ -140,8 +183,48 @@ def test_drawn_region_confines_the_control(panel: Any, tmp_path: Path) -> None:
     assert followed(gallery(page, 2)[0], wanted)[1] > 0.6
 
 
-def test_mask_file_and_drawing_make_one_mask(panel: Any, picture: Path, tmp_path: Path) -> None:
-    page = panel
+def test_region_canvas_follows_the_picture(page: Any, picture: Path, tmp_path: Path) -> None:
+    open_panel(page)
+    page.wait_for_timeout(300)
+    assert page.locator(f"{CANVAS} {SHOWN}").count() == 0, "carries nothing until it is wanted"
+    choose(page, REGION, "Own mask")
+    # Nothing to draw on but the proportions of what would be made.
+    wait_for_canvas(page, CANVAS, (128, 128))
+    assert (shown_picture(page, f"{CANVAS} img") == 128).all()
+    set_number(page, "#txt2img_width", 256)
+    wait_for_canvas(page, CANVAS, (256, 128))
+
+    wide = save_shapes(tmp_path / "wide.png", (1536, 1024))
+    upload(page, wide)
+    wait_for_canvas(page, CANVAS, (768, 512))
+    shown = shown_picture(page, f"{CANVAS} img")
+    assert np.abs(shown[240, 120].astype(int) - (200, 30, 30)).max() < 12
+    remove_picture(page, f"{UNIT}_input_image")
+    wait_for_canvas(page, CANVAS, (256, 128))
+
+
+def test_edits_of_regions_ask_nothing_of_the_server(page: Any, picture: Path) -> None:
+    open_panel(page)
+    upload(page, picture)
+    page.check("#txt2img_hr-visible-checkbox")
+    page.wait_for_timeout(500)  # the host itself asks for the target size
+    posted = Posted(page)
+    choose(page, REGION, "Own mask")
+    wait_for_canvas(page, CANVAS, (128, 128))
+    draw_left_half(page)
+    set_number(page, FEATHER, 20)
+    page.click("#txt2img_controlnet #controlnet_batch_options .label-wrap")
+    choose(
+        page,
+        "#txt2img_controlnet_controlnet_batch_option_radio",
+        "Each ControlNet unit for each image in a batch",
+    )
+    page.wait_for_timeout(500)
+    assert posted.events == 0
+
+
+def test_mask_file_and_drawing_make_one_mask(page: Any, picture: Path, tmp_path: Path) -> None:
+    open_panel(page)
     posted = Posted(page)
     upload(page, picture)
     choose_canny(page)
@@ -166,90 +249,6 @@ def test_mask_file_and_drawing_make_one_mask(panel: Any, picture: Path, tmp_path
     assert (mask[:30] == 255).all()
     assert (mask[36:80] == 0).all()
     assert (mask[116, 50:80] == 255).all()
-
-
-def test_own_mask_without_any_mask_stops_with_the_sentence(panel: Any, picture: Path) -> None:
-    page = panel
-    upload(page, picture)
-    choose_canny(page)
-    choose(page, REGION, "Own mask")
-    wait_for_canvas(page, CANVAS, (128, 128))
-    page.click("#txt2img_generate")
-    error = page.wait_for_selector("#html_log_txt2img .error", timeout=300_000)
-    assert "unit 0: region is 'Own mask', but no mask is given" in error.inner_text()
-
-
-def test_region_canvas_follows_the_picture(panel: Any, picture: Path, tmp_path: Path) -> None:
-    page = panel
-    page.wait_for_timeout(300)
-    assert page.locator(f"{CANVAS} {SHOWN}").count() == 0, "carries nothing until it is wanted"
-    choose(page, REGION, "Own mask")
-    # Nothing to draw on but the proportions of what would be made.
-    wait_for_canvas(page, CANVAS, (128, 128))
-    assert (shown_picture(page, f"{CANVAS} img") == 128).all()
-    set_number(page, "#txt2img_width", 256)
-    wait_for_canvas(page, CANVAS, (256, 128))
-
-    wide = save_shapes(tmp_path / "wide.png", (1536, 1024))
-    upload(page, wide)
-    wait_for_canvas(page, CANVAS, (768, 512))
-    shown = shown_picture(page, f"{CANVAS} img")
-    assert np.abs(shown[240, 120].astype(int) - (200, 30, 30)).max() < 12
-    remove_picture(page, f"{UNIT}_input_image")
-    wait_for_canvas(page, CANVAS, (256, 128))
-
-
-def test_region_of_a_hidden_unit_is_laid_out_when_it_is_seen(panel: Any, picture: Path) -> None:
-    page = panel
-    choose(page, REGION, "Own mask")
-    wait_for_canvas(page, CANVAS, (128, 128))
-    tabs = page.locator("#txt2img_controlnet_tabs > div.tab-nav > button")
-    tabs.nth(1).click()
-    page.wait_for_selector(CANVAS, state="hidden")
-    set_number(page, "#txt2img_height", 64)
-    tabs.nth(0).click()
-    wait_for_canvas(page, CANVAS, (128, 64))
-    box = page.locator(f"{CANVAS} {SURFACE}").bounding_box()
-    assert box["height"] > 60
-    assert box["width"] == pytest.approx(2 * box["height"], rel=0.02)
-
-
-def test_edits_of_regions_ask_nothing_of_the_server(panel: Any, picture: Path) -> None:
-    page = panel
-    upload(page, picture)
-    page.check("#txt2img_hr-visible-checkbox")
-    page.wait_for_timeout(500)  # the host itself asks for the target size
-    posted = Posted(page)
-    choose(page, REGION, "Own mask")
-    wait_for_canvas(page, CANVAS, (128, 128))
-    draw_left_half(page)
-    set_number(page, FEATHER, 20)
-    page.click("#txt2img_controlnet #controlnet_batch_options .label-wrap")
-    choose(
-        page,
-        "#txt2img_controlnet_controlnet_batch_option_radio",
-        "Each ControlNet unit for each image in a batch",
-    )
-    page.wait_for_timeout(500)
-    assert posted.events == 0
-
-
-def test_batch_option_is_sent_with_every_unit(panel: Any) -> None:
-    page = panel
-    posted = Posted(page)
-    # An edit of each unit, so that each has a value of its own to send.
-    for index in range(3):
-        page.locator("#txt2img_controlnet_tabs > div.tab-nav > button").nth(index).click()
-        box = f"#txt2img_controlnet_ControlNet-{index}_controlnet_low_vram_checkbox input"
-        page.check(box)
-    for option in ("Each ControlNet unit for each", "All ControlNet units for all"):
-        if not page.is_visible("#txt2img_controlnet_controlnet_batch_option_radio"):
-            page.click("#txt2img_controlnet #controlnet_batch_options .label-wrap")
-        page.click(
-            f"#txt2img_controlnet_controlnet_batch_option_radio label:has(input[value^='{option}'])"
-        )
-        units = posted.generate(page)
-        assert [unit["batch_option"].startswith(option) for unit in units] == [True] * 3
 
 
 def test_saved_defaults_are_shown_and_used(profile: Any, webui: Any) -> None:
