@@ -11,11 +11,10 @@ from pathlib import Path
 
 from hub_server import Hub
 from published_rows import REPOSITORY, group, row
-from safetensors.torch import load, save
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "minihost" / "assets" / "control_demo_canny.safetensors"
-"""Its tensors are what is downloaded."""
+"""What is downloaded, under another name."""
 NAME = "control_brought_canny.safetensors"
 XL = "control_brought_canny_xl.safetensors"
 WEIGHTS = "/teed.pth"
@@ -40,18 +39,13 @@ script_callbacks.on_app_started(change)
 '''
 
 
-def make_model() -> bytes:
-    """A file of another size than the model that it is a copy of: sizes tell files, too."""
-    return save(load(MODEL.read_bytes()), metadata={"control_type": "Canny"})
-
-
 def install(webui: Path) -> None:
     """Add two rows to the table that a WebUI reads, as an extension of it."""
     folder = webui / "extensions" / "downloads_probe"
     (folder / "scripts").mkdir(parents=True)
     (folder / "scripts" / "downloads_probe.py").write_text(SCRIPT, encoding="utf-8")
     table = json.loads((ROOT / "lib_controlnet/files/published.json").read_text(encoding="utf-8"))
-    rows = row(NAME, make_model()), row(XL, base="SDXL")
+    rows = row(NAME, MODEL.read_bytes()), row(XL, base="SDXL")
     table["repositories"].append(group(*rows))
     (folder / "published.json").write_text(json.dumps(table), encoding="utf-8")
 
@@ -59,7 +53,7 @@ def install(webui: Path) -> None:
 @contextmanager
 def environment(hub: Hub) -> Iterator[None]:
     """Have processes that are started in here download from a server, and from nowhere else."""
-    hub.publish(REPOSITORY, NAME, make_model())
+    hub.publish(REPOSITORY, NAME, MODEL.read_bytes())
     changes = {"HF_ENDPOINT": hub.url, "CONTROLNET_TEED_MODEL_URL": f"{hub.url}{WEIGHTS}"}
     before = dict(os.environ)
     os.environ.update(changes)

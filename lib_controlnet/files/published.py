@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,30 +107,19 @@ def list_published() -> tuple[PublishedFile, ...]:
     )
 
 
-def _make_finder() -> Callable[[str, int], PublishedFile | None]:
-    rows = list_published()
-    counts = Counter(one.size for one in rows)
-    named = {one.name.lower(): one for one in rows}
-    sized = {one.size: one for one in rows if counts[one.size] == 1}
-    return lambda name, size: named.get(name.lower()) or sized.get(size)
-
-
 def find_published(name: str, size: int) -> PublishedFile | None:
     """The published file that a file is by its name, else by a size that only one has."""
-    return _make_finder()(name, size)
+    sized = [one for one in list_published() if one.size == size]
+    return find_named(name) or (sized[0] if len(sized) == 1 else None)
 
 
 def find_present(paths: Iterable[Path]) -> set[str]:
-    """Names of the published files that some files are, by their names or sizes."""
-    find, found = _make_finder(), set()
-    for path in paths:
-        try:
-            one = find(path.name, path.stat().st_size)
-        except OSError:  # it has gone
-            continue
-        if one is not None:
-            found.add(one.name)
-    return found
+    """Names of the published files that some files are, by their names.
+
+    Sizes do not tell: files of one kind that nobody here knows have the same.
+    """
+    there = {path.name.lower() for path in paths}
+    return {one.name for one in list_published() if one.name.lower() in there}
 
 
 def find_named(name: str) -> PublishedFile | None:

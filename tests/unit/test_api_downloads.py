@@ -49,7 +49,9 @@ def test_the_list_tells_what_fits_and_what_is_there(
     both: tuple[TestClient, FakeRuntime], tmp_path: Path
 ) -> None:
     client, runtime = both
-    (tmp_path / "models" / "renamed.safetensors").write_bytes(CONTENT[:-1])
+    (tmp_path / "models" / "below").mkdir()
+    (tmp_path / "models" / "below" / DEPTH.upper()).write_bytes(b"x")
+    (tmp_path / "models" / "another.safetensors").write_bytes(CONTENT)
     runtime.refresh_models()
     answer = client.get("/controlnet/published_models").json()
     assert answer["base"] == "SD1"
@@ -66,10 +68,10 @@ def test_the_list_tells_what_fits_and_what_is_there(
         "page": f"https://huggingface.co/{REPOSITORY}",
         "sha256": ROWS[0]["sha256"],
         "note": "for tests",
-        "present": False,
+        "present": False,  # of its size there are others
         "unfit": None,
     }
-    assert (second["name"], second["present"]) == (DEPTH, True), "found by its size"
+    assert (second["name"], second["present"]) == (DEPTH, True), "in any folder and letter case"
     assert third["unfit"] == "SDXL, your checkpoint is SD1"
     assert (third["size_text"], third["sha256"]) == ("about 2.5 GB", None)
     canny = client.get("/controlnet/published_models?control_type=canny").json()["models"]
