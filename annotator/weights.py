@@ -30,6 +30,12 @@ class WeightsError(RuntimeError):
     """A weight file is missing or damaged; the text says what to put where."""
 
 
+def describe_size(size: int) -> str:
+    """So many bytes for people, in a unit that fits."""
+    unit, name = next((unit, name) for unit, name in _UNITS if size >= unit or unit == 1)
+    return f"{size / unit:.3g} {name}"
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """One published file.
@@ -83,9 +89,7 @@ class WeightFile:
         """The size for people, in a unit that fits; a size of 0 is none that is known."""
         if not self.size:
             return "size unknown"
-        unit, name = next((unit, name) for unit, name in _UNITS if self.size >= unit or unit == 1)
-        about = "" if self.exact else "about "
-        return f"{about}{self.size / unit:.3g} {name}"
+        return f"{'' if self.exact else 'about '}{describe_size(self.size)}"
 
     def address(self, hub: str = HUB) -> str:
         """Where it can be had.

@@ -29,6 +29,18 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
 
   /** The document's event of a unit that has other values now. */
   const CHANGED = "controlnetchange";
+  /** Those of a preview: it was asked for, answered, and its settings are others now; each tells of which unit. */
+  const ASKED = "controlnetasked";
+  const ANSWERED = "controlnetanswered";
+  const OUTDATED = "controlnetoutdated";
+  const tell = (event, name) => document.dispatchEvent(new CustomEvent(event, { detail: name }));
+
+  /** Field -> end of the element id of its slider. */
+  const SLIDERS = {
+    processor_res: "preprocessor_resolution_slider",
+    threshold_a: "threshold_A_slider",
+    threshold_b: "threshold_B_slider",
+  };
 
   const kept = { __type__: "update" };
   const see = (visible) => ({ __type__: "update", visible });
@@ -135,49 +147,80 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
    *
    * The panel tells, once for all units, the names of the values in the order of the inputs, and
    * which of them a preview depends on. The outputs follow (the object, the preview, its group, the
-   * status line).
+   * status line). A shown preview stays where it follows what has changed: somebody is told then.
    * Each write makes gradio compare the whole page; so without `whileDragging`, the values of a
    * slider that the mouse holds are taken when it lets go.
    */
   const collect =
     (name, whileDragging) =>
     (...values) => {
-      const { names, previewed } = fieldsOf(name);
+      const { names, previewed, followed } = fieldsOf(name);
       const old = values[names.length];
       const same = (a, b) =>
         a === b || (a && b && typeof a === "object" && OF_PICTURES.every((part) => a[part] === b[part]));
       const changed = names.filter((name, index) => !old || !same(old[name], values[index]));
       if (!changed.length || (!whileDragging && find("input[type=range]:active"))) return never();
       document.dispatchEvent(new Event(CHANGED)); // a property that is written is no mutation
-      const stale = previewed.some((name) => changed.includes(name));
+      const outdating = previewed.filter((name) => changed.includes(name));
+      const now = Object.fromEntries(names.map((name, index) => [name, values[index]]));
+      const follows = isFollowing(name, now.module) && outdating.every((name) => followed.includes(name));
       const notes = notesOn(name);
-      if (stale) notes.edition = Number(notes.edition || 0) + 1;
-      return [
-        Object.fromEntries(names.map((name, index) => [name, values[index]])),
-        stale ? null : kept,
-        stale ? hidden : kept,
-        stale || changed.includes("model") ? hidden : kept,
-      ];
+      if (outdating.length) notes.edition = Number(notes.edition || 0) + 1;
+      if (outdating.length && follows) tell(OUTDATED, name);
+      const stale = outdating.length && !follows;
+      return [now, stale ? null : kept, stale ? hidden : kept, stale || changed.includes("model") ? hidden : kept];
     };
 
-  /** Allow Preview -> the preview's group, and the preview, which is cleared when switched off. */
-  const togglePreview = () => (flag, preview) => [see(Boolean(flag && preview)), flag ? preview : null];
-
-  /** Nothing -> preview, its group, Allow Preview and the status line, all put away. */
-  const closePreview = () => () => [null, hidden, false, hidden];
-
-  /** Nothing -> an empty preview, its group, the status line put away, and no answer yet. */
-  const openPreview = () => () => [null, see(true), hidden, null];
-
-  /** Note which settings a preview is asked for under. Returns their number. */
-  function noteAsked(name) {
+  /** Whether a unit shows a preview of a preprocessor that is quick enough to follow the sliders. */
+  function isFollowing(name, module) {
     const notes = notesOn(name);
-    notes.asked = Number(notes.edition || 0);
-    return Number(notes.asked);
+    const isShown = find(`#${name}_generated_image img`) && (!notes.running || notes.following);
+    return Boolean(isShown) && fieldsOf(name).quick.includes(module);
   }
 
-  /** What a tab would generate, as the server's `target_request` takes it. */
-  const targetOf = (tab) => ({
+  /** Allow Preview -> the preview's group, and the preview, which is cleared when switched off. */
+  const togglePreview = (name) => (flag, preview) => {
+    if (!flag) forgetAsked(name);
+    return [see(Boolean(flag && preview)), flag ? preview : null];
+  };
+
+  /** Nothing -> preview, its group, Allow Preview and the status line, all put away. */
+  const closePreview = (name) => () => {
+    forgetAsked(name);
+    return [null, hidden, false, hidden];
+  };
+
+  /** An answer that is still to come is not shown any more. */
+  const forgetAsked = (name) => delete notesOn(name).asked;
+
+  /**
+   * Nothing -> an empty preview, its group, the status line put away, and no answer yet.
+   *
+   * One that follows its settings stays until the next is there.
+   */
+  const openPreview = (name) => () =>
+    notesOn(name).following ? [kept, kept, kept, null] : [null, see(true), hidden, null];
+
+  /**
+   * Note which settings a preview is asked for under, and a number by which it can be stopped.
+   *
+   * Returns the first two inputs of a preview: the unit, with the slider that the mouse holds as it
+   * stands, as its value is taken no earlier than it lets go; and the number of the settings.
+   */
+  function noteAsked(name, unit) {
+    const notes = notesOn(name);
+    notes.asked = Number(notes.edition || 0);
+    notes.running = "yes";
+    notes.run = Math.floor(Math.random() * Number.MAX_SAFE_INTEGER);
+    tell(ASKED, name);
+    const held = find("input[type=range]:active");
+    const moved = Object.keys(SLIDERS).filter((field) => held?.closest(`#${name}_controlnet_${SLIDERS[field]}`));
+    return [moved.length ? { ...unit, [moved[0]]: Number(held.value) } : unit, Number(notes.asked)];
+  }
+
+  /** What a tab would generate, as the server's `target_request` takes it, and the run's number. */
+  const targetOf = (name, tab) => ({
+    run: Number(notesOn(name).run),
     width: numberIn(`#${tab}_width`) || 512,
     height: numberIn(`#${tab}_height`) || 512,
     seed: find(`#${tab}_seed :is(input, textarea)`)?.value,
@@ -185,7 +228,7 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
   });
 
   /** Inputs of a preview, (unit, edition, target), completed. */
-  const askPreview = (name, tab) => (unit) => [unit, noteAsked(name), targetOf(tab)];
+  const askPreview = (name, tab) => (unit) => [...noteAsked(name, unit), targetOf(name, tab)];
 
   /**
    * Inputs of a preview in img2img, completed: the target, and only the open tab's pictures.
@@ -200,9 +243,8 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
       const open = openTab("#mode_img2img");
       const scale = openTab("#img2img_tabs_resize") === 0 ? 0 : numberIn("#img2img_scale") || 0;
       return [
-        unit,
-        noteAsked(name),
-        { ...targetOf("img2img"), tab: open, scale },
+        ...noteAsked(name, unit),
+        { ...targetOf(name, "img2img"), tab: open, scale },
         ...pictureTabs.map((tab, index) => (tab === open ? rest[index] : null)),
         ...rest.slice(pictureTabs.length, pictureTabs.length + settings),
       ];
@@ -211,14 +253,21 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
   /**
    * The answer of a preview -> preview, its group, Allow Preview, the status line, the pose.
    *
-   * An answer that is not the one of the last run is left to that one.
+   * An answer that is not the one of the last run is left to that one, and nothing is shown in the
+   * place of a preview that was closed meanwhile, or that is about to follow its settings.
    */
   const showAnswer = (name) => (answer) => {
     const notes = notesOn(name);
-    if (answer && answer.edition !== Number(notes.asked)) return never();
+    const following = notes.following;
+    delete notes.running;
+    tell(ANSWERED, name);
+    if (answer ? answer.edition !== Number(notes.asked) : notes.asked === undefined) return never();
     const late = answer && answer.edition !== Number(notes.edition || 0);
-    const text = late ? word("preview_late") : answer ? answer.said : word("preview_lost");
-    const picture = late || !answer ? null : answer.picture;
+    if (late && following) return never();
+    const stopped = notes.stopped === notes.run;
+    const reason = stopped ? "preview_stopped" : late ? "preview_late" : answer ? "" : "preview_lost";
+    const text = reason ? word(reason) : answer.said;
+    const picture = reason ? null : answer.picture;
     return [
       pictureFor(`#${name}_generated_image`, picture),
       picture ? see(true) : hidden,
@@ -227,6 +276,9 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
       picture && answer.pose ? say(answer.pose) : hidden,
     ];
   };
+
+  /** Nothing -> the number of the preview that is to be stopped, which stands on the pressed button. */
+  const stopPreview = (button) => () => [Number(find(`#${button}`).dataset.run)];
 
   /**
    * An uploaded file -> the picture, a line of messages, and with `enables` Enable, switched on.
@@ -458,7 +510,7 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
 
   return {
     ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
-    ...{ askPreview, askImg2imgPreview, showAnswer, checkUpload, joinDrawing, noteDrawing, newCanvas },
+    ...{ askPreview, askImg2imgPreview, showAnswer, stopPreview, isFollowing, fieldsOf, checkUpload, joinDrawing, noteDrawing, newCanvas },
     ...{ sendDimensions, byHand, hideByHand, refusePicture },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
     ...{ chooseWeightType, weighComposition, noteChoices, askAgain },

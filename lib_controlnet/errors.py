@@ -63,6 +63,10 @@ class HostError(ControlNetError):
     """The host is in a state in which controls cannot be applied."""
 
 
+class StoppedError(ControlNetError):
+    """The user has stopped it."""
+
+
 def lacks_memory(name: str) -> HostError:
     """The sentence for a control model that the machine or its device has no memory for."""
     return HostError(

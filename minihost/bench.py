@@ -393,6 +393,8 @@ def main() -> int:
     )
     text = "measure steps on a device instead: cuda, cuda:1, mps or cpu"
     other.add_argument("--device", metavar="NAME", help=text)
+    text = "measure the page instead: of running WebUIs, up to two, or of the embedded host"
+    other.add_argument("--page", nargs="*", metavar="[NAME=]URL", help=text)
     text = "with --device: steps of published size where the device has so many GiB (8 6)"
     reader.add_argument("--budgets", nargs="*", type=float, metavar="GIB", help=text)
     reader.add_argument("--load", type=Path, help=argparse.SUPPRESS)
@@ -401,6 +403,11 @@ def main() -> int:
     check_alone(reader, options)
     if options.webui_url:
         return bench_http(options)
+    if options.page is not None:
+        from bench_page import bench_page, check_addresses
+
+        check_addresses(reader, options.page)
+        return bench_page(options.page, options.rounds)
     if options.load:
         print(loading(options.load, options.width))
         return 0

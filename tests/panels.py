@@ -14,6 +14,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from lib_controlnet.detect.stopping import StoppedRuns
 from lib_controlnet.families import FileFacts, Refusal, look_into
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.prepare.detection import detect_unit
@@ -44,6 +45,7 @@ class FakeRuntime:
     waiting: frozenset[Path] = frozenset()
     own_canvas: Any = None
     presets: Presets = field(default_factory=lambda: Presets(lambda: Path("no-presets")))
+    stopped_previews: StoppedRuns = field(default_factory=StoppedRuns)
 
     def option(self, key: str) -> object:
         return self.options.get(key, DEFAULTS[key])
@@ -72,7 +74,7 @@ class FakeRuntime:
     def read_saved_default(self, key: str) -> str | None:
         return self.saved.get(key)
 
-    def report_to(self, listener: Any) -> Any:
+    def report_to(self, listener: Any, is_stopped: Any = bool) -> Any:
         return nullcontext()
 
     def batch_source(self) -> BatchSource:

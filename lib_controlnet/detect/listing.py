@@ -82,6 +82,26 @@ def module_detail(labels: bool = False) -> dict[str, Any]:
     }
 
 
+def quick_modules() -> list[str]:
+    """Labels of the preprocessors that compute at once: from the picture, without any network."""
+    return [
+        detector.title
+        for detector in detectors()
+        if not (detector.weights or detector.requires or detector.unavailable)
+    ]
+
+
+def module_sizes() -> dict[str, str]:
+    """Label -> size of its files, for those that need some."""
+    return {
+        detector.title: preprocess.weights.describe_size(
+            sum(file.size for file in detector.weights)
+        )
+        for detector in detectors()
+        if detector.weights
+    }
+
+
 def _describe(slider: Any) -> dict[str, Any]:
     return {
         "name": slider.label,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import call_queue, devices, paths, shared
 
 from lib_controlnet.detect import preprocess
+from lib_controlnet.detect.stopping import IsStopped, check_stopped
 from lib_controlnet.engine.residency import Resident
 from lib_controlnet.enums import OnnxEngine
 from lib_controlnet.files.paths import parse_path
@@ -23,16 +24,23 @@ Listener = Callable[[str, float], None]
 """Is told a line about what is waited for, "" for nothing any more, and how much of it is there."""
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_IS_STOPPED: ContextVar[IsStopped] = ContextVar("is_stopped", default=bool)
 
 
 @contextmanager
-def report_to(listener: Listener | None) -> Iterator[None]:
-    """Tell somebody else than the host's progress bar what is waited for in here."""
-    token = _LISTENER.set(listener)
+def report_to(listener: Listener | None, is_stopped: IsStopped = bool) -> Iterator[None]:
+    """Tell somebody else than the host's progress bar what is waited for in here.
+
+    Args:
+        listener: who is told, None for nobody else.
+        is_stopped: whether the user wants no more of it.
+    """
+    tokens = _LISTENER.set(listener), _IS_STOPPED.set(is_stopped)
     try:
         yield
     finally:
-        _LISTENER.reset(token)
+        _LISTENER.reset(tokens[0])
+        _IS_STOPPED.reset(tokens[1])
 
 
 FOLDER_FLAGS: Final = ("controlnet_annotator_models_path", "controlnet_preprocessor_models_dir")
@@ -57,7 +65,7 @@ def download_options(host: WebUIHost) -> Any:
     """How files may be had, by the present settings; progress goes to the host's bar or, inside
     of `telling`, to the listener alone.
     """
-    listener, share = _LISTENER.get(), [0.0]
+    listener, is_stopped, share = _LISTENER.get(), _IS_STOPPED.get(), [0.0]
 
     def tell(line: str | None) -> None:
         if listener is not None:
@@ -69,7 +77,7 @@ def download_options(host: WebUIHost) -> Any:
         report=host.report if listener is None else tell,
         count=lambda done, whole: share.__setitem__(0, min(done / max(whole, 1), 1.0)),
         # What stopped an earlier job must not stop a preview.
-        interrupted=lambda: bool(shared.state.job) and host.is_interrupted(),
+        interrupted=lambda: is_stopped() or (bool(shared.state.job) and host.is_interrupted()),
     )
 
 
@@ -107,6 +115,7 @@ def take_turn() -> Iterator[None]:
         if listener is not None:
             listener("", 0.0)
     try:
+        check_stopped(_IS_STOPPED.get())  # while it waited
         yield
     finally:
         queue.release()

@@ -16,6 +16,7 @@ from modules import scripts
 
 from lib_controlnet.detect.downloadable import find_order
 from lib_controlnet.detect.preprocess import DetectionCache, networks, run_preprocessor
+from lib_controlnet.detect.stopping import IsStopped, StoppedRuns
 from lib_controlnet.engine.residency import Residency
 from lib_controlnet.enums import BaseModel, LastUsed, Storage
 from lib_controlnet.errors import ControlNetError, HostError, ModelNotFoundError
@@ -80,6 +81,7 @@ class Runtime:
         self._batch: weakref.ref[object] | None = None
         count = self.host.flag("controlnet_preprocessor_cache_size")
         known = (count,) if isinstance(count, int) else ()
+        self.stopped_previews = StoppedRuns()
         self.detections, self.decoded = DetectionCache(*known), DecodedFiles(*known)
         self._checked: Bounded[tuple, None] = Bounded(MAX_CHECKED)
         self.downloads = Downloads(
@@ -279,9 +281,11 @@ class Runtime:
         with ExitStack() as stack:
             yield _WaitingCache(self.detections, lambda: stack.enter_context(turn))
 
-    def report_to(self, listener: annotators.Listener | None) -> AbstractContextManager[None]:
+    def report_to(
+        self, listener: annotators.Listener | None, is_stopped: IsStopped = bool
+    ) -> AbstractContextManager[None]:
         """What preprocessors in here wait for is told to somebody else than the host's bar."""
-        return annotators.report_to(listener)
+        return annotators.report_to(listener, is_stopped)
 
     def batch_source(self, p: Any = None) -> BatchSource:
         """Where the units of a generation may have several pictures from; None: the panel's."""

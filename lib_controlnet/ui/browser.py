@@ -6,10 +6,10 @@ What they do stands in `javascript/controlnet_events.js`; here are only the call
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from lib_controlnet.ui.gradios import SCRIPT
+from lib_controlnet.ui.gradios import SCRIPT, on_any
 
 
 def page_function(name: str, *arguments: Any) -> str:
@@ -22,13 +22,17 @@ def page_function(name: str, *arguments: Any) -> str:
     return f"controlnetPanel.{name}({', '.join(map(json.dumps, arguments))})"
 
 
-def in_page(trigger: Callable, script: str, inputs: list[Any], outputs: list[Any]) -> None:
+def in_page(
+    trigger: Callable | Sequence[Callable], script: str, inputs: list[Any], outputs: list[Any]
+) -> None:
     """Answer an event in the page.
 
     Args:
-        trigger: the event of a widget, such as `button.click`.
+        trigger: the event of a widget, such as `button.click`, or several that mean the same.
         script: what `page_function` returned.
         inputs: widgets whose values it takes.
         outputs: widgets that it writes.
     """
-    trigger(fn=None, **{SCRIPT: script}, inputs=inputs, outputs=outputs, show_progress=False)
+    triggers = [trigger] if callable(trigger) else trigger
+    settings = {SCRIPT: script, "show_progress": "hidden"}
+    on_any(triggers, fn=None, inputs=inputs, outputs=outputs, **settings)

@@ -81,9 +81,8 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
     masked = [detector.title for detector in listing.detectors() if detector.uses_mask]
     drawn = page_function("noteDrawing", widgets.name, masked, InputMode.SIMPLE.value)
     deciding = [widgets.module, widgets.independent, widgets.input_mode]
-    changes = [widget.change for widget in deciding]
-    for trigger in (*widgets.sketch.changed, *changes):
-        in_page(trigger, drawn, deciding, [widgets.drawing_note])
+    triggers = [*widgets.sketch.changed, *(widget.change for widget in deciding)]
+    in_page(triggers, drawn, deciding, [widgets.drawing_note])
 
 
 def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:

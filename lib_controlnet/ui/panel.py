@@ -7,7 +7,7 @@ panel inside whatever Blocks is open: the host builds throw-away copies for its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,9 +27,11 @@ from lib_controlnet.ui.choices import (
     slider_updates,
 )
 from lib_controlnet.ui.events import connect
+from lib_controlnet.ui.gradios import shorten_examples
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.messages import notice
 from lib_controlnet.ui.presets import connect_presets
+from lib_controlnet.ui.preview import connect_stop
 from lib_controlnet.ui.unit_value import UnitValue, tell_fields
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import build_unit, value_fields
@@ -56,7 +58,7 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
     prefix = f"{tab}_controlnet"
     count = runtime.unit_count()
     with (
-        gr.Group(elem_id=prefix),
+        gr.Group(elem_id=prefix) as panel,
         gr.Accordion(f"ControlNet v{__version__}", open=False, elem_id="controlnet"),
     ):
         if count == 1:
@@ -78,7 +80,16 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         writes = [_writes(unit) for unit in units]
         connect_apply(values, writes, prefix, runtime)
         connect_presets(values, writes, _value_of, prefix, runtime)
-        return values
+        connect_stop(prefix, runtime)
+    shorten_examples(_blocks_in(panel))
+    return values
+
+
+def _blocks_in(block: Any) -> Iterator[Any]:
+    """A block and all that was built in it."""
+    yield block
+    for child in getattr(block, "children", ()):
+        yield from _blocks_in(child)
 
 
 def _batch_options(prefix: str) -> dict[str, gr.components.Component]:

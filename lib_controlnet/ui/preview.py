@@ -11,12 +11,14 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 
-from lib_controlnet.detect import listing
+from lib_controlnet.detect import listing, preprocess
+from lib_controlnet.detect.stopping import IsStopped, check_stopped, stoppable
 from lib_controlnet.errors import ControlNetError, ImageError
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.pictures.maps import Size
@@ -56,15 +58,15 @@ def connect_preview(
     """
     in_page(
         widgets.allow_preview.input,
-        page_function("togglePreview"),
+        page_function("togglePreview", widgets.name),
         [widgets.allow_preview, widgets.preview],
         [widgets.preview_group, widgets.preview],
     )
     parts = [widgets.preview, widgets.preview_group, widgets.allow_preview, widgets.status]
-    in_page(widgets.close_preview.click, page_function("closePreview"), [], parts)
+    in_page(widgets.close_preview.click, page_function("closePreview", widgets.name), [], parts)
     # The frame is opened first, because the progress of the run is shown in it.
     opened = [widgets.preview, widgets.preview_group, widgets.status, widgets.answer]
-    in_page(widgets.run.click, page_function("openPreview"), [], opened)
+    in_page(widgets.run.click, page_function("openPreview", widgets.name), [], opened)
     inputs = [value, widgets.edition, widgets.target]
     script = page_function("askPreview", widgets.name, tab)
     if host_tab is not None:
@@ -94,7 +96,9 @@ def _runner(runtime: Any, host_tab: HostTab | None) -> Callable[..., list[Any]]:
         shown = None if host_tab is None else values
         has_canvases = host_tab is not None and host_tab.has_canvases
         request = target_request(target, shown, background, has_canvases)
-        return [gr.update(), {**on_run(unit, request, runtime, report), "edition": edition}]
+        number = (target or {}).get("run")
+        made = on_run(unit, request, runtime, report, lambda: number in runtime.stopped_previews)
+        return [gr.update(), {**made, "edition": edition}]
 
     def run(
         unit: ControlNetUnit,
@@ -145,8 +149,33 @@ def _seed(text: Any) -> int:
         return 0
 
 
+def connect_stop(prefix: str, runtime: Any) -> None:
+    """A button that the page presses to stop a preview of a panel, whose number it has noted on it.
+
+    Args:
+        prefix: the panel's element id.
+        runtime: the extension's services.
+    """
+    name = f"{prefix}_stop_preview"
+    number, button = gr.Number(0, visible=False), gr.Button(visible=False, elem_id=name)
+    for widget in (number, button):
+        widget.do_not_save_to_config = True
+    button.click(
+        fn=lambda asked: runtime.stopped_previews.stop(int(asked)),
+        **{SCRIPT: page_function("stopPreview", name)},
+        inputs=[number],
+        outputs=[],
+        show_progress=False,
+        queue=False,
+    )
+
+
 def on_run(
-    unit: ControlNetUnit, request: GenerationRequest, runtime: Any, report: Report | None = None
+    unit: ControlNetUnit,
+    request: GenerationRequest,
+    runtime: Any,
+    report: Report | None = None,
+    is_stopped: IsStopped = bool,
 ) -> dict[str, str | None]:
     """Run a unit's preprocessor on its picture.
 
@@ -155,24 +184,36 @@ def on_run(
         request: what would be generated.
         runtime: the extension's services.
         report: is told about downloads of its files: a line, and how much is there, 0 to 1.
+        is_stopped: whether the user wants no more of it.
 
     Returns:
         `picture`: data URL of the map, None without one; `said`: HTML for the status line, "" for
         nothing to say; `pose`: HTML of the link to the pose, "" without one.
     """
     try:
-        with runtime.report_to(report):
+        with runtime.report_to(report, is_stopped), _end_when_stopped(unit.module, is_stopped):
             found = detect(unit, request, runtime)
+        check_stopped(is_stopped)
     except ControlNetError as error:
-        return {"picture": None, "said": as_html(cut(error)), "pose": ""}
+        return _no_map(word("preview_stopped") if is_stopped() else cut(error))
     except Exception as error:  # boundary: a broken preprocessor must not leave the page waiting
         log.exception("preview with %s failed", unit.module)
         sentence = Fault(word("preview_failed", preprocessor=unit.module))
         sentence.detail = f"{type(error).__name__}: {error}"
-        return {"picture": None, "said": as_html(sentence), "pose": ""}
+        return _no_map(sentence)
     missing = model_notice(unit, runtime)
     said = as_html(cut(missing, Misfit)) if missing else ""
     return {"picture": as_data_url(found.display), "said": said, "pose": pose_link(found.pose)}
+
+
+def _no_map(sentence: str) -> dict[str, str | None]:
+    return {"picture": None, "said": as_html(sentence), "pose": ""}
+
+
+def _end_when_stopped(module: str, is_stopped: IsStopped) -> AbstractContextManager[None]:
+    """What ends a preprocessor's network once it is stopped; nothing for one without."""
+    detector = preprocess.find(module)
+    return nullcontext() if detector is None or not detector.files else stoppable(is_stopped)
 
 
 def pose_link(pose: dict[str, Any] | None) -> str:

@@ -126,8 +126,8 @@ def connect_region(widgets: UnitWidgets, tab: str) -> None:
         [],
         [widgets.region_sketch.picture, widgets.effective_region_mask, widgets.region_status],
     )
-    for trigger in widgets.region_sketch.drawn:
-        in_page(trigger, page_function("closeOnceDrawn", widgets.name), [], [widgets.region_status])
+    if drawn := widgets.region_sketch.drawn:
+        in_page(drawn, page_function("closeOnceDrawn", widgets.name), [], [widgets.region_status])
     # gradio 4 reports what is written into a radio as if the user had chosen it.
     hide = page_function("hideByHand", widgets.region.elem_id)
     hide = page_function("show", False) if HAS_DRAWING else hide

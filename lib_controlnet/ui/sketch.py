@@ -126,8 +126,7 @@ def build_value(sketch: Sketch) -> Component:
         return sketch.picture
     value, parts = SketchValue(value=None), [sketch.picture, sketch.drawing]
     value.texts = parts
-    for part in parts:
-        in_page(part.change, page_function("joinDrawing"), parts, [value])
+    in_page([part.change for part in parts], page_function("joinDrawing"), parts, [value])
     return value
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import gradio as gr
 
+from lib_controlnet.detect import listing
 from lib_controlnet.enums import ActingRegion
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.ui.batch import read_input
@@ -38,6 +39,8 @@ PREVIEW_DEPENDS_ON: Final = (
     *("independent", "input_mode", "batch_images", "merge_images"),
 )
 """Values whose change makes a shown preview out of date."""
+PREVIEW_FOLLOWS: Final = (*SLIDERS, "pixel_perfect")
+"""Those of them that the preview of a quick preprocessor follows."""
 
 
 class UnitValue(PageValue):
@@ -68,14 +71,13 @@ class UnitValue(PageValue):
                 when a value changes that they depend on.
         """
         self.widgets = dict(widgets)
-        outputs = [self, *preview]
-        for widget in widgets.values():
-            is_slider = isinstance(widget, gr.Slider)
-            triggers = {widget.change: page_function("collect", name, not is_slider)}
-            if is_slider:
-                triggers[widget.release] = page_function("collect", name, True)
-            for trigger, script in triggers.items():
-                in_page(trigger, script, list(widgets.values()), outputs)
+        inputs, outputs = [*widgets.values()], [self, *preview]
+        sliders = [widget for widget in inputs if isinstance(widget, gr.Slider)]
+        others = [widget.change for widget in inputs if widget not in sliders]
+        triggers = [*others, *(slider.release for slider in sliders)]
+        in_page(triggers, page_function("collect", name, True), inputs, outputs)
+        dragged = [slider.change for slider in sliders]
+        in_page(dragged, page_function("collect", name, False), inputs, outputs)
 
     def preprocess(self, x: Any) -> Any:
         """Build the unit.
@@ -96,13 +98,20 @@ class UnitValue(PageValue):
 
 
 def tell_fields(units: Sequence[UnitValue], name: str) -> None:
-    """Tell the page, once for all units, what it collects, what previews depend on, and its texts.
+    """Tell the page, once for all units, what it collects and knows of previews, and its texts.
 
     Args:
         units: of one panel; all have the same fields.
         name: the panel's element id.
     """
-    told = {"names": [*units[0].widgets], "previewed": PREVIEW_DEPENDS_ON, "words": dict(PAGE)}
+    told = {
+        "names": [*units[0].widgets],
+        "previewed": PREVIEW_DEPENDS_ON,
+        "followed": PREVIEW_FOLLOWS,
+        "quick": listing.quick_modules(),
+        "sizes": listing.module_sizes(),
+        "words": dict(PAGE),
+    }
     gr.HTML(html.escape(json.dumps(told), quote=False), visible=False, elem_id=f"{name}_fields")
 
 

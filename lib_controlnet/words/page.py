@@ -28,6 +28,16 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "preview_late": (
         "The settings were changed while the preview was made, so it is not shown: run it again."
     ),
+    "preview_stopped": "The preview was stopped.",
+    "stop": "Stop",
+    "stop_why": "Stop this preview",
+    "at_work": "{preprocessor} is at work: {seconds} s",
+    "at_work_size": "{preprocessor} ({size}) is at work: {seconds} s",
+    "stopping": "Stopping.",
+    "ending": (
+        "It ends with the picture that it is working on, or with what it waits for. Its map will "
+        "not be shown."
+    ),
     "no_picture": (
         "This file is no picture that can be shown here, so it was not taken: use PNG, JPEG or "
         "WebP."
@@ -114,6 +124,14 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "compare_few": (
         "There is nothing to compare yet: a picture, a map (run the preprocessor) or a result; two "
         "of them are needed."
+    ),
+    # The row under the header.
+    "add_control": "Add a control",
+    "add_why": "{kind}: in the next free unit, which is switched on",
+    "drop_pictures": "Drop pictures here: one for each free unit.",
+    "all_in_use": "All units are in use: choose the control type in one of them.",
+    "pictures_left": (
+        "{taken} of {given} pictures were taken: there is no free unit for the others."
     ),
     # The timeline.
     "first_pass": "First pass",

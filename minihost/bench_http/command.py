@@ -70,7 +70,7 @@ def add_options(reader: argparse.ArgumentParser) -> None:
 
 def check_alone(reader: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options of one kind of measurement that were given to the other."""
-    local = ("width", "latent", "part", "preprocessors", "device")
+    local = ("width", "latent", "part", "preprocessors", "device", "page")
     here = {"rounds", "load", *local}
     for name, value in vars(options).items():
         if value == reader.get_default(name) or name == "webui_url":

@@ -437,7 +437,7 @@ def test_preview_goes_with_its_settings_and_leaves_no_frame(panel: Any, tmp_path
     choose_canny(page)
     page.click(RUN)
     page.wait_for_selector(picture)
-    set_number(page, f"{UNIT}_controlnet_threshold_A_slider", 60)
+    upload(page, save_shapes(tmp_path / "other.png", (128, 64)))
     page.wait_for_selector(FRAME, state="hidden")
     assert page.is_checked(allowed)
     # The settings change while the answer is under way.

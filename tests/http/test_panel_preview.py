@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ RUN = f"{UNIT}_controlnet_trigger_preprocessor"
 PREVIEW = f"{UNIT}_generated_image img"
 TABS = "#mode_img2img > .tab-nav > button"
 INPAINT, INPAINT_SKETCH, INPAINT_UPLOAD, BATCH = 2, 3, 4, 5
+SETTLING = 1000
+"""Milliseconds until the host keeps the bare picture of a canvas."""
 
 
 @pytest.fixture(scope="module")
@@ -154,22 +157,55 @@ def test_preview_closes_in_another_tab_with_the_same_picture(panel: Any, picture
     page.wait_for_selector(PREVIEW, state="detached")
 
 
-def test_preview_of_only_masked_shows_the_crop(panel: Any, picture: Path) -> None:
+def scribble(page: Any, widget: str, picture: Path) -> None:
+    """Put a picture on a canvas and draw a line across its middle."""
+    put_on_canvas(page, widget, picture)
+    page.wait_for_timeout(SETTLING)
+    draw(page, f"#{widget}", (0.2, 0.2), (0.25, 0.4))
+
+
+def put_with_mask(page: Any, picture: Path) -> None:
+    mask = np.zeros((128, 128), np.uint8)
+    mask[32:80, 40:100] = 255
+    Image.fromarray(mask).save(picture.with_name("mask.png"))
+    put(page, "img_inpaint_base", picture)
+    put(page, "img_inpaint_mask", picture.with_name("mask.png"))
+
+
+SHOWN_IN: dict[str, tuple[int, Callable[[Any, Path], None], bool]] = {
+    "img2img": (0, lambda page, picture: put(page, "img2img_image", picture), False),
+    "sketch": (1, lambda page, picture: scribble(page, "img2img_sketch", picture), False),
+    "inpaint": (INPAINT, lambda page, picture: scribble(page, "img2maskimg", picture), False),
+    "inpaint, only masked": (INPAINT, lambda _page, _picture: None, True),
+    "inpaint sketch": (
+        INPAINT_SKETCH,
+        lambda page, picture: scribble(page, "inpaint_sketch", picture),
+        False,
+    ),
+    "inpaint sketch, only masked": (INPAINT_SKETCH, lambda _page, _picture: None, True),
+    "inpaint upload": (INPAINT_UPLOAD, put_with_mask, False),
+    "inpaint upload, only masked": (INPAINT_UPLOAD, lambda _page, _picture: None, True),
+}
+"""Number of a tab, what puts a picture into it, and whether its "Only masked" is on."""
+
+
+def test_preview_in_every_tab_is_the_map_that_generate_uses(panel: Any, picture: Path) -> None:
     page = panel
-    open_tab(page, INPAINT)
-    put_on_canvas(page, "img2maskimg", picture)
-    draw(page, "#img2maskimg", (0.2, 0.2), (0.25, 0.4))
     choose_canny(page, UNIT)
-    whole = run(page)
-    set_number(page, "#img2img_inpaint_full_res_padding", 0)
-    page.locator("#img2img_inpaint_full_res label").nth(1).click()
-    page.uncheck(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
-    page.wait_for_selector(PREVIEW, state="detached")
-    page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
-    crop = run(page)
-    assert crop.shape == (128, 128, 3)
-    assert (crop != whole).any()
-    assert (used_map(page) == crop).all()
+    found: dict[str, np.ndarray] = {}
+    for name, (number, fill, only_masked) in SHOWN_IN.items():
+        open_tab(page, number)
+        fill(page, picture)
+        if number >= INPAINT:
+            set_number(page, "#img2img_inpaint_full_res_padding", 0)
+            page.locator("#img2img_inpaint_full_res label").nth(int(only_masked)).click()
+        if page.is_visible(PREVIEW):  # nothing in the page tells of an inpaint setting
+            page.click(".cnet-close-preview:visible")
+        page.wait_for_selector(PREVIEW, state="detached")
+        found[name] = run(page)
+        assert (used_map(page) == found[name]).all(), name
+    for name in ("inpaint", "inpaint sketch", "inpaint upload"):
+        assert (found[name] != found[f"{name}, only masked"]).any(), name
 
 
 def test_preview_shows_the_mask_of_the_inpaint_tabs(
@@ -198,7 +234,7 @@ def test_preview_of_inpaint_sketch_masks_the_strokes(panel: Any, picture: Path) 
     choose_type(page, "Inpaint", UNIT)
     wait_for_value(page, "preprocessor_dropdown", "inpaint", UNIT)
     put_on_canvas(page, "inpaint_sketch", picture)
-    page.wait_for_timeout(1000)  # the host keeps the bare picture once its canvas has settled
+    page.wait_for_timeout(SETTLING)
     draw(page, "#inpaint_sketch", (0.1, 0.9), (0.9, 0.9))
     run(page)
     alpha = shown_alpha(page)
