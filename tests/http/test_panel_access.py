@@ -11,12 +11,18 @@ from panel_page import (
     UNIT,
     choose,
     choose_canny,
+    choose_preprocessor,
     choose_type,
     draw,
     open_panel,
     save_shapes,
+    set_number,
     upload,
 )
+
+from lib_controlnet.enums import ResizeMode
+from lib_controlnet.pictures.maps import Size, pixel_perfect_resolution
+from lib_controlnet.words import WORDS
 
 pytestmark = pytest.mark.browser
 
@@ -105,3 +111,66 @@ def test_everything_is_reached_and_pressed_by_key(page: Any) -> None:
     wanted = ("enable_checkbox", "type_filter_radio", "preprocessor_dropdown", "model_dropdown")
     wanted += ("control_weight_slider", "control_mode_radio", "region_radio", "refresh_models")
     assert {f"{UNIT[1:]}_controlnet_{name}" for name in wanted} <= reached
+
+
+TARGETS = [
+    ((256, 384), "Crop and Resize"),
+    ((256, 384), "Resize and Fill"),
+    ((600, 72), "Just Resize"),
+]
+"""Sizes that are asked for, and how the picture is brought to them."""
+
+
+def test_controls_say_what_they_are_for(page: Any, tmp_path: Path) -> None:
+    open_panel(page)
+    page.wait_for_timeout(SETTLED)
+    line = page.locator(".cnet-type-line >> visible=true")
+    assert line.inner_text() == WORDS["type_all"]
+    page.hover(f"{UNIT}_controlnet_type_filter_radio label:has(input[value=Depth])")
+    assert line.inner_text() == WORDS["type_depth"]
+    page.hover(f"{UNIT}_controlnet_control_weight_slider")
+    assert line.inner_text() == WORDS["type_all"]
+    choose_canny(page)
+    page.wait_for_timeout(SETTLED)
+    assert line.inner_text() == WORDS["type_canny"]
+    assert page.locator(f"{UNIT}_controlnet_type_filter_radio label svg").count() > 20
+    slider = page.locator(f"{UNIT}_controlnet_control_weight_slider input[type=number]")
+    assert slider.get_attribute("title") == WORDS["title_control_weight_slider"]
+    mark = page.locator(f"{UNIT}_controlnet_pixel_perfect_checkbox .cnet-pixel-size")
+    page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
+    upload(page, save_shapes(tmp_path / "shapes.png", (192, 128)))
+    for (width, height), mode in TARGETS:
+        set_number(page, "#txt2img_width", width)
+        set_number(page, "#txt2img_height", height)
+        choose(page, f"{UNIT}_controlnet_resize_mode_radio", mode)
+        page.wait_for_timeout(SETTLED)
+        target = Size(width, height)
+        wanted = pixel_perfect_resolution(Size(192, 128), target, ResizeMode.parse(mode))
+        assert mark.inner_text() == f"{wanted} px"
+    page.uncheck(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
+    mark.wait_for(state="detached")
+
+
+def test_a_message_has_the_colour_of_its_kind(page: Any) -> None:
+    open_panel(page)
+    notes = f"{UNIT}_controlnet_notes"
+    choose_type(page, "Depth")
+    choose_preprocessor(page, "depth_leres")
+    info = colour_of(page, notes, "downloads")
+    choose_preprocessor(page, "depth_hand_refiner")
+    error = colour_of(page, notes, "cannot run")
+    assert info == "rgb(37, 99, 235)"
+    assert error != info
+    status, run = f"{UNIT}_controlnet_status", f"{UNIT}_controlnet_trigger_preprocessor"
+    order = (
+        "([a, b]) => document.querySelector(a).compareDocumentPosition(document.querySelector(b))"
+    )
+    assert page.evaluate(order, [run, status]) == 4, "below the button"
+    assert page.evaluate(order, [status, f"{UNIT}_controlnet_control_weight_slider"]) == 4
+
+
+def colour_of(page: Any, line: str, text: str) -> str:
+    """The colour of a line of messages once it says something."""
+    page.wait_for_selector(f'{line}:has-text("{text}")', state="visible")
+    outer = f"{line}.cnet-status, .cnet-status:has({line})"
+    return page.eval_on_selector(outer, "(line) => getComputedStyle(line).borderLeftColor")
