@@ -138,7 +138,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     ours = webui / "extensions" / OURS
     ours.mkdir(parents=True)
     for part in PARTS:
-        shutil.copytree(ROOT / part, ours / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, ours / part)
     for file in FILES:
         shutil.copy(ROOT / file, ours / file)
     for name, (script, metadata) in NEIGHBOURS.items():
