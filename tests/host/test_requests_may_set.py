@@ -18,6 +18,8 @@ RESTRICTED = {
     "control_net_allowed_image_folder": "/",
     "controlnet_hub_mirror": "http://127.0.0.1:1",
     "controlnet_onnx_engine": "OpenCV",
+    "controlnet_presets_folder": "/etc",
+    "controlnet_last_used": "With pictures",
 }
 OUTSIDE = ("/etc/maps", "../../maps", "~/maps", "a/../../../../b", "maps\0", "'/etc'")
 NUMBERS = ("x", 2.5, 4.0, "3", True, None, [], {}, 0, 1000, -1)

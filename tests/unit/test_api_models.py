@@ -588,6 +588,10 @@ def test_openapi_names_of_every_route_and_schema(client: TestClient) -> None:
             ("list_published_models", "get", "published_models", "published_models"),
             ("start_download", "post", "downloads", "downloads"),
             ("stop_download", "post", "downloads/stop", "downloads_stop"),
+            ("list_presets", "get", "presets", "presets"),
+            ("get_preset", "get", "presets/{name}", "presets__name_"),
+            ("put_preset", "put", "presets/{name}", "presets__name_"),
+            ("delete_preset", "delete", "presets/{name}", "presets__name_"),
         )
     }
     assert found == wanted
