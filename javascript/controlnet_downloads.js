@@ -95,7 +95,7 @@
   function finish(item) {
     expected.delete(item.id);
     if (item.state !== "done") {
-      announce(item.message || word(STATES[item.state]));
+      announce(word("download_failed", { name: item.name })); // why, its row says
       return;
     }
     announce(word("download_done", { name: item.name }));
@@ -117,7 +117,7 @@
       learn(content);
     } catch (error) {
       refusals.set(key, error.message);
-      announce(error.message);
+      announce(word("download_failed", { name: key }));
       show();
     }
   }

@@ -171,8 +171,8 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "download_all_types": "All control types",
     "download_all_bases": "Other base models too",
     "download_none": "No published model is known for this choice.",
-    "download_count": "{count} published models.",
-    "download_count_type": "{count} published models for {kind}.",
+    "download_count": "Published models: {count}.",
+    "download_count_type": "Published models for {kind}: {count}.",
     "download_base": "Your checkpoint is {base}.",
     "download_present": "In your folder",
     "download_start": "Download",
@@ -192,6 +192,7 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "download_for_base": "for {base}",
     "download_other": "other uses",
     "download_done": "{name} is complete.",
+    "download_failed": "{name} was not downloaded.",
     "download_far": "{done} of {size}",
     "download_far_rate": "{done} of {size}, {rate} a second",
     # Presets.
