@@ -21,10 +21,18 @@ window.panelAccess = (() => {
       .map(([element, box]) => `small: ${show(element)} ${box.width} x ${box.height}`);
   }
 
+  /** Whether it is in a row that is moved sideways. */
+  function isScrolled(element) {
+    for (let outer = element.parentElement; outer; outer = outer.parentElement) {
+      if (["auto", "scroll"].includes(getComputedStyle(outer).overflowX) && outer.closest(".cnet-unit, dialog, [id$=_controlnet]")) return true;
+    }
+    return false;
+  }
+
   /** What lies outside the window, or has no room for what is in it. */
   function findCut(root) {
     const isCut = (element) => {
-      if (element.closest(DRAWN)) return false;
+      if (element.closest(DRAWN) || isScrolled(element)) return false;
       const box = element.getBoundingClientRect();
       if (box.width > 1 && (box.right > innerWidth + 1 || box.left < -1)) return true;
       const hides = getComputedStyle(element).overflowX === "hidden" && element.tagName !== "INPUT";

@@ -35,10 +35,17 @@ TARGET = 28
 """Pixels of whatever is pressed, each way."""
 
 
-def judge(page: Any, state: str) -> list[str]:
-    """What is wrong with the panel as it is shown."""
+DIALOGS = {
+    f".cnet-unit:has({UNIT}_input_image) .cnet-download-open": "dialog.cnet-downloads",
+    f".cnet-unit:has({UNIT}_input_image) .cnet-presets-open": "dialog.cnet-presets[open]",
+}
+"""What opens a dialog, and the dialog."""
+
+
+def judge(page: Any, state: str, root: str = PANEL) -> list[str]:
+    """What is wrong with the panel, or a dialog of it, as it is shown."""
     page.wait_for_timeout(SETTLED)
-    found = page.evaluate("([root, least]) => panelAccess(root, least)", [PANEL, TARGET])
+    found = page.evaluate("([root, least]) => panelAccess(root, least)", [root, TARGET])
     return [f"{state}: {one}" for one in found]
 
 
@@ -53,6 +60,12 @@ def test_nothing_is_nameless_faint_small_or_cut(
         page.add_script_tag(content=script.read_text(encoding="utf-8"))
     open_panel(page)
     found = judge(page, "open")
+    for opener, dialog in DIALOGS.items():
+        page.click(opener)
+        page.wait_for_selector(dialog)
+        found += judge(page, dialog, dialog)
+        page.keyboard.press("Escape")
+        page.wait_for_selector(dialog, state="hidden")
     page.check(f"{UNIT}_controlnet_enable_checkbox input")
     choose_type(page, "Revision")
     page.wait_for_selector(f"{UNIT}_controlnet_notes", state="visible")
