@@ -13,6 +13,8 @@
 
   const PERIOD = 100; // ms between two looks at a canvas
   const TRIES = 60;
+  /** Looks in which a drawing waits for the picture that it was drawn on; that may still be on its way. */
+  const GRACE = 20;
   /** Looks at which a canvas must be as it should, one after the other; gradio clears it late. */
   const CALM = 4;
   /** Cells of a side, and levels, by which drawings are told apart. */
@@ -119,6 +121,12 @@
     return canvas;
   }
 
+  /** Whether a canvas shows a picture of another size than a drawing's. */
+  function isOther(widget, drawing) {
+    const picture = find(`${widget} img`);
+    return picture?.naturalWidth !== drawing.naturalWidth || picture.naturalHeight !== drawing.naturalHeight;
+  }
+
   /** One look at a canvas, which is brought to show a drawing. Returns whether it did already. */
   function look(widget, drawing) {
     const layer = layerOf(widget);
@@ -159,6 +167,7 @@
     for (let tries = TRIES, calm = 0; tries && calm < CALM; tries -= 1) {
       await wait(PERIOD);
       if (laid.get(widget) !== turn) return;
+      if (drawing && tries > TRIES - GRACE && isOther(widget, drawing)) continue;
       calm = look(widget, drawing) ? calm + 1 : 0;
     }
     const element = find(widget);

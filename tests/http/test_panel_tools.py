@@ -153,12 +153,11 @@ def read(page: Any, tab: str = "txt2img") -> list[dict]:
             found.push(...units);
             return [];
           });
-          return found.map(({ pictures, values }) => ({
+          return found.map(({ pictures, values: { control_type, ...values } }) => ({
             ...values,
             image: pictures.image && { image: pictures.image, mask: pictures.drawing },
             effective_region_mask: pictures.mask,
             region_canvas: pictures.region && { image: pictures.region, mask: pictures.region },
-            control_type: undefined,
           }));
         }""",
         tab,
@@ -275,6 +274,8 @@ def test_maps_and_results_are_sent_used_and_compared(panel: Any, picture: Path) 
     group = f"{TOOLS.format(UNIT)} .cnet-generated-image-control-group"
     pick(page, f"{group} .cnet-send", "txt2img: unit 1")
     says(page, "The picture is in unit 1 of txt2img")
+    rows = page.locator('[id^="image_buttons_"]')
+    assert rows.count() == page.locator('[id^="image_buttons_"] > .cnet-send').count() > 1
     row = "#image_buttons_txt2img"
     pick(page, f"{row} .cnet-send", "txt2img: unit 2")
     page.wait_for_selector(f"{row} .cnet-send-said:has-text('unit 2 of txt2img')")
