@@ -259,6 +259,7 @@
         const place = { image: `#${name}_input_image`, mask: `#${name}_mask_image` };
         if (!pictures) continue;
         if ("image" in pictures) {
+          laid.delete(place.image); // what was being laid there belongs to what goes
           clearStrokes(place.image);
           const notes = unitOf(name).dataset;
           const value = pictureFor(place.image, pictures.image);
@@ -266,7 +267,10 @@
           else delete notes.canvas;
           written[2 * unit] = value && { __type__: "update", value };
         }
-        if ("region" in pictures) clearStrokes(`#${name}_region_canvas`);
+        if ("region" in pictures) {
+          laid.delete(`#${name}_region_canvas`);
+          clearStrokes(`#${name}_region_canvas`);
+        }
         if ("mask" in pictures) {
           const value = pictureFor(place.mask, pictures.mask);
           written[2 * unit + 1] = value && { __type__: "update", value };
