@@ -3,8 +3,9 @@
 // `controlnetPanel.edit(tab, change)` calls `change` with all units of a tab and writes what it
 // returns. A unit is { pictures: { image, drawing, mask, region }, values: { name: value } }; the
 // pictures are data URLs (or what gradio 4 has instead) or null. An edit is { unit: number,
-// pictures, values }: of pictures what is missing stays; without `values` nothing else changes,
-// and of `values` what is missing goes back to what a unit starts with.
+// pictures, values, shared }: of pictures what is missing stays; without `values` nothing else
+// changes, and of `values` what is missing goes back to what a unit starts with. With `shared`
+// the values that all units have in common are written, too.
 //
 // Pictures are written here, all else by the server (`lib_controlnet/ui/apply.py`). gradio has no
 // way to be given a drawing, so that is laid on the canvas when the picture has settled there.
@@ -20,7 +21,6 @@
   /** Cells of a side, and levels, by which drawings are told apart. */
   const [GRID, ALIKE] = [32, 64];
   const PATIENCE = 30000; // ms for the server's answer
-  const HOST_LAYER = "canvas[id^=drawingCanvas_]";
   const TABS = ["txt2img", "img2img"];
 
   const find = (selector, root) => (selector ? (root || document).querySelector(selector) : null);
@@ -56,12 +56,6 @@
     return image;
   }
 
-  /** A data URL as the value of a widget: gradio 4 keeps files, but not in a canvas of the host's. */
-  function pictureFor(widget, picture) {
-    const keepsFiles = parseInt(window.gradio_config?.version) >= 4 && !find(`${widget} ${HOST_LAYER}`);
-    return typeof picture === "string" && keepsFiles ? { url: picture, orig_name: "picture" } : picture;
-  }
-
   /** The element ids of a panel's units. */
   const namesOf = (panel, count) =>
     count === 1 ? [`${panel}_ControlNet`] : Array.from({ length: count }, (_, i) => `${panel}_ControlNet-${i}`);
@@ -86,7 +80,7 @@
 
   // Canvases.
 
-  const layerOf = (widget) => find(`${widget} :is(canvas[key=mask], ${HOST_LAYER})`);
+  const layerOf = (widget) => window.controlnetPanel.findLayer(widget);
   const isSeen = (element) => element.offsetParent !== null;
 
   /** Take the strokes off a canvas of gradio's, which keeps them where the next picture has the same size. */
@@ -153,7 +147,7 @@
   }
 
   /**
-   * Lay a drawing on a canvas once its picture has settled.
+   * Lay a drawing on a canvas once its picture has settled. Returns whether it is there, or no longer asked for.
    *
    * gradio lays a canvas out anew when it is first seen, and whenever it is seen again if its
    * picture came while it was not; so that is done once more then.
@@ -164,14 +158,16 @@
     laid.set(widget, turn);
     const loaded = url ? await load(url).catch(() => null) : null;
     const drawing = loaded && hasPixels(loaded) ? loaded : null;
-    for (let tries = TRIES, calm = 0; tries && calm < CALM; tries -= 1) {
+    let calm = 0;
+    for (let tries = TRIES; tries && calm < CALM; tries -= 1) {
       await wait(PERIOD);
-      if (laid.get(widget) !== turn) return;
+      if (laid.get(widget) !== turn) return true;
       if (drawing && tries > TRIES - GRACE && isOther(widget, drawing)) continue;
       calm = look(widget, drawing) ? calm + 1 : 0;
     }
     const element = find(widget);
-    if (!find(`${widget} canvas[key=mask]`) || isSeen(element)) return;
+    const isThere = url && !loaded ? false : calm > 0 || !drawing;
+    if (!find(`${widget} canvas[key=mask]`) || isSeen(element)) return isThere;
     const source = find(`${widget} img`)?.src;
     whenSeen(element, () => {
       const picture = find(`${widget} img`);
@@ -179,19 +175,20 @@
       picture.dispatchEvent(new Event("load"));
       lay(widget, url);
     });
+    return isThere;
   }
 
-  /** Write what cannot be an output of an event: drawings, and the tab above the picture. */
+  /** Write what cannot be an output of an event: drawings, and the tab above the picture. Returns whether all is there. */
   async function settle(name, { pictures, values }) {
     const mode = ["simple", "batch", "merge"].indexOf(values?.input_mode);
     if (mode >= 0) unitOf(name).querySelectorAll(".cnet-input-tabs > .tab-nav > button")[mode]?.click();
-    const input = `#${name}_input_image`;
-    if (pictures?.image) await lay(input, pictures.drawing);
-    if (!pictures || !("region" in pictures)) return;
-    if (pictures.region) {
-      find(".cnet-region-backdrop", unitOf(name))?.click();
-      await lay(`#${name}_region_canvas`, pictures.region);
-    }
+    const done = [];
+    if (pictures?.image) done.push(await lay(`#${name}_input_image`, pictures.drawing));
+    const region = `#${name}_region_canvas`;
+    if (pictures?.region) find(".cnet-region-backdrop", unitOf(name))?.click();
+    const layer = pictures && "region" in pictures && layerOf(region);
+    if (pictures?.region || (layer && hasPixels(layer))) done.push(await lay(region, pictures.region));
+    return done.every(Boolean);
   }
 
   // Edits, one after the other in each panel.
@@ -219,14 +216,15 @@
       const name = turn.names[edit.unit];
       if (edit.values) find(".cnet-offer-models", unitOf(name))?.click();
     }
-    await Promise.all(edits.map((edit) => settle(turn.names[edit.unit], edit)));
+    const settled = await Promise.all(edits.map((edit) => settle(turn.names[edit.unit], edit)));
+    return settled.every(Boolean) ? [] : [window.controlnetWord("edit_no_drawing")];
   }
 
   /**
    * Change units of a tab.
    *
    * `change` gets all of them, and returns a list of edits; an empty one if it only reads. Returns
-   * a promise that is kept when all is written.
+   * a promise of sentences on what could not be written, kept when all else is.
    */
   function edit(tab, change) {
     const panel = `${tab}_controlnet`;
@@ -253,6 +251,7 @@
         turn.asked.reject(error);
       }
       turn.asked.resolve(turn.edits);
+      const { pictureFor } = window.controlnetPanel;
       const written = Array(2 * count).fill(kept);
       for (const { unit, pictures } of turn.edits) {
         const name = turn.names[unit];
@@ -282,7 +281,7 @@
   /** Nothing -> what the server is to write. */
   const askEdit = (panel) => async () => {
     const edits = await present[panel].asked.done.catch(() => []);
-    const asked = edits.filter(({ values }) => values).map(({ unit, values }) => ({ unit, values }));
+    const asked = edits.filter(({ values }) => values).map(({ pictures: _, ...rest }) => rest);
     return asked.length ? [asked] : never();
   };
 

@@ -78,7 +78,8 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
   /** A data URL as the value of a widget: gradio 4 keeps files, but not in a canvas of the host's. */
   function pictureFor(widget, url) {
     const keepsFiles = parseInt(window.gradio_config?.version) >= 4 && !find(`${widget} ${HOST_LAYER}`);
-    return keepsFiles && url ? { url, orig_name: "picture" } : url; // a path would be looked for
+    const isFile = keepsFiles && url && typeof url === "string";
+    return isFile ? { url, orig_name: "picture" } : url; // a path would be looked for
   }
 
   /** Whether a value is a name that only the host's own canvas and its server make a picture of. */

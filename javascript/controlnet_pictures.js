@@ -84,8 +84,8 @@
       if (isEmpty) throw new Error(word("mirror_nothing"));
       const [image, drawing] = await Promise.all([mirrored(now.image), mirrored(now.drawing)]);
       const pictures = { image, drawing, isCanvas: now.isCanvas };
-      await window.controlnetPanel.edit(tab, () => [{ unit: index, pictures }]);
-      tools().sayInUnit(unit, "");
+      const lost = await window.controlnetPanel.edit(tab, () => [{ unit: index, pictures }]);
+      tools().sayInUnit(unit, lost.join(" "), lost.length > 0);
     } catch (error) {
       tools().sayInUnit(unit, error.message, true);
     }

@@ -1,19 +1,14 @@
 // Presets of units: a dialog that is built when it is first opened, and what it asks the server.
 //
-// A classic script; it adds three entries to `controlnetPanel` (javascript/controlnet_events.js),
-// which the events of `lib_controlnet/ui/presets.py` call. What a preset says stands here as texts
-// alone, never as HTML.
+// A classic script; it adds two entries to `controlnetPanel` (javascript/controlnet_events.js),
+// which the events of `lib_controlnet/ui/presets.py` call. What a preset says is written by
+// `controlnetPanel.edit`; here it stands as texts alone, never as HTML.
 (() => {
   "use strict";
 
   const TABS = ["txt2img", "img2img"];
   const MOST_MEGABYTES = 200;
   const SURE = ["cnet-presets-row", "cnet-presets-sure"].join(" ");
-  const POLLING = 50; // ms
-  const PATIENCE = 8000; // ms
-  /** Milliseconds in which a canvas of the host's own has taken a picture that was written for it. */
-  const SETTLING = 1000;
-  const kept = { __type__: "update" };
 
   const word = (name, values) => window.controlnetWord(name, values);
   const countUnits = (count) => word(count === 1 ? "badge_one" : "badge", { count });
@@ -26,15 +21,6 @@
     element.append(...inside);
     return element;
   };
-  const wait = (time) => new Promise((next) => setTimeout(next, time));
-  async function until(check) {
-    for (let time = 0; time < PATIENCE; time += POLLING) {
-      const found = check();
-      if (found) return found;
-      await wait(POLLING);
-    }
-    return null;
-  }
 
   // ---- what the events call ----
 
@@ -48,135 +34,15 @@
     return [asked, ...(asked?.do === "save" ? units : units.map(() => null))];
   };
 
-  /**
-   * An answer -> pictures of the units: for each its picture and its mask file.
-   *
-   * The server has emptied both, so that a canvas begins anew. `drawings` tells where drawings are
-   * values of their own.
-   */
-  const takePresets = (prefix, names, drawings) => (answer) => {
-    const button = carrier(prefix);
-    const isFresh = Boolean(answer) && answer.serial === button.asked?.serial;
-    button.answered = isFresh ? answer : null;
-    button.taken = button.asked?.serial;
-    const pictures = new Map((button.answered?.pictures || []).map((one) => [one.unit, one]));
-    const { pictureFor } = window.controlnetPanel;
-    const work = [...pictures].map(([unit, one]) => choosePictures(names[unit], one));
-    if (!drawings) {
-      work.push(putInDrawings(prefix, names, pictures));
-      Promise.allSettled(work).then(() => button.dispatchEvent(new Event("answered")));
-    }
-    return names.flatMap((name, index) => {
-      const { image, region } = pictures.get(index) || {};
-      return [
-        image ? pictureFor(`#${name}_input_image`, image) : kept,
-        region ? pictureFor(`#${name}_mask_image`, region) : kept,
-      ];
-    });
+  /** An answer, for who asked; null if it is an older one. */
+  const takePresets = (prefix) => (answer) => {
+    const { asked } = carrier(prefix);
+    const isFresh = Boolean(answer) && answer.serial === asked?.serial;
+    carrier(prefix).dispatchEvent(new CustomEvent("answered", { detail: isFresh ? answer : null }));
+    return [];
   };
 
-  /**
-   * Nothing -> the drawings of the units, once the host's canvases show what they lie on.
-   *
-   * It follows the same answer as `takePresets`: nothing follows what the page alone answers.
-   */
-  const takeDrawings = (prefix, names) => async () => {
-    const button = carrier(prefix);
-    await until(() => button.taken === button.asked?.serial);
-    const pictures = (button.answered?.pictures || []).filter((one) => one.drawing);
-    for (const one of pictures) await findCanvas(names[one.unit], one.drawing);
-    if (pictures.length) await wait(SETTLING);
-    button.dispatchEvent(new Event("answered"));
-    return names.map((_name, index) => pictures.find((one) => one.unit === index)?.drawing ?? kept);
-  };
-
-  async function load(url) {
-    const image = new Image();
-    image.src = url;
-    await image.decode();
-    return image;
-  }
-
-  /** The layer that is drawn on, once it has the size of a drawing; null if it never has. */
-  async function findCanvas(name, drawing) {
-    const { naturalWidth: width, naturalHeight: height } = await load(drawing);
-    return until(() => {
-      const layer = window.controlnetPanel.findLayer(`#${name}_input_image`);
-      return layer?.width === width && layer?.height === height && layer;
-    });
-  }
-
-  /**
-   * Draw on gradio 3's canvases, which take no drawing as a value.
-   *
-   * gradio reads the layer when it is told that the picture has loaded. It forgets what is on the
-   * layer when a canvas that was hidden is first shown; then it is drawn again.
-   */
-  async function putInDrawings(prefix, names, pictures) {
-    const missed = [];
-    await wait(POLLING); // the pictures are written
-    for (const [unit, one] of pictures) {
-      if (!one.drawing) continue;
-      const layer = await findCanvas(names[unit], one.drawing);
-      if (layer) await drawAndWatch(names[unit], layer, await load(one.drawing));
-      else missed.push(unit);
-    }
-    if (missed.length) dialogs.get(prefix)?.say(word("presets_no_drawing"), true);
-  }
-
-  async function drawAndWatch(name, layer, drawing) {
-    const picture = find(`#${name}_input_image img`);
-    const isEmpty = () => {
-      const pixels = layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data;
-      return !pixels.some((value) => value);
-    };
-    const draw = () => {
-      if (!layer.isConnected || layer.width !== drawing.naturalWidth || !isEmpty()) return;
-      layer.getContext("2d").drawImage(drawing, 0, 0);
-      picture.dispatchEvent(new Event("load"));
-    };
-    // gradio clears a new canvas within some frames, whenever that is on a busy machine.
-    for (let time = 0; time < 6; time += 1) {
-      draw();
-      await wait(2 * POLLING);
-    }
-    if (layer.offsetParent !== null) return;
-    const watcher = new IntersectionObserver(async (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      watcher.disconnect();
-      await wait(6 * POLLING);
-      draw();
-    });
-    watcher.observe(layer);
-  }
-
-  /** Open the tab that a unit's pictures are in, and give it its several pictures. */
-  async function choosePictures(name, one) {
-    const unit = find(`#${name}_input_image`).closest(".cnet-unit");
-    const group = find(".cnet-input-tabs", unit);
-    const button = group.querySelectorAll(":scope > .tab-nav > button")[one.tab];
-    if (button && !button.classList.contains("selected")) button.click();
-    find(`#${name}_merge_clear`)?.click();
-    if (!one.several.length) return;
-    await wait(2 * POLLING);
-    const files = new DataTransfer();
-    for (const [index, url] of one.several.filter(Boolean).entries()) {
-      const data = await (await fetch(url)).blob();
-      files.items.add(new File([data], `picture-${index}.png`, { type: "image/png" }));
-    }
-    const upload = find(`#${name}_merge_upload`);
-    const near = [upload.previousElementSibling, find("input[type=file]", upload), find("input[type=file]", upload.parentElement)];
-    const input = near.find((one) => one?.type === "file");
-    input.files = files.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-    const gallery = find(`#${name}_merge_gallery`);
-    await until(() => gallery.querySelectorAll("img").length >= files.files.length);
-    // An upload switches the unit on.
-    const box = find(".cnet-unit-enabled input", unit);
-    if (!one.isEnabled && (await until(() => box.checked))) box.click();
-  }
-
-  window.controlnetPanel = Object.assign(window.controlnetPanel || {}, { askPresets, takePresets, takeDrawings });
+  window.controlnetPanel = Object.assign(window.controlnetPanel || {}, { askPresets, takePresets });
 
   // ---- the dialog ----
 
@@ -192,7 +58,7 @@
         new Promise((next) => {
           serial += 1;
           button.asked = { ...question, serial };
-          button.addEventListener("answered", () => next(button.answered), { once: true });
+          button.addEventListener("answered", ({ detail }) => next(detail), { once: true });
           button.click();
         }),
     );
@@ -263,24 +129,29 @@
       this.status.classList.toggle("cnet-fault", Boolean(isFault));
     }
 
-    /** Ask, show the list that comes with every answer, and say what came of it. */
+    /** Ask, show the list that comes with every answer, and say what comes of it. */
     async send(question, success) {
       this.say(word("presets_working"));
       this.box.setAttribute("aria-busy", "true");
       const answer = await ask(this.prefix, question);
+      if (answer) await this.show(answer, success);
+      else this.say(word("presets_lost"), true);
       this.box.removeAttribute("aria-busy");
-      if (!answer) {
-        this.say(word("presets_lost"), true);
-        return null;
-      }
+      return answer;
+    }
+
+    async show(answer, success) {
       Object.assign(this, { presets: answer.presets, lastUsed: answer.lastUsed });
       this.old.hidden = !answer.old.length;
       this.old.textContent = word("presets_import_old", { count: answer.old.length });
       this.old.title = answer.old.join(", ");
       this.draw();
-      if (answer.fault) this.say(answer.fault, true);
-      else this.say([success(answer), ...(answer.notes || [])].filter(Boolean).join(" "));
-      return answer;
+      try {
+        if (answer.fault) throw new Error(answer.fault);
+        this.say([await success(answer), ...(answer.notes || [])].filter(Boolean).join(" "));
+      } catch (error) {
+        this.say(error.message, true);
+      }
     }
 
     draw() {
@@ -347,7 +218,19 @@
     }
 
     load(name) {
-      return this.send({ do: "load", name, unit: this.unit }, () => word("presets_loaded", { name }));
+      return this.send({ do: "load", name, unit: this.unit }, async ({ edits, off }) => {
+        const lost = await this.write(edits, off);
+        return [word("presets_loaded", { name }), ...lost].join(" ");
+      });
+    }
+
+    /** Write units; of their values what is missing stays. Returns sentences on what could not be written. */
+    write(edits, off) {
+      const { edit, unitTools } = window.controlnetPanel;
+      const tab = TABS.find((name) => this.prefix.startsWith(name));
+      for (const unit of off) unitTools.setEnabled(unitTools.unitsOf(tab)[unit], false);
+      const complete = (units) => (one) => ({ ...one, values: { ...units[one.unit].values, ...one.values } });
+      return edit(tab, (units) => edits.map(complete(units)));
     }
 
     async remove(name, place) {

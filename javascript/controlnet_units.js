@@ -153,8 +153,9 @@
     const elements = unitsOf(tab);
     const notes = elements.map(notesOf);
     let before = [];
+    let lost;
     try {
-      await window.controlnetPanel.edit(tab, (units) => {
+      lost = await window.controlnetPanel.edit(tab, (units) => {
         const edits = plan(units);
         before = edits.map(({ unit: number }) => ({ unit: number, ...units[number] }));
         return edits;
@@ -169,7 +170,7 @@
       sayInUnit(unit, word("tools_undone"));
       schedule();
     });
-    sayInUnit(unit, text, false, undo);
+    sayInUnit(unit, [text, ...lost].join(" "), lost.length > 0, undo);
     schedule();
   }
 

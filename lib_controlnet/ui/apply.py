@@ -39,6 +39,8 @@ Writes = Mapping[Component, Made]
 
 CONTROL_TYPE: Final = "control_type"
 """Value of a unit beside its fields: the chosen control type, under which the lists are offered."""
+MASK_LOST: Final = "mask_lost"
+"""Value of a unit beside its fields: whether it acts in a mask of its own that nobody has."""
 PICTURES: Final = ("image", DRAWING, "effective_region_mask", REGION_CANVAS, REGION_DRAWING)
 """Values that the page writes by itself."""
 
@@ -58,7 +60,8 @@ class _Target:
 
     @property
     def outputs(self) -> list[Component]:
-        beside = [self.widgets.merge_gallery, self.widgets.picture_note]
+        own = self.widgets
+        beside = [own.merge_gallery, own.region_status, own.picture_note]
         return [*self.writes, *self.plain.values(), *beside]
 
 
@@ -80,6 +83,8 @@ def connect_apply(
     asked = gr.JSON(visible=False)
     for widget in (button, asked):
         widget.do_not_save_to_config = True
+    shared = {name: values[0].widgets[name] for name in FIELDS if name in values[0].widgets}
+    shared = {name: w for name, w in shared.items() if not hasattr(targets[0].widgets, name)}
     types = [target.widgets.control_type for target in targets]
     pictures = [
         picture
@@ -89,10 +94,10 @@ def connect_apply(
     read = page_function("readUnits", name, len(targets))
     in_page(button.click, read, [*values, *types], pictures)
     done = button.click(
-        fn=partial(write_units, targets=targets, runtime=runtime),
+        fn=partial(write_units, targets=targets, shared=shared, runtime=runtime),
         **{SCRIPT: page_function("askEdit", name)},
         inputs=[asked],
-        outputs=[output for target in targets for output in target.outputs],
+        outputs=[*shared.values(), *(output for one in targets for output in one.outputs)],
         show_progress=False,
         queue=False,
     )
@@ -109,20 +114,29 @@ def _target(widgets: UnitWidgets, writes: Writes) -> _Target:
     return _Target(widgets, kept, plain)
 
 
-def write_units(asked: Any, targets: Sequence[_Target], runtime: Any) -> list[Any]:
+def write_units(
+    asked: Any, targets: Sequence[_Target], shared: Mapping[str, Component], runtime: Any
+) -> list[Any]:
     """Updates that write what the page asks for; units that it does not name stay as they are.
 
     Args:
         asked: a list of objects: the number of a `unit`, and its `values` by name, as widgets hold
-            them. What is missing goes back to what the unit starts with.
+            them. What is missing goes back to what the unit starts with. With `shared` the values
+            that all units have in common are written, too.
         targets: the units.
+        shared: name of a value that all units have in common -> its widget.
         runtime: the extension's services.
     """
     entries = (
         [entry for entry in asked if isinstance(entry, dict)] if isinstance(asked, list) else []
     )
     found = {str(entry.get("unit")): entry.get("values") for entry in entries}
-    updates: list[Any] = []
+    common = next((entry.get("values") for entry in entries if entry.get("shared")), None)
+    updates: list[Any] = [gr.update() for _ in shared]
+    if isinstance(common, dict):
+        starting = {name: widget.value for name, widget in shared.items()}
+        typed = _read_values(starting, common)[0]
+        updates = [_as_update(_as_raw(typed[name])) for name in shared]
     for number, target in enumerate(targets):
         values = found.get(str(number))
         if isinstance(values, dict):
@@ -137,10 +151,15 @@ def _fill(target: _Target, values: Mapping[str, Any], runtime: Any) -> list[Any]
     starting = {name: widget.value for name, widget in value_fields(target.widgets).items()}
     typed, faults = _read_values(starting, values)
     made = [make(typed, runtime) for make in target.writes.values()]
-    plain = [typed[name] for name in target.plain]
+    made += [_as_raw(typed[name]) for name in target.plain]
     files = [path for path in read_paths(typed[MERGE_IMAGES]) if upload(path)]
-    made += [str(value) if isinstance(value, str) else value for value in plain]  # of a choice
-    return [*map(_as_update, made), _as_update(files), notice(*faults)]
+    lost = [word("preset_mask_not_kept")] if values.get(MASK_LOST) is True else []
+    return [*map(_as_update, made), _as_update(files), notice(*lost), notice(*faults)]
+
+
+def _as_raw(value: Any) -> Any:
+    """A choice as its widget holds it, all else as it is."""
+    return str(value) if isinstance(value, str) else value
 
 
 def _as_update(value: Any) -> Any:

@@ -139,7 +139,7 @@ def add_uploads(
             refused.append(str(error))
     paths = [*read_paths(present), *added]
     said = notice(*refused)
-    return paths, json.dumps(paths), said, gr.update(value=True) if added else gr.update()
+    return paths, write_paths(paths), said, gr.update(value=True) if added else gr.update()
 
 
 def read_paths(text: Any) -> list[str]:
@@ -150,6 +150,11 @@ def read_paths(text: Any) -> list[str]:
         TypeError: it is no list.
     """
     return [str(path) for path in json.loads(text)] if isinstance(text, str) and text else []
+
+
+def write_paths(paths: Sequence[str | Path]) -> str:
+    """The value of `MERGE_IMAGES` that names some files."""
+    return json.dumps([str(path) for path in paths])
 
 
 def add_control_box(hidden: bool, elem_id: str | None) -> None:

@@ -77,9 +77,8 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         host_tab = HostTab.find() if is_img2img else None
         values = [_value(unit, shared, tab, runtime, host_tab) for unit in units]
         tell_fields(values, prefix)
-        writes = [_writes(unit) for unit in units]
-        connect_apply(values, writes, prefix, runtime)
-        connect_presets(values, writes, _value_of, prefix, runtime)
+        connect_apply(values, [_writes(unit) for unit in units], prefix, runtime)
+        connect_presets(values, prefix, runtime)
         connect_stop(prefix, runtime)
     shorten_examples(_blocks_in(panel))
     return values
@@ -197,10 +196,10 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
         module = pasted.get("module", NO_MODULE)
         return gr.update(value=str(value), visible=listing.has_control_mode(module))
     if name in SLIDERS:
-        updates = slider_updates(
-            pasted.get("module", NO_MODULE), pasted.get("pixel_perfect", False)
-        )
-        return dict(updates[name], value=value) if updates[name]["visible"] else updates[name]
+        module, pixel_perfect = pasted.get("module", NO_MODULE), pasted.get("pixel_perfect", False)
+        update = slider_updates(module, pixel_perfect)[name]
+        has_slider = listing.sliders(module)[SLIDERS.index(name)] is not None
+        return dict(update, value=value) if has_slider and value != field.default else update
     if name == "advanced_weighting":
         if isinstance(value, LayerCurve):
             return str(value)

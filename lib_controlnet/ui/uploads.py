@@ -5,6 +5,7 @@ gradio's file components copy whatever path a request calls an upload, and load 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -20,8 +21,19 @@ from lib_controlnet.words import word
 
 def upload(path: str | Path) -> Path | None:
     """The file that a path names, if it lies in the folder that gradio keeps uploads in."""
-    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
-    return open_file(Path(path), [folder])
+    return open_file(Path(path), [_folder()])
+
+
+def keep_upload(data: bytes, name: str) -> Path:
+    """Put a file among the uploads, as if the page had sent it; its folder is that of its bytes."""
+    path = _folder() / hashlib.sha256(data).hexdigest() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 
 def only_uploads(component: Component) -> None:

@@ -79,6 +79,7 @@ SCRIPTS: Final[Mapping[str, str]] = {
         "The WebUI did not answer, so the unit's settings were not changed; its console may tell "
         "why."
     ),
+    "edit_no_drawing": "What was drawn on a picture could not be put back in: draw it again.",
     # Ways in which a picture comes into a unit.
     "webcam": "Take a picture with the camera",
     "webcam_view": "The camera's picture",
@@ -227,7 +228,6 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "presets_renamed": "Renamed to {name}.",
     "presets_imported": "Imported: {names}.",
     "presets_imported_none": "Nothing was imported.",
-    "presets_no_drawing": ("What was drawn on a picture could not be put back in: draw it again."),
     "presets_too_much": "The files have more than {limit} MB together: choose fewer.",
     "presets_picture_one": "{count} picture",
     "presets_picture_count": "{count} pictures",

@@ -91,14 +91,14 @@ def test_values_are_written_with_what_depends_on_them(runtime: FakeRuntime) -> N
     assert value["controlnet_control_weight_slider"] == 0.65
     slider = found[f"{unit}controlnet_threshold_A_slider"]
     assert (slider["label"], slider["value"], slider["visible"]) == ("Low Threshold", 64, True)
-    assert found[f"{unit}controlnet_threshold_B_slider"]["value"] == -1
+    assert value["controlnet_threshold_B_slider"] == 200, "its own start, where none is asked for"
     assert value["controlnet_control_mode_radio"] == VALUES["control_mode"]
     assert value["controlnet_region_radio"] == "Own mask"
     assert value["controlnet_region_feather_slider"] == 12
     assert value["controlnet_hr_option_radio"] == "Low res only"
     assert value["controlnet_advanced_weighting_textbox"] == "1 0.5"
     assert (value["input_mode"], value["batch_image_dir"]) == ("batch", "/pictures")
-    assert f"{unit}controlnet_region_status" not in found, "its mask comes along"
+    assert value["controlnet_region_status"] == "", "its mask comes along"
     assert value["controlnet_picture_note"] == ""
     pictures = ("input_image", "mask_image", "region_canvas")
     assert not {f"{unit}{name}" for name in pictures} & found.keys(), "the page writes those"

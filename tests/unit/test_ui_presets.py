@@ -13,41 +13,46 @@ from panels import CANNY, FakeRuntime, build, data_url
 
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.interop.unit import ControlNetUnit
+from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.presets.store import Presets
 from lib_controlnet.ui.presets import answer_page
 from lib_controlnet.ui.unit_value import build_unit
 
 
 @pytest.fixture
-def runtime(tmp_path: Path) -> FakeRuntime:
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     (tmp_path / "control_demo_canny.safetensors").write_bytes(b"x")
     presets = Presets(lambda: tmp_path / "presets", lambda: [tmp_path / "old"])
     return FakeRuntime(Catalog([tmp_path]), presets=presets)
 
 
 class Panel:
-    """A built panel and the event of its presets."""
+    """A built panel, the event of its presets, and that by which the page writes units."""
 
     def __init__(self, runtime: FakeRuntime, tab: str = "txt2img") -> None:
         self.demo, self.units = build(runtime, tab)
-        name = f"{tab}_controlnet_presets"
+        self._answer, outputs = self._find(f"{tab}_controlnet_presets")
+        assert len(outputs) == 1
+        self._write, self._outputs = self._find(f"{tab}_controlnet_apply")
+
+    def _find(self, name: str) -> tuple[Any, list[Any]]:
+        """What the server does when a button is pressed, and the widgets that it writes."""
         (button,) = (b for b in self.demo.blocks.values() if b.elem_id == name)
-        (event,) = (
-            fn
+        ((fn, dependency),) = (
+            (fn, dependency)
             for fn, dependency in zip(self.demo.fns, self.demo.dependencies, strict=True)
             if any(target == button._id for target, *_ in _targets(dependency))
             and fn.fn is not None
         )
-        self._answer = event.fn
-        dependency = self.demo.dependencies[self.demo.fns.index(event)]
-        self._outputs = [self.demo.blocks[number] for number in dependency["outputs"]]
+        return fn.fn, [self.demo.blocks[number] for number in dependency["outputs"]]
 
     def ask(self, *values: Any, **question: Any) -> tuple[dict, dict[int, Any]]:
         """The answer, and what is written, by the id of the widget; nothing where all stays."""
         units = [*values, *(ControlNetUnit() for _ in self.units[len(values) :])]
-        said, *updates = self._answer({"serial": 1, **question}, *units)
-        assert len(updates) == len(self._outputs) - 1
-        pairs = zip(self._outputs[1:], updates, strict=True)
+        said = self._answer({"serial": 1, **question}, *units)
+        updates = self._write(json.loads(json.dumps(said.get("edits", []))))
+        pairs = zip(self._outputs, updates, strict=True)
         return said, {w._id: u for w, u in pairs if set(u) - {"__type__"}}
 
 
@@ -101,6 +106,9 @@ def test_all_units_come_back_and_the_others_are_switched_off(runtime: FakeRuntim
     assert "its unit 0 was taken" in said["notes"][0]
     assert written[panel.units[2].unit_widgets.module._id]["value"] == "canny"
     assert panel.units[0].widgets["style_align"]._id not in written
+    document = {"scope": "all", "units": [{"module": "canny"}]}
+    runtime.presets.add("one", json.dumps(document).encode(), {})
+    assert panel.ask(do="load", name="one", unit=None)[0]["off"] == [1, 2]
 
 
 def test_pictures_drawing_and_region_come_back_as_they_were(runtime: FakeRuntime) -> None:
@@ -115,25 +123,49 @@ def test_pictures_drawing_and_region_come_back_as_they_were(runtime: FakeRuntime
     unit = build_unit({**raw, "independent": True})
     panel.ask(unit, do="save", name="p", unit=0, pictures=True)
     said, written = panel.ask(do="load", name="p", unit=0)
-    (put_in,) = said["pictures"]
+    (edit,) = said["edits"]
+    put_in = edit["pictures"]
     again = build_unit(
         {
             **raw,
             "image": {"image": put_in["image"], "mask": put_in["drawing"]},
-            "effective_region_mask": put_in["region"],
+            "effective_region_mask": put_in["mask"],
         }
     )
     assert again == unit
     own = panel.units[0].unit_widgets
-    assert written[own.independent._id]["value"] is True
+    assert edit["values"]["independent"] is True
     assert written[own.region._id]["value"] == "Own mask"
     assert written[own.region_status._id]["visible"] is False
     panel.ask(unit, do="save", name="q", unit=0, pictures=False)
     said, written = panel.ask(do="load", name="q", unit=0)
-    assert said["pictures"] == []
     assert own.image._id not in written
-    assert own.independent._id not in written
+    (edit,) = said["edits"]
+    assert not {"pictures", "independent", "merge_images"} & {*edit, *edit["values"]}, "as they are"
     assert "was not kept" in written[own.region_status._id]["value"]
+
+
+def test_several_pictures_come_back_as_uploads(runtime: FakeRuntime) -> None:
+    panel = Panel(runtime)
+    arrays = [np.full((8, 8, 3), value, np.uint8) for value in (9, 90)]
+    unit = ControlNetUnit(module="canny", input_mode="merge", batch_images=arrays)
+    panel.ask(unit, do="save", name="p", unit=0, pictures=True)
+    said, written = panel.ask(do="load", name="p", unit=0)
+    own = panel.units[0].unit_widgets
+    shown = written[own.merge_gallery._id]["value"]
+    assert [decode_image(Path(path).read_bytes(), "it").max() for path in shown] == [9, 90]
+    assert written[own.merge_images._id]["value"] == json.dumps([str(path) for path in shown])
+    assert written[own.input_mode._id]["value"] == "merge"
+    assert written[own.batch_images._id]["value"] == ""
+
+
+def test_a_resolution_behind_pixel_perfect_is_kept(runtime: FakeRuntime) -> None:
+    panel = Panel(runtime)
+    unit = ControlNetUnit(module="canny", pixel_perfect=True, processor_res=640)
+    panel.ask(unit, do="save", name="p", unit=0)
+    _said, written = panel.ask(do="load", name="p", unit=0)
+    slider = written[panel.units[0].unit_widgets.processor_res._id]
+    assert (slider["value"], slider["visible"]) == (640, False)
 
 
 def test_what_the_panel_does_not_show_is_said(runtime: FakeRuntime) -> None:
@@ -151,7 +183,7 @@ def test_the_dialog_is_told_what_went_wrong(runtime: FakeRuntime, tmp_path: Path
     shown: list[str] = []
 
     def ask(**question: Any) -> dict:
-        return answer_page(question, [ControlNetUnit()] * 3, shown, runtime.presets)[0]
+        return answer_page(question, [ControlNetUnit()] * 3, shown, runtime.presets)
 
     assert ask(do="save", name="a", unit=0)["presets"]
     taken = ask(do="save", name="A", unit=0)
