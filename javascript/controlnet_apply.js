@@ -83,15 +83,6 @@
   const layerOf = (widget) => window.controlnetPanel.findLayer(widget);
   const isSeen = (element) => element.offsetParent !== null;
 
-  /** Take the strokes off a canvas of gradio's, which keeps them where the next picture has the same size. */
-  function clearStrokes(widget) {
-    const layer = find(`${widget} canvas[key=mask]`);
-    if (!layer || !hasPixels(layer)) return;
-    const button = find(`${widget} button[aria-label="Clear"]`);
-    if (button) button.click();
-    layer.getContext("2d").clearRect(0, 0, layer.width, layer.height);
-  }
-
   /** Call `then` as soon as an element is seen. */
   function whenSeen(element, then) {
     const observer = new ResizeObserver(() => {
@@ -115,6 +106,22 @@
     return canvas;
   }
 
+  /** Have a canvas of the host's show a drawing, or none. */
+  function writeDrawing(widget, drawing, width, height) {
+    const text = textOfDrawing(widget);
+    text.value = drawn(drawing, width, height).toDataURL("image/png");
+    text.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
+  /** Take the strokes off a canvas at once; gradio keeps them where the next picture has the same size. */
+  function clearStrokes(widget) {
+    const layer = layerOf(widget);
+    if (!layer || !hasPixels(layer)) return;
+    if (layer.matches("[key]")) find(`${widget} button[aria-label="Clear"]`)?.click();
+    else writeDrawing(widget, null, layer.width, layer.height);
+    layer.getContext("2d").clearRect(0, 0, layer.width, layer.height);
+  }
+
   /** Whether a canvas shows a picture of another size than a drawing's. */
   function isOther(widget, drawing) {
     const picture = find(`${widget} img`);
@@ -131,9 +138,7 @@
     if (!layer.matches("[key]")) {
       if (!fits) return false;
       if (shows(layer, drawing)) return true;
-      const text = textOfDrawing(widget);
-      text.value = drawn(drawing, width, height).toDataURL("image/png");
-      text.dispatchEvent(new Event("input", { bubbles: true }));
+      writeDrawing(widget, drawing, width, height);
       return false;
     }
     if (!fits && isSeen(layer)) return false; // javascript/controlnet_canvas.js sees to it
@@ -184,10 +189,10 @@
     if (mode >= 0) unitOf(name).querySelectorAll(".cnet-input-tabs > .tab-nav > button")[mode]?.click();
     const done = [];
     if (pictures?.image) done.push(await lay(`#${name}_input_image`, pictures.drawing));
-    const region = `#${name}_region_canvas`;
-    if (pictures?.region) find(".cnet-region-backdrop", unitOf(name))?.click();
-    const layer = pictures && "region" in pictures && layerOf(region);
-    if (pictures?.region || (layer && hasPixels(layer))) done.push(await lay(region, pictures.region));
+    if (pictures?.region) {
+      find(".cnet-region-backdrop", unitOf(name))?.click();
+      done.push(await lay(`#${name}_region_canvas`, pictures.region));
+    }
     return done.every(Boolean);
   }
 

@@ -254,6 +254,10 @@ def test_a_copied_unit_has_picture_and_drawing(panel: Any, site: Any, picture: P
     cleared, second = site.generate(panel)[:2]
     assert (cleared.image, cleared.module, cleared.enabled) == (None, "none", False)
     assert mask_of(second).any()
+    choose(panel, f"{UNIT}_controlnet_region_radio", "Own mask")
+    panel.wait_for_timeout(SETTLED)
+    region = site.generate(panel)[0].effective_region_mask
+    assert region is None or not region.any(), "nor is anything drawn on its region"
 
 
 def test_the_list_of_downloads_opens_and_chooses(panel: Any) -> None:
