@@ -7,9 +7,7 @@
   "use strict";
 
   const PANELS = ["txt2img", "img2img"].map((tab) => `#${tab}_controlnet`);
-  const word = (name, values) => window.controlnetWord(name, values);
-  const findAll = (selector, root) => Array.from(root.querySelectorAll(selector));
-  const isShown = (element) => element.offsetParent !== null;
+  const { findAll, follow, isShown, noteChange, whenReady, word } = window.controlnetPage;
 
   function set(element, name, value) {
     if (element.getAttribute(name) !== value) element.setAttribute(name, value);
@@ -145,33 +143,24 @@
   }
 
   function update() {
-    for (const panel of PANELS.map((id) => document.querySelector(id)).filter(Boolean)) {
-      for (const header of findAll(".label-wrap", panel).filter(isShown)) nameHeader(header);
-      for (const tabs of findAll(`${PANELS.map((id) => `${id}_tabs`).join(", ")}`, panel)) nameTabs(tabs, word("name_units"));
-      for (const tabs of findAll(".cnet-input-tabs", panel).filter(isShown)) nameTabs(tabs, word("name_inputs"));
-      for (const group of findAll("fieldset.block", panel).filter(isShown)) nameGroup(group);
-      for (const box of findAll(".block:has(input[type=range])", panel).filter(isShown)) nameSlider(box);
-      for (const input of findAll(".gradio-dropdown input", panel).filter(isShown)) nameList(input);
-      for (const place of findAll(".cnet-unit .block .center:has(> input[type=file])", panel).filter(isShown)) nameUpload(place);
-      for (const canvas of findAll(".cnet-image canvas", panel).filter(isShown)) nameCanvas(canvas);
+    for (const panel of findAll(PANELS.join()).filter(isShown)) {
+      const closed = findAll(".cnet-unit", panel).filter((unit) => !isShown(unit));
+      const seen = (selector) => findAll(selector, panel).filter((one) => !closed.some((unit) => unit.contains(one)) && isShown(one));
+      seen(".label-wrap").forEach(nameHeader);
+      for (const tabs of findAll(PANELS.map((id) => `${id}_tabs`).join(), panel)) nameTabs(tabs, word("name_units"));
+      for (const tabs of seen(".cnet-input-tabs")) nameTabs(tabs, word("name_inputs"));
+      seen("fieldset.block").forEach(nameGroup);
+      for (const slider of seen("input[type=range]")) nameSlider(slider.closest(".block"));
+      seen(".gradio-dropdown input").forEach(nameList);
+      for (const input of findAll(".cnet-unit .block .center > input[type=file]", panel)) {
+        if (isShown(input.parentElement)) nameUpload(input.parentElement);
+      }
+      seen(".cnet-image canvas").forEach(nameCanvas);
     }
   }
 
-  let scheduled = false;
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(() => {
-      scheduled = false;
-      update();
-    });
-  }
-
-  if (typeof onUiLoaded === "function") {
-    onUiLoaded(() => {
-      for (const name of ["click", "keydown", "focusin", "controlnetchange"]) document.addEventListener(name, schedule, true);
-      schedule();
-    });
-    onUiUpdate((changes) => changes.some((change) => change.target.closest?.(PANELS.join())) && schedule());
-  }
+  whenReady(() => {
+    for (const name of ["keydown", "focusin"]) document.addEventListener(name, noteChange, true);
+  });
+  follow(update, { calmly: true });
 })();

@@ -5,12 +5,10 @@
 (() => {
   "use strict";
 
-  const word = (name, values) => window.controlnetWord(name, values);
+  const { find, findAll, word } = window.controlnetPage;
   const TITLES = { picture: "compare_picture", map: "compare_map", result: "compare_result" };
   const NAMES = Object.keys(TITLES);
 
-  const find = (selector, root) => (selector ? (root || document).querySelector(selector) : null);
-  const findAll = (selector, root) => Array.from((root || document).querySelectorAll(selector));
   const tools = () => window.controlnetPanel.unitTools;
 
   /** Addresses of what can be compared, by name. */

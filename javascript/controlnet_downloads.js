@@ -24,17 +24,13 @@
   /** The WebUI's own name for all control types. */
   const ALL = "All";
 
-  const word = (...asked) => window.controlnetWord(...asked);
-  const findAll = (selector) => Array.from(document.querySelectorAll(selector));
+  const { findAll, follow, set, word } = window.controlnetPage;
   const make = (tag, text, name) => {
     const made = document.createElement(tag);
     if (text) made.textContent = text;
     if (name) made.className = name;
     return made;
   };
-  function set(target, name, value) {
-    if (target[name] !== value) target[name] = value;
-  }
   const amount = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
   /** The answer of one of our routes; an error has the server's sentence. */
@@ -342,5 +338,5 @@
     for (const place of findAll(".cnet-fetch:empty")) fillFetch(place);
   }
 
-  if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(update);
+  follow(update, { calmly: true });
 })();

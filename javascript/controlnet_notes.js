@@ -5,9 +5,7 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
-  const word = (name, values) => window.controlnetWord(name, values);
-  const findAll = (selector, root) => Array.from((root || document).querySelectorAll(selector));
+  const { TABS, findAll, follow, isShown, nameOf, word } = window.controlnetPage;
 
   /** Strokes of the small pictures of control types, on a field of 24 by 24. */
   const PICTURES = {
@@ -87,7 +85,7 @@
 
   const introduced = new WeakSet();
   function updateTypes(group) {
-    if (!group || group.offsetParent === null) return;
+    if (!group || !isShown(group)) return;
     if (!introduced.has(group)) {
       introduced.add(group);
       introduce(group);
@@ -110,7 +108,7 @@
 
   const titled = new WeakSet();
   function updateTitles(root, prefix) {
-    if (titled.has(root) || root.offsetParent === null) return;
+    if (titled.has(root) || !isShown(root)) return;
     titled.add(root);
     titles ??= readTitles();
     for (const [suffix, title] of titles) setTitle(document.getElementById(`${prefix}_controlnet_${suffix}`), title);
@@ -119,31 +117,14 @@
   function update() {
     for (const tab of TABS) {
       const panel = document.getElementById(`${tab}_controlnet`);
-      if (!panel) continue;
+      if (!panel || !isShown(panel)) continue;
       updateTitles(panel, `${tab}_controlnet`);
       for (const unit of findAll(".cnet-unit", panel)) {
-        const name = unit.querySelector('[id$="_input_image"]').id.replace(/_input_image$/, "");
-        updateTitles(unit, name);
+        updateTitles(unit, nameOf(unit));
         updateTypes(unit.querySelector(".controlnet_control_type_filter_group"));
       }
     }
   }
 
-  let scheduled = false;
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(() => {
-      scheduled = false;
-      update();
-    });
-  }
-
-  if (typeof onUiLoaded === "function") {
-    onUiLoaded(() => {
-      for (const name of ["click", "change", "input", "controlnetchange"]) document.addEventListener(name, schedule, true);
-      schedule();
-    });
-    onAfterUiUpdate(schedule);
-  }
+  follow(update, { calmly: true });
 })();

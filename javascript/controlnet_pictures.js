@@ -5,13 +5,9 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
+  const { TABS, find, findAll, follow, isShown, word } = window.controlnetPage;
   const KINDS = /^image\/(png|jpeg|webp|bmp|gif)$/;
-  const word = (name, values) => window.controlnetWord(name, values);
 
-  const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
-  const find = (selector, root) => (selector ? (root || app()).querySelector(selector) : null);
-  const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
   const tools = () => window.controlnetPanel.unitTools;
   const pictureIn = (selector, root) => find(`${selector} img[src]:not([src=""])`, root);
 
@@ -284,17 +280,12 @@
   function update() {
     addSenders();
     for (const unit of findAll(".cnet-unit")) {
-      if (!unit.offsetParent) continue;
+      if (!isShown(unit)) continue;
       addPictureButtons(unit);
       addMapButtons(unit);
     }
   }
 
   document.addEventListener("drop", takeDrop, true);
-  if (typeof onAfterUiUpdate === "function") {
-    onUiLoaded(update);
-    onAfterUiUpdate(update);
-  } else {
-    document.addEventListener("click", () => setTimeout(update));
-  }
+  follow(update, { calmly: true });
 })();

@@ -6,11 +6,9 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
+  const { TABS, find, follow, isShown, part, word } = window.controlnetPage;
   const GRID = 8;
   const FILL = 2; // number of "Resize and Fill", here and in the host's own radio
-  const find = (selector, root) => (root || document).querySelector(selector);
-  const word = (name, values) => window.controlnetWord(name, values);
   const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
   const chosenIn = (radio) => Array.from(radio?.querySelectorAll("input") || []).findIndex((input) => input.checked);
 
@@ -30,7 +28,7 @@
     const picture = unit.dataset.picture && find(`${unit.dataset.picture} img[src]:not([src=""])`);
     if (!picture?.naturalWidth || panel.classList.contains("cnet-only-masked")) return 0; // a part is cut out
     const isOwn = picture.closest(".cnet-unit");
-    const mode = chosenIn(isOwn ? find('[id$="_controlnet_resize_mode_radio"]', unit) : find("#resize_mode"));
+    const mode = chosenIn(isOwn ? part(unit, "controlnet_resize_mode_radio") : find("#resize_mode"));
     const [width, height] = targetOf(tab, picture);
     const factors = [width / picture.naturalWidth, height / picture.naturalHeight];
     const factor = mode === FILL ? Math.min(...factors) : Math.max(...factors);
@@ -38,9 +36,9 @@
   }
 
   function show(tab, unit, panel) {
-    const label = find('[id$="_controlnet_pixel_perfect_checkbox"] label', unit);
+    const label = part(unit, "controlnet_pixel_perfect_checkbox", "label");
     if (!label) return;
-    const preprocessor = find('[id$="_controlnet_preprocessor_dropdown"] input', unit)?.value || "none";
+    const preprocessor = part(unit, "controlnet_preprocessor_dropdown", "input")?.value || "none";
     const isOn = find("input", label).checked && preprocessor.toLowerCase() !== "none";
     const size = isOn ? resolution(tab, unit, panel) : 0;
     let mark = find(".cnet-pixel-size", label);
@@ -63,25 +61,10 @@
     for (const tab of TABS) {
       const panel = find(`#${tab}_controlnet`);
       for (const unit of panel?.querySelectorAll(".cnet-unit") || []) {
-        if (unit.offsetParent !== null) show(tab, unit, panel);
+        if (isShown(unit)) show(tab, unit, panel);
       }
     }
   }
 
-  let scheduled = false;
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(() => {
-      scheduled = false;
-      update();
-    });
-  }
-
-  if (typeof onUiLoaded === "function") {
-    onUiLoaded(() => {
-      for (const name of ["input", "change", "click", "load", "controlnetchange"]) document.addEventListener(name, schedule, true);
-    });
-    onAfterUiUpdate(schedule);
-  }
+  follow(update, { calmly: true });
 })();

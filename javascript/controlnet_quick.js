@@ -6,14 +6,11 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
+  const { TABS, find, findAll, whenReady } = window.controlnetPage;
   const ALL = "All";
   const NOTHING = ["", "none"];
   const PERIOD = 50; // ms between two looks at what the page is about to show
   const LOOKS = 60;
-  const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
-  const find = (selector, root) => (root || app()).querySelector(selector);
-  const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
   const wait = (time) => new Promise((done) => setTimeout(done, time));
   const imageOf = (unit) => find('.cnet-input-image-group .cnet-image img[src]:not([src=""])', unit);
   const radiosOf = (unit) => findAll(".controlnet_control_type_filter_group input[type=radio]", unit);
@@ -114,6 +111,5 @@
     }
   }
 
-  if (typeof onUiLoaded === "function") onUiLoaded(build);
-  else document.addEventListener("DOMContentLoaded", build);
+  whenReady(build);
 })();

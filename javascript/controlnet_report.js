@@ -5,9 +5,8 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
+  const { TABS, follow, word } = window.controlnetPage;
   const KEY = "ControlNet report";
-  const word = (name, values) => window.controlnetWord(name, values);
 
   const amount = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.round(bytes / 1e6)} MB`);
   const make = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
@@ -79,5 +78,5 @@
     }
   }
 
-  if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(update);
+  follow(update, { calmly: true });
 })();

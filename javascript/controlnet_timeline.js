@@ -6,36 +6,33 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
+  const { TABS, find, findAll, follow, part, word } = window.controlnetPage;
   const MAX_WEIGHT = 2;
   const HIRES = "#txt2img_hr-checkbox input, #txt2img_enable_hr input, input#txt2img_hr-checkbox";
   const PASSES = ["first_pass", "hires_pass"];
   // In the order of the radio "Hires-Fix Option": the passes that a unit takes part in.
   const TAKES_PART = [[true, true], [true, false], [false, true]];
 
-  const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
-  const find = (selector, root) => (root || app()).querySelector(selector);
-  const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
-  const word = (name, values) => window.controlnetWord(name, values);
 
   function number(unit, suffix) {
-    return Number(find(`[id$="_controlnet_${suffix}_slider"] input[type=number]`, unit)?.value);
+    return Number(part(unit, `controlnet_${suffix}_slider`, "input[type=number]")?.value);
   }
 
   /** What a dropdown shows; "" for none, a model without its hash. */
   function chosen(unit, suffix) {
-    const text = find(`[id$="_controlnet_${suffix}_dropdown"] input`, unit)?.value || "";
+    const text = part(unit, `controlnet_${suffix}_dropdown`, "input")?.value || "";
     return text.toLowerCase() === "none" ? "" : text.replace(/ \[[0-9a-f]+\]$/, "");
   }
 
   /** What the timeline shows of one unit. */
   function describe(unit, index, hires) {
-    const option = findAll('[id$="_controlnet_hr_option_radio"] input', unit).findIndex((box) => box.checked);
+    const passes = part(unit, "controlnet_hr_option_radio");
+    const option = passes ? findAll("input", passes).findIndex((box) => box.checked) : 0;
     return {
       index,
       name: chosen(unit, "preprocessor") || chosen(unit, "model") || word("no_preprocessor"),
       weight: number(unit, "control_weight"),
-      perLayer: Boolean(find('[id$="_advanced_weighting_textbox"] :is(input, textarea)', unit)?.value.trim()),
+      perLayer: Boolean(part(unit, "controlnet_advanced_weighting_textbox", ":is(input, textarea)")?.value.trim()),
       start: number(unit, "start_control_step"),
       end: number(unit, "ending_control_step"),
       passes: hires ? TAKES_PART[Math.max(option, 0)] : [true],
@@ -135,27 +132,5 @@
     }
   }
 
-  // Changed values are no page mutations, hence the events; the frame lets gradio finish writing.
-  let scheduled = false;
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(() => {
-      scheduled = false;
-      update();
-    });
-  }
-
-  function start() {
-    for (const name of ["input", "change", "click", "controlnetchange"]) document.addEventListener(name, schedule, true);
-    schedule();
-  }
-
-  if (typeof onUiLoaded === "function") {
-    onUiLoaded(start);
-    onUiUpdate(schedule);
-    onAfterUiUpdate(schedule);
-  } else {
-    document.addEventListener("DOMContentLoaded", start);
-  }
+  follow(update);
 })();

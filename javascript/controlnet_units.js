@@ -7,13 +7,9 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
+  const { TABS, find, findAll, follow, noteChange, word } = window.controlnetPage;
   const THUMBNAIL = 40; // pixels; shown at half of it
-  const word = (name, values) => window.controlnetWord(name, values);
 
-  const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
-  const find = (selector, root) => (selector ? (root || app()).querySelector(selector) : null);
-  const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
 
   const unitsOf = (tab) => findAll(`#${tab}_controlnet .cnet-unit`);
   const buttonsOf = (tab) => findAll(`#${tab}_controlnet_tabs > div.tab-nav > button`);
@@ -168,10 +164,10 @@
       await window.controlnetPanel.edit(tab, () => before);
       for (const { unit: number } of before) writeNotes(elements[number], notes[number]);
       sayInUnit(unit, word("tools_undone"));
-      schedule();
+      noteChange();
     });
     sayInUnit(unit, [text, ...lost].join(" "), lost.length > 0, undo);
-    schedule();
+    noteChange();
   }
 
   function copy(unit, other) {
@@ -180,7 +176,7 @@
     const text = word("tools_copied", { unit: index, other });
     change(tab, (units) => [{ unit: other, ...units[index] }], unit, text).then(() => {
       writeNotes(unitsOf(tab)[other], notes);
-      schedule();
+      noteChange();
     });
   }
 
@@ -198,14 +194,14 @@
     writeNotes(other, notes[0]);
     writeNotes(unit, notes[1]);
     find(step < 0 ? ".cnet-tool-left" : ".cnet-tool-right", other)?.focus();
-    schedule();
+    noteChange();
   }
 
   function clear(unit) {
     const { tab, index } = placeOf(unit);
     change(tab, () => [{ unit: index, ...EMPTY }], unit, word("tools_cleared")).then(() => {
       writeNotes(unit, {});
-      schedule();
+      noteChange();
     });
   }
 
@@ -325,28 +321,7 @@
     }
   }
 
-  let scheduled = false;
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(() => {
-      scheduled = false;
-      update();
-    });
-  }
-
-  function start() {
-    for (const name of ["input", "change", "click", "load", "controlnetchange"]) document.addEventListener(name, schedule, true);
-    schedule();
-  }
-
-  if (typeof onUiLoaded === "function") {
-    onUiLoaded(start);
-    onUiUpdate(schedule);
-    onAfterUiUpdate(schedule);
-  } else {
-    document.addEventListener("DOMContentLoaded", start);
-  }
+  follow(update, { calmly: true });
 
   window.controlnetPanel = Object.assign(window.controlnetPanel || {}, {
     unitTools: { buildTools, makeButton, makeMenu, placeOf, sayInUnit, setEnabled, unitsOf },
