@@ -2,7 +2,7 @@
 // has changed.
 //
 // A classic script. Hosts load the scripts of an extension by the order of their names, this first.
-window.controlnetPage = (() => {
+window.controlnetPanel = { page: (() => {
   "use strict";
 
   const TABS = ["txt2img", "img2img"];
@@ -88,4 +88,4 @@ window.controlnetPage = (() => {
   if (typeof onUiUpdate === "function") onUiUpdate(noteChange);
 
   return { TABS, find, findAll, follow, isShown, nameOf, noteChange, part, set, whenReady, word };
-})();
+})() };

@@ -7,7 +7,7 @@
   "use strict";
 
   const PANELS = ["txt2img", "img2img"].map((tab) => `#${tab}_controlnet`);
-  const { findAll, follow, isShown, noteChange, whenReady, word } = window.controlnetPage;
+  const { findAll, follow, isShown, noteChange, whenReady, word } = window.controlnetPanel.page;
 
   function set(element, name, value) {
     if (element.getAttribute(name) !== value) element.setAttribute(name, value);

@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { find, findAll, word } = window.controlnetPage;
+  const { find, findAll, word } = window.controlnetPanel.page;
   const TITLES = { picture: "compare_picture", map: "compare_map", result: "compare_result" };
   const NAMES = Object.keys(TITLES);
 

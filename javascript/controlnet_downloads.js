@@ -24,7 +24,7 @@
   /** The WebUI's own name for all control types. */
   const ALL = "All";
 
-  const { findAll, follow, set, word } = window.controlnetPage;
+  const { findAll, follow, set, word } = window.controlnetPanel.page;
   const make = (tag, text, name) => {
     const made = document.createElement(tag);
     if (text) made.textContent = text;

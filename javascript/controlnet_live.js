@@ -12,7 +12,7 @@
   /** Milliseconds after which a run is said to be one. */
   const LONG = 600;
   const SECOND = 1000;
-  const { find } = window.controlnetPage;
+  const { find } = window.controlnetPanel.page;
   const unitOf = (name) => find(`#${name}_input_image`)?.closest(".cnet-unit");
   const nameOf = (unit) => find('[id$="_controlnet_enable_checkbox"]', unit).id.replace(/_controlnet_enable_checkbox$/, "");
   const moduleOf = (name) => find(`#${name}_controlnet_preprocessor_dropdown input`)?.value;

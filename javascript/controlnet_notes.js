@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { TABS, findAll, follow, isShown, nameOf, word } = window.controlnetPage;
+  const { TABS, findAll, follow, isShown, nameOf, word } = window.controlnetPanel.page;
 
   /** Strokes of the small pictures of control types, on a field of 24 by 24. */
   const PICTURES = {

@@ -7,7 +7,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, isShown, part, set, whenReady, word } = window.controlnetPage;
+  const { TABS, find, findAll, follow, isShown, part, set, whenReady, word } = window.controlnetPanel.page;
   const INPAINT_TABS = ["img2img_inpaint_tab", "img2img_inpaint_sketch_tab", "img2img_inpaint_upload_tab"];
   // What each tab of img2img generates from; the batch has no one picture.
   const IMG2IMG_PICTURES = ["#img2img_image", "#img2img_sketch", "#img2maskimg", "#inpaint_sketch", "#img_inpaint_base"];
@@ -221,7 +221,7 @@
   function markMisfits(unit) {
     const { why } = readOffer(unit);
     const list = modelList(unit);
-    for (const entry of list ? findAll("ul.options li", list) : []) {
+    for (const entry of list ? findAll("ul.options > li", list) : []) {
       const reason = window.controlnetWord.read(why[entry.getAttribute("aria-label")] || "");
       if ((entry.dataset.misfit || "") === reason) continue;
       if (reason) entry.dataset.misfit = reason;

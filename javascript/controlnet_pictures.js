@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, isShown, word } = window.controlnetPage;
+  const { TABS, find, findAll, follow, isShown, word } = window.controlnetPanel.page;
   const KINDS = /^image\/(png|jpeg|webp|bmp|gif)$/;
 
   const tools = () => window.controlnetPanel.unitTools;

@@ -6,7 +6,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, follow, isShown, part, word } = window.controlnetPage;
+  const { TABS, find, follow, isShown, part, word } = window.controlnetPanel.page;
   const GRID = 8;
   const FILL = 2; // number of "Resize and Fill", here and in the host's own radio
   const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);

@@ -6,7 +6,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, whenReady } = window.controlnetPage;
+  const { TABS, find, findAll, whenReady } = window.controlnetPanel.page;
   const ALL = "All";
   const NOTHING = ["", "none"];
   const PERIOD = 50; // ms between two looks at what the page is about to show

@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { TABS, follow, word } = window.controlnetPage;
+  const { TABS, follow, word } = window.controlnetPanel.page;
   const KEY = "ControlNet report";
 
   const amount = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.round(bytes / 1e6)} MB`);

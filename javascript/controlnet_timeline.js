@@ -6,7 +6,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, part, word } = window.controlnetPage;
+  const { TABS, find, findAll, follow, part, word } = window.controlnetPanel.page;
   const MAX_WEIGHT = 2;
   const HIRES = "#txt2img_hr-checkbox input, #txt2img_enable_hr input, input#txt2img_hr-checkbox";
   const PASSES = ["first_pass", "hires_pass"];

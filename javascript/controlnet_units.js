@@ -7,7 +7,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, noteChange, word } = window.controlnetPage;
+  const { TABS, find, findAll, follow, noteChange, word } = window.controlnetPanel.page;
   const THUMBNAIL = 40; // pixels; shown at half of it
 
 
@@ -321,7 +321,7 @@
     }
   }
 
-  follow(update, { calmly: true });
+  follow(update);
 
   window.controlnetPanel = Object.assign(window.controlnetPanel || {}, {
     unitTools: { buildTools, makeButton, makeMenu, placeOf, sayInUnit, setEnabled, unitsOf },

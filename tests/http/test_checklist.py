@@ -450,6 +450,14 @@ def test_row_22_generated_clients_find_their_names(webui: Any) -> None:
         *(f"{name}_controlnet_{name}_get" for name in lists),
         "detect_controlnet_detect_post",
         "render_openpose_json_controlnet_render_openpose_json_post",
+        "list_published_models_controlnet_published_models_get",
+        "downloads_controlnet_downloads_get",
+        "start_download_controlnet_downloads_post",
+        "stop_download_controlnet_downloads_stop_post",
+        "list_presets_controlnet_presets_get",
+        "get_preset_controlnet_presets__name__get",
+        "put_preset_controlnet_presets__name__put",
+        "delete_preset_controlnet_presets__name__delete",
     }
     names = {"Body_detect_controlnet_detect_post", "PoseData", "Person"}
     assert names <= set(schema["components"]["schemas"])
