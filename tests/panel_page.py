@@ -72,15 +72,28 @@ FIRST_VALUES = """() => {
     .map(({ type, props }) => ({ type, id: props.elem_id, value: props.value }));
 }"""
 """Notes the values of a fresh page: gradio writes later ones over those of its configuration."""
-START_OVER = """(tab) => {
+START_OVER = """([tab, round]) => {
   const differs = [];
   const differ = (place, is, set) => { if (!is) { differs.push(place.id); set(); } };
   const write = (box, value) => {
     box.value = value;
     box.dispatchEvent(new Event("input", { bubbles: true }));
   };
+  const press = (selector) => {
+    for (const button of document.querySelectorAll(selector)) {
+      if (button.checkVisibility()) differ(button, false, () => button.click());
+    }
+  };
+  const turn = (list) => { // a type, and in the next round the first one again, empties it
+    const types = list.closest(".cnet-unit")?.querySelectorAll("[id$=_type_filter_radio] input");
+    if (types) types[1].click();
+  };
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
+  const isOurs = (id) => id?.startsWith(`${tab}_controlnet_`)
+    || id === "script_list"
+    || (tab === "img2img" && /^img2img_(inpaint|mask)/.test(id));
   for (const { type, id, value } of window.firstValues) {
-    if (!id?.startsWith(`${tab}_controlnet_`) || value === null || value === undefined) continue;
+    if (!isOurs(id) || value === null || value === undefined) continue;
     const place = document.getElementById(id);
     const boxes = Array.from(place?.querySelectorAll("input, textarea") || []);
     if (!boxes.length) continue;
@@ -91,35 +104,98 @@ START_OVER = """(tab) => {
     if (type === "slider") {
       differ(place, Number(boxes[0].value) === value, () => write(boxes[0], value));
     }
-    if (type === "dropdown") differ(place, choice, () => {});
+    if (type === "dropdown") differ(place, choice, () => round % 8 === 3 && turn(place));
   }
+  const panel = `#${tab}_controlnet`;
+  const places = tab === "img2img" ? `:is(${panel}, #mode_img2img)` : panel;
   const remove = ":is([aria-label='Remove Image'], [aria-label='Clear'], [id^=removeButton_])";
-  for (const button of document.querySelectorAll(`#${tab}_controlnet ${remove}`)) {
+  for (const button of document.querySelectorAll(`${places} ${remove}`)) {
     differ(button, false, () => button.click());
   }
+  press(`${panel} .cnet-compare button`);
+  press(`${panel} .cnet-close-preview`);
+  press(`${panel} [id$=_controlnet_canvas_cancel_button]`);
+  press(`${panel} .cnet-input-image-group:has(.thumbnail-item) [id$=_merge_clear]`);
+  press(`${panel} .cnet-layer-weights .label-wrap.open`);
+  press(`${panel} .cnet-input-tabs > .tab-nav > button:first-child:not(.selected)`);
+  if (tab === "img2img") press("#mode_img2img > .tab-nav > button:first-child:not(.selected)");
   const hires = document.getElementById(`${tab}_hr-visible-checkbox`);
   if (hires) differ(hires, !hires.checked, () => hires.click());
+  // What was done to units is no more; nor is what was said of it.
+  for (const unit of document.querySelectorAll(`${panel} .cnet-unit`)) {
+    for (const note of ["muted", "aside", "solo"]) delete unit.dataset[note];
+  }
+  for (const line of document.querySelectorAll(`${panel} .cnet-tools-said`)) line.hidden = true;
+  for (const line of document.querySelectorAll(`${panel} .cnet-quick-said`)) line.textContent = "";
+  document.dispatchEvent(new CustomEvent("controlnetchange"));
+  for (const one of document.querySelectorAll(`${panel} [data-testid=status-tracker]`)) {
+    if (one.innerText.trim()) differs.push("an answer that is on its way");
+  }
   return differs;
 }"""
-"""Sets what differs from those, and tells what did."""
+"""Sets what differs from those and tells what did; closes and forgets what scripts keep."""
+LOOK = """(tab) => {
+  const panel = document.getElementById(`${tab}_controlnet`);
+  const text = panel.innerText.replace(/\\s+/g, " ");
+  const texts = [text.replace(/ \\(\\d+ more\\)/, "")]; // asked for when a list is first seen
+  const places = ":is(canvas, .cnet-compare, .cnet-run-line, .cnet-camera, .cnet-fault)";
+  for (const one of panel.querySelectorAll(places)) {
+    if (one.checkVisibility()) texts.push(one.className);
+  }
+  for (const box of document.querySelectorAll("dialog[open]")) texts.push(box.className);
+  for (const unit of panel.querySelectorAll(".cnet-unit")) {
+    const { muted, aside, solo, following } = unit.dataset;
+    texts.push([muted, aside, solo, following].join());
+  }
+  return texts;
+}"""
+"""What the panel shows, and what its scripts note on its units."""
 
 
-def start_over(page: Any, tab: str = "txt2img") -> bool:
+def look(page: Any, tab: str) -> list[list[str]]:
+    """What the panel shows with the tab of each unit that has been seen, the first one last."""
+    seen = []
+    for index in reversed(range(page.locator(f"#{tab}_controlnet .cnet-unit").count())):
+        unit = page.locator(f"#{tab}_controlnet .cnet-unit").nth(index)
+        if index and not unit.locator(".cnet-unit-tools").count():
+            continue  # nobody was there
+        page.locator(f"#{tab}_controlnet_tabs > div.tab-nav > button").nth(index).click()
+        unit.locator(".cnet-unit-tools").wait_for()
+        page.wait_for_timeout(50)
+        seen.append(page.evaluate(LOOK, tab))
+    return seen
+
+
+def start_over(page: Any, tab: str = "txt2img", is_fresh: bool = False) -> bool:
     """Put every unit of a tab back to what the page began with, as a person would.
 
+    Args:
+        page: one that has noted its `FIRST_VALUES`.
+        tab: whose panel.
+        is_fresh: whether nothing was done in it so far: what its panel shows is noted.
+
     Returns:
-        Whether it is; else only a fresh page is.
+        Whether it is, by its values and by what the panel shows; else only a fresh page is.
     """
+    if not page.evaluate("Boolean(window.firstValues)"):
+        return False  # it was loaded again
+    page.unroute_all()
     page.locator("#tabs > div.tab-nav > button").nth(0 if tab == "txt2img" else 1).click()
     open_accordion(page, tab)
     page.locator(f"#{tab}_controlnet_tabs > div.tab-nav > button").nth(0).click()
     settled = 0
-    for _ in range(20):
-        settled = 0 if page.evaluate(START_OVER, tab) else settled + 1
+    for number in range(20):
+        settled = 0 if page.evaluate(START_OVER, [tab, number]) else settled + 1
         if settled == 2:  # no answer was on its way that changed it again
-            return True
+            break
         page.wait_for_timeout(150)
-    return False
+    if settled < 2:
+        return False
+    seen = look(page, tab)
+    if is_fresh:
+        page.evaluate("([tab, seen]) => { window.firstLook = [tab, seen]; }", [tab, seen[-1]])
+    at_first = page.evaluate("window.firstLook")
+    return all([tab, one] == at_first for one in seen)
 
 
 def open_img2img(page: Any) -> str:
@@ -136,12 +212,18 @@ def open_unit(page: Any, index: int) -> None:
     page.wait_for_selector(f"{unit_id(index)}_controlnet_enable_checkbox", state="visible")
 
 
-def upload(page: Any, path: Path, unit: str = UNIT) -> None:
-    """Put a picture into a unit and wait until its drawing canvas has the picture's size."""
-    picker = f"{unit}_input_image input[type=file]"
-    # As gradio does when a person clicks: of the same file again a browser says nothing.
+def set_file(page: Any, picker: str, path: Path) -> None:
+    """Choose a file, be it the same again: of that a browser says nothing.
+
+    So gradio empties its field when a person clicks.
+    """
     page.locator(picker).first.evaluate("(picker) => { picker.value = ''; }")
     page.set_input_files(picker, str(path))
+
+
+def upload(page: Any, path: Path, unit: str = UNIT) -> None:
+    """Put a picture into a unit and wait until its drawing canvas has the picture's size."""
+    set_file(page, f"{unit}_input_image input[type=file]", path)
     wait_for_canvas(page, f"{unit}_input_image", Image.open(path).size)
 
 

@@ -18,7 +18,7 @@ from browsers import start_browser
 from fuzz import soak
 from hub_server import Hub, local_hub
 from matrix import members
-from panel_page import FIRST_VALUES, open_panel, start_over
+from panel_page import FIRST_VALUES, open_panel, set_number, start_over
 from PIL import Image
 from servers import embedded_host
 
@@ -166,6 +166,10 @@ SLOWER_TIMER = """
 them when its timer of 10 ms runs before a resize observer (javascript/controlnet_canvas.js)."""
 
 
+VIEWPORT = {"width": 1500, "height": 1400}
+"""Of every page as it is opened."""
+
+
 @pytest.fixture(scope="session")
 def profile(browser: Any, webui: WebUI) -> Iterator[Any]:
     """A person's browser window: every test opens a page of its own in it.
@@ -173,7 +177,7 @@ def profile(browser: Any, webui: WebUI) -> Iterator[Any]:
     The plain page that stays open keeps the process alive in which the host's scripts are compiled:
     for the pages after the first that is a third of their time.
     """
-    context = browser.new_context(viewport={"width": 1500, "height": 1400})
+    context = browser.new_context(viewport=VIEWPORT)
     context.set_default_timeout(60_000)
     context.new_page().goto(f"{webui.url}{PLAIN_ROUTE}")
     yield context
@@ -191,11 +195,12 @@ def forget(profile: Any) -> None:
 
 @dataclass
 class OpenPage:
-    """A browser page on the WebUI, and the errors that it raised."""
+    """A browser page on the WebUI, the errors that it raised, and whether a test has had it."""
 
     page: Any
     webui: WebUI
     errors: list[str] = field(default_factory=list)
+    is_used: bool = False
 
     def check(self) -> None:
         """Fail if the page raised errors, but for those of the host and of gradio themselves."""
@@ -206,14 +211,14 @@ class OpenPage:
         assert not errors, f"the page raised: {errors}"
 
 
-def open_page(profile: Any, webui: WebUI, *scripts: str) -> OpenPage:
+def open_page(profile: Any, webui: WebUI, *scripts: str, query: str = "") -> OpenPage:
     """The WebUI in a fresh page, nothing of earlier ones left; scripts run before its own."""
     forget(profile)
     opened = OpenPage(profile.new_page(), webui)
     for script in (SLOWER_TIMER, *scripts):
         opened.page.add_init_script(script)
     opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.page.goto(webui.url, wait_until="domcontentloaded")
+    opened.page.goto(f"{webui.url}/{query}", wait_until="domcontentloaded")
     opened.page.wait_for_selector("#txt2img_generate", timeout=120_000)
     return opened
 
@@ -225,9 +230,17 @@ def page_scripts() -> tuple[str, ...]:
 
 
 @pytest.fixture
-def page(profile: Any, webui: WebUI, page_scripts: tuple[str, ...]) -> Iterator[Any]:
+def page_query() -> str:
+    """What a page is asked for with, from its "?" on; a test's parameter may say more."""
+    return ""
+
+
+@pytest.fixture
+def page(
+    profile: Any, webui: WebUI, page_scripts: tuple[str, ...], page_query: str
+) -> Iterator[Any]:
     """A fresh browser page on the WebUI, nothing else reachable; console errors fail the test."""
-    opened = open_page(profile, webui, *page_scripts)
+    opened = open_page(profile, webui, *page_scripts, query=page_query)
     yield opened.page
     opened.page.close()
     opened.check()
@@ -258,22 +271,42 @@ def kept_page(
         kept_pages[:] = [open_kept(profile, webui)]
     yield kept_pages[0].page
     (opened,) = kept_pages
+    opened.is_used = True
     if FAILED in request.node.stash or opened.errors:
         opened.page.close()
     opened.check()
+
+
+def start_kept(kept_pages: list[OpenPage], profile: Any, webui: WebUI, tab: str) -> Any:
+    """The kept page with a tab's panel as a fresh page has it; a fresh page where it is not."""
+    (opened,) = kept_pages
+    if opened.page.viewport_size != VIEWPORT:
+        opened.page.set_viewport_size(VIEWPORT)
+    if not start_over(opened.page, tab, not opened.is_used):
+        opened.page.close()
+        kept_pages[:] = [open_kept(profile, webui)]
+        start_over(kept_pages[0].page, tab, True)
+    return kept_pages[0].page
 
 
 @pytest.fixture
 def kept_panel(kept_page: Any, kept_pages: list[OpenPage], profile: Any, webui: WebUI) -> Any:
     """The panel of txt2img as a fresh page has it, open and a small picture asked for.
 
-    For tests that look at no picture, text or list that an earlier one may have left in the page.
+    For tests that look at no picture, text or list outside the panel that an earlier one may have
+    left in the page.
     """
-    if not start_over(kept_page):
-        kept_pages[0].page.close()
-        kept_pages[:] = [open_kept(profile, webui)]
-    page = kept_pages[0].page
+    page = start_kept(kept_pages, profile, webui, "txt2img")
     open_panel(page)
+    return page
+
+
+@pytest.fixture
+def kept_img2img(kept_page: Any, kept_pages: list[OpenPage], profile: Any, webui: WebUI) -> Any:
+    """As `kept_panel`, for the panel and the pictures of img2img."""
+    page = start_kept(kept_pages, profile, webui, "img2img")
+    for name, value in (("steps", 2), ("width", 128), ("height", 128)):
+        set_number(page, f"#img2img_{name}", value)
     return page
 
 

@@ -49,13 +49,14 @@ def judge(page: Any, state: str, root: str = PANEL) -> list[str]:
     return [f"{state}: {one}" for one in found]
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1024), ("light", 390)])
+@pytest.mark.parametrize(
+    ("page_query", "width"),
+    [("?__theme=light", 1440), ("?__theme=dark", 1024), ("?__theme=light", 390)],
+)
 def test_nothing_is_nameless_faint_small_or_cut(
-    page: Any, webui: Any, tmp_path: Path, theme: str, width: int
+    page: Any, tmp_path: Path, page_query: str, width: int
 ) -> None:
     page.set_viewport_size({"width": width, "height": 1200})
-    page.goto(f"{webui.url}/?__theme={theme}", wait_until="domcontentloaded")
-    page.wait_for_selector("#txt2img_generate")
     for script in (AXE, FIND):
         page.add_script_tag(content=script.read_text(encoding="utf-8"))
     open_panel(page)
@@ -134,8 +135,8 @@ TARGETS = [
 """Sizes that are asked for, and how the picture is brought to them."""
 
 
-def test_controls_say_what_they_are_for(page: Any, tmp_path: Path) -> None:
-    open_panel(page)
+def test_controls_say_what_they_are_for(kept_panel: Any, tmp_path: Path) -> None:
+    page = kept_panel
     page.wait_for_timeout(SETTLED)
     line = page.locator(".cnet-type-line >> visible=true")
     assert line.inner_text() == WORDS["type_all"]
@@ -164,8 +165,8 @@ def test_controls_say_what_they_are_for(page: Any, tmp_path: Path) -> None:
     mark.wait_for(state="detached")
 
 
-def test_a_message_has_the_colour_of_its_kind(page: Any) -> None:
-    open_panel(page)
+def test_a_message_has_the_colour_of_its_kind(kept_panel: Any) -> None:
+    page = kept_panel
     notes = f"{UNIT}_controlnet_notes"
     choose_type(page, "Depth")
     choose_preprocessor(page, "depth_leres")

@@ -39,10 +39,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def panel(page: Any) -> Any:
-    """The page with the panel of txt2img open and a small picture asked for."""
-    open_panel(page, (64, 64))
-    return page
+def panel(kept_panel: Any) -> Any:
+    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
+    open_panel(kept_panel, (64, 64))
+    return kept_panel
 
 
 def open_input(page: Any, number: int, unit: str = UNIT) -> None:
@@ -89,8 +89,8 @@ def test_folder_that_is_missing_is_named(panel: Any, tmp_path: Path) -> None:
     choose_canny(page)
     page.check(f"{UNIT}_controlnet_enable_checkbox input")
     generate(page)
-    error = page.wait_for_selector("#html_log_txt2img .error")
-    assert "unit 0: batch_images: the folder" in error.inner_text()
+    said = "unit 0: batch_images: the folder"
+    error = page.wait_for_selector(f"#html_log_txt2img .error:has-text('{said}')")
     assert "does not exist" in error.inner_text()
 
 
@@ -136,9 +136,9 @@ def test_several_pictures_act_together_in_one_unit(panel: Any, pictures: Path) -
 
 
 def test_img2img_batch_takes_control_pictures_from_its_box(
-    page: Any, pictures: Path, tmp_path: Path
+    kept_page: Any, pictures: Path, tmp_path: Path
 ) -> None:
-    unit = open_img2img(page)
+    page, unit = kept_page, open_img2img(kept_page)
     for name, value in (("steps", 2), ("width", 64), ("height", 64)):
         set_number(page, f"#img2img_{name}", value)
     page.check(f"{unit}_controlnet_same_img2img_checkbox input")

@@ -98,6 +98,13 @@ def wait_for_pictures(page: Any, count: int) -> None:
         page.wait_for_selector(f"{unit_id(index)}_input_image img", state="attached")
 
 
+@pytest.fixture
+def page(kept_panel: Any) -> Any:
+    """The page as it opens: the panel is closed, and no unit has anything."""
+    kept_panel.locator(HEADER).first.click()
+    return kept_panel
+
+
 def test_canny_from_a_photograph(page: Any, pictures: Sequence[Path]) -> None:
     hand = Hand(page, "txt2img")
     hand.drop(HEADER, pictures[0])
@@ -112,8 +119,9 @@ def test_canny_from_a_photograph(page: Any, pictures: Sequence[Path]) -> None:
     assert hand.count <= 3
 
 
-def test_inpainting_with_a_second_control(page: Any, pictures: Sequence[Path]) -> None:
+def test_inpainting_with_a_second_control(kept_page: Any, pictures: Sequence[Path]) -> None:
     """The second one takes as many clicks as a pose, which needs files that are not here."""
+    page = kept_page
     hand = Hand(page, "img2img")
     hand.click("#mode_img2img > .tab-nav > button", 2)
     hand.put("#img2maskimg", pictures[0])

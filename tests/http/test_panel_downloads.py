@@ -18,7 +18,6 @@ from panel_page import (
     choose_preprocessor,
     choose_type,
     chosen,
-    open_panel,
     save_shapes,
     set_number,
     shown_picture,
@@ -45,8 +44,10 @@ def hub(webui: Any) -> Iterator[Any]:
     webui.get("/controlnet/model_list")
 
 
-def test_a_model_is_downloaded_chosen_and_generates(hub: Any, page: Any, tmp_path: Path) -> None:
-    open_panel(page)
+def test_a_model_is_downloaded_chosen_and_generates(
+    hub: Any, kept_panel: Any, tmp_path: Path
+) -> None:
+    page = kept_panel
     posted = Posted(page)
     upload(page, save_shapes(tmp_path / "shapes.png"))
     choose_canny(page)
@@ -83,7 +84,7 @@ def test_a_model_is_downloaded_chosen_and_generates(hub: Any, page: Any, tmp_pat
     assert [asked for path, asked in hub.asked if path.endswith(downloads_probe.NAME)][-1] != ""
 
     page.set_viewport_size({"width": 390, "height": 800})
-    for theme in ("light", "dark"):
+    for theme in ("dark", "light"):
         page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", theme == "dark")
         cut = page.evaluate(
             f"""() => {{
@@ -106,9 +107,9 @@ def test_a_model_is_downloaded_chosen_and_generates(hub: Any, page: Any, tmp_pat
 
 
 def test_files_of_a_preprocessor_are_fetched_by_a_button(
-    hub: Any, page: Any, tmp_path: Path
+    hub: Any, kept_panel: Any, tmp_path: Path
 ) -> None:
-    open_panel(page)
+    page = kept_panel
     upload(page, save_shapes(tmp_path / "shapes.png"))
     choose_type(page, "SoftEdge")
     page.wait_for_selector(f'{NOTES}:has-text("The first run of")')

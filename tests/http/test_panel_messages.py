@@ -28,6 +28,7 @@ from panel_page import (
     open_unit,
     remove_picture,
     save_shapes,
+    set_file,
     set_number,
     shown_picture,
     undo_stroke,
@@ -57,10 +58,9 @@ TRIES = 40
 
 
 @pytest.fixture
-def panel(page: Any) -> Any:
-    """The page with the panel of txt2img open and a small picture asked for."""
-    open_panel(page)
-    return page
+def panel(kept_panel: Any) -> Any:
+    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
+    return kept_panel
 
 
 def says(page: Any, line: str, text: str) -> None:
@@ -107,8 +107,9 @@ def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
     is_silent(page, NOTES)
 
 
-def test_an_answer_that_comes_late_does_not_stand_in_place_of_a_newer_one(panel: Any) -> None:
-    page, held = panel, []
+def test_an_answer_that_comes_late_does_not_stand_in_place_of_a_newer_one(page: Any) -> None:
+    open_panel(page)  # of which no list has been seen
+    held: list[Any] = []
 
     def hold(route: Any) -> None:
         sent = json.loads(route.request.post_data).get("data") or []
@@ -375,7 +376,7 @@ def test_pictures_that_are_none_strokes_and_new_canvases(panel: Any, tmp_path: P
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
     file = f"{UNIT}_input_image input[type=file]"
-    page.set_input_files(file, str(bad))
+    set_file(page, file, bad)
     says(page, f"{UNIT}_controlnet_picture_note", "This file is no picture")
     assert page.locator(f"{UNIT}_input_image {SHOWN}").count() == 0
     assert not page.is_checked(ENABLED)
@@ -522,9 +523,9 @@ TEXTS = (
 )
 
 
-def test_texts_are_readable_and_names_whole_on_a_narrow_page(page: Any) -> None:
+def test_texts_are_readable_and_names_whole_on_a_narrow_page(panel: Any) -> None:
+    page = panel
     page.set_viewport_size({"width": 390, "height": 900})
-    open_panel(page)
     page.check(ENABLED)
     choose_canny(page)
     choose(page, f"{UNIT}_controlnet_region_radio", "Inside the inpaint mask")
@@ -544,7 +545,7 @@ def test_texts_are_readable_and_names_whole_on_a_narrow_page(page: Any) -> None:
     choose_type(page, "Revision")
     page.wait_for_selector(NOTES, state="visible")
     page.wait_for_timeout(SETTLED)
-    for theme in ("light", "dark"):
+    for theme in ("dark", "light"):
         page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", theme == "dark")
         page.wait_for_timeout(SETTLED)
         contrasts = page.evaluate(CONTRASTS, list(TEXTS))

@@ -126,52 +126,12 @@ def spoil(page: Any) -> None:
     open_unit(page, 0)
 
 
-def test_all_units_come_back_with_their_pictures(page: Any, picture: Path, tmp_path: Path) -> None:
-    open_panel(page)
-    set_up(page, picture, tmp_path)
-    posted = Posted(page)
-    before = generate(page, posted)
-    assert [unit.enabled for unit in before] == [True, True, False]
-    assert len(before[2].batch_images) == 2
-    open_dialog(page)
-    page.fill(f"{DIALOG} form input[type=text]", "Two edges")
-    page.keyboard.press("Enter")
-    say(page, "Saved: Two edges.")
-    close_dialog(page)
-    spoil(page)
-    open_dialog(page)
-    page.fill(f"{DIALOG} input[type=search]", "CANNY edges")
-    press(page, "Two edges", "Load")
-    say(page, "Loaded: Two edges.")
-    close_dialog(page)
-    wait_for_several(page)
-    page.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('2 units')")
-    again = generate(page, posted)
-    assert again == before
-    assert page.is_checked(f"{UNIT}_controlnet_type_filter_radio input[value='Canny']")
-    open_unit(page, 1)
-    page.wait_for_timeout(500)
-    assert generate(page, posted) == before, "a hidden canvas that is shown later"
-
-    page.reload(wait_until="domcontentloaded")
-    page.wait_for_selector("#txt2img_generate")
-    open_panel(page)
-    posted = Posted(page)
-    open_dialog(page)
-    press(page, "last used", "Load")
-    say(page, "Loaded: last used.")
-    close_dialog(page)
-    wait_for_several(page)
-    page.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('2 units')")
-    assert generate(page, posted) == before
-
-
-def test_the_dialog(page: Any, webui: Any, tmp_path: Path) -> None:
+def test_the_dialog(kept_panel: Any, webui: Any, tmp_path: Path) -> None:
     """One unit, without pictures; import, rename, delete; by keyboard, and on a narrow screen."""
     webui.client.put("/controlnet/presets/of a program", json={"units": [{"module": "depth"}]})
     old = "Module: canny, Model: None, Weight: 0.45, Control Mode: My prompt is more important"
     (tmp_path / "Old edges.txt").write_text(old)
-    open_panel(page)
+    page = kept_panel
     open_unit(page, 1)
     open_dialog(page, SECOND)
     assert page.evaluate("document.activeElement.type") == "search"
@@ -225,3 +185,45 @@ def test_the_dialog(page: Any, webui: Any, tmp_path: Path) -> None:
     assert not unnamed
     close_dialog(page)
     assert page.evaluate("document.activeElement.className") == "cnet-presets-open"
+
+
+def test_all_units_come_back_with_their_pictures(
+    kept_panel: Any, picture: Path, tmp_path: Path
+) -> None:
+    page = kept_panel
+    set_up(page, picture, tmp_path)
+    posted = Posted(page)
+    before = generate(page, posted)
+    assert [unit.enabled for unit in before] == [True, True, False]
+    assert len(before[2].batch_images) == 2
+    open_dialog(page)
+    page.fill(f"{DIALOG} form input[type=text]", "Two edges")
+    page.keyboard.press("Enter")
+    say(page, "Saved: Two edges.")
+    close_dialog(page)
+    spoil(page)
+    open_dialog(page)
+    page.fill(f"{DIALOG} input[type=search]", "CANNY edges")
+    press(page, "Two edges", "Load")
+    say(page, "Loaded: Two edges.")
+    close_dialog(page)
+    wait_for_several(page)
+    page.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('2 units')")
+    again = generate(page, posted)
+    assert again == before
+    assert page.is_checked(f"{UNIT}_controlnet_type_filter_radio input[value='Canny']")
+    open_unit(page, 1)
+    page.wait_for_timeout(500)
+    assert generate(page, posted) == before, "a hidden canvas that is shown later"
+
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector("#txt2img_generate")
+    open_panel(page)
+    posted = Posted(page)
+    open_dialog(page)
+    press(page, "last used", "Load")
+    say(page, "Loaded: last used.")
+    close_dialog(page)
+    wait_for_several(page)
+    page.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('2 units')")
+    assert generate(page, posted) == before

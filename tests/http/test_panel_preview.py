@@ -20,8 +20,8 @@ from panel_page import (
     chosen,
     draw,
     gallery,
-    open_img2img,
     save_shapes,
+    set_file,
     set_number,
     shown_picture,
     unit_id,
@@ -48,11 +48,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def panel(page: Any) -> Any:
-    """The page with the panel of img2img open and a small picture asked for."""
-    open_img2img(page)
-    for name, value in (("steps", 2), ("width", 128), ("height", 128)):
-        set_number(page, f"#img2img_{name}", value)
+def panel(kept_img2img: Any) -> Any:
+    """The panel of img2img, open and as it is at first, with a small picture asked for."""
+    page = kept_img2img
     page.check(f"{UNIT}_controlnet_pixel_perfect_checkbox input")
     return page
 
@@ -62,7 +60,7 @@ def open_tab(page: Any, number: int) -> None:
 
 
 def put(page: Any, widget: str, path: Path) -> None:
-    page.set_input_files(f"#{widget} input[type=file]", str(path))
+    set_file(page, f"#{widget} input[type=file]", path)
     page.wait_for_selector(f"#{widget} {SHOWN}", state="attached")
 
 

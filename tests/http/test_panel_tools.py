@@ -18,7 +18,6 @@ from panel_page import (
     gallery,
     generate,
     open_img2img,
-    open_panel,
     save_shapes,
     set_number,
     shown_picture,
@@ -43,9 +42,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def panel(page: Any) -> Any:
-    open_panel(page)
-    return page
+def panel(kept_panel: Any) -> Any:
+    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
+    return kept_panel
 
 
 def tools(page: Any, unit: str = UNIT) -> Any:
@@ -118,6 +117,7 @@ def test_a_unit_moves_with_all_that_is_its_own(panel: Any, picture: Path, tmp_pa
     assert "Canny" in tab.inner_text()
 
     # Into a tab that has not been seen; what is there is taken back by "Undo".
+    assert not tools(page, unit_id(2)).locator(".cnet-unit-tools").count()
     pick(page, f"{TOOLS.format(unit_id(1))} .cnet-menu", "Unit 2")
     says(page, "was copied to unit 2", unit_id(1))
     copied = read(page)
