@@ -15,7 +15,6 @@ from panel_page import (
     choose_canny,
     choose_preprocessor,
     needs_gradio_3,
-    open_panel,
     save_shapes,
     set_number,
     shown_picture,
@@ -78,8 +77,8 @@ def expect_map(page: Any, picture: Path, resolution: int, low: float) -> None:
     assert (shown_picture(page, PREVIEW) == made.display).all()
 
 
-def test_a_quick_preview_follows_what_its_sliders_say(page: Any, tmp_path: Path) -> None:
-    open_panel(page)
+def test_a_quick_preview_follows_what_its_sliders_say(kept_panel: Any, tmp_path: Path) -> None:
+    page = kept_panel
     picture = save_hills(tmp_path / "hills.png")
     upload(page, picture)
     page.evaluate(WATCH)
@@ -162,10 +161,10 @@ class Held:
         self._waiting = None
 
 
-def test_a_slow_preview_says_what_it_is_and_stops(page: Any, tmp_path: Path) -> None:
+def test_a_slow_preview_says_what_it_is_and_stops(kept_panel: Any, tmp_path: Path) -> None:
+    page = kept_panel
     needs_gradio_3(page)  # gradio 4 has no socket
     held = Held(page)
-    open_panel(page)
     upload(page, save_shapes(tmp_path / "shapes.png"))
     choose_preprocessor(page, "softedge_pidinet")
     stops: list[str] = []
