@@ -43,15 +43,13 @@ READ = """() => {
 
 
 @pytest.fixture
-def german(webui: Any, page: Any) -> Iterator[Any]:
+def german(webui: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page in German."""
     if not webui.is_ours:
         pytest.skip("the settings of a foreign server are not ours to change")
     webui.post("/sdapi/v1/options", {"localization": "de_DE"})
     try:
-        page.reload(wait_until="domcontentloaded")
-        page.wait_for_selector("#txt2img_generate")
-        yield page
+        yield request.getfixturevalue("page")
     finally:
         webui.post("/sdapi/v1/options", {"localization": "None"})
 

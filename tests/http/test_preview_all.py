@@ -14,7 +14,6 @@ from panel_page import (
     choose_preprocessor,
     choose_type,
     draw,
-    open_panel,
     save_shapes,
     upload,
 )
@@ -34,9 +33,9 @@ MASKED = [d for d in RUNNABLE if d.uses_mask]
 
 
 @pytest.fixture
-def panel(page: Any, tmp_path: Path) -> Any:
+def panel(kept_panel: Any, tmp_path: Path) -> Any:
     """The panel of txt2img with a picture of 192 x 128 and every preprocessor listed."""
-    open_panel(page)
+    page = kept_panel
     upload(page, save_shapes(tmp_path / "shapes.png"))
     choose_type(page, "All")
     return page
