@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,18 @@ class PlainServer:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
+def is_ready(log: Path) -> bool:
+    """Whether a server has written that it is up."""
+    return READY_WORDS in log.read_text(encoding="utf-8", errors="replace")
+
+
+def listens(port: int) -> bool:
+    """Whether something takes connections at a port of this machine."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
 @contextmanager
 def plain_server(data: Path, *flags: str) -> Iterator[PlainServer]:
     """Start the embedded host over a data folder, wait for it, end it."""
@@ -52,7 +65,7 @@ def plain_server(data: Path, *flags: str) -> Iterator[PlainServer]:
         )
     try:
         deadline = time.monotonic() + START_SECONDS
-        while READY_WORDS not in log.read_text(encoding="utf-8", errors="replace"):
+        while not (is_ready(log) and listens(port)):  # an API alone says so before it listens
             told = log.read_text(encoding="utf-8", errors="replace")[-4000:]
             assert process.poll() is None, told
             assert time.monotonic() < deadline, told
