@@ -195,6 +195,6 @@ def test_row_01_panel_can_be_built_again_and_again(host: object) -> None:
         for argument in script.api_info.args:
             assert set(FIELDS) == set(dict(argument.value))
         written = len(infotext.fields(Written.ALWAYS, *infotext.IF_SET))
-        # besides: enable, both types, weight type and composition, three lines of messages, and
-        # once StyleAlign
-        assert len(script.infotext_fields) == (written + 8) * runtime().unit_count() + 1
+        # besides: enable, both types, weight type and composition, the button beside the models,
+        # three lines of messages, and once StyleAlign
+        assert len(script.infotext_fields) == (written + 9) * runtime().unit_count() + 1

@@ -362,7 +362,7 @@ def test_structure_of_a_unet_is_read_once(webui, monkeypatch):
 
     monkeypatch.setattr(adapter, "describe_unet", describe)
     host = runtime().host
-    monkeypatch.setattr(host, "_shapes", WeakKeyDictionary())
+    monkeypatch.setattr(host, "_seen", WeakKeyDictionary())
     for _ in range(2):
         webui.txt2img(**request(unit(), steps=1, enable_hr=True))
     assert asked == [shared.sd_model.model.diffusion_model]
