@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.enums import BaseModel
@@ -120,17 +121,31 @@ class BaseUNet:
         module: the host's U-Net, in LDM layout; never modified by a family.
         shape: its structure, from `describe_unet`.
         name: the checkpoint's title, for messages.
-        identity: changes whenever the weights do; part of cache keys.
+        origin: where its weights are from.
         described: what its file says of itself, such as a title.
         originals: its parameters without what the host does to them.
+        sample: names of weights that tell whether others were written into it, from
+            `choose_sample`; none: nobody writes into it.
     """
 
     module: nn.Module
     shape: UNetShape
     name: str
-    identity: str
+    origin: str
     described: str = ""
     originals: Originals = field(default_factory=Originals, compare=False)
+    sample: tuple[str, ...] = field(default=(), compare=False)
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes whenever the weights do; part of cache keys.
+
+        Weights are looked at when it is first asked for, which waits for their device: a panel
+        that only asks what fits never does.
+        """
+        if not self.sample:
+            return self.origin
+        return f"{self.origin}|{sample_weights(self.module, self.originals, self.sample)}"
 
 
 def read_shape(
@@ -216,10 +231,10 @@ def own_parameters(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield from module.named_parameters(name, recurse=False)
 
 
-def choose_sample(unet: nn.Module) -> list[str]:
+def choose_sample(unet: nn.Module) -> tuple[str, ...]:
     """Names of a few weights from all over a U-Net, see `sample_weights`."""
     names = [name for name, one in own_parameters(unet) if len(shape_of(one)) in DIMENSIONS]
-    return names[:: max(len(names) // SAMPLED, 1)]
+    return tuple(names[:: max(len(names) // SAMPLED, 1)])
 
 
 def sample_weights(unet: nn.Module, originals: Originals, names: Iterable[str]) -> int:

@@ -13,12 +13,7 @@ from modules import devices, paths, shared
 
 from lib_controlnet.engine.memory import Between
 from lib_controlnet.engine.memory_plan import measure_reserve
-from lib_controlnet.engine.unet import (
-    BaseUNet,
-    choose_sample,
-    describe_unet,
-    sample_weights,
-)
+from lib_controlnet.engine.unet import BaseUNet, choose_sample, describe_unet
 from lib_controlnet.errors import HostError
 from lib_controlnet.files.paths import parse_path
 from lib_controlnet.host.folders import EXTENSION_ROOT, PRESETS, find_folders, find_presets
@@ -47,7 +42,7 @@ class WebUIHost:
     residency: Residency
 
     def __init__(self) -> None:
-        self._seen: weakref.WeakKeyDictionary[nn.Module, tuple[UNetShape, list[str]]]
+        self._seen: weakref.WeakKeyDictionary[nn.Module, tuple[UNetShape, tuple[str, ...]]]
         self._seen = weakref.WeakKeyDictionary()
 
     def base(self) -> BaseUNet | None:
@@ -66,11 +61,9 @@ class WebUIHost:
         shape, sample = self._seen[unet]
         info = getattr(model, "sd_checkpoint_info", None)
         title = getattr(info, "title", None) or "the loaded checkpoint"
+        origin = f"{getattr(info, 'filename', title)}|{id(unet)}"
         originals = member_of(model).find_originals(model)
-        weights = sample_weights(unet, originals, sample)
-        identity = f"{getattr(info, 'filename', title)}|{id(unet)}|{weights}"
-        named = (str(title), identity, _description(info))
-        return BaseUNet(unet, shape, *named, originals)
+        return BaseUNet(unet, shape, str(title), origin, _description(info), originals, sample)
 
     def require_base(self) -> BaseUNet:
         """The loaded checkpoint's U-Net.

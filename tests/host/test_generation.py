@@ -346,6 +346,22 @@ def test_request_dicts_are_echoed_unchanged(webui):
     assert echoed == sent["alwayson_scripts"]["ControlNet"]["args"][0]
 
 
+def test_what_fits_is_told_without_a_look_at_weights(webui, monkeypatch):
+    """They may lie on a device that is busy, and the panel asks at each of its events."""
+    from lib_controlnet.engine import unet
+    from lib_controlnet.host.runtime import runtime
+
+    looked = []
+    monkeypatch.setattr(unet, "sample_weights", lambda *asked: looked.append(asked) or 0)
+    models = runtime().catalog.files.values()
+    told = [runtime().refusals()(entry.path) for entry in models]
+    assert None in told
+    assert runtime().checkpoint_name()
+    assert not looked
+    assert runtime().base().identity
+    assert len(looked) == 1
+
+
 def test_structure_of_a_unet_is_read_once(webui, monkeypatch):
     """An SDXL U-Net has 1680 tensors, and generations ask again and again."""
     from modules import shared

@@ -212,7 +212,7 @@ def test_nothing_of_a_network_that_is_gone_is_held(base):
 def test_another_checkpoint_encodes_pictures_anew(base, monkeypatch):
     """Hires at the same size may bring another VAE; each pass has what its own one makes."""
     count, network = Count(monkeypatch), find("Reference").tiny(base)
-    other = replace(base, identity="another checkpoint")
+    other = replace(base, origin="another checkpoint")
     session = ControlSession(count.host, [prepared(network)])
     keys = []
     for number, present in enumerate((base, other, other, base), 1):
