@@ -32,6 +32,14 @@ window.controlnetPanel = { page: (() => {
     return whole && selector ? whole.querySelector(selector) : whole;
   }
 
+  /** A picture by a text or by what gradio 4 has in its place, once it is read. */
+  async function load(source) {
+    const image = new Image();
+    image.src = source.url ?? source;
+    await image.decode();
+    return image;
+  }
+
   /** Set a property only when it differs: writing the page calls whoever follows it again. */
   function set(target, name, value) {
     if (target && target[name] !== value) target[name] = value;
@@ -87,5 +95,5 @@ window.controlnetPanel = { page: (() => {
   });
   if (typeof onUiUpdate === "function") onUiUpdate(noteChange);
 
-  return { TABS, find, findAll, follow, isShown, nameOf, noteChange, part, set, whenReady, word };
+  return { TABS, find, findAll, follow, isShown, load, nameOf, noteChange, part, set, whenReady, word };
 })() };

@@ -21,9 +21,8 @@
   /** Cells of a side, and levels, by which drawings are told apart. */
   const [GRID, ALIKE] = [32, 64];
   const PATIENCE = 30000; // ms for the server's answer
-  const TABS = ["txt2img", "img2img"];
 
-  const find = (selector, root) => (selector ? (root || document).querySelector(selector) : null);
+  const { TABS, find, isShown, load, word } = window.controlnetPanel.page;
   const wait = (time) => new Promise((done) => setTimeout(done, time));
   const kept = { __type__: "update" };
   const never = () => new Promise(() => {});
@@ -47,13 +46,6 @@
     if (!drawing) return !hasPixels(layer);
     const [mine, wanted] = [layer, drawing].map((source) => pixels(source, GRID, GRID));
     return mine.every((value, i) => i % 4 !== 3 || Math.abs(value - wanted[i]) < ALIKE);
-  }
-
-  async function load(url) {
-    const image = new Image();
-    image.src = url.url ?? url;
-    await image.decode();
-    return image;
   }
 
   /** The element ids of a panel's units. */
@@ -81,12 +73,11 @@
   // Canvases.
 
   const layerOf = (widget) => window.controlnetPanel.findLayer(widget);
-  const isSeen = (element) => element.offsetParent !== null;
 
   /** Call `then` as soon as an element is seen. */
   function whenSeen(element, then) {
     const observer = new ResizeObserver(() => {
-      if (!isSeen(element)) return;
+      if (!isShown(element)) return;
       observer.disconnect();
       then();
     });
@@ -141,7 +132,7 @@
       writeDrawing(widget, drawing, width, height);
       return false;
     }
-    if (!fits && isSeen(layer)) return false; // javascript/controlnet_canvas.js sees to it
+    if (!fits && isShown(layer)) return false; // javascript/controlnet_canvas.js sees to it
     if (fits && shows(layer, drawing)) return true;
     if (!fits) Object.assign(layer, { width, height });
     const pen = layer.getContext("2d");
@@ -172,7 +163,7 @@
     }
     const element = find(widget);
     const isThere = url && !loaded ? false : calm > 0 || !drawing;
-    if (!find(`${widget} canvas[key=mask]`) || isSeen(element)) return isThere;
+    if (!find(`${widget} canvas[key=mask]`) || isShown(element)) return isThere;
     const source = find(`${widget} img`)?.src;
     whenSeen(element, () => {
       const picture = find(`${widget} img`);
@@ -213,7 +204,7 @@
     find(`#${panel}_apply`).click();
     const edits = await turn.asked.done;
     if (edits.some((edit) => edit.values)) {
-      const late = wait(PATIENCE).then(() => Promise.reject(new Error(window.controlnetWord("edit_unanswered"))));
+      const late = wait(PATIENCE).then(() => Promise.reject(new Error(word("edit_unanswered"))));
       await Promise.race([turn.answered.done, late]);
     }
     await wait(PERIOD);
@@ -222,7 +213,7 @@
       if (edit.values) find(".cnet-offer-models", unitOf(name))?.click();
     }
     const settled = await Promise.all(edits.map((edit) => settle(turn.names[edit.unit], edit)));
-    return settled.every(Boolean) ? [] : [window.controlnetWord("edit_no_drawing")];
+    return settled.every(Boolean) ? [] : [word("edit_no_drawing")];
   }
 
   /**
@@ -317,5 +308,5 @@
     true,
   );
 
-  window.controlnetPanel = Object.assign(window.controlnetPanel || {}, { edit, readUnits, askEdit, finishEdit });
+  Object.assign(window.controlnetPanel, { edit, readUnits, askEdit, finishEdit });
 })();

@@ -8,7 +8,7 @@
 // event is about (`name` is a unit's element id, `tab` "txt2img" or "img2img") and gives the
 // function that gradio calls. The call is evaluated when the event fires, never before the page's
 // scripts are there.
-window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
+Object.assign(window.controlnetPanel, (() => {
   "use strict";
 
   /** Longest side of the picture that a region is drawn on, pixels; it travels with Generate. */
@@ -47,9 +47,8 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
   const hidden = see(false);
   const say = (value) => ({ __type__: "update", value, visible: true });
   const never = () => new Promise(() => {});
-  const word = (name, values) => window.controlnetWord(name, values);
-
-  const find = (selector) => (selector ? document.querySelector(selector) : null);
+  const { page } = window.controlnetPanel;
+  const { find, word } = page;
   const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
   /** The page's notes on a unit. */
   const notesOn = (name) => find(`#${name}_input_image`).closest(".cnet-unit").dataset;
@@ -87,8 +86,8 @@ window.controlnetPanel = Object.assign(window.controlnetPanel || {}, (() => {
 
   /** The picture of a widget's value, or the one that the widget shows. */
   async function load(value, widget) {
-    const image = isName(value) ? find(`${widget} img`) : new Image();
-    if (!isName(value)) image.src = addressOf(value);
+    if (!isName(value)) return page.load(addressOf(value));
+    const image = find(`${widget} img`);
     await image.decode();
     return image;
   }

@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, isShown, word } = window.controlnetPanel.page;
+  const { TABS, find, findAll, follow, isShown, load, word } = window.controlnetPanel.page;
   const KINDS = /^image\/(png|jpeg|webp|bmp|gif)$/;
 
   const tools = () => window.controlnetPanel.unitTools;
@@ -20,13 +20,6 @@
       reader.onerror = () => reject(reader.error);
       reader.readAsDataURL(blob);
     });
-  }
-
-  async function load(source) {
-    const image = new Image();
-    image.src = source?.url ?? source;
-    await image.decode();
-    return image;
   }
 
   function draw(image, width, height, isMirrored = false) {
@@ -142,9 +135,9 @@
       if (!width) return; // it has shown nothing yet
       const image = draw(video, width, height, video.classList.contains("cnet-mirrored"));
       closeCamera(view);
-      const { tab, index } = tools().placeOf(unit);
-      await putPicture(tab, index, image);
       button.focus();
+      const { tab, index } = tools().placeOf(unit);
+      await putPicture(tab, index, image).catch((error) => tools().sayInUnit(unit, error.message, true));
     };
     const cancel = () => {
       closeCamera(view);
@@ -248,24 +241,43 @@
   // Several at once.
 
   /** Several files for a unit: the first is for it, the others for units behind it without a picture. */
-  async function share(unit, files) {
-    const { tab, index } = tools().placeOf(unit);
+  /**
+   * Put files into units of a tab, one each, as far as there are both.
+   *
+   * `findPlaces` gives the numbers of the units. Returns what went where, what had no room and what is no picture,
+   * as a sentence, and whether anything was left.
+   */
+  async function putFiles(tab, files, findPlaces) {
     const read = await Promise.all(files.map((file) => dataUrl(file).catch(() => null)));
     const pictures = files.map((file, i) => [file.name, read[i]]);
     const others = pictures.filter(([, url]) => !url).map(([name]) => name);
     const left = pictures.filter(([, url]) => url);
-    const units = tools().unitsOf(tab);
-    const isFree = (one) => !pictureIn(".cnet-input-image-group .cnet-image", one);
-    const places = [index, ...units.keys()].filter((i, at) => !at || (i > index && isFree(units[i])));
     const said = [];
-    for (const place of places.slice(0, left.length)) {
+    let fault = "";
+    for (const place of findPlaces().slice(0, left.length)) {
       const [name, url] = left.shift();
-      await putPicture(tab, place, url);
-      said.push(word("drop_went", { name, unit: place }));
+      try {
+        await putPicture(tab, place, url);
+        said.push(word("drop_went", { name, unit: place }));
+      } catch (error) {
+        fault = error.message;
+      }
     }
     if (left.length) said.push(word("drop_no_room", { names: left.map(([name]) => name).join(", ") }));
     if (others.length) said.push(word("drop_no_picture", { names: others.join(", ") }));
-    tools().sayInUnit(unit, `${said.join("; ")}.`, Boolean(left.length || others.length));
+    if (fault) said.push(fault);
+    return { text: said.length ? `${said.join("; ")}.` : "", isFault: Boolean(fault || left.length || others.length) };
+  }
+
+  const isEmpty = (unit) => !pictureIn(".cnet-input-image-group .cnet-image", unit);
+
+  /** Several files that were dropped on a unit: the first is its, the others go to those behind it without a picture. */
+  async function share(unit, files) {
+    const { tab, index } = tools().placeOf(unit);
+    const units = tools().unitsOf(tab);
+    const behind = () => [...units.keys()].filter((i) => i > index && isEmpty(units[i]));
+    const { text, isFault } = await putFiles(tab, files, () => [index, ...behind()]);
+    tools().sayInUnit(unit, text, isFault);
   }
 
   function takeDrop(event) {
@@ -287,5 +299,6 @@
   }
 
   document.addEventListener("drop", takeDrop, true);
+  Object.assign(window.controlnetPanel, { putFiles });
   follow(update, { calmly: true });
 })();

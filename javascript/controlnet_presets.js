@@ -6,16 +6,14 @@
 (() => {
   "use strict";
 
-  const TABS = ["txt2img", "img2img"];
+  const { TABS, find, whenReady, word } = window.controlnetPanel.page;
   const MOST_MEGABYTES = 200;
   const SURE = ["cnet-presets-row", "cnet-presets-sure"].join(" ");
 
-  const word = (name, values) => window.controlnetWord(name, values);
   const countUnits = (count) => word(count === 1 ? "badge_one" : "badge", { count });
   const countPictures = (count) => word(count === 1 ? "presets_picture_one" : "presets_picture_count", { count });
   const sayImported = ({ added }) =>
     added.length ? word("presets_imported", { names: added.join(", ") }) : word("presets_imported_none");
-  const find = (selector, root) => (root || document).querySelector(selector);
   const make = (tag, properties, ...inside) => {
     const element = Object.assign(document.createElement(tag), properties);
     element.append(...inside);
@@ -42,7 +40,7 @@
     return [];
   };
 
-  window.controlnetPanel = Object.assign(window.controlnetPanel || {}, { askPresets, takePresets });
+  Object.assign(window.controlnetPanel, { askPresets, takePresets });
 
   // ---- the dialog ----
 
@@ -302,5 +300,5 @@
     }
   }
 
-  if (typeof onUiLoaded === "function") onUiLoaded(addButtons);
+  whenReady(addButtons);
 })();

@@ -323,7 +323,7 @@
 
   follow(update);
 
-  window.controlnetPanel = Object.assign(window.controlnetPanel || {}, {
+  Object.assign(window.controlnetPanel, {
     unitTools: { buildTools, makeButton, makeMenu, placeOf, sayInUnit, setEnabled, unitsOf },
   });
 })();

@@ -131,9 +131,6 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "add_why": "{kind}: in the next free unit, which is switched on",
     "drop_pictures": "Drop pictures here: one for each free unit.",
     "all_in_use": "All units are in use: choose the control type in one of them.",
-    "pictures_left": (
-        "{taken} of {given} pictures were taken: there is no free unit for the others."
-    ),
     # The timeline.
     "first_pass": "First pass",
     "hires_pass": "Hires pass",

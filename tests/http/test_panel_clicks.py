@@ -157,11 +157,16 @@ def test_three_units_with_windows(page: Any, pictures: Sequence[Path]) -> None:
     assert hand.count <= 10
 
 
-def test_what_has_no_place_is_said(page: Any, pictures: Sequence[Path]) -> None:
+def test_what_has_no_place_is_said(page: Any, pictures: Sequence[Path], tmp_path: Path) -> None:
     hand = Hand(page, "txt2img")
-    hand.drop(HEADER, *pictures)
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    hand.drop(HEADER, *pictures, text)
     said = "#txt2img_controlnet .cnet-quick-said"
-    page.wait_for_selector(f"{said}:has-text('3 of 4 pictures were taken')")
+    page.wait_for_selector(f"{said}:has-text('no unit without a picture was left')")
+    line = page.text_content(said)
+    went = [f"{path.name} to unit {index}" for index, path in enumerate(pictures[:3])]
+    assert all(one in line for one in (*went, pictures[3].name, f"no picture: {text.name}"))
     for index in range(3):
         hand.add("Canny", index, "canny")
     hand.click("#txt2img_controlnet .cnet-quick button:text-is('Tile')")
