@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lib_controlnet.errors import ControlNetError
+from lib_controlnet.errors import ControlNetError, quote
 from lib_controlnet.files.containers import has_header, open_container
 from lib_controlnet.files.published import PublishedFile
 from lib_controlnet.gate import own_module
@@ -40,6 +40,8 @@ MOST_WAITING: Final = 32
 """Downloads that are under way or wait."""
 MOST_OVER: Final = 32
 """Downloads that are over and still told of."""
+LONGEST_SHOWN: Final = 200
+"""Characters of a wrong id that a message repeats."""
 LIST_LIMIT: Final = 2**16
 """Bytes of the list on disk that are read."""
 SOON: Final = 2.0
@@ -201,7 +203,7 @@ class Downloads:
         """
         with self._change():
             if name not in self._items:
-                msg = f"there is no download {name[:200]!r} that could be stopped"
+                msg = f"there is no download {quote(name[:LONGEST_SHOWN])} that could be stopped"
                 raise DownloadError(msg, 404)
             item = self._items[name]
             item.is_stopped.set()

@@ -302,6 +302,12 @@ def kept_panel(kept_page: Any, kept_pages: list[OpenPage], profile: Any, webui: 
 
 
 @pytest.fixture
+def panel(kept_panel: Any) -> Any:
+    """The panel of txt2img, open and as it is at first; some files have it otherwise."""
+    return kept_panel
+
+
+@pytest.fixture
 def kept_img2img(kept_page: Any, kept_pages: list[OpenPage], profile: Any, webui: WebUI) -> Any:
     """As `kept_panel`, for the panel and the pictures of img2img."""
     page = start_kept(kept_pages, profile, webui, "img2img")

@@ -38,12 +38,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_shapes(tmp_path_factory.mktemp("pictures") / "shapes.png")
 
 
-@pytest.fixture
-def panel(kept_panel: Any) -> Any:
-    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
-    return kept_panel
-
-
 def test_canny_from_upload_to_picture(page: Any, picture: Path) -> None:
     open_panel(page)
     assert page.locator(".cnet-badge").count() == 0

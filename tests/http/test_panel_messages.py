@@ -57,12 +57,6 @@ TRIES = 40
 """For what the server finds out beside: so often is looked again, each time after that long."""
 
 
-@pytest.fixture
-def panel(kept_panel: Any) -> Any:
-    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
-    return kept_panel
-
-
 def says(page: Any, line: str, text: str) -> None:
     """Wait until a line says something, and see that it goes on doing so."""
     page.wait_for_selector(f'{line}:has-text("{text}")', state="visible")

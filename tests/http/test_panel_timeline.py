@@ -26,12 +26,6 @@ TIMELINE = "#txt2img_controlnet_timeline"
 BARS = f"{TIMELINE} .cnet-timeline-bar"
 
 
-@pytest.fixture
-def panel(kept_panel: Any) -> Any:
-    """The panel of txt2img, open and as it is at first."""
-    return kept_panel
-
-
 def enable(page: Any, index: int = 0) -> None:
     page.check(f"{unit_id(index)}_controlnet_enable_checkbox input")
 

@@ -41,12 +41,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_shapes(tmp_path_factory.mktemp("pictures") / "shapes.png", (192, 128))
 
 
-@pytest.fixture
-def panel(kept_panel: Any) -> Any:
-    """The panel of txt2img, open and as it is at first, with a small picture asked for."""
-    return kept_panel
-
-
 def tools(page: Any, unit: str = UNIT) -> Any:
     return page.locator(TOOLS.format(unit))
 
