@@ -146,7 +146,7 @@ def test_panel_scripts_are_calls_of_functions_that_the_page_has(
         json.loads(f"[{call[2]}]")
         names.add(call[1])
     assert len(names) > 10
-    ends = ("return {", "Object.assign(window.controlnetPanel || {}, {")
+    ends = ("return {", "Object.assign(window.controlnetPanel, {")
     exported = [one.rpartition(end)[2] for one in SCRIPTS for end in ends if end in one]
     assert not [name for name in names if not re.search(rf"\b{name}\b", "".join(exported))]
 
