@@ -80,19 +80,24 @@
     }
   }
 
-  async function useMap(unit) {
+  /**
+   * Make a map, a data URL, the picture of a unit as it is: enabled, and without a preprocessor.
+   *
+   * What was there comes back with a button.
+   */
+  async function putMap(unit, image, text) {
     const { tab, index } = tools().placeOf(unit);
+    const settings = { module: "none", independent: true, input_mode: "simple", enabled: true };
+    const plan = (units) => [
+      { unit: index, pictures: { image, drawing: null }, values: { ...units[index].values, ...settings } },
+    ];
+    await tools().change(tab, plan, unit, text, word("map_back"));
+  }
+
+  async function useMap(unit) {
     const map = pictureIn(".cnet-generated-image-group", unit);
     try {
-      const image = await dataUrl(map.src);
-      await window.controlnetPanel.edit(tab, (units) => [
-        {
-          unit: index,
-          pictures: { image, drawing: null },
-          values: { ...units[index].values, module: "none", independent: true, input_mode: "simple", enabled: true },
-        },
-      ]);
-      tools().sayInUnit(unit, word("map_used"));
+      await putMap(unit, await dataUrl(map.src), word("map_used"));
     } catch (error) {
       tools().sayInUnit(unit, word("send_unread", { error: error.message }), true);
     }
@@ -299,6 +304,6 @@
   }
 
   document.addEventListener("drop", takeDrop, true);
-  Object.assign(window.controlnetPanel, { putFiles });
+  Object.assign(window.controlnetPanel, { dataUrl, putFiles, putMap });
   follow(update, { calmly: true });
 })();

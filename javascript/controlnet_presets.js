@@ -1,8 +1,8 @@
 // Presets of units: a dialog that is built when it is first opened, and what it asks the server.
 //
-// A classic script; it adds two entries to `controlnetPanel` (javascript/controlnet_events.js),
-// which the events of `lib_controlnet/ui/presets.py` call. What a preset says is written by
-// `controlnetPanel.edit`; here it stands as texts alone, never as HTML.
+// A classic script; it adds an entry to `controlnetPanel` that the event of
+// `lib_controlnet/ui/presets.py` calls. What a preset says is written by `controlnetPanel.edit`;
+// here it stands as texts alone, never as HTML.
 (() => {
   "use strict";
 
@@ -20,48 +20,20 @@
     return element;
   };
 
-  // ---- what the events call ----
-
-  /** The button that carries everything between a panel and the server. */
-  const carrier = (prefix) => find(`#${prefix}_presets`);
+  // ---- what the event calls ----
 
   /** The inputs of a question: what is asked, and the units where they are to be saved. */
-  const askPresets = (prefix, count) => (_box, ...values) => {
-    const { asked } = carrier(prefix);
+  const askPresets = (name, count) => (_box, ...values) => {
+    const { asked } = find(`#${name}`);
     const units = values.slice(0, count);
     return [asked, ...(asked?.do === "save" ? units : units.map(() => null))];
   };
 
-  /** An answer, for who asked; null if it is an older one. */
-  const takePresets = (prefix) => (answer) => {
-    const { asked } = carrier(prefix);
-    const isFresh = Boolean(answer) && answer.serial === asked?.serial;
-    carrier(prefix).dispatchEvent(new CustomEvent("answered", { detail: isFresh ? answer : null }));
-    return [];
-  };
-
-  Object.assign(window.controlnetPanel, { askPresets, takePresets });
+  Object.assign(window.controlnetPanel, { askPresets });
 
   // ---- the dialog ----
 
-  let serial = 0;
   const dialogs = new Map();
-
-  /** Ask the server, one question at a time, and wait for its answer; null if none comes. */
-  let before = Promise.resolve();
-  function ask(prefix, question) {
-    const button = carrier(prefix);
-    before = before.then(
-      () =>
-        new Promise((next) => {
-          serial += 1;
-          button.asked = { ...question, serial };
-          button.addEventListener("answered", ({ detail }) => next(detail), { once: true });
-          button.click();
-        }),
-    );
-    return before;
-  }
 
   class PresetDialog {
     constructor(prefix) {
@@ -131,7 +103,7 @@
     async send(question, success) {
       this.say(word("presets_working"));
       this.box.setAttribute("aria-busy", "true");
-      const answer = await ask(this.prefix, question);
+      const answer = await window.controlnetPanel.ask(`${this.prefix}_presets`, question);
       if (answer) await this.show(answer, success);
       else this.say(word("presets_lost"), true);
       this.box.removeAttribute("aria-busy");
@@ -285,7 +257,7 @@
     for (const tab of TABS) {
       const prefix = `${tab}_controlnet`;
       const panel = find(`#${prefix}`);
-      if (!panel || !carrier(prefix) || find(".cnet-presets-open", panel)) continue;
+      if (!panel || !find(`#${prefix}_presets`) || find(".cnet-presets-open", panel)) continue;
       const add = (place, title, unit) => {
         const button = make("button", { type: "button", textContent: word("presets"), title, className: "cnet-presets-open" });
         button.addEventListener("click", () => open(prefix, unit));

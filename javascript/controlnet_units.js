@@ -145,7 +145,7 @@
   }
 
   /** Carry an edit out, say so in a unit, and offer to take it back. */
-  async function change(tab, plan, unit, text) {
+  async function change(tab, plan, unit, text, back = word("tools_undo")) {
     const elements = unitsOf(tab);
     const notes = elements.map(notesOf);
     let before = [];
@@ -160,7 +160,7 @@
       sayInUnit(unit, error.message, true);
       return;
     }
-    const undo = makeButton(word("tools_undo"), async () => {
+    const undo = makeButton(back, async () => {
       await window.controlnetPanel.edit(tab, () => before);
       for (const { unit: number } of before) writeNotes(elements[number], notes[number]);
       sayInUnit(unit, word("tools_undone"));
@@ -324,6 +324,6 @@
   follow(update);
 
   Object.assign(window.controlnetPanel, {
-    unitTools: { buildTools, makeButton, makeMenu, placeOf, sayInUnit, setEnabled, unitsOf },
+    unitTools: { buildTools, change, makeButton, makeMenu, placeOf, sayInUnit, setEnabled, unitsOf },
   });
 })();

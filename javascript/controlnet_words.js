@@ -34,6 +34,9 @@ window.controlnetWord = (() => {
     return fill(translate(table[name]), values);
   }
 
+  /** Take up more texts: those of a part that is loaded later. */
+  const add = (texts) => Object.assign(readTable(), texts);
+
   /** The texts with places that have a translation: what stands between the places, their names. */
   let patterns;
   function readPatterns() {
@@ -128,5 +131,5 @@ window.controlnetWord = (() => {
     return Object.fromEntries(names.map((name) => [name.slice(start.length), word(name)]));
   }
 
-  return Object.assign(word, { read, startingWith });
+  return Object.assign(word, { add, read, startingWith });
 })();

@@ -26,6 +26,7 @@ from lib_controlnet.ui.choices import (
     remarks,
     slider_updates,
 )
+from lib_controlnet.ui.editors import connect_editors
 from lib_controlnet.ui.events import connect
 from lib_controlnet.ui.gradios import shorten_examples
 from lib_controlnet.ui.host_tab import HostTab
@@ -79,6 +80,7 @@ def build_panel(is_img2img: bool, tab: str, runtime: Any) -> list[UnitValue]:
         tell_fields(values, prefix)
         connect_apply(values, [_writes(unit) for unit in units], prefix, runtime)
         connect_presets(values, prefix, runtime)
+        connect_editors(prefix, runtime)
         connect_stop(prefix, runtime)
     shorten_examples(_blocks_in(panel))
     return values

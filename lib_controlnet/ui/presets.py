@@ -1,8 +1,8 @@
 """Presets in the panel: the dialog of the page's script asks, and gets an answer.
 
-One hidden button of a panel carries both. What the page asks for travels in a hidden component,
-together with the units' values where a preset is saved. What a loaded preset says comes back as
-edits of units, which the page writes like any other: see `ui/apply.py`.
+A hidden button of a panel carries both (`ui/carrier.py`), together with the units' values where a
+preset is saved. What a loaded preset says comes back as edits of units, which the page writes like
+any other: see `ui/apply.py`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from lib_controlnet.presets.names import LAST_USED
 from lib_controlnet.presets.store import TAKEN, Presets
 from lib_controlnet.ui.apply import CONTROL_TYPE, MASK_LOST
 from lib_controlnet.ui.batch import MERGE_IMAGES, write_paths
-from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.gradios import SCRIPT
+from lib_controlnet.ui.carrier import build_carrier
 from lib_controlnet.ui.unit_value import INDEPENDENT, UnitValue
 from lib_controlnet.ui.uploads import keep_upload
 from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit
@@ -49,26 +48,12 @@ def connect_presets(units: Sequence[UnitValue], prefix: str, runtime: Any) -> No
         prefix: the panel's element id.
         runtime: the extension's services.
     """
-    button = gr.Button(visible=False, elem_id=f"{prefix}_presets")
-    box = gr.JSON(visible=False)
-    for hidden in (button, box):
-        hidden.do_not_save_to_config = True
     shown = [name for name in FIELDS if name in units[0].widgets]
 
     def answer(ask: Ask, *values: Any) -> Answer:
-        asked = ask if isinstance(ask, Mapping) else {}
-        said = answer_page(asked, values, shown, runtime.presets)
-        return {**said, "serial": asked.get("serial")}
+        return answer_page(ask, values, shown, runtime.presets)
 
-    answered = button.click(
-        fn=answer,
-        **{SCRIPT: page_function("askPresets", prefix, len(units))},
-        inputs=[box, *units],
-        outputs=[box],
-        show_progress=False,
-        queue=False,
-    )
-    in_page(answered.then, page_function("takePresets", prefix), [box], [])
+    build_carrier(f"{prefix}_presets", answer, units, "askPresets")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from lib_controlnet.enums import ActingRegion
 from lib_controlnet.interop.unit import ControlNetUnit
 from lib_controlnet.ui.batch import read_input
 from lib_controlnet.ui.browser import in_page, page_function
+from lib_controlnet.ui.editors import stamp
 from lib_controlnet.ui.page_value import PageValue
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.ui.sketch import resolve
@@ -111,6 +112,7 @@ def tell_fields(units: Sequence[UnitValue], name: str) -> None:
         "quick": listing.quick_modules(),
         "sizes": listing.module_sizes(),
         "words": dict(PAGE),
+        "editors": stamp(),
     }
     gr.HTML(html.escape(json.dumps(told), quote=False), visible=False, elem_id=f"{name}_fields")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from lib_controlnet.words.editors import EDITORS
 from lib_controlnet.words.labels import LABELS
 from lib_controlnet.words.messages import MESSAGES
 from lib_controlnet.words.notes import NOTES
@@ -22,7 +23,7 @@ from lib_controlnet.words.titles import TITLES
 PAGE: Final[Mapping[str, str]] = {**SCRIPTS, **TITLES}
 """The part of the table that the page gets."""
 
-WORDS: Final[Mapping[str, str]] = {**LABELS, **NOTES, **MESSAGES, **PAGE}
+WORDS: Final[Mapping[str, str]] = {**LABELS, **NOTES, **MESSAGES, **PAGE, **EDITORS}
 """Name -> English text."""
 
 

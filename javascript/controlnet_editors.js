@@ -1,0 +1,45 @@
+// Opens the editors of maps. What they are made of lies in `javascript/editors/`, and nothing of it
+// is loaded before one is opened.
+//
+// A classic script; `controlnetPanel.openEditor(unit, tool)` is for other scripts of the panel.
+(() => {
+  "use strict";
+
+  const { find, part, word } = window.controlnetPanel.page;
+  const TOOLS = ["pose", "segmentation", "scribble", "regions"];
+  const place = document.currentScript.src;
+
+  const tools = () => window.controlnetPanel.unitTools;
+  const stampOf = () => JSON.parse(find('[id$="_controlnet_fields"]').textContent).editors;
+
+  /** The tool that fits what a unit is steered by. */
+  function guess(unit) {
+    const named = ["preprocessor", "model"].map((list) => part(unit, `controlnet_${list}_dropdown`, "input")?.value || "");
+    const text = named.join(" ").toLowerCase();
+    if (/pose/.test(text)) return "pose";
+    return /seg/.test(text) ? "segmentation" : "scribble";
+  }
+
+  /** Open an editor for a unit; without a tool the one that fits it. */
+  async function openEditor(unit, tool = guess(unit)) {
+    try {
+      const frame = await import(new URL(`editors/frame.mjs?${stampOf()}`, place));
+      await frame.open({ ...tools().placeOf(unit), unit, tool });
+    } catch (error) {
+      tools().sayInUnit(unit, word("editor_failed", { error: error.message }), true);
+    }
+  }
+
+  function addMenu(event) {
+    const unit = event.target.closest(".cnet-unit");
+    if (find(".cnet-editors", unit)) return;
+    const entries = () => TOOLS.map((tool) => [word(`editor_${tool}`), () => openEditor(unit, tool)]);
+    const menu = tools().makeMenu(word("editors"), entries);
+    menu.classList.add("cnet-editors");
+    find("summary", menu).title = word("editors_note");
+    find(".cnet-tool-clear", event.target).before(menu);
+  }
+
+  document.addEventListener("controlnettools", addMenu);
+  Object.assign(window.controlnetPanel, { openEditor });
+})();

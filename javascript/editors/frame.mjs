@@ -1,0 +1,382 @@
+// The frame of every editor: a dialog with a stage, undo and redo, a photograph beneath, and what
+// becomes of the map. The tools are modules beside this one, each with `create(frame)`.
+//
+// A tool is { load(state | null), save(), result() or apply(), key(event), measure(state) }: `load`
+// shows a state, or with null begins from `frame.map`, `frame.pose` or nothing; `save` gives one that
+// can be cloned and that nothing changes later; `result` gives the map as a data URL, or `apply`
+// writes units by itself and returns a sentence; `key` answers whether it has taken a key, `measure`
+// how many bytes a state has. `result`, `apply` or `key` and `measure` may be missing.
+//
+// Modules are loaded by `frame.load`, with the stamp in this one's address, so that none is of
+// another version. A tool's controls go into `frame.bar` and `frame.side`.
+
+const { ask, dataUrl, page, putMap, unitTools } = window.controlnetPanel;
+const { find, part } = page;
+const SIDE = 2048; // pixels of the longer side of a map
+const LATER = 400; // ms until what was made is kept
+const OPACITY = 0.4;
+const KINDS_OF_TEXT = "input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select";
+
+const stamp = new URL(import.meta.url).search;
+export const load = (file) => import(new URL(file + stamp, import.meta.url));
+
+export function make(tag, properties = {}, ...children) {
+  const { className, dataset, ...rest } = properties;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  Object.assign(element.dataset, dataset);
+  for (const [name, value] of Object.entries(rest)) {
+    if (typeof value === "boolean") element.toggleAttribute(name, value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** A button; `pressed`, true or false, makes it one of two states. */
+function button(text, act, { title, pressed, className = "" } = {}) {
+  const made = make("button", { type: "button", className: `cnet-editor-button ${className}` }, text);
+  if (title) Object.assign(made, { title, ariaLabel: text.length > 2 ? text : title });
+  if (pressed !== undefined) made.setAttribute("aria-pressed", String(pressed));
+  made.addEventListener("click", () => act(made));
+  return made;
+}
+
+function slider(label, { min, max, step = 1, value }, act) {
+  const number = make("output", {}, String(value));
+  const input = make("input", { type: "range", min, max, step, value });
+  input.addEventListener("input", () => {
+    number.textContent = input.value;
+    act(Number(input.value));
+  });
+  const made = make("label", { className: "cnet-editor-slider" }, make("span", {}, label), input, number);
+  made.set = (now) => {
+    input.value = now;
+    number.textContent = input.value;
+  };
+  return made;
+}
+
+/** A list of [value, text] to choose from. */
+function choice(label, entries, value, act) {
+  const input = make("select", {}, ...entries.map(([name, text]) => make("option", { value: name }, text)));
+  input.value = value;
+  input.addEventListener("change", () => act(input.value));
+  const made = make("label", { className: "cnet-editor-choice" }, make("span", {}, label), input);
+  made.input = input;
+  return made;
+}
+
+let texts;
+/** The editors' texts come when the first one is opened. */
+async function readWords(tab) {
+  texts ??= await askServer(tab, "words");
+  window.controlnetWord.add(texts);
+}
+
+async function askServer(tab, kind, value) {
+  const answer = await ask(`${tab}_controlnet_editors`, { do: kind, value });
+  if (!answer) throw new Error(texts ? page.word("editor_lost") : kind);
+  if (answer.fault) throw new Error(answer.fault);
+  return answer.value;
+}
+
+const pictureIn = (place) => find(place && `${place} img[src]:not([src=""])`);
+const loadPicture = (url) => page.load(url).catch(() => null);
+
+/** A short text that is another for another text, as good as always. */
+function digest(text) {
+  let sum = 0;
+  for (let i = 0; i < text.length; i += 1) sum = (Math.imul(sum, 31) + text.charCodeAt(i)) | 0;
+  return `${text.length} ${sum}`;
+}
+
+/** The size of the picture to be made. */
+function wantedSize(tab) {
+  const [width, height] = ["width", "height"].map((side) => Number(find(`#${tab}_${side} input[type=number]`)?.value) || 512);
+  return bound({ width, height });
+}
+
+function bound({ width, height }) {
+  const scale = Math.min(1, SIDE / Math.max(width, height));
+  return { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) };
+}
+
+/** What is shown in a unit at the moment that an editor may begin from. */
+async function readUnit(unit) {
+  const own = pictureIn(unit.dataset.picture);
+  const map = find(".cnet-generated-image-group img[src]", unit);
+  const link = find('.cnet-download-pose a[href^="data:application/json"]', unit);
+  const [photograph, shown] = await Promise.all([own, map].map((image) => image && dataUrl(image.src).catch(() => null)));
+  const radios = Array.from(part(unit, "controlnet_resize_mode_radio")?.querySelectorAll("input") || []);
+  return {
+    photograph: photograph || null,
+    map: (await (shown && loadPicture(shown))) || null,
+    source: shown ? digest(shown) : "",
+    pose: link && find(".cnet-download-pose", unit).offsetParent ? JSON.parse(atob(link.href.split(",")[1])) : null,
+    mode: Math.max(0, radios.findIndex((radio) => radio.checked)),
+    preprocessor: part(unit, "controlnet_preprocessor_dropdown", "input")?.value || "",
+  };
+}
+
+class Frame {
+  constructor({ tab, index, unit, tool }, modules) {
+    Object.assign(this, { tab, index, unit, toolName: tool, ...modules, make, button, slider, choice, load });
+    this.word = page.word;
+    this.name = modules.module.isOfAllUnits ? `${tab}/${tool}` : `${tab}/${index}/${tool}`;
+    this.size = wantedSize(tab);
+    this.build();
+    this.view = new modules.View(this.Konva, this.place, this.size);
+    const { stage, content, handles } = this.view;
+    Object.assign(this, { stage, content, handles });
+    this.opacity = OPACITY;
+  }
+
+  // ---- what tools call ----
+
+  scale() {
+    return this.view.scale();
+  }
+
+  strokes(handler) {
+    this.view.handler = handler;
+  }
+
+  ask(kind, value) {
+    return askServer(this.tab, kind, value);
+  }
+
+  say(text, isFault = false) {
+    this.status.textContent = text;
+    this.status.classList.toggle("cnet-fault", isFault);
+  }
+
+  /** An action is finished. */
+  changed() {
+    this.history.add(this.tool.save());
+    this.showHistory();
+    this.keepSoon();
+  }
+
+  undo() {
+    return this.go(-1);
+  }
+
+  redo() {
+    return this.go(1);
+  }
+
+  // ---- the dialog ----
+
+  build() {
+    const { word } = this;
+    const name = word(`editor_${this.toolName}`);
+    const text = this.module.isOfAllUnits ? word("editor_title_all", { tool: name, tab: this.tab }) : word("editor_title", { tool: name, unit: this.index });
+    const title = make("h3", { id: "cnet_editor_title" }, text);
+    const sign = (text, note, act) => button(text, act, { title: word(note) });
+    this.undoButton = sign("\u21B6", "editor_undo", () => this.undo());
+    this.redoButton = sign("\u21B7", "editor_redo", () => this.redo());
+    const zoom = [
+      sign("+", "editor_closer", () => this.view.closer()),
+      sign("\u2212", "editor_farther", () => this.view.farther()),
+      sign("\u2922", "editor_fit", () => this.view.fit()),
+    ];
+    this.shade = slider(word("editor_photograph"), { min: 0, max: 1, step: 0.05, value: OPACITY }, (value) => this.showPhotograph(value));
+    const use = button(word("editor_use"), () => this.use(), { title: word("editor_use_note"), className: "cnet-editor-main" });
+    const close = button(word("editor_close"), () => this.box.close(), { title: word("editor_close_note") });
+    const anew = button(word("editor_anew"), () => this.startAnew(), { title: word("editor_anew_note") });
+    this.bar = make("div", { className: "cnet-editor-bar", role: "toolbar", "aria-label": word("editor_bar") });
+    this.side = make("div", { className: "cnet-editor-side", role: "group", "aria-label": word("editor_side") });
+    this.place = make("div", {
+      className: "cnet-editor-stage",
+      tabindex: 0,
+      role: "application",
+      "aria-label": word("editor_stage", { tool: name }),
+    });
+    this.sizes = make("span", { className: "cnet-editor-sizes" });
+    this.status = make("p", { className: "cnet-editor-status", role: "status" });
+    const head = make("div", { className: "cnet-editor-head" }, title, this.undoButton, this.redoButton, ...zoom, this.shade, anew, use, close);
+    const middle = make("div", { className: "cnet-editor-middle" }, this.place, this.side);
+    const foot = make("div", { className: "cnet-editor-foot" }, this.sizes, this.status);
+    this.box = make("dialog", { className: "cnet-editor", "aria-labelledby": title.id }, head, this.bar, middle, foot);
+    this.box.addEventListener("keydown", (event) => this.press(event));
+    this.box.addEventListener("keyup", (event) => event.key === " " && this.view.hold(false));
+    this.box.addEventListener("close", () => this.end());
+    (find(".gradio-container") || document.body).append(this.box);
+  }
+
+  /** Keys: a tool's own first, then those of the frame; none reaches the host's page. */
+  press(event) {
+    event.stopPropagation();
+    const isTyped = event.target.matches?.(KINDS_OF_TEXT);
+    if (isTyped || !this.tool) return;
+    if (this.tool.key?.(event)) {
+      event.preventDefault();
+      return;
+    }
+    const isCommand = event.ctrlKey || event.metaKey;
+    const key = event.key.toLowerCase();
+    const isOnButton = event.target.matches?.("button, summary, input");
+    const acts = {
+      z: () => isCommand && (event.shiftKey ? this.redo() : this.undo(), true),
+      y: () => isCommand && (this.redo(), true),
+      "+": () => !isCommand && (this.view.closer(), true),
+      "-": () => !isCommand && (this.view.farther(), true),
+      0: () => !isCommand && (this.view.fit(), true),
+      " ": () => !isOnButton && (this.view.hold(true), true),
+    };
+    if (Object.hasOwn(acts, key) && acts[key]()) event.preventDefault();
+  }
+
+  showPhotograph(opacity = this.opacity) {
+    this.opacity = opacity;
+    this.view.photograph.opacity(opacity);
+    this.view.showPhotograph(opacity > 0 ? this.photograph : null, this.mode);
+    this.shade.hidden = !this.photograph;
+  }
+
+  showHistory() {
+    this.undoButton.disabled = !this.history.canUndo;
+    this.redoButton.disabled = !this.history.canRedo;
+  }
+
+  showSize() {
+    const { width, height } = this.size;
+    this.sizes.textContent = this.word("editor_size", { width, height });
+  }
+
+  // ---- states ----
+
+  async begin() {
+    this.box.showModal();
+    this.box.setAttribute("aria-busy", "true");
+    this.say(this.word("editor_working"));
+    const kept = await this.store.read(this.name).catch((error) => this.sayUnkept(error));
+    await this.readSources(kept);
+    this.tool = await this.module.create(this);
+    this.lastKept = kept;
+    Object.assign(this.size, kept?.size || this.freshSize());
+    await this.show(kept?.state ?? null);
+    if (kept) this.sayKept();
+    else this.say(this.map || this.pose ? this.word("editor_from_map") : "");
+    this.box.removeAttribute("aria-busy");
+    this.place.focus();
+  }
+
+  /** Where the photograph comes from: the unit, or the last time if the unit has the map in its place. */
+  async readSources(kept) {
+    const { photograph, ...rest } = await readUnit(this.unit);
+    Object.assign(this, rest);
+    this.beganFrom ??= kept ? kept.source : this.source;
+    const isOwnMap = photograph && photograph === kept?.result;
+    this.photographUrl = (isOwnMap || !photograph ? kept?.photograph : photograph) || null;
+    this.photograph = this.photographUrl && (await loadPicture(this.photographUrl));
+  }
+
+  /** The size of a map that is begun now: the detected one's, or that of the picture to be made. */
+  freshSize() {
+    const { naturalWidth: width, naturalHeight: height } = this.map || {};
+    return width && !this.module.isOfAllUnits ? bound({ width, height }) : wantedSize(this.tab);
+  }
+
+  async show(state) {
+    this.view.resize(this.size);
+    this.showPhotograph();
+    this.showSize();
+    await this.tool.load(state);
+    this.history = new this.store.History(this.tool.save(), this.tool.measure);
+    this.showHistory();
+  }
+
+  sayKept() {
+    const wanted = wantedSize(this.tab);
+    const { width, height } = this.size;
+    const fits = wanted.width * height === wanted.height * width;
+    const other = { width, height, wanted: `${wanted.width} x ${wanted.height}` };
+    const isNewer = this.source && this.source !== this.lastKept.source;
+    const said = [this.word("editor_kept")];
+    if (!fits) said.push(this.word("editor_other_size", other));
+    if (isNewer) said.push(this.word("editor_newer"));
+    this.say(said.join(" "));
+  }
+
+  sayUnkept(error) {
+    this.say(this.word("editor_unkept", { error: error?.message || error }), true);
+  }
+
+  async go(step) {
+    await this.tool.load(this.history.go(step));
+    this.showHistory();
+    this.keepSoon();
+  }
+
+  async startAnew() {
+    await this.readSources(this.lastKept);
+    this.beganFrom = this.source;
+    Object.assign(this.size, this.freshSize());
+    await this.show(null);
+    this.keepSoon();
+    this.say("");
+  }
+
+  keepSoon() {
+    this.isTouched = true;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.keep(), LATER);
+  }
+
+  async keep(result = this.lastKept?.result) {
+    clearTimeout(this.timer);
+    const { photographUrl: photograph, size, beganFrom: source } = this;
+    this.lastKept = { state: this.history.present, size: { ...size }, photograph, result, source };
+    await this.store.write(this.name, this.lastKept).catch((error) => this.sayUnkept(error));
+  }
+
+  /** Give the map to the unit, or whatever the tool does instead. */
+  async use() {
+    this.box.setAttribute("aria-busy", "true");
+    this.say(this.word("editor_working"));
+    try {
+      if (this.tool.apply) {
+        const text = await this.tool.apply();
+        await this.keep();
+        unitTools.sayInUnit(this.unit, text);
+      } else {
+        const image = await this.tool.result();
+        await this.keep(image);
+        await putMap(this.unit, image, this.word("editor_used"));
+      }
+      this.box.close();
+    } catch (error) {
+      this.say(error.message, true);
+    }
+    this.box.removeAttribute("aria-busy");
+  }
+
+  async end() {
+    if (this.isTouched) await this.keep();
+    this.view.destroy();
+    this.tool?.destroy?.();
+    this.box.remove();
+    find(".cnet-editors summary", this.unit)?.focus();
+  }
+}
+
+let style;
+/** Open an editor: { tab, index, unit, tool }. */
+export async function open(asked) {
+  style ??= new Promise((next, fail) => {
+    const link = make("link", { rel: "stylesheet", href: new URL(`editors.css${stamp}`, import.meta.url).href });
+    Object.assign(link, { onload: next, onerror: () => fail(new Error("editors.css")) });
+    document.head.append(link);
+  });
+  const [module, store, { View }] = await Promise.all([
+    load(`${asked.tool}.mjs`),
+    load("store.mjs"),
+    load("view.mjs"),
+    load("konva.min.js"),
+    readWords(asked.tab),
+    style,
+  ]);
+  await new Frame(asked, { module, store, View, Konva: globalThis.Konva }).begin();
+}
