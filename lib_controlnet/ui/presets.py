@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import cv2
-import gradio as gr
 import numpy as np
 
 from lib_controlnet.enums import ActingRegion, InputMode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -14,11 +14,12 @@ from panels import FakeRuntime, build, by_id
 from lib_controlnet.detect import listing
 from lib_controlnet.files.catalog import Catalog
 from lib_controlnet.units.unit import FIELDS
-from lib_controlnet.words import PAGE, TITLES, WORDS, word
+from lib_controlnet.words import EDITORS, PAGE, TITLES, WORDS, word
 
 ROOT = Path(__file__).resolve().parents[2]
 PANEL = sorted((ROOT / "lib_controlnet/ui").glob("*.py"))
-SCRIPTS = sorted((ROOT / "javascript").glob("*.js"))
+EDITOR_SCRIPTS = sorted((ROOT / "javascript/editors").glob("*.mjs"))
+SCRIPTS = [*sorted((ROOT / "javascript").glob("*.js")), *EDITOR_SCRIPTS]
 TEXTS = {"label", "info", "placeholder", "title", "hint"}
 """Arguments that users read."""
 SHOWN = {
@@ -161,7 +162,7 @@ def test_stray_texts_are_found_in_scripts(line: str) -> None:
     assert stray_in_script(fine) == []
 
 
-def names_in(paths: list[Path], call: str) -> set[str]:
+def names_in(paths: Iterable[Path], call: str) -> set[str]:
     """Names that sources give to a function, also behind a condition."""
     found = set()
     for path in paths:
@@ -174,7 +175,8 @@ def names_in(paths: list[Path], call: str) -> set[str]:
 def test_names_that_are_asked_for_are_in_the_table() -> None:
     asked = names_in(SCRIPTS, r"(?:word|controlnetWord)")
     assert len(asked) > 20
-    assert asked <= PAGE.keys()
+    assert asked <= PAGE.keys() | EDITORS.keys()
+    assert names_in(set(SCRIPTS) - set(EDITOR_SCRIPTS), r"(?:word|controlnetWord)") <= PAGE.keys()
     sources = [*(ROOT / "lib_controlnet").rglob("*.py")]
     assert names_in(sources, "word") <= WORDS.keys()
 
@@ -183,7 +185,8 @@ def test_every_text_is_used() -> None:
     sources = [*(ROOT / "lib_controlnet").rglob("*.py"), *SCRIPTS]
     text = "".join(x.read_text(encoding="utf-8") for x in sources if x.parent.name != "words")
     quoted = set(re.findall(r"[\"'](\w+)[\"'{]", text)) | FIELDS.keys()
-    made = {"threshold_a", "threshold_b"}
+    editors = (f"editor_{tool}" for tool in ("pose", "segmentation", "scribble", "regions"))
+    made = {"threshold_a", "threshold_b", *editors}
     unused = WORDS.keys() - quoted - TITLES.keys() - made
     assert {name for name in unused if name.removesuffix("_of") not in quoted} == set()
 
@@ -230,7 +233,7 @@ def test_every_control_type_has_a_sentence_and_a_picture() -> None:
 def test_a_name_stands_for_one_text() -> None:
     from lib_controlnet.words import labels, messages, notes
 
-    parts = [labels.LABELS, notes.NOTES, messages.MESSAGES, PAGE]
+    parts = [labels.LABELS, notes.NOTES, messages.MESSAGES, PAGE, EDITORS]
     assert sum(map(len, parts)) == len(WORDS)
 
 
