@@ -2,7 +2,8 @@
 // becomes of the map. The tools are modules beside this one, each with `create(frame)`.
 //
 // A tool is { load(state | null), save(), result() or apply(), key(event), measure(state) }: `load`
-// shows a state, or with null begins from `frame.map`, `frame.pose` or nothing; `save` gives one that
+// shows a state, or with null begins from `frame.map`, `frame.pose` or nothing, and may return a
+// sentence about what it began from; `save` gives one that
 // can be cloned and that nothing changes later; `result` gives the map as a data URL, or `apply`
 // writes units by itself and returns a sentence; `key` answers whether it has taken a key, `measure`
 // how many bytes a state has. `result`, `apply` or `key` and `measure` may be missing.
@@ -256,9 +257,9 @@ class Frame {
     this.tool = await this.module.create(this);
     this.lastKept = kept;
     Object.assign(this.size, kept?.size || this.freshSize());
-    await this.show(kept?.state ?? null);
+    const said = await this.show(kept?.state ?? null);
     if (kept) this.sayKept();
-    else this.say(this.map || this.pose ? this.word("editor_from_map") : "");
+    else this.sayBegun(said);
     this.box.removeAttribute("aria-busy");
     this.place.focus();
   }
@@ -283,9 +284,15 @@ class Frame {
     this.view.resize(this.size);
     this.showPhotograph();
     this.showSize();
-    await this.tool.load(state);
+    const said = await this.tool.load(state);
     this.history = new this.store.History(this.tool.save(), this.tool.measure);
     this.showHistory();
+    return said;
+  }
+
+  sayBegun(said) {
+    const begun = this.map || this.pose ? this.word("editor_from_map") : "";
+    this.say([begun, said].filter(Boolean).join(" "));
   }
 
   sayKept() {
@@ -314,9 +321,8 @@ class Frame {
     await this.readSources(this.lastKept);
     this.beganFrom = this.source;
     Object.assign(this.size, this.freshSize());
-    await this.show(null);
+    this.sayBegun(await this.show(null));
     this.keepSoon();
-    this.say("");
   }
 
   keepSoon() {

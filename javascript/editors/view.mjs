@@ -5,6 +5,7 @@ const STEP = 1.25;
 const [LEAST, MOST] = [0.05, 32]; // screen pixels for a pixel of the map
 const LEFT = 0;
 const MIDDLE = 1;
+const PEN_END = 5; // what the eraser of a pen is told as
 /** What Konva listens to besides pointers; held back while the view is being moved. */
 const OTHERS = ["mousedown", "mousemove", "touchstart", "touchmove"];
 
@@ -149,7 +150,7 @@ export class View {
       event.preventDefault();
       return;
     }
-    if (!this.handler || event.button > LEFT + 1) return;
+    if (!this.handler || ![LEFT, PEN_END].includes(event.button)) return;
     this.place.setPointerCapture(event.pointerId);
     this.stroke = event.pointerId;
     this.handler.start(this.inMap(event));
