@@ -32,6 +32,7 @@ from lib_controlnet.pictures.placement import PassGeometry
 from lib_controlnet.prepare.units import Preparation, prepare_units
 from lib_controlnet.units import infotext, overrides
 from lib_controlnet.units.plan import plan
+from lib_controlnet.units.region_map import share_region_map
 from lib_controlnet.units.unit import SLIDERS, ControlUnit, parse_unit
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def begin(p: Any, args: Sequence[Any], runtime: Runtime) -> None:
     try:
         given = read_units(args)
         runtime.remember(given)
-        asked = overrides.apply(given, outside_values(p, runtime))
+        asked = share_region_map(overrides.apply(given, outside_values(p, runtime)))
         units = [unit for unit in asked if unit.enabled]
         session.aligns = any(unit.style_align for unit in asked)
         if not units and not session.aligns:

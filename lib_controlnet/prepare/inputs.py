@@ -27,6 +27,7 @@ from lib_controlnet.prepare.crop import (
     whole_picture,
     without_border,
 )
+from lib_controlnet.prepare.painted import painted_mask
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
@@ -346,16 +347,7 @@ def own_region(choice: ChosenPicture, source: PictureSource) -> Region:
         ImageError: it cannot be decoded.
     """
     unit, request = choice.unit, choice.request
-    value = unit.effective_region_mask
-    if isinstance(value, Mapping):  # a drawing widget's {"image", "mask"}
-        value = value.get("mask") if _is_given(value.get("mask")) else value.get("image")
-    if not _is_given(value):
-        msg = (
-            f"{unit.name}: region is {ActingRegion.OWN.value!r}, but no mask is given; draw one, "
-            "send effective_region_mask, or choose another region"
-        )
-        raise UnitError(msg)
-    mask = read_mask(value, f"{unit.name}: region mask", source)
+    mask = _own_mask(choice, source)
     mode, init = choice.resize_mode, request.init_image
     if init is None:
         return Region(mask, unit.resize_mode, unit.region_feather)
@@ -368,6 +360,23 @@ def own_region(choice: ChosenPicture, source: PictureSource) -> Region:
     elif not choice.is_own and request.resize_mode == LATENT_UPSCALE:
         mask = latent_part(mask, whole, request.size)
     return Region(mask, mode, unit.region_feather)
+
+
+def _own_mask(choice: ChosenPicture, source: PictureSource) -> np.ndarray:
+    """A unit's own mask, sent or painted in its colour, uint8 (H, W); see `own_region`."""
+    unit = choice.unit
+    value = unit.effective_region_mask
+    if isinstance(value, Mapping):  # a drawing widget's {"image", "mask"}
+        value = value.get("mask") if _is_given(value.get("mask")) else value.get("image")
+    if _is_given(value):
+        return read_mask(value, f"{unit.name}: region mask", source)
+    if unit.region_colour:
+        return painted_mask(unit, source.read, choice.request.once)
+    msg = (
+        f"{unit.name}: region is {ActingRegion.OWN.value!r}, but no mask is given; draw one, "
+        "send effective_region_mask, or choose another region"
+    )
+    raise UnitError(msg)
 
 
 def host_region(unit: ControlUnit, request: GenerationRequest) -> Region | None:

@@ -19,6 +19,8 @@ import numpy as np
 
 from lib_controlnet.enums import ActingRegion, InputMode
 from lib_controlnet.errors import ControlNetError, PresetError, UnitError
+from lib_controlnet.prepare.inputs import PictureSource
+from lib_controlnet.prepare.painted import paint_masks
 from lib_controlnet.presets.form import encode_png, is_picture
 from lib_controlnet.presets.names import LAST_USED
 from lib_controlnet.presets.store import TAKEN, Presets
@@ -131,6 +133,7 @@ def _save(ask: Ask, page: _Page) -> Answer:
 
 def _load(ask: Ask, page: _Page) -> Answer:
     preset, units = page.presets.load(str(ask.get("name")))
+    units = paint_masks(units, PictureSource().read)
     notes, count, number = [*preset.notes], len(page.values), ask.get("unit")
     is_whole = preset.is_whole and number is None
     if number is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -134,6 +135,44 @@ def text(value: object, _notes: list[str]) -> str:
         return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
     msg = f"is {quote(value)}, must be text"
     raise ValueError(msg)
+
+
+_MAX_COLOUR: Final = 30
+"""Characters of a colour; the longest name of CSS has 20."""
+
+
+def colour(value: object, _notes: list[str]) -> str:
+    """A colour as `#rrggbb`: so, as `#rgb`, by its name in CSS, or three numbers from 0 to 255."""
+    parts: Any = value
+    if isinstance(value, str):
+        text = value.strip().lower() if len(value) <= _MAX_COLOUR else ""
+        if named := _named_colour(text):
+            return named
+        parts = text.strip("[]()").split(",")
+    try:
+        levels = [number(part) for part in parts]
+    except (TypeError, ValueError):
+        levels = []
+    if len(levels) != 3 or not all(level in range(256) for level in levels):
+        msg = (
+            f"is {quote(value)}, must be a colour such as #ff0000, red, or three whole numbers "
+            "from 0 to 255"
+        )
+        raise ValueError(msg)
+    return f"#{bytes(map(int, levels)).hex()}"
+
+
+def _named_colour(text: str) -> str:
+    """`#rrggbb` of a text that is a colour; "" of one that is none."""
+    digits = text.removeprefix("#")
+    if len(digits) == 3:
+        digits = "".join(2 * digit for digit in digits)
+    if len(digits) == 6 and all(digit in string.hexdigits for digit in digits):
+        return f"#{digits}"
+    from PIL import ImageColor
+
+    found = ImageColor.getrgb(text) if text in ImageColor.colormap else ()
+    return f"#{bytes(found[:3]).hex()}" if found else ""
 
 
 def choice(kind: Any) -> Parser:

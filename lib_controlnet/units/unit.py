@@ -53,6 +53,9 @@ class ControlUnit:
             decides for all, and need not be enabled.
         speed: in which evaluations its network is evaluated; its residuals are reused in others.
             The default is what the setting `controlnet_speed` says.
+        region_colour: `#rrggbb`, the colour of the unit's region in `region_map`.
+        region_map: picture painted in a few colours; that of one unit serves all with a colour.
+        region_palette: the colours of all units that have the same `region_map`.
         notes: what was changed while parsing, one sentence each, for the user.
         is_request: made of a request's dict, whose numbers must be in range.
         fault: why a unit that is switched off could not be switched on.
@@ -169,6 +172,11 @@ class ControlUnit:
         False, Written.IF_SET, Axis(16, "Union Apart"), ("control_net_union_apart",)
     )
     speed: Speed = row(Speed.DEFAULT, Written.IF_SET, Axis(17, "Speed"), ("control_net_speed",))
+    region_colour: str = row(
+        "", Written.IF_SET, aliases={"region_color": None}, parse=values.colour
+    )
+    region_map: Any = row(None, parse=values.picture)
+    region_palette: tuple[str, ...] = ()
     index: int = 0
     notes: tuple[str, ...] = ()
     is_request: bool = False
@@ -182,7 +190,8 @@ class ControlUnit:
     @property
     def acting_region(self) -> ActingRegion:
         """Where the unit acts; a mask without a `region` is the clients' older way to say so."""
-        if self.region is ActingRegion.WHOLE and self.effective_region_mask is not None:
+        has_own = self.effective_region_mask is not None or self.region_colour
+        if self.region is ActingRegion.WHOLE and has_own:
             return ActingRegion.OWN
         return self.region
 

@@ -33,7 +33,8 @@ def pickled() -> str:
 
 def test_row_26_nothing_from_the_network_is_unpickled(webui: Any, unit: dict, root: Path) -> None:
     trap = pickled()
-    for field in ("image", "mask", "effective_region_mask", "ipadapter_input"):
+    unit = {**unit, "region_colour": "red"}
+    for field in ("image", "mask", "effective_region_mask", "ipadapter_input", "region_map"):
         for value in (trap, [trap]):
             answer = ask(webui, {**unit, field: value})
             assert answer.status_code in (200, 422), answer.text[:300]
@@ -43,13 +44,14 @@ def test_row_26_nothing_from_the_network_is_unpickled(webui: Any, unit: dict, ro
 
 
 @pytest.mark.parametrize("path", ["OWN", "/etc/hostname", "~/.bashrc", "C:\\windows\\win.ini"])
-@pytest.mark.parametrize("field", ["image", "mask", "effective_region_mask"])
+@pytest.mark.parametrize("field", ["image", "mask", "effective_region_mask", "region_map"])
 def test_row_26_file_paths_are_refused(
     webui: Any, unit: dict, root: Path, field: str, path: str
 ) -> None:
     path = str(root / "docs" / "images" / "demo.jpg") if path == "OWN" else path
     module = "inpaint" if field == "mask" else "canny"
     sent = {**unit, "module": module, "model": "control_demo_inpaint", field: path}
+    sent |= {"region_colour": "red"} if field == "region_map" else {}
     for answer in (ask(webui, sent), webui.post(DETECT, {"controlnet_input_images": [path]})):
         assert answer.status_code == 422
         told = answer.json()["detail"]

@@ -17,7 +17,7 @@ NUMBERS = ("weight", "guidance_start", "guidance_end", "region_feather")
 SLIDERS = ("threshold_a", "threshold_b")
 NAMES = ("module", "model")
 TEXTS = ("output_dir", "batch_mask_dir")
-PICTURES = ("image", "mask", "effective_region_mask")
+PICTURES = ("image", "mask", "effective_region_mask", "region_map")
 KINDS: dict[str, tuple[str, ...]] = {
     "boolean": tuple(n for n in FIELDS if isinstance(FIELDS[n].default, bool)),
     "number": NUMBERS,
@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "folder": ("batch_images",),
     "frames": ("batch_keyframe_idx",),
     "opaque": ("ipadapter_input",),
+    "colour": ("region_colour",),
 }
 ACCEPTED: dict[str, list[tuple[Any, Any]]] = {
     "boolean": [
@@ -51,6 +52,10 @@ ACCEPTED: dict[str, list[tuple[Any, Any]]] = {
     "folder": [("/in", "/in"), (["aGk="], ["aGk="])],
     "frames": [("0,4", "0,4"), ([0, 4], (0, 4))],
     "opaque": [(["x"], ["x"]), ("x", "x")],
+    "colour": [
+        *((x, "#ff0000") for x in ("#ff0000", "#F00", "ff0000", " red ", "Red", "255, 0, 0")),
+        *(([0, 128.0, "255"], "#0080ff"), ("rebeccapurple", "#663399")),
+    ],
 }
 REFUSED: dict[str, list[Any]] = {
     "boolean": ["maybe", "None", 2, -1, 0.5, HUGE, [], [True], {}, {"a": 1}],
@@ -67,6 +72,7 @@ REFUSED: dict[str, list[Any]] = {
     "folder": [1, True, {"a": 1}],
     "frames": [1, True, {"a": 1}],
     "opaque": [1, True],
+    "colour": ["reddish", "#ff00", "#gg0000", "²²²", "[]", 1, True, [1, 2], [0, 0, 256], {"r": 1}, "f" * 99],
 }
 """By kind of field: what has a meaning, and what has none. `nan` and the like come as JSON's."""
 

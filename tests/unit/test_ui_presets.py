@@ -17,6 +17,7 @@ from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.presets.store import Presets
 from lib_controlnet.ui.presets import answer_page
 from lib_controlnet.ui.unit_value import build_unit
+from lib_controlnet.units.unit import parse_unit
 
 
 @pytest.fixture
@@ -143,6 +144,24 @@ def test_pictures_drawing_and_region_come_back_as_they_were(runtime: FakeRuntime
     (edit,) = said["edits"]
     assert not {"pictures", "independent", "merge_images"} & {*edit, *edit["values"]}, "as they are"
     assert "was not kept" in written[own.region_status._id]["value"]
+
+
+def test_regions_in_colours_come_back_as_masks(runtime: FakeRuntime) -> None:
+    panel = Panel(runtime)
+    painted = np.zeros((8, 12, 3), np.uint8)
+    painted[:, :4], painted[:, 8:] = (255, 0, 0), (0, 0, 255)
+    units = [{"region_colour": "red"}, {"region_colour": "blue", "region_map": data_url(painted)}]
+    runtime.presets.save(
+        "p", [parse_unit(one) for one in units], is_whole=True, with_pictures=True
+    )
+    said, written = panel.ask(do="load", name="p", unit=None)
+    assert said["notes"] == []
+    for number, columns in enumerate((slice(0, 4), slice(8, None))):
+        mask = decode_image(said["edits"][number]["pictures"]["mask"])
+        assert (mask[:, columns] == 255).all()
+        assert (mask > 0).sum() == 8 * 4 * 3
+        own = panel.units[number].unit_widgets
+        assert written[own.region._id]["value"] == "Own mask"
 
 
 def test_several_pictures_come_back_as_uploads(runtime: FakeRuntime) -> None:

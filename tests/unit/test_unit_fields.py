@@ -62,6 +62,7 @@ ALIASES = {
     "guess_mode": "control_mode",
     "mask_image": "mask",
     "image_fg": "mask",
+    "region_color": "region_colour",
 }
 VIEWS = {
     "weight": "weight",
@@ -94,7 +95,7 @@ def test_what_is_published_of_the_table(panel_of_one_unit: UnitWidgets) -> None:
     optional = [field.name for field in infotext.fields(*infotext.IF_SET)]
     assert optional == [
         *("hr_option", "pulid_mode", "union_control_type", "region", "region_feather"),
-        *("union_apart", "speed", "advanced_weighting"),
+        *("union_apart", "speed", "region_colour", "advanced_weighting"),
     ]
     assert overrides.attributes() == ATTRIBUTES
     axes = sorted(field.axis for field in FIELDS.values() if field.axis)
