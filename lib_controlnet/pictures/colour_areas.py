@@ -23,6 +23,8 @@ MAX_COLOURS: Final = 64
 """That are asked for, and that a picture is thought to have besides."""
 _LEAST_SHARE: Final = 1000
 """A colour that fills less than this part of the picture is not one that it is painted in."""
+_EVEN: Final = 24
+"""Levels by which pixels side by side differ within an area."""
 _SHOWN: Final = 8
 _OPAQUE: Final = 128
 _NONE: Final = 255
@@ -37,7 +39,7 @@ class ColourAreas:
     Attributes:
         labels: uint8 (H, W), the place of the pixel's colour in `colours`, 255 for nobody's.
         colours: `#rrggbb`, those asked for.
-        shares: of all pixels, by colour, those of the picture that nobody asked for among them.
+        shares: of all pixels, by colour; those that nobody asked for are there too, without edges.
     """
 
     labels: np.ndarray
@@ -63,7 +65,7 @@ def split_colours(picture: np.ndarray, colours: Sequence[str]) -> ColourAreas:
         colours: `#rrggbb`, different ones, 64 at most.
     """
     asked = np.array([_rgb(colour) for colour in colours], np.float32)
-    pixels = picture[:, :, :3]
+    pixels = np.ascontiguousarray(picture[:, :, :3])
     seen = picture[:, :, 3] >= _OPAQUE if picture.shape[2] == 4 else None
     others, shares = _find_others(pixels, seen, asked)
     labels = np.empty(pixels.shape[:2], np.uint8)
@@ -93,12 +95,15 @@ def _find_others(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """What a picture is painted in besides: float32 (n, 3), and the share of each by its name.
 
+    Only areas count, whose pixels are like those around them; so edges, soft ones too, do not.
     Colours are told apart by the upper five bits of each channel; those that are as near to one
     asked for, or to a more frequent one, as noise is, count as that.
     """
     count, sums = np.zeros(1 << 15, np.int64), np.zeros((3, 1 << 15))
+    inner = cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(2) <= _EVEN
+    inner = inner if seen is None else inner & seen
     for rows in _strips(pixels, 3):
-        part = pixels[rows].reshape(-1, 3) if seen is None else pixels[rows][seen[rows]]
+        part = pixels[rows][inner[rows]]
         fine = part.astype(np.int32) >> 3
         cells = (fine[:, 0] << 10) | (fine[:, 1] << 5) | fine[:, 2]
         count += np.bincount(cells, minlength=len(count))
@@ -106,7 +111,7 @@ def _find_others(
             sum_ += np.bincount(cells, part[:, channel], minlength=len(count))
     size = pixels.shape[0] * pixels.shape[1]
     frequent = np.flatnonzero(count * _LEAST_SHARE >= max(size, 1))
-    found, shares = [], dict[str, float]()
+    found, shares = list[np.ndarray](), dict[str, float]()
     for cell in frequent[np.argsort(-count[frequent], kind="stable")]:
         colour = np.rint(sums[:, cell] / count[cell]).astype(np.float32)
         taken = np.concatenate([asked, np.array(found, np.float32).reshape(-1, 3)])

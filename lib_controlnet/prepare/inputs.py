@@ -27,7 +27,7 @@ from lib_controlnet.prepare.crop import (
     whole_picture,
     without_border,
 )
-from lib_controlnet.prepare.painted import painted_mask
+from lib_controlnet.prepare.painted import read_painted_mask
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ def _own_mask(choice: ChosenPicture, source: PictureSource) -> np.ndarray:
     if _is_given(value):
         return read_mask(value, f"{unit.name}: region mask", source)
     if unit.region_colour:
-        return painted_mask(unit, source.read, choice.request.once)
+        return read_painted_mask(unit, source.read, choice.request.once)
     msg = (
         f"{unit.name}: region is {ActingRegion.OWN.value!r}, but no mask is given; draw one, "
         "send effective_region_mask, or choose another region"

@@ -21,7 +21,7 @@ Read = Callable[..., np.ndarray]
 """Decodes a picture that is called something in messages; takes `keep_alpha`."""
 
 
-def painted_mask(unit: ControlUnit, read: Read, once: Callable[..., Any]) -> np.ndarray:
+def read_painted_mask(unit: ControlUnit, read: Read, once: Callable[..., Any]) -> np.ndarray:
     """Where the picture of regions has the unit's colour, uint8 (H, W).
 
     Args:
@@ -45,8 +45,11 @@ def painted_mask(unit: ControlUnit, read: Read, once: Callable[..., Any]) -> np.
         raise UnitError(msg)
     palette = unit.region_palette or (colour,)
     if len(palette) > MAX_COLOURS:
-        msg = f"{name} is for {len(palette)} colours of units, {MAX_COLOURS} at most can be told"
-        raise UnitError(f"{msg} apart; use fewer")
+        msg = (
+            f"{name} is for {len(palette)} colours of units, {MAX_COLOURS} at most can be told "
+            "apart; use fewer"
+        )
+        raise UnitError(msg)
     picture = read(value, name, keep_alpha=True)
     size = Size.from_array(picture)
     if size.area > MAX_WORKED:
@@ -70,7 +73,7 @@ def painted_mask(unit: ControlUnit, read: Read, once: Callable[..., Any]) -> np.
 def paint_masks(units: Sequence[ControlUnit], read: Read) -> list[ControlUnit]:
     """Units that have their masks in place of colours, for where only masks can be shown.
 
-    A unit whose picture is not there stays as it is. Raises: see `painted_mask`.
+    A unit whose picture is not there stays as it is. Raises: see `read_painted_mask`.
     """
     kept: dict[tuple, Any] = {}
 
@@ -82,7 +85,7 @@ def paint_masks(units: Sequence[ControlUnit], read: Read) -> list[ControlUnit]:
     def paint(unit: ControlUnit) -> ControlUnit:
         if unit.region_map is None or not unit.region_palette:
             return unit
-        mask = np.repeat(painted_mask(unit, read, once)[:, :, None], 3, axis=2)
+        mask = np.repeat(read_painted_mask(unit, read, once)[:, :, None], 3, axis=2)
         return replace(unit, effective_region_mask=mask, region_colour="", region_palette=())
 
     shared = [paint(unit) for unit in share_region_map(units)]

@@ -146,7 +146,7 @@ def colour(value: object, _notes: list[str]) -> str:
     parts: Any = value
     if isinstance(value, str):
         text = value.strip().lower() if len(value) <= _MAX_COLOUR else ""
-        if named := _named_colour(text):
+        if named := _read_colour(text):
             return named
         parts = text.strip("[]()").split(",")
     try:
@@ -162,7 +162,7 @@ def colour(value: object, _notes: list[str]) -> str:
     return f"#{bytes(map(int, levels)).hex()}"
 
 
-def _named_colour(text: str) -> str:
+def _read_colour(text: str) -> str:
     """`#rrggbb` of a text that is a colour; "" of one that is none."""
     digits = text.removeprefix("#")
     if len(digits) == 3:

@@ -72,7 +72,19 @@ REFUSED: dict[str, list[Any]] = {
     "folder": [1, True, {"a": 1}],
     "frames": [1, True, {"a": 1}],
     "opaque": [1, True],
-    "colour": ["reddish", "#ff00", "#gg0000", "²²²", "[]", 1, True, [1, 2], [0, 0, 256], {"r": 1}, "f" * 99],
+    "colour": [
+        "reddish",
+        "#ff00",
+        "#gg0000",
+        "²²²",
+        "[]",
+        1,
+        True,
+        [1, 2],
+        [0, 0, 256],
+        {"r": 1},
+        "f" * 99,
+    ],
 }
 """By kind of field: what has a meaning, and what has none. `nan` and the like come as JSON's."""
 

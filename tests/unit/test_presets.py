@@ -56,6 +56,8 @@ SPECIAL: dict[str, Any] = {
     "batch_image_files": ("a.png", "b.png"),
     "batch_keyframe_idx": "0,4",
     "batch_mask_dir": "masks",
+    "region_colour": "#102030",
+    "region_map": picture(7),
 }
 
 

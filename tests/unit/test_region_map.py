@@ -27,6 +27,7 @@ from lib_controlnet.units.unit import parse_unit
 RED, GREEN, BLUE, WHITE = "#ff0000", "#00c800", "#1e3cff", "#ffffff"
 COLOURS = (RED, GREEN, BLUE)
 ROOT = Path(__file__).resolve().parents[2]
+ANY = PictureSource()
 REQUEST = GenerationRequest(Size(64, 64))
 
 
@@ -57,7 +58,7 @@ def decode(text: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))
 
 
-def region_masks(*fields: dict, source: PictureSource = PictureSource()) -> list[np.ndarray]:
+def region_masks(*fields: dict, source: PictureSource = ANY) -> list[np.ndarray]:
     units = share_region_map([parse_unit(one, i) for i, one in enumerate(fields)])
     return [own_region(choose(unit, REQUEST), source).mask for unit in units if unit.region_colour]
 
@@ -67,7 +68,7 @@ def test_flat_colours_are_divided_exactly() -> None:
     areas = split_colours(picture, COLOURS)
     for colour in COLOURS:
         assert np.array_equal(areas.mask_of(colour) > 0, exact(picture, colour))
-    assert areas.shares[WHITE] == pytest.approx(exact(picture, WHITE).mean())
+    assert areas.shares[WHITE] == pytest.approx(exact(picture, WHITE).mean(), abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "softened"])

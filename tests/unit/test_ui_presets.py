@@ -151,9 +151,7 @@ def test_regions_in_colours_come_back_as_masks(runtime: FakeRuntime) -> None:
     painted = np.zeros((8, 12, 3), np.uint8)
     painted[:, :4], painted[:, 8:] = (255, 0, 0), (0, 0, 255)
     units = [{"region_colour": "red"}, {"region_colour": "blue", "region_map": data_url(painted)}]
-    runtime.presets.save(
-        "p", [parse_unit(one) for one in units], is_whole=True, with_pictures=True
-    )
+    runtime.presets.save("p", [parse_unit(one) for one in units], is_whole=True, with_pictures=True)
     said, written = panel.ask(do="load", name="p", unit=None)
     assert said["notes"] == []
     for number, columns in enumerate((slice(0, 4), slice(8, None))):
