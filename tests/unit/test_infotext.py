@@ -84,6 +84,7 @@ def test_round_trip_fields_beyond_the_published_ones_survive() -> None:
         union_control_type=ControlNetUnionControlType.TYPE_9,
         union_apart=True,
         speed=Speed.FASTEST,
+        region_colour="#1e3cff",
         advanced_weighting=(1.0, 0.1, 1 / 3),
     )
     text = infotext.serialize(unit)

@@ -67,6 +67,8 @@ FIELDS_IN_ORDER = [
     "style_align",
     "union_apart",
     "speed",
+    "region_colour",
+    "region_map",
 ]
 
 
