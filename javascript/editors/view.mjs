@@ -33,6 +33,7 @@ export class View {
     this.pointers = new Map();
     this.isFitted = true;
     this.handler = null;
+    this.listening = new AbortController();
     this.listen();
     this.observer = new ResizeObserver(() => this.measure());
     this.observer.observe(place);
@@ -120,10 +121,11 @@ export class View {
   }
 
   listen() {
-    const on = (name, act) => this.place.addEventListener(name, act.bind(this), { capture: true, passive: false });
+    const { signal } = this.listening;
+    const on = (name, act, target = this.place) => target.addEventListener(name, act.bind(this), { capture: true, passive: false, signal });
     on("pointerdown", this.press);
     on("pointermove", this.drag);
-    for (const name of ["pointerup", "pointercancel"]) on(name, this.release);
+    for (const name of ["pointerup", "pointercancel"]) on(name, this.release, window); // also outside the stage
     on("pointerleave", (event) => this.pointers.has(event.pointerId) || this.handler?.hover?.(null));
     on("wheel", (event) => {
       event.preventDefault();
@@ -199,6 +201,7 @@ export class View {
   }
 
   destroy() {
+    this.listening.abort();
     this.observer.disconnect();
     this.stage.destroy();
   }
