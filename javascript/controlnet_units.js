@@ -64,6 +64,7 @@
     return menu;
   }
   document.addEventListener("click", (event) => {
+    if (!event.isTrusted) return; // a button that a script has pressed
     for (const menu of findAll(".cnet-menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
 

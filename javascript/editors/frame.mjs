@@ -384,5 +384,11 @@ export async function open(asked) {
     readWords(asked.tab),
     style,
   ]);
-  await new Frame(asked, { module, store, View, Konva: globalThis.Konva }).begin();
+  const frame = new Frame(asked, { module, store, View, Konva: globalThis.Konva });
+  try {
+    await frame.begin();
+  } catch (error) {
+    frame.box.close();
+    throw error;
+  }
 }
