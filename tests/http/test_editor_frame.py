@@ -1,33 +1,60 @@
-"""The frame of the editors in a real browser: what it loads, keeps and shows."""
+"""The frame of the editors in a real browser: what it loads, its view, keys, and the way out."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from panel_page import UNIT
+import pytest
+from editor_page import BOX, forget_maps, open_editor
 
-LOADED = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/editors/')).length"
-VIEW = """() => {
-  const { view } = document.querySelector('.cnet-editor').frame;
-  return [view.scale(), view.stage.x(), view.stage.y()];
-}"""
+pytestmark = pytest.mark.browser
 
-
-def open_editor(page: Any, tool: str, unit: str = UNIT) -> Any:
-    """Open an editor from a unit's tools; the dialog."""
-    menu = page.locator(f".cnet-unit:has({unit}_input_image) .cnet-editors")
-    menu.locator("summary").click()
-    menu.locator("button", has_text=tool).first.click()
-    box = page.locator("dialog.cnet-editor")
-    box.and_(page.locator(":not([aria-busy])")).wait_for()
-    return box
+LOADED = (
+    "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/editors/')).length"
+)
+VIEW = "(() => { const [s] = Konva.stages.slice(-1); return [s.scaleX(), s.x(), s.y()]; })()"
+PRESSED = "window.pressed = []; addEventListener('keydown', ({ key }) => pressed.push(key))"
 
 
-def test_nothing_of_an_editor_is_loaded_before_it_is_opened(kept_panel: Any) -> None:
+def test_it_is_loaded_when_opened_and_moves_and_zooms(kept_panel: Any) -> None:
     page = kept_panel
     before = page.evaluate(LOADED)
+    page.evaluate(PRESSED)
 
     open_editor(page, "Scribble")
 
     assert before == 0
     assert page.evaluate(LOADED) >= 5
+    fitted = page.evaluate(VIEW)
+    box = page.locator(f"{BOX} .cnet-editor-stage").bounding_box()
+    x, y = box["x"] + 60, box["y"] + 40
+    held = [(60 - fitted[1]) / fitted[0], (40 - fitted[2]) / fitted[0]]  # what lies there
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -240)
+    scale, left, top = page.evaluate(VIEW)
+    assert scale > fitted[0]
+    assert [(60 - left) / scale, (40 - top) / scale] == pytest.approx(held, abs=0.01)
+
+    page.keyboard.down(" ")
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 20)
+    page.mouse.up()
+    page.keyboard.up(" ")
+    assert page.evaluate(VIEW) == pytest.approx([scale, left + 30, top + 20], abs=0.5)
+    page.mouse.down(button="middle")
+    page.mouse.move(x, y)
+    page.mouse.up(button="middle")
+    assert page.evaluate(VIEW) == pytest.approx([scale, left, top], abs=0.5)
+    assert page.locator(f"{BOX} [aria-label^=Undo]").is_disabled()  # nothing was drawn meanwhile
+
+    page.keyboard.press("0")
+    assert page.evaluate(VIEW) == pytest.approx(fitted)
+    page.keyboard.press("-")
+    assert page.evaluate(VIEW)[0] == pytest.approx(fitted[0] / 1.25)
+    assert not page.locator(f"{BOX} .cnet-editor-slider:has-text('Photograph')").is_visible()
+    page.keyboard.press("Escape")
+    page.locator(BOX).wait_for(state="detached")
+    assert page.evaluate("pressed") == []  # no key is the host's
+    assert page.evaluate("document.activeElement.closest('.cnet-editors') !== null")
+    assert page.evaluate("Konva.stages.length") == 0
+    forget_maps(page)
