@@ -29,6 +29,9 @@ SCRIPTS = (
     ROOT / "tests/data/small_canvas.js",
     *sorted((ROOT / "javascript").glob("*.js")),
 )
+EDITORS = ROOT / "javascript" / "editors"
+ADDRESS = f"location.origin + {json.dumps(f'/file={EDITORS.parent}/')}"
+"""Where a page finds the scripts that it loads later: these were not loaded from anywhere."""
 TABS = ("txt2img", "img2img")
 PASTED = {"control_type": "Canny", "module": "canny", "processor_res": 640, "threshold_a": 64}
 MODES = ("img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch")
@@ -59,7 +62,8 @@ class Site:
                     self._build(tab, runtime)
         port = free_port()
         self.demo.queue()
-        self.demo.launch(prevent_thread_lock=True, server_port=port, quiet=True, show_api=False)
+        how = {"quiet": True, "show_api": False, "allowed_paths": [str(EDITORS)]}
+        self.demo.launch(prevent_thread_lock=True, server_port=port, **how)
         self.url = f"http://127.0.0.1:{port}"
 
     def _build(self, tab: str, runtime: FakeRuntime) -> None:
@@ -154,7 +158,8 @@ def open_site(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1500, "height": 1400})
     context.set_default_timeout(10_000)
     for script in SCRIPTS:  # as a page has them: their functions are everybody's
-        text = json.dumps(script.read_text(encoding="utf-8"))
+        source = script.read_text(encoding="utf-8").replace("document.currentScript.src", ADDRESS)
+        text = json.dumps(source)
         context.add_init_script(f"(0, eval)({text})")
     context.on("weberror", lambda error: errors.append(str(error.error)))
 
