@@ -82,7 +82,8 @@ def bind_unit(
     _check_keyframes(prepared, network, info.images)
     strengths = _strengths(prepared, network, info, say)
     region, images = prepared.region_at(info), prepared.images(info.images)
-    idle = outcome.before_pass(unit, strengths, region, images)
+    window = _window_of(unit, info)
+    idle = outcome.before_pass(unit, strengths, window, region, images)
     if idle:
         log.info("%s has no effect in this pass: %s", unit.name, idle)
         return idle
@@ -98,16 +99,16 @@ def bind_unit(
     for note in _judge_picture(prepared, network):
         say(f"ControlNet {unit.name}: {note}")
     terms = replace(
-        _terms_of(prepared, network), strengths=strengths, region=region, images=images,
-        guide_key=key, speed=_find_speed(unit, host),
+        _terms_of(prepared, network), strengths=strengths, window=window, region=region,
+        images=images, guide_key=key, speed=_find_speed(unit, host),
     )  # fmt: skip
     bound = BoundUnit(UnitPass(prepared, info, placed, terms), network.bind(terms, guide, info))
     for effect in effects.discover():
         bound.effects += effect.bind_all(bound.part, host)
     log.info(
-        "%s: %s, %s, %s, window %g to %g, %dx%d%s",
+        "%s: %s, %s, %s, window %g to %g, %s%dx%d%s",
         *(unit.name, unit.module, network.name, unit.control_mode),
-        *(terms.window.start, terms.window.end),
+        *(window.start, window.end, f"curve {unit.weight_curve}, " if window.curve else ""),
         *(info.geometry.size.width, info.geometry.size.height),
         ", hires" if info.is_hires else "",
     )
@@ -138,14 +139,13 @@ def _judge_picture(prepared: PreparedUnit, network: ControlNetwork) -> list[str]
 
 
 def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:
-    """What the unit itself says of how and when it acts; where and how strongly is the pass's."""
+    """What the unit itself says of how it acts; when, where and how strongly is the pass's."""
     unit = prepared.unit
     is_unsaid = unit.union_control_type is ControlNetUnionControlType.UNKNOWN
     asks_cond = network.has_modes and unit.control_mode is ControlMode.CONTROL
     return Terms(
         name=unit.name,
         strengths=(),
-        window=Window(unit.guidance_start, unit.guidance_end),
         cond_only=network.cond_only or asks_cond,
         mode=unit.control_mode,
         values=prepared.values,
@@ -156,6 +156,13 @@ def _terms_of(prepared: PreparedUnit, network: ControlNetwork) -> Terms:
         is_given=prepared.is_given,
         likeness=unit.pulid_mode,
     )
+
+
+def _window_of(unit: ControlUnit, info: PassInfo) -> Window:
+    """When the unit acts in a pass, and what its strength is multiplied by then."""
+    curve = unit.weight_curve
+    points = () if curve is None else curve.of_pass(info.is_hires)
+    return Window(unit.guidance_start, unit.guidance_end, points)
 
 
 def _find_speed(unit: ControlUnit, host: Host) -> Speed:
@@ -198,7 +205,7 @@ def _strengths(
         # Parity: one-pixel line maps are softened in a hires pass.
         mode = ControlMode.PROMPT
     if isinstance(own, LayerCurve):
-        return _spread(own, unit, network)
+        return _spread(own, unit, network, info)
     if own is None:
         return network.curve(unit.weight, mode)
     if is_for_sd1(own, network.layers):
@@ -209,19 +216,23 @@ def _strengths(
     return own_strengths(own, network.layers, unit.name)
 
 
-def _spread(curve: LayerCurve, unit: ControlUnit, network: ControlNetwork) -> tuple[float, ...]:
+def _spread(
+    curve: LayerCurve, unit: ControlUnit, network: ControlNetwork, info: PassInfo
+) -> tuple[float, ...]:
     """Strengths of a weight type.
 
     Raises:
-        UnitError: the network is not of a kind that has them.
+        UnitError: it means nothing to the network.
     """
-    if network.has_curves:
-        with suppress(KeyError):  # a base of another structure
-            return curve.strengths(unit.weight, network.layers)
+    with suppress(KeyError):
+        return network.spread(curve, unit.weight, network.parts_of(info.base))
+    types = ", ".join(network.weight_types)
+    advice = "leave it out, as one weight is for all of its layers"
+    if types:
+        advice = f"choose one of {types}, or give {network.layers} numbers, one for each layer"
     msg = (
-        f"{unit.name}: advanced_weighting is {str(curve)!r}, which is for the attention layers of "
-        f"SD1 and SDXL; control model {network.name} ({network.family}) needs {network.layers} "
-        "numbers, one for each of its layers"
+        f"{unit.name}: advanced_weighting is {str(curve)!r}, which means nothing to the layers of "
+        f"control model {network.name} ({network.family}); {advice}"
     )
     raise UnitError(msg)
 

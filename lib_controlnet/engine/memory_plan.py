@@ -266,7 +266,7 @@ def _load(units: Sequence[ActiveControl], info: PassInfo, host: Host) -> Load:
     return Load(
         weights=network.nbytes,
         by_layer=measure_layers(network.module) if network.comes_by_layer else network.nbytes,
-        windows=tuple(one.terms.window for one in units),
+        windows=tuple(span for one in units for span in one.terms.window.spans),
         rows=rows * len(evaluated),
         hints=sum(one.pictures for one in units),
         together=max(one.pictures for one in units),

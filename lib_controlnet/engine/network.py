@@ -22,6 +22,7 @@ from lib_controlnet.enums import (
 )
 from lib_controlnet.nets.eight_bit import dtype_of
 from lib_controlnet.pictures.placement import MASKED
+from lib_controlnet.units.weight_types import LayerCurve, Parts, WeightType
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.places import Places
     from lib_controlnet.engine.rehearsal import Asked
     from lib_controlnet.engine.step import Row, StepContext
+    from lib_controlnet.engine.unet import BaseUNet
 
 
 class GuideKind(Enum):
@@ -76,8 +78,8 @@ class Terms:
 
     Attributes:
         name: what messages call the unit.
-        strengths: one per layer of the network, shallowest first.
-        window: when it acts.
+        strengths: one per layer of the network, shallowest first, before the window's curve.
+        window: when it acts, and what its strengths are multiplied by then.
         cond_only: whether it acts on cond rows only.
         mode: the unit's control mode, for families whose strengths do not tell.
         region: where it acts; None means everywhere.
@@ -127,7 +129,7 @@ class ControlNetwork(ABC):
         cond_only: it acts on cond rows only, whatever the control mode.
         has_modes: the control mode changes what it does.
         heeds: fields of a unit that mean nothing to some families, and something to it.
-        has_curves: its strengths go by spatial transformers, over which weight types spread.
+        weight_types: those that spread a strength over its layers.
         has_regions: it can act on a part of the picture; else a region is refused.
         is_additive: what two units do together is the sum of what they do alone, layer by layer.
         takes_keyframes: it can be shown some of an animation's frames, and acts on all.
@@ -152,7 +154,7 @@ class ControlNetwork(ABC):
     cond_only: bool = False
     has_modes: bool = True
     heeds: frozenset[str] = frozenset()
-    has_curves: bool = False
+    weight_types: tuple[WeightType, ...] = ()
     has_regions: bool = True
     is_additive: bool = True
     takes_keyframes: bool = False
@@ -189,6 +191,30 @@ class ControlNetwork(ABC):
     def curve(self, strength: float, mode: ControlMode) -> tuple[float, ...]:
         """Strength per layer for the unit's weight and control mode, see `strength_curve`."""
         return strength_curve(strength, self.layers, mode)
+
+    @classmethod
+    def parts_of(cls, base: BaseUNet) -> Parts:
+        """Where its layers are in the U-Net of a base, in their order."""
+        del base
+        return (0, 0, 0)
+
+    @classmethod
+    def soften(cls, layers: int) -> tuple[float, ...]:
+        """Shares of the layers where prompt or control is more important."""
+        return strength_curve(1.0, layers, ControlMode.PROMPT)
+
+    @classmethod
+    def spread(cls, curve: LayerCurve, weight: float, parts: Parts) -> tuple[float, ...]:
+        """Strength per layer by a weight type.
+
+        Raises:
+            KeyError: the type means nothing to these layers.
+        """
+        if curve.kind not in cls.weight_types:
+            raise KeyError(curve.kind)
+        if curve.kind is WeightType.SOFT:
+            return tuple(weight * share for share in cls.soften(sum(parts)))
+        return curve.strengths(weight, parts)
 
     @abstractmethod
     def bind(self, terms: Terms, guide: Any, info: PassInfo) -> ActiveControl:
@@ -283,12 +309,21 @@ class ActiveControl(ABC):
         terms = self.terms
         region = "" if terms.region is None else terms.region.digest
         images = () if terms.images is None else tuple(sorted(terms.images))
-        window = (terms.window.start, terms.window.end)
+        window = (terms.window.start, terms.window.end, terms.window.curve)
         return (
             *(self.network.name, self.terms.guide_key, terms.strengths, window, region, images),
             *(terms.cond_only, terms.mode.value, terms.values, terms.control_type, terms.apart),
             terms.speed.value,
         )
+
+    def factor_in(self, step: StepContext) -> float:
+        """What all strengths are multiplied by in a U-Net call; 1.0 without a weight curve."""
+        return self.terms.window.factor(step.progress)
+
+    def strengths_in(self, step: StepContext) -> tuple[float, ...]:
+        """The strengths that count in a U-Net call, one per layer."""
+        factor = self.factor_in(step)
+        return tuple(strength * factor for strength in self.terms.strengths)
 
     def acts_on(self, rows: Sequence[Row], progress: float) -> Rows:
         """Indices of the rows that the control changes; () outside its window."""

@@ -41,6 +41,7 @@ class Outcome:
 def before_pass(
     unit: ControlUnit,
     strengths: Sequence[float],
+    window: Window,
     region: RegionMask | None,
     images: frozenset[int] | None,
 ) -> str:
@@ -49,6 +50,7 @@ def before_pass(
     Args:
         unit: as asked.
         strengths: per layer.
+        window: when it acts.
         region: where it acts; None means everywhere.
         images: pictures of the batch it acts on; None means all.
     """
@@ -59,6 +61,8 @@ def before_pass(
     if Window(start, end).is_empty:
         place = "after" if start > end else "at"
         return f"guidance_start {start:g} lies {place} guidance_end {end:g}"
+    if window.is_empty:
+        return f"its weight_curve ({unit.weight_curve}) is 0 from its start to its end"
     if images == frozenset():
         return "no picture of this batch is its turn"
     return "its region covers no pixel" if region is not None and region.is_empty else ""
@@ -87,7 +91,8 @@ def after_pass(unit: ControlUnit, control: ActiveControl, evaluations: int, comp
         raise HostError(msg)
     if not evaluations:
         return "the sampler made no step"
+    curve = ", where its weight_curve is not 0" if control.terms.window.curve else ""
     return (
         f"none of the {evaluations} evaluations of the sampler lies between its guidance_start "
-        f"{unit.guidance_start:g} and guidance_end {unit.guidance_end:g}"
+        f"{unit.guidance_start:g} and guidance_end {unit.guidance_end:g}{curve}"
     )

@@ -66,19 +66,21 @@ class WeightChange:
         network: the change is read from it, and lies on the device meanwhile.
         rows: gives the rows of a call on which the unit acts.
         places: the tensors that it changes.
-        read: gives the change of one of them, float32, its strength in it.
+        read: gives the change of one of them, float32, its strength times a factor in it.
         beside: by the path of a layer: gives what the change adds to the output, of the input; for
             calls in which the unit's weights cannot stand in the U-Net.
         say: is told why they cannot, where the user has not asked for it.
+        factor: what the strength is multiplied by in a call.
     """
 
     name: str
     network: Any
     rows: Callable[[StepContext], Rows]
     places: Sequence[Place]
-    read: Callable[[Place], Tensor]
+    read: Callable[[Place, float], Tensor]
     beside: Mapping[str, Callable[[Tensor, StepContext], Tensor | None]]
     say: Callable[[str], None]
+    factor: Callable[[StepContext], float] = lambda _step: 1.0
 
     def is_whole(self, step: StepContext) -> bool:
         """Whether the unit acts on all rows of a call."""
@@ -141,6 +143,10 @@ class Sum:
         self._made, self._version = made, self.plain._version
         self._storage = StorageWeakRef(self.plain.untyped_storage())
         return made
+
+    def outdate(self) -> None:
+        """What is added is another now; the memory stays, to be used again."""
+        self._version = -1
 
     def drop(self) -> None:
         """Let go of the memory."""
@@ -231,6 +237,7 @@ class ChangedWeights:
         self._present: list[WeightChange] = []
         self._last: list[WeightChange] = []
         self._changed: list[_Changed] = []
+        self._factors: dict[WeightChange, float] = {}
         self._exchanges = 0
         self._is_in = False
 
@@ -270,6 +277,7 @@ class ChangedWeights:
             The changes that have to act beside the layers in this call, their networks on the
             device.
         """
+        self._weigh(step)
         acting = [change for change in self._asked if change.rows(step)]
         whole = [change for change in acting if change.is_whole(step)]
         merged = [change for change in whole if self._can_stand(unet, change, step)]
@@ -284,6 +292,14 @@ class ChangedWeights:
         for change in beside:
             stay.enter_context(self._memory.on_device(change.network))
         return beside
+
+    def _weigh(self, step: StepContext) -> None:
+        """Sums are made again where a weight curve has moved on."""
+        before = self._factors
+        self._factors = {change: change.factor(step) for change in self._asked}
+        if any(self._factors[change] != before.get(change) for change in self._present):
+            for one in self._changed:
+                one.sum.outdate()
 
     def finish(self) -> None:
         """A call is over: stand by what its layers have not computed from their tensors."""
@@ -328,7 +344,7 @@ class ChangedWeights:
         reads: dict[Place, list[Callable[[], Tensor]]] = {}
         for change in wanted:
             for place in change.places:
-                reads.setdefault(place, []).append(_reader(change, place))
+                reads.setdefault(place, []).append(self._reader(change, place))
         self._changed, own = [], own_modules(unet)
         for (path, name), additions in reads.items():
             owner = own[path]
@@ -336,6 +352,9 @@ class ChangedWeights:
             assert plain is not None
             self._changed.append(_Changed(owner, name, Sum(plain, additions)))
         self._present = wanted
+
+    def _reader(self, change: WeightChange, place: Place) -> Callable[[], Tensor]:
+        return lambda: change.read(place, self._factors[change])
 
     def _make(self, wanted: list[WeightChange]) -> bool:
         """Make what sums are not fresh; False where memory does not suffice."""
@@ -414,10 +433,6 @@ class ChangedWeights:
                 f"ControlNet {change.name}: {change.network.name} acts beside the U-Net's layers "
                 f"instead of in their weights, which makes a step slower: {why}"
             )
-
-
-def _reader(change: WeightChange, place: Place) -> Callable[[], Tensor]:
-    return lambda: change.read(place)
 
 
 def _find_tensor(layer: nn.Module, name: str) -> nn.Parameter | None:

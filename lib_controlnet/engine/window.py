@@ -6,11 +6,16 @@ The fall-off over the layers is the "guess mode" of Zhang et al. (2023), arXiv:2
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import UnitError
+
+if TYPE_CHECKING:
+    from lib_controlnet.units.weight_curve import Points
 
 FALL_OFF: Final = 0.825
 """Factor per layer from the middle block towards the shallow skips."""
@@ -24,20 +29,54 @@ class Window:
     """The part of a pass in which a unit is active, as fractions of its sampling steps.
 
     `start` is inclusive, `end` exclusive except at 1, so that adjoining windows neither overlap
-    nor leave a gap.
+    nor leave a gap. Where a curve is 0 the unit is no more active than outside.
+
+    Attributes:
+        curve: what strengths are multiplied by, see `units.weight_curve`.
     """
 
     start: float = 0.0
     end: float = 1.0
+    curve: Points = ()
+
+    def factor(self, progress: float) -> float:
+        """What strengths are multiplied by at `progress`; 1 without a curve, 0 outside.
+
+        Args:
+            progress: 0 at the first evaluation, below 1 at the last.
+        """
+        inside = self.start <= progress and (progress < self.end or self.end >= 1.0 > self.start)
+        return _height(self.curve, progress) if inside else 0.0
 
     def is_open(self, progress: float) -> bool:
-        """Whether the unit acts at `progress` (0 at the first evaluation, below 1 at the last)."""
-        return self.start <= progress and (progress < self.end or self.end >= 1.0 > self.start)
+        """Whether the unit acts at `progress`, see `factor`."""
+        return self.factor(progress) != 0.0
+
+    @property
+    def most(self) -> float:
+        """No factor is greater."""
+        return max((factor for _place, factor in self.curve), default=1.0)
+
+    @property
+    def spans(self) -> tuple[Window, ...]:
+        """The parts in which the unit acts, but perhaps where they begin; without the curve."""
+        corners = [place for place, _factor in self.curve if self.start < place < self.end]
+        parts = pairwise([self.start, *corners, self.end])
+        return tuple(Window(a, b) for a, b in parts if a < b and self.is_open((a + b) / 2))
 
     @property
     def is_empty(self) -> bool:
-        """Whether no progress in [0, 1) lies inside."""
-        return self.start >= self.end or self.start >= 1.0
+        """Whether the unit acts at no progress in [0, 1)."""
+        return not self.spans
+
+
+def _height(curve: Points, progress: float) -> float:
+    """The height of straight lines between points; of two at one place the later one counts."""
+    behind = bisect_right(curve, progress, key=lambda point: point[0])
+    if 0 < behind < len(curve):
+        (left, low), (right, high) = curve[behind - 1 : behind + 1]
+        return low + (high - low) * (progress - left) / (right - left)
+    return curve[min(behind, len(curve) - 1)][1] if curve else 1.0
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import importlib
 import inspect
 import logging
 import pkgutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from lib_controlnet.families.base import ControlFamily, FileFacts
 from lib_controlnet.files.bases import base_of, describe_misfit
 from lib_controlnet.files.checkpoint import open_checkpoint
 from lib_controlnet.files.containers import has_header
+from lib_controlnet.units.weight_types import LayerCurve, Parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,7 +192,47 @@ def describe_fileless(preprocessor: str) -> FileFacts:
 
 def _facts_of(family: ControlFamily, facts: FileFacts) -> FileFacts:
     says = family.networks
-    return replace(facts, family=family.name, heeds=says.heeds, has_curves=says.has_curves)
+    return replace(facts, family=family.name, heeds=says.heeds, weight_types=says.weight_types)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a control model, in the order of a unit's `advanced_weighting`.
+
+    Attributes:
+        parts: how many lie before, in and behind the middle block.
+        shapes: weight types that mean something to it, with the share of each layer.
+    """
+
+    parts: Parts
+    shapes: Mapping[str, tuple[float, ...]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One for each layer."""
+        before, inside, behind = self.parts
+        return (
+            *(f"input {number}" for number in range(before)),
+            *["middle"] * inside,
+            *(f"output {number}" for number in range(behind)),
+        )
+
+    def describe(self) -> dict[str, object]:
+        """Plain values for the page."""
+        return {"parts": list(self.parts), "names": list(self.names), "shapes": dict(self.shapes)}
+
+
+def describe_layers(facts: FileFacts, base: BaseUNet | None) -> Layers | None:
+    """A model's layers on a checkpoint; None where one strength is for all, or nothing tells."""
+    family = next((one for one in discover() if one.name == facts.family), None)
+    parts = (0, 0, 0) if family is None or base is None else family.networks.parts_of(base)
+    if family is None or not any(parts):
+        return None
+    shapes = {}
+    for kind in family.networks.weight_types:
+        with suppress(KeyError):
+            shapes[str(kind)] = family.networks.spread(LayerCurve(kind), 1.0, parts)
+    return Layers(parts, shapes)
 
 
 def preprocessor_for(path: Path) -> str:

@@ -21,6 +21,7 @@ from lib_controlnet.engine.network import ActiveControl, ControlNetwork
 from lib_controlnet.engine.unet import widths_of
 from lib_controlnet.errors import HostError
 from lib_controlnet.families.controlnet import own_precision
+from lib_controlnet.units.weight_types import OF_PROMPTS, Parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,7 +102,13 @@ class PromptNetwork(ControlNetwork):
     """
 
     has_modes = False
-    has_curves = True
+    weight_types = OF_PROMPTS
+
+    @classmethod
+    def parts_of(cls, base: BaseUNet) -> Parts:
+        """One for each spatial transformer, see `ControlNetwork.parts_of`."""
+        blocks = [path.partition("_")[0] for path in base.shape.heads]
+        return (blocks.count("input"), blocks.count("middle"), blocks.count("output"))
 
     def __init__(self, name: str, module: nn.Module, base: BaseUNet) -> None:
         self.name = name
@@ -249,7 +256,7 @@ class AttentionControl(ActiveControl):
         keys, values = (made.to(query) for made in self._made[layer.path])
         self._made[layer.path] = keys, values
         added = self.attend(layer, *mine, keys[owners], values[owners])
-        added = added * self.terms.strengths[layer.transformer]
+        added = added * self.strengths_in(step)[layer.transformer]
         if self.terms.region is not None:
             size = token_size(step.x, added.shape[1], self.terms.name)
             mask = self.terms.region.at(size, added)

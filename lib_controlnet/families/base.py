@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.unet import BaseUNet
     from lib_controlnet.enums import ControlNetUnionControlType
     from lib_controlnet.files.checkpoint import Checkpoint
+    from lib_controlnet.units.weight_types import WeightType
 
 
 Module = TypeVar("Module", bound="nn.Module")
@@ -37,7 +38,7 @@ class FileFacts:
         preprocessor: name of that whose embedding it reads; "" where it reads a map, or nothing
             tells.
         heeds: fields of a unit that mean nothing to some families, and something to it.
-        has_curves: weight types spread over its layers.
+        weight_types: those that spread over its layers.
         precision: in which most of it is kept, such as "fp16"; "" where that was not read.
         size: bytes of the file; 0 where it could not be opened when it was looked at.
         unread: a sentence that says why nothing is known; "" where something is.
@@ -50,7 +51,7 @@ class FileFacts:
     made_on: str = ""
     preprocessor: str = ""
     heeds: frozenset[str] = frozenset()
-    has_curves: bool = False
+    weight_types: tuple[WeightType, ...] = ()
     precision: str = ""
     size: int = 0
     unread: str = ""

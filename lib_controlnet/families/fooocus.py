@@ -152,7 +152,7 @@ class FooocusControl(HintControl):
         rows = self.rows_in(step)
         if not rows:
             return None
-        added = self.rows_of(self._encode(), step, rows) * self.terms.strengths[0]
+        added = self.rows_of(self._encode(), step, rows) * self.strengths_in(step)[0]
         if self.terms.region is not None:
             added = added * self.terms.region.at(added.shape[-2:], added)
         self.acted = True

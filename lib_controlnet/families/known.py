@@ -20,6 +20,7 @@ from lib_controlnet.families import Refusal, look_into
 from lib_controlnet.families.base import FileFacts
 from lib_controlnet.files.file_store import FileStore, Key, key_of, stamp_of
 from lib_controlnet.gate import Bounded
+from lib_controlnet.units.weight_types import WeightType
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.unet import BaseUNet
@@ -233,6 +234,7 @@ def _write_facts(facts: FileFacts) -> list[Any]:
         "picture_types": [kind.value for kind in facts.picture_types],
         "base": None if facts.base is None else facts.base.value,
         "heeds": sorted(facts.heeds),
+        "weight_types": [kind.value for kind in facts.weight_types],
         "unread": facts.unread[:TEXT_LIMIT],
     }
     return [plain.get(name, getattr(facts, name)) for name in _FIELDS]
@@ -241,11 +243,14 @@ def _write_facts(facts: FileFacts) -> list[Any]:
 def _read_facts(found: list[Any]) -> FileFacts | None:
     """See `FileStore`; it raises where a value is of another kind."""
     given = dict(zip(_FIELDS, found, strict=True))
-    if not all(isinstance(given[name], list) for name in ("picture_types", "heeds")):
+    if not all(
+        isinstance(given[name], list) for name in ("picture_types", "heeds", "weight_types")
+    ):
         return None
     given["picture_types"] = tuple(map(ControlNetUnionControlType, given["picture_types"]))
     given["base"] = None if given["base"] is None else BaseModel(given["base"])
     given["heeds"] = frozenset(given["heeds"])
+    given["weight_types"] = tuple(map(WeightType, given["weight_types"]))
     facts = FileFacts(**given)
     blank = FileFacts()
     kept = (name for name in _FIELDS if name not in ("base", "masked"))

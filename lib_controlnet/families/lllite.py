@@ -185,7 +185,7 @@ class LLLiteControl(HintControl):
             [module.cond_width, found.shape[-1] - module.cond_width], dim=-1
         )
         with own_precision(device):
-            added = module(given.to(device, dtype), cond) * self.terms.strengths[0]
+            added = module(given.to(device, dtype), cond) * self.strengths_in(step)[0]
         added = (added * share if share.shape[-1] else added).to(tokens)
         self.acted = True
         if index is not None:

@@ -119,14 +119,15 @@ class LowRankLayers:
                 read=self._read,
                 beside={path: partial(self._add, path) for path in merged},
                 say=say,
+                factor=self._control.factor_in,
             )
         )
 
-    def _read(self, place: tuple[str, str]) -> Tensor:
+    def _read(self, place: tuple[str, str], factor: float) -> Tensor:
         """What is added to a tensor of the U-Net."""
         path, name = place
         layer = self._layers[path]
-        return layer.readers[name](torch.float32) * layer.strength
+        return layer.readers[name](torch.float32) * (layer.strength * factor)
 
     @torch.no_grad()
     def _add(self, path: str, tokens: Tensor, step: StepContext) -> Tensor | None:
@@ -135,12 +136,13 @@ class LowRankLayers:
         if not rows:
             return None
         layer, network = self._layers[path], self._control.network
+        strength = layer.strength * self._control.factor_in(step)
         count, tiles = len(step.rows), tokens.shape[0] // len(step.rows)
         # Hosts that tile the attention make several rows of one.
         index = [row * tiles + tile for row in rows for tile in range(tiles)]
         given = tokens if len(rows) == count else tokens[torch.tensor(index, device=tokens.device)]
         with own_precision(network.device):
-            added = layer.module(given.to(network.device, network.dtype)) * layer.strength
+            added = layer.module(given.to(network.device, network.dtype)) * strength
         added = added.to(tokens)
         region = self._control.terms.region
         if region is not None:

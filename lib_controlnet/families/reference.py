@@ -120,14 +120,19 @@ class ReferenceControl(ActiveControl):
         self._alphas = info.alphas.float().cpu()
         self._latent = latent
         self._seeds = info.seeds
-        weight, unet = terms.strengths[0], info.base.module
-        ordered = attention_blocks(unet) if network.attends else []
-        self.blocks = tuple(b for i, b in enumerate(ordered) if weight > i / len(ordered))
-        least = feature_blocks(unet) if network.matches else {}
-        self.features = tuple(block for block, share in least.items() if weight > share)
+        unet = info.base.module
+        self._ordered = attention_blocks(unet) if network.attends else []
+        self._least = feature_blocks(unet) if network.matches else {}
+        self.choose(terms.strengths[0] * terms.window.most)
         self.fidelity = _fidelity(terms, info)
         self.tokens: dict[str, Tensor] = {}
         self.moments: dict[str, Moments] = {}
+
+    def choose(self, weight: float) -> None:
+        """Act in as many blocks as a weight asks for."""
+        count = len(self._ordered)
+        self.blocks = tuple(b for i, b in enumerate(self._ordered) if weight > i / count)
+        self.features = tuple(block for block, least in self._least.items() if weight > least)
 
     def attach(self, places: Places) -> None:
         """Ask for the whole call, for self-attention layers and for blocks."""
@@ -274,6 +279,7 @@ class _Pictures:
             control.release()
             rows = control.rows_with_picture(step)
             if rows:
+                control.choose(control.strengths_in(step)[0])
                 region = control.terms.region
                 key = (rows, None if region is None else region.digest)
                 groups.setdefault(key, _Group(rows, region, step)).controls.append(control)

@@ -22,6 +22,7 @@ from lib_controlnet.errors import HostError, is_out_of_memory
 from lib_controlnet.families.hints import HintControl
 from lib_controlnet.files.published import find_source
 from lib_controlnet.nets.read_text import ReadText, ReadTexts
+from lib_controlnet.units.weight_types import OF_ENCODERS, Parts
 
 if TYPE_CHECKING:
     from lib_controlnet.engine.kept import Kept
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lib_controlnet.engine.network import Terms
     from lib_controlnet.engine.pass_info import PassInfo
     from lib_controlnet.engine.places import Memory, Places
+    from lib_controlnet.engine.unet import BaseUNet
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,12 @@ class ResidualNetwork(ControlNetwork):
     reads_tokens = True
     comes_by_layer = True
     heeds = frozenset({"speed"})
+    weight_types = OF_ENCODERS
+
+    @classmethod
+    def parts_of(cls, base: BaseUNet) -> Parts:
+        """One for each skip, and the middle block, see `ControlNetwork.parts_of`."""
+        return (len(base.shape.skips), 1, 0)
 
     @property
     def cond_only(self) -> bool:  # type: ignore[override]  # decided by the file
@@ -230,9 +238,9 @@ class ResidualControl(HintControl):
         """`ResidualNetwork.evaluate` for all controls of one `batch_key`."""
         return self.network.evaluate
 
-    def finish(self, layers: tuple[Tensor | None, ...], rows: Rows) -> Residuals:
-        """Apply strength, region and pooling to the network's raw output."""
-        residuals = Residuals(rows, layers).scale(self.terms.strengths)
+    def finish(self, layers: tuple[Tensor | None, ...], rows: Rows, step: StepContext) -> Residuals:
+        """Apply strength, region and pooling to the network's raw output, of whatever step."""
+        residuals = Residuals(rows, layers).scale(self.strengths_in(step))
         sizes = [None if layer is None else layer.shape[-2:] for layer in layers]
         if self.network.global_average_pooling:
             residuals = residuals.pool()
@@ -425,7 +433,9 @@ class Group:
         chunks = [(None,) * copies if layer is None else layer.chunk(copies) for layer in layers]
         place = {control.hint_key: position for position, control in enumerate(self.distinct)}
         return [
-            control.finish(tuple(chunk[place[control.hint_key]] for chunk in chunks), self.rows)
+            control.finish(
+                tuple(chunk[place[control.hint_key]] for chunk in chunks), self.rows, self.step
+            )
             for control in self.controls
         ]
 

@@ -82,7 +82,7 @@ class RevisionControl(ActiveControl):
     """One unit in one pass.
 
     Attributes:
-        vectors: what each picture of the batch gets, float32 (images, width).
+        vectors: what each picture of the batch gets at strength 1, float32 (images, width).
         ignores_prompt: its rows have no text tokens.
     """
 
@@ -95,7 +95,7 @@ class RevisionControl(ActiveControl):
         self.ignores_prompt = network.ignores_prompt or not info.has_words
         shown = [sum(one.tensors[IMAGE_EMBEDS][0] for one in frame) for frame in embeddings]
         level = int(TIMESTEPS * terms.values[0]) if terms.values else 0
-        self.vectors = terms.strengths[0] * torch.stack(
+        self.vectors = torch.stack(
             [
                 add_noise(
                     torch.as_tensor(shown[min(image, len(shown) - 1)]),
@@ -135,9 +135,10 @@ def _replace(units: Sequence[RevisionControl], step: StepContext, call: Call) ->
         raise HostError(msg)
     pooled = torch.zeros(len(step.rows), units[0].network.width)
     for unit, rows in acting:
+        vectors = unit.strengths_in(step)[0] * unit.vectors
         for row in rows:
             if step.rows[row].is_cond:
-                pooled[row] += unit.vectors[min(step.rows[row].image, len(unit.vectors) - 1)]
+                pooled[row] += vectors[min(step.rows[row].image, len(vectors) - 1)]
         unit.acted = True
     y = call.y.clone()
     changed = _all_rows(rows for _unit, rows in acting)

@@ -115,6 +115,11 @@ class StyleControl(AttentionControl):
         """The strength, see `AttentionControl.made_of`."""
         return (self._strength,)
 
+    def strengths_in(self, step: StepContext) -> tuple[float, ...]:
+        """The same in all layers and calls: the strength is the tokens'."""
+        del step
+        return self.terms.strengths
+
     def make_tokens(self) -> tuple[Tensor, Tensor]:
         """Tokens of the style, and none for uncond rows; see `AttentionControl.make_tokens`."""
         device, dtype = self.network.device, self.network.dtype
@@ -139,7 +144,8 @@ class StyleControl(AttentionControl):
         if not self._rows or step.context is None:
             return
         assert self._places is not None
-        tokens = torch.cat(self._make()).to(step.context)
+        tokens, factor = torch.cat(self._make()).to(step.context), self.factor_in(step)
+        tokens = tokens if factor == 1.0 else tokens * factor
         for layer in self.layers:
             attention = self._places.unet.get_submodule(layer.path)
             made = [attention.get_submodule(name)(tokens) for name in ("to_k", "to_v")]

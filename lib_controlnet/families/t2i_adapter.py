@@ -32,6 +32,7 @@ from lib_controlnet.nets.t2i_adapter import (
     read_adapter_params,
     read_light_params,
 )
+from lib_controlnet.units.weight_types import ALONG, Parts, WeightType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +61,7 @@ class T2IAdapterNetwork(ControlNetwork):
 
     family = "T2I-Adapter"
     wants = Guide(masked=0.0)
+    weight_types = (*ALONG, WeightType.SOFT)
     module: T2IAdapter | LightAdapter
 
     def __init__(self, name: str, module: T2IAdapter | LightAdapter, base: BaseModel) -> None:
@@ -72,7 +74,20 @@ class T2IAdapterNetwork(ControlNetwork):
         """Strength per level, see `ControlNetwork.curve`."""
         if mode is ControlMode.BALANCED:
             return (strength,) * self.layers
-        return tuple(strength * factor for factor in FALL_OFF[-self.layers :])
+        return tuple(strength * factor for factor in self.soften(self.layers))
+
+    @classmethod
+    def parts_of(cls, base: BaseUNet) -> Parts:
+        """One for each level, see `ControlNetwork.parts_of`."""
+        is_sdxl = base.shape.kind is BaseModel.SDXL
+        blocks = feature_blocks(base, SDXL_PATCH if is_sdxl else SD_PATCH)
+        middle = blocks.count(MIDDLE)
+        return (len(blocks) - middle, middle, 0)
+
+    @classmethod
+    def soften(cls, layers: int) -> tuple[float, ...]:
+        """See `ControlNetwork.soften`."""
+        return FALL_OFF[-layers:]
 
     @torch.no_grad()
     def encode(self, hint: Tensor) -> list[Tensor]:
@@ -100,7 +115,9 @@ class T2IAdapterControl(HintControl):
         self._blocks = feature_blocks(info.base, network.module.params.patch)
         self._skips = len(info.base.shape.skips)
         self._memory: Memory | None = None
-        self._made: tuple[Tensor | None, ...] | None = None
+        self._encoded: list[Tensor] | None = None
+        self._made: tuple[Tensor | None, ...] = ()
+        self._made_at: tuple[float, ...] = ()
         self._is_offered = False
 
     def attach(self, places: Places) -> None:
@@ -115,14 +132,16 @@ class T2IAdapterControl(HintControl):
             else:
                 places.after_input(block, partial(self._add_to_stream, level))
 
-    def _features(self) -> tuple[Tensor | None, ...]:
-        """What is added at each level: strength and region are in it."""
-        if self._made is None:
-            features = self.make_once(self._encode)
-            added = Residuals((), tuple(features)).scale(self.terms.strengths)
+    def _features(self, step: StepContext) -> tuple[Tensor | None, ...]:
+        """What is added at each level in a call: strength and region are in it."""
+        if self._encoded is None:
+            self._encoded = self.make_once(self._encode)
+        strengths = self.strengths_in(step)
+        if self._made_at != strengths:
+            added = Residuals((), tuple(self._encoded)).scale(strengths)
             if self.terms.region is not None:
-                added = added.mask(self.terms.region, [f.shape[-2:] for f in features])
-            self._made = added.layers
+                added = added.mask(self.terms.region, [f.shape[-2:] for f in self._encoded])
+            self._made, self._made_at = added.layers, strengths
         return self._made
 
     def _encode(self) -> list[Tensor]:
@@ -134,8 +153,9 @@ class T2IAdapterControl(HintControl):
         rows = self.rows_in(step)
         if not rows:
             return None
-        feature = self._features()[level]
-        assert feature is not None
+        feature = self._features(step)[level]
+        if feature is None:  # of a strength that is too small to be one
+            return None
         self.acted = True
         return with_rows(h, self.rows_of(feature, step, rows), rows)
 
@@ -143,8 +163,9 @@ class T2IAdapterControl(HintControl):
         rows = self.rows_in(step)
         if not rows:
             return []
-        feature = self._features()[level]
-        assert feature is not None
+        feature = self._features(step)[level]
+        if feature is None:
+            return []
         added = self.rows_of(feature, step, rows).expand(len(rows), -1, -1, -1)
         self._is_offered = True
         return [Residuals(rows, (*(None,) * self._skips, added))]
@@ -156,7 +177,7 @@ class T2IAdapterControl(HintControl):
 
     def release(self) -> None:
         """Forget what was made of the hint."""
-        self._made = None
+        self._encoded, self._made, self._made_at = None, (), ()
 
 
 class T2IAdapterFamily(ControlFamily):

@@ -239,7 +239,8 @@ def _curve(control: UnionControl) -> tuple[float, ...]:
 
 
 _ALIKE: Final[Mapping[str, Callable[[UnionControl], object]]] = {
-    "their starts or ends differ": lambda c: c.terms.window,
+    "their starts or ends differ": lambda c: (c.terms.window.start, c.terms.window.end),
+    "their weight curves differ": lambda c: c.terms.window.curve,
     "they act on different rows": lambda c: (c.terms.cond_only, c.terms.images),
     "their speeds differ": lambda c: c.terms.speed,
     "their regions differ": lambda c: c.terms.region and c.terms.region.digest,

@@ -129,13 +129,13 @@ class Runtime:
 
         Without a checkpoint, or with one that takes no controls at all, nothing is refused.
         """
-        return self.known.refusals(self._find_base())
+        return self.known.refusals(self.find_base())
 
     def look_into(self, paths: Iterable[Path], patience: float = PATIENCE) -> frozenset[Path]:
         """See `KnownFiles.look_ahead`, for the loaded checkpoint."""
-        return self.known.look_ahead(paths, self._find_base(), patience)
+        return self.known.look_ahead(paths, self.find_base(), patience)
 
-    def _find_base(self) -> BaseUNet | None:
+    def find_base(self) -> BaseUNet | None:
         """The loaded checkpoint; None without one that takes controls."""
         try:
             return self.base()
@@ -144,12 +144,12 @@ class Runtime:
 
     def checkpoint_name(self) -> str:
         """Name of the loaded checkpoint; "" without one that takes controls."""
-        base = self._find_base()
+        base = self.find_base()
         return "" if base is None else base.name
 
     def base_kind(self) -> BaseModel | None:
         """Which base the loaded checkpoint is; None without one that takes controls."""
-        base = self._find_base()
+        base = self.find_base()
         return None if base is None else base.shape.kind
 
     def facts(self, path: Path) -> FileFacts:

@@ -20,6 +20,7 @@ from lib_controlnet.prepare.inputs import PictureSource, read_mask, split_pictur
 from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Written
 from lib_controlnet.units.unit import FIELDS, aliases, canonical, parse_unit, present_names
+from lib_controlnet.units.weight_curve import WeightCurve
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,9 @@ def to_unit(value: Any) -> ControlNetUnit:
 
 
 def _publish(value: Any) -> Any:
-    """A value as the object holds it: lists, which other programs change."""
+    """A value as the object holds it: lists, which other programs change, and curves as texts."""
+    if isinstance(value, WeightCurve):
+        return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -25,6 +25,7 @@ from lib_controlnet.pictures.decode import decode_image
 from lib_controlnet.units import field_values
 from lib_controlnet.units.fields import Field
 from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit, present_names
+from lib_controlnet.units.weight_curve import WeightCurve
 from lib_controlnet.units.weight_types import LayerCurve
 
 FORMAT: Final = "ControlNet preset"
@@ -114,7 +115,7 @@ def _plain(value: Any) -> Any:
     Raises:
         ValueError: JSON has none such, or it is too long.
     """
-    if isinstance(value, Choice | LayerCurve):
+    if isinstance(value, Choice | LayerCurve | WeightCurve):
         return str(value)
     if isinstance(value, tuple | list):
         value = [_plain(item) for item in value]

@@ -235,8 +235,10 @@ def family_updates(
     for name in OF_SOME_FAMILIES:
         is_shown = is_unknown or name in facts.heeds
         updates[name] = _show() if is_shown else _put_away(FIELDS[name].initial)
-    if is_unknown or facts.has_curves:
-        return {**updates, "weight_type": _show(), "composition": gr.update()}
+    types = [*WeightType] if is_unknown else facts.weight_types
+    if types:
+        shown = gr.update(visible=True, choices=[str(kind) for kind in types])
+        return {**updates, "weight_type": shown, "composition": gr.update()}
     normal = str(WeightType.NORMAL.value)
     return {**updates, "weight_type": _put_away(normal), "composition": _put_away(1.0)}
 

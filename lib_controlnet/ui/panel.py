@@ -202,11 +202,9 @@ def _value_of(field: Field, pasted: dict[str, Any], runtime: Any) -> Any:
         update = slider_updates(module, pixel_perfect)[name]
         has_slider = listing.sliders(module)[SLIDERS.index(name)] is not None
         return dict(update, value=value) if has_slider and value != field.default else update
-    if name == "advanced_weighting":
-        if isinstance(value, LayerCurve):
-            return str(value)
+    if name == "advanced_weighting" and not isinstance(value, LayerCurve):
         return " ".join(f"{weight:g}" for weight in value or ())
-    return str(value) if field.kind else value
+    return str(value or "") if field.kind or field.default is None else value
 
 
 def _note_missing_mask(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lib_controlnet.enums import Choice
 from lib_controlnet.units.field_values import whole
 from lib_controlnet.units.fields import Field, Written
 from lib_controlnet.units.unit import FIELDS
+from lib_controlnet.units.weight_curve import parse_weight_curve
 from lib_controlnet.units.weight_types import parse_curve
 
 log = logging.getLogger(__name__)
@@ -225,6 +226,8 @@ def _value(field: Field, text: str) -> Any:
     try:
         if field.kind is not None:
             return field.kind.parse(text)
+        if field.parse is parse_weight_curve:
+            return parse_weight_curve(text)
         if default is None:
             return parse_curve(text) or tuple(float(item) for item in text.split()) or None
         number = float(text)

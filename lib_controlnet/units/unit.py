@@ -27,6 +27,7 @@ from lib_controlnet.errors import UnitError
 from lib_controlnet.units import field_values as values
 from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
 from lib_controlnet.units.fields import Axis, Written, row, rows
+from lib_controlnet.units.weight_curve import WeightCurve, parse_weight_curve
 from lib_controlnet.units.weight_types import LayerCurve
 
 
@@ -56,6 +57,7 @@ class ControlUnit:
         region_colour: `#rrggbb`, the colour of the unit's region in `region_map`.
         region_map: picture painted in a few colours; that of one unit serves all with a colour.
         region_palette: the colours of all units that have the same `region_map`.
+        weight_curve: what the strength is multiplied by over the steps of each pass.
         notes: what was changed while parsing, one sentence each, for the user.
         is_request: made of a request's dict, whose numbers must be in range.
         fault: why a unit that is switched off could not be switched on.
@@ -176,6 +178,13 @@ class ControlUnit:
         "", Written.IF_SET, aliases={"region_color": None}, parse=values.colour
     )
     region_map: Any = row(None, parse=values.picture)
+    weight_curve: WeightCurve | None = row(
+        None,
+        Written.IF_SET,
+        Axis(18, "Weight Curve"),
+        ("control_net_weight_curve",),
+        parse=parse_weight_curve,
+    )
     region_palette: tuple[str, ...] = ()
     index: int = 0
     notes: tuple[str, ...] = ()

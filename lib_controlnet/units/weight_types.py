@@ -1,13 +1,14 @@
-"""Curves of strengths over the spatial transformers of a U-Net, under the names that users know.
+"""Curves of strengths over the layers of a control model, under the names that users know.
 
-The transformers are numbered in the order in which they run: 16 in SD1 (6 before the middle), 11 in
-SDXL (4 before it).
+Layers are numbered in the order in which the U-Net runs. What attends has one for each spatial
+transformer: 16 in SD1 (6 before the middle), 11 in SDXL (4 before it). What copies the first half
+of the U-Net has one for each of its blocks, the middle one last.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,10 +21,11 @@ WEAK: Final = 0.2
 MOST: Final = 2.0
 """Highest weight of a composition."""
 
-SD1: Final = 16
-SDXL: Final = 11
-MIDDLE: Final = {SD1: 6, SDXL: 4}
-"""Number of the middle block's transformer, by their count."""
+Parts = tuple[int, int, int]
+"""Layers before, in and behind the middle block; (0, 0, 0) where one strength is for all."""
+
+SD1: Final = (6, 1, 9)
+SDXL: Final = (4, 1, 6)
 STYLE: Final = {SD1: {0, 1, 2, 3, *range(9, 16)}, SDXL: {6}}
 """Transformers that carry a picture's style."""
 COMPOSITION: Final = {SD1: {4: 0.25, 5: 1.0}, SDXL: {3: 1.0}}
@@ -31,7 +33,7 @@ COMPOSITION: Final = {SD1: {4: 0.25, 5: 1.0}, SDXL: {3: 1.0}}
 
 
 class WeightType(Choice):
-    """How a strength spreads over the transformers."""
+    """How a strength spreads over the layers."""
 
     NORMAL = "normal"
     EASE_IN = "ease in"
@@ -47,10 +49,24 @@ class WeightType(Choice):
     STRONG_STYLE = "strong style transfer"
     STYLE_AND_COMPOSITION = "style and composition"
     STRONG_STYLE_AND_COMPOSITION = "strong style and composition"
+    SOFT = "soft"
+    ONLY_MIDDLE = "only middle"
 
 
 BOTH: Final = (WeightType.STYLE_AND_COMPOSITION, WeightType.STRONG_STYLE_AND_COMPOSITION)
 """Types with a second weight, for the composition."""
+ALONG: Final = (
+    *(WeightType.NORMAL, WeightType.EASE_IN, WeightType.EASE_OUT),
+    *(WeightType.EASE_IN_OUT, WeightType.REVERSE_IN_OUT),
+)
+"""Those that go by the order of the layers alone."""
+OF_ENCODERS: Final = (
+    *(*ALONG, WeightType.WEAK_INPUT, WeightType.WEAK_MIDDLE, WeightType.STRONG_MIDDLE),
+    *(WeightType.SOFT, WeightType.ONLY_MIDDLE),
+)
+"""Those that mean something where there are no layers behind the middle."""
+OF_PROMPTS: Final = tuple(kind for kind in WeightType if kind is not WeightType.SOFT)
+"""Those that mean something to what attends to a picture in all of the U-Net."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +89,25 @@ class LayerCurve:
         """The same with another weight of the composition."""
         return dataclasses.replace(self, composition=self.composition * factor)
 
-    def strengths(self, weight: float, count: int) -> tuple[float, ...]:
-        """Strengths of the transformers, in the order in which they run.
+    def strengths(self, weight: float, parts: Parts) -> tuple[float, ...]:
+        """Strengths of the layers, in the order in which they run.
 
         Args:
             weight: of the unit.
-            count: transformers; most types know 16 and 11 alone.
+            parts: the layers; types of style and composition know those of SD1 and SDXL alone.
 
         Raises:
-            KeyError: there are others, and the type goes by the parts of a U-Net.
+            KeyError: there are others, or the type goes by what a family says (soft).
         """
+        layers = range(sum(parts))
         if self.kind not in BOTH:
             share = _SHARES[self.kind]
-            return tuple(weight * share(t, count) for t in range(count))
-        shares = COMPOSITION[count]
+            return tuple(weight * share(t, parts) for t in layers)
+        shares = COMPOSITION[parts]
         if self.kind is WeightType.STYLE_AND_COMPOSITION:
-            style = [weight if t in STYLE[count] else 0.0 for t in range(count)]
-            return tuple(
-                self.composition * shares[t] if t in shares else style[t] for t in range(count)
-            )
-        return tuple(self.composition if t in shares else weight for t in range(count))
+            style = [weight if t in STYLE[parts] else 0.0 for t in layers]
+            return tuple(self.composition * shares[t] if t in shares else style[t] for t in layers)
+        return tuple(self.composition if t in shares else weight for t in layers)
 
 
 def parse_curve(text: str) -> LayerCurve | None:
@@ -107,34 +122,37 @@ def parse_curve(text: str) -> LayerCurve | None:
     return LayerCurve(kind, composition)
 
 
+Share = Callable[[int, Parts], float]
+
+
 def _from_middle(t: int, count: int) -> float:
     return abs(t - count / 2) / (count / 2)
 
 
-def _rise(share: float) -> float:
-    return LEAST + (1 - LEAST) * share
+def _along(height: Callable[[int, int], float]) -> Share:
+    return lambda t, parts: LEAST + (1 - LEAST) * height(t, sum(parts))
 
 
-def _weaken(*parts: str) -> Callable[[int, int], float]:
-    def share(t: int, count: int) -> float:
-        middle = MIDDLE[count]
-        part = "input" if t < middle else "middle" if t == middle else "output"
-        return WEAK if part in parts else 1.0
+def _by_part(before: float, inside: float, behind: float) -> Share:
+    def share(t: int, parts: Parts) -> float:
+        first, middle, _last = parts
+        return before if t < first else inside if t < first + middle else behind
 
     return share
 
 
-_SHARES: Final[dict[WeightType, Callable[[int, int], float]]] = {
-    WeightType.NORMAL: lambda _t, _count: 1.0,
-    WeightType.EASE_IN: lambda t, count: _rise(1 - t / count),
-    WeightType.EASE_OUT: lambda t, count: _rise(t / count),
-    WeightType.EASE_IN_OUT: lambda t, count: _rise(1 - _from_middle(t, count)),
-    WeightType.REVERSE_IN_OUT: lambda t, count: _rise(_from_middle(t, count)),
-    WeightType.WEAK_INPUT: _weaken("input"),
-    WeightType.WEAK_OUTPUT: _weaken("output"),
-    WeightType.WEAK_MIDDLE: _weaken("middle"),
-    WeightType.STRONG_MIDDLE: _weaken("input", "output"),
-    WeightType.STYLE: lambda t, count: float(t in STYLE[count]),
-    WeightType.COMPOSITION: lambda t, count: COMPOSITION[count].get(t, 0.0),
-    WeightType.STRONG_STYLE: lambda t, count: float(t not in COMPOSITION[count]),
+_SHARES: Final[Mapping[WeightType, Share]] = {
+    WeightType.NORMAL: lambda _t, _parts: 1.0,
+    WeightType.EASE_IN: _along(lambda t, count: 1 - t / count),
+    WeightType.EASE_OUT: _along(lambda t, count: t / count),
+    WeightType.EASE_IN_OUT: _along(lambda t, count: 1 - _from_middle(t, count)),
+    WeightType.REVERSE_IN_OUT: _along(_from_middle),
+    WeightType.WEAK_INPUT: _by_part(WEAK, 1.0, 1.0),
+    WeightType.WEAK_OUTPUT: _by_part(1.0, 1.0, WEAK),
+    WeightType.WEAK_MIDDLE: _by_part(1.0, WEAK, 1.0),
+    WeightType.STRONG_MIDDLE: _by_part(WEAK, 1.0, WEAK),
+    WeightType.ONLY_MIDDLE: _by_part(0.0, 1.0, 0.0),
+    WeightType.STYLE: lambda t, parts: float(t in STYLE[parts]),
+    WeightType.COMPOSITION: lambda t, parts: COMPOSITION[parts].get(t, 0.0),
+    WeightType.STRONG_STYLE: lambda t, parts: float(t not in COMPOSITION[parts]),
 }

@@ -102,7 +102,7 @@ KEYS = (
     *("weight", "guidance", "guidance_start", "guidance_end", "guessmode", "control_mode"),
     *("resize_mode", "processor_res", "threshold_a", "advanced_weighting", "region", "index"),
     *("effective_region_mask", "batch_images", "batch_option", "region_feather", "notes", "self"),
-    *("style_align", "region_colour", "region_map"),
+    *("style_align", "region_colour", "region_map", "weight_curve"),
     *("hr_option", "input_mode", "ipadapter_input", "loopback", "output_dir", "x", "", "\ud800"),
 )
 

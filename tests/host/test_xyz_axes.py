@@ -97,6 +97,11 @@ AXES: dict[str, list[tuple[str, str, dict[tuple[int, ...], dict[str, Any]]]]] = 
         ("fast", "Fast", {EVERY: {"speed": "Fast"}}),
         ("[None, Fastest]", "[as in the unit, Fastest]", {SECOND: {"speed": "Fastest"}}),
     ],
+    "Weight Curve": [
+        ('"1@0, 0@1"', "1@0, 0@1", {EVERY: {"weight_curve": "linear"}}),
+        ('[None, "pulse | 0.5@0"]', "[as in the unit, 0@0, 1@0.5, 0@1 | 0.5@0]",
+         {SECOND: {"weight_curve": "pulse | 0.5@0"}}),
+    ],
 }  # fmt: skip
 
 
@@ -226,6 +231,8 @@ def test_two_axes_may_vary_one_field_of_different_units(axes, texts, weights):
         ([("Window (start-end)", "0.5")], "is no window"),
         ([("Window (start-end)", "0-7")], "guidance_end"),
         ([("Pre Resolution", "10-1(+1)")], "never reaches its end"),
+        ([("Weight Curve", "1@0, 0.5@0.7")], "'0.5@0.7' is one point of a curve; put each curve"),
+        ([("Weight Curve", '"1@0, 9@1"')], "must have factors between 0 and 2, not 9"),
     ],
     ids=lambda value: str(value)[:40],
 )

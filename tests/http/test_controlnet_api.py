@@ -19,7 +19,7 @@ UNIT_FIELDS = (
 )
 OWN_FIELDS = (
     "region region_feather batch_option style_align "  # behind those that clients know
-    "union_apart speed region_colour region_map"
+    "union_apart speed region_colour region_map weight_curve"
 )
 
 

@@ -11,8 +11,10 @@ from lib_controlnet.enums import Choice, ControlNetUnionControlType
 from lib_controlnet.errors import UnitError
 from lib_controlnet.units.field_values import NO_MODEL, NO_MODULE
 from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit
+from lib_controlnet.units.weight_curve import WeightCurve
 
 HUGE = 10**400
+FALL = ((0.0, 1.0), (1.0, 0.0))
 NUMBERS = ("weight", "guidance_start", "guidance_end", "region_feather")
 SLIDERS = ("threshold_a", "threshold_b")
 NAMES = ("module", "model")
@@ -28,6 +30,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "text": TEXTS,
     "picture": PICTURES,
     "weights": ("advanced_weighting",),
+    "curve": ("weight_curve",),
     "functions": ("batch_modifiers",),
     "list": ("batch_image_files",),
     "folder": ("batch_images",),
@@ -47,6 +50,14 @@ ACCEPTED: dict[str, list[tuple[Any, Any]]] = {
     "text": [("/a b", "/a b")],
     "picture": [("aGk=", "aGk="), ({"image": "x"}, {"image": "x"}), (["x", "y"], ["x", "y"])],
     "weights": [([1, "0.5", 0.25], (1.0, 0.5, 0.25)), ([], None), ("None", None), ("", None)],
+    "curve": [
+        *((empty, None) for empty in ([], {}, "None", " ", "|", {"first": "", "hires": None})),
+        ("linear", WeightCurve(FALL, FALL)),
+        (" LINEAR |", WeightCurve(FALL)),
+        ("0@1 , 1@0|0.5@0,", WeightCurve(FALL, ((0.0, 0.5),))),
+        ([[1, "0"], [0, 1]], WeightCurve(FALL, FALL)),
+        ({"hires": [[0, 1], [1, 0]]}, WeightCurve((), FALL)),
+    ],
     "functions": [([], ()), ("", ())],
     "list": [(["a", "b"], ("a", "b")), ([], ())],
     "folder": [("/in", "/in"), (["aGk="], ["aGk="])],
@@ -67,6 +78,44 @@ REFUSED: dict[str, list[Any]] = {
     "text": [1, True, ["/a"], {}],
     "picture": [1, 0.5, True, False, {"picture": "x"}, [{"url": "x"}]],
     "weights": ["x", "1 1", 1, True, {"0": 1}, [None], [[1]], [True], ["x"], [float("nan")]],
+    "curve": [
+        *(
+            "x",
+            "1",
+            "1@",
+            "@1",
+            "1@x",
+            "1@0 0@1",
+            "1_0@0",
+            "nan@0",
+            "1@inf",
+            "1@0|1@0|1@0",
+            "@" * 9000,
+        ),
+        *(
+            "3@0",
+            "-1@0",
+            "1@2",
+            "1@-1",
+            "1@0, 1@0, 0@0",
+            "1@0," * 65,
+            1,
+            0.5,
+            True,
+            [1],
+            [[1]],
+            [[1, 2, 3]],
+        ),
+        *(
+            [[0, True]],
+            [[0, "x"]],
+            [[2, 0]],
+            [[0, float("nan")]],
+            [[0, 1]] * 65,
+            {"x": 1},
+            {"first": 1},
+        ),
+    ],
     "functions": [["x"], [1], "x", 1, {}],
     "list": ["x", 1, True, {"a": 1}],
     "folder": [1, True, {"a": 1}],

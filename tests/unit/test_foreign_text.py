@@ -152,8 +152,8 @@ catalog = Catalog([Path("absent")])
 catalog.__dict__["files"] = {}
 units = [" ", "1", "a", "[", "]", "(", '"', "\\\\", ",", ":", ".", "-", "_", "%", "\\n",
          "\\u3000", 'a: "', "a: (", "a: (,", "a:", ', "', '\\\\"', 'a: "\\\\", ', " [a]", "[[",
-         "%2B", "a b\\n"]
-fields = ("module", "control_mode", "weight", "advanced_weighting", "batch_images")
+         "%2B", "a b\\n", "@", "|", "1@0, "]
+fields = ("module", "control_mode", "weight", "advanced_weighting", "batch_images", "weight_curve")
 readers = {
     "infotext": infotext.parse,
     "infotext-uncapped": lambda text: list(infotext._parts(text)),

@@ -18,6 +18,7 @@ from lib_controlnet.enums import (
 from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Written
 from lib_controlnet.units.unit import ControlUnit, parse_unit
+from lib_controlnet.units.weight_curve import SHAPES, WeightCurve
 
 ALWAYS = [field.name for field in infotext.fields(Written.ALWAYS)]
 IF_SET = [field.name for field in infotext.fields(*infotext.IF_SET)]
@@ -85,6 +86,7 @@ def test_round_trip_fields_beyond_the_published_ones_survive() -> None:
         union_apart=True,
         speed=Speed.FASTEST,
         region_colour="#1e3cff",
+        weight_curve=WeightCurve(((0.1, 0.2), (2 / 3, 1 / 3)), SHAPES["pulse"]),
         advanced_weighting=(1.0, 0.1, 1 / 3),
     )
     text = infotext.serialize(unit)

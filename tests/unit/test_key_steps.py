@@ -133,6 +133,21 @@ EVALUATED = {
 }
 
 
+def test_reused_residuals_get_the_factor_of_the_present_step() -> None:
+    fall = Window(curve=((0.0, 1.0), (0.1, 0.5)))
+    runs = [Run(Speed.FAST), Run(Speed.FAST, window=fall)]
+    for progress, factor in ((0.0, 1.0), (0.05, 0.75), (0.1, 0.5)):
+        (plain,), (curved,) = ([part for part in _step(run)] for run in runs)
+        for one, other in zip(plain.layers, curved.layers, strict=True):
+            torch.testing.assert_close(other, one * factor, msg=f"at {progress}")
+    assert [len(run.network.calls) for run in runs] == [1, 1]
+
+
+def _step(run: Run) -> list[Any]:
+    run.begin()
+    return run.call()
+
+
 @pytest.mark.parametrize("case", EVALUATED, ids=str)
 def test_a_pace_decides_how_often_a_network_is_evaluated(case: Any) -> None:
     speed, steps, order = case

@@ -29,6 +29,7 @@ from lib_controlnet.enums import (
 from lib_controlnet.errors import HostError, UnitError
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.nets.eight_bit import store_in_8_bits
+from lib_controlnet.units.weight_curve import parse_weight_curve
 
 KINDS = ("SD1", "SDXL")
 PAIR = build_layout([1], 1, 2)
@@ -36,6 +37,9 @@ PICTURES = build_layout([1, 1], 2, 4)
 FULL = np.full((64, 128), 255, np.uint8)
 HALF = FULL.copy()
 HALF[:, 64:] = 0
+
+
+curve = parse_weight_curve
 
 
 class Rig:
@@ -126,12 +130,43 @@ WITHOUT_EFFECT = {
     "closed already": {"guidance_end": 0.0},
     "start after end": {"guidance_start": 0.7, "guidance_end": 0.2},
     "region of nothing": {"region": FULL * 0},
+    "curve of zeros": {"weight_curve": curve("0@0.5 | 1@0")},
 }
 
 
 @pytest.mark.parametrize("case", WITHOUT_EFFECT)
 def test_a_unit_without_effect_leaves_every_bit(rig, plain, case):
     assert torch.equal(rig.run(rig.unit(**WITHOUT_EFFECT[case])), plain)
+
+
+def test_a_curve_is_the_weight_of_each_step_to_the_bit(rig, plain, steered):
+    """Whatever is kept from one step for others."""
+    unit = rig.unit(weight_curve=curve("1@0, 1@0.2, 0.5@0.2, 0.5@0.4, 0@0.4, 0@0.6, 1@0.8"))
+    session, seen = rig.session([unit]), {}
+    steps = {0.0: 1.0, 0.2: 0.5, 0.3: 0.5, 0.4: 0.0, 0.5: 0.0, 0.667: 0.335, 0.9: 1.0}
+    with torch.no_grad(), session.sampling(rig.base.module):
+        for progress in steps:
+            session.begin_evaluation(PAIR, progress)
+            seen[progress] = rig.call()
+    session.end_pass(len(steps))
+    (ran,) = session.report.describe()["units"]
+    assert (ran["passes"][0]["steps"], ran["passes"][0]["of"]) == (5, 7)
+    expected = {1.0: steered, 0.0: plain, 0.5: rig.run(rig.unit(weight=0.5))}
+    for progress, weight in steps.items():
+        if weight in expected:
+            assert torch.equal(seen[progress], expected[weight]), progress
+    assert agrees(seen[0.667], rig.run(rig.unit(weight=0.335)))
+    assert not agrees(seen[0.667], steered)
+
+
+def test_a_curve_multiplies_weight_and_layers_alike(rig):
+    """And with them whatever a control mode makes of them."""
+    fields = {"control_mode": ControlMode.PROMPT, "weight_curve": curve("0.5@0 | 1@0")}
+    once = rig.run(rig.unit(weight=0.8, **fields))
+    assert agrees(once, rig.run(rig.unit(weight=0.4, control_mode=ControlMode.PROMPT)))
+    layers = (0.8,) * rig.networks[0].layers
+    by_layer = rig.run(rig.unit(advanced_weighting=layers, weight_curve=curve("0.5@0")))
+    assert agrees(by_layer, rig.run(rig.unit(weight=0.4)))
 
 
 def test_a_pass_of_the_other_size_leaves_every_bit(rig, plain, steered):
@@ -402,8 +437,8 @@ def test_a_field_that_means_nothing_to_the_family_is_said(rig):
 def test_a_family_says_before_loading_what_its_networks_heed(rig):
     for network in rig.networks:
         assert isinstance(network, rig.family.networks)
-        says = (rig.family.networks.heeds, rig.family.networks.has_curves)
-        assert (network.heeds, network.has_curves) == says
+        says = (rig.family.networks.heeds, rig.family.networks.weight_types)
+        assert (network.heeds, network.weight_types) == says
         assert network.heeds <= set(OF_SOME_FAMILIES)
 
 

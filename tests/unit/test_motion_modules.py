@@ -94,7 +94,7 @@ def _inside(path: str) -> Callable[[Places], None]:
         bias = own_modules(places.unet)[path].bias
         change = WeightChange(
             *("unit", Residency, lambda step: tuple(range(len(step.rows))), [(path, "bias")]),
-            *(lambda _place: torch.ones_like(bias), {}, pytest.fail),
+            *(lambda _place, _factor: torch.ones_like(bias), {}, pytest.fail),
         )
         places.memory.on_device = lambda _network: nullcontext()
         places.memory.count = lambda _network, _sums: None

@@ -19,6 +19,7 @@ from lib_controlnet.presets.store import Presets
 from lib_controlnet.units.field_values import Within
 from lib_controlnet.units.fields import Field
 from lib_controlnet.units.unit import FIELDS, ControlUnit, parse_unit
+from lib_controlnet.units.weight_curve import WeightCurve
 from lib_controlnet.units.weight_types import LayerCurve, WeightType
 
 
@@ -48,6 +49,7 @@ def save(presets: Presets, name: str, *units: Any, pictures: bool = True, **more
 
 SPECIAL: dict[str, Any] = {
     "advanced_weighting": (1.0, 0.5, 0.25),
+    "weight_curve": WeightCurve(((0.0, 1.0), (0.5, 0.25)), ()),
     "batch_images": [picture(1), picture(2)],
     "image": {"image": picture(3), "mask": picture(4)},
     "mask": picture(5),

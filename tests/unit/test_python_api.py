@@ -69,6 +69,7 @@ FIELDS_IN_ORDER = [
     "speed",
     "region_colour",
     "region_map",
+    "weight_curve",
 ]
 
 

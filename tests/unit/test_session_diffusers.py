@@ -17,6 +17,7 @@ from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.host.a1111.rows import build_layout
 from lib_controlnet.pictures.placement import to_hint
+from lib_controlnet.units.weight_curve import parse_weight_curve
 
 ROWS = build_layout([1], 1, 2)
 BALANCED, PROMPT, CONTROL = ControlMode.BALANCED, ControlMode.PROMPT, ControlMode.CONTROL
@@ -31,18 +32,19 @@ WHOLE, SPLIT = [(0, 2)], [(0, 1), (1, 2)]
 
 
 @pytest.mark.parametrize(
-    ("kind", "calls", "progress"),
+    ("kind", "calls", "progress", "is_curved"),
     [
-        ("SD1", WHOLE, 0.0),  # units 0 and 1 act
-        ("SD1", SPLIT, 0.3),  # all three
-        ("SD1", WHOLE, 0.5),  # unit 1 has just ended
-        ("SD2", SPLIT, 0.95),  # unit 0 alone
-        ("SDXL", WHOLE, 0.3),
+        ("SD1", WHOLE, 0.0, False),  # units 0 and 1 act
+        ("SD1", SPLIT, 0.3, False),  # all three
+        ("SD1", WHOLE, 0.5, False),  # unit 1 has just ended
+        ("SD2", SPLIT, 0.95, False),  # unit 0 alone
+        ("SDXL", WHOLE, 0.3, False),
+        ("SD1", SPLIT, 0.35, True),
     ],
-    ids=["sd1-start", "sd1-split", "sd1-boundary", "sd2-end", "sdxl"],
+    ids=["sd1-start", "sd1-split", "sd1-boundary", "sd2-end", "sdxl", "sd1-curve"],
 )
 @torch.no_grad()
-def test_session_agrees_with_diffusers(kind, calls, progress, tmp_path):
+def test_session_agrees_with_diffusers(kind, calls, progress, is_curved, tmp_path):
     base = tiny_base(kind)
     theirs_unet = oracle.u_net_weights(base.module, oracle.TINY[kind])
     call = inputs(kind)
@@ -52,6 +54,9 @@ def test_session_agrees_with_diffusers(kind, calls, progress, tmp_path):
         {"weight": 1.4, "control_mode": PROMPT, "guidance_end": 0.5},
         {"weight": 0.7, "control_mode": CONTROL, "guidance_start": 0.25, "guidance_end": 0.9},
     ]
+    if is_curved:  # diffusers' own scale, given anew for each step
+        for fields in asked:
+            fields["weight_curve"] = parse_weight_curve("1.5@0.2, 0.5@0.4")
     units, added = [], None
     for seed, fields in enumerate(asked):
         theirs, path = diffusers_file(tmp_path, oracle.TINY[kind], seed)
@@ -62,7 +67,8 @@ def test_session_agrees_with_diffusers(kind, calls, progress, tmp_path):
             continue
         outs = run_theirs(theirs, call, to_hint(unit.detected), extra)
         mode = fields["control_mode"]
-        scales = [fields["weight"] * f for f in factors(mode, len(outs))]
+        scale = fields["weight"] * (1.5 - 5 * (progress - 0.2) if is_curved else 1.0)
+        scales = [scale * f for f in factors(mode, len(outs))]
         rows = torch.tensor([1.0, 0.0 if mode is CONTROL else 1.0])[:, None, None, None]
         outs = [out * scale * rows for out, scale in zip(outs, scales, strict=True)]
         added = outs if added is None else [a + b for a, b in zip(added, outs, strict=True)]

@@ -349,11 +349,11 @@ SPEED, APART, CURVES, PULID = "speed", "union_apart", "weight_type", "pulid_mode
 MEAN_SOMETHING: dict[str, tuple[str, str, set[str]]] = {
     # preprocessor, file, what is shown of the fields of single families
     "nothing chosen": ("none", "", set()),
-    "ControlNet": ("canny", "sdxl_full_diffusers", {SPEED}),
-    "Control-LoRA": ("canny", "sdxl_full_control_lora_128", {SPEED}),
-    "SparseCtrl": ("none", "sd15_sparsectrl_rgb_original", {SPEED}),
-    "ControlNet Union": ("canny", "sdxl_union_6", {SPEED, APART, "union_control_type"}),
-    "T2I-Adapter": ("canny", "t2i_sd14_original", set()),
+    "ControlNet": ("canny", "sdxl_full_diffusers", {SPEED, CURVES}),
+    "Control-LoRA": ("canny", "sdxl_full_control_lora_128", {SPEED, CURVES}),
+    "SparseCtrl": ("none", "sd15_sparsectrl_rgb_original", {SPEED, CURVES}),
+    "ControlNet Union": ("canny", "sdxl_union_6", {SPEED, APART, CURVES, "union_control_type"}),
+    "T2I-Adapter": ("canny", "t2i_sd14_original", {CURVES}),
     "T2I-Adapter (style)": ("t2ia_style_clipvision", "t2i_sd14_style", set()),
     "ControlNet-LLLite": ("canny", "sdxl_lllite_16_32", set()),
     "IP-Adapter": ("ip-adapter-auto", "ip-adapter_sdxl", {CURVES}),
@@ -432,13 +432,16 @@ def test_pasted_fields_of_a_family(
 
     pulid = "sdxl_pulid_1.1"
     assert read(pulid, "pulid_mode_radio") == gr.update(visible=True, value="Extremely style")
-    assert read(pulid, "weight_type_dropdown") == gr.update(visible=True, value=kind)
+    shown = read(pulid, "weight_type_dropdown")
+    assert (shown["visible"], shown["value"]) == (True, kind)
+    assert kind in shown["choices"]
+    assert "soft" not in shown["choices"]
     assert read(pulid, "composition_weight_slider") == gr.update(
         value=composition[0], visible=composition[1]
     )
     assert read(pulid, "speed_radio")["visible"] is False
     assert not read("t2i_sd14_original", "pulid_mode_radio")["visible"]
-    assert not read("t2i_sd14_original", "weight_type_dropdown")["visible"]
+    assert "soft" in read("t2i_sd14_original", "weight_type_dropdown")["choices"]
 
 
 def test_a_hint_marked_otherwise_than_the_model_reads_it_is_said(union_files: Path) -> None:

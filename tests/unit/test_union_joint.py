@@ -23,6 +23,7 @@ from lib_controlnet.enums import ControlMode, ControlNetUnionControlType, Speed
 from lib_controlnet.families import identify
 from lib_controlnet.families.union import JointControl, find_groups
 from lib_controlnet.host.a1111.rows import build_layout
+from lib_controlnet.units.weight_curve import parse_weight_curve
 
 TYPES = ControlNetUnionControlType.in_order()
 POSE, DEPTH, SOFT, HARD, *_MORE = TYPES
@@ -177,6 +178,7 @@ SPREAD = (
     "that fade in a hires pass)"
 )
 
+FALLING, RISING = (parse_weight_curve(text) for text in ("1@0, 0@1", "0.5@0, 1@1"))
 PAIRS = {
     "nothing differs": ({}, {}, [2], TOGETHER),
     "weights": ({}, {"weight": 0.4}, [2], TOGETHER),
@@ -223,6 +225,13 @@ PAIRS = {
         [2, 2],
         f"{APART}{SPREAD}",
     ),
+    "curves": (
+        {"weight_curve": FALLING},
+        {"weight_curve": RISING},
+        [2, 2],
+        f"{APART}their weight curves differ",
+    ),
+    "one curve": ({"weight_curve": FALLING}, {"weight_curve": FALLING}, [2], TOGETHER),
     "speeds": ({"speed": Speed.FAST}, {}, [2, 2], f"{APART}their speeds differ"),
     "asked for": ({"union_apart": True}, {}, [2, 2], f"{APART}union_apart is set"),
     "one type": ({}, {}, [4], f"{APART}two of them have one type"),
@@ -247,6 +256,12 @@ def test_units_run_together_where_all_that_is_applied_is_in_common(rows, case):
     assert begin(units).comments == [said]
     run(*units)
     assert sorted(rows) == expected
+
+
+def test_a_curve_in_common_is_the_weight_of_both():
+    half = parse_weight_curve("0.5@0")
+    curved = [unit(kind, seed, weight_curve=half) for seed, kind in ((1, DEPTH), (2, HARD))]
+    assert agrees(run(*curved), run(unit(DEPTH, 1, weight=0.5), unit(HARD, 2, weight=0.5)))
 
 
 def test_units_of_one_evaluation_reuse_it_together(rows):

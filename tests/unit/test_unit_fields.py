@@ -46,12 +46,13 @@ ATTRIBUTES = {
     "control_net_union_control_type": "union_control_type",
     "control_net_union_apart": "union_apart",
     "control_net_speed": "speed",
+    "control_net_weight_curve": "weight_curve",
 }
 AXES = [
     *("Enabled", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode"),
     *("Resize Mode", "Preprocessor", "Pre Resolution", "Pre Threshold A", "Pre Threshold B"),
     *("Region", "Region Feather", "Hires-Fix Option", "Union Control Type"),
-    *("Union Apart", "Speed"),
+    *("Union Apart", "Speed", "Weight Curve"),
 ]
 ALIASES = {
     "batch_image_dir": "batch_images",
@@ -95,7 +96,7 @@ def test_what_is_published_of_the_table(panel_of_one_unit: UnitWidgets) -> None:
     optional = [field.name for field in infotext.fields(*infotext.IF_SET)]
     assert optional == [
         *("hr_option", "pulid_mode", "union_control_type", "region", "region_feather"),
-        *("union_apart", "speed", "region_colour", "advanced_weighting"),
+        *("union_apart", "speed", "region_colour", "weight_curve", "advanced_weighting"),
     ]
     assert overrides.attributes() == ATTRIBUTES
     axes = sorted(field.axis for field in FIELDS.values() if field.axis)

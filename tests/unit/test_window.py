@@ -1,10 +1,12 @@
 """Windows and strength curves."""
 
+import numpy as np
 import pytest
 
 from lib_controlnet.engine.window import Window, own_strengths, strength_curve
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.errors import UnitError
+from lib_controlnet.units.weight_curve import SHAPES
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 33])
@@ -25,6 +27,56 @@ def test_empty_window_is_never_open(bounds):
     window = Window(*bounds)
     assert window.is_empty
     assert not any(window.is_open(k / 20) for k in range(20))
+
+
+SLOPE = ((0.1, 0.2), (0.5, 0.8))
+JUMPS = ((0.25, 1.0), (0.25, 0.0), (0.5, 0.0), (0.5, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("curve", "factors"),
+    {
+        (): {0.0: 1.0, 0.5: 1.0, 0.99: 1.0},
+        ((0.3, 0.7),): {0.0: 0.7, 0.3: 0.7, 0.99: 0.7},
+        SLOPE: {0.0: 0.2, 0.1: 0.2, 0.2: 0.35, 0.3: 0.5, 0.5: 0.8, 0.9: 0.8},
+        JUMPS: {0.0: 1.0, 0.24: 1.0, 0.25: 0.0, 0.4: 0.0, 0.49: 0.0, 0.5: 2.0, 0.9: 2.0},
+        ((0.0, 0.5), (0.0, 1.0), (1.0, 0.0), (1.0, 2.0)): {0.0: 1.0, 0.5: 0.5, 0.99: 0.01},
+    }.items(),
+)
+def test_factor_is_that_of_lines_between_the_points(curve, factors):
+    window = Window(curve=curve)
+    for progress, expected in factors.items():
+        assert window.factor(progress) == pytest.approx(expected, abs=1e-12)
+        assert window.is_open(progress) is (expected != 0.0)
+
+
+@pytest.mark.parametrize("curve", [SLOPE, *(SHAPES[name] for name in SHAPES)])
+def test_factor_agrees_with_numpy_and_stays_in_the_window(curve):
+    places, heights = zip(*curve, strict=True)
+    window = Window(0.2, 0.7, curve)
+    for k in range(40):
+        inside = 0.2 <= k / 40 < 0.7
+        expected = np.interp(k / 40, places, heights) if inside else 0.0
+        assert window.factor(k / 40) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("window", "spans"),
+    [
+        (Window(0.2, 0.7), [(0.2, 0.7)]),
+        (Window(0.2, 0.7, SLOPE), [(0.2, 0.5), (0.5, 0.7)]),
+        (Window(curve=JUMPS), [(0.0, 0.25), (0.5, 1.0)]),
+        (Window(0.3, 0.4, JUMPS), []),
+        (Window(curve=((0.5, 0.0),)), []),
+        (Window(curve=SHAPES["pulse"]), [(0.0, 0.5), (0.5, 1.0)]),
+        (Window(0.5, 0.5), []),
+    ],
+)
+def test_spans_are_where_a_unit_acts(window, spans):
+    assert window.spans == tuple(Window(*span) for span in spans)
+    assert window.is_empty is (not spans)
+    opens = [k / 40 for k in range(40) if window.is_open(k / 40)]
+    assert all(any(span.is_open(progress) for span in window.spans) for progress in opens)
 
 
 def test_curve_prompt_sd1_is_the_published_table():

@@ -22,6 +22,7 @@ from lib_controlnet.interop import unit as unit_object
 from lib_controlnet.units.fields import Axis, Field
 from lib_controlnet.units.overrides import FIRST_UNIT_ONLY
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, parse_unit
+from lib_controlnet.units.weight_curve import parse_weight_curve
 
 if TYPE_CHECKING:
     from lib_controlnet.host.runtime import Runtime
@@ -99,7 +100,8 @@ def axes(make: Callable[..., Any], runtime: Runtime) -> list[Any]:
             return axis(label, field.name, kind=_boolean, **more)
         if isinstance(field.default, (int, float)):
             return axis(label, field.name, kind=_number_of, prepare=split_numbers)
-        return axis(label, field.name, kind=str, **more)
+        kind = _curve if field.parse is parse_weight_curve else str
+        return axis(label, field.name, kind=kind, **more)
 
     listed: dict[str, Callable[[], list[str]]] = {
         "model": lambda: [NO_MODEL, *runtime.catalog.names()],
@@ -359,6 +361,18 @@ def _boolean(word: str) -> bool:
         msg = f"{quote(word)} is neither True nor False"
         raise GridError(msg)
     return found
+
+
+def _curve(word: str) -> str:
+    """A curve; what the commas of one without quotes have left of it is refused."""
+    is_piece = "@" in word and not set(word) & set(",|")
+    if is_piece and word.partition("@")[2].strip() not in ("0", "0.0"):
+        msg = (
+            f"Weight Curve: {quote(word)} is one point of a curve; put each curve in quotes, such "
+            'as "1@0, 0@1", "0@0, 1@1"'
+        )
+        raise GridError(msg)
+    return word
 
 
 def _window(word: str) -> tuple[float, float]:
