@@ -154,7 +154,7 @@ class Frame {
 
   /** An action is finished. */
   changed() {
-    this.history.add(this.tool.save());
+    this.history.add(this.moment());
     this.showHistory();
     this.keepSoon();
   }
@@ -258,6 +258,9 @@ class Frame {
     this.lastKept = kept;
     Object.assign(this.size, kept?.size || this.freshSize());
     const said = await this.show(kept?.state ?? null);
+    const weigh = this.tool.measure && (({ state }) => this.tool.measure(state));
+    this.history = new this.store.History(this.moment(), weigh);
+    this.showHistory();
     if (kept) this.sayKept();
     else this.sayBegun(said);
     this.box.removeAttribute("aria-busy");
@@ -280,14 +283,17 @@ class Frame {
     return width && !this.module.isOfAllUnits ? bound({ width, height }) : wantedSize(this.tab);
   }
 
-  async show(state) {
+  /** What undo goes back to. */
+  moment() {
+    return { size: { ...this.size }, state: this.tool.save() };
+  }
+
+  /** Show a state, or begin anew, in the size that is set; the tool's sentence about it. */
+  show(state) {
     this.view.resize(this.size);
     this.showPhotograph();
     this.showSize();
-    const said = await this.tool.load(state);
-    this.history = new this.store.History(this.tool.save(), this.tool.measure);
-    this.showHistory();
-    return said;
+    return this.tool.load(state);
   }
 
   sayBegun(said) {
@@ -312,7 +318,12 @@ class Frame {
   }
 
   async go(step) {
-    await this.tool.load(this.history.go(step));
+    const { size, state } = this.history.go(step);
+    if (size.width === this.size.width && size.height === this.size.height) await this.tool.load(state);
+    else {
+      Object.assign(this.size, size);
+      await this.show(state);
+    }
     this.showHistory();
     this.keepSoon();
   }
@@ -322,7 +333,7 @@ class Frame {
     this.beganFrom = this.source;
     Object.assign(this.size, this.freshSize());
     this.sayBegun(await this.show(null));
-    this.keepSoon();
+    this.changed();
   }
 
   keepSoon() {
@@ -333,8 +344,8 @@ class Frame {
 
   async keep(result = this.lastKept?.result) {
     clearTimeout(this.timer);
-    const { photographUrl: photograph, size, beganFrom: source } = this;
-    this.lastKept = { state: this.history.present, size: { ...size }, photograph, result, source };
+    const { photographUrl: photograph, beganFrom: source } = this;
+    this.lastKept = { ...this.history.present, photograph, result, source };
     await this.store.write(this.name, this.lastKept).catch((error) => this.sayUnkept(error));
   }
 

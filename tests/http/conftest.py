@@ -184,13 +184,23 @@ def profile(browser: Any, webui: WebUI) -> Iterator[Any]:
     context.close()
 
 
+FORGET_STORED = """async () => {
+  localStorage.clear();
+  const remove = ({ name }) => new Promise((done) => {
+    const request = indexedDB.deleteDatabase(name);
+    request.onsuccess = request.onerror = request.onblocked = done;
+  });
+  await Promise.all((await indexedDB.databases()).map(remove));
+}"""
+
+
 def forget(profile: Any) -> None:
     """Leave nothing of earlier pages: none is open, nothing is stored in the browser."""
     plain, *pages = profile.pages
     for page in pages:
         page.close()
     profile.clear_cookies()
-    plain.evaluate("localStorage.clear()")
+    plain.evaluate(FORGET_STORED)
 
 
 @dataclass

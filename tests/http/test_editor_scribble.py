@@ -107,6 +107,10 @@ def test_lines_fills_and_layers(kept_panel: Any, tmp_path: Path) -> None:
     page.locator(ROWS).last.locator("button").first.click()
     press(page, "Invert layer")
     assert layers(page) == [("Layer 2", True), ("Layer 1", False)]
+    press(page, "Start anew")
+    assert layers(page) == [("Layer 1", True)]
+    page.keyboard.press("Control+z")
+    assert layers(page) == [("Layer 2", True), ("Layer 1", False)]
     assert_alike(used(page), ~(inside & ~edges))
 
     # Shift draws from where the last stroke ended; merged with the lines; a file that is black on
