@@ -42,6 +42,7 @@ class AnimeFaceSegment(NetworkDetector):
     label = "seg_anime_face"
     tags = ("Segmentation",)
     weights = (UNET,)
+    palette = ANIME_FACE
 
     def see(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         from .nets.anime_face import build

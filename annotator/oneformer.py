@@ -42,13 +42,12 @@ class _OneFormer(NetworkDetector):
     models know no such colour.
 
     Fields:
-        palette: classes of the data set it was trained on.
         short_side, long_side: the box that pictures were fitted into for training.
     """
 
     tags = ("Segmentation",)
     requires = (Requirement("transformers", "transformers>=4.30"),)
-    palette: ClassVar[Palette]
+    palette: ClassVar[Palette]  # classes of the data set it was trained on
     short_side: ClassVar[int]
     long_side: ClassVar[int]
 

@@ -5,9 +5,15 @@ The tables are lists of "name rrggbb", in the order of the class numbers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
+
+UNLABELED: Final = (0, 0, 0)
+"""RGB of what is none of the classes; no palette has it."""
+_FIRST: Final = 20
+"""So many classes are offered before the others."""
 
 
 class Palette(NamedTuple):
@@ -16,24 +22,31 @@ class Palette(NamedTuple):
     Attributes:
         names: what each class is.
         colours: uint8 (classes, 3) RGB.
+        first: numbers of the classes that are offered before the others.
     """
 
     names: tuple[str, ...]
     colours: np.ndarray
+    first: tuple[int, ...]
 
     def paint(self, labels: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3) of class numbers (H, W)."""
         return self.colours[labels]
 
 
-def _palette(table: str) -> Palette:
+def _palette(table: str, first: str = "") -> Palette:
     entries = [entry.rpartition(" ") for entry in table.replace("\n", " ").strip().split(", ")]
+    names = tuple(name for name, _space, _colour in entries)
     colours = [list(bytes.fromhex(colour)) for _name, _space, colour in entries]
-    return Palette(tuple(name for name, _space, _colour in entries), np.array(colours, np.uint8))
+    named = [names.index(name) for name in first.replace("\n", " ").split(", ") if name]
+    offered = tuple(named or range(min(_FIRST, len(names))))
+    return Palette(names, np.array(colours, np.uint8), offered)
 
 
 # Classes of the ADE20K scene parsing benchmark, colours of MIT's colour coding. "skyscraper" has
-# the colour of "road" there, and the two cannot be told apart in a map.
+# the colour of "road" there, and the two cannot be told apart in a map. The order is that of the
+# benchmark: by the share of all pixels, from "wall" with 15.8 % to "flag" with 0.02 %. So the first
+# twenty are those that maps hold most of.
 ADE20K = _palette("""
 wall 787878, building b47878, sky 06e6e6, floor 503232, tree 04c803, ceiling 787850,
 road 8c8c8c, bed cc05ff, windowpane e6e6e6, grass 04fa07, cabinet e005ff, sidewalk ebff07,
@@ -64,8 +77,10 @@ monitor 005cff, bulletin board b8ff00, shower 0085ff, radiator ffd600, glass 19c
 clock 66ff00, flag 5c00ff
 """)
 
-# COCO panoptic: 80 things, then 53 kinds of stuff, colours of the panoptic API.
-COCO = _palette("""
+# COCO panoptic: 80 things, then 53 kinds of stuff, colours of the panoptic API. The order tells
+# nothing of how often a class is met, so those come first that mean what ADE20K's first twenty do.
+COCO = _palette(
+    """
 person dc143c, bicycle 770b20, car 00008e, motorcycle 0000e6, airplane 6a00e4, bus 003c64,
 train 005064, truck 000046, boat 0000c0, traffic light faaa1e, fire hydrant 64aa1e,
 stop sign dcdc00, parking meter af74af, bench fa001e, bird a52a2a, cat ff4dff, dog 00e2fc,
@@ -92,10 +107,43 @@ ceiling-merged 928b8d, sky-other-merged 4682b4, cabinet-merged 86c79c, table-mer
 floor-other-merged 60246c, pavement-merged 606060, mountain-merged 40aa40, grass-merged 98fb98,
 dirt-merged d0e5e4, paper-merged cebaab, food-other-merged 98a140, building-other-merged 747000,
 rock-merged 00728f, wall-other-merged 66669c, rug-merged fa8dff
-""")
+""",
+    first="""wall-other-merged, building-other-merged, sky-other-merged, floor-other-merged,
+tree-merged, ceiling-merged, road, bed, window-other, grass-merged, cabinet-merged,
+pavement-merged, person, dirt-merged, door-stuff, table-merged, mountain-merged, potted plant,
+curtain, chair""",
+)
 
 # siyeong0/Anime-Face-Segmentation.
 ANIME_FACE = _palette("""
 background ffff00, hair 0000ff, eye ff0000, mouth ffffff, face 00ff00, skin 00ffff,
 clothes ff00ff
 """)
+
+PALETTES: Final[Mapping[str, Palette]] = {
+    "ade20k": ADE20K,
+    "coco": COCO,
+    "anime_face": ANIME_FACE,
+}
+
+# Classes of one meaning that ADE20K and COCO call differently: "ADE20K's name = COCO's".
+_OTHER_NAMES: Final = """
+wall = wall-other-merged, building = building-other-merged, sky = sky-other-merged,
+floor = floor-other-merged, tree = tree-merged, ceiling = ceiling-merged,
+windowpane = window-other, grass = grass-merged, cabinet = cabinet-merged,
+sidewalk = pavement-merged, earth = dirt-merged, door = door-stuff, table = table-merged,
+mountain = mountain-merged, plant = potted plant, water = water-other, sofa = couch,
+mirror = mirror-stuff, rug = rug-merged, fence = fence-merged, rock = rock-merged,
+blind = window-blind, television receiver = tv, ball = sports ball, food = food-other-merged,
+minibike = motorcycle
+"""
+
+
+def pair_names() -> list[tuple[str, str]]:
+    """Names of classes that mean the same in ADE20K and in COCO, each class at most once."""
+    pairs = [entry.split(" = ") for entry in _OTHER_NAMES.replace("\n", " ").strip().split(", ")]
+    other = [(ours, theirs) for ours, theirs in pairs]
+    taken = {name for pair in other for name in pair}
+    return other + [
+        (name, name) for name in ADE20K.names if name in COCO.names and name not in taken
+    ]

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 import numpy as np
 
 from .embedding import Embedding
+from .palettes import Palette
 from .store import STORE
 from .weights import WeightFile
 
@@ -209,6 +210,7 @@ class Detector:
         follows_model: the preprocessor that the control model asks for takes its place.
         partner: family of models whose tokens a network that follows this map reads in the place
             of the text, "" where it reads the text.
+        palette: classes and colours of its maps, None where colours are no classes.
         requires: Python packages that it cannot run without.
         unavailable: why it cannot run here, as a sentence, None if it can. Follows from
             `requires`; a preprocessor that can never run sets it.
@@ -241,6 +243,7 @@ class Detector:
     several: ClassVar[bool] = False
     follows_model: ClassVar[bool] = False
     partner: ClassVar[str] = ""
+    palette: ClassVar[Palette | None] = None
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
     @property

@@ -42,6 +42,7 @@ class Segmentation(NetworkDetector):
     label = "seg_ufade20k"
     tags = ("Segmentation",)
     weights = (UPERNET,)
+    palette = ADE20K
 
     def see(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         from .nets.uniformer import build

@@ -70,6 +70,36 @@ preprocessor works at; "Pixel Perfect" sets it to what the generation needs.
 |---|---|---|---|
 """
 
+PALETTES = """
+## Palettes of segmentation maps
+
+In a segmentation map a colour is the name of a class, so it must be exact.
+`annotator/palettes.py` has the tables: ADE20K's 150 classes (`oneformer_ade20k`, `segmentation`;
+the one that most control models were trained on), COCO panoptic's 133 (`oneformer_coco`) and
+seven parts of drawn faces (`anime_face_segment`). Black is none of them: unlabeled. ADE20K's
+"road" and "skyscraper" have one colour; no map can tell them apart, and the editor calls it by
+both names.
+
+`GET /controlnet/palettes` gives them to programs: `palettes`, by name `classes` (a list of
+`[name, "#rrggbb"]` in the order of the class numbers), `most_used` (names of those to offer
+first) and `preprocessors`; `unlabeled`; and `alike`, pairs of classes of ADE20K and COCO that
+mean the same. Most used are ADE20K's first twenty, as its classes are in the order of their share
+of all pixels (wall 15.8 %, chair 1.0 %); COCO's order tells nothing of that, so its twenty are
+those that mean the same.
+
+*Draw > Segmentation* of a unit paints such maps. It works on class numbers, so there is no colour
+between two classes, and hands over a PNG with the palette's colours and no others. It begins from
+the unit's map, or empty. A picture that was resized or saved as JPEG has in-between colours: one
+within a distance of 12 (in RGB) of a class is taken for it, others for the nearest of the classes
+beside them up to eight pixels away, and what is left is unlabeled; the editor says how many
+pixels that were. From one palette to another areas go by meaning, what has none there becomes
+unlabeled, and that is said, too.
+
+A map of the size of the picture to be made reaches the control model as it is. Any other size is
+fitted in by the unit's resize mode, as in a hires pass, by the nearest pixel: edges get steps,
+but no colour changes.
+"""
+
 ENGINES = """
 ## What runs the networks
 
@@ -177,7 +207,7 @@ def page() -> str:
     rows = "".join(row(detector) for detector in all_detectors() if not never(detector))
     parts = [HEAD, gallery(), WEIGHTS_HEAD, *map(weights_row, with_network()), ABSENT_HEAD]
     parts += [f"| `{d.name}` | {never(d)} |\n" for d in all_detectors() if never(d)]
-    return "".join([*parts, TABLE_HEAD, rows, ENGINES, HOW_TO])
+    return "".join([*parts, TABLE_HEAD, rows, PALETTES, ENGINES, HOW_TO])
 
 
 def never(detector: Detector) -> str:

@@ -8,7 +8,10 @@ from typing import Any, Final
 SCHEMAS: Final = frozenset({"Body_detect_controlnet_detect_post", "PoseData", "Person"})
 """Names of schemas that clients know."""
 
-_LISTS: Final = ("version", "model_list", "module_list", "control_types", "settings", "downloads")
+_LISTS: Final = (
+    *("version", "model_list", "module_list", "control_types", "settings", "downloads"),
+    "palettes",
+)
 ROUTES: Final = frozenset(
     [
         *((f"/controlnet/{name}", "get", f"{name}_controlnet_{name}_get") for name in _LISTS),

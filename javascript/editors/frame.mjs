@@ -239,6 +239,7 @@ class Frame {
   showHistory() {
     this.undoButton.disabled = !this.history.canUndo;
     this.redoButton.disabled = !this.history.canRedo;
+    if (document.activeElement?.disabled) this.place.focus(); // a button that is off would swallow the keys
   }
 
   showSize() {

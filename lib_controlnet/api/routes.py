@@ -21,6 +21,7 @@ from lib_controlnet.api.payload import OPTIONS, ROUTES, check_units, read_settin
 from lib_controlnet.api.poses import NO_POSE, PoseData, render
 from lib_controlnet.api.presets import add_presets
 from lib_controlnet.detect import listing
+from lib_controlnet.detect.palettes import describe_palettes
 from lib_controlnet.enums import OnError
 
 API_VERSION: Final = 3
@@ -128,6 +129,10 @@ def _add_lists(router: APIRouter, runtime: Any, services: WebServices) -> None:
     @router.get("/control_types")
     def control_types() -> dict[str, Any]:
         return {"control_types": listing.describe_control_types(runtime.catalog)}
+
+    @router.get("/palettes")
+    def palettes() -> dict[str, Any]:
+        return describe_palettes()
 
     @router.get("/settings")
     def settings() -> dict[str, int]:

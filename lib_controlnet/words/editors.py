@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from lib_controlnet.words.segmentation import SEGMENTATION
+
 EDITORS: Final[Mapping[str, str]] = {
     # The frame.
     "editor_title": "{tool}: unit {unit}",
@@ -84,4 +86,5 @@ EDITORS: Final[Mapping[str, str]] = {
     "scribble_unread": "{name} is no picture that can be read here: use PNG, JPEG or WebP.",
     "scribble_full": "There are {count} layers, and more are not possible: merge or delete one.",
     "scribble_empty": "No visible layer has lines: draw some, or show a layer that has.",
+    **SEGMENTATION,
 }

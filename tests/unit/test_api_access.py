@@ -13,7 +13,10 @@ from fastapi import FastAPI
 from gradio.routes import App
 from starlette.testclient import TestClient
 
-LISTS = ("version", "model_list", "module_list", "control_types", "settings", "downloads")
+LISTS = (
+    *("version", "model_list", "module_list", "control_types", "settings", "downloads"),
+    "palettes",
+)
 WORK = ("detect", "render_openpose_json", "downloads", "downloads/stop")
 
 

@@ -1,0 +1,156 @@
+"""The editor of segmentation maps, in a real browser: classes by name, and exact colours only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from accessible import bring_judges, judge
+from editor_page import BOX, forget_maps, open_editor, place, stroke, use_map
+from panel_page import (
+    UNIT,
+    Posted,
+    choose_canny,
+    choose_option,
+    choose_preprocessor,
+    choose_type,
+    chosen,
+    gallery,
+    open_panel,
+    upload,
+)
+from PIL import Image
+
+from annotator.palettes import ADE20K, UNLABELED
+
+pytestmark = pytest.mark.browser
+
+LINES = f"{BOX} .cnet-seg-line"
+NOTE = f"{BOX} .cnet-seg-note"
+PALETTE = f"{BOX} .cnet-editor-side select"
+SIDE = 128
+"""Pixels of the picture to be made, each way."""
+
+
+def press(page: Any, button: str) -> None:
+    page.click(f"{BOX} button:text-is('{button}')")
+
+
+def under(page: Any, x: float, y: float) -> str:
+    """What the editor calls the class at a pixel."""
+    page.mouse.move(*place(page, x + 0.5, y + 0.5)[0])
+    return page.locator(LINES).nth(1).inner_text().partition(": ")[2]
+
+
+def choose_class(page: Any, text: str) -> None:
+    """Search for a class by key, and take the first that is found."""
+    page.keyboard.press("/")
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+
+
+def colour(name: str) -> tuple[int, ...]:
+    return tuple(ADE20K.colours[ADE20K.names.index(name)].tolist())
+
+
+def strays(picture: np.ndarray) -> set[tuple[int, ...]]:
+    """Colours of a picture (H, W, 3) that no class of ADE20K has."""
+    found = set(map(tuple, picture.reshape(-1, 3).tolist()))
+    return found - set(map(tuple, ADE20K.colours.tolist())) - {UNLABELED}
+
+
+def scene(side: int) -> np.ndarray:
+    """A map of three classes, uint8 (side, side, 3)."""
+    picture = np.empty((side, side, 3), np.uint8)
+    picture[: side // 2], picture[side // 2 :] = colour("sky"), colour("sea")
+    picture[side // 3 : -side // 3, side // 4 : -side // 4] = colour("boat")
+    return picture
+
+
+def test_a_detected_map_is_read_as_classes_whatever_resizing_has_left(
+    panel: Any, tmp_path: Path
+) -> None:
+    page, posted = panel, Posted(panel)
+    forget_maps(page)
+    blurred = tmp_path / "blurred.jpg"
+    small = cv2.resize(scene(2 * SIDE), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    Image.fromarray(small).save(blurred, quality=80)
+    upload(page, blurred)
+    choose_canny(page)
+    model = chosen(page, "model_dropdown")
+    choose_type(page, "All")
+    choose_option(page, "model_dropdown", model)
+    choose_preprocessor(page, "tile_resample")
+    page.click(f"{UNIT}_controlnet_trigger_preprocessor:enabled")
+    page.wait_for_selector(f"{UNIT}_generated_image img")
+    open_editor(page, "Segmentation")
+    page.locator(f"{NOTE}:has-text('had an in-between colour')").wait_for()
+    seen = {(5, 5): "sky", (64, 64): "boat", (5, 125): "sea"}
+    assert {at: under(page, *at) for at in seen} == seen
+    use_map(page)
+    posted.generate(page)
+    received = gallery(page, 2)[1]
+    assert strays(received) == set()
+    assert (received == scene(SIDE)).all(axis=2).mean() > 0.98
+
+
+def test_a_painted_scene_arrives_in_exact_colours_and_stays_in_the_editor(
+    panel: Any, tmp_path: Path
+) -> None:
+    page, posted = panel, Posted(panel)
+    forget_maps(page)
+    photograph = tmp_path / "photograph.png"
+    Image.fromarray(np.full((SIDE, SIDE, 3), 90, np.uint8)).save(photograph)
+    upload(page, photograph)
+    choose_canny(page)
+    open_editor(page, "Segmentation")
+
+    choose_class(page, "sky")
+    page.keyboard.press("b")
+    stroke(page, (10, 10), (120, 12), (64, 20))
+    choose_class(page, "building")
+    page.keyboard.press("p")
+    for corner in ((20, 60), (60, 60), (60, 110), (20, 110)):
+        page.mouse.click(*place(page, *corner)[0])
+    page.keyboard.press("Enter")
+    choose_class(page, "skysc")
+    page.keyboard.press("r")
+    stroke(page, (80, 60), (100, 110))
+    choose_class(page, "grass")
+    page.keyboard.press("g")
+    page.mouse.click(*place(page, 110, 120)[0])
+    seen = {(64, 20): "sky", (40, 80): "building", (90, 80): "road / skyscraper", (4, 124): "grass"}
+    assert {at: under(page, *at) for at in seen} == seen
+    press(page, "\u21b6")
+    assert under(page, 4, 124) == "unlabeled (black)"
+    press(page, "\u21b7")
+    assert under(page, 4, 124) == "grass"
+    page.keyboard.press("e")
+    stroke(page, (40, 80), (44, 84))
+    bring_judges(page)
+    assert judge(page, "the editor", BOX) == []
+    use_map(page)
+
+    posted.generate(page)
+    received = gallery(page, 2)[1]
+    assert received.shape == (SIDE, SIDE, 3)
+    assert strays(received) == set()
+    for (x, y), name in {**seen, (40, 80): ""}.items():
+        shown = colour(name.partition(" /")[0]) if name else UNLABELED
+        assert tuple(received[y, x]) == shown, name
+
+    page.reload()
+    page.wait_for_selector("#txt2img_generate")
+    open_panel(page)
+    open_editor(page, "Segmentation")
+    assert under(page, 64, 20) == "sky"
+    assert under(page, 42, 82) == "unlabeled (black)"
+    page.select_option(PALETTE, "coco")
+    page.locator(f"{NOTE}:has-text('became COCO')").wait_for()
+    assert under(page, 64, 20) == "sky-other-merged"
+    assert under(page, 4, 124) == "grass-merged"
+    page.keyboard.press("Escape")
+    page.wait_for_selector(BOX, state="detached")
