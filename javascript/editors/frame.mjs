@@ -299,7 +299,7 @@ class Frame {
 
   sayBegun(said) {
     const begun = this.map || this.pose ? this.word("editor_from_map") : "";
-    this.say([begun, said].filter(Boolean).join(" "));
+    this.say(said || begun);
   }
 
   sayKept() {

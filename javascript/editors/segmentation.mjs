@@ -50,8 +50,11 @@ class Segmentation {
       if (isFirst) Object.assign(this, hand); // to go back takes nothing out of the hand
       this.setPlane(this.raster.unpack(map));
       this.packed = map;
-    } else this.begin();
+    }
+    const said = state ? "" : this.begin();
+    this.tell("");
     this.showHand();
+    return said;
   }
 
   save() {
@@ -99,7 +102,7 @@ class Segmentation {
 
   finish() {
     this.packed = null;
-    this.note.textContent = "";
+    this.tell("");
     if (this.painter.value === this.label) this.remember(this.label);
     this.frame.changed();
   }
@@ -153,11 +156,11 @@ class Segmentation {
     this.painter.look();
   }
 
+  /** Begin from the detected map, or empty; a sentence about it. */
   begin() {
     const { map, size } = this.frame;
     this.setPlane(this.raster.makePlane(size.width, size.height, this.labels.NONE));
-    this.note.textContent = "";
-    if (map) this.read(map, "seg_map_unfit");
+    return map ? this.read(map, "seg_map_unfit").text : "";
   }
 
   /** What the map may be begun from, and how much of the photograph beneath is seen. */
@@ -169,29 +172,25 @@ class Segmentation {
     this.picture.opacity(photograph ? OPACITY : 1);
   }
 
-  /** Take a picture's colours over as labels, in the palette that they are of. Returns whether they are of one. */
+  /** Take a picture's colours over as labels, in the palette that they are of: { text, isRead, lost }. */
   read(image, unfit) {
     const { labels } = this;
     const { word } = this.frame;
     const pixels = this.raster.readPixels(image, this.plane.width, this.plane.height);
     const palette = labels.guessPalette(pixels, this.palettes);
-    if (!palette) {
-      this.tell(word(unfit), true);
-      return false;
-    }
+    if (!palette) return { text: word(unfit), isRead: false };
     const { plane, moved, lost } = labels.readLabels(pixels, palette);
     this.setPalette(palette.name);
     this.setPlane(plane);
     const sentences = [word("seg_read", { palette: this.titleOf(palette) }), word(moved ? "seg_moved" : "seg_exact", { count: moved })];
     if (lost) sentences.push(word("seg_lost", { count: lost }));
-    this.tell(sentences.join(" "), lost > 0);
-    return true;
+    return { text: sentences.join(" "), isRead: true, lost };
   }
 
   readAgain(image) {
-    if (!this.read(image, "seg_picture_unfit")) return;
-    this.packed = null;
-    this.frame.changed();
+    const { text, isRead, lost } = this.read(image, "seg_picture_unfit");
+    this.tell(text, !isRead || lost > 0);
+    if (isRead) this.frame.changed();
   }
 
   empty() {

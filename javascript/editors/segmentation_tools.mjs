@@ -204,7 +204,7 @@ export class Painter {
     if (event.key in ARROWS && !isCommand) this.step(event);
     else if (event.key === "Enter") this.act(event.shiftKey);
     else return false;
-    this.draw();
+    this.look();
     return true;
   }
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from accessible import bring_judges, judge
-from editor_page import BOX, forget_maps, open_editor, place, stroke, use_map
+from editor_page import BOX, forget_maps, open_editor, place, stroke, use_map, wait_for_said
 from panel_page import (
     UNIT,
     Posted,
@@ -87,7 +87,7 @@ def test_a_detected_map_is_read_as_classes_whatever_resizing_has_left(
     page.click(f"{UNIT}_controlnet_trigger_preprocessor:enabled")
     page.wait_for_selector(f"{UNIT}_generated_image img")
     open_editor(page, "Segmentation")
-    page.locator(f"{NOTE}:has-text('had an in-between colour')").wait_for()
+    wait_for_said(page, "had an in-between colour")
     seen = {(5, 5): "sky", (64, 64): "boat", (5, 125): "sea"}
     assert {at: under(page, *at) for at in seen} == seen
     use_map(page)
