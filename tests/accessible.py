@@ -15,6 +15,14 @@ TARGET: Final = 28
 """Pixels of whatever is pressed, each way."""
 
 
+LOOKS: Final = (
+    ("light", 1440, None),
+    ("dark", 1024, ["color-contrast"]),
+    ("light", 390, []),
+)
+"""Theme, width of the window, and axe's rules that a look may break: None for all of them."""
+
+
 def bring_judges(page: Any) -> None:
     """Load what `judge` asks into a page."""
     for script in (AXE, FIND):
@@ -32,3 +40,18 @@ def judge(page: Any, state: str, root: str) -> list[str]:
     page.wait_for_timeout(SETTLED)
     found = page.evaluate("([root, least]) => panelAccess(root, least)", [root, TARGET])
     return [f"{state}: {one}" for one in found]
+
+
+def judge_looks(page: Any, state: str, root: str) -> list[str]:
+    """What is wrong with an element in both themes and at each width, see `judge`."""
+    found, height = [], page.viewport_size["height"]
+    for theme, width, rules in LOOKS:
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", theme == "dark")
+        page.wait_for_timeout(SETTLED)
+        asked = [root, TARGET, rules]
+        said = page.evaluate("([root, least, rules]) => panelAccess(root, least, rules)", asked)
+        found += [f"{state}, {theme}, {width}: {one}" for one in said]
+    theme, width, _rules = LOOKS[0]
+    page.set_viewport_size({"width": width, "height": height})
+    return found

@@ -7,9 +7,10 @@ window.panelAccess = (() => {
   const all = (root, selector) => Array.from(document.querySelectorAll(`${root} :is(${selector})`)).filter(isSeen);
   const show = (element) => element.outerHTML.slice(0, 160);
 
-  /** What axe-core finds. */
-  async function findFaults(root) {
-    const { violations } = await axe.run(root, { resultTypes: ["violations"] });
+  /** What axe-core finds, by all of its rules or some. */
+  async function findFaults(root, rules) {
+    const only = rules ? { runOnly: rules } : {};
+    const { violations } = rules?.length === 0 ? { violations: [] } : await axe.run(root, { resultTypes: ["violations"], ...only });
     return violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html.slice(0, 160)} ${node.failureSummary}`));
   }
 
@@ -41,5 +42,5 @@ window.panelAccess = (() => {
     return all(root, "*").filter(isCut).map((element) => `cut: ${show(element)}`);
   }
 
-  return async (root, least) => [...(await findFaults(root)), ...findSmall(root, least), ...findCut(root)];
+  return async (root, least, rules) => [...(await findFaults(root, rules)), ...findSmall(root, least), ...findCut(root)];
 })();

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import axe_playwright_python
 import pytest
+from accessible import LOOKS, SETTLED, bring_judges, judge_looks
 from panel_page import (
     UNIT,
     choose,
@@ -27,12 +27,6 @@ from lib_controlnet.words import WORDS
 pytestmark = pytest.mark.browser
 
 PANEL = "#txt2img_controlnet"
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
-FIND = Path(__file__).parents[1] / "data/panel_access.js"
-SETTLED = 600
-"""Milliseconds in which the page's scripts have answered to a change."""
-TARGET = 28
-"""Pixels of whatever is pressed, each way."""
 
 
 DIALOGS = {
@@ -43,22 +37,13 @@ DIALOGS = {
 
 
 def judge(page: Any, state: str, root: str = PANEL) -> list[str]:
-    """What is wrong with the panel, or a dialog of it, as it is shown."""
-    page.wait_for_timeout(SETTLED)
-    found = page.evaluate("([root, least]) => panelAccess(root, least)", [root, TARGET])
-    return [f"{state}: {one}" for one in found]
+    """What is wrong with the panel, or a dialog of it, as it is shown, however it is looked at."""
+    return judge_looks(page, state, root)
 
 
-@pytest.mark.parametrize(
-    ("page_query", "width"),
-    [("?__theme=light", 1440), ("?__theme=dark", 1024), ("?__theme=light", 390)],
-)
-def test_nothing_is_nameless_faint_small_or_cut(
-    page: Any, tmp_path: Path, page_query: str, width: int
-) -> None:
-    page.set_viewport_size({"width": width, "height": 1200})
-    for script in (AXE, FIND):
-        page.add_script_tag(content=script.read_text(encoding="utf-8"))
+def test_nothing_is_nameless_faint_small_or_cut(page: Any, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": LOOKS[0][1], "height": 1200})
+    bring_judges(page)
     open_panel(page)
     found = judge(page, "open")
     for opener, dialog in DIALOGS.items():
