@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,15 @@ from panel_page import (
 )
 from PIL import Image
 
-from annotator.palettes import ADE20K, UNLABELED
+from annotator.palettes import ADE20K, COCO, UNLABELED, pair_names
+from lib_controlnet.detect.palettes import describe_palettes
 
 pytestmark = pytest.mark.browser
 
+LABELS = Path(__file__).resolve().parents[2] / "javascript/editors/segmentation_labels.mjs"
+NONE = 255
+NEAR, REACH = 12, 8
+"""How far a colour may be from a class to be taken for it, and a class from what takes it."""
 LINES = f"{BOX} .cnet-seg-line"
 NOTE = f"{BOX} .cnet-seg-note"
 PALETTE = f"{BOX} .cnet-editor-side select"
@@ -154,3 +161,102 @@ def test_a_painted_scene_arrives_in_exact_colours_and_stays_in_the_editor(
     assert under(page, 4, 124) == "grass-merged"
     page.keyboard.press("Escape")
     page.wait_for_selector(BOX, state="detached")
+
+
+@pytest.fixture(scope="module")
+def labels(profile: Any) -> Any:
+    """A page that runs nothing but the module of labels, with the palettes."""
+    page = profile.pages[0]
+    code = base64.b64encode(LABELS.read_bytes()).decode()
+    page.evaluate(
+        """async ([address, told]) => {
+          const labels = await import(address);
+          const palettes = Object.entries(told.palettes).map((one) => labels.readPalette(...one));
+          Object.assign(window, { labels, palettes, alike: told.alike });
+        }""",
+        [f"data:text/javascript;base64,{code}", describe_palettes()],
+    )
+    return page
+
+
+def read_labels(page: Any, picture: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Labels (H, W) of ADE20K that are read from a picture, pixels moved and lost."""
+    height, width = picture.shape[:2]
+    rgba = np.dstack([picture, np.full((height, width), 255, np.uint8)])
+    found = page.evaluate(
+        """([width, height, bytes]) => {
+          const read = labels.readLabels({ width, height, data: bytes }, palettes[0]);
+          return [Array.from(read.plane.data), read.moved, read.lost];
+        }""",
+        [width, height, rgba.ravel().tolist()],
+    )
+    return np.array(found[0]).reshape(height, width), found[1], found[2]
+
+
+def test_colours_between_two_areas_go_to_one_of_them(labels: Any) -> None:
+    sky, sea = ADE20K.names.index("sky"), ADE20K.names.index("sea")
+    one, other = (ADE20K.colours[label].astype(float) for label in (sky, sea))
+    parts = np.array([0, 0, 0.02, 0.2, 0.4, 0.6, 0.8, 1, 1])
+    row = np.rint(one + (other - one) * parts[:, None]).astype(np.uint8)
+    read, moved, lost = read_labels(labels, np.stack([row, row, row]))
+    assert [set(column) for column in read.T] == [{sky}] * 5 + [{sea}] * 4
+    assert (moved, lost) == (5 * 3, 0)
+
+
+def test_a_colour_far_from_every_class_has_none(labels: Any) -> None:
+    every = np.stack(np.meshgrid(*[np.arange(0, 256, 15)] * 3), -1).reshape(-1, 3)
+    far = np.linalg.norm(every[:, None] - ADE20K.colours.astype(int), axis=2).min(axis=1)
+    stray = every[far.argmax()]
+    assert far.max() > NEAR
+    picture = scene(40)
+    picture[:, 10:] = stray
+    read, moved, lost = read_labels(labels, picture)
+    assert (read[:, : 10 + REACH - 1] != NONE).all()
+    assert (read[:, 10 + REACH :] == NONE).all()
+    assert (moved, lost) == (REACH * 40, (30 - REACH) * 40)
+
+
+def test_png_has_the_colours_of_the_labels(labels: Any) -> None:
+    rng = np.random.default_rng(5)
+    wanted = rng.choice([*range(150), NONE], (37, 53)).astype(np.uint8)
+    url = labels.evaluate(
+        """async ([width, height, data]) => {
+          const plane = { width, height, data: Uint8Array.from(data) };
+          const bytes = await (await labels.toPng(plane, palettes[0])).arrayBuffer();
+          return btoa(String.fromCharCode(...new Uint8Array(bytes)));
+        }""",
+        [53, 37, wanted.ravel().tolist()],
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode(url)))
+    colours = np.vstack([ADE20K.colours, np.zeros((106, 3), np.uint8)])
+    assert (np.asarray(picture.convert("RGB")) == colours[wanted]).all()
+
+
+def test_the_palette_of_a_map_is_known_by_its_colours(labels: Any) -> None:
+    def guess(picture: np.ndarray) -> str | None:
+        rgba = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+        return labels.evaluate(
+            "(data) => labels.guessPalette({ data }, palettes)?.name ?? null", rgba.ravel().tolist()
+        )
+
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    edges = np.zeros((16, 16, 3), np.uint8)
+    edges[8] = 255
+    assert guess(scene(24)) == "ade20k"
+    assert guess(COCO.colours[None, :40]) == "coco"
+    assert [guess(ramp), guess(edges), guess(0 * edges)] == [None] * 3
+
+
+def test_classes_of_one_meaning_keep_it_in_another_palette(labels: Any) -> None:
+    converted, lost = labels.evaluate(
+        """() => {
+          const data = Uint8Array.from({ length: 151 }, (_, i) => (i < 150 ? i : labels.NONE));
+          const plane = { width: 151, height: 1, data };
+          const { plane: made, lost } = labels.convert(plane, palettes[0], palettes[1], alike);
+          return [Array.from(made.data), lost];
+        }"""
+    )
+    alike = dict(pair_names())
+    wanted = [COCO.names.index(alike[name]) if name in alike else NONE for name in ADE20K.names]
+    assert converted == [*wanted, NONE]
+    assert lost == wanted.count(NONE)
