@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from accessible import bring_judges, judge
+from accessible import bring_judges, judge_looks
 from editor_page import BOX, forget_maps, open_editor, place, stroke, use_map, wait_for_said
 from panel_page import (
     UNIT,
@@ -138,7 +138,7 @@ def test_a_painted_scene_arrives_in_exact_colours_and_stays_in_the_editor(
     page.keyboard.press("e")
     stroke(page, (40, 80), (44, 84))
     bring_judges(page)
-    assert judge(page, "the editor", BOX) == []
+    assert judge_looks(page, "the editor", BOX) == []
     use_map(page)
 
     posted.generate(page)
