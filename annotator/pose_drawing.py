@@ -95,6 +95,57 @@ _MEETING: Final = 3
 _FACE_KEY_COLOURS: Final = _colours("ff0000", "00ff00", "0000ff", "ffff00", "ff00ff")
 
 
+_BODY_PAIRS: Final = ((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (14, 15), (16, 17))
+_ANIMAL_PAIRS: Final = ((0, 1), *((i, i + 3) for i in (5, 6, 7, 11, 12, 13)))
+_FACE_SUMS: Final = (
+    *((range(8), 16), (range(17, 22), 43), (range(31, 33), 66), (range(36, 40), 81)),
+    *((range(40, 42), 87), (range(48, 51), 102), (range(55, 57), 114)),
+    *((range(60, 62), 124), (range(65, 66), 132), (range(68, 69), 137)),
+)
+"""Points of the face's right side; the sum of their numbers and their partners'."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """How the points of one kind of part are drawn, sizes in pixels.
+
+    Attributes:
+        points: how many there are.
+        limbs: numbers of the two points that each joins, in the order in which they are drawn.
+        lines: colour of each limb.
+        width: of a limb; a body's is a slim ellipse that is so wide in the middle.
+        dots: colour of each point, empty where points have none.
+        radius: of the dots.
+        pairs: numbers of the points of the right and the left side that belong together.
+    """
+
+    points: int
+    limbs: tuple[tuple[int, int], ...]
+    lines: tuple[Colour, ...]
+    width: int
+    dots: tuple[Colour, ...]
+    radius: int
+    pairs: tuple[tuple[int, int], ...]
+
+
+def skeletons() -> dict[str, Skeleton]:
+    """What `draw_pose` draws with: for `body`, `hand`, `face` and `animal`."""
+    shaded = tuple(_shade(colour) for colour in _BODY_COLOURS[: len(_LIMBS)])
+    face = tuple((i, total - i) for numbers, total in _FACE_SUMS for i in numbers)
+    fingers = tuple((red, green, blue) for red, green, blue in _HAND_COLOURS)
+    hand, white = (_HAND_DOT_COLOUR,) * HAND_POINTS, (_FACE_COLOUR,) * FACE_POINTS
+    return {
+        "body": Skeleton(
+            *(BODY_POINTS, _LIMBS, shaded, 2 * _HALF_WIDTH, _BODY_COLOURS, _BODY_DOT, _BODY_PAIRS)
+        ),
+        "hand": Skeleton(HAND_POINTS, _FINGERS, fingers, _HAND_LINE, hand, _HAND_DOT, ()),
+        "face": Skeleton(FACE_POINTS, (), (), 0, white, _FACE_DOT, face),
+        "animal": Skeleton(
+            *(ANIMAL_POINTS, _ANIMAL_LIMBS, _ANIMAL_COLOURS, _ANIMAL_LINE, (), 0, _ANIMAL_PAIRS)
+        ),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Person:
     """Points of one person; a part that was not looked for or not found is None.
@@ -241,7 +292,12 @@ def _draw_limb(canvas: np.ndarray, start: Point, end: Point, colour: Colour) -> 
     axes = (int(math.hypot(across, down) / 2), _HALF_WIDTH)
     angle = int(math.degrees(math.atan2(down, across)))
     outline = np.array(cv2.ellipse2Poly(_whole(middle), axes, angle, 0, 360, 1))
-    cv2.fillConvexPoly(canvas, outline, [int(part * _LIMB_SHADE) for part in colour])
+    cv2.fillConvexPoly(canvas, outline, _shade(colour))
+
+
+def _shade(colour: Colour) -> Colour:
+    red, green, blue = (int(part * _LIMB_SHADE) for part in colour)
+    return red, green, blue
 
 
 def _draw_hand(canvas: np.ndarray, points: list[Point | None]) -> None:

@@ -1,7 +1,7 @@
 // Opens the editors of maps. What they are made of lies in `javascript/editors/`, and nothing of it
 // is loaded before one is opened.
 //
-// A classic script; `controlnetPanel.openEditor(unit, tool)` is for other scripts of the panel.
+// A classic script; `controlnetPanel.openEditor(unit, tool)` and `loadEditor` are for other scripts of the panel.
 (() => {
   "use strict";
 
@@ -10,6 +10,8 @@
   const place = document.currentScript.src;
 
   const tools = () => window.controlnetPanel.unitTools;
+  /** A module of `javascript/editors/`. */
+  const loadEditor = (file) => import(new URL(`editors/${file}?${stampOf()}`, place));
   const stampOf = () => JSON.parse(find('[id$="_controlnet_fields"]').textContent).editors;
 
   /** The tool that fits what a unit is steered by. */
@@ -23,7 +25,7 @@
   /** Open an editor for a unit; without a tool the one that fits it. */
   async function openEditor(unit, tool = guess(unit)) {
     try {
-      const frame = await import(new URL(`editors/frame.mjs?${stampOf()}`, place));
+      const frame = await loadEditor("frame.mjs");
       await frame.open({ ...tools().placeOf(unit), unit, tool });
     } catch (error) {
       tools().sayInUnit(unit, word("editor_failed", { error: error.message }), true);
@@ -41,5 +43,5 @@
   }
 
   document.addEventListener("controlnettools", addMenu);
-  Object.assign(window.controlnetPanel, { openEditor });
+  Object.assign(window.controlnetPanel, { loadEditor, openEditor });
 })();

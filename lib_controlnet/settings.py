@@ -2,8 +2,8 @@
 
 Keys, labels and defaults are data in users' `config.json`: they never change. A setting is read
 by `option(key)` of the host or the runtime. Only settings that something reads are here; those of
-the old extension for parts that are not here (OpenPose editor, Photopea, CLIP on the CPU) stay in
-`config.json` untouched.
+the old extension for parts that are not here (Photopea, CLIP on the CPU) stay in `config.json`
+untouched.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ SETTINGS: Final = (
         False,
         "Increment seed after each controlnet batch iteration",
     ),
+    Setting("controlnet_disable_openpose_edit", False, "Disable openpose edit"),
     Setting(
         "controlnet_ignore_noninpaint_mask",
         False,

@@ -35,7 +35,7 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /** A button; `pressed`, true or false, makes it one of two states. */
-function button(text, act, { title, pressed, className = "" } = {}) {
+export function button(text, act, { title, pressed, className = "" } = {}) {
   const made = make("button", { type: "button", className: `cnet-editor-button ${className}` }, text);
   if (title) Object.assign(made, { title, ariaLabel: text.length > 2 ? text : title });
   if (pressed !== undefined) made.setAttribute("aria-pressed", String(pressed));
@@ -75,7 +75,7 @@ async function readWords(tab) {
   window.controlnetWord.add(texts);
 }
 
-async function askServer(tab, kind, value) {
+export async function askServer(tab, kind, value) {
   const answer = await ask(`${tab}_controlnet_editors`, { do: kind, value });
   if (!answer) throw new Error(texts ? page.word("editor_lost") : kind);
   if (answer.fault) throw new Error(answer.fault);
@@ -93,7 +93,7 @@ function digest(text) {
 }
 
 /** The size of the picture to be made. */
-function wantedSize(tab) {
+export function wantedSize(tab) {
   const [width, height] = ["width", "height"].map((side) => Number(find(`#${tab}_${side} input[type=number]`)?.value) || 512);
   return bound({ width, height });
 }
@@ -104,7 +104,7 @@ function bound({ width, height }) {
 }
 
 /** What is shown in a unit at the moment that an editor may begin from. */
-async function readUnit(unit) {
+export async function readUnit(unit) {
   const own = pictureIn(unit.dataset.picture);
   const map = find(".cnet-generated-image-group img[src]", unit);
   const link = find('.cnet-download-pose a[href^="data:application/json"]', unit);
@@ -145,6 +145,13 @@ class Frame {
 
   ask(kind, value) {
     return askServer(this.tab, kind, value);
+  }
+
+  /** Give the map another size, which a state of the tool tells. */
+  resize(size) {
+    this.view.resize(size);
+    this.showPhotograph();
+    this.showSize();
   }
 
   say(text, isFault = false) {
@@ -291,9 +298,7 @@ class Frame {
 
   /** Show a state, or begin anew, in the size that is set; the tool's sentence about it. */
   show(state) {
-    this.view.resize(this.size);
-    this.showPhotograph();
-    this.showSize();
+    this.resize(this.size);
     return this.tool.load(state);
   }
 
@@ -381,20 +386,24 @@ class Frame {
 }
 
 let style;
-/** Open an editor: { tab, index, unit, tool }. */
-export async function open(asked) {
+/** What every dialog of the editors needs: their texts and looks. */
+export function prepare(tab) {
   style ??= new Promise((next, fail) => {
     const link = make("link", { rel: "stylesheet", href: new URL(`editors.css${stamp}`, import.meta.url).href });
     Object.assign(link, { onload: next, onerror: () => fail(new Error("editors.css")) });
     document.head.append(link);
   });
+  return Promise.all([readWords(tab), style]);
+}
+
+/** Open an editor: { tab, index, unit, tool }. */
+export async function open(asked) {
   const [module, store, { View }] = await Promise.all([
     load(`${asked.tool}.mjs`),
     load("store.mjs"),
     load("view.mjs"),
     load("konva.min.js"),
-    readWords(asked.tab),
-    style,
+    prepare(asked.tab),
   ]);
   const frame = new Frame(asked, { module, store, View, Konva: globalThis.Konva });
   try {

@@ -114,16 +114,23 @@ def _parts(data: Any, where: str) -> dict[str, np.ndarray]:
         raise ControlNetError(msg)
     parts = {}
     for key, field in drawing.KEYS.items():
-        numbers = data.get(key)
+        numbers, name, count = data.get(key), f"{where}.{key}", _FEWEST.get(field)
+        _check_list(numbers, name)
         if numbers is None or (len(numbers) == 0 and _has_others(data, key)):
             continue
-        name, count = f"{where}.{key}", _FEWEST.get(field)
         wanted = f"{count} points, {_TRIPLE * count} numbers" if count else _BODY
         points = _points(numbers, name, wanted)
         if len(points) < count if count else len(points) not in LAYOUTS:
             raise ControlNetError(_describe(name, _TRIPLE * len(points), wanted))
         parts[field] = points if field in ("body", "face") else points[:count]
     return parts
+
+
+def _check_list(given: Any, where: str) -> None:
+    """Refuse what is no list of points; null is a missing one."""
+    if given is not None and not isinstance(given, (list, tuple)):
+        msg = f"{where} is {quote(given)}; expected a list of x, y and confidence of each point"
+        raise ControlNetError(msg)
 
 
 def _has_others(data: Mapping[str, Any], key: str) -> bool:
@@ -136,6 +143,7 @@ def _describe(where: str, count: int, wanted: str) -> str:
 
 
 def _animal(numbers: Sequence[Any], where: str) -> np.ndarray:
+    _check_list(numbers, where)
     wanted = f"{drawing.ANIMAL_POINTS} points, {_TRIPLE * drawing.ANIMAL_POINTS} numbers"
     points = _points(numbers, where, wanted)
     if len(points) < drawing.ANIMAL_POINTS:
@@ -159,7 +167,7 @@ def _points(given: Sequence[Any], where: str, wanted: str) -> np.ndarray:
     """float64 (points, 3) of one list of numbers or of a list for each point."""
     rows = _rows(given, where, wanted)
     try:
-        points = np.array(rows, np.float64).reshape(-1, _TRIPLE)
+        points = np.array(rows, np.float64).reshape(len(rows), _TRIPLE)
     except (TypeError, ValueError, OverflowError) as error:
         msg = f"{where} holds something that is not a number"
         raise ControlNetError(msg) from error

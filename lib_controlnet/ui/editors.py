@@ -14,6 +14,7 @@ from typing import Any, Final
 from lib_controlnet.detect.palettes import describe_palettes
 from lib_controlnet.errors import ControlNetError
 from lib_controlnet.ui.carrier import build_carrier
+from lib_controlnet.ui.editor_poses import POSE_ASKS
 from lib_controlnet.words import EDITORS, word
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ FOLDER: Final = Path(__file__).parents[2] / "javascript" / "editors"
 
 ASKS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "words": lambda _value, _runtime: dict(EDITORS),
+    **POSE_ASKS,
     "palettes": lambda _value, _runtime: describe_palettes(),
 }
 """What may be asked -> (value, the extension's services) -> the answer, which JSON can hold."""

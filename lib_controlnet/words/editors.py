@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from lib_controlnet.words.pose import POSE
 from lib_controlnet.words.segmentation import SEGMENTATION
 
 EDITORS: Final[Mapping[str, str]] = {
+    **POSE,
     # The frame.
     "editor_title": "{tool}: unit {unit}",
     "editor_title_all": "{tool}: {tab}",

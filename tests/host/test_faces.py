@@ -53,6 +53,7 @@ SETTINGS = {
         False,
         "Increment seed after each controlnet batch iteration",
     ),
+    "controlnet_disable_openpose_edit": (False, "Disable openpose edit"),
     "controlnet_ignore_noninpaint_mask": (
         False,
         "Ignore mask on ControlNet input image if control type is not inpaint",

@@ -43,6 +43,7 @@ def wrong_values() -> list[tuple[str, Any]]:
         *("control_net_allow_script_control", "control_net_sync_field_args"),
         *("controlnet_show_batch_images_in_ui", "controlnet_increment_seed_during_batch"),
         *("controlnet_ignore_noninpaint_mask", "controlnet_offline"),
+        "controlnet_disable_openpose_edit",
         *("controlnet_control_type_dropdown", "controlnet_type_enables"),
     ):
         values += [(key, value) for value in TRUTHS]
