@@ -21,6 +21,7 @@ from lib_controlnet.units import infotext
 from lib_controlnet.units.fields import Written
 from lib_controlnet.units.unit import FIELDS, aliases, canonical, parse_unit, present_names
 from lib_controlnet.units.weight_curve import WeightCurve
+from lib_controlnet.units.weight_types import LayerCurve
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def to_unit(value: Any) -> ControlNetUnit:
 
 def _publish(value: Any) -> Any:
     """A value as the object holds it: lists, which other programs change, and curves as texts."""
-    if isinstance(value, WeightCurve):
+    if isinstance(value, LayerCurve | WeightCurve):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 

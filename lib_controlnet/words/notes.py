@@ -25,7 +25,7 @@ NOTES: Final[Mapping[str, str]] = {
         "For ControlNets: how often the network is evaluated; what it gave is reused between. "
         "Default: what the settings say."
     ),
-    "weight_type_note": "For IP-Adapters and their like: spreads Control Weight over the layers.",
+    "weight_type_note": "Spreads Control Weight over the layers.",
     "weights_note": "From the shallowest layer to the deepest; replaces Control Weight.",
     "pulid_mode_note": "For PuLID: how far the face may change what the prompt says.",
     "duration_note": "Milliseconds per frame of the animations that are written",

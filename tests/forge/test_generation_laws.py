@@ -21,3 +21,6 @@ from host.test_generation import (  # noqa: F401
     test_unit_without_effect_gives_the_plain_picture,
     test_units_sum_in_any_order,
 )
+from host.test_weight_curve import (  # noqa: F401
+    test_each_pass_has_its_own_and_the_parameters_give_both_back,
+)

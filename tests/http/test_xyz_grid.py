@@ -47,6 +47,11 @@ AXES = [
         [{"region": "Inside the inpaint mask"}, {"region": "Outside the inpaint mask"}],
     ),
     ("Region Feather", ["0", "40"], [{}, {"region_feather": 40}]),
+    (
+        "Weight Curve",
+        ['"1@0, 1@0.5, 0@0.5"', "ease in"],
+        [{"guidance_end": 0.5}, {"guidance_start": 0.5, "weight": 0.25}],
+    ),
 ]
 
 MASKED = {"Region": ("mask",), "Region Feather": ("effective_region_mask",)}

@@ -70,6 +70,8 @@ def test_other_programs_hold_it_as_text() -> None:
         *[SHAPES["linear"]] * 2
     )
     assert ControlNetUnit().weight_curve is None
+    named = ControlNetUnit.from_dict({"advanced_weighting": "SOFT"})
+    assert named.advanced_weighting == "soft"
 
 
 def test_scripts_set_it_for_all_units_or_each() -> None:
@@ -115,6 +117,13 @@ def test_each_pass_has_its_side(base: Any, network: Any) -> None:
     assert torch.equal(sample(base, both, **hires), second)
     assert torch.equal(sample(base, unit(network, "0.25@0"), **hires), first)
     assert torch.equal(sample(base, unit(network, "0.25@0 |"), **hires), plain)
+
+
+def test_weights_per_layer_are_multiplied_alike(base: Any, network: Any) -> None:
+    layers = tuple(k / 8 for k in range(network.layers))
+    curved = sample(base, unit(network, "0.5@0", advanced_weighting=layers))
+    halves = sample(base, unit(network, advanced_weighting=tuple(one / 2 for one in layers)))
+    assert torch.equal(curved, halves)
 
 
 def test_units_with_curves_of_their_own_share_an_evaluation(base: Any, network: Any) -> None:
