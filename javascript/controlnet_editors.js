@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { find, part, word } = window.controlnetPanel.page;
+  const { TABS, find, follow, isShown, part, word } = window.controlnetPanel.page;
   const TOOLS = ["pose", "segmentation", "scribble", "regions"];
   const place = document.currentScript.src;
 
@@ -42,6 +42,20 @@
     find(".cnet-tool-clear", event.target).before(menu);
   }
 
+  /** Regions are all units': they are opened below them, too. */
+  function addButtons() {
+    for (const tab of TABS) {
+      const row = find(`#${tab}_controlnet .cnet-presets-of-all`);
+      if (!row || find(".cnet-regions-open", row)) continue;
+      const open = () => {
+        const units = tools().unitsOf(tab);
+        openEditor(units.find(isShown) || units[0], "regions");
+      };
+      row.append(tools().makeButton(word("editor_regions"), open, { classes: ["cnet-regions-open"] }));
+    }
+  }
+
   document.addEventListener("controlnettools", addMenu);
+  follow(addButtons, { calmly: true });
   Object.assign(window.controlnetPanel, { loadEditor, openEditor });
 })();

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from lib_controlnet.words.pose import POSE
+from lib_controlnet.words.regions import REGIONS
 from lib_controlnet.words.segmentation import SEGMENTATION
 
 EDITORS: Final[Mapping[str, str]] = {
@@ -89,4 +90,5 @@ EDITORS: Final[Mapping[str, str]] = {
     "scribble_full": "There are {count} layers, and more are not possible: merge or delete one.",
     "scribble_empty": "No visible layer has lines: draw some, or show a layer that has.",
     **SEGMENTATION,
+    **REGIONS,
 }

@@ -1,0 +1,188 @@
+"""Regions of all units, painted in colours, in a real browser: what units and neighbours get."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from accessible import bring_judges, judge
+from editor_page import BOX, forget_maps, open_editor, place, stroke, sweep, use_map, wait_for_said
+from panel_page import (
+    UNIT,
+    Posted,
+    choose_canny,
+    open_unit,
+    save_shapes,
+    unit_id,
+    upload,
+    wait_for_canvas,
+)
+from PIL import Image
+
+from lib_controlnet.pictures.colour_areas import split_colours
+from lib_controlnet.ui.unit_value import build_unit
+
+pytestmark = pytest.mark.browser
+
+SIZE = (128, 128)
+NAME = "Regions of all units"
+ROWS = f"{BOX} .cnet-regions-unit"
+NOTE = f"{BOX} .cnet-regions-note"
+STAND_IN = """() => {
+  window.given = [];
+  const room = document.createElement("div");
+  room.id = "stand_in";
+  room.innerHTML = `
+    <div id="RP_modet2i"><div class="tab-nav"><button>Matrix</button><button>Mask</button></div>
+      <div class="tabitem"><div id="polymaskt2i"><input type="file"></div>
+        <div class="block"><input type="file"></div></div></div>`;
+  const [canvas, block] = room.querySelectorAll(".tabitem > div");
+  block.querySelector("input").addEventListener("change", ({ target }) => {
+    const reader = new FileReader();
+    reader.onload = () => {
+      window.given.push(reader.result);
+      block.append(document.createElement("img"));
+      setTimeout(() => {
+        block.querySelector("img").remove();
+        canvas.append(document.createElement("img"));
+      }, 30);
+    };
+    reader.readAsDataURL(target.files[0]);
+  });
+  room.querySelectorAll("button")[1].onclick = () => window.given.push("tab");
+  document.querySelector(".gradio-container").append(room);
+}"""
+"""Elements as Regional Prompter has them on gradio 3: a place for files shows one for a moment."""
+
+
+def press(page: Any, *names: str) -> None:
+    for name in names:
+        page.click(f"{BOX} button:text-is('{name}')")
+
+
+def choose_unit(page: Any, index: int) -> None:
+    page.locator(ROWS).nth(index).click()
+
+
+def rows(page: Any) -> list[float]:
+    """What part of the picture each unit has, in percent."""
+    texts = page.locator(ROWS).all_inner_texts()
+    return [float(text.rpartition(": ")[2].rstrip(" %")) for text in texts]
+
+
+def set_slider(page: Any, label: str, value: int) -> None:
+    slider = page.locator(f"{BOX} label:has(span:text-is('{label}')) input")
+    slider.fill(str(value))
+    slider.dispatch_event("change")
+
+
+def decode(url: str) -> np.ndarray:
+    data = base64.b64decode(url.partition(",")[2])
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def received(units: list[dict]) -> list[np.ndarray]:
+    """The masks of the units that were sent: bool (H, W)."""
+    made = [build_unit(unit) for unit in units]
+    assert [unit.region for unit in made] == ["Own mask"] * len(made)
+    return [unit.effective_region_mask[..., 0] > 127 for unit in made]
+
+
+def hue(colour: np.ndarray) -> tuple[float, float, float]:
+    return tuple(round(part, 2) for part in colorsys.rgb_to_hsv(*(colour / 255)))
+
+
+def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
+    page, posted = kept_panel, Posted(kept_panel)
+    forget_maps(page)
+    page.evaluate(STAND_IN)
+    photograph = save_shapes(tmp_path / "photograph.png", SIZE)
+    for index in reversed(range(3)):
+        open_unit(page, index)
+        upload(page, photograph, unit_id(index))
+        choose_canny(page, unit_id(index))
+
+    # A stroke, a rectangle that overlaps it, a polygon; the first has a soft border.
+    open_editor(page, NAME)
+    bring_judges(page)
+    press(page, "Use")
+    wait_for_said(page, "No region is painted")
+    set_slider(page, "Width", 20)
+    ends = stroke(page, (30, 20), (30, 100))
+    set_slider(page, "Feather", 12)
+    choose_unit(page, 1)
+    page.keyboard.press("r")
+    stroke(page, (20, 60), (70, 80))
+    choose_unit(page, 2)
+    page.keyboard.press("p")
+    for corner in ((80, 10), (120, 10), (120, 50)):
+        page.mouse.click(*place(page, *corner)[0])
+    page.keyboard.press("Enter")
+    assert judge(page, "painted", BOX) == []
+    painted = rows(page)
+    assert all(share > 3 for share in painted)
+    wanted = sweep(SIZE, *ends, 10)
+
+    # As one picture: its colours, read by what reads requests, divide it as it was painted.
+    with page.expect_download() as saved:
+        press(page, "Save picture")
+    picture = np.array(Image.open(saved.value.path()).convert("RGB"))
+    note = page.inner_text(NOTE)
+    assert "is in several regions" in note
+    colours = [part.split()[1] for part in note.partition(": ")[2].partition(".")[0].split(", ")]
+    areas = split_colours(picture, colours)
+    shares = [100 * float(np.mean(areas.mask_of(colour) > 0)) for colour in colours]
+    assert shares[1:] == pytest.approx(painted[1:], abs=0.1)
+    assert shares[0] < painted[0], "what it shares has the colour of the last one"
+
+    # The neighbour gets it in the hues that it knows, and in the order of the units.
+    press(page, "To Regional Prompter")
+    page.locator(f"{NOTE}:has-text('regions of the units 0, 1, 2')").wait_for()
+    tab, given = page.evaluate("window.given")
+    assert tab == "tab"
+    shown = [decode(given)[areas.labels == k][0] for k in range(3)]
+    assert [hue(colour) for colour in shown] == [(0, 0.5, 0.5), (0.5, 0.5, 0.5), (0.25, 0.5, 0.5)]
+    assert (decode(given)[areas.labels == 255] == 255).all()
+    page.evaluate("document.getElementById('stand_in').remove()")
+
+    use_map(page)
+    said = page.inner_text(f".cnet-unit:has({UNIT}_input_image) .cnet-tools-said")
+    assert "Units 0, 1, 2 act in their painted regions now." in said
+    wait_for_canvas(page, f"{UNIT}_region_canvas", SIZE)
+    units = posted.generate(page)[:3]
+    masks = received(units)
+    assert (masks[0] != wanted).sum() <= 2
+    assert [round(1000 * mask.mean()) / 10 for mask in masks] == painted
+    assert (masks[0] & masks[1]).sum() > 100
+    assert [unit["region_feather"] for unit in units] == [12, 0, 0]
+    page.wait_for_selector("#html_info_txt2img:has-text('Region Feather: 12.0')")
+
+    # Opened again below the units: as it was left. Divided anew, then read from the picture again.
+    page.click("#txt2img_controlnet .cnet-regions-open")
+    page.wait_for_selector(f"{BOX}:not([aria-busy])")
+    assert rows(page) == painted
+    page.select_option(f"{BOX} label:has(span:text-is('Divide into')) select", "columns3")
+    assert rows(page) == pytest.approx([33.3, 33.3, 33.3], abs=1)
+    choose_unit(page, 0)
+    page.check(f"{BOX} .cnet-regions-apart input")
+    page.keyboard.press("b")
+    stroke(page, (64, 64))
+    assert sum(rows(page)) == pytest.approx(100, abs=0.2)
+    press(page, "Empty", "Take the rest")
+    assert sum(rows(page)) == pytest.approx(100, abs=0.2)
+    page.set_input_files(f"{BOX} input[type=file]", saved.value.path())
+    offered = page.locator(f"{BOX} .cnet-regions-offered select")
+    offered.first.wait_for()
+    assert offered.evaluate_all("all => all.map((one) => one.value)").count("-1") == 1
+    press(page, "Take over")
+    assert rows(page) == pytest.approx(shares, abs=0.1)
+    choose_unit(page, 1)
+    press(page, "Empty")
+    use_map(page)
+    said = page.inner_text(f".cnet-unit:has({UNIT}_input_image) .cnet-tools-said")
+    assert "Nothing is painted for the units 1" in said
