@@ -45,6 +45,27 @@ window.controlnetPanel = { page: (() => {
     if (target && target[name] !== value) target[name] = value;
   }
 
+  /**
+   * Bring an element, and what is in it, to be like another that nobody has yet; what is alike stays, focus and all.
+   *
+   * Neighbours of one kind that are no longer the same things are told apart by `data-hand`.
+   */
+  function liken(old, made) {
+    for (const { name } of Array.from(old.attributes)) if (!made.hasAttribute(name)) old.removeAttribute(name);
+    for (const { name, value } of made.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    const present = Array.from(old.childNodes);
+    const wanted = Array.from(made.childNodes);
+    wanted.forEach((child, i) => {
+      const there = present[i];
+      if (!there) old.append(child);
+      else if (there.nodeName !== child.nodeName || there.dataset?.hand !== child.dataset?.hand) there.replaceWith(child);
+      else if (child.nodeType !== Node.TEXT_NODE) liken(there, child);
+      else if (there.data !== child.data) there.data = child.data;
+    });
+    present.slice(wanted.length).forEach((child) => child.remove());
+    if (made.tagName === "SELECT") set(old, "value", made.value);
+  }
+
   const followers = { soon: [], calmly: [] };
   const waiting = { soon: false, calmly: false };
 
@@ -95,5 +116,5 @@ window.controlnetPanel = { page: (() => {
   });
   if (typeof onUiUpdate === "function") onUiUpdate(noteChange);
 
-  return { TABS, find, findAll, follow, isShown, load, nameOf, noteChange, part, set, whenReady, word };
+  return { TABS, find, findAll, follow, isShown, liken, load, nameOf, noteChange, part, set, whenReady, word };
 })() };

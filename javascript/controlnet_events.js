@@ -474,17 +474,34 @@ Object.assign(window.controlnetPanel, (() => {
   const textOfType = (kind, composition, both) =>
     both.includes(kind) && composition !== 1 ? `${kind} ${composition}` : kind;
 
-  /** A weight type becomes the text of the weights, unless that says so; "normal" leaves numbers there. */
-  const chooseWeightType = (both, names) => (kind, composition, text) => {
+  /** What the number behind a weight type is; 1 without one. */
+  function splitWeights(text) {
     const words = text.trim().toLowerCase().split(/\s+/);
-    const written = (words.length > 1 && Number(words.at(-1)) >= 0 ? words.slice(0, -1) : words).join(" ");
-    const shown = see(both.includes(kind));
-    if (kind === "normal") return [names.includes(written) ? "" : text, shown];
-    return [written === kind ? text : textOfType(kind, composition, both), shown];
-  };
+    const isNumbered = words.length > 1 && Number(words.at(-1)) >= 0;
+    return [(isNumbered ? words.slice(0, -1) : words).join(" "), isNumbered ? Number(words.at(-1)) : 1];
+  }
 
-  /** The weight of a composition becomes part of the text of the weights. */
-  const weighComposition = (both) => (kind, composition) => [textOfType(kind, composition, both)];
+  /**
+   * Weight type, weight of a composition, text of the weights -> the same in agreement, by which of them has changed.
+   *
+   * A type becomes the text. Of a text that names none the type is "normal", and "normal" leaves numbers in the text.
+   * The weight of a composition is seen with the types `both`.
+   */
+  const agreeOnWeights = (name, both) => (kind, composition, text) => {
+    const notes = notesOn(name);
+    const names = fieldsOf(name).weight_types;
+    const before = JSON.parse(notes.weights ?? '["normal",1,""]');
+    const layers = window.controlnetPanel.layersOf(name);
+    const [written, share] = splitWeights(text);
+    const isName = names.includes(written) && (!layers || written in layers.shapes);
+    let now = [kind, composition, text];
+    if (text !== before[2]) now = [isName ? written : "normal", both.includes(written) ? share : 1, text];
+    else if (kind !== before[0] && kind === "normal") now[2] = names.includes(written) ? "" : text;
+    else if (kind !== before[0] || composition !== before[1]) now[2] = textOfType(kind, composition, both);
+    notes.weights = JSON.stringify(now);
+    if (notes.weights === JSON.stringify([kind, composition, text])) return never();
+    return [now[0], { __type__: "update", value: now[1], visible: both.includes(now[0]) }, now[2]];
+  };
 
   /**
    * The choices of a unit -> the same; noted, because they may have changed when the answer comes.
@@ -513,7 +530,7 @@ Object.assign(window.controlnetPanel, (() => {
     ...{ askPreview, askImg2imgPreview, showAnswer, stopPreview, isFollowing, fieldsOf, checkUpload, joinDrawing, noteDrawing, newCanvas },
     ...{ sendDimensions, byHand, hideByHand, refusePicture },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
-    ...{ chooseWeightType, weighComposition, noteChoices, askAgain },
+    ...{ agreeOnWeights, noteChoices, askAgain },
     ...{ pictureFor, findLayer }, // for the panel's other scripts
   };
 })());

@@ -56,6 +56,9 @@ class FakeRuntime:
     def refusals(self) -> Any:
         return self.refused.get
 
+    def find_base(self) -> None:
+        """No checkpoint is loaded."""
+
     def checkpoint_name(self) -> str:
         return self.checkpoint
 

@@ -198,12 +198,20 @@ def _follow_module(
 
 
 def about(model: str, runtime: Any) -> Update:
-    """The line that says what a chosen model is, or why that is not known."""
+    """The line that says what a chosen model is, or why that is not known.
+
+    What its layers are goes along for the page (`javascript/controlnet_layers.js`).
+    """
     facts = file_facts(model, runtime)
     said = str(facts)
     if facts.unread and model_problem(model, runtime) is None:  # else that is said
         said = facts.unread
-    return notice(said) if said else notice()
+    shown = notice(said) if said else notice()
+    layers = families.describe_layers(facts, runtime.find_base()) if facts.family else None
+    if layers is not None:
+        told = html.escape(json.dumps(layers.describe()))
+        shown["value"] += f'<span data-layers="{told}"></span>'
+    return shown
 
 
 def file_facts(model: str, runtime: Any) -> FileFacts:

@@ -25,6 +25,8 @@ from lib_controlnet.ui.page_value import PageValue
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.ui.sketch import resolve
 from lib_controlnet.units.unit import SLIDERS
+from lib_controlnet.units.weight_curve import SHAPES
+from lib_controlnet.units.weight_types import WeightType
 from lib_controlnet.words import PAGE
 
 # Values beside the unit's fields: whether its own picture counts, what is drawn on it where that is
@@ -111,6 +113,8 @@ def tell_fields(units: Sequence[UnitValue], name: str) -> None:
         "followed": PREVIEW_FOLLOWS,
         "quick": listing.quick_modules(),
         "sizes": listing.module_sizes(),
+        "curves": {name: list(points) for name, points in SHAPES.items()},
+        "weight_types": [str(kind.value) for kind in WeightType],
         "words": dict(PAGE),
         "editors": stamp(),
     }
@@ -139,6 +143,7 @@ def build_unit(values: Mapping[str, Any]) -> ControlNetUnit:
     if region == ActingRegion.WHOLE.value:
         fields.pop("region_feather", None)
     fields["advanced_weighting"] = read_weights(fields.get("advanced_weighting"))
+    fields["weight_curve"] = fields.get("weight_curve") or None
     return ControlNetUnit(is_ui=True, **fields)
 
 

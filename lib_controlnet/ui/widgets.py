@@ -298,6 +298,12 @@ def _sliders(name: str) -> dict[str, Component]:
         start = slider("guidance_start", "start_control_step", 0.01)
         end = slider("guidance_end", "ending_control_step", 0.01)
     made = {"weight": weight, "guidance_start": start, "guidance_end": end}
+    made["weight_curve"] = gr.Textbox(
+        label=word("weight_curve"),
+        placeholder=word("weight_curve_empty"),
+        max_lines=1,
+        elem_id=f"{name}_controlnet_weight_curve_textbox",
+    )
     # Shown, with ends of their own, as far as the preprocessor has them.
     with gr.Row(elem_classes=["controlnet_sliders", "controlnet_row"]):
         ends = (64, 2048)
@@ -363,11 +369,10 @@ def _layer_weights(name: str) -> dict[str, Component]:
             info=word("pulid_mode_note"),
             elem_id=f"{name}_controlnet_pulid_mode_radio",
         )
-    both, names = ([str(kind.value) for kind in kinds] for kinds in (BOTH, WeightType))
-    choose = page_function("chooseWeightType", both, names)
-    in_page(kind.change, choose, [kind, composition, weights], [weights, composition])
-    weigh = page_function("weighComposition", both)
-    in_page(composition.input, weigh, [kind, composition], [weights])
+    both = [str(kind.value) for kind in BOTH]
+    agreeing = [kind, composition, weights]
+    agree = page_function("agreeOnWeights", name, both)
+    in_page([kind.change, weights.change, composition.input], agree, agreeing, agreeing)
     for widget in (kind, composition, likeness):
         widget.do_not_save_to_config = True  # it belongs to the model
     beside = {"weight_type": kind, "composition": composition}

@@ -61,6 +61,7 @@ LABELS: Final[Mapping[str, str]] = {
     "weight": "Control Weight",
     "guidance_start": "Starting Control Step",
     "guidance_end": "Ending Control Step",
+    "weight_curve": "Strength over the steps",
     "processor_res": "Preprocessor resolution",
     "threshold_a": "Threshold A",
     "threshold_b": "Threshold B",

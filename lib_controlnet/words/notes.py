@@ -13,6 +13,7 @@ NOTES: Final[Mapping[str, str]] = {
     ),
     "batch_control_directory_empty": "Leave empty to use input directory",
     "weights_empty": "Empty: Control Weight for all. Else one number per layer: 1 0.9 0.8 ...",
+    "weight_curve_empty": "Empty: even. Else factor@share of the steps: 0.2@0, 1@0.5 | hires pass",
     # Notes.
     "output_directory_note": (
         "Results get the names of the control pictures; files of that name are replaced."

@@ -165,6 +165,53 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "bar_both": "first pass and hires pass",
     "bar_weight": "with weight {weight}",
     "bar_layers": "with weights per layer",
+    "bar_curve": "along a curve",
+    "bar_curve_unread": "with a curve that cannot be read",
+    "timeline_help": (
+        "Drag the ends, the middle and the points of a curve, or move them with the arrow keys. A "
+        "double click or Enter adds a point; Delete, or dragging it out, takes it away."
+    ),
+    "hand_unit": "Unit {number}, {name}",
+    "hand_pass": "Unit {number}, {name}, {pass}",
+    "hand_start": "{unit}: start",
+    "hand_end": "{unit}: end",
+    "hand_window": "{unit}: start and end together",
+    "hand_point": "{unit}: point {point} of {count}",
+    "hand_at": "{share} % of the steps",
+    "hand_between": "{start} % to {end} % of the steps",
+    "hand_factor": "{factor} at {share} % of the steps",
+    "curve_of": "{unit}: curve of the strength",
+    "curve_none": "no curve",
+    "curve_own": "own curve",
+    "curve_same": "as in the first pass",
+    "curve_linear": "linear",
+    "curve_ease_in": "ease in",
+    "curve_ease_out": "ease out",
+    "curve_pulse": "pulse",
+    "curve_unread": (
+        "{piece} cannot be read: write a factor from 0 to 2, @, and a share of the steps from 0 to "
+        "1, such as 0.2@0.1, 0.8@0.5; or linear, ease in, ease out, pulse."
+    ),
+    # Weights per layer.
+    "layer_input": "Input layer {number}",
+    "layer_middle": "Middle layer",
+    "layer_output": "Output layer {number}",
+    "layers_input": "Input",
+    "layers_middle": "Middle",
+    "layers_output": "Output",
+    "layers_flat": "All as Control Weight",
+    "layers_multiply": "Multiply all",
+    "layers_no_model": "No model is chosen, so there are no layers to show.",
+    "layers_none": (
+        "No layers of {model} are known: it has one strength for all, or no checkpoint is loaded."
+    ),
+    "layers_count": "The text has {given} numbers, and the model {count} layers.",
+    "layers_first": (
+        "The text has {given} numbers, as SD 1 has layers; the model takes the first {count}."
+    ),
+    "layers_unread": (
+        "{text} means nothing to this model: write one number per layer, or choose a weight type."
+    ),
     # The report under the result.
     "report_one": "ControlNet: {count} unit ran",
     "report": "ControlNet: {count} units ran",

@@ -62,6 +62,11 @@ TITLES: Final[Mapping[str, str]] = {
     "title_ending_control_step_slider": (
         "The share of the steps after which the unit stops. Late steps make the details."
     ),
+    "title_weight_curve_textbox": (
+        "Factors of the unit's strength, each at a share of the steps, and straight lines between: "
+        "0.2@0.1, 0.8@0.5. Behind | those of the hires pass. Also linear, ease in, ease out, "
+        "pulse. The timeline draws it, and takes points that are dragged."
+    ),
     "title_preprocessor_resolution_slider": (
         "Short side of the picture that the preprocessor works on; more shows finer details."
     ),

@@ -84,7 +84,7 @@ def test_the_panel_is_german_and_stays_so(german: Any, tmp_path: Path) -> None:
     page.wait_for_selector(f"{UNIT}_generated_image img")
     page.wait_for_timeout(500)
     assert english(page) == set()
-    said = page.get_attribute("#txt2img_controlnet_timeline [role=img]", "aria-label")
+    said = page.get_attribute("#txt2img_controlnet_timeline [role=group] >> nth=0", "aria-label")
     assert said.startswith("Zeitleiste. Einheit 0, canny: von 0 % bis 100 % der Schritte, mit")
     # A message with values in it, and one about a type.
     choose_type(page, "Depth")

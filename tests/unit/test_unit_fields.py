@@ -77,6 +77,7 @@ VIEWS = {
 IN_PANEL = {
     *("enabled", "low_vram", "pixel_perfect", "module", "model", "weight", "guidance_start"),
     *("guidance_end", "processor_res", "threshold_a", "threshold_b", "control_mode"),
+    "weight_curve",
     *("resize_mode", "hr_option", "image", "region", "region_feather", "advanced_weighting"),
     *("input_mode", "batch_images", "output_dir", "loopback", "effective_region_mask"),
     *("inpaint_crop_input_image", "union_control_type", "union_apart"),
