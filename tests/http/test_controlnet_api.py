@@ -312,3 +312,22 @@ def test_detect_answers_in_the_users_format_or_one_that_can_hold_it(
         webui.post("/sdapi/v1/options", {"samples_format": options["samples_format"]})
     assert answer.status_code == 200, answer.text[:500]
     assert codec.decode(answer.json()["images"][0]).shape == (16, 16, 3)
+
+
+def test_a_weight_curve_is_windows_of_both_passes(webui: Any, codec: Any, picture: str) -> None:
+    hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.7, "hr_upscaler": "Latent"}
+    unit = {"module": "canny", "model": MODEL, "image": picture}
+    curve = "1@0, 1@0.5, 0@0.5 | 0.5@0"
+    windows = (
+        {**unit, "guidance_end": 0.5, "hr_option": "Low res only"},
+        {**unit, "weight": 0.5, "hr_option": "High res only"},
+    )
+    found, expected = (
+        generate(webui, units=list(units), width=64, height=64, **hires)
+        for units in (({**unit, "weight_curve": curve},), windows)
+    )
+    assert found.status_code == expected.status_code == 200, (found.text, expected.text)
+    one, other = (codec.decode(answer.json()["images"][0]) for answer in (found, expected))
+    assert (one == other).all()
+    (text, *_) = json.loads(found.json()["info"])["infotexts"]
+    assert f'Weight Curve: \\"{curve}\\""' in text
