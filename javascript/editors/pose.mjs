@@ -66,7 +66,8 @@ class PoseTool {
     return { figures: this.list, width, height };
   }
 
-  result() {
+  async result() {
+    if (!this.list.length) throw new Error(this.frame.word("pose_empty"));
     return this.frame.ask("render_pose", { text: this.text() });
   }
 

@@ -24,10 +24,10 @@ export class Panel {
     this.part = null;
     this.buildBar();
     frame.side.append(
-      this.section("pose_figures", this.list, this.actions()),
-      (this.jointsSection = this.section("pose_joints", this.choosePart(), this.joints)),
-      this.section("pose_library", this.buildLibrary()),
-      this.section("pose_file", ...this.buildFile()),
+      this.section("pose_figures", true, this.list, this.actions()),
+      (this.jointsSection = this.section("pose_joints", false, this.choosePart(), this.joints)),
+      this.section("pose_library", true, this.buildLibrary()),
+      this.section("pose_file", false, ...this.buildFile()),
     );
   }
 
@@ -35,8 +35,9 @@ export class Panel {
     return this.frame.make(tag, { className, ...properties }, ...children);
   }
 
-  section(title, ...children) {
-    return this.make("section", "cnet-pose-section", { "aria-label": this.word(title) }, this.frame.make("h4", {}, this.word(title)), ...children);
+  section(title, open, ...children) {
+    const summary = this.frame.make("summary", {}, this.word(title));
+    return this.make("details", "cnet-pose-section", { open }, summary, this.make("div", "cnet-pose-inside", {}, ...children));
   }
 
   press(button, isOn) {
@@ -157,7 +158,7 @@ export class Panel {
       input.value = "";
     });
     const open = frame.button(word("pose_open"), () => input.click(), { title: word("pose_open_note") });
-    const save = frame.button(word("pose_save"), () => this.save(), { title: word("pose_save_note") });
+    const save = frame.button(word("pose_save"), () => this.save(), { title: word("pose_save_note"), className: "cnet-pose-save" });
     const text = frame.make("textarea", { rows: 4, spellcheck: "false", "aria-label": word("pose_text") });
     const take = frame.button(word("pose_take"), () => tool.take(text.value.slice(0, MOST_BYTES + 1)), { title: word("pose_take_note") });
     const paste = this.make("details", "cnet-pose-text", {}, frame.make("summary", {}, word("pose_text")), text, take);
