@@ -10,6 +10,7 @@ const HOLD = 550; // ms until a finger that rests on a joint hides it
 const SNAP = Math.PI / 12;
 const MOST_SCALE = 20;
 const TALL = 0.8; // of the canvas is the height of a figure that is added
+const BESIDE = [0, 0.25, -0.25, 0.12, -0.12]; // of the canvas to the right of its middle, one after the other
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const distance = (p, [x, y]) => Math.hypot(p.x - x, p.y - y);
@@ -144,8 +145,8 @@ class PoseTool {
     const { width, height } = this.frame.size;
     const wide = this.F.bounds(this.F.fromLibrary(entry, 1, [0, 0], 0)).width;
     const tall = Math.min(entry.kind === "animal" ? 0.6 * Math.min(width, height) : TALL * height, (0.9 * width) / wide);
-    const step = (this.list.length % 5) * 0.06 * width;
-    this.insert(this.F.fromLibrary(entry, tall, [width / 2 + step, height / 2], this.nextColour()));
+    const left = (0.5 + BESIDE[this.list.length % BESIDE.length]) * width;
+    this.insert(this.F.fromLibrary(entry, tall, [left, height / 2], this.nextColour()));
   }
 
   insert(figure) {
@@ -217,10 +218,8 @@ class PoseTool {
 
   start(p) {
     const found = this.marks.find(p);
-    if (!found) {
-      this.select(-1);
-      return;
-    }
+    this.isBeside = !found;
+    if (!found) return;
     const isOne = found.mode === "joint";
     this.select(found.number, isOne ? { part: found.part, index: found.indices[0] } : null);
     if (isOne && p.ctrl) {
@@ -268,6 +267,7 @@ class PoseTool {
   end(isCancelled) {
     const { drag } = this;
     this.drag = null;
+    if (this.isBeside && !isCancelled) this.select(-1); // two fingers that move the view leave the choice
     if (!drag) return;
     clearTimeout(drag.timer);
     if (!drag.isMoved) return;

@@ -121,10 +121,13 @@ export class Marks {
     pen.stroke();
     const text = this.tool.nameOf(part, index);
     pen.font = [`${13 / scale}px`, "sans-serif"].join(" ");
-    const wide = pen.measureText(text).width;
+    const wide = pen.measureText(text).width + 10 / scale;
+    const { stage } = this.tool.frame;
+    const isAtEdge = stage.x() + (x + wide) * scale + 12 > stage.width();
+    const left = isAtEdge ? x - wide - 12 / scale : x + 12 / scale;
     pen.fillStyle = "rgb(15 23 42 / 85%)";
-    pen.fillRect(x + 12 / scale, y - 22 / scale, wide + 10 / scale, 19 / scale);
+    pen.fillRect(left, y - 22 / scale, wide, 19 / scale);
     pen.fillStyle = "#fff";
-    pen.fillText(text, x + 17 / scale, y - 8 / scale);
+    pen.fillText(text, left + 5 / scale, y - 8 / scale);
   }
 }
