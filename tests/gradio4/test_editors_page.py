@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from editor_page import open_editor, stroke, sweep, use_map
-from panel_page import UNIT, save_shapes, shown_picture, upload
+from panel_page import UNIT, choose_type, save_shapes, shown_picture, upload
+
+from lib_controlnet.detect.pose import drawing, read_pose
 
 pytestmark = pytest.mark.browser
 
@@ -29,3 +32,28 @@ def test_a_scribble_becomes_the_units_picture(panel: Any, site: Any, tmp_path: P
     panel.click("button:text-is('Picture back')")
     panel.locator(".cnet-tools-said:has-text('As it was before')").wait_for()
     assert (site.generate(panel)[0].image["image"] == photograph).all()
+
+
+def test_a_pose_of_a_file_is_edited_and_used(panel: Any, site: Any) -> None:
+    points = np.array([(20 + 5 * i, 30 + 4 * (i % 5), 1.0) for i in range(18)])
+    pose = {"people": [{"pose_keypoints_2d": points.ravel().tolist()}]}
+    pose |= {"canvas_width": 128, "canvas_height": 128}
+    own = f".cnet-unit:has({UNIT}_input_image)"
+    choose_type(panel, "OpenPose")
+    panel.wait_for_selector(f"{own} .cnet-edit-pose")
+    data = {
+        "name": "pose.json",
+        "mimeType": "application/json",
+        "buffer": json.dumps(pose).encode(),
+    }
+    panel.set_input_files(f"{own} .cnet-upload-pose input", files=[data])
+    panel.locator(".cnet-tools-said:has-text('The pose was drawn')").wait_for()
+    panel.click(f"{own} .cnet-edit-pose")
+    panel.wait_for_selector("dialog.cnet-editor:not([aria-busy])")
+    start, end = stroke(panel, tuple(points[17, :2]), (100, 110))
+    use_map(panel)
+    points[17, :2] += np.subtract(end, start)
+    pose["people"][0]["pose_keypoints_2d"] = points.ravel().tolist()
+    unit = site.generate(panel)[0]
+    assert (unit.enabled, unit.module) == (True, "none")
+    assert np.array_equal(unit.image["image"], drawing.draw_pose(read_pose(pose)))

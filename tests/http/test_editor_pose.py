@@ -106,6 +106,14 @@ def points(pose: dict[str, Any], number: int = 0) -> np.ndarray:
     return numbers * (pose["canvas_width"], pose["canvas_height"], 1)
 
 
+def find_faults(page: Any, root: str) -> list[str]:
+    """What keeps people from something that is shown."""
+    return page.evaluate(
+        "async (root) => (await axe.run(root)).violations.map((one) => one.id + one.nodes[0].html)",
+        root,
+    )
+
+
 def render(webui: Any, codec: Any, pose: dict[str, Any]) -> np.ndarray:
     answer = webui.post("/controlnet/render_openpose_json", [pose])
     assert answer.status_code == 200, answer.text
@@ -193,8 +201,9 @@ def test_figures_are_mirrored_copied_hidden_and_taken_back(
 
 def test_a_figure_is_made_from_nothing_by_keys(panel: Any) -> None:
     page = panel
-    edit_pose(page)
     page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+    assert find_faults(page, f"{OWN} .cnet-pose-row") == []
+    edit_pose(page)
     for name in ("Waving", "Animal, sitting"):
         page.press(f"{BOX} .cnet-pose-entry[aria-label='Add: {name}']", "Enter")
     page.press(f"{BOX} .cnet-pose-list button >> nth=0", "Enter")
@@ -220,11 +229,7 @@ def test_a_figure_is_made_from_nothing_by_keys(panel: Any) -> None:
     wait_for_said(page, "Right wrist: hidden.")
     for name in ("Joints", "JSON"):
         page.click(f"{BOX} summary:text-is('{name}')")
-    faults = page.evaluate(
-        "async (root) => (await axe.run(root)).violations.map((one) => one.id + one.nodes[0].html)",
-        BOX,
-    )
-    assert faults == []
+    assert find_faults(page, BOX) == []
     close_editor(page)
 
 
