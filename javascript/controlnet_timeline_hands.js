@@ -77,7 +77,11 @@
     return [...plain, [x, clamp(round(factor), 0, MOST_FACTOR)]].sort((a, b) => a[0] - b[0]);
   }
 
-  const removePoint = (points, index) => (points.length > 1 ? points.filter((_, i) => i !== index) : null);
+  /** Points without one of them; no curve where what is left changes nothing. */
+  function removePoint(points, index) {
+    const left = points.filter((_, i) => i !== index);
+    return left.some((point) => point[1] !== 1) ? left : null;
+  }
 
   // By mouse and finger.
 

@@ -66,6 +66,7 @@ def test_nothing_is_nameless_faint_small_or_cut(page: Any, tmp_path: Path) -> No
     for header in page.query_selector_all(f"{PANEL} .label-wrap:not(.open)"):
         if header.is_visible():
             header.click()
+    page.fill(f"{UNIT}_controlnet_weight_curve_textbox :is(input, textarea)", "pulse")
     found += judge(page, "all of it")
     page.click(f"{UNIT}_controlnet_model_dropdown input")
     page.wait_for_selector(f"{UNIT}_controlnet_model_dropdown ul.options")

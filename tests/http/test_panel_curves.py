@@ -181,6 +181,8 @@ def test_passes_have_curves_of_their_own_and_text_and_picture_agree(canny: Any) 
     page.keyboard.press("Enter")
     wait_for_text(page, CURVE_BOX, "1@0, 1@0.5, 1@1")
     assert page.evaluate("document.activeElement.dataset.point") == "1"
+    page.keyboard.press("Delete")
+    wait_for_text(page, CURVE_BOX, "")
     page.fill(CURVE_BOX, "0.2@0.1, soon@0.5")
     page.wait_for_selector(f"{CURVE} .cnet-curve-fault:has-text('soon@0.5 cannot be read')")
     assert "cannot be read" in page.get_attribute(strip(), "title")
@@ -188,6 +190,7 @@ def test_passes_have_curves_of_their_own_and_text_and_picture_agree(canny: Any) 
     page.wait_for_selector(f"{CURVE} .cnet-curve-fault", state="detached")
     assert page.locator(hand("point")).count() == 5
     assert page.locator(f"{TIMELINE} select >> nth=0").input_value() == "ease in"
+    compare_readers(page)
 
 
 TEXTS = [
@@ -198,9 +201,13 @@ TEXTS = [
 ]
 
 
-def test_the_page_reads_texts_as_the_server_does(kept_panel: Any) -> None:
-    script = "(texts) => texts.map((text) => controlnetPanel.curves.read(text))"
-    for text, found in zip(TEXTS, kept_panel.evaluate(script, TEXTS), strict=True):
+def compare_readers(page: Any) -> None:
+    """The page reads texts as the server does, and what it writes of them means the same."""
+    script = """(texts) => texts.map((text) => {
+      const { fault, passes } = controlnetPanel.curves.read(text);
+      return { fault, passes, written: controlnetPanel.curves.writeAll(passes) };
+    })"""
+    for text, found in zip(TEXTS, page.evaluate(script, TEXTS), strict=True):
         try:
             curve = parse_weight_curve(text)
         except ValueError:
@@ -209,10 +216,7 @@ def test_the_page_reads_texts_as_the_server_does(kept_panel: Any) -> None:
         assert not found["fault"], text
         passes = [tuple(map(tuple, points or ())) for points in found["passes"]]
         assert (passes[0], passes[-1]) == ((curve.first, curve.hires) if curve else ((), ())), text
-        written = kept_panel.evaluate(
-            "(one) => controlnetPanel.curves.writeAll(one)", found["passes"]
-        )
-        assert parse_weight_curve(written) == curve, text
+        assert parse_weight_curve(found["written"]) == curve, text
 
 
 def test_weights_per_layer_are_dragged_and_reach_the_engine(canny: Any) -> None:
@@ -265,12 +269,7 @@ def test_weights_per_layer_are_dragged_and_reach_the_engine(canny: Any) -> None:
     page.click("button:has-text('All as Control Weight') >> visible=true")
     wait_for_text(page, WEIGHTS, "")
     page.wait_for_selector(f"{LAYERS}[aria-valuenow='0.8'] >> nth=6")
-
-
-def test_a_unit_without_layers_says_so(panel: Any) -> None:
-    page = panel
+    # A unit without a model has none.
     open_unit(page, 1)
     page.click(f".cnet-unit:has({unit_id(1)}_input_image) .cnet-layer-weights .label-wrap")
-    said = page.locator(".cnet-layers-said >> visible=true")
-    said.wait_for()
     assert said.inner_text() == "No model is chosen, so there are no layers to show."
