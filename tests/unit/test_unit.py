@@ -248,7 +248,7 @@ def test_parse_control_unit_gets_its_place():
 
 
 def test_public_fields_are_the_interface_in_order():
-    assert len(FIELDS) == 39
+    assert len(FIELDS) == 40
     assert tuple(FIELDS)[:12] == (
         *("is_ui", "input_mode", "batch_images", "output_dir", "loopback", "enabled"),
         *("module", "model", "weight", "image", "resize_mode", "low_vram"),
@@ -267,9 +267,10 @@ def test_huge_numbers_are_a_units_error(field, value):
     assert len(str(caught.value)) < 400
 
 
-def test_message_quotes_a_long_value_in_part():
+@pytest.mark.parametrize("field", ["weight", "weight_curve"])
+def test_message_quotes_a_long_value_in_part(field):
     with pytest.raises(UnitError) as caught:
-        parse_unit({"weight": "a" * 10_000_000})
+        parse_unit({field: "a" * 10_000_000})
     assert len(str(caught.value)) < 200
 
 
