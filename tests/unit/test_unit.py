@@ -248,7 +248,7 @@ def test_parse_control_unit_gets_its_place():
 
 
 def test_public_fields_are_the_interface_in_order():
-    assert len(FIELDS) == 40
+    assert len(FIELDS) == 42
     assert tuple(FIELDS)[:12] == (
         *("is_ui", "input_mode", "batch_images", "output_dir", "loopback", "enabled"),
         *("module", "model", "weight", "image", "resize_mode", "low_vram"),
