@@ -196,7 +196,41 @@ def test_figures_are_mirrored_copied_hidden_and_taken_back(
     assert np.array_equal(shown, render(webui, codec, changed))
     edit_pose(page)
     assert save(page) == changed
+    check_limb_whole_corner_and_knob(page)
     close_editor(page)
+
+
+def check_limb_whole_corner_and_knob(page: Any) -> None:
+    """Take hold of the first figure in every other way; what moves, and by how much."""
+    page.click(f"{BOX} .cnet-pose-list button >> nth=0")
+    before = points(save(page))[:, :2]
+    start, end = stroke(page, tuple(before[[9, 10]].mean(axis=0)), (15, 100))
+    after = points(save(page))[:, :2]
+    wanted = before.copy()
+    wanted[[9, 10]] += np.subtract(end, start)
+    assert np.allclose(after, wanted, atol=1e-6), "a limb moves with both ends"
+
+    low, high = after.min(axis=0), after.max(axis=0)
+    start, end = stroke(page, (low[0] + 3, low[1] + 3), (low[0] + 23, low[1] + 8))
+    before, after = after, points(save(page))[:, :2]
+    assert np.allclose(after, before + np.subtract(end, start), atol=1e-6), "all of it moves"
+
+    gap = 14 / page.evaluate("Konva.stages.at(-1).scaleX()")
+    low, high = after.min(axis=0) - gap, after.max(axis=0) + gap
+    start, end = stroke(page, tuple(high), tuple(high - 15))
+    factor = np.hypot(*np.subtract(end, low)) / np.hypot(*np.subtract(start, low))
+    before, after = after, points(save(page))[:, :2]
+    assert np.allclose(after, low + (before - low) * factor, atol=1e-4), "it shrinks"
+
+    low, high = after.min(axis=0), after.max(axis=0)
+    middle = (low + high) / 2
+    knob = (middle[0], low[1] - gap / 14 * (14 + 30))
+    start, end = stroke(page, knob, tuple(middle + (40, 0)))
+    first, last = (np.arctan2(*(np.subtract(at, middle)[::-1])) for at in (start, end))
+    cos, sin = np.cos(last - first), np.sin(last - first)
+    before, after = after, points(save(page))[:, :2]
+    turned = middle + (before - middle) @ np.array([[cos, sin], [-sin, cos]])
+    assert np.allclose(after, turned, atol=1e-4), "it turns about its middle"
 
 
 def test_a_figure_is_made_from_nothing_by_keys(panel: Any) -> None:
