@@ -14,8 +14,7 @@ REGIONS: Final[Mapping[str, str]] = {
     "regions_erase_note": "Take away from the chosen unit's region",
     "regions_fill": "Fill",
     "regions_fill_note": (
-        "Give the chosen unit the area under the pointer, as far as the borders of all "
-        "regions"
+        "Give the chosen unit the area under the pointer, as far as the borders of all regions"
     ),
     "regions_rectangle": "Rectangle",
     "regions_rectangle_note": "Drag a rectangle for the chosen unit",
@@ -49,8 +48,7 @@ REGIONS: Final[Mapping[str, str]] = {
     ),
     "regions_apart": "Without overlaps",
     "regions_apart_note": (
-        "What is painted for a unit is taken from the others; else it is both's, shown in "
-        "stripes"
+        "What is painted for a unit is taken from the others; else it is both's, shown in stripes"
     ),
     "regions_rest": "Take the rest",
     "regions_rest_note": "Give the chosen unit all that is in no region",
@@ -62,8 +60,7 @@ REGIONS: Final[Mapping[str, str]] = {
     "regions_export_note": "Save all regions as one picture in colours, as requests take it",
     "regions_exported": "Saved. Colours by unit: {colours}.",
     "regions_shared": (
-        "{share} % of the picture is in several regions and has the colour of the last of "
-        "them."
+        "{share} % of the picture is in several regions and has the colour of the last of them."
     ),
     "regions_large": "The file has more than {limit} MB: make it smaller.",
     "regions_unread": "{name} is no picture that can be read here: use PNG, JPEG or WebP.",

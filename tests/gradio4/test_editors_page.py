@@ -57,3 +57,20 @@ def test_a_pose_of_a_file_is_edited_and_used(panel: Any, site: Any) -> None:
     unit = site.generate(panel)[0]
     assert (unit.enabled, unit.module) == (True, "none")
     assert np.array_equal(unit.image["image"], drawing.draw_pose(read_pose(pose)))
+
+
+def test_painted_regions_become_the_units_masks(panel: Any, site: Any) -> None:
+    open_editor(panel, "Regions of all units")
+    divisions = "dialog.cnet-editor label:has(span:text-is('Divide into')) select"
+    panel.select_option(divisions, "columns2")
+    use_map(panel)
+    units = site.generate(panel)[:2]
+    assert [unit.region for unit in units] == ["Own mask"] * 2
+    masks = [unit.effective_region_mask[..., 0] > 127 for unit in units]
+    assert masks[0][:, :64].all()
+    assert (masks[0] != masks[1]).all()
+    open_editor(panel, "Regions of all units")
+    panel.click("dialog.cnet-editor button:text-is('Empty')")
+    panel.locator(".cnet-regions-unit:has-text(': 0 %')").first.wait_for()
+    panel.click("dialog.cnet-editor button:text-is('Start anew')")
+    panel.locator(".cnet-regions-unit:has-text('50 %')").nth(1).wait_for()

@@ -40,24 +40,45 @@ STAND_IN = """() => {
   room.innerHTML = `
     <div id="RP_modet2i"><div class="tab-nav"><button>Matrix</button><button>Mask</button></div>
       <div class="tabitem"><div id="polymaskt2i"><input type="file"></div>
-        <div class="block"><input type="file"></div></div></div>`;
+        <div class="block"><input type="file"></div></div></div>
+    <div id="forge_couple_t2i"><input type="radio" value="Basic"><input type="radio" value="Mask">
+      <div class="fc_msk"><button class="round-btn"></button>
+        <div class="fc_msk_io">${'<button class="round-btn"></button>'.repeat(3)}</div>
+        <div class="fc_masks"><div class="fc_mask_row"></div></div>
+        ${'<button class="round-btn"></button>'.repeat(2)}
+        <div class="block" id="fc_msk_upload_mask"><input type="file"></div></div></div>`;
+  const take = (block, act) => {
+    block.querySelector("input").addEventListener("change", ({ target }) => {
+      const reader = new FileReader();
+      reader.onload = () => {
+        block.append(document.createElement("img"));
+        setTimeout(() => {
+          block.querySelector("img").remove();
+          act(reader.result);
+        }, 30);
+      };
+      reader.readAsDataURL(target.files[0]);
+    });
+  };
   const [canvas, block] = room.querySelectorAll(".tabitem > div");
-  block.querySelector("input").addEventListener("change", ({ target }) => {
-    const reader = new FileReader();
-    reader.onload = () => {
-      window.given.push(reader.result);
-      block.append(document.createElement("img"));
-      setTimeout(() => {
-        block.querySelector("img").remove();
-        canvas.append(document.createElement("img"));
-      }, 30);
-    };
-    reader.readAsDataURL(target.files[0]);
+  take(block, (url) => {
+    window.given.push(url);
+    canvas.append(document.createElement("img"));
   });
   room.querySelectorAll("button")[1].onclick = () => window.given.push("tab");
+  const masks = room.querySelector(".fc_masks");
+  const [, save, , , reset] = room.querySelectorAll(".round-btn");
+  let shown = "";
+  take(room.querySelector("#fc_msk_upload_mask"), (url) => (shown = url));
+  reset.onclick = () => masks.replaceChildren();
+  save.onclick = () => {
+    window.given.push(shown);
+    masks.append(Object.assign(document.createElement("div"), { className: "fc_mask_row" }));
+  };
   document.querySelector(".gradio-container").append(room);
 }"""
-"""Elements as Regional Prompter has them on gradio 3: a place for files shows one for a moment."""
+"""Elements as Regional Prompter has them on gradio 3, and Forge Couple, whose masks are saved one
+by one: a place for files shows one for a moment."""
 
 
 def press(page: Any, *names: str) -> None:
@@ -148,6 +169,12 @@ def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     shown = [decode(given)[areas.labels == k][0] for k in range(3)]
     assert [hue(colour) for colour in shown] == [(0, 0.5, 0.5), (0.5, 0.5, 0.5), (0.25, 0.5, 0.5)]
     assert (decode(given)[areas.labels == 255] == 255).all()
+    # Another takes masks one by one, in the place of those that it had.
+    press(page, "To Forge Couple")
+    page.locator(f"{NOTE}:has-text('masks of the units 0, 1, 2')").wait_for()
+    masks = [decode(url)[..., 0] > 0 for url in page.evaluate("window.given.slice(2)")]
+    assert [round(1000 * mask.mean()) / 10 for mask in masks] == painted
+    assert page.locator("#stand_in .fc_mask_row").count() == 3
     page.evaluate("document.getElementById('stand_in').remove()")
 
     use_map(page)
