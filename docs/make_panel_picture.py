@@ -85,6 +85,8 @@ def shot(browser: Any, url: str, theme: str) -> Image.Image:
         (("Depth", 0, 0.5, 0.8), ("Scribble", 0.3, 1, 1.4)), start=1
     ):
         set_unit(page, index, kind, start, end, weight)
+    curve = f"{unit_id(2)}_controlnet_weight_curve_textbox :is(input, textarea)"
+    page.fill(curve, "0.5@0.3, 1@0.5, 0.3@0.9 | ease out")
     open_unit(page, 0)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "photograph.png"
