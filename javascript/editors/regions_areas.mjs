@@ -9,6 +9,7 @@ const OPACITY = [0, 0.35, 0.62]; // by the values of a zone: outside, in the sof
 const STRIPES = 64;
 /** Colours of a picture: their least part of it, how many are offered, and how far apart they are. */
 const [LEAST, MOST, APART] = [0.001, 12, 48];
+const EVEN = 24; // levels by which pixels side by side differ within an area
 const ALPHA = 128; // what is more transparent is nobody's
 
 /** A colour of the wheel, hue in degrees -> [red, green, blue]. */
@@ -106,11 +107,20 @@ export function divide(name) {
 
 const distance = (one, other) => Math.hypot(...one.map((level, k) => level - other[k]));
 
-/** What a picture is painted in, ImageData -> [{ colour, share }], the most frequent first. */
-export function findColours({ data }) {
+/** Whether a pixel is like the next one of its row and column: at edges, soft ones too, it is not. */
+function isInside({ data, width, height }, i) {
+  const pixel = i / 4;
+  const steps = [pixel % width < width - 1 ? 4 : -4, pixel < width * (height - 1) ? 4 * width : -4 * width];
+  for (const step of steps) for (let k = i; k < i + 3; k += 1) if (Math.abs(data[k] - data[k + step]) > EVEN) return false;
+  return true;
+}
+
+/** What areas a picture is painted in, ImageData -> [{ colour, share }], the most frequent first. */
+export function findColours(pixels) {
+  const { data } = pixels;
   const cells = new Map();
   for (let i = 0; i < data.length; i += 4) {
-    if (data[i + 3] < ALPHA) continue;
+    if (data[i + 3] < ALPHA || !isInside(pixels, i)) continue;
     const key = ((data[i] >> 3) << 10) | ((data[i + 1] >> 3) << 5) | (data[i + 2] >> 3);
     const cell = cells.get(key);
     if (cell) {
@@ -119,10 +129,10 @@ export function findColours({ data }) {
     } else cells.set(key, [1, data[i], data[i + 1], data[i + 2]]);
   }
   const found = [];
-  for (const [pixels, ...sums] of [...cells.values()].sort((a, b) => b[0] - a[0])) {
-    const share = (4 * pixels) / data.length;
+  for (const [number, ...sums] of [...cells.values()].sort((a, b) => b[0] - a[0])) {
+    const share = (4 * number) / data.length;
     if (share < LEAST || found.length === MOST) break;
-    const colour = sums.map((sum) => Math.round(sum / pixels));
+    const colour = sums.map((sum) => Math.round(sum / number));
     if (found.every((one) => distance(one.colour, colour) > APART)) found.push({ colour, share });
   }
   return found;
