@@ -145,7 +145,8 @@ class PoseTool {
     const { width, height } = this.frame.size;
     const wide = this.F.bounds(this.F.fromLibrary(entry, 1, [0, 0], 0)).width;
     const tall = Math.min(entry.kind === "animal" ? 0.6 * Math.min(width, height) : TALL * height, (0.9 * width) / wide);
-    const left = (0.5 + BESIDE[this.list.length % BESIDE.length]) * width;
+    const half = Math.min((wide * tall) / 2, width / 2);
+    const left = Math.min(Math.max((0.5 + BESIDE[this.list.length % BESIDE.length]) * width, half), width - half);
     this.insert(this.F.fromLibrary(entry, tall, [left, height / 2], this.nextColour()));
   }
 

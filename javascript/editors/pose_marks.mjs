@@ -25,11 +25,24 @@ export class Marks {
     return this.tool.figure ? [this.tool.selected, ...order.filter((number) => number !== this.tool.selected)] : order;
   }
 
-  /** The box of the selected figure with what is around it, in pixels of the canvas. */
+  /** What of the canvas is seen, but for a margin in which a grip would be cut. */
+  seen() {
+    const { stage } = this.tool.frame;
+    const scale = this.tool.frame.scale();
+    const [left, top] = [stage.x(), stage.y()].map((at) => (2 * GRIP - at) / scale);
+    const [right, bottom] = [stage.width() - stage.x(), stage.height() - stage.y()].map((at) => (at - 2 * GRIP) / scale);
+    return { left, top, right, bottom };
+  }
+
+  /** The box of the selected figure with what is around it, as far as that is seen, in pixels of the canvas. */
   box() {
     const gap = MARGIN / this.tool.frame.scale();
     const { left, top, width, height } = this.tool.F.bounds(this.tool.figure);
-    return { left: left - gap, top: top - gap, width: width + 2 * gap, height: height + 2 * gap };
+    const seen = this.seen();
+    const [first, above] = [Math.max(left - gap, Math.min(left, seen.left)), Math.max(top - gap, Math.min(top, seen.top))];
+    const last = Math.min(left + width + gap, Math.max(left + width, seen.right));
+    const below = Math.min(top + height + gap, Math.max(top + height, seen.bottom));
+    return { left: first, top: above, width: last - first, height: below - above };
   }
 
   /** Where the box is gripped: its corners, each with the opposite one, and the knob that turns it. */
@@ -43,12 +56,10 @@ export class Marks {
 
   /** How far down the knob is: above the box, below it or, where neither is seen, in it. */
   knobAt(top, bottom) {
-    const scale = this.tool.frame.scale();
-    const far = KNOB / scale;
-    const { stage } = this.tool.frame;
-    const [first, last] = [(2 * GRIP - stage.y()) / scale, (stage.height() - 2 * GRIP - stage.y()) / scale];
-    if (top - far >= first) return top - far;
-    return bottom + far <= last ? bottom + far : Math.max(top, first) + far;
+    const far = KNOB / this.tool.frame.scale();
+    const seen = this.seen();
+    if (top - far >= seen.top) return top - far;
+    return bottom + far <= seen.bottom ? bottom + far : Math.max(top, seen.top) + far;
   }
 
   /** What a press at a point takes hold of: { mode, number } and what belongs to that; null for nothing. */
