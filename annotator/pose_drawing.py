@@ -26,7 +26,8 @@ ANIMAL_POINTS: Final = 17
 
 SEEN: Final = 0.05
 """Least confidence of a point that is drawn; that of OpenPose (its option `render_threshold`)."""
-_FARTHEST_FRACTION: Final = 2
+FARTHEST_FRACTION: Final = 2
+"""A part whose coordinates are all nearer to 0 is in fractions of the canvas, see `Person`."""
 
 KEYS: Final = {
     "pose_keypoints_2d": "body",
@@ -259,7 +260,7 @@ def find(part: np.ndarray) -> np.ndarray:
 
 def in_fractions(part: np.ndarray) -> bool:
     """Whether a part's coordinates are fractions of the canvas, not pixels."""
-    return bool((np.abs(part[find(part), :2]) <= _FARTHEST_FRACTION).all())
+    return bool((np.abs(part[find(part), :2]) <= FARTHEST_FRACTION).all())
 
 
 def pixels(part: np.ndarray | None, pose: Pose) -> list[Point | None]:

@@ -8,7 +8,6 @@
 
   const { findAll, find, follow, part, set, word } = window.controlnetPanel.page;
   const OUTSIDE = "openpose_editor_index";
-  const MOST_BYTES = 4 * 1024 * 1024; // what the server reads of a pose; one more is refused by it
 
   const tools = () => window.controlnetPanel.unitTools;
 
@@ -33,7 +32,7 @@
     const input = makeElement("input", ["cnet-pose-file"], { type: "file", accept: "application/json,.json", title: word("pose_upload_note") });
     input.addEventListener("change", async () => {
       const [file] = input.files;
-      if (file) await run(unit, "put", await file.slice(0, MOST_BYTES + 1).text());
+      if (file) await run(unit, "putFile", file);
       input.value = "";
     });
     const upload = makeElement("label", ["cnet-upload-pose", "cnet-tools-button"], { title: word("pose_upload_note") }, word("pose_upload"), input);

@@ -25,8 +25,8 @@ export async function create(frame) {
 }
 
 class PoseTool {
-  constructor(frame, { tables, keys, names, figures, drawing, library }, Marks, Panel) {
-    Object.assign(this, { frame, tables, keys, names, F: figures, drawing, library });
+  constructor(frame, { tables, keys, names, fraction, figures, drawing, library }, Marks, Panel) {
+    Object.assign(this, { frame, tables, keys, names, fraction, F: figures, drawing, library });
     this.tableOf = (part) => figures.tableOf(tables, part);
     Object.assign(this, { list: [], selected: -1, joint: null, hovered: null, drag: null, isWhole: false });
     this.shape = new frame.Konva.Shape({ listening: false, sceneFunc: (pen) => this.drawFigures(pen) });
@@ -75,7 +75,7 @@ class PoseTool {
   // ---- poses as texts ----
 
   text() {
-    return this.F.asText(this.list, this.frame.size, this.keys);
+    return this.F.asText(this.list, this.frame.size, this);
   }
 
   read(text) {

@@ -7,8 +7,8 @@
 
 /** Farther out no pointer comes; the server refuses what is beyond. */
 const FARTHEST = 1e5;
-/** Points within this many pixels of the corner are taken for fractions of the canvas, see `pose_drawing.py`. */
-const FRACTIONS = 2;
+/** Letters of a pose's text that the server reads; one more, and it says so. */
+export const MOST_TEXT = 4 * 1024 * 1024;
 
 /** Parts that hang on a point of the body, and go where that goes. */
 const HANGING = { right_hand: 4, left_hand: 7, face: 0 };
@@ -222,21 +222,28 @@ export function nearestLimb(figure, tables, x, y, distance) {
 export const isInside = ({ left, top, width, height }, x, y, margin) =>
   x >= left - margin && y >= top - margin && x <= left + width + margin && y <= top + height + margin;
 
-// To the server.
+// To the server, and from files.
 
-function flat(points, { width, height }) {
+/** The text of a file, as much as the server might read. */
+export const readFile = (file) => file.slice(0, MOST_TEXT + 1).text();
+
+function flat(points, { width, height }, fraction) {
   const seen = points.filter(isSeen);
-  const isTiny = seen.every(([x, y]) => Math.abs(x) <= FRACTIONS && Math.abs(y) <= FRACTIONS);
+  const isTiny = seen.every(([x, y]) => Math.abs(x) <= fraction && Math.abs(y) <= fraction);
   const [across, down] = isTiny ? [width, height] : [1, 1];
   return points.flatMap((point) => (isSeen(point) ? [point[0] / across, point[1] / down, 1] : [0, 0, 0]));
 }
 
-/** Figures as the text of a pose, in pixels; `keys` has the name that each part has there. */
-export function asText(figures, size, keys) {
+/**
+ * Figures as the text of a pose, in pixels; `keys` has the name that each part has there.
+ *
+ * A part that has no point farther than `fraction` is taken for one in fractions of the canvas, so it is written in these.
+ */
+export function asText(figures, size, { keys, fraction }) {
   const of = (kind) => figures.filter((figure) => figure.kind === kind);
   const people = of("person").map(({ parts }) =>
-    Object.fromEntries(Object.entries(keys).map(([key, part]) => [key, parts[part] ? flat(parts[part], size) : null])),
+    Object.fromEntries(Object.entries(keys).map(([key, part]) => [key, parts[part] ? flat(parts[part], size, fraction) : null])),
   );
-  const animals = of("animal").map(({ parts }) => flat(parts.animal, size));
+  const animals = of("animal").map(({ parts }) => flat(parts.animal, size, fraction));
   return JSON.stringify({ people, animals, canvas_width: size.width, canvas_height: size.height });
 }

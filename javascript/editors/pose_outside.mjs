@@ -12,7 +12,6 @@ const [frame, figures, store] = await Promise.all(["frame.mjs", "pose_figure.mjs
 const { page, putMap } = window.controlnetPanel;
 const { find, word } = page;
 const HEAD = "data:application/json;base64,";
-const MOST_BYTES = 4 * 1024 * 1024; // what the server reads of a pose
 const PATIENCE = 5000; // ms for a page that does not say that it is ready
 
 /** Have our editor begin with a state, of which the unit gets the result, when it is next opened. */
@@ -36,6 +35,8 @@ export async function put(place, text) {
   await putMap(unit, image, word("pose_put"));
 }
 
+export const putFile = async (place, file) => put(place, await figures.readFile(file));
+
 /** The pose that another editor begins from: that of the shown map, or nobody. */
 function textOf({ pose }, tab) {
   const { width, height } = frame.wantedSize(tab);
@@ -44,7 +45,7 @@ function textOf({ pose }, tab) {
 
 function decode(url) {
   if (typeof url !== "string" || !url.startsWith(HEAD)) return "";
-  const text = atob(url.slice(HEAD.length, HEAD.length + 2 * MOST_BYTES));
+  const text = atob(url.slice(HEAD.length, HEAD.length + 2 * figures.MOST_TEXT));
   return new TextDecoder().decode(Uint8Array.from(text, (letter) => letter.charCodeAt(0)));
 }
 

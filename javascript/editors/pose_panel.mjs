@@ -1,7 +1,6 @@
 // What stands beside the stage of the editor of poses: the figures, what is done with the selected one,
 // its joints, the library, and poses as files and texts.
 
-const MOST_BYTES = 4 * 1024 * 1024; // what the server reads of a pose; one more is refused by it
 const TURN = Math.PI / 12;
 const GROW = 1.1;
 const THUMBNAIL = { width: 60, height: 68 };
@@ -154,13 +153,13 @@ export class Panel {
     const input = frame.make("input", { type: "file", accept: "application/json,.json", hidden: true });
     input.addEventListener("change", async () => {
       const [file] = input.files;
-      if (file) await tool.take(await file.slice(0, MOST_BYTES + 1).text());
+      if (file) await tool.take(await tool.F.readFile(file));
       input.value = "";
     });
     const open = frame.button(word("pose_open"), () => input.click(), { title: word("pose_open_note") });
     const save = frame.button(word("pose_save"), () => this.save(), { title: word("pose_save_note"), className: "cnet-pose-save" });
     const text = frame.make("textarea", { rows: 4, spellcheck: "false", "aria-label": word("pose_text") });
-    const take = frame.button(word("pose_take"), () => tool.take(text.value.slice(0, MOST_BYTES + 1)), { title: word("pose_take_note") });
+    const take = frame.button(word("pose_take"), () => tool.take(text.value.slice(0, tool.F.MOST_TEXT + 1)), { title: word("pose_take_note") });
     const paste = this.make("details", "cnet-pose-text", {}, frame.make("summary", {}, word("pose_text")), text, take);
     return [this.make("div", "cnet-pose-deeds", {}, open, save, input), paste];
   }

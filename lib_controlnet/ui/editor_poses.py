@@ -40,9 +40,16 @@ _NAMES: Final = {
 
 
 def _tables(_value: Any, _runtime: Any) -> dict[str, Any]:
-    """`tables`: how each part is drawn, see `Skeleton`; `keys`: of a person in JSON; `names`."""
+    """`tables`: how each part is drawn, see `Skeleton`; `keys`: of a person in JSON; `names`;
+    `fraction`: up to there coordinates are fractions of the canvas.
+    """
     tables = {name: asdict(skeleton) for name, skeleton in drawing.skeletons().items()}
-    return {"tables": tables, "keys": drawing.KEYS, "names": _NAMES}
+    return {
+        "tables": tables,
+        "keys": drawing.KEYS,
+        "names": _NAMES,
+        "fraction": drawing.FARTHEST_FRACTION,
+    }
 
 
 def _parse(value: Any) -> Pose:

@@ -314,6 +314,12 @@ def test_row_15_what_pose_editors_and_senders_of_others_give_is_drawn(
             [OWN, text],
         )
         says(page, said)
+    for is_off in (True, False):
+        page.evaluate("(is) => { opts.controlnet_disable_openpose_edit = is; }", is_off)
+        page.evaluate("controlnetPanel.page.noteChange()")
+        state = "hidden" if is_off else "visible"
+        for name in ("edit", "outside"):
+            page.wait_for_selector(f"{OWN} .cnet-{name}-pose", state=state)
     give_file(page, b"\x89PNG")
     says(page, "no JSON")
     assert np.array_equal(shown_picture(page, f"{UNIT}_input_image img"), drawing)
