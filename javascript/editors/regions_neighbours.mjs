@@ -105,6 +105,7 @@ const forgeCouple = {
   async give(editor, painted, { whole, mode }) {
     if (!mode.checked) mode.click();
     const room = await until(() => find(".fc_msk", whole));
+    await until(() => find(".fc_preview_res :is(input, textarea)", whole)?.value); // the size that its script has told it
     const count = () => findAll(".fc_masks .fc_mask_row", room).length;
     const save = await until(() => find(".fc_msk_io button", room));
     const [, , , , reset] = findAll("button.round-btn", room); // empty, save, load, override, reset, pull

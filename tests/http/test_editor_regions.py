@@ -42,6 +42,7 @@ STAND_IN = """() => {
       <div class="tabitem"><div id="polymaskt2i"><input type="file"></div>
         <div class="block"><input type="file"></div></div></div>
     <div id="forge_couple_t2i"><input type="radio" value="Basic"><input type="radio" value="Mask">
+      <div class="fc_preview_res"><input value="128x128"></div>
       <div class="fc_msk"><button class="round-btn"></button>
         <div class="fc_msk_io">${'<button class="round-btn"></button>'.repeat(3)}</div>
         <div class="fc_masks"><div class="fc_mask_row"></div></div>
