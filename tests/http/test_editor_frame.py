@@ -9,7 +9,8 @@ from editor_page import BOX, forget_maps, open_editor
 
 pytestmark = pytest.mark.browser
 
-LOADED = "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/editors/')).length"
+LOADED = """performance.getEntriesByType("resource")
+  .filter(({ name }) => name.includes("/editors/")).length"""
 VIEW = "(() => { const [s] = Konva.stages.slice(-1); return [s.scaleX(), s.x(), s.y()]; })()"
 PRESSED = "window.pressed = []; addEventListener('keydown', ({ key }) => pressed.push(key))"
 

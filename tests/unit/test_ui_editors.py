@@ -24,14 +24,14 @@ def test_what_nobody_knows_is_refused_with_a_sentence(asked: dict) -> None:
 def test_an_error_reaches_the_editor(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(value: object, _runtime: object) -> None:
         if value is None:
-            raise KeyError("none")
+            raise KeyError(value)
         msg = f"{value} is no pose"
         raise ControlNetError(msg)
 
     monkeypatch.setattr(editors, "ASKS", {"pose": refuse})
 
     assert editors.answer_editor({"do": "pose", "value": 3}, None) == {"fault": "3 is no pose"}
-    assert editors.answer_editor({"do": "pose"}, None) == {"fault": "KeyError: 'none'"}
+    assert editors.answer_editor({"do": "pose"}, None) == {"fault": "KeyError: None"}
 
 
 def test_another_file_has_another_stamp(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
