@@ -18,9 +18,11 @@ import contextlib
 import errno
 import hashlib
 import logging
+import queue
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +39,8 @@ STEP: Final = 1 << 15
 TIMEOUT: Final = (15, 60)
 """Seconds for the connection, and for the next bytes."""
 REPORT_SECONDS: Final = 0.5
+AHEAD: Final = 8
+"""Pieces of `STEP` bytes that are read before they are written."""
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 _TERMS: Final = "accept its terms on its page, and set HF_TOKEN to a token of yours"
 _REFUSALS: Final = {
@@ -233,17 +237,67 @@ def _receive(weight: WeightFile, part: Part, address: str, options: Options, tar
     headers = {**_headers(weight, options), "Accept-Encoding": "identity", **_range(part)}
     hooks = {"response": partial(_check_redirect, weight, target)}
     asked: dict[str, Any] = {"headers": headers, "stream": True, "timeout": TIMEOUT}
+    ask = partial(requests.get, address, hooks=hooks, **asked)
     try:
-        with requests.get(address, hooks=hooks, **asked) as answer:
+        with contextlib.closing(_hear(ask, partial(_check_interrupt, weight, options))) as heard:
+            answer = next(heard)
             if answer.status_code == _UNSATISFIABLE and _total(answer) == part.size:
                 return  # all of it was there
             _check_answer(answer, weight, target)
             _begin(answer, part)
             _check_room(weight, part, _total(answer), target)
-            _write(answer, weight, part, options)
+            _write(answer, heard, weight, part, options)
     except requests.RequestException as error:
         msg = f"no connection to {_site(address)} ({type(error).__name__})"
         raise BrokenOffError(msg) from error
+
+
+def _hear(ask: Callable[[], Any], check: Callable[[], None]) -> Generator[Any, None, None]:
+    """A server's answer, then its bytes in pieces.
+
+    A thread reads them, because nothing else lets go of a server that is silent: it may be waiting
+    for one long after nobody wants the file, and writes nothing.
+
+    Args:
+        ask: gives the answer; what it raises is raised here.
+        check: is called while nothing comes; what it raises ends the hearing.
+    """
+    heard: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(AHEAD)
+    is_over = threading.Event()
+
+    def tell(item: Any, error: BaseException | None = None) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(queue.Full):
+                return heard.put((item, error), timeout=REPORT_SECONDS)
+
+    def listen() -> None:
+        try:
+            with ask() as answer:
+                tell(answer)
+                for piece in answer.iter_content(STEP):
+                    if is_over.is_set():
+                        return
+                    tell(piece)
+        except BaseException as error:  # boundary: it is raised where the pieces are taken
+            tell(None, error)
+        else:
+            tell(None)
+
+    threading.Thread(target=listen, name="ControlNet download", daemon=True).start()
+    try:
+        while True:
+            try:
+                item, error = heard.get(timeout=REPORT_SECONDS)
+            except queue.Empty:
+                check()
+                continue
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        is_over.set()
 
 
 def _check_redirect(weight: WeightFile, target: Path, answer: Any, **_options: Any) -> None:
@@ -317,7 +371,9 @@ def _check_room(weight: WeightFile, part: Part, total: int | None, target: Path)
         raise WeightsError(_describe_missing(weight, target, why))
 
 
-def _write(answer: Any, weight: WeightFile, part: Part, options: Options) -> None:
+def _write(
+    answer: Any, pieces: Iterator[bytes], weight: WeightFile, part: Part, options: Options
+) -> None:
     """Append what comes, telling console and host how far it is."""
     import requests
     from tqdm import tqdm
@@ -328,7 +384,7 @@ def _write(answer: Any, weight: WeightFile, part: Part, options: Options) -> Non
     bar = tqdm(total=total, initial=part.size, **shown)
     told = 0.0
     with part.path.open("ab") as file, bar, contextlib.suppress(requests.RequestException):
-        for chunk in answer.iter_content(STEP):
+        for chunk in pieces:
             file.write(chunk)
             bar.update(len(chunk))
             if time.monotonic() - told >= REPORT_SECONDS:

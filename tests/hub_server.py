@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ class Hub:
     Attributes:
         files: path -> content.
         cuts: for each of the next answers, the bytes after which the connection is closed.
+        stall: bytes after which the next answer goes on no earlier than `wait` is set.
         status: answer this instead of a file; 0 for the file.
         ranges: whether parts of files are served.
         shift: bytes that parts begin later than asked, once.
@@ -28,6 +30,7 @@ class Hub:
 
     files: dict[str, bytes] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
+    stall: int = 0
     status: int = 0
     ranges: bool = True
     shift: int = 0
@@ -51,6 +54,16 @@ def send_nothing(handler: BaseHTTPRequestHandler, status: int, **headers: str) -
     handler.end_headers()
 
 
+def send_body(handler: BaseHTTPRequestHandler, hub: Hub, body: bytes, stall: int) -> None:
+    """Content, after `stall` bytes of it silence until it may go on; 0 for none."""
+    if stall:
+        handler.wfile.write(body[:stall])
+        hub.wait.clear()
+        hub.wait.wait(60)
+    with contextlib.suppress(OSError):  # nobody listens any more
+        handler.wfile.write(body[stall:])
+
+
 @contextmanager
 def local_hub() -> Iterator[Hub]:
     """A server on a free port, for as long as the block runs."""
@@ -63,6 +76,7 @@ def local_hub() -> Iterator[Hub]:
         def do_GET(self) -> None:
             hub.asked.append((self.path, self.headers.get("Range", "")))
             hub.headers.append(dict(self.headers))
+            stall, hub.stall = hub.stall, 0
             hub.wait.wait(60)
             content = hub.files.get(self.path)
             if self.path in hub.leads:
@@ -70,9 +84,9 @@ def local_hub() -> Iterator[Hub]:
             elif hub.status or content is None:
                 send_nothing(self, hub.status or 404)
             else:
-                self.answer(content)
+                self.answer(content, stall)
 
-        def answer(self, content: bytes) -> None:
+        def answer(self, content: bytes, stall: int) -> None:
             tag = f'"{hashlib.md5(content).hexdigest()}"'
             start = self.first_byte(tag)
             if start:
@@ -89,7 +103,7 @@ def local_hub() -> Iterator[Hub]:
             self.end_headers()
             cut = hub.cuts.pop(0) if hub.cuts else len(content)
             body = content[start : start + cut]
-            self.wfile.write(body)
+            send_body(self, hub, body, stall)
             hub.sent += len(body)
             self.close_connection = True
 

@@ -45,7 +45,7 @@ LONGEST_SHOWN: Final = 200
 LIST_LIMIT: Final = 2**16
 """Bytes of the list on disk that are read."""
 SOON: Final = 2.0
-"""Seconds in which a download that is told to stop does so, unless its server is silent."""
+"""Seconds in which a download that is told to stop does so."""
 INERTIA: Final = 0.7
 """Share of the rate before in what is told of the rate, which changes with every packet."""
 PROCESS: Final = secrets.token_hex(8)
@@ -230,7 +230,7 @@ class Downloads:
             for item in self._items.values():
                 item.is_stopped.set()
         if thread is not None:
-            thread.join(SOON)  # one whose server is silent ends later, and alone
+            thread.join(SOON)
 
     def _count(self, states: Iterable[State]) -> int:
         return sum(item.state in states for item in self._items.values())

@@ -123,6 +123,29 @@ def test_a_stopped_download_keeps_its_bytes_and_is_continued(hub: Hub, make: Any
     assert caught.value.status_code == 404
 
 
+def test_a_silent_server_keeps_nobody_who_stops(hub: Hub, make: Any) -> None:
+    queue = make()
+    hub.wait.clear()  # no answer at all
+    queue.start(NAMES[0])
+    wait_for(lambda: hub.asked)
+    queue.stop(NAMES[0])
+    queue.wait("stopped")
+    assert not hub.wait.is_set(), "the server has said nothing yet"
+    hub.wait.set()
+    hub.stall = 150_000  # silence in the middle of the file
+    queue.start(NAMES[0])
+    wait_for(lambda: not hub.wait.is_set())
+    queue.stop(NAMES[0])
+    queue.wait("stopped")
+    assert not hub.wait.is_set()
+    assert "was interrupted; the next one continues it" in queue.downloads.describe()[0]["message"]
+    hub.wait.set()
+    queue.start(NAMES[0])
+    queue.wait("done")
+    assert (queue.folder / NAMES[0]).read_bytes() == CONTENT
+    assert hub.asked[-1][1].startswith("bytes="), "what came before the silence was kept"
+
+
 def test_a_connection_that_breaks_is_taken_up(hub: Hub, make: Any) -> None:
     queue = make()
     hub.cuts = [100_000, 50_000]
