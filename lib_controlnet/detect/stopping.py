@@ -1,4 +1,4 @@
-"""Stopping a preprocessor while its network computes.
+"""Stopping a preprocessor while it waits for its turn, and while its network computes.
 
 A network is many layers, one after the other; between two of them it can end. What is no network of
 torch's modules (ONNX, TorchScript, plain arithmetic) ends with the picture that it works on.
@@ -10,12 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from lib_controlnet.errors import StoppedError
 from lib_controlnet.words import word
 
 _REMEMBERED: Final = 64
+_LOOK: Final = 0.1
+"""Seconds between two looks whether somebody who waits is stopped."""
 
 IsStopped = Callable[[], bool]
 
@@ -45,6 +47,41 @@ def check_stopped(is_stopped: IsStopped) -> None:
     """
     if is_stopped():
         raise StoppedError(word("preview_stopped"))
+
+
+class Turns(Protocol):
+    """A lock or a semaphore; another thread than the one that took it may give it back."""
+
+    def acquire(self, blocking: bool = True) -> bool: ...
+
+    def release(self) -> None: ...
+
+
+def wait_for_turn(turns: Turns, is_stopped: IsStopped) -> None:
+    """Take a lock, in the order of those who wait for it, unless it is stopped before.
+
+    A lock cannot be told that somebody waits no longer. So a thread waits; one that is left alone
+    gives the lock back when it comes.
+
+    Raises:
+        StoppedError: it is stopped.
+    """
+    taken, guard, is_left = threading.Event(), threading.Lock(), threading.Event()
+
+    def wait() -> None:
+        turns.acquire()
+        with guard:
+            if is_left.is_set():
+                turns.release()
+            else:
+                taken.set()
+
+    threading.Thread(target=wait, name="ControlNet turn", daemon=True).start()
+    while not taken.wait(_LOOK):
+        with guard:
+            if not taken.is_set() and is_stopped():
+                is_left.set()
+                raise StoppedError(word("preview_stopped"))
 
 
 @contextmanager

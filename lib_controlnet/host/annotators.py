@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modules import call_queue, devices, paths, shared
 
 from lib_controlnet.detect import preprocess
-from lib_controlnet.detect.stopping import IsStopped, check_stopped
+from lib_controlnet.detect.stopping import IsStopped, Turns, wait_for_turn
 from lib_controlnet.engine.residency import Resident
 from lib_controlnet.enums import OnnxEngine
 from lib_controlnet.files.paths import parse_path
@@ -102,23 +102,28 @@ def computes_on_gpu(module: str) -> bool:
 
 
 @contextmanager
-def take_turn() -> Iterator[None]:
-    """Wait in the host's queue, as generations do, for a turn on the device.
+def take_turn(turns: Turns | None = None) -> Iterator[None]:
+    """Wait for a turn, and say so; whoever stops meanwhile waits no longer.
 
     Whoever runs inside a generation has its turn already and would wait for itself.
+
+    Args:
+        turns: what is waited for; None: the host's queue, as generations do.
+
+    Raises:
+        StoppedError: it was stopped.
     """
-    queue, listener = call_queue.queue_lock, _LISTENER.get()
-    if not queue.acquire(blocking=False):
+    turns, listener = turns or call_queue.queue_lock, _LISTENER.get()
+    if not turns.acquire(blocking=False):
         if listener is not None:
             listener("waiting for what the WebUI is doing", 0.0)
-        queue.acquire()
+        wait_for_turn(turns, _IS_STOPPED.get())
         if listener is not None:
             listener("", 0.0)
     try:
-        check_stopped(_IS_STOPPED.get())  # while it waited
         yield
     finally:
-        queue.release()
+        turns.release()
 
 
 def park() -> bool:

@@ -277,7 +277,8 @@ class Runtime:
         What is not in it waits: on the device of generations for its turn in the host's queue, else
         until few enough others are at work. So it must not be used in a generation.
         """
-        turn = annotators.take_turn() if annotators.computes_on_gpu(module) else self._turns
+        turns = None if annotators.computes_on_gpu(module) else self._turns
+        turn = annotators.take_turn(turns)
         with ExitStack() as stack:
             yield _WaitingCache(self.detections, lambda: stack.enter_context(turn))
 

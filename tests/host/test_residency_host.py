@@ -20,6 +20,7 @@ from annotator.weights import WeightFile
 from lib_controlnet.detect import preprocess
 from lib_controlnet.engine import memory_plan
 from lib_controlnet.engine.memory import Between
+from lib_controlnet.errors import StoppedError
 from lib_controlnet.prepare.ahead import THREAD
 
 OTHERS = ("residency_b", "residency_c")
@@ -383,6 +384,32 @@ def test_a_preview_on_a_gpu_waits_for_the_generation_and_says_so(runtime: Any, o
         assert SEEN == []
     thread.join(60)
     assert (SEEN, said) == ([True], ["waiting for what the WebUI is doing", ""])
+
+
+def test_a_preview_that_waits_in_the_queue_is_stopped_and_leaves_it(
+    runtime: Any, on_gpu: Any
+) -> None:
+    from modules.call_queue import queue_lock
+
+    on_gpu("cuda")
+    waits, is_stopped, ended = threading.Event(), threading.Event(), list[str]()
+
+    def preview() -> None:
+        with runtime.report_to(lambda *_told: waits.set(), is_stopped.is_set):
+            try:
+                runtime.detect("queued", picture(seed=8), 64)
+            except StoppedError as error:
+                ended.append(str(error))
+
+    thread = threading.Thread(target=preview)
+    with queue_lock:
+        thread.start()
+        assert waits.wait(60)
+        is_stopped.set()
+        thread.join(60)
+        assert ended == ["The preview was stopped."]
+    with queue_lock:  # nobody else has it
+        assert SEEN == []
 
 
 def test_a_failing_preview_leaves_the_queue(

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from lib_controlnet.detect.stopping import StoppedRuns, stoppable
+from lib_controlnet.detect.stopping import StoppedRuns, stoppable, wait_for_turn
 from lib_controlnet.errors import StoppedError
 
 
@@ -41,6 +41,31 @@ def test_networks_of_other_threads_go_on() -> None:
         other.start()
         other.join()
     assert reached == [0, 1, 2]
+
+
+def test_who_waits_for_a_turn_keeps_its_place_and_can_leave() -> None:
+    turns, came, is_stopped = threading.Semaphore(0), [], threading.Event()
+
+    def wait(number: int, stops: threading.Event) -> None:
+        try:
+            wait_for_turn(turns, stops.is_set)
+            came.append(number)
+        except StoppedError:
+            came.append(-number)
+
+    threads = [
+        threading.Thread(target=wait, args=(number, stops))
+        for number, stops in ((1, is_stopped), (2, threading.Event()))
+    ]
+    for thread in threads:
+        thread.start()
+    is_stopped.set()
+    threads[0].join(60)
+    assert came == [-1], "it waits no longer though the lock is still taken"
+    turns.release()  # goes past the one that left
+    threads[1].join(60)
+    assert came == [-1, 2]
+    assert not turns.acquire(blocking=False), "taken once"
 
 
 def test_a_run_may_be_stopped_before_it_begins_and_old_numbers_are_forgotten() -> None:
