@@ -11,19 +11,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .registry import Detector, Registry, discover
 from .store import STORE, folders
 from .weights import Options, WeightFile, WeightsError, all_files
 
 EXTENSION: Final = Path(__file__).resolve().parents[1]
+CONFIG_LIMIT: Final = 2**24
+"""Bytes of the WebUI's settings that are read."""
 DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
 """Exit codes: everything is there, something is not, wrong arguments, Ctrl+C."""
 
 EPILOG: Final = """\
 A NAME is a preprocessor (hed, softedge_hed), a file (ControlNetHED.pth), or "all". Downloads that
-were broken off are continued. HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+were broken off are continued. The WebUI's settings for mirror and offline count, HF_ENDPOINT and
+HF_HUB_OFFLINE too.
 
 exit codes: 0 everything is there, 1 a download failed, 2 unknown name, 130 stopped by Ctrl+C"""
 
@@ -38,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.command == "list":
         print(table(registry))
         return DONE
-    if asked.mirror:
-        STORE.options = lambda: Options(hub=asked.mirror)
+    options = read_options(asked.mirror)
+    STORE.options = lambda: options
     try:
         return download(asked.names, registry)
     except KeyboardInterrupt:
@@ -65,20 +68,45 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", parents=[common], help="show every file and where it lies")
     fetch = commands.add_parser("download", parents=[common], help="bring what is missing")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="preprocessor, file, or all")
-    fetch.add_argument("--mirror", default="", help="address that stands for huggingface.co")
+    fetch.add_argument("--mirror", default="", help="address of the hub, before that of the settings")
     return made
+
+
+def find_webui() -> Path | None:
+    """The folder of the WebUI round this extension; None where there is none."""
+    return EXTENSION.parent.parent if EXTENSION.parent.name == "extensions" else None
+
+
+def read_settings() -> dict[str, Any]:
+    """The settings of the WebUI round this extension; empty where they cannot be read."""
+    webui = find_webui()
+    if webui is None:
+        return {}
+    try:
+        with (webui / "config.json").open("rb") as stream:
+            saved = json.loads(stream.read(CONFIG_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
+def read_options(mirror: str = "") -> Options:
+    """How files may be had, by the settings of the WebUI round this extension.
+
+    Args:
+        mirror: another address of the hub; "" for that of the settings.
+    """
+    saved = read_settings()
+    hub = mirror or str(saved.get("controlnet_hub_mirror") or "").strip()
+    return Options(hub=hub, offline=saved.get("controlnet_offline") is True)
 
 
 def roots(chosen: str) -> tuple[Path, ...]:
     """The folders that the WebUI round this extension would use, if there is one."""
-    webui = EXTENSION.parent.parent if EXTENSION.parent.name == "extensions" else None
+    webui = find_webui()
     if webui is None:
         return folders(chosen)
-    try:
-        saved = json.loads((webui / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        saved = {}
-    setting = str(saved.get("control_net_modules_path") or "")
+    setting = str(read_settings().get("control_net_modules_path") or "")
     first = str(Path(chosen).absolute()) if chosen else setting
     return folders(first, webui, webui / "models", EXTENSION)
 

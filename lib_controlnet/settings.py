@@ -170,15 +170,15 @@ SETTINGS: Final = (
     Setting(
         "controlnet_offline",
         False,
-        "Never download files of preprocessors",
-        note="nor control models; HF_HUB_OFFLINE=1 has the same effect",
+        "Never download control models or files of preprocessors",
+        note="HF_HUB_OFFLINE=1 has the same effect",
     ),
     Setting(
         "controlnet_hub_mirror",
         "",
-        "Mirror of huggingface.co for files of preprocessors",
+        "Mirror of huggingface.co for control models and files of preprocessors",
         "text",
-        note="and models; for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
+        note="for example https://hf-mirror.com; empty: HF_ENDPOINT, or the hub itself",
         restrict_api=True,
     ),
     Setting(

@@ -141,6 +141,34 @@ def test_mirror_of_the_command_line_wins(
     assert run(tmp_path, "download", "marks", "--mirror", hub.url) == cli.DONE
 
 
+def test_mirror_and_offline_of_the_webui_round_it_count(
+    tmp_path: Path,
+    hub: Hub,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    webui = tmp_path / "webui"
+    monkeypatch.setattr(cli, "EXTENSION", webui / "extensions" / "ours")
+    (webui / "extensions" / "ours").mkdir(parents=True)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+
+    def save(**settings: object) -> None:
+        (webui / "config.json").write_text(json.dumps(settings))
+
+    save(controlnet_hub_mirror=f" {hub.url} ", controlnet_offline=True)
+    assert run(tmp_path, "download", "marks") == cli.FAILED
+    assert "downloads are switched off" in capsys.readouterr().err
+    assert hub.asked == []
+    save(controlnet_hub_mirror="http://127.0.0.1:9", controlnet_offline=False)
+    assert cli.read_options().hub == "http://127.0.0.1:9"
+    assert cli.read_options(hub.url).hub == hub.url
+    save(controlnet_hub_mirror=f" {hub.url} ", controlnet_offline="no")
+    assert run(tmp_path, "download", "marks") == cli.DONE
+    for damaged in ("[" * 9999, "[]", "null"):
+        (webui / "config.json").write_text(damaged)
+        assert cli.read_options().hub == ""
+
+
 def test_ctrl_c_says_that_it_can_be_continued(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
