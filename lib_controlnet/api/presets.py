@@ -1,9 +1,12 @@
-"""The routes of presets: list, get, put, delete."""
+"""The routes of presets: list, get, put, delete.
+
+Whoever is let in may do here what the page lets everybody do, as with the WebUI's own styles.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from fastapi import APIRouter, Body
 
@@ -13,28 +16,17 @@ from lib_controlnet.presets.foreign import read_text
 from lib_controlnet.presets.form import read_document
 from lib_controlnet.presets.store import Presets
 
-OPEN_TO_OTHERS: Final = (
-    "this WebUI is open to others without a password, so no presets can be written or deleted over "
-    "its API; start it with --api-auth, or with --enable-insecure-extension-access"
-)
 Units = list[dict[str, Any]] | None
 
 
-def add_presets(
-    router: APIRouter, presets: Presets, public: Callable[[str], str], may_write: bool
-) -> None:
+def add_presets(router: APIRouter, presets: Presets, public: Callable[[str], str]) -> None:
     """Add the routes.
 
     Args:
         router: whose prefix, guards and limits they get.
         presets: of the WebUI.
         public: makes a sentence one that clients may read.
-        may_write: whether presets may be written and deleted.
     """
-
-    def check() -> None:
-        if not may_write:
-            raise PresetError(OPEN_TO_OTHERS, 403)
 
     def list_presets(search: str = "") -> dict[str, Any]:
         found = presets.summaries(search[:1000])
@@ -56,7 +48,6 @@ def add_presets(
         replace: bool = Body(False, title="Whether a preset of this name is written over"),
     ) -> dict[str, Any]:
         with answer_errors(public):
-            check()
             if (units is None) is (text is None):
                 msg = "send either units, a list of objects, or text, generation parameters"
                 raise PresetError(msg)
@@ -67,7 +58,6 @@ def add_presets(
 
     def delete_preset(name: str) -> dict[str, Any]:
         with answer_errors(public):
-            check()
             presets.remove(name)
         return {"info": "Success"}
 

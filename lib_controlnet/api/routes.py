@@ -74,7 +74,7 @@ def add(app: FastAPI, runtime: Any, services: WebServices) -> None:
         add_some(router, runtime, services)
     may_write = bool(dependencies) or not services.is_shared()
     downloads.add(router, runtime, services.public, may_write)
-    add_presets(router, runtime.presets, services.public, may_write)
+    add_presets(router, runtime.presets, services.public)
     app.include_router(router)
 
     def check(body: object, is_img2img: bool) -> None:

@@ -11,6 +11,7 @@ from fake_web import FakeWeb, decode, served, square
 from starlette.testclient import TestClient
 
 from lib_controlnet.api import bodies
+from lib_controlnet.ui.presets import answer_page
 from lib_controlnet.units.infotext import serialize
 from lib_controlnet.units.unit import parse_unit
 
@@ -113,12 +114,11 @@ def test_nobody_without_the_password_reads_or_writes(tmp_path: Path) -> None:
         assert answer.status_code == 200
 
 
-def test_nobody_writes_where_everybody_gets_in(tmp_path: Path) -> None:
-    (tmp_path / "presets").mkdir()
-    (tmp_path / "presets/there.json").write_text('{"units": [{}]}')
-    with served(tmp_path, FakeWeb(shared=True)) as (client, _):
-        for method, body in (("PUT", {"units": [{}], "replace": True}), ("DELETE", None)):
-            answer = client.request(method, f"{ROUTE}/there", json=body)
-            assert answer.status_code == 403
-            assert "--api-auth" in answer.text
-        assert client.get(f"{ROUTE}/there").status_code == 200
+def test_where_everybody_gets_in_the_api_takes_what_the_page_takes(tmp_path: Path) -> None:
+    with served(tmp_path, FakeWeb(shared=True)) as (client, runtime):
+        asked = {"do": "save", "name": "page", "unit": 0}
+        assert "fault" not in answer_page(asked, [{}], [], runtime.presets)
+        assert client.put(f"{ROUTE}/api", json={"units": [{}]}).status_code == 200
+        named = [one["name"] for one in client.get(ROUTE).json()["presets"]]
+        assert named == ["api", "page"]
+        assert client.delete(f"{ROUTE}/page").status_code == 200
