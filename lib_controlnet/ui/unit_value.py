@@ -115,6 +115,7 @@ def tell_fields(units: Sequence[UnitValue], name: str) -> None:
         "sizes": listing.module_sizes(),
         "curves": {name: list(points) for name, points in SHAPES.items()},
         "weight_types": [str(kind.value) for kind in WeightType],
+        "types": listing.control_types(),
         "words": dict(PAGE),
         "editors": stamp(),
     }
