@@ -118,15 +118,15 @@ def _build_host_pictures() -> None:
 
 @pytest.fixture(scope="session")
 def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Serves a page, with a canvas or without."""
+    """Serves a page, with a canvas or without, under some settings."""
     os.environ["NO_PROXY"] = "127.0.0.1"  # gradio asks its own server whether it is there
     folder = tmp_path_factory.mktemp("models")
     (folder / "control_demo_canny.safetensors").write_bytes(b"x")
     sites = []
 
-    def make(canvas: Any) -> Site:
+    def make(canvas: Any, **options: Any) -> Site:
         presets = Presets(lambda: folder / "presets")
-        known = {"units": 2, "own_canvas": canvas, "presets": presets}
+        known = {"units": 2, "own_canvas": canvas, "presets": presets, "options": options}
         sites.append(Site(FakeRuntime(Catalog([folder]), **known)))
         return sites[-1]
 

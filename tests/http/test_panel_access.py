@@ -14,9 +14,12 @@ from panel_page import (
     choose_preprocessor,
     choose_type,
     draw,
+    open_accordion,
     open_panel,
     save_shapes,
+    set_file,
     set_number,
+    unit_id,
     upload,
 )
 
@@ -76,7 +79,22 @@ def test_nothing_is_nameless_faint_small_or_cut(page: Any, tmp_path: Path) -> No
     for number, state in ((1, "a folder"), (2, "several pictures")):
         tabs.nth(number).click()
         found += judge(page, state)
+    found += judge_img2img(page, tmp_path / "shapes.png")
     assert found == []
+
+
+def judge_img2img(page: Any, picture: Path) -> list[str]:
+    """What is wrong with the panel of img2img: with the tab's picture, with one of its own."""
+    panel, unit = "#img2img_controlnet", unit_id(0, "img2img")
+    page.locator("#tabs > div.tab-nav > button").nth(1).click()
+    open_accordion(page, "img2img")
+    page.wait_for_selector(f"{unit}_controlnet_enable_checkbox", state="visible")
+    found = judge(page, "img2img", panel)
+    page.check(f"{unit}_controlnet_same_img2img_checkbox input")
+    page.wait_for_selector(f"{unit}_input_image", state="visible")
+    set_file(page, f"{unit}_input_image input[type=file]", picture)
+    page.wait_for_selector(f"{unit}_input_image img", state="attached")
+    return found + judge(page, "img2img with a picture of its own", panel)
 
 
 def test_everything_is_reached_and_pressed_by_key(page: Any) -> None:
