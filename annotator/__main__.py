@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", parents=[common], help="show every file and where it lies")
     fetch = commands.add_parser("download", parents=[common], help="bring what is missing")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="preprocessor, file, or all")
-    fetch.add_argument("--mirror", default="", help="address of the hub, before that of the settings")
+    fetch.add_argument(
+        "--mirror", default="", help="address of the hub, before that of the settings"
+    )
     return made
 
 

@@ -32,7 +32,7 @@ def test_nothing_is_nameless_faint_small_or_cut(
         page.click(f"{UNIT}_controlnet_trigger_preprocessor:enabled")
         page.wait_for_selector(f"{UNIT}_generated_image img")
         found += judge(page, "a preview", panel)
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_types_in_a_list_have_a_row_too(make_site: Any, open_site: Any) -> None:
