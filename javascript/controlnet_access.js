@@ -151,11 +151,18 @@
       for (const tabs of seen(".cnet-input-tabs")) nameTabs(tabs, word("name_inputs"));
       seen("fieldset.block").forEach(nameGroup);
       for (const slider of seen("input[type=range]")) nameSlider(slider.closest(".block"));
-      seen(".gradio-dropdown input").forEach(nameList);
+      seen('.gradio-dropdown input, input[role="listbox"]').forEach(nameList);
       for (const input of findAll(".cnet-unit .block .center > input[type=file]", panel)) {
         if (isShown(input.parentElement)) nameUpload(input.parentElement);
       }
       seen(".cnet-image canvas").forEach(nameCanvas);
+      seen(".cnet-image img:not([alt])").forEach((image) => set(image, "alt", labelOf(image)));
+      for (const file of findAll(".cnet-image input[type=file]:not([aria-label])", panel)) {
+        set(file, "aria-label", word("name_upload", { label: labelOf(file) }));
+      }
+      for (const button of seen(".cnet-unit .block button:not([aria-label], [title])")) {
+        if (!button.textContent.trim()) set(button, "aria-label", labelOf(button));
+      }
     }
   }
 

@@ -80,7 +80,7 @@ def test_nothing_is_nameless_faint_small_or_cut(page: Any, tmp_path: Path) -> No
         tabs.nth(number).click()
         found += judge(page, state)
     found += judge_img2img(page, tmp_path / "shapes.png")
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def judge_img2img(page: Any, picture: Path) -> list[str]:
