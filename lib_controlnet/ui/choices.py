@@ -169,7 +169,6 @@ def slider_updates(module: str, pixel_perfect: bool) -> dict[str, Update]:
             step=slider.step,
             value=slider.default,
             visible=not (pixel_perfect and name == "processor_res"),
-            interactive=True,
         )
     return updates
 

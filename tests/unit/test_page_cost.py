@@ -11,6 +11,7 @@ from fastapi.encoders import jsonable_encoder
 from panels import FakeRuntime, build
 
 from lib_controlnet.files.catalog import Catalog
+from lib_controlnet.ui import choices
 from lib_controlnet.ui.gradios import HAS_DRAWING
 
 COMPONENTS, EVENTS, BYTES = 117, 48, 68_000
@@ -33,6 +34,15 @@ def test_one_more_unit_costs_the_page_no_more_than(tab: str, tmp_path: Path) -> 
     assert components <= COMPONENTS
     assert events <= EVENTS
     assert size <= BYTES
+
+
+def test_an_answer_has_no_widget_loaded_anew(tmp_path: Path) -> None:
+    """gradio 3 loads a widget again that is told to be movable, and compares the whole page."""
+    runtime = FakeRuntime(Catalog([tmp_path]))
+    for kind in ("Canny", "MLSD", "All"):
+        updates = choices.on_control_type(kind, False, runtime)
+        updates += choices.on_module(kind, kind.lower(), "None", False, runtime)
+        assert not [update for update in updates if "interactive" in update]
 
 
 def test_one_event_answers_for_all_values_of_a_unit(tmp_path: Path) -> None:
