@@ -8,15 +8,24 @@ window.controlnetPanel = { page: (() => {
   const TABS = ["txt2img", "img2img"];
   /** Milliseconds that gradio 4 takes to write what a unit's values bring about. */
   const WRITING = 100;
-  /** Milliseconds after a change until those look who are in no hurry. */
+  /** Milliseconds between two looks: what one event brings about changes the page several times. */
+  const PAUSE = 50;
+  /** Milliseconds without a change until those look who are in no hurry, and the longest that they wait. */
   const CALM = 200;
+  const LONGEST = 1000;
   /** Properties such as `checked` are no mutations of the page, which the host tells of. */
   const EVENTS = ["input", "change", "click", "load", "controlnetchange"];
 
-  const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
-  const find = (selector, root) => (selector ? (root || app()).querySelector(selector) : null);
-  const findAll = (selector, root) => Array.from((root || app()).querySelectorAll(selector));
+  const find = (selector, root) => (selector ? (root || document).querySelector(selector) : null);
+  const findAll = (selector, root) => Array.from((root || document).querySelectorAll(selector));
   const isShown = (element) => element.offsetParent !== null;
+
+  /** The units of a tab's panel, in order; they stay as long as the page does. */
+  const units = {};
+  function unitsOf(tab) {
+    if (!units[tab]?.length || !units[tab][0].isConnected) units[tab] = findAll(`#${tab}_controlnet .cnet-unit`);
+    return units[tab];
+  }
   const word = (name, values) => window.controlnetWord(name, values);
 
   /** The start of the ids of a unit's elements. */
@@ -68,10 +77,13 @@ window.controlnetPanel = { page: (() => {
 
   const followers = { soon: [], calmly: [] };
   const waiting = { soon: false, calmly: false };
+  let lastLook = -Infinity;
+  let lastChange = 0;
 
   /** A fault of one keeps none of the others from looking. */
   function look(when) {
     waiting[when] = false;
+    if (when === "soon") lastLook = performance.now();
     for (const update of followers[when]) {
       try {
         update();
@@ -81,23 +93,34 @@ window.controlnetPanel = { page: (() => {
     }
   }
 
+  /** Look once the page has been still for a while. */
+  function lookCalmly(since) {
+    const left = Math.min(lastChange + CALM, since + LONGEST) - performance.now();
+    if (left > 0) setTimeout(() => lookCalmly(since), left);
+    else look("calmly");
+  }
+
   /** The page has changed, or is about to; a frame lets gradio finish writing. */
   function noteChange() {
+    lastChange = performance.now();
     if (!waiting.soon) {
       waiting.soon = true;
-      requestAnimationFrame(() => look("soon"));
+      const lookSoon = () => requestAnimationFrame(() => look("soon"));
+      const left = lastLook + PAUSE - lastChange;
+      if (left > 0) setTimeout(lookSoon, left);
+      else lookSoon();
     }
     if (!waiting.calmly) {
       waiting.calmly = true;
-      setTimeout(() => look("calmly"), CALM);
+      lookCalmly(lastChange);
     }
   }
 
   /**
    * Have a function look at the page, which must write nothing that is there already.
    *
-   * It is called once the page is up and after each change: with the next frame, or calmly, for what nobody waits
-   * for, in the time of several.
+   * It is called once the page is up and after each change: with the next frame, though not with every one, or
+   * calmly, for what nobody waits for, once the page is still.
    */
   function follow(update, { calmly = false } = {}) {
     followers[calmly ? "calmly" : "soon"].push(update);
@@ -111,10 +134,12 @@ window.controlnetPanel = { page: (() => {
 
   whenReady(() => {
     for (const name of EVENTS) document.addEventListener(name, noteChange, true);
-    document.addEventListener("controlnetchange", () => setTimeout(noteChange, WRITING));
+    if (parseInt(window.gradio_config?.version) >= 4) {
+      document.addEventListener("controlnetchange", () => setTimeout(noteChange, WRITING));
+    }
     noteChange();
   });
   if (typeof onUiUpdate === "function") onUiUpdate(noteChange);
 
-  return { TABS, find, findAll, follow, isShown, liken, load, nameOf, noteChange, part, set, whenReady, word };
+  return { TABS, find, findAll, follow, isShown, liken, load, nameOf, noteChange, part, set, unitsOf, whenReady, word };
 })() };

@@ -7,7 +7,7 @@
 Object.assign(window.controlnetPanel, (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, part, word } = window.controlnetPanel.page;
+  const { TABS, find, follow, part, unitsOf, word } = window.controlnetPanel.page;
   const MOST_FACTOR = 2;
   /** What the server reads at most of one pass. */
   const MOST_TEXT = 8000;
@@ -134,7 +134,7 @@ Object.assign(window.controlnetPanel, (() => {
 
   follow(
     () => {
-      for (const tab of TABS) findAll(`#${tab}_controlnet .cnet-unit`).forEach(updateFault);
+      for (const tab of TABS) unitsOf(tab).forEach(updateFault);
     },
     { calmly: true },
   );

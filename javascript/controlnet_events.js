@@ -149,17 +149,22 @@ Object.assign(window.controlnetPanel, (() => {
    * which of them a preview depends on. The outputs follow (the object, the preview, its group, the
    * status line). A shown preview stays where it follows what has changed: somebody is told then.
    * Each write makes gradio compare the whole page; so without `whileDragging`, the values of a
-   * slider that the mouse holds are taken when it lets go.
+   * slider that the mouse holds are taken when it lets go. An answer of the server changes several widgets, and each
+   * calls: the first call writes for all of them.
    */
+  const taken = {};
   const collect =
     (name, whileDragging) =>
     (...values) => {
       const { names, previewed, followed } = fieldsOf(name);
       const old = values[names.length];
+      const last = taken[name];
+      if (last && old === last.old && names.every((_, index) => values[index] === last.values[index])) return never();
       const same = (a, b) =>
         a === b || (a && b && typeof a === "object" && OF_PICTURES.every((part) => a[part] === b[part]));
       const changed = names.filter((name, index) => !old || !same(old[name], values[index]));
       if (!changed.length || (!whileDragging && find("input[type=range]:active"))) return never();
+      taken[name] = { old, values };
       document.dispatchEvent(new Event(CHANGED)); // a property that is written is no mutation
       const outdating = previewed.filter((name) => changed.includes(name));
       const now = Object.fromEntries(names.map((name, index) => [name, values[index]]));
@@ -309,6 +314,9 @@ Object.assign(window.controlnetPanel, (() => {
   /** Picture and drawing of a host's canvas -> the value that is both. */
   const joinDrawing = () => (image, mask) => [image ? { image, mask } : null];
 
+  /** What puts a line away: nothing where it is, since each write makes gradio compare the whole page. */
+  const putAway = (id) => (document.getElementById(id)?.classList.contains("hidden") ? never() : hidden);
+
   /**
    * Preprocessor, whether the unit has its own picture, and which: -> a line about drawing on it.
    *
@@ -320,7 +328,7 @@ Object.assign(window.controlnetPanel, (() => {
     await new Promise((next) => setTimeout(next, 50)); // gradio clears its canvas after the event
     const quiet = notesOn(name).canvas || masked.includes(module);
     const used = independent && mode === simple;
-    if (!used || quiet || !findDrawing(`#${name}_input_image`)) return hidden;
+    if (!used || quiet || !findDrawing(`#${name}_input_image`)) return putAway(`${name}_controlnet_drawing_note`);
     const ignored = typeof opts === "object" && opts.controlnet_ignore_noninpaint_mask;
     return say(word(ignored ? "drawn_ignored" : "drawn_instead"));
   };

@@ -6,7 +6,7 @@
 Object.assign(window.controlnetPanel, (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, liken, nameOf, noteChange, part, word } = window.controlnetPanel.page;
+  const { TABS, find, findAll, follow, liken, nameOf, noteChange, part, unitsOf, word } = window.controlnetPanel.page;
   const { clamp, put, round } = window.controlnetPanel.curves;
   const MOST = 2;
   const [STEP, PAGE] = [0.05, 0.25];
@@ -210,7 +210,7 @@ Object.assign(window.controlnetPanel, (() => {
     find(".cnet-layers-tools", editor).hidden = !layers;
   }
 
-  follow(() => TABS.forEach((tab) => findAll(`#${tab}_controlnet .cnet-unit`).forEach(updateUnit)));
+  follow(() => TABS.forEach((tab) => unitsOf(tab).forEach(updateUnit)));
 
   return { layersOf };
 })());

@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { TABS, findAll, follow, isShown, nameOf, word } = window.controlnetPanel.page;
+  const { TABS, findAll, follow, isShown, nameOf, unitsOf, word } = window.controlnetPanel.page;
 
   /** Strokes of the small pictures of control types, on a field of 24 by 24. */
   const PICTURES = {
@@ -119,7 +119,7 @@
       const panel = document.getElementById(`${tab}_controlnet`);
       if (!panel || !isShown(panel)) continue;
       updateTitles(panel, `${tab}_controlnet`);
-      for (const unit of findAll(".cnet-unit", panel)) {
+      for (const unit of unitsOf(tab)) {
         updateTitles(unit, nameOf(unit));
         updateTypes(unit.querySelector(".controlnet_control_type_filter_group"));
       }

@@ -7,7 +7,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, isShown, part, set, whenReady, word } = window.controlnetPanel.page;
+  const { TABS, find, findAll, follow, isShown, part, set, unitsOf, whenReady, word } = window.controlnetPanel.page;
   const INPAINT_TABS = ["img2img_inpaint_tab", "img2img_inpaint_sketch_tab", "img2img_inpaint_upload_tab"];
   // What each tab of img2img generates from; the batch has no one picture.
   const IMG2IMG_PICTURES = ["#img2img_image", "#img2img_sketch", "#img2maskimg", "#inpaint_sketch", "#img_inpaint_base"];
@@ -18,11 +18,6 @@
 
   function toggle(element, name, on) {
     if (element && element.classList.contains(name) !== on) element.classList.toggle(name, on);
-  }
-
-  /** The units of one tab's panel, in order. */
-  function unitsOf(panel) {
-    return findAll(".cnet-unit", panel);
   }
 
   function isEnabled(unit) {
@@ -232,7 +227,7 @@
 
   /** Have all units with a model say whether it fits the checkpoint that is loaded now. */
   function judgeModels() {
-    for (const unit of findAll(".cnet-unit")) {
+    for (const unit of TABS.flatMap(unitsOf)) {
       const model = find("input", modelList(unit))?.value;
       if (unit.dataset.offers || (model && model !== "None")) askForOffers(unit);
     }
@@ -306,7 +301,7 @@
     for (const tab of TABS) {
       const panel = find(`#${tab}_controlnet`);
       if (!panel || !isShown(panel)) continue;
-      const units = unitsOf(panel);
+      const units = unitsOf(tab);
       const buttons = findAll(`#${tab}_controlnet_tabs > div.tab-nav > button`, panel);
       units.forEach((unit, index) => {
         set(unit.dataset, "picture", pictureSource(tab, unit));
@@ -344,7 +339,7 @@
 
   /** Ask for what a saved preprocessor or region shows; again while gradio answers no events yet. */
   function restoreDefaults(tries) {
-    const waiting = findAll(".cnet-unit").filter(lacksDefaults);
+    const waiting = TABS.flatMap(unitsOf).filter(lacksDefaults);
     for (const unit of waiting) find(".cnet-restore-sliders", unit)?.click();
     if (waiting.length && tries > 1) setTimeout(() => restoreDefaults(tries - 1), 100);
   }

@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, isShown, load, word } = window.controlnetPanel.page;
+  const { TABS, find, findAll, follow, isShown, load, unitsOf, word } = window.controlnetPanel.page;
   const KINDS = /^image\/(png|jpeg|webp|bmp|gif)$/;
 
   const tools = () => window.controlnetPanel.unitTools;
@@ -218,8 +218,11 @@
     return chosen.map((place) => find(place, gallery)).find((image) => image?.getAttribute("src")) || null;
   }
 
+  /** The rows under galleries; like all that gradio builds they are there from the beginning. */
+  let rows = [];
   function addSenders() {
-    for (const row of findAll('[id^="image_buttons_"]')) {
+    if (!rows.length || !rows[0].isConnected) rows = findAll('[id^="image_buttons_"]');
+    for (const row of rows) {
       if (find(".cnet-send", row)) continue;
       const gallery = `#${row.id.replace("image_buttons_", "")}_gallery`;
       const line = document.createElement("div");
@@ -296,7 +299,7 @@
 
   function update() {
     addSenders();
-    for (const unit of findAll(".cnet-unit")) {
+    for (const unit of TABS.flatMap(unitsOf)) {
       if (!isShown(unit)) continue;
       addPictureButtons(unit);
       addMapButtons(unit);

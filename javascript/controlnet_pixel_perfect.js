@@ -6,7 +6,7 @@
 (() => {
   "use strict";
 
-  const { TABS, find, follow, isShown, part, word } = window.controlnetPanel.page;
+  const { TABS, find, follow, isShown, part, unitsOf, word } = window.controlnetPanel.page;
   const GRID = 8;
   const FILL = 2; // number of "Resize and Fill", here and in the host's own radio
   const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
@@ -60,7 +60,7 @@
   function update() {
     for (const tab of TABS) {
       const panel = find(`#${tab}_controlnet`);
-      for (const unit of panel?.querySelectorAll(".cnet-unit") || []) {
+      for (const unit of unitsOf(tab)) {
         if (isShown(unit)) show(tab, unit, panel);
       }
     }

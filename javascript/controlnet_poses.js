@@ -6,7 +6,7 @@
 (() => {
   "use strict";
 
-  const { findAll, find, follow, part, set, word } = window.controlnetPanel.page;
+  const { TABS, find, follow, part, set, unitsOf, word } = window.controlnetPanel.page;
   const OUTSIDE = "openpose_editor_index";
 
   const tools = () => window.controlnetPanel.unitTools;
@@ -71,7 +71,7 @@
 
   function update() {
     const isOff = typeof opts === "object" && opts.controlnet_disable_openpose_edit;
-    for (const unit of findAll(".cnet-unit")) {
+    for (const unit of TABS.flatMap(unitsOf)) {
       const row = find(".cnet-pose-row", unit) || build(unit);
       const isShown = isOfPoses(unit);
       set(row, "hidden", !isShown);

@@ -8,7 +8,7 @@
 Object.assign(window.controlnetPanel, (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, liken, part, word } = window.controlnetPanel.page;
+  const { TABS, find, findAll, follow, liken, part, unitsOf, word } = window.controlnetPanel.page;
   const { MOST_FACTOR, between, nameOfPoints, read, readNamed, round, textOf } = window.controlnetPanel.curves;
   const HIRES = "#txt2img_hr-checkbox input, #txt2img_enable_hr input, input#txt2img_hr-checkbox";
   const PASSES = ["first_pass", "hires_pass"];
@@ -231,7 +231,7 @@ Object.assign(window.controlnetPanel, (() => {
       const place = find(`#${tab}_controlnet_timeline`);
       if (!place) continue;
       const hires = tab === "txt2img" && Boolean(find(HIRES)?.checked);
-      const units = findAll(`#${tab}_controlnet .cnet-unit`)
+      const units = unitsOf(tab)
         .map((unit, index) => [unit, index])
         .filter(([unit]) => find(".cnet-unit-enabled input", unit)?.checked)
         .map(([unit, index]) => describe(unit, index, hires));

@@ -7,11 +7,10 @@
 (() => {
   "use strict";
 
-  const { TABS, find, findAll, follow, noteChange, word } = window.controlnetPanel.page;
+  const { TABS, find, findAll, follow, isShown, noteChange, unitsOf, word } = window.controlnetPanel.page;
   const THUMBNAIL = 40; // pixels; shown at half of it
 
 
-  const unitsOf = (tab) => findAll(`#${tab}_controlnet .cnet-unit`);
   const buttonsOf = (tab) => findAll(`#${tab}_controlnet_tabs > div.tab-nav > button`);
   const placeOf = (unit) => {
     const tab = TABS.find((name) => unit.closest(`#${name}_controlnet`));
@@ -250,7 +249,7 @@
   }
 
   function updateTools(unit) {
-    const tools = find(".cnet-unit-tools", unit) || (unit.offsetParent && buildTools(unit));
+    const tools = find(".cnet-unit-tools", unit) || (isShown(unit) && buildTools(unit));
     if (!tools) return;
     const button = find(".cnet-tool-mute", tools);
     press(button, Boolean(unit.dataset.muted));
