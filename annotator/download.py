@@ -268,7 +268,8 @@ def _hear(ask: Callable[[], Any], check: Callable[[], None]) -> Generator[Any, N
     def tell(item: Any, error: BaseException | None = None) -> None:
         while not is_over.is_set():
             with contextlib.suppress(queue.Full):
-                return heard.put((item, error), timeout=REPORT_SECONDS)
+                heard.put((item, error), timeout=REPORT_SECONDS)
+                return
 
     def listen() -> None:
         try:
