@@ -121,7 +121,7 @@ def render(webui: Any, codec: Any, pose: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.fixture
-def panel(kept_panel: Any) -> Any:
+def panel(kept_panel: Any, webui: Any) -> Any:
     """A unit that is steered by poses, and an editor of another extension; nothing is drawn yet."""
     page = kept_panel
     page.route(
@@ -132,8 +132,9 @@ def panel(kept_panel: Any) -> Any:
     # A unit that is first seen asks for its models; an answer after the choice would undo that.
     page.wait_for_selector(f"{OWN} .cnet-offers [data-offer]", state="attached")
     choose_type(page, "OpenPose")
-    for name, value in (("preprocessor", "openpose"), ("union_control_type", "OpenPose")):
-        wait_for_value(page, f"{name}_dropdown", value)
+    wait_for_value(page, "preprocessor_dropdown", "openpose")
+    if webui.is_ours:  # its models are a Union's
+        wait_for_value(page, "union_control_type_dropdown", "OpenPose")
     page.wait_for_selector(f"{OWN} .cnet-pose-row", state="visible")
     return page
 
