@@ -119,6 +119,71 @@ def hue(colour: np.ndarray) -> tuple[float, float, float]:
     return tuple(round(part, 2) for part in colorsys.rgb_to_hsv(*(colour / 255)))
 
 
+def check_picture(page: Any, painted: list[float]) -> tuple[np.ndarray, Any, list[float]]:
+    """As one picture: its colours, read by what reads requests, divide it as it was painted."""
+    with page.expect_download() as saved:
+        press(page, "Save picture")
+    picture = np.array(Image.open(saved.value.path()).convert("RGB"))
+    note = page.inner_text(NOTE)
+    assert "is in several regions" in note
+    colours = [part.split()[1] for part in note.partition(": ")[2].partition(".")[0].split(", ")]
+    areas = split_colours(picture, colours)
+    shares = [100 * float(np.mean(areas.mask_of(colour) > 0)) for colour in colours]
+    assert shares[1:] == pytest.approx(painted[1:], abs=0.1)
+    assert shares[0] < painted[0], "what it shares has the colour of the last one"
+    return picture, areas, shares
+
+
+def check_neighbours(page: Any, areas: Any, painted: list[float]) -> None:
+    """They get the regions in the hues or masks that they know, in the order of the units."""
+    press(page, "To Regional Prompter")
+    page.locator(f"{NOTE}:has-text('regions of the units 0, 1, 2')").wait_for()
+    tab, given = page.evaluate("window.given")
+    assert tab == "tab"
+    shown = [decode(given)[areas.labels == k][0] for k in range(3)]
+    assert [hue(colour) for colour in shown] == [(0, 0.5, 0.5), (0.5, 0.5, 0.5), (0.25, 0.5, 0.5)]
+    assert (decode(given)[areas.labels == 255] == 255).all()
+    # Another takes masks one by one, in the place of those that it had.
+    press(page, "To Forge Couple")
+    page.locator(f"{NOTE}:has-text('masks of the units 0, 1, 2')").wait_for()
+    masks = [decode(url)[..., 0] > 0 for url in page.evaluate("window.given.slice(2)")]
+    assert [round(1000 * mask.mean()) / 10 for mask in masks] == painted
+    assert page.locator("#stand_in .fc_mask_row").count() == 3
+    page.evaluate("document.getElementById('stand_in').remove()")
+
+
+def check_divisions(
+    page: Any, painted: list[float], folder: Path, picture: np.ndarray, shares: list[float]
+) -> None:
+    """Opened again below the units: as it was left. Divided anew, then read from the picture."""
+    page.click("#txt2img_controlnet .cnet-regions-open")
+    page.wait_for_selector(f"{BOX}:not([aria-busy])")
+    assert rows(page) == painted
+    page.select_option(f"{BOX} label:has(span:text-is('Divide into')) select", "columns3")
+    assert rows(page) == pytest.approx([33.3, 33.3, 33.3], abs=1)
+    choose_unit(page, 0)
+    page.check(f"{BOX} .cnet-regions-apart input")
+    page.keyboard.press("b")
+    stroke(page, (64, 64))
+    assert sum(rows(page)) == pytest.approx(100, abs=0.2)
+    press(page, "Empty", "Take the rest")
+    assert sum(rows(page)) == pytest.approx(100, abs=0.2)
+    soft = folder / "soft.jpg"
+    Image.fromarray(picture).resize((300, 300)).save(soft, quality=80)
+    page.set_input_files(f"{BOX} input[type=file]", str(soft))
+    offered = page.locator(f"{BOX} .cnet-regions-offered select")
+    offered.first.wait_for()
+    values = offered.evaluate_all("all => all.map((one) => one.value)")
+    assert sorted(values) == ["-1", "0", "1", "2"], "no colour of an edge"
+    press(page, "Take over")
+    assert rows(page) == pytest.approx(shares, abs=0.7)
+    choose_unit(page, 1)
+    press(page, "Empty")
+    use_map(page)
+    said = page.inner_text(f".cnet-unit:has({UNIT}_input_image) .cnet-tools-said")
+    assert "Nothing is painted for the units 1" in said
+
+
 def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     page, posted = kept_panel, Posted(kept_panel)
     forget_maps(page)
@@ -150,34 +215,8 @@ def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     assert all(share > 3 for share in painted)
     wanted = sweep(SIZE, *ends, 10)
 
-    # As one picture: its colours, read by what reads requests, divide it as it was painted.
-    with page.expect_download() as saved:
-        press(page, "Save picture")
-    picture = np.array(Image.open(saved.value.path()).convert("RGB"))
-    note = page.inner_text(NOTE)
-    assert "is in several regions" in note
-    colours = [part.split()[1] for part in note.partition(": ")[2].partition(".")[0].split(", ")]
-    areas = split_colours(picture, colours)
-    shares = [100 * float(np.mean(areas.mask_of(colour) > 0)) for colour in colours]
-    assert shares[1:] == pytest.approx(painted[1:], abs=0.1)
-    assert shares[0] < painted[0], "what it shares has the colour of the last one"
-
-    # The neighbour gets it in the hues that it knows, and in the order of the units.
-    press(page, "To Regional Prompter")
-    page.locator(f"{NOTE}:has-text('regions of the units 0, 1, 2')").wait_for()
-    tab, given = page.evaluate("window.given")
-    assert tab == "tab"
-    shown = [decode(given)[areas.labels == k][0] for k in range(3)]
-    assert [hue(colour) for colour in shown] == [(0, 0.5, 0.5), (0.5, 0.5, 0.5), (0.25, 0.5, 0.5)]
-    assert (decode(given)[areas.labels == 255] == 255).all()
-    # Another takes masks one by one, in the place of those that it had.
-    press(page, "To Forge Couple")
-    page.locator(f"{NOTE}:has-text('masks of the units 0, 1, 2')").wait_for()
-    masks = [decode(url)[..., 0] > 0 for url in page.evaluate("window.given.slice(2)")]
-    assert [round(1000 * mask.mean()) / 10 for mask in masks] == painted
-    assert page.locator("#stand_in .fc_mask_row").count() == 3
-    page.evaluate("document.getElementById('stand_in').remove()")
-
+    picture, areas, shares = check_picture(page, painted)
+    check_neighbours(page, areas, painted)
     use_map(page)
     said = page.inner_text(f".cnet-unit:has({UNIT}_input_image) .cnet-tools-said")
     assert "Units 0, 1, 2 act in their painted regions now." in said
@@ -190,30 +229,4 @@ def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     assert [unit["region_feather"] for unit in units] == [12, 0, 0]
     page.wait_for_selector("#html_info_txt2img:has-text('Region Feather: 12.0')")
 
-    # Opened again below the units: as it was left. Divided anew, then read from the picture again.
-    page.click("#txt2img_controlnet .cnet-regions-open")
-    page.wait_for_selector(f"{BOX}:not([aria-busy])")
-    assert rows(page) == painted
-    page.select_option(f"{BOX} label:has(span:text-is('Divide into')) select", "columns3")
-    assert rows(page) == pytest.approx([33.3, 33.3, 33.3], abs=1)
-    choose_unit(page, 0)
-    page.check(f"{BOX} .cnet-regions-apart input")
-    page.keyboard.press("b")
-    stroke(page, (64, 64))
-    assert sum(rows(page)) == pytest.approx(100, abs=0.2)
-    press(page, "Empty", "Take the rest")
-    assert sum(rows(page)) == pytest.approx(100, abs=0.2)
-    soft = tmp_path / "soft.jpg"
-    Image.fromarray(picture).resize((300, 300)).save(soft, quality=80)
-    page.set_input_files(f"{BOX} input[type=file]", str(soft))
-    offered = page.locator(f"{BOX} .cnet-regions-offered select")
-    offered.first.wait_for()
-    values = offered.evaluate_all("all => all.map((one) => one.value)")
-    assert sorted(values) == ["-1", "0", "1", "2"], "no colour of an edge"
-    press(page, "Take over")
-    assert rows(page) == pytest.approx(shares, abs=0.7)
-    choose_unit(page, 1)
-    press(page, "Empty")
-    use_map(page)
-    said = page.inner_text(f".cnet-unit:has({UNIT}_input_image) .cnet-tools-said")
-    assert "Nothing is painted for the units 1" in said
+    check_divisions(page, painted, tmp_path, picture, shares)
