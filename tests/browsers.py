@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+"""Of programs, in the order in which they are looked for: the first has no windows to keep."""
 PLACES = (
     "/usr/bin/chromium",
     "/usr/bin/chromium-browser",
@@ -37,7 +39,7 @@ ARGUMENTS = (
 def find_browser() -> str | None:
     """An installed Chromium: from $CHROMIUM, from PATH, from the usual places."""
     named = [os.environ.get("CHROMIUM")]
-    named += [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    named += [shutil.which(name) for name in NAMES]
     return next((path for path in [*named, *PLACES] if path and Path(path).is_file()), None)
 
 

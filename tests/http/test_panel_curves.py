@@ -234,11 +234,11 @@ def test_weights_per_layer_are_dragged_and_reach_the_engine(canny: Any) -> None:
     # Two bars in one stroke.
     tracks = page.locator(f"{LAYERS} .cnet-layer-track")
     tracks.nth(2).scroll_into_view_if_needed()
-    first, second = (tracks.nth(i).bounding_box() for i in (2, 3))
-    page.mouse.move(first["x"] + 10, first["y"] + first["height"] * 0.25)
-    page.mouse.down()
-    for height in (0.25, 0.75):
-        page.mouse.move(second["x"] + 10, second["y"] + second["height"] * height)
+    for number, height in ((2, 0.25), (3, 0.25), (3, 0.75)):
+        box = tracks.nth(number).bounding_box()  # a line above may have come meanwhile
+        page.mouse.move(box["x"] + 10, box["y"] + box["height"] * height)
+        if number == 2:
+            page.mouse.down()
     page.mouse.up()
     assert values()[2] == pytest.approx(1.5, abs=0.03)
     assert values()[3] == pytest.approx(0.5, abs=0.03)
