@@ -140,7 +140,7 @@ def test_reused_residuals_get_the_factor_of_the_present_step() -> None:
         (plain,), (curved,) = ([part for part in _step(run)] for run in runs)
         for one, other in zip(plain.layers, curved.layers, strict=True):
             torch.testing.assert_close(other, one * factor, msg=f"at {progress}")
-    assert [len(run.network.calls) for run in runs] == [2, 2]  # the step between is made of the first
+    assert [len(run.network.calls) for run in runs] == [2, 2]  # the one between is reused
 
 
 def _step(run: Run) -> list[Any]:
