@@ -15,6 +15,31 @@ VIEW = "(() => { const [s] = Konva.stages.slice(-1); return [s.scaleX(), s.x(), 
 PRESSED = "window.pressed = []; addEventListener('keydown', ({ key }) => pressed.push(key))"
 
 
+def check_fingers(page: Any, x: float, y: float) -> None:
+    """Two fingers zoom, and draw nothing; one draws."""
+    tablet = page.context.new_cdp_session(page)
+    tablet.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": at, "y": down, "id": i} for i, (at, down) in enumerate(places)]
+        tablet.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    before = page.evaluate(VIEW)
+    undo = page.locator(f"{BOX} [aria-label^=Undo]")
+    touch("Start", (x, y))
+    touch("Start", (x, y), (x + 100, y))
+    touch("Move", (x - 50, y), (x + 150, y))
+    touch("End")
+    assert page.evaluate(VIEW)[0] == pytest.approx(2 * before[0], rel=0.02)
+    assert undo.is_disabled()
+    touch("Start", (x, y))
+    touch("Move", (x + 40, y + 30))
+    touch("End")
+    undo.and_(page.locator(":enabled")).wait_for()
+    tablet.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    tablet.detach()
+
+
 def test_it_is_loaded_when_opened_and_moves_and_zooms(kept_panel: Any) -> None:
     page = kept_panel
     before = page.evaluate(LOADED)
@@ -51,6 +76,8 @@ def test_it_is_loaded_when_opened_and_moves_and_zooms(kept_panel: Any) -> None:
     page.keyboard.press("-")
     assert page.evaluate(VIEW)[0] == pytest.approx(fitted[0] / 1.25)
     assert not page.locator(f"{BOX} .cnet-editor-slider:has-text('Photograph')").is_visible()
+    page.keyboard.press("0")
+    check_fingers(page, x + 200, y + 200)
     page.keyboard.press("Escape")
     page.locator(BOX).wait_for(state="detached")
     assert page.evaluate("pressed") == []  # no key is the host's
