@@ -35,8 +35,13 @@ def open_editor(page: Any, tool: str, unit: str = UNIT) -> Any:
     menu = page.locator(f".cnet-unit:has({unit}_input_image) .cnet-editors")
     menu.locator("summary").click()
     menu.locator(f"button:text-is('{tool}')").click()
-    page.wait_for_selector(f"{BOX}:not([aria-busy])")
+    wait_until_done(page)
     return page.locator(BOX)
+
+
+def wait_until_done(page: Any) -> None:
+    """Wait until the editor has done what it was told."""
+    page.wait_for_selector(f"{BOX}:not([aria-busy])")
 
 
 def close_editor(page: Any) -> None:
@@ -45,8 +50,8 @@ def close_editor(page: Any) -> None:
 
 
 def use_map(page: Any) -> None:
-    """Press "Use" and wait until the unit has the map."""
-    page.click(f"{BOX} button:text-is('Use')")
+    """Press "Use", twice as hasty people do, and wait until the unit has the map."""
+    page.dblclick(f"{BOX} button:text-is('Use')")
     page.wait_for_selector(BOX, state="detached")
 
 
@@ -57,6 +62,7 @@ def wait_for_said(page: Any, text: str) -> None:
 
 def place(page: Any, x: float, y: float) -> tuple[tuple[int, int], tuple[float, float]]:
     """A point of the map in whole pixels of the screen, and where in the map these are."""
+    wait_until_done(page)
     left, top, scale = page.evaluate(
         """(selector) => {
           const box = document.querySelector(selector).getBoundingClientRect();

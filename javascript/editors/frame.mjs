@@ -6,7 +6,8 @@
 // sentence about what it began from; `save` gives one that
 // can be cloned and that nothing changes later; `result` gives the map as a data URL, or `apply`
 // writes units by itself and returns a sentence; `key` answers whether it has taken a key, `measure`
-// how many bytes a state has. `result`, `apply` or `key` and `measure` may be missing.
+// how many bytes a state has. `result`, `apply` or `key` and `measure` may be missing. What a tool
+// does that takes a moment goes through `frame.inTurn`.
 //
 // Modules are loaded by `frame.load`, with the stamp in this one's address, so that none is of
 // another version. A tool's controls go into `frame.bar` and `frame.side`.
@@ -16,6 +17,8 @@ const { find, part } = page;
 const SIDE = 2048; // pixels of the longer side of a map
 const LATER = 400; // ms until what was made is kept
 const OPACITY = 0.4;
+/** Keys that never wait for what is being done. */
+const KEYS_OF_PAGE = ["Escape", "Tab"];
 const KINDS_OF_TEXT = "input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select";
 
 const stamp = new URL(import.meta.url).search;
@@ -130,7 +133,7 @@ class Frame {
     this.view = new modules.View(this.Konva, this.place, this.size);
     const { stage, content, handles } = this.view;
     Object.assign(this, { stage, content, handles });
-    this.opacity = OPACITY;
+    Object.assign(this, { opacity: OPACITY, busy: 0, turn: Promise.resolve() });
   }
 
   // ---- what tools call ----
@@ -167,11 +170,32 @@ class Frame {
   }
 
   undo() {
-    return this.go(-1);
+    return this.inTurn(() => this.go(-1));
   }
 
   redo() {
-    return this.go(1);
+    return this.inTurn(() => this.go(1));
+  }
+
+  /** Do what takes a moment: one after the other, the pointer kept out meanwhile; a fault is said. */
+  inTurn(act) {
+    this.setBusy(1);
+    this.turn = this.turn.then(async () => {
+      try {
+        if (this.box.open) await act();
+      } catch (error) {
+        if (this.box.open) this.say(error.message, true);
+        else unitTools.sayInUnit(this.unit, error.message, true);
+      }
+      this.setBusy(-1);
+    });
+    return this.turn;
+  }
+
+  setBusy(change) {
+    this.busy += change;
+    if (this.busy) this.box.setAttribute("aria-busy", "true");
+    else this.box.removeAttribute("aria-busy");
   }
 
   // ---- the dialog ----
@@ -190,9 +214,9 @@ class Frame {
       sign("\u2922", "editor_fit", () => this.view.fit()),
     ];
     this.shade = slider(word("editor_photograph"), { min: 0, max: 1, step: 0.05, value: OPACITY }, (value) => this.showPhotograph(value));
-    const use = button(word("editor_use"), () => this.use(), { title: word("editor_use_note"), className: "cnet-editor-main" });
-    const close = button(word("editor_close"), () => this.box.close(), { title: word("editor_close_note") });
-    const anew = button(word("editor_anew"), () => this.startAnew(), { title: word("editor_anew_note") });
+    const use = button(word("editor_use"), () => this.inTurn(() => this.use()), { title: word("editor_use_note"), className: "cnet-editor-main" });
+    const close = button(word("editor_close"), () => this.box.close(), { title: word("editor_close_note"), className: "cnet-editor-close" });
+    const anew = button(word("editor_anew"), () => this.inTurn(() => this.startAnew()), { title: word("editor_anew_note") });
     this.bar = make("div", { className: "cnet-editor-bar", role: "toolbar", "aria-label": word("editor_bar") });
     this.side = make("div", { className: "cnet-editor-side", role: "group", "aria-label": word("editor_side") });
     this.place = make("div", {
@@ -218,10 +242,17 @@ class Frame {
     event.stopPropagation();
     const isTyped = event.target.matches?.(KINDS_OF_TEXT);
     if (isTyped || !this.tool) return;
-    if (this.tool.key?.(event)) {
+    if (!this.busy) {
+      if (this.carryOut(event)) event.preventDefault();
+    } else if (!KEYS_OF_PAGE.includes(event.key)) {
       event.preventDefault();
-      return;
+      this.inTurn(() => void this.carryOut(event));
     }
+  }
+
+  /** Do what a key means; whether it means something. */
+  carryOut(event) {
+    if (this.tool.key?.(event)) return true;
     const isCommand = event.ctrlKey || event.metaKey;
     const key = event.key.toLowerCase();
     const isOnButton = event.target.matches?.("button, summary, input");
@@ -233,7 +264,7 @@ class Frame {
       0: () => !isCommand && (this.view.fit(), true),
       " ": () => !isOnButton && (this.view.hold(true), true),
     };
-    if (Object.hasOwn(acts, key) && acts[key]()) event.preventDefault();
+    return Object.hasOwn(acts, key) && Boolean(acts[key]());
   }
 
   showPhotograph(opacity = this.opacity) {
@@ -258,7 +289,7 @@ class Frame {
 
   async begin() {
     this.box.showModal();
-    this.box.setAttribute("aria-busy", "true");
+    this.setBusy(1);
     this.say(this.word("editor_working"));
     const kept = await this.store.read(this.name).catch((error) => this.sayUnkept(error));
     await this.readSources(kept);
@@ -271,7 +302,7 @@ class Frame {
     this.showHistory();
     if (kept) this.sayKept();
     else this.sayBegun(said);
-    this.box.removeAttribute("aria-busy");
+    this.setBusy(-1);
     this.place.focus();
   }
 
@@ -336,6 +367,7 @@ class Frame {
 
   async startAnew() {
     await this.readSources(this.lastKept);
+    if (!this.box.open) return;
     this.beganFrom = this.source;
     Object.assign(this.size, this.freshSize());
     this.sayBegun(await this.show(null));
@@ -357,23 +389,17 @@ class Frame {
 
   /** Give the map to the unit, or whatever the tool does instead. */
   async use() {
-    this.box.setAttribute("aria-busy", "true");
     this.say(this.word("editor_working"));
-    try {
-      if (this.tool.apply) {
-        const text = await this.tool.apply();
-        await this.keep();
-        unitTools.sayInUnit(this.unit, text);
-      } else {
-        const image = await this.tool.result();
-        await this.keep(image);
-        await putMap(this.unit, image, this.word("editor_used"));
-      }
-      this.box.close();
-    } catch (error) {
-      this.say(error.message, true);
+    if (this.tool.apply) {
+      const text = await this.tool.apply();
+      await this.keep();
+      unitTools.sayInUnit(this.unit, text);
+    } else {
+      const image = await this.tool.result();
+      await this.keep(image);
+      await putMap(this.unit, image, this.word("editor_used"));
     }
-    this.box.removeAttribute("aria-busy");
+    this.box.close();
   }
 
   async end() {

@@ -85,17 +85,13 @@ class PoseTool {
 
   /** Show a pose in the place of what is there, on its own canvas. */
   async take(text) {
-    try {
-      const found = await this.read(text);
-      this.list = this.F.readFigures(found.figures);
-      this.resize(found);
-      this.select(this.list.length === 1 ? 0 : -1);
-      this.frame.changed();
-      const { width, height } = found;
-      this.frame.say(this.frame.word("pose_taken", { count: this.list.length, width, height }));
-    } catch (error) {
-      this.frame.say(error.message, true);
-    }
+    const found = await this.read(text);
+    this.list = this.F.readFigures(found.figures);
+    this.resize(found);
+    this.select(this.list.length === 1 ? 0 : -1);
+    this.frame.changed();
+    const { width, height } = found;
+    this.frame.say(this.frame.word("pose_taken", { count: this.list.length, width, height }));
   }
 
   resize({ width, height }) {

@@ -151,15 +151,15 @@ export class Panel {
   buildFile() {
     const { frame, tool, word } = this;
     const input = frame.make("input", { type: "file", accept: "application/json,.json", hidden: true });
-    input.addEventListener("change", async () => {
+    input.addEventListener("change", () => {
       const [file] = input.files;
-      if (file) await tool.take(await tool.F.readFile(file));
+      if (file) frame.inTurn(async () => tool.take(await tool.F.readFile(file)));
       input.value = "";
     });
     const open = frame.button(word("pose_open"), () => input.click(), { title: word("pose_open_note") });
-    const save = frame.button(word("pose_save"), () => this.save(), { title: word("pose_save_note"), className: "cnet-pose-save" });
+    const save = frame.button(word("pose_save"), () => frame.inTurn(() => this.save()), { title: word("pose_save_note"), className: "cnet-pose-save" });
     const text = frame.make("textarea", { rows: 4, spellcheck: "false", "aria-label": word("pose_text") });
-    const take = frame.button(word("pose_take"), () => tool.take(text.value.slice(0, tool.F.MOST_TEXT + 1)), { title: word("pose_take_note") });
+    const take = frame.button(word("pose_take"), () => frame.inTurn(() => tool.take(text.value.slice(0, tool.F.MOST_TEXT + 1))), { title: word("pose_take_note") });
     const paste = this.make("details", "cnet-pose-text", {}, frame.make("summary", {}, word("pose_text")), text, take);
     return [this.make("div", "cnet-pose-deeds", {}, open, save, input), paste];
   }
@@ -167,14 +167,10 @@ export class Panel {
   /** Give the pose as a file, in the form that the routes give. */
   async save() {
     const { frame, tool } = this;
-    try {
-      const text = await frame.ask("write_pose", { text: tool.text() });
-      const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-      frame.make("a", { href, download: "pose.json" }).click();
-      setTimeout(() => URL.revokeObjectURL(href), 10000);
-    } catch (error) {
-      frame.say(error.message, true);
-    }
+    const text = await frame.ask("write_pose", { text: tool.text() });
+    const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    frame.make("a", { href, download: "pose.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 10000);
   }
 
   // ---- what follows the tool ----

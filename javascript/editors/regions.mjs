@@ -340,7 +340,7 @@ class Regions {
     this.files.addEventListener("change", () => {
       const [file] = this.files.files;
       this.files.value = "";
-      if (file) this.pictures.importFile(this, file);
+      if (file) this.frame.inTurn(() => this.pictures.importFile(this, file));
     });
     const own = acts(act("regions_rest", "regions_rest_note", () => this.takeRest()), act("regions_empty", "regions_empty_note", () => this.empty()));
     const picture = acts(act("regions_import", "regions_import_note", () => this.files.click()), act("regions_export", "regions_export_note", () => this.pictures.exportPicture(this)));

@@ -191,6 +191,6 @@ export function buildButtons(editor) {
   const present = NEIGHBOURS.filter((neighbour) => neighbour.find(tab));
   return present.map((neighbour) => {
     const { name } = neighbour;
-    return button(word("regions_hand", { name }), () => hand(editor, neighbour), { title: word("regions_hand_note", { name }) });
+    return button(word("regions_hand", { name }), () => editor.frame.inTurn(() => hand(editor, neighbour)), { title: word("regions_hand_note", { name }) });
   });
 }

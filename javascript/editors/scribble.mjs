@@ -176,7 +176,8 @@ function buildList(frame, stack) {
   const list = make("div", { role: "group", "aria-label": word("scribble_layers") });
   const picker = make("input", { type: "file", accept: "image/*", hidden: true });
   picker.addEventListener("change", () => {
-    if (picker.files[0]) stack.addFile(picker.files[0]);
+    const [file] = picker.files;
+    if (file) frame.inTurn(() => stack.addFile(file));
     picker.value = "";
   });
   const act = (text, title, run) => frame.button(text, run, { title });

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from editor_page import open_editor, stroke, sweep, use_map
+from editor_page import open_editor, stroke, sweep, use_map, wait_until_done
 from panel_page import UNIT, choose_type, save_shapes, shown_picture, upload
 
 from lib_controlnet.detect.pose import drawing, read_pose
@@ -49,7 +49,7 @@ def test_a_pose_of_a_file_is_edited_and_used(panel: Any, site: Any) -> None:
     panel.set_input_files(f"{own} .cnet-upload-pose input", files=[data])
     panel.locator(".cnet-tools-said:has-text('The pose was drawn')").wait_for()
     panel.click(f"{own} .cnet-edit-pose")
-    panel.wait_for_selector("dialog.cnet-editor:not([aria-busy])")
+    wait_until_done(panel)
     start, end = stroke(panel, tuple(points[17, :2]), (100, 110))
     use_map(panel)
     points[17, :2] += np.subtract(end, start)

@@ -19,6 +19,7 @@ from editor_page import (
     stroke,
     use_map,
     wait_for_said,
+    wait_until_done,
 )
 from panel_page import (
     UNIT,
@@ -87,7 +88,7 @@ def says(page: Any, text: str) -> None:
 
 def edit_pose(page: Any) -> None:
     page.click(f"{OWN} .cnet-edit-pose")
-    page.wait_for_selector(f"{BOX}:not([aria-busy])")
+    wait_until_done(page)
 
 
 def press(page: Any, name: str) -> None:

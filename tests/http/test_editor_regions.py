@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from accessible import bring_judges, judge
-from editor_page import BOX, forget_maps, open_editor, place, stroke, sweep, use_map, wait_for_said
+from editor_page import (
+    BOX,
+    forget_maps,
+    open_editor,
+    place,
+    stroke,
+    sweep,
+    use_map,
+    wait_for_said,
+    wait_until_done,
+)
 from panel_page import (
     UNIT,
     Posted,
@@ -93,6 +103,7 @@ def choose_unit(page: Any, index: int) -> None:
 
 def rows(page: Any) -> list[float]:
     """What part of the picture each unit has, in percent."""
+    wait_until_done(page)
     texts = page.locator(ROWS).all_inner_texts()
     return [float(text.rpartition(": ")[2].rstrip(" %")) for text in texts]
 
@@ -157,7 +168,7 @@ def check_divisions(
 ) -> None:
     """Opened again below the units: as it was left. Divided anew, then read from the picture."""
     page.click("#txt2img_controlnet .cnet-regions-open")
-    page.wait_for_selector(f"{BOX}:not([aria-busy])")
+    wait_until_done(page)
     assert rows(page) == painted
     page.select_option(f"{BOX} label:has(span:text-is('Divide into')) select", "columns3")
     assert rows(page) == pytest.approx([33.3, 33.3, 33.3], abs=1)

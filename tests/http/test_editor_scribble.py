@@ -17,6 +17,7 @@ from editor_page import (
     sweep,
     use_map,
     wait_for_said,
+    wait_until_done,
 )
 from panel_page import (
     UNIT,
@@ -51,6 +52,7 @@ def set_width(page: Any, width: int) -> None:
 
 def layers(page: Any) -> list[tuple[str, bool]]:
     """Names of the layers from the top down, and whether they are shown."""
+    wait_until_done(page)
     return [
         (row.locator("button").nth(1).inner_text(), is_pressed(row.locator("button").nth(0)))
         for row in page.locator(ROWS).all()
