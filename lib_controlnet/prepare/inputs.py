@@ -28,6 +28,7 @@ from lib_controlnet.prepare.crop import (
     without_border,
 )
 from lib_controlnet.prepare.painted import read_painted_mask
+from lib_controlnet.units.field_values import is_given
 from lib_controlnet.units.unit import NO_MODULE
 
 if TYPE_CHECKING:
@@ -255,13 +256,9 @@ def split_picture(unit: ControlUnit) -> tuple[Any, Any]:
             msg = f"{unit.name}: image is a list of {len(image)}; send [image, mask] or one image"
             raise UnitError(msg)
     if isinstance(image, Mapping):
-        mask = image.get("mask") if _is_given(image.get("mask")) else mask
+        mask = image.get("mask") if is_given(image.get("mask")) else mask
         image = image.get("image")
-    return (image if _is_given(image) else None), (mask if _is_given(mask) else None)
-
-
-def _is_given(value: object) -> bool:
-    return value is not None and not (isinstance(value, str) and not value.strip())
+    return (image if is_given(image) else None), (mask if is_given(mask) else None)
 
 
 def read_mask(value: Any, where: str, source: PictureSource) -> np.ndarray:
@@ -367,8 +364,8 @@ def _own_mask(choice: ChosenPicture, source: PictureSource) -> np.ndarray:
     unit = choice.unit
     value = unit.effective_region_mask
     if isinstance(value, Mapping):  # a drawing widget's {"image", "mask"}
-        value = value.get("mask") if _is_given(value.get("mask")) else value.get("image")
-    if _is_given(value):
+        value = value.get("mask") if is_given(value.get("mask")) else value.get("image")
+    if is_given(value):
         return read_mask(value, f"{unit.name}: region mask", source)
     if unit.region_colour:
         return read_painted_mask(unit, source.read, choice.request.once)

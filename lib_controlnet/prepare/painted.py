@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +34,20 @@ def read_painted_mask(unit: ControlUnit, read: Read, once: Callable[..., Any]) -
         ImageError: it cannot be decoded, or is too large.
     """
     colour, name = unit.region_colour, f"{unit.name}: region_map"
-    value = unit.region_map
-    if isinstance(value, Mapping):
-        value = value.get("image")
-    if value is None:
+    if unit.region_map is None:
         msg = (
             f"{unit.name}: region_colour is {colour}, but no unit has a region_map; send the "
             "picture in which the regions are painted as region_map of one unit"
         )
         raise UnitError(msg)
-    palette = unit.region_palette or (colour,)
+    palette = unit.region_palette
     if len(palette) > MAX_COLOURS:
         msg = (
             f"{name} is for {len(palette)} colours of units, {MAX_COLOURS} at most can be told "
             "apart; use fewer"
         )
         raise UnitError(msg)
-    picture = read(value, name, keep_alpha=True)
+    picture = read(unit.region_map, name, keep_alpha=True)
     size = Size.from_array(picture)
     if size.area > MAX_WORKED:
         msg = (

@@ -44,9 +44,10 @@ def boolean(value: object, _notes: list[str]) -> bool:
 
 
 def number(value: object) -> float:
-    """A finite number, or a text of one."""
-    is_grouped = isinstance(value, str) and "_" in value  # Python reads 1_0 as ten
-    if isinstance(value, (bool, np.bool_)) or is_grouped:
+    """A finite number, or a text of one as JSON and the page's scripts read it."""
+    # Python reads 1_0 as ten, and the digits of all scripts.
+    is_pythons = isinstance(value, str) and ("_" in value or not value.strip().isascii())
+    if isinstance(value, (bool, np.bool_)) or is_pythons:
         msg = f"is {quote(value)}, must be a number"
         raise ValueError(msg)
     try:
@@ -188,6 +189,13 @@ def guess_mode(value: object, notes: list[str]) -> ControlMode:
 def alpha_layer(value: object, _notes: list[str]) -> AlphaLayer:
     """A mask out of Forge's `image_fg`."""
     return AlphaLayer(value)
+
+
+def is_given(value: object) -> bool:
+    """Whether there is a picture: null, blank text and an object without any are none."""
+    if isinstance(value, Mapping):
+        return any(is_given(value.get(key)) for key in ("image", "mask"))
+    return value is not None and not (isinstance(value, str) and not value.strip())
 
 
 def picture(value: object, _notes: list[str]) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lib_controlnet.enums import ActingRegion
+from lib_controlnet.units.field_values import is_given
 from lib_controlnet.units.unit import ControlUnit
 
 
@@ -16,24 +17,34 @@ def share_region_map(units: Sequence[ControlUnit]) -> list[ControlUnit]:
     A unit with a colour and no picture of its own gets that of the first unit that has one, be it
     enabled or not. What is not used is said in the unit's notes.
     """
-    first = next((unit.region_map for unit in units if unit.region_map is not None), None)
-    if first is None:
-        return [_settle(unit, None, ()) for unit in units]
-    painted = [(unit, first if unit.region_map is None else unit.region_map) for unit in units]
+    own = [_picture_of(unit) for unit in units]
+    first = next((picture for picture in own if picture is not None), None)
+    seen = [first if picture is None else picture for picture in own]
     palettes: dict[Any, dict[str, None]] = {}
-    for unit, picture in painted:
-        if unit.region_colour:
+    for unit, picture in zip(units, seen, strict=True):
+        if unit.region_colour and picture is not None:
             palettes.setdefault(_key(picture), {})[unit.region_colour] = None
-    if not palettes:
-        note = "region_map is not used: no unit has a region_colour"
-        return [unit if unit.region_map is None else unit.with_notes(note) for unit in units]
-    return [_settle(unit, at, tuple(palettes.get(_key(at), ()))) for unit, at in painted]
+    shared = []
+    for unit, mine, picture in zip(units, own, seen, strict=True):
+        palette = tuple(palettes.get(_key(picture), ()))
+        if mine is not None and not palette:
+            unit = unit.with_notes("region_map is not used: no unit has a region_colour for it")
+        shared.append(_settle(unit, picture, palette))
+    return shared
+
+
+def _picture_of(unit: ControlUnit) -> Any:
+    """The picture that a unit brings, out of a drawing widget's object; None without one."""
+    value = unit.region_map
+    if isinstance(value, Mapping):
+        value = value.get("image")
+    return value if is_given(value) else None
 
 
 def _settle(unit: ControlUnit, picture: Any, palette: tuple[str, ...]) -> ControlUnit:
     if not unit.region_colour:
         return unit
-    if unit.effective_region_mask is not None:
+    if is_given(unit.effective_region_mask):
         return unit.with_notes("region_colour is not used: effective_region_mask is given")
     if unit.acting_region is not ActingRegion.OWN:
         return unit.with_notes(f"region_colour is not used: region is {unit.region.value!r}")

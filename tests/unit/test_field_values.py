@@ -70,7 +70,7 @@ ACCEPTED: dict[str, list[tuple[Any, Any]]] = {
 }
 REFUSED: dict[str, list[Any]] = {
     "boolean": ["maybe", "None", 2, -1, 0.5, HUGE, [], [True], {}, {"a": 1}],
-    "number": ["x", "0,5", "1_0", "nan", "Infinity", True, False, HUGE, 1e300, -1, "9999", [1]],
+    "number": ["x", "0,5", "1_0", "٥", "nan", "Infinity", True, HUGE, 1e300, -1, "9999", [1]],
     "slider": ["x", "1_0", "-inf", True, HUGE, [1], {}],
     "whole": ["x", "1_0", "nan", False, HUGE, [512], {"a": 1}],
     "choice": ["x", -1, 99, 0.5, "0.5", True, HUGE, "²", [], ["Balanced"], {}],
@@ -87,6 +87,7 @@ REFUSED: dict[str, list[Any]] = {
             "1@x",
             "1@0 0@1",
             "1_0@0",
+            "１@0",
             "nan@0",
             "1@inf",
             "1@0|1@0|1@0",

@@ -196,9 +196,26 @@ def test_colour_that_is_not_used_is_noted(fields: dict, note: str) -> None:
 
 
 def test_picture_without_any_colour_is_noted() -> None:
-    units = share_region_map([parse_unit({}), parse_unit({"region_map": painted()})])
-    assert [len(unit.notes) for unit in units] == [0, 1]
-    assert units[1].acting_region is ActingRegion.WHOLE
+    mine = {"region_colour": RED, "region_map": painted()}
+    for others in ([{}], [mine, {**mine, "region_map": painted()}]):
+        asked = [*others, {"region_map": painted()}]
+        units = share_region_map([parse_unit(one) for one in asked])
+        assert [len(unit.notes) for unit in units] == [*(0 for _ in others), 1]
+        assert units[-1].notes == ("region_map is not used: no unit has a region_colour for it",)
+        assert units[-1].acting_region is ActingRegion.WHOLE
+
+
+def test_widgets_without_a_picture_are_none() -> None:
+    """What drawing widgets send: neither a mask nor a map, so the colour and the map count."""
+    empty = {"image": None, "mask": " "}
+    asked = [
+        {"region_colour": RED, "region_map": empty, "effective_region_mask": empty},
+        {"region_map": {"image": painted(), "mask": None}, "region_colour": BLUE},
+    ]
+    for unit in share_region_map([parse_unit(one) for one in asked]):
+        assert (unit.notes, unit.region_palette) == ((), (RED, BLUE))
+    masks = region_masks(*asked)
+    assert np.array_equal(masks[0] > 0, exact(painted(), RED))
 
 
 def test_masks_take_the_place_of_colours() -> None:
