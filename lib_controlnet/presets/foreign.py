@@ -45,23 +45,27 @@ def read_text(text: str) -> Preset:
     Raises:
         PresetError: there is no unit in it.
     """
-    found = infotext.parse_text(text[:MAX_TEXT])
-    if found:
-        slots: Sequence[Mapping[str, Any]] = [
-            {"enabled": True, **found[number]} if number in found else {"enabled": False}
-            for number in range(max(found) + 1)
-        ]
-        return _of_fields(slots, is_whole=True)
-    try:
-        return _of_fields([{"enabled": True, **infotext.parse(text.strip())}], is_whole=False)
-    except ValueError as error:
-        msg = f"it holds no unit: {error}"
-        raise PresetError(msg) from error
-
-
-def _of_fields(slots: Sequence[Mapping[str, Any]], *, is_whole: bool) -> Preset:
+    unread = dict[int, dict[str, str]]()
+    found = infotext.parse_text(text[:MAX_TEXT], unread)
+    is_whole = bool(found)
+    if not is_whole:
+        try:
+            found = {0: infotext.parse(text.strip(), unread.setdefault(0, {}))}
+        except ValueError as error:
+            msg = f"it holds no unit: {error}"
+            raise PresetError(msg) from error
+    slots: Sequence[Mapping[str, Any]] = [
+        {"enabled": True, **found[number]} if number in found else {"enabled": False}
+        for number in range(max(found) + 1)
+    ]
     units = [parse_unit(fields, number) for number, fields in enumerate(slots)]
-    return Preset(tuple(write_units(units, False, lambda _part, _data: "")[0]), is_whole, False)
+    written = write_units(units, False, lambda _part, _data: "")[0]
+    notes = [
+        f"unit {number}: {name} {fault}; that is left out"
+        for number, faults in sorted(unread.items())
+        for name, fault in faults.items()
+    ]
+    return Preset(tuple(written), is_whole, False, tuple(notes))
 
 
 def _of_json(found: Any) -> Preset:

@@ -175,7 +175,7 @@ def _writes(widgets: UnitWidgets) -> Writes:
 
 def _read(params: dict[str, Any], index: int, made: Made, runtime: Any) -> Any:
     """What is made of one pasted unit; None, which leaves a widget alone, where it is missing."""
-    pasted = infotext.parse_all(params).get(index)
+    pasted = infotext.parse_all(params, {}).get(index)  # `_note_left_out` says what is not
     return None if pasted is None else made(pasted, runtime)
 
 
@@ -215,7 +215,7 @@ def _note_missing_mask(pasted: dict[str, Any], _runtime: Any) -> dict[str, Any]:
 
 def _read_enabled(params: dict[str, Any], index: int) -> bool | None:
     """Whether the unit took part in the pasted picture; None where nothing tells."""
-    units = infotext.parse_all(params)
+    units = infotext.parse_all(params, {})
     unreadable = index not in units and f"{infotext.KEY} {index}" in params
     return index in units if units and not unreadable else None
 
@@ -223,7 +223,7 @@ def _read_enabled(params: dict[str, Any], index: int) -> bool | None:
 def _read_aligned(params: dict[str, Any]) -> bool | None:
     """Whether the pasted pictures shared their style; None where nothing of ours is pasted."""
     asked = params.get(infotext.STYLE_ALIGN)
-    return None if asked is None and not infotext.parse_all(params) else asked == str(True)
+    return None if asked is None and not infotext.parse_all(params, {}) else asked == str(True)
 
 
 def _type_of(pasted: dict[str, Any], runtime: Any) -> str:
@@ -293,7 +293,10 @@ def _about(pasted: dict[str, Any], runtime: Any) -> dict[str, Any]:
 
 def _note_left_out(params: dict[str, Any], index: int, runtime: Any) -> dict[str, Any] | None:
     """The line about what came in, where pasted units cannot be read or have no place."""
-    units, said = infotext.parse_all(params), []
+    unread = dict[int, dict[str, str]]()
+    units = infotext.parse_all(params, unread)
+    faults = unread.get(index, {}) if index in units else {}
+    said = [word("value_not_pasted", name=name, error=fault) for name, fault in faults.items()]
     if index not in units and f"{infotext.KEY} {index}" in params:
         said.append(word("not_pasted"))
     beyond = sorted(number for number in units if number >= runtime.unit_count())

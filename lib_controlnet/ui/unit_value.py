@@ -24,6 +24,7 @@ from lib_controlnet.ui.editors import stamp
 from lib_controlnet.ui.page_value import PageValue
 from lib_controlnet.ui.pictures import read_region, read_sketch
 from lib_controlnet.ui.sketch import resolve
+from lib_controlnet.units.field_values import number
 from lib_controlnet.units.unit import SLIDERS
 from lib_controlnet.units.weight_curve import SHAPES
 from lib_controlnet.units.weight_types import WeightType
@@ -157,6 +158,6 @@ def read_weights(text: Any) -> list[float] | str | None:
         return text
     parts = text.strip().strip("[]").replace(",", " ").split()
     try:
-        return [float(part) for part in parts] or None
+        return [number(part) for part in parts] or None
     except ValueError:
         return text

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from lib_controlnet.enums import Choice
-from lib_controlnet.units.field_values import whole
+from lib_controlnet.units.field_values import number, whole
 from lib_controlnet.units.fields import Field, Written
 from lib_controlnet.units.unit import FIELDS
 from lib_controlnet.units.weight_curve import parse_weight_curve
@@ -124,11 +124,16 @@ def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]', text) else text
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse(text: str, unread: dict[str, str] | None = None) -> dict[str, Any]:
     """Fields of one written unit, by field name; unknown keys are left out.
 
-    Values of Forge and of earlier versions are understood. Numbers that cannot be read are
-    left out with a log line; nothing else makes a unit fail.
+    Values of Forge and of earlier versions are understood. Those that cannot be read are left
+    out; nothing else makes a unit fail.
+
+    Args:
+        text: anybody's.
+        unread: gets by its title what is wrong with each value that cannot be read, the rest of
+            a sentence; without it that is logged.
 
     Raises:
         ValueError: no field can be read from the text.
@@ -136,16 +141,23 @@ def parse(text: str) -> dict[str, Any]:
     if len(text) > MAX_CHARACTERS:
         msg = f"{text[:60]!r}... has {len(text)} characters; at most {MAX_CHARACTERS} are read"
         raise ValueError(msg)
-    found: dict[str, Any] = {}
+    found, faults = dict[str, Any](), {} if unread is None else unread
     for key, raw in _parts(text):
         name = _field_name(key)
-        value = json.loads(raw) if raw.startswith('"') else raw
+        value = _unquote(raw)
         if name == "starting/ending":
             found.update(_window(value))
         elif name in FIELDS and FIELDS[name].written is not Written.NEVER:
-            parsed = _value(FIELDS[name], value)
+            try:
+                parsed = _value(FIELDS[name], value)
+            except ValueError as error:
+                faults[title(name)] = str(error)
+                continue
             if parsed is not None:
                 found[name] = parsed
+    if unread is None:
+        for name, fault in faults.items():
+            log.warning("ControlNet parameters: %s %s; that is left out", name, fault)
     if not found:
         names = ", ".join(title(field.name) for field in fields(Written.ALWAYS))
         msg = f"{text[:60]!r} holds none of the fields {names}"
@@ -211,40 +223,45 @@ def _window(value: str) -> dict[str, float]:
     """`starting/ending: (0, 1)` as the versions of early 2023 wrote it."""
     start, comma, end = value.strip(" ()").partition(",")
     try:
-        return {"guidance_start": float(start), "guidance_end": float(end)} if comma else {}
+        return {"guidance_start": number(start), "guidance_end": number(end)} if comma else {}
     except ValueError:
         return {}
 
 
 def _value(field: Field, text: str) -> Any:
-    """One value in its field's type; None if it cannot be read."""
+    """One value in its field's type; None for one that says nothing.
+
+    Raises:
+        ValueError: it has no meaning; the rest of a sentence.
+    """
     default = field.default
     if isinstance(default, bool):
         return text.strip().lower() == "true"
     if isinstance(default, str) and field.kind is None:
         return default if text.strip().lower() in ("none", "") else text
-    try:
-        if field.kind is not None:
-            return field.kind.parse(text)
-        if field.parse is parse_weight_curve:
-            return parse_weight_curve(text)
-        if default is None:
-            return parse_curve(text) or tuple(float(item) for item in text.split()) or None
-        number = float(text)
-        return int(number) if number.is_integer() and isinstance(default, int) else number
-    except ValueError as error:
-        log.warning(
-            "Pasting ControlNet parameters: %s %s; left as it is.", title(field.name), error
-        )
-        return None
+    if field.kind is not None:
+        return field.kind.parse(text)
+    if field.parse is parse_weight_curve:
+        return parse_weight_curve(text)
+    if default is None:
+        return parse_curve(text) or tuple(map(number, text.split())) or None
+    found = number(text)
+    return int(found) if found.is_integer() and isinstance(default, int) else found
 
 
-def parse_all(params: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+def parse_all(
+    params: Mapping[str, Any], unread: dict[int, dict[str, str]] | None = None
+) -> dict[int, dict[str, Any]]:
     """Units in a picture's parameters by number, in today's and in the old flat notation.
 
     Args:
         params: the host's parsed generation parameters.
+        unread: gets by number what cannot be read, see `parse`.
     """
+
+    def read(index: int, text: str) -> dict[str, Any]:
+        return parse(text, None if unread is None else unread.setdefault(index, {}))
+
     units: dict[int, dict[str, Any]] = {}
     legacy: dict[int, list[str]] = {}
     for key, value in params.items():
@@ -253,25 +270,33 @@ def parse_all(params: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         if (flat := _LEGACY_KEY.fullmatch(key)) is not None:
             legacy.setdefault(int(flat[1]), []).append(f"{flat[2]}: {_quote(value)}")
             continue
-        number = _OWN_KEY.fullmatch(key)
-        if number is None:
+        own = _OWN_KEY.fullmatch(key)
+        if own is None:
             continue
+        index = int(own[1] or 0)
         try:
-            units[int(number[1] or 0)] = parse(value)
+            units[index] = read(index, value)
         except ValueError as error:
             log.warning("Failed to parse infotext %s: %s", key, error)
     for index, parts in legacy.items():
         try:
-            units.setdefault(index, parse(", ".join(parts)))
+            units.setdefault(index, read(index, ", ".join(parts)))
         except ValueError as error:
             log.warning("Failed to parse infotext of unit %d: %s", index, error)
     return units
 
 
-def parse_text(text: str) -> dict[int, dict[str, Any]]:
-    """Units by number in a whole text of generation parameters; the last line holds them."""
+def parse_text(
+    text: str, unread: dict[int, dict[str, str]] | None = None
+) -> dict[int, dict[str, Any]]:
+    """Units by number in a whole text of generation parameters; the last line holds them.
+
+    Args:
+        text: anybody's.
+        unread: see `parse_all`.
+    """
     line = text.strip().rpartition("\n")[2]
-    return parse_all({key: _unquote(raw) for key, raw in _parts(line)})
+    return parse_all({key: _unquote(raw) for key, raw in _parts(line)}, unread)
 
 
 def _unquote(raw: str) -> str:

@@ -14,6 +14,7 @@ MESSAGES: Final[Mapping[str, str]] = {
         "hold: draw the mask again, or put its file in."
     ),
     "not_pasted": "The pasted parameters of this unit cannot be read, so it was left alone.",
+    "value_not_pasted": "{name} {error}; that was not pasted.",
     "too_many_pasted": (
         "The pasted parameters have more units than this panel; left out: {numbers}. The setting "
         "for the number of units makes room."

@@ -130,7 +130,23 @@ def test_parse_unreadable_number_is_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING):
         fields = infotext.parse("Module: canny, Weight: heavy")
     assert fields == {"module": "canny"}
-    assert "Weight" in caplog.text
+    assert "Weight is 'heavy', must be a number; that is left out" in caplog.text
+
+
+def test_parse_tells_who_asks_what_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    text = (
+        'Module: canny, Weight: nan, Guidance Start: 1_0, Guidance End: "0.5, '
+        "Resize Mode: huge, Weight Curve: soon, Advanced Weighting: 1 inf"
+    )
+    unread: dict[str, str] = {}
+    assert infotext.parse(text, unread) == {"module": "canny"}
+    names = ("Weight", "Guidance Start", "Guidance End", "Resize Mode", "Weight Curve")
+    assert list(unread) == [*names, "Advanced Weighting"]
+    assert all(fault.startswith("is ") and ", must be " in fault for fault in unread.values())
+    assert not caplog.text
+    by_number: dict[int, dict[str, str]] = {}
+    infotext.parse_all({"ControlNet 3": text}, by_number)
+    assert by_number == {3: unread}
 
 
 def test_parse_early_notation_with_range() -> None:

@@ -307,6 +307,13 @@ def test_files_of_others_are_imported(presets: Presets, name: str) -> None:
     presets.add("theirs", data, {}, replaces=True)
 
 
+@pytest.mark.parametrize("text", [OLD, PARAMETERS], ids=["a unit", "parameters"])
+def test_values_of_others_that_cannot_be_read_are_said(presets: Presets, text: str) -> None:
+    notes = presets.add("theirs", text.replace("Weight: 0.8", "Weight: nan", 1).encode(), {})
+    assert notes == ["unit 0: Weight is 'nan', must be a finite number; that is left out"]
+    assert presets.load("theirs")[1][0].weight == 1.0
+
+
 def test_presets_of_older_controlnets_are_found(presets: Presets, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old/Edges.txt").write_text(OLD)

@@ -156,6 +156,16 @@ def test_paste_says_which_unit_cannot_be_read_and_leaves_it_alone(runtime: FakeR
         assert (found["module"], found["model"], found["enabled"]) == (None, None, None)
 
 
+def test_paste_says_which_values_cannot_be_read(
+    runtime: FakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "Module: canny, Weight: inf, Weight Curve: soon"
+    said = pasted(runtime, ControlNet_0=text)["picture_note"]["value"]
+    assert "Weight is &#x27;inf&#x27;, must be a finite number; that was not pasted." in said
+    assert "Weight Curve is &#x27;soon&#x27;, must be points such as" in said
+    assert not caplog.text
+
+
 def test_saved_defaults_that_are_gone_are_chosen_and_said(runtime: FakeRuntime) -> None:
     runtime.saved = {
         "txt2img/Model/value": "gone [12345678]",
