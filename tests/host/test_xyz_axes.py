@@ -232,6 +232,7 @@ def test_two_axes_may_vary_one_field_of_different_units(axes, texts, weights):
         ([("Window (start-end)", "0-7")], "guidance_end"),
         ([("Pre Resolution", "10-1(+1)")], "never reaches its end"),
         ([("Weight Curve", "1@0, 0.5@0.7")], "'0.5@0.7' is one point of a curve; put each curve"),
+        ([("Weight Curve", "0.5@0, 1@0 | 0@1")], "'1@0 | 0@1' is one point of a curve; put each"),
         ([("Weight Curve", '"1@0, 9@1"')], "must have factors between 0 and 2, not 9"),
     ],
     ids=lambda value: str(value)[:40],

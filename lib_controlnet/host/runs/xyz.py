@@ -365,13 +365,14 @@ def _boolean(word: str) -> bool:
 
 def _curve(word: str) -> str:
     """A curve; what the commas of one without quotes have left of it is refused."""
-    is_piece = "@" in word and not set(word) & set(",|")
-    if is_piece and word.partition("@")[2].strip() not in ("0", "0.0"):
-        msg = (
-            f"Weight Curve: {quote(word)} is one point of a curve; put each curve in quotes, such "
-            'as "1@0, 0@1", "0@0, 1@1"'
-        )
-        raise GridError(msg)
+    for side in word.split("|"):
+        _factor, at, place = side.partition("@")
+        if at and "," not in side and place.strip() not in ("0", "0.0"):
+            msg = (
+                f"Weight Curve: {quote(word)} is one point of a curve; put each curve in quotes, "
+                'such as "1@0, 0@1", "0@0, 1@1", and write one that stays as 0.5@0'
+            )
+            raise GridError(msg)
     return word
 
 
