@@ -101,8 +101,9 @@ def _side(value: Any, where: str) -> int:
     if value is None:
         msg = f"{where} is missing; files of OpenPose do not tell it, add that of the picture"
         raise ControlNetError(msg)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
-        msg = f"{where} is {value!r}; expected a whole number of pixels"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or value != value // 1 or abs(value) > _FARTHEST:
+        msg = f"{where} is {quote(value)}; expected a whole number of pixels up to {MAX_SIDE}"
         raise ControlNetError(msg)
     return int(value)
 
