@@ -14,7 +14,7 @@ Object.assign(window.controlnetPanel, (() => {
   const MOST_POINTS = 64;
   /** Characters that are said of what cannot be read. */
   const MOST_QUOTED = 40;
-  const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/;
+  const NUMBER = /^[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?$/; // no digit is looked at twice
 
   const round = (value) => Math.round(value * 100) / 100;
   const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
@@ -26,10 +26,16 @@ Object.assign(window.controlnetPanel, (() => {
     return named;
   }
 
-  /** A number of a text; NaN where it is none, or none that a curve may have. */
-  function number(text, most) {
+  /** A number of a text as the server reads it; NaN where it is none. */
+  function readNumber(text) {
     const plain = text.trim();
     const value = NUMBER.test(plain) ? Number(plain) : NaN;
+    return Number.isFinite(value) ? value : NaN;
+  }
+
+  /** The same; NaN for one that a curve may not have, too. */
+  function number(text, most) {
+    const value = readNumber(text);
     return value >= 0 && value <= most ? value : NaN;
   }
 
@@ -38,8 +44,8 @@ Object.assign(window.controlnetPanel, (() => {
     const plain = text.trim().toLowerCase();
     if (plain === "none") return null;
     if (text.length > MOST_TEXT) throw new RangeError(plain);
-    const points = readNamed()[plain.replace(/\s+/g, " ")];
-    if (points) return points;
+    const name = plain.replace(/\s+/g, " ");
+    if (Object.hasOwn(readNamed(), name)) return readNamed()[name];
     const pieces = plain.split(",").filter((piece) => piece.trim());
     const found = pieces.map((piece) => {
       const [factor, share, ...rest] = piece.split("@");
@@ -139,5 +145,5 @@ Object.assign(window.controlnetPanel, (() => {
     { calmly: true },
   );
 
-  return { curves: { MOST_FACTOR, MOST_POINTS, at, between, boxOf, clamp, nameOfPoints, put, read, readNamed, round, textOf, writeAll } };
+  return { curves: { MOST_FACTOR, MOST_POINTS, at, between, boxOf, clamp, nameOfPoints, put, read, readNamed, readNumber, round, textOf, writeAll } };
 })());

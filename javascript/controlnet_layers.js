@@ -7,7 +7,7 @@ Object.assign(window.controlnetPanel, (() => {
   "use strict";
 
   const { TABS, find, findAll, follow, liken, nameOf, noteChange, part, unitsOf, word } = window.controlnetPanel.page;
-  const { clamp, put, round } = window.controlnetPanel.curves;
+  const { clamp, put, readNumber, round } = window.controlnetPanel.curves;
   const MOST = 2;
   const [STEP, PAGE] = [0.05, 0.25];
   /** How a text for SD1 is read for SDXL: by its first numbers. */
@@ -29,10 +29,12 @@ Object.assign(window.controlnetPanel, (() => {
     return read.get(text);
   }
 
-  /** A weight type's strengths: the composition has a weight of its own where the type says so. */
+  /** Whether the composition has a weight of its own in a weight type. */
+  const isSplit = (kind) => kind.endsWith(`and ${COMPOSITION}`);
+
+  /** A weight type's strengths. */
   function spread(shapes, kind, share, weight) {
-    const isSplit = kind.endsWith(`and ${COMPOSITION}`);
-    return shapes[kind].map((value, i) => value * (isSplit && shapes[COMPOSITION]?.[i] ? share : weight));
+    return shapes[kind].map((value, i) => value * (isSplit(kind) && shapes[COMPOSITION]?.[i] ? share : weight));
   }
 
   /** What a text of weights says of a model's layers: their strengths, and a sentence where it does not fit. */
@@ -41,7 +43,7 @@ Object.assign(window.controlnetPanel, (() => {
     const plain = text.trim().toLowerCase().replace(/^\[|\]$/g, "").trim();
     if (!plain || plain === "none") return { values: Array(count).fill(weight), said: "" };
     const words = plain.split(/[\s,]+/).filter(Boolean);
-    const numbers = words.map(Number);
+    const numbers = words.map(readNumber);
     if (!numbers.some(Number.isNaN)) {
       const given = numbers.length;
       const values = names.map((_, i) => numbers[i] ?? 0);
@@ -50,7 +52,9 @@ Object.assign(window.controlnetPanel, (() => {
     }
     const isNumbered = words.length > 1 && !Number.isNaN(numbers.at(-1));
     const kind = (isNumbered ? words.slice(0, -1) : words).join(" ");
-    if (shapes[kind]) return { values: spread(shapes, kind, isNumbered ? numbers.at(-1) : 1, weight), said: "" };
+    const share = isNumbered ? numbers.at(-1) : 1;
+    const isKnown = Object.hasOwn(shapes, kind) && (!isNumbered || (isSplit(kind) && share >= 0 && share <= MOST));
+    if (isKnown) return { values: spread(shapes, kind, share, weight), said: "" };
     return { values: Array(count).fill(weight), said: word("layers_unread", { text: plain.slice(0, 40) }) };
   }
 

@@ -73,7 +73,7 @@
   function addPoint({ points, start, end }, share, factor) {
     const x = round(share);
     const plain = points?.length ? points : [[start, 1], [end, 1]];
-    if (plain.some((point) => Math.abs(point[0] - x) < STEP) || plain.length >= MOST_POINTS) return plain;
+    if (plain.some((point) => Math.abs(point[0] - x) < STEP) || plain.length >= MOST_POINTS) return points;
     return [...plain, [x, clamp(round(factor), 0, MOST_FACTOR)]].sort((a, b) => a[0] - b[0]);
   }
 
@@ -210,7 +210,7 @@
     const share = round((start + end) / 2);
     const points = addPoint(before, share, at(before.points, share));
     writePoints(owner, before, points);
-    focusHand(owner, "point", points.findIndex((point) => point[0] === share));
+    focusHand(owner, "point", points?.findIndex((point) => point[0] === share));
   }
 
   function pressKey(event) {

@@ -197,6 +197,7 @@ TEXTS = [
     *("", "none", " None ", "|", "linear", "Ease  Out", "PULSE | ", "| linear", "none | pulse"),
     *("0.2@0.1, 0.8@0.5", "0.8@0.5, 0.2@0.1", " 1 @ .5 ,, 2@1. ,", "1e-1@5e-1", "1@0,1@0.5,0@0.5"),
     *("2.1@0", "1@1.01", "-1@0", "1@-0.1", "a@0", "1", "1@", "@1", "1@0@1", "1@0 | 1@1 | 1@1"),
+    *("constructor", "__proto__ | 1@0", "１@0", "0.٥@0", "1_0@0", "9" * 7000 + "x@0"),
     *("1@0,1@0,1@0", "ease", "inf@0", "nan@0", "0x1@0", "1@0;0@1", ",".join(["1@0.5"] * 65)),
 ]
 
@@ -264,6 +265,9 @@ def test_weights_per_layer_are_dragged_and_reach_the_engine(canny: Any) -> None:
     said = page.locator(".cnet-layers-said >> visible=true")
     assert "2 numbers, and the model 7 layers" in said.inner_text()
     wait_for_value(page, "weight_type_dropdown", "normal")
+    for text in ("constructor", "soft 0.5", "0x1"):  # neither types nor numbers
+        page.fill(WEIGHTS, text)
+        page.wait_for_selector(f".cnet-layers-said:has-text('{text}') >> visible=true")
     page.fill(WEIGHTS, "soft")
     wait_for_value(page, "weight_type_dropdown", "soft")
     page.click("button:has-text('All as Control Weight') >> visible=true")
