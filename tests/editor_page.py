@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,6 +87,53 @@ def stroke(page: Any, *points: tuple[float, float], steps: int = 6) -> list[tupl
         page.mouse.move(*screen, steps=steps)
     page.mouse.up()
     return [at for _, at in places]
+
+
+Point = tuple[float, float]
+
+
+@contextmanager
+def fingers(page: Any) -> Iterator[Callable[..., None]]:
+    """A screen that is touched: `touch("Start" | "Move" | "End", *points)` says which fingers are
+    down, in pixels of the window."""
+    screen = page.context.new_cdp_session(page)
+    screen.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(kind: str, *points: Point) -> None:
+        down = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        screen.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": down})
+
+    try:
+        yield touch
+    finally:
+        screen.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        screen.detach()
+
+
+def drag_finger(page: Any, *points: Point, steps: int = 4) -> None:
+    """Drag a finger through points of the window; with one point it taps."""
+    with fingers(page) as touch:
+        touch("Start", points[0])
+        for one, other in pairwise(points):
+            for part in np.linspace(0, 1, steps + 1)[1:]:
+                touch("Move", tuple(np.add(one, part * np.subtract(other, one)).tolist()))
+        touch("End")
+
+
+def touch_stroke(page: Any, *points: Point) -> list[Point]:
+    """As `stroke`, by a finger; with one point it taps."""
+    places = [place(page, *point) for point in points]
+    drag_finger(page, *(screen for screen, _ in places))
+    return [at for _, at in places]
+
+
+def spread_fingers(page: Any, x: float, y: float) -> None:
+    """Put one finger down, another beside it, and move them twice as far apart."""
+    with fingers(page) as touch:
+        touch("Start", (x, y))
+        touch("Start", (x, y), (x + 100, y))
+        touch("Move", (x - 50, y), (x + 150, y))
+        touch("End")
 
 
 def sweep(

@@ -12,7 +12,7 @@ export const TOOLS = [
   ["polygon", "p"],
   ["pick", "i"],
 ];
-const CLOSE = 8; // screen pixels: a press so near to a polygon's first or last point closes it
+const CLOSE = { mouse: 8, pen: 12, touch: 22 }; // screen pixels: a press so near to a polygon's first or last point closes it
 const STEP = 8; // map pixels of an arrow key; one with Shift
 const LINE = { strokeScaleEnabled: false, listening: false, visible: false };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -151,7 +151,8 @@ export class Painter {
   }
 
   addPoint(point) {
-    const near = (other) => other && Math.hypot(other.x - point.x, other.y - point.y) * this.frame.scale() < CLOSE;
+    const reach = (CLOSE[point.pointerType] || CLOSE.mouse) / this.frame.scale();
+    const near = (other) => other && Math.hypot(other.x - point.x, other.y - point.y) < reach;
     if (this.points.length > 2 && (near(this.points[0]) || near(this.points.at(-1)))) {
       this.closePolygon();
       return;

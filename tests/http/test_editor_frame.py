@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from editor_page import BOX, forget_maps, open_editor
+from editor_page import BOX, drag_finger, forget_maps, open_editor, spread_fingers
 
 pytestmark = pytest.mark.browser
 
@@ -17,27 +17,13 @@ PRESSED = "window.pressed = []; addEventListener('keydown', ({ key }) => pressed
 
 def check_fingers(page: Any, x: float, y: float) -> None:
     """Two fingers zoom, and draw nothing; one draws."""
-    tablet = page.context.new_cdp_session(page)
-    tablet.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
-
-    def touch(kind: str, *places: tuple[float, float]) -> None:
-        points = [{"x": at, "y": down, "id": i} for i, (at, down) in enumerate(places)]
-        tablet.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
-
     before = page.evaluate(VIEW)
     undo = page.locator(f"{BOX} [aria-label^=Undo]")
-    touch("Start", (x, y))
-    touch("Start", (x, y), (x + 100, y))
-    touch("Move", (x - 50, y), (x + 150, y))
-    touch("End")
+    spread_fingers(page, x, y)
     assert page.evaluate(VIEW)[0] == pytest.approx(2 * before[0], rel=0.02)
     assert undo.is_disabled()
-    touch("Start", (x, y))
-    touch("Move", (x + 40, y + 30))
-    touch("End")
+    drag_finger(page, (x, y), (x + 40, y + 30))
     undo.and_(page.locator(":enabled")).wait_for()
-    tablet.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
-    tablet.detach()
 
 
 def test_it_is_loaded_when_opened_and_moves_and_zooms(kept_panel: Any) -> None:

@@ -14,9 +14,12 @@ from editor_page import (
     BOX,
     STAGE,
     close_editor,
+    fingers,
     forget_maps,
     place,
+    spread_fingers,
     stroke,
+    touch_stroke,
     use_map,
     wait_for_said,
     wait_until_done,
@@ -213,6 +216,7 @@ def test_figures_are_mirrored_copied_hidden_and_taken_back(
     edit_pose(page)
     assert save(page) == changed
     check_limb_whole_corner_and_knob(page)
+    check_fingers(page)
     close_editor(page)
 
 
@@ -247,6 +251,43 @@ def check_limb_whole_corner_and_knob(page: Any) -> None:
     before, after = after, points(save(page))[:, :2]
     turned = middle + (before - middle) @ np.array([[cos, sin], [-sin, cos]])
     assert np.allclose(after, turned, atol=1e-4), "it turns about its middle"
+
+
+def check_fingers(page: Any) -> None:
+    """A finger drags a joint and a whole figure, hides a joint by resting on it; two change the
+    view alone."""
+    page.keyboard.press("0")
+    before = points(save(page))
+    wrist = before[RIGHT_WRIST, :2]
+    start, end = touch_stroke(page, tuple(wrist), tuple(wrist - (20, 10)))
+    wanted = before.copy()
+    wanted[RIGHT_WRIST, :2] += np.subtract(end, start)
+    after = points(save(page))
+    assert np.allclose(after, wanted, atol=1e-6), "the joint moves alone"
+
+    # Of the whole figure it takes hold where no limb is near.
+    shown = after[after[:, 2] > 0, :2]
+    low, high = shown.min(axis=0), shown.max(axis=0)
+    spots = np.stack(np.meshgrid(*np.linspace(low + 2, high - 2, 20).T), -1).reshape(-1, 2)
+    near = np.linalg.norm(spots[:, None] - shown, axis=2).min(axis=1)
+    spot = spots[near.argmax()]
+    start, end = touch_stroke(page, tuple(spot), tuple(spot + (9, 6)))
+    wanted = after[:, :2] + np.subtract(end, start)
+    after = points(save(page))
+    assert np.allclose(after[:, :2], wanted, atol=1e-6), "all of it moves"
+
+    scale = "Konva.stages.at(-1).scaleX()"
+    (x, y), _at = place(page, *after[RIGHT_WRIST, :2])
+    before = page.evaluate(scale)
+    spread_fingers(page, x, y)
+    assert page.evaluate(scale) == pytest.approx(2 * before, rel=0.05)
+    assert np.array_equal(points(save(page)), after), "nothing moves"
+    page.keyboard.press("0")
+    with fingers(page) as touch:
+        touch("Start", place(page, *after[RIGHT_WRIST, :2])[0])
+        wait_for_said(page, "Right wrist: hidden.")
+        touch("End")
+    assert points(save(page))[RIGHT_WRIST, 2] == 0
 
 
 def test_a_figure_is_made_from_nothing_by_keys(panel: Any) -> None:

@@ -18,6 +18,7 @@ from editor_page import (
     place,
     stroke,
     sweep,
+    touch_stroke,
     use_map,
     wait_for_said,
     wait_until_done,
@@ -205,17 +206,18 @@ def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
         upload(page, photograph, unit_id(index))
         choose_canny(page, unit_id(index))
 
-    # A stroke, a rectangle that overlaps it, a polygon; the first has a soft border.
+    # By a finger a stroke and a rectangle that overlaps it, by mouse a polygon; the first has a
+    # soft border.
     open_editor(page, NAME)
     bring_judges(page)
     press(page, "Use")
     wait_for_said(page, "No region is painted")
     set_slider(page, "Width", 20)
-    ends = stroke(page, (30, 20), (30, 100))
+    ends = touch_stroke(page, (30, 20), (30, 100))
     set_slider(page, "Feather", 12)
     choose_unit(page, 1)
     page.keyboard.press("r")
-    stroke(page, (20, 60), (70, 80))
+    corners = touch_stroke(page, (20, 60), (70, 80))
     choose_unit(page, 2)
     page.keyboard.press("p")
     for corner in ((80, 10), (120, 10), (120, 50)):
@@ -235,6 +237,10 @@ def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     units = posted.generate(page)[:3]
     masks = received(units)
     assert (masks[0] != wanted).sum() <= 2
+    (left, top), (right, bottom) = np.floor(corners).astype(int)
+    box = np.zeros_like(wanted)
+    box[top : bottom + 1, left : right + 1] = True
+    assert np.array_equal(masks[1], box)
     assert [round(1000 * mask.mean()) / 10 for mask in masks] == painted
     assert (masks[0] & masks[1]).sum() > 100
     assert [unit["region_feather"] for unit in units] == [12, 0, 0]

@@ -11,7 +11,16 @@ import cv2
 import numpy as np
 import pytest
 from accessible import bring_judges, judge_looks
-from editor_page import BOX, forget_maps, open_editor, place, stroke, use_map, wait_for_said
+from editor_page import (
+    BOX,
+    forget_maps,
+    open_editor,
+    place,
+    stroke,
+    touch_stroke,
+    use_map,
+    wait_for_said,
+)
 from panel_page import (
     UNIT,
     Posted,
@@ -137,6 +146,7 @@ def test_a_painted_scene_arrives_in_exact_colours_and_stays_in_the_editor(
     assert under(page, 4, 124) == "grass"
     page.keyboard.press("e")
     stroke(page, (40, 80), (44, 84))
+    seen |= paint_by_touch(page)
     bring_judges(page)
     assert judge_looks(page, "the editor", BOX) == []
     use_map(page)
@@ -161,6 +171,24 @@ def test_a_painted_scene_arrives_in_exact_colours_and_stays_in_the_editor(
     assert under(page, 4, 124) == "grass-merged"
     page.keyboard.press("Escape")
     page.wait_for_selector(BOX, state="detached")
+
+
+def paint_by_touch(page: Any) -> dict[tuple[int, int], str]:
+    """What fingers paint: the names of classes at pixels, beside others that stay."""
+    choose_class(page, "tree")
+    page.keyboard.press("b")
+    touch_stroke(page, (16, 42), (50, 42))
+    choose_class(page, "car")
+    page.keyboard.press("r")
+    touch_stroke(page, (104, 60), (120, 84))
+    choose_class(page, "person")
+    page.keyboard.press("p")
+    for corner in ((70, 34), (118, 34), (118, 56), (71, 35)):  # a finger meets the first one so
+        touch_stroke(page, corner)
+    seen = {(33, 42): "tree", (112, 72): "car", (108, 40): "person", (76, 52): "grass"}
+    names = {at: under(page, *at).partition(" /")[0] for at in [*seen, (30, 70)]}
+    assert names == {**seen, (30, 70): "building"}
+    return seen
 
 
 @pytest.fixture(scope="module")

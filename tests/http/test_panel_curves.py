@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from editor_page import drag_finger
 from panel_page import (
     UNIT,
     Posted,
@@ -48,6 +49,7 @@ def drag(
     strength: float = 0,
     inside: float = 0.5,
     then: str | None = None,
+    by_finger: bool = False,
 ) -> None:
     """Drag a hand by a share of the steps and a strength.
 
@@ -57,17 +59,22 @@ def drag(
         steps: share of the steps.
         strength: upwards.
         inside: where it is taken hold of, as a share of its width.
-        then: a key that is pressed before it is let go.
+        then: a key that is pressed before the mouse lets go.
+        by_finger: and not by mouse.
     """
     track = page.locator(selector).locator("..")
     track.scroll_into_view_if_needed()
     area, top = track.bounding_box(), float(track.get_attribute("data-top"))
     box = page.locator(selector).bounding_box()
     x, y = box["x"] + box["width"] * inside, box["y"] + box["height"] / 2
+    end = x + steps * area["width"], y - strength * area["height"] / top
+    if by_finger:
+        drag_finger(page, (x, y), end)
+        return
     page.mouse.move(x, y)
     page.mouse.down()
     before = page.get_attribute(selector, "aria-valuetext")
-    page.mouse.move(x + steps * area["width"], y - strength * area["height"] / top, steps=4)
+    page.mouse.move(*end, steps=4)
     if then:
         assert page.get_attribute(selector, "aria-valuetext") != before
         page.keyboard.press(then)
@@ -148,6 +155,7 @@ def test_window_and_curve_are_dragged_and_reach_the_engine(canny: Any) -> None:
     page.keyboard.press("Delete")
     text = page.input_value(CURVE_BOX)
     assert near(text, (0.4, 0.5), (0.8, 0.75))
+    text = check_fingers(page)
     start, end = edges(page)
     (unit, *_rest) = posted.generate(page)
     assert (unit["guidance_start"], unit["guidance_end"]) == (start, end)
@@ -156,6 +164,25 @@ def test_window_and_curve_are_dragged_and_reach_the_engine(canny: Any) -> None:
     assert f"Guidance Start: {start}" in said
     for point in text.split(", "):
         assert point in said
+
+
+def check_fingers(page: Any) -> str:
+    """A finger drags the ends and a point, a tap on the line adds one, which is then dragged out;
+    the text of the curve."""
+    start, end = edges(page)
+    drag(page, hand("end"), 0.1, inside=0.9, by_finger=True)
+    drag(page, hand("start"), -0.2, inside=0.1, by_finger=True)
+    assert edges(page) == pytest.approx([start - 0.2, end + 0.1], abs=0.02)
+    drag(page, hand("point", 0), 0.1, 0.3, by_finger=True)
+    assert near(page.input_value(CURVE_BOX), (0.5, 0.8), (0.8, 0.75))
+    box = page.locator(strip()).bounding_box()
+    tap = box["x"] + 0.3 * box["width"], box["y"] + 0.2 * box["height"]
+    drag_finger(page, tap)
+    assert near(page.input_value(CURVE_BOX), (0.3, 0.8), (0.5, 0.8), (0.8, 0.75))
+    drag(page, hand("point", 1), 0, -2.5, by_finger=True)
+    text = page.input_value(CURVE_BOX)
+    assert near(text, (0.3, 0.8), (0.8, 0.75))
+    return text
 
 
 def test_passes_have_curves_of_their_own_and_text_and_picture_agree(canny: Any) -> None:
@@ -241,9 +268,13 @@ def test_weights_per_layer_are_dragged_and_reach_the_engine(canny: Any) -> None:
         if number == 2:
             page.mouse.down()
     page.mouse.up()
+    box = tracks.nth(4).bounding_box()
+    x = box["x"] + 10
+    drag_finger(page, (x, box["y"] + 0.5 * box["height"]), (x, box["y"] + 0.9 * box["height"]))
     assert values()[2] == pytest.approx(1.5, abs=0.03)
     assert values()[3] == pytest.approx(0.5, abs=0.03)
-    assert values()[4:] == [0.8] * 3
+    assert values()[4] == pytest.approx(0.2, abs=0.03)
+    assert values()[5:] == [0.8] * 2
     page.locator(LAYERS).nth(6).focus()
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowLeft")
