@@ -136,6 +136,18 @@ def spread_fingers(page: Any, x: float, y: float) -> None:
         touch("End")
 
 
+def steer(page: Any, x: int, y: int) -> None:
+    """Move the cursor of the keys to a pixel of the map; what is pressed is drawn on the way."""
+    page.focus(STAGE)
+    page.keyboard.press("ArrowRight")
+    said = page.inner_text(f"{BOX} .cnet-editor-status").rpartition(": ")[2]
+    here = [int(number) for number in said.split(", ")]
+    for by, keys in ((x - here[0], ("Left", "Right")), (y - here[1], ("Up", "Down"))):
+        tens, ones = divmod(abs(by), 10)
+        for key in ["Shift+Arrow"] * tens + ["Arrow"] * ones:
+            page.keyboard.press(key + keys[by > 0])
+
+
 def sweep(
     size: tuple[int, int], one: tuple[float, float], other: tuple[float, float], radius: float
 ) -> np.ndarray:

@@ -133,6 +133,7 @@ class Frame {
     this.view = new modules.View(this.Konva, this.place, this.size);
     const { stage, content, handles } = this.view;
     Object.assign(this, { stage, content, handles });
+    this.cursor = new modules.Cursor(this);
     Object.assign(this, { opacity: OPACITY, busy: 0, turn: Promise.resolve() });
   }
 
@@ -142,8 +143,10 @@ class Frame {
     return this.view.scale();
   }
 
+  /** What a pointer does on the map: { start, move, end, hover }, see `view.mjs`; by keys as well, see `cursor.mjs`. */
   strokes(handler) {
     this.view.handler = handler;
+    if (handler.holds) this.place.ariaLabel += ` ${this.word("editor_stage_keys")}`;
   }
 
   ask(kind, value) {
@@ -237,7 +240,7 @@ class Frame {
     (find(".gradio-container") || document.body).append(this.box);
   }
 
-  /** Keys: a tool's own first, then those of the frame; none reaches the host's page. */
+  /** Keys: those of the cursor, of the tool, of the frame; none reaches the host's page. */
   press(event) {
     event.stopPropagation();
     const isTyped = event.target.matches?.(KINDS_OF_TEXT);
@@ -252,7 +255,7 @@ class Frame {
 
   /** Do what a key means; whether it means something. */
   carryOut(event) {
-    if (this.tool.key?.(event)) return true;
+    if (this.cursor.key(event) || this.tool.key?.(event)) return true;
     const isCommand = event.ctrlKey || event.metaKey;
     const key = event.key.toLowerCase();
     const isOnButton = event.target.matches?.("button, summary, input");
@@ -424,14 +427,15 @@ export function prepare(tab) {
 
 /** Open an editor: { tab, index, unit, tool }. */
 export async function open(asked) {
-  const [module, store, { View }] = await Promise.all([
+  const [module, store, { View }, { Cursor }] = await Promise.all([
     load(`${asked.tool}.mjs`),
     load("store.mjs"),
     load("view.mjs"),
+    load("cursor.mjs"),
     load("konva.min.js"),
     prepare(asked.tab),
   ]);
-  const frame = new Frame(asked, { module, store, View, Konva: globalThis.Konva });
+  const frame = new Frame(asked, { module, store, View, Cursor, Konva: globalThis.Konva });
   try {
     await frame.begin();
   } catch (error) {

@@ -70,6 +70,11 @@ class Pointer {
     this.move(point);
   }
 
+  /** Whether what is pressed goes on until it is let go: all but a filling. */
+  holds() {
+    return settings.tool !== "fill";
+  }
+
   draw(from, to, value) {
     const radius = settings.width / 2;
     this.stack.rewrite((plane) => this.raster.drawSegment(plane, { ...from, radius }, { ...to, radius }, value));

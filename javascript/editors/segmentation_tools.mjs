@@ -12,20 +12,20 @@ export const TOOLS = [
   ["polygon", "p"],
   ["pick", "i"],
 ];
-const CLOSE = { mouse: 8, pen: 12, touch: 22 }; // screen pixels: a press so near to a polygon's first or last point closes it
-const STEP = 8; // map pixels of an arrow key; one with Shift
+const CLOSE = { mouse: 8, pen: 12, touch: 22, keys: 1 }; // screen pixels: a press so near to a polygon's first or last point closes it
 const LINE = { strokeScaleEnabled: false, listening: false, visible: false };
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Painter {
   constructor(frame, raster, editor) {
-    Object.assign(this, { frame, raster, editor, tool: "brush", before: "brush", points: [], last: null, keyed: null });
+    Object.assign(this, { frame, raster, editor, tool: "brush", before: "brush", points: [], last: null });
     this.build();
     frame.strokes({
       start: (point) => this.start(point),
       move: (point) => this.move(point),
       end: (point, isCancelled) => this.end(point, isCancelled),
       hover: (point) => this.hover(point),
+      holds: () => Boolean(this.stroke || this.corner),
+      nameAt: (point) => editor.nameAt(point),
     });
     frame.view.moved = () => this.draw();
   }
@@ -51,7 +51,6 @@ export class Painter {
   // ---- the pointer ----
 
   start(point) {
-    this.keyed = null;
     this.isPicking = point.alt || this.tool === "pick";
     if (this.isPicking) return;
     if (this.tool === "brush" || this.tool === "erase") this.beginStroke(point);
@@ -81,7 +80,6 @@ export class Painter {
   }
 
   hover(point) {
-    if (point) this.keyed = null;
     this.here = point;
     this.look();
   }
@@ -201,45 +199,10 @@ export class Painter {
       this.draw();
       return true;
     }
-    if (event.target !== this.frame.place) return false;
-    if (event.key in ARROWS && !isCommand) this.step(event);
-    else if (event.key === "Enter") this.act(event.shiftKey);
-    else return false;
+    if (event.key !== "Enter" || event.target !== this.frame.place || !this.points.length) return false;
+    this.closePolygon();
     this.look();
     return true;
-  }
-
-  /** Arrow keys move a cursor over the map, and say where it is. */
-  step(event) {
-    const { width, height } = this.editor.plane;
-    const [right, down] = ARROWS[event.key].map((way) => way * (event.shiftKey ? 1 : STEP));
-    const { x, y } = this.keyed || this.here || { x: Math.floor(width / 2), y: Math.floor(height / 2) };
-    const within = (value, most) => Math.min(Math.max(Math.floor(value), 0), most - 1) + 0.5;
-    this.keyed = { x: within(x + right, width), y: within(y + down, height) };
-    this.here = this.keyed;
-    const name = this.editor.nameAt(this.keyed);
-    this.look();
-    this.frame.say(this.frame.word("seg_at", { x: Math.floor(this.keyed.x), y: Math.floor(this.keyed.y), name }));
-  }
-
-  /** Enter does at the cursor of the keys what a press of the pointer does; else it closes a polygon. */
-  act(shift) {
-    const point = this.keyed && { ...this.keyed, shift };
-    if (this.tool === "polygon" && (!point || this.isLast(point))) this.closePolygon();
-    else if (!point) return;
-    else if (this.tool === "rectangle" && !this.corner) this.corner = point;
-    else if (this.tool === "brush" || this.tool === "erase") {
-      this.beginStroke(point);
-      this.endStroke(point);
-    } else {
-      this.isPicking = this.tool === "pick";
-      this.end(point, false);
-    }
-  }
-
-  isLast({ x, y }) {
-    const last = this.points.at(-1);
-    return last && last.x === x && last.y === y;
   }
 
   // ---- what is shown over the map ----
@@ -250,8 +213,7 @@ export class Painter {
     this.rings = both(Konva.Circle, {});
     this.boxes = both(Konva.Rect, {});
     this.lines = both(Konva.Line, { lineJoin: "round" });
-    this.crosses = both(Konva.Path, { data: "M-10 0H10M0 -10V10" });
-    this.shapes = [this.rings, this.boxes, this.lines, this.crosses];
+    this.shapes = [this.rings, this.boxes, this.lines];
     this.tag = new Konva.Label({ listening: false, visible: false });
     this.tag.add(new Konva.Tag({ fill: "black", opacity: 0.8, cornerRadius: 3 }), new Konva.Text({ fill: "white", fontSize: 13, padding: 4 }));
     handles.add(...this.shapes.flat(), this.tag);
@@ -266,7 +228,6 @@ export class Painter {
     const scale = this.frame.scale();
     const isBrush = this.tool === "brush" || this.tool === "erase";
     this.put(this.rings, here && isBrush && { x: here.x, y: here.y, radius: this.editor.width / 2 });
-    this.put(this.crosses, this.keyed && { x: this.keyed.x, y: this.keyed.y, scaleX: 1 / scale, scaleY: 1 / scale });
     const box = corner && here && { x: Math.floor(Math.min(corner.x, here.x)), y: Math.floor(Math.min(corner.y, here.y)) };
     this.put(this.boxes, box && { ...box, width: Math.floor(Math.max(corner.x, here.x)) + 1 - box.x, height: Math.floor(Math.max(corner.y, here.y)) + 1 - box.y });
     const way = [...points, ...(here && points.length ? [here] : [])].flatMap(({ x, y }) => [x, y]);

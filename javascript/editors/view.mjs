@@ -3,6 +3,7 @@
 
 const STEP = 1.25;
 const [LEAST, MOST] = [0.05, 32]; // screen pixels for a pixel of the map
+const EDGE = 4; // screen pixels from the element's border within which nothing counts as seen
 const LEFT = 0;
 const MIDDLE = 1;
 const PEN_END = 5; // what the eraser of a pen is told as
@@ -80,6 +81,15 @@ export class View {
     const scale = Math.min(Math.max(before * factor, LEAST), MOST);
     const { x, y } = this.stage.position();
     this.move(scale, point.x - ((point.x - x) / before) * scale, point.y - ((point.y - y) / before) * scale);
+  }
+
+  /** Move the view just so far that a point of the map is seen. */
+  reveal({ x, y }) {
+    const { stage } = this;
+    const off = (at, room) => Math.max(EDGE - at, 0) || Math.min(room - EDGE - at, 0);
+    const across = off(stage.x() + x * this.scale(), stage.width());
+    const down = off(stage.y() + y * this.scale(), stage.height());
+    if (across || down) this.move(this.scale(), stage.x() + across, stage.y() + down);
   }
 
   closer() {

@@ -17,6 +17,11 @@ EDITORS: Final[Mapping[str, str]] = {
     "editor_bar": "Tools",
     "editor_side": "Options of the tools",
     "editor_stage": "{tool}: the map. Wheel or + and - zoom, the space bar or two fingers move it",
+    "editor_stage_keys": "Arrow keys move a cursor, by ten with Shift; Enter presses and lets go.",
+    "editor_pressed": (
+        "Pressed at {x}, {y}: arrow keys go on, Enter lets go, Escape takes it back."
+    ),
+    "editor_let_go": "Let go at {x}, {y}.",
     "editor_undo": "Undo (Ctrl+Z)",
     "editor_redo": "Redo (Ctrl+Y)",
     "editor_closer": "Zoom in (+)",

@@ -169,7 +169,8 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "bar_curve_unread": "with a curve that cannot be read",
     "timeline_help": (
         "Drag the ends, the middle and the points of a curve, or move them with the arrow keys. A "
-        "double click or Enter adds a point; Delete, or dragging it out, takes it away."
+        "double click, a tap on the line or Enter adds a point; Delete, or dragging it out, takes "
+        "it away."
     ),
     "hand_unit": "Unit {number}, {name}",
     "hand_pass": "Unit {number}, {name}, {pass}",

@@ -86,7 +86,7 @@ POSE: Final[Mapping[str, str]] = {
     ),
     "pose_hint": (
         "Drag joints, limbs or figures (with Shift always the figure). Right click, H or a resting "
-        "finger hides a joint; Tab goes from joint to joint."
+        "finger hides a joint; Tab goes from joint to joint, arrow keys move it."
     ),
     # Sentences.
     "pose_shown": "{joint}: shown.",

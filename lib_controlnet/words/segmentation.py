@@ -57,7 +57,6 @@ SEGMENTATION: Final[Mapping[str, str]] = {
     "seg_shared": "In this palette one colour stands for {classes}: no map can tell them apart.",
     "seg_chosen": "Chosen class: {name}",
     "seg_nothing_picked": "There is no class here.",
-    "seg_at": "{name}, at {x}, {y}",
     # Where the map comes from.
     "seg_opacity": "Map opacity",
     "seg_empty": "Fill all",

@@ -13,6 +13,7 @@ from editor_page import (
     forget_maps,
     open_editor,
     place,
+    steer,
     stroke,
     sweep,
     use_map,
@@ -134,9 +135,25 @@ def test_lines_fills_and_layers(kept_panel: Any, tmp_path: Path) -> None:
     wait_for_said(page, "ink.png was black on white")
     press(page, "Merge down")
     assert layers(page) == [("Layer 1", True)]
-    wanted = edges | sweep(SIZE, start, end, 2.5)
+    wanted = edges | sweep(SIZE, start, end, 2.5) | draw_by_keys(page)
     wanted[40:60, 5:15] = True
     assert_alike(used(page), wanted)
+
+
+def draw_by_keys(page: Any) -> np.ndarray:
+    """A stroke of width 5, and one that is taken back: bool (H, W) of what is left."""
+    steer(page, 90, 60)
+    page.keyboard.press("Enter")
+    wait_for_said(page, "Pressed at 90, 60")
+    steer(page, 110, 60)
+    page.keyboard.press("Enter")
+    wait_for_said(page, "Let go at 110, 60")
+    steer(page, 64, 100)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Escape")
+    wait_for_said(page, "Let go at 54, 100")
+    return sweep(SIZE, (90.5, 60.5), (110.5, 60.5), 2.5)
 
 
 def pen(page: Any, *points: tuple[float, float, float]) -> None:

@@ -16,6 +16,7 @@ from editor_page import (
     forget_maps,
     open_editor,
     place,
+    steer,
     stroke,
     touch_stroke,
     use_map,
@@ -146,7 +147,7 @@ def test_a_painted_scene_arrives_in_exact_colours_and_stays_in_the_editor(
     assert under(page, 4, 124) == "grass"
     page.keyboard.press("e")
     stroke(page, (40, 80), (44, 84))
-    seen |= paint_by_touch(page)
+    seen |= paint_by_touch(page) | paint_by_keys(page)
     bring_judges(page)
     assert judge_looks(page, "the editor", BOX) == []
     use_map(page)
@@ -189,6 +190,31 @@ def paint_by_touch(page: Any) -> dict[tuple[int, int], str]:
     names = {at: under(page, *at).partition(" /")[0] for at in [*seen, (30, 70)]}
     assert names == {**seen, (30, 70): "building"}
     return seen
+
+
+def paint_by_keys(page: Any) -> dict[tuple[int, int], str]:
+    """What keys alone paint: the names of classes at pixels."""
+
+    def press_at(*places: tuple[int, int]) -> None:
+        for at in places:
+            steer(page, *at)
+            page.keyboard.press("Enter")
+
+    choose_class(page, "water")
+    page.keyboard.press("r")
+    press_at((4, 70), (14, 90))
+    choose_class(page, "bed")
+    page.keyboard.press("p")
+    press_at((66, 114), (96, 114), (96, 122))
+    page.keyboard.press("Enter")  # on the last corner: it closes
+    seen = {(4, 70): "water", (14, 90): "water", (90, 117): "bed"}
+    assert {at: under(page, *at) for at in seen} == seen
+    assert under(page, 15, 90) == under(page, 72, 120) == "grass"
+    choose_class(page, "sand")
+    page.keyboard.press("g")
+    press_at((8, 80))
+    wait_for_said(page, "sand: 8, 80")
+    return {**seen, (4, 70): "sand", (14, 90): "sand"}
 
 
 @pytest.fixture(scope="module")
