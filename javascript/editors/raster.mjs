@@ -367,12 +367,12 @@ export function toUrl(plane, palette) {
   return canvas.toDataURL("image/png");
 }
 
-/** The pixels of a picture in a size, as ImageData; without `isSmooth` by the nearest pixel. */
-export function readPixels(image, width, height, isSmooth = false) {
+/** The pixels of a picture in a size, or where it lies in that, as ImageData; without `isSmooth` by the nearest pixel. */
+export function readPixels(image, width, height, isSmooth = false, at = { x: 0, y: 0, width, height }) {
   const pen = makeCanvas(width, height).getContext("2d", { willReadFrequently: true });
   pen.imageSmoothingEnabled = isSmooth;
   if (isSmooth) pen.imageSmoothingQuality = "high";
-  pen.drawImage(image, 0, 0, width, height);
+  pen.drawImage(image, at.x, at.y, at.width, at.height);
   return pen.getImageData(0, 0, width, height);
 }
 

@@ -28,8 +28,8 @@ const TOOLS = {
 };
 
 export async function create(frame) {
-  const files = ["raster", "segmentation_tools", "regions_areas", "regions_picture", "regions_neighbours"];
-  const [raster, tools, areas, pictures, neighbours] = await Promise.all(files.map((file) => frame.load(`${file}.mjs`)));
+  const files = ["raster", "view", "segmentation_tools", "regions_areas", "regions_picture", "regions_neighbours"];
+  const [raster, view, tools, areas, pictures, neighbours] = await Promise.all(files.map((file) => frame.load(`${file}.mjs`)));
 
   /** What paints on a plane; the bucket looks at the borders of all regions. */
   class RegionPainter extends tools.Painter {
@@ -41,7 +41,7 @@ export async function create(frame) {
       if (area) this.finish(this.raster.fillMask(plane, area.mask, this.value, area.bounds));
     }
   }
-  return new Regions(frame, { raster, tools, areas, pictures, neighbours }, RegionPainter);
+  return new Regions(frame, { raster, view, tools, areas, pictures, neighbours }, RegionPainter);
 }
 
 class Regions {
@@ -271,9 +271,14 @@ class Regions {
     return Number(this.page.part(unit, "controlnet_region_feather_slider", "input[type=number]")?.value) || 0;
   }
 
+  /** What may be chosen in a radio of the units. */
+  choicesOf(radio) {
+    return this.page.findAll("input", this.page.part(this.frame.unit, `controlnet_${radio}_radio`)).map(({ value }) => value);
+  }
+
   /** What a unit's region is called where it is its own mask. */
   ownMask() {
-    return this.page.findAll("input", this.page.part(this.frame.unit, "controlnet_region_radio"))[OWN].value;
+    return this.choicesOf("region")[OWN];
   }
 
   // ---- as one picture ----

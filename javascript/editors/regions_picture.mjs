@@ -4,6 +4,21 @@ const MOST_BYTES = 64e6; // of a file
 const HALF = 128; // of a mask's levels and of a drawing's alpha
 const GREY = 24; // levels between the channels of a colour that is none
 
+/** Pixels of a picture where a resize mode lays it over the map; what it leaves goes on as the edge is, as in a generation. */
+function readPlaced({ frame, raster, view }, image, mode) {
+  const { width, height } = frame.size;
+  const at = view.placeIn({ width: image.naturalWidth, height: image.naturalHeight }, frame.size, mode);
+  const pixels = raster.readPixels(image, width, height, false, at);
+  if (at.x <= 0 && at.y <= 0) return pixels;
+  const words = new Uint32Array(pixels.data.buffer);
+  const within = (value, start, length, end) => Math.min(Math.max(value, start, 0), start + length - 1, end - 1);
+  for (let i = 0; i < words.length; i += 1) {
+    const [x, y] = [within(i % width, at.x, at.width, width), within(Math.floor(i / width), at.y, at.height, height)];
+    words[i] = words[y * width + x];
+  }
+  return pixels;
+}
+
 /** The own masks that units have already, as planes by their number. */
 export async function readMasks(editor) {
   let units = [];
@@ -16,17 +31,20 @@ export async function readMasks(editor) {
     editor.tell(error.message, true);
   }
   const own = editor.ownMask();
-  return Promise.all(units.map(({ pictures, values }) => (values.region === own ? readMask(editor, pictures) : null)));
+  const modes = editor.choicesOf("resize_mode");
+  const readOwn = ({ pictures, values }) => readMask(editor, pictures, modes.indexOf(values.resize_mode));
+  return Promise.all(units.map((unit) => (unit.values.region === own ? readOwn(unit) : null)));
 }
 
 /** White of the file and what is drawn, together. */
-async function readMask({ frame, raster, page }, { mask, region }) {
+async function readMask(editor, { mask, region }, mode) {
+  const { frame, raster, page } = editor;
   const { width, height } = frame.size;
   const plane = raster.makePlane(width, height);
   for (const [source, channel] of [[mask, 0], [region, 3]]) {
     const image = source && (await page.load(source).catch(() => null));
     if (!image) continue;
-    const { data } = raster.readPixels(image, width, height);
+    const { data } = readPlaced(editor, image, mode);
     for (let i = 0; i < plane.data.length; i += 1) if (data[4 * i + channel] >= HALF && data[4 * i + 3] >= HALF) plane.data[i] = 1;
   }
   return plane;
@@ -48,13 +66,13 @@ export function exportPicture(editor) {
 
 /** Read a picture in a few colours, which are then offered to the units. */
 export async function importFile(editor, file) {
-  const { word, size } = editor.frame;
+  const { word, mode } = editor.frame;
   const url = URL.createObjectURL(file);
   try {
     if (file.size > MOST_BYTES) throw new Error(word("regions_large", { limit: MOST_BYTES / 1e6 }));
     const image = await editor.page.load(url).catch(() => null);
     if (!image) throw new Error(word("regions_unread", { name: file.name.slice(0, 60) }));
-    const pixels = editor.raster.readPixels(image, size.width, size.height);
+    const pixels = readPlaced(editor, image, mode);
     const colours = editor.areas.findColours(pixels);
     if (!colours.length) throw new Error(word("regions_no_colours"));
     offer(editor, pixels, colours);

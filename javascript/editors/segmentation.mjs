@@ -19,9 +19,9 @@ function ask(frame) {
 }
 
 export async function create(frame) {
-  const files = ["raster", "segmentation_labels", "segmentation_classes", "segmentation_tools"];
-  const [told, raster, labels, lists, tools] = await Promise.all([ask(frame), ...files.map((file) => frame.load(`${file}.mjs`))]);
-  return new Segmentation(frame, { raster, labels, lists, tools }, told);
+  const files = ["raster", "view", "segmentation_labels", "segmentation_classes", "segmentation_tools"];
+  const [told, raster, view, labels, lists, tools] = await Promise.all([ask(frame), ...files.map((file) => frame.load(`${file}.mjs`))]);
+  return new Segmentation(frame, { raster, view, labels, lists, tools }, told);
 }
 
 class Segmentation {
@@ -172,11 +172,12 @@ class Segmentation {
     this.picture.opacity(photograph ? OPACITY : 1);
   }
 
-  /** Take a picture's colours over as labels, in the palette that they are of: { text, isRead, lost }. */
+  /** Take a picture's colours over as labels, in the palette that they are of, where it is seen beneath: { text, isRead, lost }. */
   read(image, unfit) {
-    const { labels } = this;
-    const { word } = this.frame;
-    const pixels = this.raster.readPixels(image, this.plane.width, this.plane.height);
+    const { labels, plane: { width, height } } = this;
+    const { word, mode } = this.frame;
+    const at = this.view.placeIn({ width: image.naturalWidth, height: image.naturalHeight }, { width, height }, mode);
+    const pixels = this.raster.readPixels(image, width, height, false, at);
     const palette = labels.guessPalette(pixels, this.palettes);
     if (!palette) return { text: word(unfit), isRead: false };
     const { plane, moved, lost } = labels.readLabels(pixels, palette);

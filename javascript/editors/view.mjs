@@ -2,6 +2,7 @@
 // middle button, the space bar and two fingers; what else the pointer does goes to the tool.
 
 const STEP = 1.25;
+const ALIKE = 1.01; // proportions that differ by less are taken for the same
 const [LEAST, MOST] = [0.05, 32]; // screen pixels for a pixel of the map
 const EDGE = 4; // screen pixels from the element's border within which nothing counts as seen
 const LEFT = 0;
@@ -15,6 +16,19 @@ const middle = (points) => ({
   y: points.reduce((sum, point) => sum + point.y, 0) / points.length,
 });
 const distance = ([a, b]) => Math.hypot(a.x - b.x, a.y - b.y);
+
+/**
+ * Where a picture of a size lies in another size as a resize mode has it, in whole pixels: 0 stretches, 1 covers, 2 fits in.
+ *
+ * One of almost the same proportions, as rounding leaves them, is stretched.
+ */
+export function placeIn(own, { width, height }, mode) {
+  const sides = [width / own.width, height / own.height];
+  const [least, most] = [Math.min(...sides), Math.max(...sides)];
+  const [across, down] = mode === 0 || most < ALIKE * least ? sides : Array(2).fill(mode === 1 ? most : least);
+  const [wide, high] = [own.width * across, own.height * down].map((side) => Math.max(1, Math.round(side)));
+  return { x: Math.round((width - wide) / 2), y: Math.round((height - high) / 2), width: wide, height: high };
+}
 
 export class View {
   /** In an element, with a map of a size; `Konva` draws. */
@@ -100,17 +114,12 @@ export class View {
     this.zoom(1 / STEP);
   }
 
-  /** Lay a photograph beneath the map as a resize mode would: 0 stretches, 1 covers, 2 fits in. */
+  /** Lay a photograph beneath the map, see `placeIn`. */
   showPhotograph(image, mode) {
     this.photograph.visible(Boolean(image));
     if (!image) return;
-    const { width, height } = this.size;
     const own = { width: image.naturalWidth || 1, height: image.naturalHeight || 1 };
-    const sides = [width / own.width, height / own.height];
-    const [across, down] = mode === 0 ? sides : Array(2).fill(mode === 1 ? Math.max(...sides) : Math.min(...sides));
-    const shown = { width: own.width * across, height: own.height * down };
-    const at = { x: (width - shown.width) / 2, y: (height - shown.height) / 2 };
-    this.photograph.setAttrs({ image, ...shown, ...at });
+    this.photograph.setAttrs({ image, ...placeIn(own, this.size, mode) });
   }
 
   // Pointers.

@@ -196,6 +196,29 @@ def check_divisions(
     assert "Nothing is painted for the units 1" in said
 
 
+def check_placing(page: Any) -> None:
+    """Masks in other proportions lie as a generation lays them: cut off, and gone on with."""
+    mask = np.zeros((64, 128, 3), np.uint8)
+    mask[:, :48] = 255
+    mask[:4] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    page.evaluate(
+        """(mask) => controlnetPanel.edit("txt2img", (units) => [1, 2].map((unit, i) => {
+          const resize_mode = ["Crop and Resize", "Resize and Fill"][i];
+          const values = { ...units[unit].values, region: "Own mask", resize_mode };
+          return { unit, pictures: { mask, region: null }, values };
+        }))""",
+        url,
+    )
+    forget_maps(page)
+    open_editor(page, NAME)
+    # 32 of 128 columns and 8 rows of the middle; 48 columns, and 36 rows from the upper edge on.
+    wanted = [100 * (1 - (1 - x / 128) * (1 - y / 128)) for x, y in ((32, 8), (48, 36))]
+    assert rows(page)[1:] == pytest.approx(wanted, abs=0.1)
+
+
 def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     page, posted = kept_panel, Posted(kept_panel)
     forget_maps(page)
@@ -247,3 +270,4 @@ def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     page.wait_for_selector("#html_info_txt2img:has-text('Region Feather: 12.0')")
 
     check_divisions(page, painted, tmp_path, picture, shares)
+    check_placing(page)
