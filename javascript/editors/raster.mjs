@@ -9,20 +9,6 @@
 
 export const makePlane = (width, height, value = 0) => ({ width, height, data: new Uint8Array(width * height).fill(value) });
 
-export const copyPlane = ({ width, height, data }) => ({ width, height, data: data.slice() });
-
-/** A plane in another size, by the nearest pixel; the same one if it has that size. */
-export function fitPlane(plane, width, height) {
-  if (plane.width === width && plane.height === height) return plane;
-  const fitted = makePlane(width, height);
-  const columns = Uint32Array.from({ length: width }, (_, x) => Math.floor(((x + 0.5) * plane.width) / width));
-  for (let y = 0; y < height; y += 1) {
-    const row = Math.floor(((y + 0.5) * plane.height) / height) * plane.width;
-    for (let x = 0; x < width; x += 1) fitted.data[y * width + x] = plane.data[row + columns[x]];
-  }
-  return fitted;
-}
-
 // Bounds.
 
 export const allOf = ({ width, height }) => ({ left: 0, top: 0, right: width, bottom: height });
@@ -259,42 +245,6 @@ export function fillArea(plane, point, value, tolerance = 0) {
   const seed = data[Math.floor(point.y) * width + Math.floor(point.x)];
   const area = findArea(plane, point, (i) => Math.abs(data[i] - seed) <= tolerance);
   return area && fillMask(plane, area.mask, value, area.bounds);
-}
-
-/** For each direction (right, down, left, up) its step, and where the pixels ahead lie of which the first is at its right. */
-const WAYS = [
-  { x: 1, y: 0, right: [0, 0], left: [0, -1] },
-  { x: 0, y: 1, right: [-1, 0], left: [0, 0] },
-  { x: -1, y: 0, right: [-1, -1], left: [-1, 0] },
-  { x: 0, y: -1, right: [0, -1], left: [-1, -1] },
-];
-
-/**
- * The outlines of the pixels for which `isIn(value)` is true: rings along the pixels' edges, corners only.
- *
- * `fillPolygon` with all of them gives these pixels back; each ring fits a closed line of Konva's.
- */
-export function findOutlines({ width, height, data }, isIn = Boolean) {
-  const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && isIn(data[y * width + x]);
-  const isDone = new Uint8Array(width * height); // whose upper edges were walked along
-  const rings = [];
-  for (let start = 0; start < data.length; start += 1) {
-    const [startX, startY] = [start % width, Math.floor(start / width)];
-    if (isDone[start] || !isIn(data[start]) || inside(startX, startY - 1)) continue;
-    const ring = [];
-    let [x, y, way] = [startX, startY, 0];
-    do {
-      if (way === 0) isDone[y * width + x] = 1;
-      x += WAYS[way].x;
-      y += WAYS[way].y;
-      const { right, left } = WAYS[way];
-      const turn = !inside(x + right[0], y + right[1]) ? 1 : inside(x + left[0], y + left[1]) ? 3 : 0;
-      if (turn) ring.push(x, y);
-      way = (way + turn) % 4;
-    } while (x !== startX || y !== startY || way !== 0);
-    rings.push(ring);
-  }
-  return rings;
 }
 
 // To keep.

@@ -161,18 +161,6 @@ def test_polygons_and_rectangles(raster: Raster) -> None:
     assert (box[8:, :31] == 3).all()
 
 
-def test_outlines_are_filled_to_what_they_surround(raster: Raster, patches: np.ndarray) -> None:
-    again, _ = raster.draw(
-        """(plane) => {
-          const rings = raster.findOutlines(plane, (value) => value > 1);
-          plane.data.fill(0);
-          raster.fillPolygon(plane, rings, 1);
-        }""",
-        plane=patches,
-    )
-    assert (again == (patches > 1)).all()
-
-
 def test_what_is_packed_comes_back(raster: Raster, patches: np.ndarray) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
     act = "(plane) => { plane.data = raster.unpack(raster.pack(plane)).data; }"
