@@ -60,6 +60,9 @@ Object.assign(window.controlnetPanel, (() => {
 
   const percent = (share) => Math.round(share * 100);
 
+  /** The hue of a unit's colour, in degrees. */
+  const hueOf = (index) => (200 + 137 * index) % 360;
+
   function sentence(unit) {
     const { index: number, name, curves } = unit;
     const [start, end] = [percent(unit.start), percent(unit.end)];
@@ -197,7 +200,7 @@ Object.assign(window.controlnetPanel, (() => {
     const top = topOf(unit);
     const cells = [label, ...unit.passes.map((_, pass) => strip(unit, pass, top))];
     for (const cell of cells) {
-      cell.style.setProperty("--cnet-unit-hue", (200 + 137 * unit.index) % 360);
+      cell.style.setProperty("--cnet-unit-hue", hueOf(unit.index));
       cell.setAttribute("title", sentence(unit));
     }
     return cells;
@@ -247,5 +250,5 @@ Object.assign(window.controlnetPanel, (() => {
 
   follow(update);
 
-  return { timeline: { NONE, OWN, SAME, describe, heightOf, hold, numberBox, update } };
+  return { timeline: { NONE, OWN, SAME, describe, heightOf, hold, hueOf, numberBox, update } };
 })());

@@ -43,10 +43,15 @@ function textOf({ pose }, tab) {
   return JSON.stringify(pose || { people: [], canvas_width: width, canvas_height: height });
 }
 
+/** The text of a data URL; "", of which the server says that it is none, for anything else. */
 function decode(url) {
   if (typeof url !== "string" || !url.startsWith(HEAD)) return "";
-  const text = atob(url.slice(HEAD.length, HEAD.length + 2 * figures.MOST_TEXT));
-  return new TextDecoder().decode(Uint8Array.from(text, (letter) => letter.charCodeAt(0)));
+  try {
+    const text = atob(url.slice(HEAD.length, HEAD.length + 2 * figures.MOST_TEXT));
+    return new TextDecoder().decode(Uint8Array.from(text, (letter) => letter.charCodeAt(0)));
+  } catch {
+    return "";
+  }
 }
 
 let count = 0;

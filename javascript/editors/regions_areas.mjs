@@ -21,7 +21,7 @@ function fromHue(hue) {
   });
 }
 
-export const colourOf = (index) => fromHue((200 + 137 * index) % 360);
+export const colourOf = (index) => fromHue(window.controlnetPanel.timeline.hueOf(index));
 export const toHex = (colour) => `#${colour.map((level) => level.toString(16).padStart(2, "0")).join("")}`;
 
 export const count = ({ data }) => data.reduce((sum, one) => sum + one, 0);
