@@ -256,6 +256,7 @@ def test_model_names_are_read_with_their_hash_and_from_a_list(axes):
     assert read(option, ", ".join(names), p) == names
     both = f"[{names[0]}, None], {names[1]}"
     assert read(option, both, p) == [[names[0], None], names[1]]
+    assert option.prepare("a\r\nb\rc\nd") == ["a", "b", "c", "d"]
     assert option.prepare("[fp16] a [01234567], b") == ["[fp16] a [01234567]", "b"]
     assert option.type("[fp16] a [01234567]") == "[fp16] a [01234567]"
     assert option.type([names[0], "None"]) == [names[0], None]

@@ -217,7 +217,7 @@ def split(text: str) -> list[str]:
     Brackets may stand inside values, `name [hash]`, and those inside lists.
     """
     _check_length(text)
-    plain = text.replace("\0", " ").replace("\n", ",")
+    plain = ",".join(text.replace("\0", " ").splitlines())
     kept: list[str] = []
     pieces: list[str] = []
     after = 0
