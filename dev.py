@@ -206,21 +206,45 @@ def create(env: Environment) -> None:
 
 
 def link_installed(env: Environment, other: Environment) -> None:
-    """Give a new environment what another has of the same pins, as links to the same files.
+    """Give a new environment what it shares with another, as links to the same files.
 
     They are the files that pip would unpack, which for torch takes longer than for all else, and
     most are compiled. pip replaces files and writes into none, so each environment stays its own.
     """
     if not other.is_ready() or version_of(str(other.python)) != version_of(str(env.python)):
         return
-    pins = env.pins()
     try:
-        for package in metadata.distributions(path=[str(other.packages)]):
-            version = package.version.partition("+")[0]
-            if pins.get(plain_name(package.metadata["Name"])) == version:
-                link_package(package, other.packages, env.packages)
+        for package in find_shared(env, other):
+            link_package(package, other.packages, env.packages)
     except OSError as error:  # a file system without links: pip unpacks
         say(f"{env.folder} shares nothing with {other.folder} ({error})")
+
+
+def find_shared(env: Environment, other: Environment) -> list[metadata.Distribution]:
+    """What another environment has of the same pins, and of what pinned packages need.
+
+    Nothing pins the latter: pip keeps what fits, and replaces the rest.
+    """
+    pins, held = env.pins(), installed_in(other)
+    needed, asked = set(installed_in(env)), list(pins)
+    found = []
+    while asked:
+        name = asked.pop()
+        if name in needed or name not in held:
+            continue
+        needed.add(name)
+        package = held[name]
+        if pins.get(name) in (None, package.version.partition("+")[0]):
+            found.append(package)
+        required = [text for text in package.requires or () if "extra ==" not in text]
+        asked += [plain_name(re.split(r"[^\w.-]", text, maxsplit=1)[0]) for text in required]
+    return found
+
+
+def installed_in(env: Environment) -> dict[str, metadata.Distribution]:
+    """The packages of an environment by their names."""
+    packages = metadata.distributions(path=[str(env.packages)])
+    return {plain_name(package.metadata["Name"]): package for package in packages}
 
 
 def link_package(package: metadata.Distribution, there: Path, here: Path) -> None:

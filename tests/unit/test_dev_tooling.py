@@ -145,17 +145,26 @@ def test_dev_prepared_environment_is_used_as_it_is(
 
 
 REQUIRED = "# A word.\n-r more.txt\nPinned_One==1.0\nother==2.0\n"
-HELD = {"pinned-one": "1.0", "other": "1.0", "of.more": "3.0+cpu", "brought.along": "4.0"}
+HELD = {
+    **{"pinned-one": "1.0", "other": "1.0", "of.more": "3.0+cpu", "brought.along": "4.0"},
+    **{"of-old": "5.0", "stray": "6.0"},
+}
+NEEDS = {
+    "pinned-one": ("Brought_Along (>=3) ; python_version > '3.8'", "stray ; extra == 'all'"),
+    "brought.along": ("pinned-one", "not-there!=1"),
+    "other": ("of-old[some]>=1",),
+}
 
 
 def hold(packages: Path, name: str, version: str) -> None:
     """An installed package of one compiled module and a program."""
+    needs = "".join(f"Requires-Dist: {text}\n" for text in NEEDS.get(name, ()))
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     texts = {
         f"{module}/__init__.py": "",
         f"{module}/__pycache__/__init__.cpython-311.pyc": "",
         f"{module}/__pycache__/gone.cpython-311.pyc": "",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/RECORD": f"../../../bin/{name},,\n{module}/__init__.py,,\n{info}/METADATA,,\n",
     }
     for file, text in texts.items():
@@ -185,11 +194,20 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dev.Environmen
 def test_dev_environments_share_the_files_of_equal_pins(
     two: tuple[dev.Environment, dev.Environment],
 ) -> None:
+    """And of what those need, but nothing over what the new one has."""
     new, old = two
+    hold(new.packages, "of-old", "4.0")
+
+    def files() -> set[Path]:
+        every = new.packages.rglob("*")
+        return {path.relative_to(new.packages) for path in every if path.is_file()}
+
+    own = files()
     dev.link_installed(new, old)
-    found = {path.relative_to(new.packages) for path in new.packages.rglob("*") if path.is_file()}
+    found = files() - own
     assert {path.parts[0] for path in found} == {
         *("pinned_one", "pinned_one-1.0.dist-info", "of.more", "of.more-3.0+cpu.dist-info"),
+        *("brought.along", "brought.along-4.0.dist-info"),
     }
     compiled = Path("pinned_one/__pycache__/__init__.cpython-311.pyc")
     assert compiled in found
