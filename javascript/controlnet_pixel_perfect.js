@@ -1,16 +1,25 @@
 // The resolution that "Pixel Perfect" comes to, behind its label: of the picture that is in the
 // unit, for the size that the tab asks for.
 //
-// A classic script without globals. The rule is `pixel_perfect_resolution`'s in
+// A classic script; `controlnetPanel.resizeModeOf(unit)` is for the editors, too. The rule is `pixel_perfect_resolution`'s in
 // `lib_controlnet/pictures/maps.py`; a test compares both.
 (() => {
   "use strict";
 
   const { TABS, find, follow, isShown, part, unitsOf, word } = window.controlnetPanel.page;
   const GRID = 8;
-  const FILL = 2; // number of "Resize and Fill", here and in the host's own radio
+  /** Numbers of modes, here and in the host's own radio, which has one more that stretches. */
+  const [STRETCH, FILL, LATENT] = [0, 2, 3];
   const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
   const chosenIn = (radio) => Array.from(radio?.querySelectorAll("input") || []).findIndex((input) => input.checked);
+
+  /** Number of the mode that lays a unit's picture and mask over the result: the unit's own, or the tab's where the picture is. */
+  function resizeModeOf(unit) {
+    const place = find(unit.dataset.picture);
+    const isOwn = !place || place.closest(".cnet-unit");
+    const mode = chosenIn(isOwn ? part(unit, "controlnet_resize_mode_radio") : find("#resize_mode"));
+    return mode === LATENT ? STRETCH : Math.max(mode, STRETCH);
+  }
 
   /** Width and height that the tab asks for with a picture; scaled ones follow from it. */
   function targetOf(tab, picture) {
@@ -27,11 +36,9 @@
   function resolution(tab, unit, panel) {
     const picture = unit.dataset.picture && find(`${unit.dataset.picture} img[src]:not([src=""])`);
     if (!picture?.naturalWidth || panel.classList.contains("cnet-only-masked")) return 0; // a part is cut out
-    const isOwn = picture.closest(".cnet-unit");
-    const mode = chosenIn(isOwn ? part(unit, "controlnet_resize_mode_radio") : find("#resize_mode"));
     const [width, height] = targetOf(tab, picture);
     const factors = [width / picture.naturalWidth, height / picture.naturalHeight];
-    const factor = mode === FILL ? Math.min(...factors) : Math.max(...factors);
+    const factor = resizeModeOf(unit) === FILL ? Math.min(...factors) : Math.max(...factors);
     return Math.max(1, Math.round(factor * Math.min(picture.naturalWidth, picture.naturalHeight))) || 0;
   }
 
@@ -67,4 +74,5 @@
   }
 
   follow(update, { calmly: true });
+  Object.assign(window.controlnetPanel, { resizeModeOf });
 })();

@@ -12,7 +12,7 @@
 // Modules are loaded by `frame.load`, with the stamp in this one's address, so that none is of
 // another version. A tool's controls go into `frame.bar` and `frame.side`.
 
-const { ask, dataUrl, page, putMap, unitTools } = window.controlnetPanel;
+const { ask, dataUrl, page, putMap, resizeModeOf, unitTools } = window.controlnetPanel;
 const { find, part } = page;
 const SIDE = 2048; // pixels of the longer side of a map
 const LATER = 400; // ms until what was made is kept
@@ -112,13 +112,12 @@ export async function readUnit(unit) {
   const map = find(".cnet-generated-image-group img[src]", unit);
   const link = find('.cnet-download-pose a[href^="data:application/json"]', unit);
   const [photograph, shown] = await Promise.all([own, map].map((image) => image && dataUrl(image.src).catch(() => null)));
-  const radios = Array.from(part(unit, "controlnet_resize_mode_radio")?.querySelectorAll("input") || []);
   return {
     photograph: photograph || null,
     map: (await (shown && loadPicture(shown))) || null,
     source: shown ? digest(shown) : "",
     pose: link && find(".cnet-download-pose", unit).offsetParent ? JSON.parse(atob(link.href.split(",")[1])) : null,
-    mode: Math.max(0, radios.findIndex((radio) => radio.checked)),
+    mode: resizeModeOf(unit),
     preprocessor: part(unit, "controlnet_preprocessor_dropdown", "input")?.value || "",
   };
 }

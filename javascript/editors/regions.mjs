@@ -271,14 +271,9 @@ class Regions {
     return Number(this.page.part(unit, "controlnet_region_feather_slider", "input[type=number]")?.value) || 0;
   }
 
-  /** What may be chosen in a radio of the units. */
-  choicesOf(radio) {
-    return this.page.findAll("input", this.page.part(this.frame.unit, `controlnet_${radio}_radio`)).map(({ value }) => value);
-  }
-
   /** What a unit's region is called where it is its own mask. */
   ownMask() {
-    return this.choicesOf("region")[OWN];
+    return this.page.findAll("input", this.page.part(this.frame.unit, "controlnet_region_radio"))[OWN].value;
   }
 
   // ---- as one picture ----

@@ -31,9 +31,8 @@ export async function readMasks(editor) {
     editor.tell(error.message, true);
   }
   const own = editor.ownMask();
-  const modes = editor.choicesOf("resize_mode");
-  const readOwn = ({ pictures, values }) => readMask(editor, pictures, modes.indexOf(values.resize_mode));
-  return Promise.all(units.map((unit) => (unit.values.region === own ? readOwn(unit) : null)));
+  const readOwn = (pictures, i) => readMask(editor, pictures, window.controlnetPanel.resizeModeOf(editor.units[i]));
+  return Promise.all(units.map(({ pictures, values }, i) => (values.region === own ? readOwn(pictures, i) : null)));
 }
 
 /** White of the file and what is drawn, together. */

@@ -199,9 +199,16 @@ def test_img2img_own_picture_behind_its_switch(kept_page: Any) -> None:
     page, unit = kept_page, open_img2img(kept_page)
     hidden = [f"{unit}_input_image", f"{unit}_controlnet_resize_mode_radio"]
     assert not any(page.is_visible(selector) for selector in hidden)
+    # Its place is the tab's, and so is the mode by which editors lay pictures and masks.
+    mode = "(place) => controlnetPanel.resizeModeOf(document.querySelector(place))"
+    shown = f".cnet-unit:has({unit}_input_image)"
+    for number in (3, 2, 0):
+        page.check(f"#resize_mode input >> nth={number}")
+        page.wait_for_function(f"(place) => ({mode})(place) === {number % 3}", arg=shown)
     page.check(f"{unit}_controlnet_same_img2img_checkbox input")
     for selector in hidden:
         page.wait_for_selector(selector, state="visible")
+    page.wait_for_function(f"(place) => ({mode})(place) === 1", arg=shown)
 
 
 def test_pasted_parameters_fill_the_unit(panel: Any) -> None:
