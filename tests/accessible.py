@@ -16,11 +16,11 @@ TARGET: Final = 28
 
 
 LOOKS: Final = (
-    ("light", 1440, None),
-    ("dark", 1024, ["color-contrast"]),
-    ("light", 390, []),
+    ("light", (1440, 900), None),
+    ("dark", (1024, 768), ["color-contrast"]),
+    ("light", (390, 844), []),
 )
-"""Theme, width of the window, and axe's rules that a look may break: None for all of them."""
+"""Theme, size of the window, and axe's rules that a look may break: None for all of them."""
 
 
 def bring_judges(page: Any) -> None:
@@ -44,14 +44,13 @@ def judge(page: Any, state: str, root: str) -> list[str]:
 
 def judge_looks(page: Any, state: str, root: str) -> list[str]:
     """What is wrong with an element in both themes and at each width, see `judge`."""
-    found, height = [], page.viewport_size["height"]
-    for theme, width, rules in LOOKS:
+    found, before = [], page.viewport_size
+    for theme, (width, height), rules in LOOKS:
         page.set_viewport_size({"width": width, "height": height})
         page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", theme == "dark")
         page.wait_for_timeout(SETTLED)
         asked = [root, TARGET, rules]
         said = page.evaluate("([root, least, rules]) => panelAccess(root, least, rules)", asked)
         found += [f"{state}, {theme}, {width}: {one}" for one in said]
-    theme, width, _rules = LOOKS[0]
-    page.set_viewport_size({"width": width, "height": height})
+    page.set_viewport_size(before)
     return found

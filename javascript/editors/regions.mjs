@@ -390,6 +390,6 @@ class Regions {
 
   tell(text, isFault = false) {
     this.note.textContent = text;
-    this.note.classList.toggle("cnet-regions-fault", isFault);
+    this.note.classList.toggle("cnet-fault", isFault);
   }
 }

@@ -301,6 +301,6 @@ class Segmentation {
 
   tell(text, isFault = false) {
     this.note.textContent = text;
-    this.note.classList.toggle("cnet-seg-fault", isFault);
+    this.note.classList.toggle("cnet-fault", isFault);
   }
 }

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import axe_playwright_python
 import numpy as np
 import pytest
+from accessible import bring_judges, judge, judge_looks
 from editor_page import (
     BOX,
     STAGE,
@@ -47,7 +47,6 @@ pytestmark = pytest.mark.browser
 OWN = f".cnet-unit:has({UNIT}_input_image)"
 SIZE = 128
 RIGHT_WRIST, LEFT_WRIST = 4, 7
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 STANDING = (
     *((64, 20), (64, 34), (52, 35), (46, 54), (42, 70), (76, 35), (82, 54), (86, 70)),
     *((57, 68), (56, 90), (55, 112), (71, 68), (72, 90), (73, 112)),
@@ -111,14 +110,6 @@ def points(pose: dict[str, Any], number: int = 0) -> np.ndarray:
     """A person's body, float (18, 3), in pixels of the canvas."""
     numbers = np.reshape(pose["people"][number]["pose_keypoints_2d"], (-1, 3))
     return numbers * (pose["canvas_width"], pose["canvas_height"], 1)
-
-
-def find_faults(page: Any, root: str) -> list[str]:
-    """What keeps people from something that is shown."""
-    return page.evaluate(
-        "async (root) => (await axe.run(root)).violations.map((one) => one.id + one.nodes[0].html)",
-        root,
-    )
 
 
 def render(webui: Any, codec: Any, pose: dict[str, Any]) -> np.ndarray:
@@ -292,8 +283,8 @@ def check_fingers(page: Any) -> None:
 
 def test_a_figure_is_made_from_nothing_by_keys(panel: Any) -> None:
     page = panel
-    page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
-    assert find_faults(page, f"{OWN} .cnet-pose-row") == []
+    bring_judges(page)
+    assert judge(page, "the row", f"{OWN} .cnet-pose-row") == []
     edit_pose(page)
     for name in ("Waving", "Animal, sitting"):
         page.press(f"{BOX} .cnet-pose-entry[aria-label='Add: {name}']", "Enter")
@@ -320,7 +311,7 @@ def test_a_figure_is_made_from_nothing_by_keys(panel: Any) -> None:
     wait_for_said(page, "Right wrist: hidden.")
     for name in ("Joints", "JSON"):
         page.click(f"{BOX} summary:text-is('{name}')")
-    assert find_faults(page, BOX) == []
+    assert judge_looks(page, "poses", BOX) == []
     close_editor(page)
 
 

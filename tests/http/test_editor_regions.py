@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from accessible import bring_judges, judge
+from accessible import bring_judges, judge_looks
 from editor_page import (
     BOX,
     forget_maps,
@@ -246,7 +246,7 @@ def test_three_regions_for_three_units(kept_panel: Any, tmp_path: Path) -> None:
     for corner in ((80, 10), (120, 10), (120, 50)):
         page.mouse.click(*place(page, *corner)[0])
     page.keyboard.press("Enter")
-    assert judge(page, "painted", BOX) == []
+    assert judge_looks(page, "painted", BOX) == []
     painted = rows(page)
     assert all(share > 3 for share in painted)
     wanted = sweep(SIZE, *ends, 10)

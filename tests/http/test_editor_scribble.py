@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from accessible import bring_judges, judge_looks
 from editor_page import (
     BOX,
     close_editor,
@@ -86,6 +87,8 @@ def test_lines_fills_and_layers(kept_panel: Any, tmp_path: Path) -> None:
     open_editor(page, "Scribble")
     press(page, "Use")
     wait_for_said(page, "No visible layer has lines")
+    bring_judges(page)
+    assert judge_looks(page, "scribble", BOX) == []
 
     # Straight lines make a triangle on one layer; another is filled as far as they go.
     set_width(page, 4)

@@ -45,7 +45,7 @@ def judge(page: Any, state: str, root: str = PANEL) -> list[str]:
 
 
 def test_nothing_is_nameless_faint_small_or_cut(page: Any, tmp_path: Path) -> None:
-    page.set_viewport_size({"width": LOOKS[0][1], "height": 1200})
+    page.set_viewport_size({"width": LOOKS[0][1][0], "height": 1200})
     bring_judges(page)
     open_panel(page)
     found = judge(page, "open")
@@ -70,6 +70,7 @@ def test_nothing_is_nameless_faint_small_or_cut(page: Any, tmp_path: Path) -> No
         if header.is_visible():
             header.click()
     page.fill(f"{UNIT}_controlnet_weight_curve_textbox :is(input, textarea)", "pulse")
+    page.check("#txt2img_hr-visible-checkbox")
     found += judge(page, "all of it")
     page.click(f"{UNIT}_controlnet_model_dropdown input")
     page.wait_for_selector(f"{UNIT}_controlnet_model_dropdown ul.options")
