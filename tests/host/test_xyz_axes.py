@@ -223,6 +223,7 @@ def test_two_axes_may_vary_one_field_of_different_units(axes, texts, weights):
         ([("Weight", "[1,1,1,1]")], "values for 4 units, and there are 3"),
         ([("Weight", "heavy")], "'heavy' is no value"),
         ([("Weight", "[1,heavy]")], "'heavy' is no value"),
+        ([("Weight", "1_0")], "'1_0' is no value"),
         ([("Weight", "-3")], "weight"),
         ([("Enabled", "maybe")], "neither True nor False"),
         ([("Preprocessor", "cannyy")], "cannyy"),

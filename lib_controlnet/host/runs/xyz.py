@@ -19,6 +19,7 @@ from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import truth
 from lib_controlnet.errors import ControlNetError, quote
 from lib_controlnet.interop import unit as unit_object
+from lib_controlnet.units.field_values import number
 from lib_controlnet.units.fields import Axis, Field
 from lib_controlnet.units.overrides import FIRST_UNIT_ONLY
 from lib_controlnet.units.unit import FIELDS, NO_MODEL, parse_unit
@@ -351,7 +352,7 @@ def _flat(values: list[Any]) -> list[Any]:
 
 
 def _number_of(word: str) -> float:
-    value = float(word)
+    value = number(word)
     return int(value) if value.is_integer() else value
 
 
