@@ -84,6 +84,11 @@
       const own = [".cnet-input-image-group .cnet-image", null, '[id$="_merge_gallery"]'][inputTab(unit)];
       return own ? `#${find(own, unit).id}` : "";
     }
+    return tabPicture();
+  }
+
+  /** Selector of the widget with the picture of the open tab of img2img; "" for none. */
+  function tabPicture() {
     const tabs = findAll("#mode_img2img > .tab-nav > button");
     return IMG2IMG_PICTURES[tabs.findIndex((button) => button.classList.contains("selected"))] || "";
   }
@@ -349,5 +354,6 @@
     restoreDefaults(300);
   });
   follow(update);
+  Object.assign(window.controlnetPanel, { followsTab, imageOf, tabPicture });
   if (typeof onOptionsChanged === "function") onOptionsChanged(followCheckpoint);
 })();

@@ -1,7 +1,7 @@
 // The resolution that "Pixel Perfect" comes to, behind its label: of the picture that is in the
 // unit, for the size that the tab asks for.
 //
-// A classic script; `controlnetPanel.resizeModeOf(unit)` is for the editors, too. The rule is `pixel_perfect_resolution`'s in
+// A classic script; `controlnetPanel.resizeModeOf` and `targetOf` are for the editors, too. The rule is `pixel_perfect_resolution`'s in
 // `lib_controlnet/pictures/maps.py`; a test compares both.
 (() => {
   "use strict";
@@ -13,20 +13,21 @@
   const numberIn = (id) => Number(find(`${id} input[type=number]`)?.value);
   const chosenIn = (radio) => Array.from(radio?.querySelectorAll("input") || []).findIndex((input) => input.checked);
 
-  /** Number of the mode that lays a unit's picture and mask over the result: the unit's own, or the tab's where the picture is. */
-  function resizeModeOf(unit) {
-    const place = find(unit.dataset.picture);
-    const isOwn = !place || place.closest(".cnet-unit");
-    const mode = chosenIn(isOwn ? part(unit, "controlnet_resize_mode_radio") : find("#resize_mode"));
+  /** Number of the mode that lays a unit's picture and mask over the result: the unit's own, or the tab's where it follows that. */
+  function resizeModeOf(tab, unit) {
+    const isTabs = window.controlnetPanel.followsTab(tab, unit);
+    const mode = chosenIn(isTabs ? find("#resize_mode") : part(unit, "controlnet_resize_mode_radio"));
     return mode === LATENT ? STRETCH : Math.max(mode, STRETCH);
   }
 
-  /** Width and height that the tab asks for with a picture; scaled ones follow from it. */
-  function targetOf(tab, picture) {
+  /** Width and height of the picture that a tab makes; scaled ones follow from that of the tab. */
+  function targetOf(tab) {
+    const { imageOf, tabPicture } = window.controlnetPanel;
     const buttons = Array.from(document.querySelectorAll("#img2img_tabs_resize > .tab-nav > button"));
     const scales = tab === "img2img" && buttons.length > 1 && buttons[1].classList.contains("selected");
+    const picture = scales && imageOf(tabPicture());
     const scale = numberIn("#img2img_scale") || 1;
-    const sides = scales
+    const sides = picture?.naturalWidth
       ? [picture.naturalWidth * scale, picture.naturalHeight * scale]
       : [numberIn(`#${tab}_width`), numberIn(`#${tab}_height`)];
     return sides.map((side) => Math.floor(side / GRID) * GRID);
@@ -36,9 +37,9 @@
   function resolution(tab, unit, panel) {
     const picture = unit.dataset.picture && find(`${unit.dataset.picture} img[src]:not([src=""])`);
     if (!picture?.naturalWidth || panel.classList.contains("cnet-only-masked")) return 0; // a part is cut out
-    const [width, height] = targetOf(tab, picture);
+    const [width, height] = targetOf(tab);
     const factors = [width / picture.naturalWidth, height / picture.naturalHeight];
-    const factor = resizeModeOf(unit) === FILL ? Math.min(...factors) : Math.max(...factors);
+    const factor = resizeModeOf(tab, unit) === FILL ? Math.min(...factors) : Math.max(...factors);
     return Math.max(1, Math.round(factor * Math.min(picture.naturalWidth, picture.naturalHeight))) || 0;
   }
 
@@ -74,5 +75,5 @@
   }
 
   follow(update, { calmly: true });
-  Object.assign(window.controlnetPanel, { resizeModeOf });
+  Object.assign(window.controlnetPanel, { resizeModeOf, targetOf });
 })();

@@ -12,7 +12,7 @@
 // Modules are loaded by `frame.load`, with the stamp in this one's address, so that none is of
 // another version. A tool's controls go into `frame.bar` and `frame.side`.
 
-const { ask, dataUrl, page, putMap, resizeModeOf, unitTools } = window.controlnetPanel;
+const { ask, dataUrl, page, putMap, resizeModeOf, targetOf, unitTools } = window.controlnetPanel;
 const { find, part } = page;
 const SIDE = 2048; // pixels of the longer side of a map
 const LATER = 400; // ms until what was made is kept
@@ -97,7 +97,7 @@ function digest(text) {
 
 /** The size of the picture to be made. */
 export function wantedSize(tab) {
-  const [width, height] = ["width", "height"].map((side) => Number(find(`#${tab}_${side} input[type=number]`)?.value) || 512);
+  const [width, height] = targetOf(tab).map((side) => side || 512);
   return bound({ width, height });
 }
 
@@ -117,7 +117,7 @@ export async function readUnit(unit) {
     map: (await (shown && loadPicture(shown))) || null,
     source: shown ? digest(shown) : "",
     pose: link && find(".cnet-download-pose", unit).offsetParent ? JSON.parse(atob(link.href.split(",")[1])) : null,
-    mode: resizeModeOf(unit),
+    mode: resizeModeOf(unitTools.placeOf(unit).tab, unit),
     preprocessor: part(unit, "controlnet_preprocessor_dropdown", "input")?.value || "",
   };
 }

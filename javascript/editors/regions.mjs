@@ -364,7 +364,7 @@ class Regions {
   /** What is known of a layer's plane; the feather is in pixels of the picture to be made. */
   gauge(layer) {
     const { width } = this.frame.size;
-    const wanted = Number(this.page.find(`#${this.frame.tab}_width input[type=number]`)?.value) || width;
+    const wanted = window.controlnetPanel.targetOf(this.frame.tab)[0] || width;
     const zone = this.areas.findZone(layer.plane, (layer.feather * width) / wanted);
     Object.assign(layer, { zone, count: this.areas.count(layer.plane), isMeasured: true });
   }

@@ -31,7 +31,7 @@ export async function readMasks(editor) {
     editor.tell(error.message, true);
   }
   const own = editor.ownMask();
-  const readOwn = (pictures, i) => readMask(editor, pictures, window.controlnetPanel.resizeModeOf(editor.units[i]));
+  const readOwn = (pictures, i) => readMask(editor, pictures, window.controlnetPanel.resizeModeOf(editor.frame.tab, editor.units[i]));
   return Promise.all(units.map(({ pictures, values }, i) => (values.region === own ? readOwn(pictures, i) : null)));
 }
 

@@ -23,6 +23,8 @@ from panel_page import (
     open_panel,
     remove_picture,
     save_shapes,
+    set_file,
+    set_number,
     shown_picture,
     upload,
     wait_for_canvas,
@@ -195,16 +197,27 @@ def test_region_mask_appears_with_its_switch(panel: Any) -> None:
     page.wait_for_selector(f"{UNIT}_mask_image", state="visible")
 
 
-def test_img2img_own_picture_behind_its_switch(kept_page: Any) -> None:
+def test_img2img_own_picture_behind_its_switch(kept_page: Any, picture: Path) -> None:
     page, unit = kept_page, open_img2img(kept_page)
     hidden = [f"{unit}_input_image", f"{unit}_controlnet_resize_mode_radio"]
     assert not any(page.is_visible(selector) for selector in hidden)
     # Its place is the tab's, and so is the mode by which editors lay pictures and masks.
-    mode = "(place) => controlnetPanel.resizeModeOf(document.querySelector(place))"
+    mode = "(place) => controlnetPanel.resizeModeOf('img2img', document.querySelector(place))"
     shown = f".cnet-unit:has({unit}_input_image)"
     for number in (3, 2, 0):
         page.check(f"#resize_mode input >> nth={number}")
         page.wait_for_function(f"(place) => ({mode})(place) === {number % 3}", arg=shown)
+    # The size of what is made follows from the tab's picture where that is scaled.
+    target = "controlnetPanel.targetOf('img2img').join()"
+    sides = [
+        page.input_value(f"#img2img_{side} input[type=number]") for side in ("width", "height")
+    ]
+    set_file(page, "#img2img_image input[type=file]", picture)
+    page.click("#img2img_tabs_resize > .tab-nav > button >> nth=1")
+    set_number(page, "#img2img_scale", 1.55)
+    page.wait_for_function(f"() => {target} === '296,192'")
+    page.click("#img2img_tabs_resize > .tab-nav > button >> nth=0")
+    assert page.evaluate(target) == ",".join(sides)
     page.check(f"{unit}_controlnet_same_img2img_checkbox input")
     for selector in hidden:
         page.wait_for_selector(selector, state="visible")
