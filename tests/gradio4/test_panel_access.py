@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from accessible import bring_judges, judge
 from panel_page import UNIT, choose_type, save_shapes, unit_id, upload, wait_for_value
+from PIL import Image
 from small_canvas import SmallCanvas
 
 pytestmark = pytest.mark.browser
@@ -19,6 +22,14 @@ def enabled(page: Any) -> list[bool]:
     return [box.is_checked() for box in boxes.all()]
 
 
+def track_height(page: Any, slider: str) -> int:
+    """How high the line of a slider is, left of its thumb, in pixels."""
+    shot = page.locator(f"{slider} input[type=range]").screenshot()
+    picture = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+    column = picture[:, picture.shape[1] // 4]
+    return int((column != column[0]).any(axis=1).sum())
+
+
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
 def test_nothing_is_nameless_faint_small_or_cut(
     open_site: Any, site: Any, tmp_path: Path, tab: str
@@ -27,6 +38,9 @@ def test_nothing_is_nameless_faint_small_or_cut(
     bring_judges(page)
     found = judge(page, "open", panel)
     if tab == "txt2img":
+        assert 2 <= track_height(page, f"{UNIT}_controlnet_control_weight_slider") <= 8
+        edge = "(button) => parseFloat(getComputedStyle(button).paddingLeft)"
+        assert page.locator(".cnet-regions-open").first.evaluate(edge) >= 4
         upload(page, save_shapes(tmp_path / "shapes.png"))
         choose_type(page, "Canny")
         page.click(f"{UNIT}_controlnet_trigger_preprocessor:enabled")
