@@ -93,6 +93,7 @@ const regionalPrompter = {
 };
 
 // Forge Couple (Haoming02): "Region Assignment" at "Mask". One mask after the other is put in, shown on its canvas, and saved.
+// Its server keeps masks over a reload of the page, and tells of them, with an empty canvas, when "Mask" is chosen.
 
 const forgeCouple = {
   name: "Forge Couple",
@@ -103,16 +104,18 @@ const forgeCouple = {
   },
   pictures: masksOf,
   async give(editor, painted, { whole, mode }) {
-    if (!mode.checked) mode.click();
+    const isNew = !mode.checked;
+    if (isNew) mode.click();
     const room = await until(() => find(".fc_msk", whole));
     await until(() => find(".fc_preview_res :is(input, textarea)", whole)?.value); // the size that its script has told it
+    const hasCanvas = () => find(".logical_image_background textarea", room)?.value || find(".fc_msk_canvas :is(img, canvas)", room);
+    if (isNew) await until(hasCanvas);
     const count = () => findAll(".fc_masks .fc_mask_row", room).length;
     const save = await until(() => find(".fc_msk_io button", room));
     const [, , , , reset] = findAll("button.round-btn", room); // empty, save, load, override, reset, pull
-    if (count()) {
-      reset.click();
-      await until(() => !count());
-    }
+    await wait(SETTLING);
+    reset.click();
+    await until(() => !count());
     const findInput = () => find("#fc_msk_upload_mask input[type=file]", room);
     for (const [i, mask] of masksOf(editor, painted).entries()) {
       await upload(findInput, mask);
@@ -120,6 +123,7 @@ const forgeCouple = {
       save.click();
       await until(() => count() > i);
     }
+    if (count() !== painted.length) throw new Error(editor.frame.word("regions_late"));
     return editor.frame.word("regions_given_couple", { units: editor.listOf(painted) });
   },
 };

@@ -54,9 +54,10 @@ STAND_IN = """() => {
         <div class="block"><input type="file"></div></div></div>
     <div id="forge_couple_t2i"><input type="radio" value="Basic"><input type="radio" value="Mask">
       <div class="fc_preview_res"><input value="128x128"></div>
-      <div class="fc_msk"><button class="round-btn"></button>
+      <div class="fc_msk"><div class="logical_image_background"><textarea></textarea></div>
+        <button class="round-btn"></button>
         <div class="fc_msk_io">${'<button class="round-btn"></button>'.repeat(3)}</div>
-        <div class="fc_masks"><div class="fc_mask_row"></div></div>
+        <div class="fc_masks"></div>
         ${'<button class="round-btn"></button>'.repeat(2)}
         <div class="block" id="fc_msk_upload_mask"><input type="file"></div></div></div>`;
   const take = (block, act) => {
@@ -81,16 +82,28 @@ STAND_IN = """() => {
   const masks = room.querySelector(".fc_masks");
   const [, save, , , reset] = room.querySelectorAll(".round-btn");
   let shown = "";
+  const kept = ["of an earlier page"];
+  const show = () => masks.replaceChildren(
+    ...kept.map(() => Object.assign(document.createElement("div"), { className: "fc_mask_row" })),
+  );
+  room.querySelector("[value=Mask]").onchange = () => setTimeout(() => {
+    room.querySelector(".logical_image_background textarea").value = "an empty canvas";
+    show();
+  }, 200);
   take(room.querySelector("#fc_msk_upload_mask"), (url) => (shown = url));
-  reset.onclick = () => masks.replaceChildren();
+  reset.onclick = () => {
+    kept.length = 0;
+    show();
+  };
   save.onclick = () => {
     window.given.push(shown);
-    masks.append(Object.assign(document.createElement("div"), { className: "fc_mask_row" }));
+    kept.push(shown);
+    show();
   };
   document.querySelector(".gradio-container").append(room);
 }"""
 """Elements as Regional Prompter has them on gradio 3, and Forge Couple, whose masks are saved one
-by one: a place for files shows one for a moment."""
+by one, and which tells late of those that it has: a place for files shows one for a moment."""
 
 
 def press(page: Any, *names: str) -> None:
