@@ -88,6 +88,11 @@ START_OVER = """([tab, round]) => {
     const types = list.closest(".cnet-unit")?.querySelectorAll("[id$=_type_filter_radio] input");
     if (types) types[1].click();
   };
+  const isEmpty = ({ id }) => { // a canvas of a host's own always has the button
+    const [, name] = id.match(/^removeButton_(.+)/) || [];
+    const texts = name ? document.querySelectorAll(`[id="${name}"] textarea`) : [];
+    return texts.length > 0 && Array.from(texts).every((text) => !text.value);
+  };
   document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
   const isOurs = (id) => id?.startsWith(`${tab}_controlnet_`)
     || id === "script_list"
@@ -110,7 +115,7 @@ START_OVER = """([tab, round]) => {
   const places = tab === "img2img" ? `:is(${panel}, #mode_img2img)` : panel;
   const remove = ":is([aria-label='Remove Image'], [aria-label='Clear'], [id^=removeButton_])";
   for (const button of document.querySelectorAll(`${places} ${remove}`)) {
-    differ(button, false, () => button.click());
+    differ(button, isEmpty(button), () => button.click());
   }
   press(`${panel} .cnet-compare button`);
   press(`${panel} .cnet-close-preview`);
@@ -358,6 +363,7 @@ def generate(page: Any, tab: str = "txt2img") -> None:
 def finish(page: Any, tab: str = "txt2img") -> None:
     """Wait until the generation that has just been asked for is shown."""
     wait_for_start(page, tab)
+    page.wait_for_selector(f"#{tab}_interrupt", state="hidden", timeout=PATIENCE)
     page.wait_for_selector(f"#{tab}_generate", state="visible", timeout=PATIENCE)
     # While the answer is on its way gradio writes "processing" into its outputs.
     page.wait_for_function(

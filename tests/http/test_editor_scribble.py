@@ -22,6 +22,7 @@ from editor_page import (
     wait_until_done,
 )
 from panel_page import (
+    SHOWN,
     UNIT,
     Posted,
     choose_canny,
@@ -201,7 +202,7 @@ def test_two_layers_from_the_first_stroke_to_the_engine(kept_panel: Any, tmp_pat
     page.keyboard.press("Control+y")
     page.keyboard.press("Control+Shift+z")
     close_editor(page)
-    assert not page.locator(INPUT).count()
+    assert not page.locator(f"{UNIT}_input_image {SHOWN}").count()
 
     wanted = sweep(SIZE, *ways["across"], 4) & ~sweep(SIZE, *ways["gone"], 4)
     kept = [("Layer 2", False), ("Layer 1", True)]
