@@ -209,8 +209,7 @@
     }
     await wait(PERIOD);
     for (const edit of edits) {
-      const name = turn.names[edit.unit];
-      if (edit.values) find(".cnet-offer-models", unitOf(name))?.click();
+      if (edit.values) window.controlnetPanel.offerModels(unitOf(turn.names[edit.unit]));
     }
     const settled = await Promise.all(edits.map((edit) => settle(turn.names[edit.unit], edit)));
     return settled.every(Boolean) ? [] : [word("edit_no_drawing")];

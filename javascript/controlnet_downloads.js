@@ -100,7 +100,7 @@
     if (unit) unit.dataset.brought = item.name;
     orderedFor.delete(item.name);
     for (const one of findAll(".cnet-unit")) {
-      if (one.dataset.offers || one === unit) one.querySelector(".cnet-offer-models")?.click();
+      if (one.dataset.offers || one === unit) window.controlnetPanel.offerModels(one);
     }
   }
 

@@ -14,9 +14,6 @@ Object.assign(window.controlnetPanel, (() => {
   /** Longest side of the picture that a region is drawn on, pixels; it travels with Generate. */
   const BACKDROP_SIDE = 768;
 
-  /** Values that the models on offer depend on: control type, preprocessor, model, "Show all". */
-  const CHOICES = 4;
-  const MODEL = 2;
   /** What is drawn on in a canvas of the host's own. */
   const HOST_LAYER = "canvas[id^=drawingCanvas_]";
   /** The kinds of pictures that the server reads, as they end the kind of a file. */
@@ -99,19 +96,18 @@ Object.assign(window.controlnetPanel, (() => {
   let chosen = null;
   document.addEventListener("change", (event) => event.isTrusted && (chosen = event.target), true);
 
-  /** The `count` inputs of an event -> the same, if the user chose in a widget: gradio 4 reports what is written, too. */
-  const byHand = (widget, count) => (...values) => {
-    if (!chosen?.closest(`#${widget}`)) return never();
+  /** Whether the user has just chosen in a widget: gradio 4 reports what is written, too. */
+  function isByHand(widget) {
+    if (!chosen?.closest(`#${widget}`)) return false;
     chosen = null;
-    return values.slice(0, count);
-  };
+    return true;
+  }
 
   /** Nothing -> one block put away, if the user chose in a widget. */
-  const hideByHand = (widget) => () => {
-    if (!chosen?.closest(`#${widget}`)) return never();
-    chosen = null;
-    return hidden;
-  };
+  const hideByHand = (widget) => () => (isByHand(widget) ? hidden : never());
+
+  /** Preprocessor and pixel perfect -> its resolution, where it can be chosen. */
+  const showResolution = (name) => (module, isPerfect) => see(!isPerfect && fieldsOf(name).sized.includes(module));
 
   /** Nothing -> the same values each time. */
   const write = (...values) => () => values;
@@ -511,34 +507,12 @@ Object.assign(window.controlnetPanel, (() => {
     return [now[0], { __type__: "update", value: now[1], visible: both.includes(now[0]) }, now[2]];
   };
 
-  /**
-   * The choices of a unit -> the same; noted, because they may have changed when the answer comes.
-   *
-   * A model that was downloaded for a unit which still has none is named by its file.
-   */
-  const noteChoices = (name) => (...values) => {
-    const chosen = values.slice(0, CHOICES);
-    const { brought } = notesOn(name);
-    delete notesOn(name).brought;
-    if (brought && (!chosen[MODEL] || chosen[MODEL] === "None")) chosen[MODEL] = brought;
-    notesOn(name).askedFor = JSON.stringify(chosen);
-    return chosen;
-  };
-
-  /** An answer to choices that are no longer made is asked for again: it stands in the newer one's place. */
-  const askAgain = (name) => (...values) => {
-    if (notesOn(name).askedFor !== JSON.stringify(values.slice(0, CHOICES))) {
-      find(`#${name}_input_image`).closest(".cnet-unit").querySelector(".cnet-offer-models").click();
-    }
-    return [];
-  };
-
   return {
     ...{ show, write, showTogether, showLoopback, collect, togglePreview, closePreview, openPreview },
     ...{ askPreview, askImg2imgPreview, showAnswer, stopPreview, isFollowing, fieldsOf, checkUpload, joinDrawing, noteDrawing, newCanvas },
-    ...{ sendDimensions, byHand, hideByHand, refusePicture },
+    ...{ sendDimensions, hideByHand, showResolution, refusePicture },
     ...{ showRegion, restoreRegion, chooseRegion, closeOnceDrawn, drawBackdrop, textOfChosen },
-    ...{ agreeOnWeights, noteChoices, askAgain },
-    ...{ pictureFor, findLayer }, // for the panel's other scripts
+    agreeOnWeights,
+    ...{ isByHand, pictureFor, findLayer }, // for the panel's other scripts
   };
 })());

@@ -184,7 +184,7 @@
     set(line, "textContent", input.value);
   }
 
-  const askForOffers = (unit) => find(".cnet-offer-models", unit)?.click();
+  const askForOffers = (unit) => window.controlnetPanel.offerModels(unit);
   const modelList = (unit) => part(unit, "controlnet_model_dropdown");
 
   /** Let a seen unit offer the models that fit the checkpoint which is loaded now. */

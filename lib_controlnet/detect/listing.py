@@ -91,6 +91,11 @@ def quick_modules() -> list[str]:
     ]
 
 
+def modules_with_resolution() -> list[str]:
+    """Labels of the preprocessors whose resolution can be chosen."""
+    return [one.title for one in detectors() if sliders(one.name)[0] is not None]
+
+
 def module_sizes() -> dict[str, str]:
     """Label -> size of its files, for those that need some."""
     return {

@@ -315,12 +315,6 @@ def tell_misfits(offered: Offer) -> list[Update]:
     return [gr.update(label=label), gr.update(value=note)]
 
 
-def on_pixel_perfect(module: str, pixel_perfect: bool) -> Update:
-    """Hide the resolution slider while its value follows from the pictures' sizes."""
-    shown = listing.sliders(module)[0] is not None and not pixel_perfect
-    return gr.update(visible=shown)
-
-
 def on_offer(
     kind: str, module: str, model: str, runtime: Any, shows_all: bool = False
 ) -> list[Update]:

@@ -6,17 +6,24 @@ raised on purpose end here, as a sentence in the unit's status line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import gradio as gr
 
 from lib_controlnet.detect import listing
 from lib_controlnet.enums import InputMode
 from lib_controlnet.ui import choices
+from lib_controlnet.ui.answers import (
+    CHOSEN,
+    Of,
+    Output,
+    Question,
+    connect_questions,
+    connect_trigger,
+)
 from lib_controlnet.ui.browser import in_page, page_function
-from lib_controlnet.ui.gradios import HAS_DRAWING, SCRIPT
+from lib_controlnet.ui.gradios import HAS_DRAWING
 from lib_controlnet.ui.host_tab import HostTab
 from lib_controlnet.ui.preview import connect_preview
 from lib_controlnet.ui.region import connect_region
@@ -24,6 +31,8 @@ from lib_controlnet.ui.unit_value import UnitValue
 from lib_controlnet.ui.unit_widgets import UnitWidgets
 from lib_controlnet.ui.widgets import BRUSH_COLOUR
 from lib_controlnet.units.unit import SLIDERS
+
+NOTHING: Final = Of(0)
 
 
 def connect(
@@ -86,67 +95,59 @@ def _connect_pictures(widgets: UnitWidgets, tab: str, runtime: Any) -> None:
 
 
 def _connect_choices(widgets: UnitWidgets, runtime: Any) -> None:
-    quiet: dict[str, Any] = {"show_progress": False, "queue": False}
-    sliders = [getattr(widgets, name) for name in SLIDERS]
-    lines = [widgets.about, widgets.notes]
-    follow_module = [*sliders, widgets.model, widgets.refresh, widgets.control_mode, *lines]
-    of_families = [getattr(widgets, name) for name in choices.OF_FAMILIES]
-    chosen = [widgets.control_type, widgets.module, widgets.model]
-    offers = [widgets.show_all, widgets.offers]
+    def outputs(names: Sequence[str], follows: Of, shown_by: Of = NOTHING) -> list[Output]:
+        return [Output(getattr(widgets, name), follows, shown_by) for name in names]
 
-    def choose_type(kind: str, pixel_perfect: bool, shows_all: bool) -> list[Any]:
-        chosen = choices.on_control_type(kind, pixel_perfect, runtime, shows_all)
+    resolution, *others = SLIDERS
+    of_module = Of.KIND | Of.MODULE
+    sliders = outputs([resolution], of_module, Of.PIXEL_PERFECT) + outputs(others, of_module)
+    model = outputs(["model"], Of.KIND, Of.MODULE)
+    beside = outputs(["refresh", "control_mode"], of_module)
+    lines = outputs(["about", "notes"], CHOSEN)
+    of_families = outputs(choices.OF_FAMILIES, CHOSEN)
+    offers = outputs(["show_all", "offers"], Of.KIND | Of.SHOW_ALL)
+    follow_module = [*sliders, *model, *beside, *lines, *of_families]
+
+    def choose_type(kind: str, _module: str, _model: str, shows_all: bool, perfect: bool) -> Any:
+        chosen = choices.on_control_type(kind, perfect, runtime, shows_all)
         enables = kind != listing.ALL and runtime.option("controlnet_type_enables")
         return [*chosen, gr.update(value=True) if enables else gr.update()]
 
-    asked = [widgets.control_type, widgets.pixel_perfect, widgets.show_all]
-    guard: dict[str, Any] = {}
-    if not HAS_DRAWING and isinstance(widgets.control_type, gr.Radio):
-        guard = {SCRIPT: page_function("byHand", widgets.control_type.elem_id, len(asked))}
-    widgets.control_type.input(
-        fn=choose_type,
-        inputs=asked,
-        outputs=[widgets.module, *follow_module, *of_families, *offers, widgets.enabled],
-        **guard,
-        **quiet,
-    )
-    for trigger in (widgets.module.input, widgets.restore.click):
-        trigger(
-            fn=partial(choices.on_module, runtime=runtime),
-            inputs=[*chosen, widgets.pixel_perfect],
-            outputs=[*follow_module, *of_families],
-            **quiet,
-        )
-    widgets.model.input(
-        fn=partial(choices.on_model, runtime=runtime),
-        inputs=chosen,
-        outputs=[*lines, *of_families],
-        **quiet,
-    )
-    widgets.pixel_perfect.change(
-        fn=choices.on_pixel_perfect,
-        inputs=[widgets.module, widgets.pixel_perfect],
-        outputs=[widgets.processor_res],
-        **quiet,
-    )
-    for trigger, answer in (
-        (widgets.refresh.click, choices.on_refresh),
-        (widgets.offer.click, choices.on_offer),
-        (widgets.show_all.input, choices.on_offer),
+    def choose_module(kind: str, module: str, model: str, _all: bool, perfect: bool) -> Any:
+        return choices.on_module(kind, module, model, perfect, runtime)
+
+    def choose_model(kind: str, module: str, model: str, *_more: Any) -> Any:
+        return choices.on_model(kind, module, model, runtime)
+
+    typed = [*outputs(["module"], Of.KIND), *follow_module, *offers]
+    typed += outputs(["enabled"], Of.KIND)
+    offered = [*outputs(["model"], Of.KIND | Of.SHOW_ALL), *lines, *of_families, *offers]
+    questions = {
+        "type": Question(choose_type, typed),
+        "module": Question(choose_module, follow_module),
+        "model": Question(choose_model, [*lines, *of_families]),
+        "offer": Question(_answer(choices.on_offer, runtime), offered),
+        "refresh": Question(_answer(choices.on_refresh, runtime), offered),
+    }
+    connect_questions(widgets, questions, "offer")
+    is_told_of_all = not HAS_DRAWING and isinstance(widgets.control_type, gr.Radio)
+    by_hand = [widgets.control_type.elem_id] if is_told_of_all else []
+    for trigger, *words in (
+        (widgets.control_type.input, "type", *by_hand),
+        (widgets.module.input, "module"),
+        (widgets.restore.click, "module"),
+        (widgets.model.input, "model"),
+        (widgets.show_all.input, "offer"),
+        (widgets.refresh.click, "refresh"),
     ):
-        answered = trigger(
-            fn=_answer(answer, runtime),
-            **{SCRIPT: page_function("noteChoices", widgets.name)},
-            inputs=[*chosen, widgets.show_all],
-            outputs=[widgets.model, *lines, *of_families, *offers],
-            **quiet,
-        )
-        again = [*chosen, widgets.show_all]
-        in_page(answered.then, page_function("askAgain", widgets.name), again, [])
+        connect_trigger(trigger, widgets, questions, *words)
+    see = page_function("showResolution", widgets.name)
+    perfect = [widgets.module, widgets.pixel_perfect]
+    in_page(widgets.pixel_perfect.change, see, perfect, [widgets.processor_res])
 
 
 def _answer(answer: Callable[..., list[Any]], runtime: Any) -> Callable[..., list[Any]]:
-    def list_models(kind: str, module: str, model: str, shows_all: bool) -> list[Any]:
+    def list_models(kind: str, module: str, model: str, shows_all: bool, *_more: Any) -> list[Any]:
         return answer(kind, module, model, runtime, shows_all)
 
     return list_models

@@ -113,6 +113,7 @@ def tell_fields(units: Sequence[UnitValue], name: str) -> None:
         "previewed": PREVIEW_DEPENDS_ON,
         "followed": PREVIEW_FOLLOWS,
         "quick": listing.quick_modules(),
+        "sized": listing.modules_with_resolution(),
         "sizes": listing.module_sizes(),
         "curves": {name: list(points) for name, points in SHAPES.items()},
         "weight_types": [str(kind.value) for kind in WeightType],

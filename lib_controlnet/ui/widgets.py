@@ -382,9 +382,10 @@ def _layer_weights(name: str) -> dict[str, Component]:
 def _build_hidden(has_canvas: bool) -> dict[str, Component]:
     made: dict[str, Component] = {
         "restore": gr.Button(visible=False, elem_classes=["cnet-restore-sliders"]),
-        "offer": gr.Button(visible=False, elem_classes=["cnet-offer-models"]),
+        "ask": gr.Button(visible=False, elem_classes=["cnet-ask"]),
         "offers": gr.HTML(visible=False, elem_classes=["cnet-offers"]),
         "answer": gr.JSON(visible=False),
+        "told": gr.JSON(visible=False),
         "edition": gr.Number(0, visible=False),
         "target": gr.JSON(visible=False),
     }

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sdxl_models
 import support
+from panel_models import file_of_ours, network_of
 from panel_page import (
     SHOWN,
     UNIT,
@@ -37,8 +35,6 @@ from panel_page import (
     wait_for_value,
 )
 
-from lib_controlnet.engine.unet import BaseUNet, describe_unet
-from lib_controlnet.families.base import ControlFamily
 from lib_controlnet.families.ip_adapter import IPAdapterFamily
 from lib_controlnet.families.union import UnionFamily
 
@@ -101,28 +97,8 @@ def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
     is_silent(page, NOTES)
 
 
-def test_an_answer_that_comes_late_does_not_stand_in_place_of_a_newer_one(page: Any) -> None:
-    open_panel(page)  # of which no list has been seen
-    held: list[Any] = []
-
-    def hold(route: Any) -> None:
-        sent = json.loads(route.request.post_data).get("data") or []
-        is_first = not held and sent[1:3] == ["none", "None"]
-        held.append(route) if is_first else route.continue_()
-
-    page.wait_for_timeout(SETTLED)
-    page.route(EVENTS, hold)
-    page.hover(f"{UNIT}_controlnet_model_dropdown")
-    while not held:
-        page.wait_for_timeout(50)
-    choose_type(page, "Depth")
-    says(page, NOTES, "The first run of depth_")
-    offers = offered(page)
-    held[0].continue_()
-    page.wait_for_timeout(SETTLED)
-    says(page, NOTES, "The first run of depth_")
-    assert offered(page) == offers
-
+def test_what_is_pasted_is_said(panel: Any) -> None:
+    page = panel
     page.fill(
         "#txt2img_prompt textarea",
         "a blue square\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 128x128, "
@@ -147,22 +123,6 @@ def foreign_control(path: Path) -> None:
         "input_hint_block.0.weight": (4, 3, 3, 3),
     }
     support.save_sparse(path, shapes)
-
-
-@contextmanager
-def file_of_ours(webui: Any, stem: str, write: Callable[[Path], object]) -> Iterator[str]:
-    """A control model in the folder of our own server's models; gives its stem."""
-    if not webui.is_ours:
-        pytest.skip("the models folder of a foreign server is not ours to fill")
-    path = webui.log_file.parent / "models" / "ControlNet" / f"{stem}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path)
-    webui.get("/controlnet/model_list")
-    try:
-        yield stem
-    finally:
-        path.unlink()
-        webui.get("/controlnet/model_list")
 
 
 @pytest.fixture
@@ -274,13 +234,6 @@ def choose_setting(page: Any, key: str, start: str) -> None:
     """Choose in one of the lists above the tabs."""
     page.click(f"#setting_{key} input")
     page.click(f'#setting_{key} ul.options li[aria-label^="{start}"]')
-
-
-def network_of(family: ControlFamily) -> Callable[[Path], object]:
-    """Writes a small model of a family for the demo checkpoint."""
-    unet = support.tiny_unet("demo")
-    network = family.tiny(BaseUNet(unet, describe_unet(unet), "demo", "demo"))
-    return partial(support.save_controlnet, network=network)
 
 
 @pytest.fixture

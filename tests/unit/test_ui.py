@@ -17,7 +17,7 @@ from panels import CANNY, FOLLOWING, FakeRuntime, build, by_id, data_url
 from PIL import Image
 
 from annotator.registry import Detected, Detector
-from lib_controlnet.detect import preprocess
+from lib_controlnet.detect import listing, preprocess
 from lib_controlnet.enums import (
     ControlMode,
     ControlNetUnionControlType,
@@ -321,10 +321,10 @@ def test_on_module_without_sliders_hides_them(runtime: FakeRuntime) -> None:
     assert [update["value"] for update in updates[:3]] == [-1] * 3
 
 
-def test_on_pixel_perfect_hides_the_resolution_only_where_there_is_one() -> None:
-    assert choices.on_pixel_perfect("canny", False)["visible"]
-    assert not choices.on_pixel_perfect("canny", True)["visible"]
-    assert not choices.on_pixel_perfect("none", False)["visible"]
+def test_only_preprocessors_with_a_resolution_are_told_to_the_page() -> None:
+    sized = listing.modules_with_resolution()
+    assert "canny" in sized
+    assert not {"none", "inpaint_only"} & {*sized}
 
 
 def test_on_refresh_finds_new_files_and_keeps_the_choice(
