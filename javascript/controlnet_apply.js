@@ -1,11 +1,14 @@
 // Reads and writes whole units: copying, moving, clearing, pictures that are sent here, presets.
 //
 // `controlnetPanel.edit(tab, change)` calls `change` with all units of a tab and writes what it
-// returns. A unit is { pictures: { image, drawing, mask, region }, values: { name: value } }; the
-// pictures are data URLs (or what gradio 4 has instead) or null. An edit is { unit: number,
-// pictures, values, shared }: of pictures what is missing stays; without `values` nothing else
+// returns. A unit is { pictures: { image, drawing, mask, region }, values: { name: value }, maps };
+// the pictures are data URLs (or what gradio 4 has instead) or null. An edit is { unit: number,
+// pictures, values, shared, maps }: of pictures what is missing stays; without `values` nothing else
 // changes, and of `values` what is missing goes back to what a unit starts with. With `shared`
 // the values that all units have in common are written, too.
+//
+// `maps` are what was made for a unit in the editors: those of a unit that was read go along, null
+// leaves none, and with `isFormer` an editor begins anew (`javascript/editors/places.mjs`).
 //
 // Pictures are written here, all else by the server (`lib_controlnet/ui/apply.py`). gradio has no
 // way to be given a drawing, so that is laid on the canvas when the picture has settled there.
@@ -54,7 +57,7 @@
   const unitOf = (name) => find(`#${name}_input_image`)?.closest(".cnet-unit");
 
   /** Raw values of a unit, as the page collects them -> a unit. */
-  function readUnit(raw, type, name) {
+  function readUnit(raw, type, name, number) {
     const { image, drawing, effective_region_mask, region_canvas, region_drawing, ...values } = raw || {};
     const isLayered = image && typeof image === "object" && "image" in image;
     const picture = (isLayered ? image.image : image) || null;
@@ -67,6 +70,7 @@
         isCanvas: Boolean(picture) && unitOf(name)?.dataset.canvas === picture,
       },
       values: { ...values, control_type: type },
+      maps: { unit: number },
     };
   }
 
@@ -211,8 +215,25 @@
     for (const edit of edits) {
       if (edit.values) window.controlnetPanel.offerModels(unitOf(turn.names[edit.unit]));
     }
-    const settled = await Promise.all(edits.map((edit) => settle(turn.names[edit.unit], edit)));
-    return settled.every(Boolean) ? [] : [word("edit_no_drawing")];
+    const [moved, ...settled] = await Promise.all([
+      carryMaps(panel, turn),
+      ...edits.map((edit) => settle(turn.names[edit.unit], edit)),
+    ]);
+    return settled.every(Boolean) ? moved : [...moved, word("edit_no_drawing")];
+  }
+
+  /** Have maps of the editors go along. What a unit had keeps them, for who takes the edit back. */
+  async function carryMaps(panel, { units, edits }) {
+    const goesElsewhere = ({ unit, maps }) => maps === null || (maps && (maps.unit !== unit || maps.kept || maps.isFormer));
+    const asked = edits.filter(goesElsewhere).map(({ unit, maps }) => ({ unit, maps }));
+    if (!asked.length) return [];
+    try {
+      const before = await window.controlnetPanel.moveMaps(panel.replace(/_controlnet$/, ""), asked);
+      for (const [unit, kept] of before) units[unit].maps.kept = kept;
+      return [];
+    } catch (error) {
+      return [word("edit_no_maps", { error: error?.message || error })];
+    }
   }
 
   /**
@@ -239,7 +260,8 @@
       const turn = present[panel];
       turn.names = namesOf(panel, count);
       try {
-        const units = turn.names.map((name, i) => readUnit(inputs[i], inputs[count + i], name));
+        const units = turn.names.map((name, i) => readUnit(inputs[i], inputs[count + i], name, i));
+        turn.units = units;
         turn.edits = turn.change(units);
       } catch (error) {
         turn.edits = [];
@@ -276,7 +298,7 @@
   /** Nothing -> what the server is to write. */
   const askEdit = (panel) => async () => {
     const edits = await present[panel].asked.done.catch(() => []);
-    const asked = edits.filter(({ values }) => values).map(({ pictures: _, ...rest }) => rest);
+    const asked = edits.filter(({ values }) => values).map(({ pictures: _, maps: __, ...rest }) => rest);
     return asked.length ? [asked] : never();
   };
 

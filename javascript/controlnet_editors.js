@@ -1,12 +1,14 @@
 // Opens the editors of maps. What they are made of lies in `javascript/editors/`, and nothing of it
 // is loaded before one is opened.
 //
-// A classic script; `controlnetPanel.openEditor(unit, tool)` and `loadEditor` are for other scripts of the panel.
+// A classic script; `controlnetPanel.openEditor(unit, tool)`, `loadEditor` and `moveMaps` are for other scripts of
+// the panel.
 (() => {
   "use strict";
 
   const { TABS, find, follow, isShown, part, word } = window.controlnetPanel.page;
   const TOOLS = ["pose", "segmentation", "scribble", "regions"];
+  const DATABASE = "controlnet-editors"; // of store.mjs
   const place = document.currentScript.src;
 
   const tools = () => window.controlnetPanel.unitTools;
@@ -30,6 +32,27 @@
     } catch (error) {
       tools().sayInUnit(unit, word("editor_failed", { error: error.message }), true);
     }
+  }
+
+  /** Whether anything was ever kept by an editor; no place is made for it. */
+  const isAnythingKept = () =>
+    new Promise((answer) => {
+      const request = indexedDB.open(DATABASE);
+      request.onupgradeneeded = () => request.transaction.abort();
+      request.onerror = (event) => {
+        event.preventDefault();
+        answer(false);
+      };
+      request.onsuccess = () => {
+        request.result.close();
+        answer(true);
+      };
+    });
+
+  /** Have maps go where units go, see places.mjs; what the units had before. */
+  async function moveMaps(tab, moves) {
+    if (!(await isAnythingKept())) return new Map();
+    return (await loadEditor("places.mjs")).move(tab, moves);
   }
 
   function addMenu(event) {
@@ -57,5 +80,5 @@
 
   document.addEventListener("controlnettools", addMenu);
   follow(addButtons, { calmly: true });
-  Object.assign(window.controlnetPanel, { loadEditor, openEditor });
+  Object.assign(window.controlnetPanel, { loadEditor, moveMaps, openEditor });
 })();

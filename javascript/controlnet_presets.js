@@ -194,12 +194,19 @@
       });
     }
 
-    /** Write units; of their values what is missing stays. Returns sentences on what could not be written. */
+    /**
+     * Write units; of their values what is missing stays. Returns sentences on what could not be written.
+     *
+     * What was drawn for them before is not what they show then.
+     */
     write(edits, off) {
       const { edit, unitTools } = window.controlnetPanel;
       const tab = TABS.find((name) => this.prefix.startsWith(name));
       for (const unit of off) unitTools.setEnabled(unitTools.unitsOf(tab)[unit], false);
-      const complete = (units) => (one) => ({ ...one, values: { ...units[one.unit].values, ...one.values } });
+      const complete = (units) => (one) => {
+        const { values, maps } = units[one.unit];
+        return { ...one, values: { ...values, ...one.values }, maps: { ...maps, isFormer: true } };
+      };
       return edit(tab, (units) => edits.map(complete(units)));
     }
 

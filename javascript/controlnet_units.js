@@ -134,7 +134,7 @@
   // Whole units.
 
   const NOTES = ["muted", "aside", "solo"];
-  const EMPTY = { pictures: { image: null, drawing: null, mask: null, region: null }, values: {} };
+  const EMPTY = { pictures: { image: null, drawing: null, mask: null, region: null }, values: {}, maps: null };
   const notesOf = (unit) => Object.fromEntries(NOTES.map((name) => [name, unit.dataset[name]]));
 
   function writeNotes(unit, notes) {

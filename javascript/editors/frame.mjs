@@ -304,6 +304,7 @@ class Frame {
     this.showHistory();
     if (kept) this.sayKept();
     else this.sayBegun(said);
+    if (kept?.isFormer && !this.isOwnMap) await this.leaveFormer();
     this.setBusy(-1);
     this.place.focus();
   }
@@ -313,8 +314,8 @@ class Frame {
     const { photograph, ...rest } = await readUnit(this.unit);
     Object.assign(this, rest);
     this.beganFrom ??= kept ? kept.source : this.source;
-    const isOwnMap = photograph && photograph === kept?.result;
-    this.photographUrl = (isOwnMap || !photograph ? kept?.photograph : photograph) || null;
+    this.isOwnMap = Boolean(photograph) && photograph === kept?.result;
+    this.photographUrl = (this.isOwnMap || !photograph ? kept?.photograph : photograph) || null;
     this.photograph = this.photographUrl && (await loadPicture(this.photographUrl));
   }
 
@@ -374,6 +375,15 @@ class Frame {
     Object.assign(this.size, this.freshSize());
     this.sayBegun(await this.show(null));
     this.changed();
+  }
+
+  /** Begin anew in a unit that was given something else; what was made before is a step behind, and kept until something is done. */
+  async leaveFormer() {
+    this.lastKept = undefined;
+    await this.startAnew();
+    clearTimeout(this.timer);
+    this.isTouched = false;
+    this.say(this.word("editor_former"));
   }
 
   keepSoon() {

@@ -27,6 +27,19 @@ const TOOLS = {
   pick: ["regions_pick", "regions_pick_note"],
 };
 
+/** What of a kept state is a unit's, see places.mjs. */
+export const partOf = ({ state }, index) => state.layers[index] ?? null;
+
+/** A kept state with another part for a unit; one that has another size is none. */
+export function withPart(kept, index, part) {
+  const { size, state } = kept;
+  const count = Math.max(state.layers.length, index + 1);
+  const layers = Array.from({ length: count }, (_, i) => state.layers[i] ?? { packed: null });
+  const fits = !part?.packed || (part.packed.width === size.width && part.packed.height === size.height);
+  layers[index] = (fits && part) || { packed: null };
+  return { ...kept, state: { ...state, layers } };
+}
+
 export async function create(frame) {
   const files = ["raster", "view", "segmentation_tools", "regions_areas", "regions_picture", "regions_neighbours"];
   const [raster, view, tools, areas, pictures, neighbours] = await Promise.all(files.map((file) => frame.load(`${file}.mjs`)));

@@ -4,6 +4,7 @@
 const WIDEST = 200;
 const TURN = Math.PI / 12; // of lines with Shift
 const LIKE = 96; // greys of one area differ by no more: the soft edge of a line is left to the line
+const TWICE = 500; // ms between two presses of a name that is to be changed
 const PEN_END = 5; // the button that a pen's other end is told as
 
 /** How one draws; the page's next editor begins with it. */
@@ -175,7 +176,7 @@ function buildBar(frame, pointer) {
   };
 }
 
-/** The list of layers beside the map and what is done with them; gives the function that shows it anew. */
+/** The list of layers beside the map and what is done with them: how it is shown anew, and a layer renamed. */
 function buildList(frame, stack) {
   const { word, make } = frame;
   const list = make("div", { role: "group", "aria-label": word("scribble_layers") });
@@ -190,8 +191,42 @@ function buildList(frame, stack) {
   const down = act(word("scribble_down"), word("scribble_down_note"), () => stack.shift(-1));
   const merge = act(word("scribble_merge"), word("scribble_merge_note"), () => stack.mergeDown());
   const fromMap = act(word("scribble_from_map"), word("scribble_from_map_note"), () => stack.addPicture(frame.map, word("scribble_map")));
+  /** The layer that is given a name, and where that is written. */
+  let naming = null;
+  const endNaming = (isTaken) => {
+    if (!naming) return;
+    const { layer, input } = naming;
+    const isHere = document.activeElement === input;
+    naming = null;
+    if (!isTaken || !stack.rename(layer, input.value)) show();
+    if (isHere) list.querySelector(`[data-place="choose ${stack.layers.indexOf(layer)}"]`)?.focus();
+  };
+  const startNaming = (layer) => {
+    endNaming(true);
+    const { name } = layer;
+    const input = make("input", { type: "text", maxlength: stack.longestName, "aria-label": word("scribble_name", { name }), className: "cnet-scribble-name" });
+    input.value = name;
+    input.addEventListener("keydown", (event) => {
+      if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
+      event.preventDefault(); // Escape would close the editor
+      endNaming(event.key === "Enter");
+    });
+    input.addEventListener("blur", () => endNaming(true));
+    naming = { layer, input };
+    show();
+    input.select();
+  };
+  /** Two presses of a name, one soon after the other: the first has made its button anew, so that nobody sees a double click. */
+  let last = {};
+  const pressName = (layer, { timeStamp }) => {
+    const isAgain = last.layer === layer && timeStamp - last.time < TWICE;
+    last = { layer, time: timeStamp };
+    if (isAgain) startNaming(layer);
+    else stack.select(layer);
+  };
   const acts = [
     act(word("scribble_add"), word("scribble_add_note"), () => stack.add(() => stack.makeEmpty())),
+    act(word("scribble_rename"), word("scribble_rename_note"), () => startNaming(stack.present)),
     ...[up, down, merge],
     act(word("scribble_invert"), word("scribble_invert_note"), () => stack.invert()),
     act(word("scribble_remove"), word("scribble_remove_note"), () => stack.remove()),
@@ -210,12 +245,17 @@ function buildList(frame, stack) {
   const row = (layer, i) => {
     const { name, isShown } = layer;
     const see = frame.button(isShown ? "\u25C9" : "\u25CB", () => stack.toggle(layer), { title: word("scribble_see", { name }), pressed: isShown });
-    const choose = frame.button(name, () => stack.select(layer), { pressed: i === stack.active, className: "cnet-scribble-name" });
+    const choose = frame.button(name, () => {}, { pressed: i === stack.active, className: "cnet-scribble-name" });
+    choose.addEventListener("click", (event) => pressName(layer, event));
     see.dataset.place = `see ${i}`;
     choose.dataset.place = `choose ${i}`;
-    return make("div", { className: "cnet-scribble-layer" }, see, choose);
+    return make("div", { className: "cnet-scribble-layer" }, see, naming?.layer === layer ? naming.input : choose);
   };
-  return () => {
+  const show = () => {
+    if (naming && list.contains(naming.input)) {
+      endNaming(true); // shows it
+      return;
+    }
     const { place } = (list.contains(document.activeElement) && document.activeElement.dataset) || {};
     list.replaceChildren(...stack.layers.map(row).reverse());
     if (place) list.querySelector(`[data-place="${place}"]`)?.focus();
@@ -224,19 +264,21 @@ function buildList(frame, stack) {
     fromMap.disabled = !frame.map;
     opacity.set(stack.present.opacity);
   };
+  return { showList: show, rename: () => startNaming(stack.present) };
 }
 
 export async function create(frame) {
   const [raster, lines, { Stack }] = await Promise.all(["raster.mjs", "scribble_layers.mjs", "scribble_stack.mjs"].map(frame.load));
-  let showList;
-  const stack = new Stack(frame, raster, lines, () => showList());
+  let list;
+  const stack = new Stack(frame, raster, lines, () => list.showList());
   const pointer = new Pointer(frame, raster, lines, stack);
   const keys = {
     ...buildBar(frame, pointer),
     n: () => stack.add(() => stack.makeEmpty()),
     v: () => stack.toggle(),
+    f2: () => list.rename(),
   };
-  showList = buildList(frame, stack);
+  list = buildList(frame, stack);
   frame.strokes(pointer);
   return {
     load(state) {

@@ -4,6 +4,7 @@
 // plane has changed since. What is done to layers by their order ends with `settle`, which makes it a step of undo.
 
 const MOST = 16; // layers: each takes five bytes per pixel
+const LONGEST = 60; // characters of a name
 
 export class Stack {
   /** `arranged` is called after every change of what layers there are, and of how. */
@@ -115,6 +116,19 @@ export class Stack {
     this.frame.changed();
   }
 
+  get longestName() {
+    return LONGEST;
+  }
+
+  /** Give a layer another name; whether it has another then. */
+  rename(layer, text) {
+    const name = text.trim().slice(0, LONGEST);
+    if (!name || name === layer.name || !this.layers.includes(layer)) return false;
+    layer.name = name;
+    this.settle();
+    return true;
+  }
+
   select(layer) {
     this.active = this.layers.indexOf(layer);
     this.arrange();
@@ -167,7 +181,7 @@ export class Stack {
     const url = URL.createObjectURL(file);
     const image = Object.assign(new Image(), { src: url });
     const isRead = await image.decode().then(() => image.naturalWidth > 0, () => false);
-    if (isRead) this.addPicture(image, file.name.slice(0, 60));
+    if (isRead) this.addPicture(image, file.name.slice(0, LONGEST));
     else this.frame.say(this.frame.word("scribble_unread", { name: file.name }), true);
     URL.revokeObjectURL(url);
   }

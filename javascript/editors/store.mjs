@@ -33,6 +33,22 @@ export const read = (name) => carryOut("readonly", (store) => store.get(name));
 /** Keep something, which can be cloned, under a name. */
 export const write = (name, value) => carryOut("readwrite", (store) => store.put(value, name));
 
+/** All that is kept under names with a beginning: a map of names. */
+export async function readAll(start) {
+  const names = await carryOut("readonly", (store) => store.getAllKeys(IDBKeyRange.bound(start, `${start}\uffff`)));
+  return new Map(await Promise.all(names.map(async (name) => [name, await read(name)])));
+}
+
+/** Keep what stands under each name, all or nothing; undefined takes it away. */
+export const writeAll = (values) =>
+  carryOut("readwrite", (store) => {
+    for (const [name, value] of values) {
+      if (value === undefined) store.delete(name);
+      else store.put(value, name);
+    }
+    return store.count();
+  });
+
 /** Bytes of a state: of its typed arrays, each once however often it is in it. */
 function measure(state) {
   const seen = new Set();

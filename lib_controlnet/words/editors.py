@@ -41,6 +41,10 @@ EDITORS: Final[Mapping[str, str]] = {
     ),
     "editor_kept": "As it was left.",
     "editor_newer": 'Another map was detected since: "Start anew" begins from it.',
+    "editor_former": (
+        "A preset was loaded into the unit, so this begins anew. Undo brings back what was made "
+        "before."
+    ),
     "editor_from_map": "Begun from the detected map.",
     "editor_working": "Working.",
     "editor_lost": "The WebUI did not answer; its console may tell why.",
@@ -72,6 +76,9 @@ EDITORS: Final[Mapping[str, str]] = {
     "scribble_see": "Show {name}, and have it in the map (V for the chosen one)",
     "scribble_add": "Add layer",
     "scribble_add_note": "Add an empty layer above the chosen one (N)",
+    "scribble_rename": "Rename layer",
+    "scribble_rename_note": "Give the chosen layer a name (F2, or press its name twice)",
+    "scribble_name": "Name of {name}",
     "scribble_up": "Layer up",
     "scribble_up_note": "Move the chosen layer up",
     "scribble_down": "Layer down",

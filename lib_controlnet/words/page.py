@@ -80,6 +80,7 @@ SCRIPTS: Final[Mapping[str, str]] = {
         "why."
     ),
     "edit_no_drawing": "What was drawn on a picture could not be put back in: draw it again.",
+    "edit_no_maps": "What was made in the editors did not go along ({error}).",
     # Ways in which a picture comes into a unit.
     "webcam": "Take a picture with the camera",
     "webcam_view": "The camera's picture",
