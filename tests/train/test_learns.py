@@ -9,10 +9,10 @@ from toy_base import ASSETS
 from lib_controlnet.train.__main__ import main
 from lib_controlnet.train.record import read_rows
 
-STEPS = 250
-REACHED = 0.3
-GAINED = 0.15
-"""Edge F1 within two pixels on examples never trained on. Measured: 0.40 from 0.08; the rest is
+STEPS = 125
+REACHED = 0.25
+GAINED = 0.2
+"""Edge F1 within two pixels on examples never trained on. Measured: 0.34 from 0.04; the rest is
 room for the rounding of other processors. Longer runs go on rising, see docs/training.md."""
 
 
@@ -20,10 +20,10 @@ def test_short_training_makes_pictures_follow_their_lines(tmp_path: Path) -> Non
     base, control = str(ASSETS / "demo.safetensors"), str(tmp_path / "new.safetensors")
     data, run = str(tmp_path / "data"), str(tmp_path / "run")
     assert main(["init", base, control]) == 0
-    assert main(["fill50k", data, "--count", "400", "--size", "64"]) == 0
+    assert main(["fill50k", data, "--count", "256", "--size", "64"]) == 0
     places = ["--base", base, "--control", control, "--data", data, "--out", run]
-    recipe = ["--lr", "1e-3", "--warmup", "20", "--timesteps", "noisy", "--average", "0.98"]
-    samples = ["--samples", "24", "--sample-steps", "8", "--sample-every", str(STEPS)]
+    recipe = ["--lr", "2e-3", "--warmup", "10", "--timesteps", "noisy", "--average", "0.96"]
+    samples = ["--samples", "16", "--sample-steps", "8", "--sample-every", str(STEPS)]
     assert main(["run", *places, *recipe, *samples, "--steps", str(STEPS), "--batch", "8"]) == 0
     measured = read_rows(tmp_path / "run/adherence.csv")
     assert [row[0] for row in measured] == [0, STEPS]
