@@ -6,10 +6,11 @@ settings `prioritized_callbacks_<category>`.
 
 from __future__ import annotations
 
-import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from modules import errors, extensions, util_sort
@@ -83,10 +84,11 @@ callback_map = {f"callbacks_{name}": entry.callbacks for name, entry in _categor
 
 
 def _calling_file() -> str:
-    for frame in inspect.stack(0):
-        if frame.filename != __file__:
-            return frame.filename
-    return "unknown file"
+    """Not by `inspect.stack`, which looks through all modules for each of some fifty frames."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return "unknown file" if frame is None else frame.f_code.co_filename
 
 
 def _full_name(filename: str, category: str, name: str | None, taken: set[str]) -> str:
