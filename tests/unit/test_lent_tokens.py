@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -59,11 +60,17 @@ def base(request: pytest.FixtureRequest) -> Any:
     return support.tiny_base(request.param)
 
 
+@pytest.fixture(scope="module")
+def network(base: Any) -> Any:
+    return support.tiny_controlnet(base.name.split("-")[1], unet=base.module)
+
+
 @pytest.fixture
-def reader(base: Any) -> Any:
-    network = support.tiny_controlnet(base.name.split("-")[1], unet=base.module)
-    network.partner = "Faces"
-    return network
+def reader(network: Any) -> Any:
+    """A network of the test's own, on weights that all share."""
+    made = copy.copy(network)
+    made.partner = "Faces"
+    return made
 
 
 def run(base: Any, *units: Any) -> tuple[torch.Tensor, list[str]]:

@@ -17,7 +17,7 @@ from lib_controlnet.engine.session import ControlSession
 from lib_controlnet.enums import ControlMode
 from lib_controlnet.host.a1111.rows import build_layout
 
-PICTURES = 10
+PICTURES = 4
 PAIR = build_layout([1], 1, 2)
 HALF = np.zeros((64, 128), np.uint8)
 HALF[:, :64] = 255

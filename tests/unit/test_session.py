@@ -1,7 +1,6 @@
 """Laws of one generation on tiny real networks: what adds up, costs nothing, is undone."""
 
 import copy
-import itertools
 
 import numpy as np
 import pytest
@@ -197,8 +196,10 @@ def test_order_of_units_does_not_matter(base, network):
             prepared(network, seed=2, weight=0.9, region=region),
         ]
 
-    expected = run(base, units())
-    for order in itertools.permutations(range(4)):
+    # Each comes first and last, and each two stand in both orders; more make no other sums.
+    first, *others = (0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)
+    expected = run(base, [units()[i] for i in first])
+    for order in others:
         made = units()
         assert torch.equal(run(base, [made[i] for i in order]), expected), order
 

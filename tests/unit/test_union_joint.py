@@ -5,7 +5,6 @@ The reference is diffusers' `ControlNetUnionModel` with several conditions; tole
 """
 
 import dataclasses
-import itertools
 from functools import lru_cache
 
 import numpy as np
@@ -115,8 +114,10 @@ def test_the_order_of_units_does_not_matter():
     def units():
         return [unit(DEPTH, 1, weight=0.7), unit(HARD, 2), unit(POSE, 4, weight=0.7)]
 
-    expected = run(*units())
-    for order in itertools.permutations(range(3)):
+    # Each comes first and last, and each two stand in both orders; more make no other sums.
+    first, *others = (0, 1, 2), (2, 0, 1), (1, 2, 0)
+    expected = run(*(units()[i] for i in first))
+    for order in others:
         made = units()
         assert torch.equal(run(*(made[i] for i in order)), expected)
 
