@@ -194,15 +194,20 @@ def install_torch(env: Environment) -> bool:
 
 
 def create(env: Environment) -> None:
-    """Make the virtual environment afresh."""
+    """Make the virtual environment afresh, with what it shares with others, and pip."""
     python = find_python(env)
     say(f"making {env.folder} with {python}")
     if env.path.exists():
         shutil.rmtree(env.path)
     if Path(python) == Path(sys.executable):
-        venv.EnvBuilder(with_pip=True).create(env.path)
+        venv.EnvBuilder().create(env.path)
     else:
-        subprocess.run([python, "-m", "venv", str(env.path)], check=True)
+        subprocess.run([python, "-m", "venv", "--without-pip", str(env.path)], check=True)
+    for other in (HOST, NEWEST, FORGE):
+        link_installed(env, other)
+    if "pip" not in installed_in(env):
+        command = [str(env.python), "-Im", "ensurepip", "--upgrade", "--default-pip"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def link_installed(env: Environment, other: Environment) -> None:
@@ -221,12 +226,12 @@ def link_installed(env: Environment, other: Environment) -> None:
 
 
 def find_shared(env: Environment, other: Environment) -> list[metadata.Distribution]:
-    """What another environment has of the same pins, and of what pinned packages need.
+    """What another environment has of the same pins, pip, and what these packages need.
 
     Nothing pins the latter: pip keeps what fits, and replaces the rest.
     """
     pins, held = env.pins(), installed_in(other)
-    needed, asked = set(installed_in(env)), list(pins)
+    needed, asked = set(installed_in(env)), ["pip", *pins]
     found = []
     while asked:
         name = asked.pop()
@@ -285,8 +290,6 @@ def ensure(env: Environment) -> Path:
     try:
         if not env.python.exists() or version_of(str(env.python)) not in env.pythons:
             create(env)
-            for other in (HOST, NEWEST, FORGE):
-                link_installed(env, other)
     except (OSError, subprocess.CalledProcessError) as error:
         msg = (
             f"could not make {env.folder} ({error}); on Debian and Ubuntu the package python3-venv "

@@ -129,6 +129,15 @@ def test_dev_failed_installation_leaves_no_stamp(
     assert not (env.path / ".requirements").exists()
 
 
+def test_dev_environment_has_pip_of_its_own_where_nothing_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = dev.Environment(str(tmp_path / "env"), ("lint.txt",), (sys.version_info[:2],))
+    monkeypatch.setattr(dev, "link_installed", lambda _env, _other: None)
+    dev.create(env)
+    assert "pip" in dev.installed_in(env)
+
+
 def test_dev_prepared_environment_is_used_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +156,7 @@ def test_dev_prepared_environment_is_used_as_it_is(
 REQUIRED = "# A word.\n-r more.txt\nPinned_One==1.0\nother==2.0\n"
 HELD = {
     **{"pinned-one": "1.0", "other": "1.0", "of.more": "3.0+cpu", "brought.along": "4.0"},
-    **{"of-old": "5.0", "stray": "6.0"},
+    **{"of-old": "5.0", "stray": "6.0", "pip": "7.0"},
 }
 NEEDS = {
     "pinned-one": ("Brought_Along (>=3) ; python_version > '3.8'", "stray ; extra == 'all'"),
@@ -207,7 +216,7 @@ def test_dev_environments_share_the_files_of_equal_pins(
     found = files() - own
     assert {path.parts[0] for path in found} == {
         *("pinned_one", "pinned_one-1.0.dist-info", "of.more", "of.more-3.0+cpu.dist-info"),
-        *("brought.along", "brought.along-4.0.dist-info"),
+        *("brought.along", "brought.along-4.0.dist-info", "pip", "pip-7.0.dist-info"),
     }
     compiled = Path("pinned_one/__pycache__/__init__.cpython-311.pyc")
     assert compiled in found
