@@ -315,7 +315,7 @@ def ensure(env: Environment) -> Path:
     if env.forced and not pip(env, "--no-deps", "-r", f"requirements/{env.forced}"):
         msg = f"pip could not install {env.forced}, see its message above"
         raise DevError(msg)
-    if env in (HOST, NEWEST):  # those in which servers run
+    if env is HOST:  # the others link what is compiled there
         compile_used(env)
     env.stamp.write_text(env.fingerprint(), encoding="utf-8")
     say(f"installed in {time.monotonic() - started:.0f} s")
