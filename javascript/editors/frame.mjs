@@ -12,9 +12,8 @@
 // Modules are loaded by `frame.load`, with the stamp in this one's address, so that none is of
 // another version. A tool's controls go into `frame.bar` and `frame.side`.
 
-const { ask, dataUrl, page, putMap, resizeModeOf, targetOf, unitTools } = window.controlnetPanel;
-const { find, part } = page;
-const SIDE = 2048; // pixels of the longer side of a map
+const { ask, page, putMap, unitTools } = window.controlnetPanel;
+const { find } = page;
 const LATER = 400; // ms until what was made is kept
 const OPACITY = 0.4;
 /** Keys that never wait for what is being done. */
@@ -23,53 +22,8 @@ const KINDS_OF_TEXT = "input:not([type=range]):not([type=checkbox]):not([type=ra
 
 const stamp = new URL(import.meta.url).search;
 export const load = (file) => import(new URL(file + stamp, import.meta.url));
-
-export function make(tag, properties = {}, ...children) {
-  const { className, dataset, ...rest } = properties;
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  Object.assign(element.dataset, dataset);
-  for (const [name, value] of Object.entries(rest)) {
-    if (typeof value === "boolean") element.toggleAttribute(name, value);
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
-/** A button; `pressed`, true or false, makes it one of two states. */
-export function button(text, act, { title, pressed, className = "" } = {}) {
-  const made = make("button", { type: "button", className: `cnet-editor-button ${className}` }, text);
-  if (title) Object.assign(made, { title, ariaLabel: text.length > 2 ? text : title });
-  if (pressed !== undefined) made.setAttribute("aria-pressed", String(pressed));
-  made.addEventListener("click", () => act(made));
-  return made;
-}
-
-function slider(label, { min, max, step = 1, value }, act) {
-  const number = make("output", {}, String(value));
-  const input = make("input", { type: "range", min, max, step, value });
-  input.addEventListener("input", () => {
-    number.textContent = input.value;
-    act(Number(input.value));
-  });
-  const made = make("label", { className: "cnet-editor-slider" }, make("span", {}, label), input, number);
-  made.set = (now) => {
-    input.value = now;
-    number.textContent = input.value;
-  };
-  return made;
-}
-
-/** A list of [value, text] to choose from. */
-function choice(label, entries, value, act) {
-  const input = make("select", {}, ...entries.map(([name, text]) => make("option", { value: name }, text)));
-  input.value = value;
-  input.addEventListener("change", () => act(input.value));
-  const made = make("label", { className: "cnet-editor-choice" }, make("span", {}, label), input);
-  made.input = input;
-  return made;
-}
+const [controls, { bound, loadPicture, readUnit, wantedSize }] = await Promise.all(["controls.mjs", "sources.mjs"].map(load));
+const { button, make, slider } = controls;
 
 let texts;
 /** The editors' texts come when the first one is opened. */
@@ -85,46 +39,9 @@ export async function askServer(tab, kind, value) {
   return answer.value;
 }
 
-const pictureIn = (place) => find(place && `${place} img[src]:not([src=""])`);
-const loadPicture = (url) => page.load(url).catch(() => null);
-
-/** A short text that is another for another text, as good as always. */
-function digest(text) {
-  let sum = 0;
-  for (let i = 0; i < text.length; i += 1) sum = (Math.imul(sum, 31) + text.charCodeAt(i)) | 0;
-  return `${text.length} ${sum}`;
-}
-
-/** The size of the picture to be made. */
-export function wantedSize(tab) {
-  const [width, height] = targetOf(tab).map((side) => side || 512);
-  return bound({ width, height });
-}
-
-function bound({ width, height }) {
-  const scale = Math.min(1, SIDE / Math.max(width, height));
-  return { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) };
-}
-
-/** What is shown in a unit at the moment that an editor may begin from. */
-export async function readUnit(unit) {
-  const own = pictureIn(unit.dataset.picture);
-  const map = find(".cnet-generated-image-group img[src]", unit);
-  const link = find('.cnet-download-pose a[href^="data:application/json"]', unit);
-  const [photograph, shown] = await Promise.all([own, map].map((image) => image && dataUrl(image.src).catch(() => null)));
-  return {
-    photograph: photograph || null,
-    map: (await (shown && loadPicture(shown))) || null,
-    source: shown ? digest(shown) : "",
-    pose: link && find(".cnet-download-pose", unit).offsetParent ? JSON.parse(atob(link.href.split(",")[1])) : null,
-    mode: resizeModeOf(unitTools.placeOf(unit).tab, unit),
-    preprocessor: part(unit, "controlnet_preprocessor_dropdown", "input")?.value || "",
-  };
-}
-
 class Frame {
   constructor({ tab, index, unit, tool }, modules) {
-    Object.assign(this, { tab, index, unit, toolName: tool, ...modules, make, button, slider, choice, load });
+    Object.assign(this, { tab, index, unit, toolName: tool, ...modules, ...controls, load });
     this.word = page.word;
     this.name = modules.module.isOfAllUnits ? `${tab}/${tool}` : `${tab}/${index}/${tool}`;
     this.size = wantedSize(tab);

@@ -7,7 +7,8 @@
 
 const stamp = new URL(import.meta.url).search;
 const load = (file) => import(new URL(file + stamp, import.meta.url));
-const [frame, figures, store] = await Promise.all(["frame.mjs", "pose_figure.mjs", "store.mjs"].map(load));
+const files = ["frame.mjs", "controls.mjs", "sources.mjs", "pose_figure.mjs", "store.mjs"];
+const [frame, { button, make }, { readUnit, wantedSize }, figures, store] = await Promise.all(files.map(load));
 
 const { page, putMap } = window.controlnetPanel;
 const { find, word } = page;
@@ -19,7 +20,7 @@ async function keep({ tab, index, unit }, state, result) {
   const { width, height } = state;
   const name = `${tab}/${index}/pose`;
   const kept = await store.read(name);
-  const { photograph, source } = await frame.readUnit(unit);
+  const { photograph, source } = await readUnit(unit);
   const own = photograph && photograph === kept?.result ? kept.photograph : photograph;
   await store.write(name, { state, size: { width, height }, result, source, photograph: own || null });
 }
@@ -27,7 +28,7 @@ async function keep({ tab, index, unit }, state, result) {
 /** Draw the text of a pose: its map becomes the unit's picture, and its figures those of our editor. */
 export async function put(place, text) {
   const { tab, unit } = place;
-  const asked = { text, ...frame.wantedSize(tab) };
+  const asked = { text, ...wantedSize(tab) };
   const { width, height, figures: found } = await frame.askServer(tab, "read_pose", asked);
   const image = await frame.askServer(tab, "render_pose", asked);
   const state = { figures: figures.readFigures(found), width, height };
@@ -39,7 +40,7 @@ export const putFile = async (place, file) => put(place, await figures.readFile(
 
 /** The pose that another editor begins from: that of the shown map, or nobody. */
 function textOf({ pose }, tab) {
-  const { width, height } = frame.wantedSize(tab);
+  const { width, height } = wantedSize(tab);
   return JSON.stringify(pose || { people: [], canvas_width: width, canvas_height: height });
 }
 
@@ -59,16 +60,16 @@ let count = 0;
 /** Open the pose editor that another extension serves at an address of this WebUI. */
 export async function openOutside({ tab, unit }, address) {
   await frame.prepare(tab);
-  const shown = await frame.readUnit(unit);
+  const shown = await readUnit(unit);
   const url = new URL(address, location.href);
   if (document.body.classList.contains("dark")) url.searchParams.set("theme", "dark");
   count += 1;
   const modalId = count;
   const message = { modalId, imageURL: shown.photograph || shown.map?.src || "", poseURL: HEAD + btoa(textOf(shown, tab)) };
-  const view = frame.make("iframe", { className: "cnet-pose-outside", src: url.href, title: word("pose_outside") });
-  const close = frame.button(word("editor_close"), () => box.close());
-  const head = frame.make("div", { className: "cnet-editor-head" }, frame.make("h3", {}, word("pose_outside")), close);
-  const box = frame.make("dialog", { className: "cnet-editor", "aria-label": word("pose_outside") }, head, view);
+  const view = make("iframe", { className: "cnet-pose-outside", src: url.href, title: word("pose_outside") });
+  const close = button(word("editor_close"), () => box.close());
+  const head = make("div", { className: "cnet-editor-head" }, make("h3", {}, word("pose_outside")), close);
+  const box = make("dialog", { className: "cnet-editor", "aria-label": word("pose_outside") }, head, view);
   let isTold = false;
   const tell = () => {
     if (isTold || !view.contentWindow) return;
