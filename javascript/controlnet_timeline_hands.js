@@ -6,7 +6,7 @@
 (() => {
   "use strict";
 
-  const { find, findAll, follow, noteChange } = window.controlnetPanel.page;
+  const { find, findAll, follow, noteChange, word } = window.controlnetPanel.page;
   const { MOST_FACTOR, MOST_POINTS, at, boxOf, clamp, put, read, readNamed, round, textOf, writeAll } = window.controlnetPanel.curves;
   const { NONE, OWN, SAME, heightOf, describe, hold, numberBox, update } = window.controlnetPanel.timeline;
   /** Least distance between the ends of a window, and between points. */
@@ -70,10 +70,14 @@
   }
 
   /** Points with one more, at a share of the steps; the first has one at each end of the window beside it. */
-  function addPoint({ points, start, end }, share, factor) {
+  function addPoint({ unit }, { points, start, end }, share, factor) {
     const x = round(share);
     const plain = points?.length ? points : [[start, 1], [end, 1]];
-    if (plain.some((point) => Math.abs(point[0] - x) < STEP) || plain.length >= MOST_POINTS) return points;
+    if (plain.some((point) => Math.abs(point[0] - x) < STEP)) return points;
+    if (plain.length >= MOST_POINTS) {
+      window.controlnetPanel.unitTools.sayInUnit(unit, word("curve_full", { count: MOST_POINTS }), true);
+      return points;
+    }
     return [...plain, [x, clamp(round(factor), 0, MOST_FACTOR)]].sort((a, b) => a[0] - b[0]);
   }
 
@@ -168,7 +172,7 @@
     const [share, factor] = placeOf(event, box, Number(owner.holder.dataset.top), before.height);
     const off = Math.abs(factor - at(before.points, share)) * before.height * (box.height / Number(owner.holder.dataset.top));
     if (isTap && off > OUT / 2) return;
-    writePoints(owner, before, addPoint(before, share, factor));
+    writePoints(owner, before, addPoint(owner, before, share, factor));
     focusHand(owner, "point", (curvesOf(owner.unit)[owner.pass] ?? curvesOf(owner.unit)[0])?.findIndex((point) => point[0] === round(share)));
   }
 
@@ -208,7 +212,7 @@
   function addByKey(owner, before, index) {
     const [start, end] = before.points ? [before.points[index]?.[0] ?? 0, before.points[index + 1]?.[0] ?? 1] : [before.start, before.end];
     const share = round((start + end) / 2);
-    const points = addPoint(before, share, at(before.points, share));
+    const points = addPoint(owner, before, share, at(before.points, share));
     writePoints(owner, before, points);
     focusHand(owner, "point", points?.findIndex((point) => point[0] === share));
   }

@@ -190,6 +190,7 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "curve_ease_in": "ease in",
     "curve_ease_out": "ease out",
     "curve_pulse": "pulse",
+    "curve_full": "A curve has at most {count} points: take one away first.",
     "curve_unread": (
         "{piece} cannot be read: write a factor from 0 to 2, @, and a share of the steps from 0 to "
         "1, such as 0.2@0.1, 0.8@0.5; or linear, ease in, ease out, pulse."

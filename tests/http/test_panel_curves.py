@@ -187,6 +187,10 @@ def check_fingers(page: Any) -> str:
 
 def test_passes_have_curves_of_their_own_and_text_and_picture_agree(canny: Any) -> None:
     page, posted = canny, Posted(canny)
+    page.fill(CURVE_BOX, ", ".join(f"1@{place / 126:.3f}" for place in range(64)))
+    page.focus(hand("point", 63))
+    page.keyboard.press("Enter")
+    page.locator(".cnet-tools-said:has-text('at most 64 points')").wait_for()
     page.fill(CURVE_BOX, "0.5@0, 1.5@1")
     page.wait_for_selector(hand("point", 1))
     assert page.get_attribute(strip(), "data-top") == "2", "above 1 the strip is higher"
