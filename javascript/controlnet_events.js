@@ -92,16 +92,19 @@ Object.assign(window.controlnetPanel, (() => {
   /** Nothing -> one block shown or hidden. */
   const show = (visible) => () => see(visible);
 
-  /** What the user has chosen by hand last, until somebody answers to it. */
-  let chosen = null;
-  document.addEventListener("change", (event) => event.isTrusted && (chosen = event.target), true);
+  /** The widgets in which the user has chosen by hand, until somebody answers to it: gradio asks later than they change. */
+  const chosen = new Set();
+  document.addEventListener(
+    "change",
+    (event) => {
+      const widget = event.isTrusted && event.target.closest('[id*="_controlnet_"]');
+      if (widget) chosen.add(widget.id);
+    },
+    true
+  );
 
   /** Whether the user has just chosen in a widget: gradio 4 reports what is written, too. */
-  function isByHand(widget) {
-    if (!chosen?.closest(`#${widget}`)) return false;
-    chosen = null;
-    return true;
-  }
+  const isByHand = (widget) => chosen.delete(widget);
 
   /** Nothing -> one block put away, if the user chose in a widget. */
   const hideByHand = (widget) => () => (isByHand(widget) ? hidden : never());

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accessible import bring_judges, judge
-from panel_page import UNIT, choose_type, save_shapes, unit_id, upload, wait_for_value
+from panel_page import UNIT, save_shapes, unit_id, upload, wait_for_value
 from PIL import Image
 from small_canvas import SmallCanvas
 
@@ -41,8 +41,10 @@ def test_nothing_is_nameless_faint_small_or_cut(
         assert 2 <= track_height(page, f"{UNIT}_controlnet_control_weight_slider") <= 8
         edge = "(button) => parseFloat(getComputedStyle(button).paddingLeft)"
         assert page.locator(".cnet-regions-open").first.evaluate(edge) >= 4
+        page.click(f"{panel} .cnet-quick button:text-is('Canny')")
+        wait_for_value(page, "preprocessor_dropdown", "canny")
+        assert enabled(page) == [True, False]
         upload(page, save_shapes(tmp_path / "shapes.png"))
-        choose_type(page, "Canny")
         page.click(f"{UNIT}_controlnet_trigger_preprocessor:enabled")
         page.wait_for_selector(f"{UNIT}_generated_image img")
         found += judge(page, "a preview", panel)
