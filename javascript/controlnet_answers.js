@@ -28,10 +28,12 @@ Object.assign(window.controlnetPanel, (() => {
     return units.get(unit);
   }
 
+  const isAwaited = ({ question }) => question && Date.now() - question.time < PATIENCE;
+
   /** Ask what is wanted, unless an answer is awaited; `takeChoices` goes on then. */
   function goOn(unit) {
-    const { wanted, question } = stateOf(unit);
-    if (wanted.size && !(question && Date.now() - question.time < PATIENCE)) find(".cnet-ask", unit)?.click();
+    const state = stateOf(unit);
+    if (state.wanted.size && !isAwaited(state)) find(".cnet-ask", unit)?.click();
   }
 
   /** A later question takes the place of an earlier one of its kind. */
@@ -62,7 +64,7 @@ Object.assign(window.controlnetPanel, (() => {
     const unit = unitOf(name);
     const state = stateOf(unit);
     const [next] = state.wanted;
-    if (!next) return never();
+    if (!next || isAwaited(state)) return never(); // pressed twice before it was asked: one after the other
     const [kind, then] = next;
     state.wanted.delete(kind);
     const choices = values.slice(0, CHOICES);
