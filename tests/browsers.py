@@ -35,6 +35,16 @@ ARGUMENTS = (
     "--js-flags=--min-semi-space-size=64 --max-semi-space-size=64",
 )
 
+FORGET_STORED = """async () => {
+  localStorage.clear();
+  const remove = ({ name }) => new Promise((done) => {
+    const request = indexedDB.deleteDatabase(name);
+    request.onsuccess = request.onerror = request.onblocked = done;
+  });
+  await Promise.all((await indexedDB.databases()).map(remove));
+}"""
+"""Empties what a site has stored in the browser."""
+
 
 def find_browser() -> str | None:
     """An installed Chromium: from $CHROMIUM, from PATH, from the usual places."""

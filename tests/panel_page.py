@@ -121,7 +121,7 @@ START_OVER = """([tab, round]) => {
   press(`${panel} .cnet-close-preview`);
   press(`${panel} [id$=_controlnet_canvas_cancel_button]`);
   press(`${panel} .cnet-input-image-group:has(.thumbnail-item) [id$=_merge_clear]`);
-  press(`${panel} .cnet-layer-weights .label-wrap.open`);
+  press(`${panel} :is(.cnet-layer-weights, #controlnet_batch_options) .label-wrap.open`);
   press(`${panel} .cnet-input-tabs > .tab-nav > button:first-child:not(.selected)`);
   if (tab === "img2img") press("#mode_img2img > .tab-nav > button:first-child:not(.selected)");
   const hires = document.getElementById(`${tab}_hr-visible-checkbox`);
@@ -157,6 +157,10 @@ LOOK = """(tab) => {
 """What the panel shows, and what its scripts note on its units."""
 
 
+STILL, LOOKS = 300, 6
+"""Milliseconds after which the page's scripts have seen that it is calm, and so often is waited."""
+
+
 def look(page: Any, tab: str) -> list[list[str]]:
     """What the panel shows with the tab of each unit that has been seen, the first one last."""
     seen = []
@@ -171,36 +175,56 @@ def look(page: Any, tab: str) -> list[list[str]]:
     return seen
 
 
-def start_over(page: Any, tab: str = "txt2img", is_fresh: bool = False) -> bool:
+def choose_no_script(page: Any, tab: str) -> None:
+    """Choose the first of the host's scripts, which is none."""
+    place = f"#{tab}_script_container #script_list"
+    if page.is_visible(f"{place} input"):
+        page.click(f"{place} input")
+        page.locator(f"{place} ul.options li").first.click()
+
+
+def start_over(page: Any, tab: str, looks: dict[str, list[str]], is_fresh: bool = False) -> bool:
     """Put every unit of a tab back to what the page began with, as a person would.
 
     Args:
         page: one that has noted its `FIRST_VALUES`.
         tab: whose panel.
-        is_fresh: whether nothing was done in it so far: what its panel shows is noted.
+        looks: what the panel of a tab shows in a fresh page.
+        is_fresh: whether nothing was done in it so far: what its panel shows is noted there.
 
     Returns:
         Whether it is, by its values and by what the panel shows; else only a fresh page is.
     """
     if not page.evaluate("Boolean(window.firstValues)"):
         return False  # it was loaded again
+    if not is_fresh and tab not in looks:
+        return False
     page.unroute_all()
     page.locator("#tabs > div.tab-nav > button").nth(0 if tab == "txt2img" else 1).click()
     open_accordion(page, tab)
     page.locator(f"#{tab}_controlnet_tabs > div.tab-nav > button").nth(0).click()
     settled = 0
     for number in range(20):
-        settled = 0 if page.evaluate(START_OVER, [tab, number]) else settled + 1
+        differs = page.evaluate(START_OVER, [tab, number])
+        if "script_list" in differs:
+            choose_no_script(page, tab)
+        settled = 0 if differs else settled + 1
         if settled == 2:  # no answer was on its way that changed it again
             break
         page.wait_for_timeout(150)
     if settled < 2:
         return False
     seen = look(page, tab)
-    if is_fresh:
-        page.evaluate("([tab, seen]) => { window.firstLook = [tab, seen]; }", [tab, seen[-1]])
-    at_first = page.evaluate("window.firstLook")
-    return all([tab, one] == at_first for one in seen)
+    for _ in range(LOOKS):
+        if not is_fresh and all(one == looks.get(tab) for one in seen):
+            return True
+        # Some of the page's scripts wait until it is calm; until then a fresh one is not all there.
+        page.wait_for_timeout(STILL)
+        before, seen = seen, look(page, tab)
+        if is_fresh and seen == before:
+            looks[tab] = seen[-1]
+            return True
+    return False
 
 
 def open_img2img(page: Any) -> str:

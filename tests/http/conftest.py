@@ -14,7 +14,7 @@ import downloads_probe
 import httpx
 import numpy as np
 import pytest
-from browsers import start_browser
+from browsers import FORGET_STORED, start_browser
 from fuzz import soak
 from hub_server import Hub, local_hub
 from matrix import members
@@ -165,6 +165,20 @@ SLOWER_TIMER = """
 """Lets gradio 3.41.2 size the host's own drawing canvases however busy the machine is: it forgets
 them when its timer of 10 ms runs before a resize observer (javascript/controlnet_canvas.js)."""
 
+FEWER_FRAMES = """
+  const frame = window.requestAnimationFrame.bind(window);
+  let links = 0; // of the chain of frames that the present one belongs to
+  window.requestAnimationFrame = (run) => {
+    const own = links + 1;
+    const draw = (now) => {
+      links = own;
+      try { run(now); } finally { links = 0; }
+    };
+    return own > 30 ? window.setTimeout(() => frame(draw), 200) : frame(draw);
+  };
+"""
+"""A frame now and then for what asks for each, from each, without an end: gradio 3.41.2's drawing
+canvases do, also those that are gone, and all else in the page is looked at for every frame."""
 
 VIEWPORT = {"width": 1500, "height": 1400}
 """Of every page as it is opened."""
@@ -182,16 +196,6 @@ def profile(browser: Any, webui: WebUI) -> Iterator[Any]:
     context.new_page().goto(f"{webui.url}{PLAIN_ROUTE}")
     yield context
     context.close()
-
-
-FORGET_STORED = """async () => {
-  localStorage.clear();
-  const remove = ({ name }) => new Promise((done) => {
-    const request = indexedDB.deleteDatabase(name);
-    request.onsuccess = request.onerror = request.onblocked = done;
-  });
-  await Promise.all((await indexedDB.databases()).map(remove));
-}"""
 
 
 def forget(profile: Any) -> None:
@@ -225,11 +229,12 @@ def open_page(profile: Any, webui: WebUI, *scripts: str, query: str = "") -> Ope
     """The WebUI in a fresh page, nothing of earlier ones left; scripts run before its own."""
     forget(profile)
     opened = OpenPage(profile.new_page(), webui)
-    for script in (SLOWER_TIMER, *scripts):
+    for script in (SLOWER_TIMER, FEWER_FRAMES, *scripts):
         opened.page.add_init_script(script)
     opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.page.goto(f"{webui.url}/{query}", wait_until="domcontentloaded")
     opened.page.wait_for_selector("#txt2img_generate", timeout=120_000)
+    opened.page.evaluate(FIRST_VALUES)
     return opened
 
 
@@ -245,68 +250,104 @@ def page_query() -> str:
     return ""
 
 
+@pytest.fixture(scope="session")
+def kept_pages() -> list[OpenPage]:
+    """The page that tests hand on, if there is one."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def looks() -> dict[str, list[str]]:
+    """What the panel of a tab shows in a fresh page, once one has been looked at."""
+    return {}
+
+
 @pytest.fixture
 def page(
-    profile: Any, webui: WebUI, page_scripts: tuple[str, ...], page_query: str
+    request: pytest.FixtureRequest,
+    profile: Any,
+    webui: WebUI,
+    page_scripts: tuple[str, ...],
+    page_query: str,
+    kept_pages: list[OpenPage],
 ) -> Iterator[Any]:
     """A fresh browser page on the WebUI, nothing else reachable; console errors fail the test."""
     opened = open_page(profile, webui, *page_scripts, query=page_query)
     yield opened.page
-    opened.page.close()
+    hand_on(request, opened, kept_pages, page_scripts or page_query)
     opened.check()
 
 
-def open_kept(profile: Any, webui: WebUI) -> OpenPage:
-    """A page that later tests start over in."""
-    opened = open_page(profile, webui)
-    opened.page.evaluate(FIRST_VALUES)
-    return opened
+def hand_on(
+    request: pytest.FixtureRequest, opened: OpenPage, kept: list[OpenPage], is_special: object
+) -> None:
+    """Keep the page of a test for the next one, unless it is special or raised errors."""
+    if is_special or opened.errors or FAILED in request.node.stash:
+        opened.page.close()
+    opened.is_used = True
+    kept[:] = [opened]
+
+
+HAS_STORED = """async () =>
+  localStorage.length > 0 || (await indexedDB.databases()).length > 0"""
 
 
 @pytest.fixture(scope="module")
-def kept_pages() -> list[OpenPage]:
-    """The page that the tests of a file hand on, if there is one."""
-    return []
+def started_file(kept_pages: list[OpenPage]) -> None:
+    """Leave nothing in the browser's storage to the tests of another file."""
+    for opened in kept_pages:
+        if not opened.page.is_closed() and opened.page.evaluate(HAS_STORED):
+            opened.page.close()
 
 
 @pytest.fixture
 def kept_page(
-    request: pytest.FixtureRequest, profile: Any, webui: WebUI, kept_pages: list[OpenPage]
+    request: pytest.FixtureRequest,
+    profile: Any,
+    webui: WebUI,
+    kept_pages: list[OpenPage],
+    started_file: None,
 ) -> Iterator[Any]:
     """As `page`, but as the tests before left it: a page takes three seconds to open.
 
     For tests that bring about themselves what they start from. After a failed one it is fresh.
     """
     if not kept_pages or kept_pages[0].page.is_closed():
-        kept_pages[:] = [open_kept(profile, webui)]
+        kept_pages[:] = [open_page(profile, webui)]
     yield kept_pages[0].page
     (opened,) = kept_pages
-    opened.is_used = True
-    if FAILED in request.node.stash or opened.errors:
-        opened.page.close()
+    hand_on(request, opened, kept_pages, False)
     opened.check()
 
 
-def start_kept(kept_pages: list[OpenPage], profile: Any, webui: WebUI, tab: str) -> Any:
+def start_kept(
+    kept_pages: list[OpenPage], profile: Any, webui: WebUI, looks: dict[str, list[str]], tab: str
+) -> Any:
     """The kept page with a tab's panel as a fresh page has it; a fresh page where it is not."""
     (opened,) = kept_pages
     if opened.page.viewport_size != VIEWPORT:
         opened.page.set_viewport_size(VIEWPORT)
-    if not start_over(opened.page, tab, not opened.is_used):
+    if not start_over(opened.page, tab, looks, not opened.is_used):
         opened.page.close()
-        kept_pages[:] = [open_kept(profile, webui)]
-        start_over(kept_pages[0].page, tab, True)
+        kept_pages[:] = [open_page(profile, webui)]
+        start_over(kept_pages[0].page, tab, looks, True)
     return kept_pages[0].page
 
 
 @pytest.fixture
-def kept_panel(kept_page: Any, kept_pages: list[OpenPage], profile: Any, webui: WebUI) -> Any:
+def kept_panel(
+    kept_page: Any,
+    kept_pages: list[OpenPage],
+    profile: Any,
+    webui: WebUI,
+    looks: dict[str, list[str]],
+) -> Any:
     """The panel of txt2img as a fresh page has it, open and a small picture asked for.
 
     For tests that look at no picture, text or list outside the panel that an earlier one may have
     left in the page.
     """
-    page = start_kept(kept_pages, profile, webui, "txt2img")
+    page = start_kept(kept_pages, profile, webui, looks, "txt2img")
     open_panel(page)
     return page
 
@@ -318,9 +359,15 @@ def panel(kept_panel: Any) -> Any:
 
 
 @pytest.fixture
-def kept_img2img(kept_page: Any, kept_pages: list[OpenPage], profile: Any, webui: WebUI) -> Any:
+def kept_img2img(
+    kept_page: Any,
+    kept_pages: list[OpenPage],
+    profile: Any,
+    webui: WebUI,
+    looks: dict[str, list[str]],
+) -> Any:
     """As `kept_panel`, for the panel and the pictures of img2img."""
-    page = start_kept(kept_pages, profile, webui, "img2img")
+    page = start_kept(kept_pages, profile, webui, looks, "img2img")
     for name, value in (("steps", 2), ("width", 128), ("height", 128)):
         set_number(page, f"#img2img_{name}", value)
     return page

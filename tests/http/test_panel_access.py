@@ -15,7 +15,6 @@ from panel_page import (
     choose_type,
     draw,
     open_accordion,
-    open_panel,
     save_shapes,
     set_file,
     set_number,
@@ -44,10 +43,10 @@ def judge(page: Any, state: str, root: str = PANEL) -> list[str]:
     return judge_looks(page, state, root)
 
 
-def test_nothing_is_nameless_faint_small_or_cut(page: Any, tmp_path: Path) -> None:
+def test_nothing_is_nameless_faint_small_or_cut(kept_panel: Any, tmp_path: Path) -> None:
+    page = kept_panel
     page.set_viewport_size({"width": LOOKS[0][1][0], "height": 1200})
     bring_judges(page)
-    open_panel(page)
     found = judge(page, "open")
     for opener, dialog in DIALOGS.items():
         page.click(opener)

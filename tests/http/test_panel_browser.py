@@ -107,8 +107,8 @@ def test_edit_right_before_the_click_counts(page: Any, picture: Path) -> None:
     assert "Weight: 0.35" in page.inner_text("#html_info_txt2img")
 
 
-def test_preview_without_model_says_so_until_one_is_chosen(page: Any, picture: Path) -> None:
-    open_panel(page)
+def test_preview_without_model_says_so_until_one_is_chosen(panel: Any, picture: Path) -> None:
+    page = panel
     upload(page, picture)
     page.click(f"{UNIT}_controlnet_trigger_preprocessor")
     status = page.wait_for_selector(f"{UNIT}_controlnet_status:has-text('No control model')")

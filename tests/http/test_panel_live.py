@@ -187,3 +187,4 @@ def test_a_slow_preview_says_what_it_is_and_stops(kept_panel: Any, tmp_path: Pat
     page.wait_for_selector(f"{STATUS}:has-text('The preview was stopped.')")
     assert not line.count()
     assert not page.is_visible(FRAME)
+    page.close()  # its messages go through this test

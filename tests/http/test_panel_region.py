@@ -19,12 +19,13 @@ from panel_page import (
     choose_canny,
     draw,
     gallery,
-    open_img2img,
     open_panel,
     remove_picture,
     save_shapes,
+    set_file,
     set_number,
     shown_picture,
+    unit_id,
     upload,
     wait_for_canvas,
 )
@@ -142,9 +143,8 @@ def test_batch_option_is_sent_with_every_unit(panel: Any) -> None:
         assert [unit["batch_option"].startswith(option) for unit in units] == [True] * 3
 
 
-def test_drawn_region_confines_the_control(page: Any, tmp_path: Path) -> None:
-    open_panel(page)
-    posted = Posted(page)
+def test_drawn_region_confines_the_control(panel: Any, tmp_path: Path) -> None:
+    page, posted = panel, Posted(panel)
     wanted = square_and_circle(tmp_path / "shapes.png")
     prompt = "a yellow square and a red circle on a blue background"
     page.fill("#txt2img_prompt textarea", prompt)
@@ -175,6 +175,7 @@ def test_drawn_region_confines_the_control(page: Any, tmp_path: Path) -> None:
         "() => !document.getElementById('html_info_txt2img').innerText.includes('Region')"
     )
     assert followed(gallery(page, 2)[0], wanted)[1] > 0.6
+    set_number(page, "#txt2img_cfg_scale", 7)  # as the page began
 
 
 def test_region_canvas_follows_the_picture(page: Any, picture: Path, tmp_path: Path) -> None:
@@ -217,9 +218,8 @@ def test_edits_of_regions_ask_nothing_of_the_server(page: Any, picture: Path) ->
     assert posted.events == 0
 
 
-def test_mask_file_and_drawing_make_one_mask(page: Any, picture: Path, tmp_path: Path) -> None:
-    open_panel(page)
-    posted = Posted(page)
+def test_mask_file_and_drawing_make_one_mask(panel: Any, picture: Path, tmp_path: Path) -> None:
+    page, posted = panel, Posted(panel)
     upload(page, picture)
     choose_canny(page)
     choose(page, REGION, "Own mask")
@@ -273,12 +273,9 @@ def test_saved_defaults_are_shown_and_used(profile: Any, webui: Any) -> None:
     page.close()
 
 
-def test_img2img_region_is_drawn_on_the_tab_s_picture(page: Any, picture: Path) -> None:
-    posted = Posted(page)
-    unit = open_img2img(page)
-    page.set_input_files("#img2img_image input[type=file]", str(picture))
-    for name, value in (("steps", 2), ("width", 128), ("height", 128)):
-        set_number(page, f"#img2img_{name}", value)
+def test_img2img_region_is_drawn_on_the_tab_s_picture(kept_img2img: Any, picture: Path) -> None:
+    page, posted, unit = kept_img2img, Posted(kept_img2img), unit_id(0, "img2img")
+    set_file(page, "#img2img_image input[type=file]", picture)
     page.check(f"{unit}_controlnet_enable_checkbox input")
     choose_canny(page, unit)
     choose(page, f"{unit}_controlnet_region_radio", "Own mask")

@@ -17,8 +17,8 @@ from panel_page import (
     finish,
     gallery,
     generate,
-    open_img2img,
     save_shapes,
+    set_file,
     set_number,
     shown_picture,
     unit_id,
@@ -307,9 +307,9 @@ def test_maps_and_results_are_sent_used_and_compared(panel: Any, picture: Path) 
     assert np.array_equal(used.image["image"], made)
 
 
-def test_img2img_units_take_pictures_of_their_own(page: Any, picture: Path) -> None:
-    unit = open_img2img(page)
-    page.set_input_files("#img2img_image input[type=file]", str(picture))
+def test_img2img_units_take_pictures_of_their_own(kept_img2img: Any, picture: Path) -> None:
+    page, unit = kept_img2img, unit_id(0, "img2img")
+    set_file(page, "#img2img_image input[type=file]", picture)
     page.wait_for_selector("#img2img_image img")
     for name, value in (("steps", 1), ("width", 64), ("height", 64)):
         set_number(page, f"#img2img_{name}", value)
