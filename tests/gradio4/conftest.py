@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from browsers import start_browser
+from browsers import FORGET_STORED, start_browser
 from panels import FakeRuntime
 from servers import free_port
 from small_canvas import SmallCanvas
@@ -151,20 +151,32 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def open_site(browser: Any) -> Iterator[Any]:
-    """Opens pages of a site; what they raise fails the test."""
-    errors: list[str] = []
+@pytest.fixture(scope="session")
+def profile(browser: Any, site: Site) -> Iterator[Any]:
+    """The window that every test opens its pages in.
+
+    The plain page that stays open keeps the process alive in which gradio's scripts are compiled.
+    """
     context = browser.new_context(viewport={"width": 1500, "height": 1400})
     context.set_default_timeout(10_000)
-    for script in SCRIPTS:  # as a page has them: their functions are everybody's
-        source = script.read_text(encoding="utf-8").replace("document.currentScript.src", ADDRESS)
-        text = json.dumps(source)
-        context.add_init_script(f"(0, eval)({text})")
-    context.on("weberror", lambda error: errors.append(str(error.error)))
+    context.new_page().goto(f"{site.url}/config")
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def open_site(profile: Any) -> Iterator[Any]:
+    """Opens pages of a site in which nothing is stored; what they raise fails the test."""
+    errors: list[str] = []
+    plain = profile.pages[0]
 
     def go(site: Site, tab: str = "txt2img") -> Any:
-        page = context.new_page()
+        page = profile.new_page()
+        for script in SCRIPTS:  # as a page has them: their functions are everybody's
+            source = script.read_text(encoding="utf-8")
+            text = json.dumps(source.replace("document.currentScript.src", ADDRESS))
+            page.add_init_script(f"(0, eval)({text})")
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(site.url, wait_until="domcontentloaded")
         page.wait_for_selector("#txt2img_generate")
         page.add_style_tag(path=ROOT / "style.css")
@@ -174,7 +186,10 @@ def open_site(browser: Any) -> Iterator[Any]:
         return page
 
     yield go
-    context.close()
+    for page in profile.pages[1:]:
+        page.close()
+    profile.clear_cookies()
+    plain.evaluate(FORGET_STORED)
     assert not errors, f"the page raised: {errors}"
 
 
