@@ -61,11 +61,12 @@ def seen(page: Any) -> dict[str, Any]:
 
 def wait_for_rest(page: Any) -> None:
     """Wait until nothing is asked for, nor about to be."""
+    page.evaluate("window.since = Date.now()")
     page.wait_for_function(
         """() => {
           if (window.seen.open || window.seen.last !== window.seen.asked) window.since = Date.now();
           window.seen.last = window.seen.asked;
-          return Date.now() - (window.since ?? 0) > 400;
+          return Date.now() - window.since > 400;
         }""",
         polling=50,
     )
