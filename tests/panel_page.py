@@ -276,6 +276,25 @@ def wait_for_canvas(page: Any, widget: str, size: tuple[int, int]) -> None:
     )
 
 
+STILL = """(element) => {
+  const [box, now] = [JSON.stringify(element.getBoundingClientRect()), Date.now()];
+  if (element.cnetBox !== box) Object.assign(element, { cnetBox: box, cnetSince: now });
+  return now - element.cnetSince > 200;
+}"""
+"""Whether an element has stayed where it is for a while."""
+
+
+def wait_until_still(page: Any, element: Any) -> Any:
+    """Wait until an element (a locator) has a place of its own; where that is, as a hand sees it.
+
+    What the server tells of a page that was just opened, or of a picture that just came, adds lines
+    and takes some away; a hand waits for that.
+    """
+    element.scroll_into_view_if_needed()
+    page.wait_for_function(STILL, arg=element.element_handle(), polling=50)
+    return element.bounding_box()
+
+
 def draw(page: Any, widget: str, *points: tuple[float, float]) -> None:
     """Draw a line through points given as fractions of the canvas.
 
@@ -287,8 +306,7 @@ def draw(page: Any, widget: str, *points: tuple[float, float]) -> None:
     bars = page.locator(f"{widget} [id^=toolbar_]")
     bars.evaluate_all("(found) => found.forEach((bar) => { bar.style.pointerEvents = 'none'; })")
     canvas = page.locator(f"{widget} {SURFACE}")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
+    box = wait_until_still(page, canvas)
 
     def place(x: float, y: float) -> tuple[float, float]:
         return box["x"] + box["width"] * x, box["y"] + box["height"] * y

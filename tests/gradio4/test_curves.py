@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from panel_page import UNIT
+from panel_page import UNIT, wait_until_still
 
 pytestmark = pytest.mark.browser
 
@@ -17,8 +17,7 @@ def test_window_and_curve_reach_the_unit(panel: Any, site: Any) -> None:
     page = panel
     page.check(f"{UNIT}_controlnet_enable_checkbox input")
     end = page.locator(f"{TRACK} [data-hand=end]")
-    end.scroll_into_view_if_needed()
-    box, track = end.bounding_box(), page.locator(TRACK).bounding_box()
+    box, track = wait_until_still(page, end), page.locator(TRACK).bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()

@@ -51,7 +51,7 @@ def run(page: Any, unit: str = UNIT) -> np.ndarray:
 def test_picture_and_drawing_reach_the_unit(
     panel: Any, site: Any, picture: Path, tmp_path: Path
 ) -> None:
-    assert panel.is_disabled(f"{UNIT}_controlnet_trigger_preprocessor")
+    panel.wait_for_selector(f"{UNIT}_controlnet_trigger_preprocessor:disabled")
     upload(panel, picture)
     panel.wait_for_selector("#txt2img_controlnet .cnet-badge:has-text('1 unit')")
     draw(panel, INPUT, (0.25, 0.5), (0.75, 0.5))
