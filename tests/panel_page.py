@@ -276,7 +276,7 @@ def wait_for_canvas(page: Any, widget: str, size: tuple[int, int]) -> None:
     )
 
 
-STILL = """(element) => {
+IS_STILL = """(element) => {
   const [box, now] = [JSON.stringify(element.getBoundingClientRect()), Date.now()];
   if (element.cnetBox !== box) Object.assign(element, { cnetBox: box, cnetSince: now });
   return now - element.cnetSince > 200;
@@ -291,7 +291,7 @@ def wait_until_still(page: Any, element: Any) -> Any:
     and takes some away; a hand waits for that.
     """
     element.scroll_into_view_if_needed()
-    page.wait_for_function(STILL, arg=element.element_handle(), polling=50)
+    page.wait_for_function(IS_STILL, arg=element.element_handle(), polling=50)
     return element.bounding_box()
 
 
