@@ -241,6 +241,16 @@ def open_unit(page: Any, index: int) -> None:
     page.wait_for_selector(f"{unit_id(index)}_controlnet_enable_checkbox", state="visible")
 
 
+def offered(page: Any, dropdown: str = "model_dropdown", unit: str = UNIT) -> list[str]:
+    """What a list offers when it is opened."""
+    box = f"{unit}_controlnet_{dropdown}"
+    page.click(f"{box} input")
+    names = page.locator(f"{box} ul.options li").all_inner_texts()
+    page.keyboard.press("Escape")
+    page.locator(f"{box} input").blur()
+    return [name.replace("✓", "").strip() for name in names]
+
+
 def set_file(page: Any, picker: str, path: Path) -> None:
     """Choose a file, be it the same again: of that a browser says nothing.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -335,19 +335,25 @@ def start_kept(
 
 
 @pytest.fixture
-def kept_panel(
+def start_tab(
     kept_page: Any,
     kept_pages: list[OpenPage],
     profile: Any,
     webui: WebUI,
     looks: dict[str, list[str]],
-) -> Any:
+) -> Callable[[str], Any]:
+    """Gives the kept page with a tab's panel as a fresh page has it."""
+    return partial(start_kept, kept_pages, profile, webui, looks)
+
+
+@pytest.fixture
+def kept_panel(start_tab: Callable[[str], Any]) -> Any:
     """The panel of txt2img as a fresh page has it, open and a small picture asked for.
 
     For tests that look at no picture, text or list outside the panel that an earlier one may have
     left in the page.
     """
-    page = start_kept(kept_pages, profile, webui, looks, "txt2img")
+    page = start_tab("txt2img")
     open_panel(page)
     return page
 
@@ -359,15 +365,9 @@ def panel(kept_panel: Any) -> Any:
 
 
 @pytest.fixture
-def kept_img2img(
-    kept_page: Any,
-    kept_pages: list[OpenPage],
-    profile: Any,
-    webui: WebUI,
-    looks: dict[str, list[str]],
-) -> Any:
+def kept_img2img(start_tab: Callable[[str], Any]) -> Any:
     """As `kept_panel`, for the panel and the pictures of img2img."""
-    page = start_kept(kept_pages, profile, webui, looks, "img2img")
+    page = start_tab("img2img")
     for name, value in (("steps", 2), ("width", 128), ("height", 128)):
         set_number(page, f"#img2img_{name}", value)
     return page

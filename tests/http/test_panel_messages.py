@@ -22,6 +22,7 @@ from panel_page import (
     choose_type,
     chosen,
     draw,
+    offered,
     open_panel,
     open_unit,
     remove_picture,
@@ -70,16 +71,6 @@ def input_tabs(page: Any) -> Any:
     """The tabs above the unit's picture: one picture, a folder, several pictures."""
     group = f".cnet-input-image-group:has({UNIT}_input_image)"
     return page.locator(f"{group} .cnet-input-tabs > .tab-nav > button")
-
-
-def offered(page: Any, dropdown: str = "model_dropdown", unit: str = UNIT) -> list[str]:
-    """What a list offers when it is opened."""
-    box = f"{unit}_controlnet_{dropdown}"
-    page.click(f"{box} input")
-    names = page.locator(f"{box} ul.options li").all_inner_texts()
-    page.keyboard.press("Escape")
-    page.locator(f"{box} input").blur()
-    return [name.replace("✓", "").strip() for name in names]
 
 
 def test_notes_stay_as_long_as_the_choice(panel: Any) -> None:
